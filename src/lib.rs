@@ -1,1 +1,3 @@
-//! x
+//! MSRP relay: RFC 4976 on top of RFC 4975.
+
+pub mod proto;

@@ -1,0 +1,441 @@
+//! Makes a [`Head`] from its lines, one after the other, as they arrive.
+//!
+//! Invariant: whatever the lines hold, the head stays usable for what can be read of it; what is wrong is noted as
+//! its [`Defect`], the first one found. Only a start line without a transaction id ends it all, for then the
+//! frame's end cannot be recognised. Each line is looked at once.
+
+use core::ops::Range;
+
+use memchr::memchr;
+
+use super::{ByteRange, Defect, FailureReport, Head, Kind, Method, Span, offset, split_header};
+use crate::proto::parser::{Flag, ParserLimits};
+use crate::proto::status::Status;
+use crate::proto::uri::{MsrpUri, Path};
+
+/// The most octets a transaction id may have (RFC 4975 §9, `ident`).
+const TID_BYTES_MAX: usize = 32;
+/// The fewest.
+const TID_BYTES_MIN: usize = 4;
+
+/// A transaction id, kept while the frame lasts because its head's octets are gone by then.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::proto) struct Tid {
+    octets: [u8; TID_BYTES_MAX],
+    len: u8,
+}
+
+impl Tid {
+    /// `None` unless 4 to 32 octets of the right kind, a letter or digit first.
+    fn new(tid: &[u8]) -> Option<Self> {
+        let mut octets = [0; TID_BYTES_MAX];
+        let valid = |octet: &u8| {
+            octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-' | b'+' | b'%' | b'=')
+        };
+        if tid.len() < TID_BYTES_MIN
+            || !tid.first()?.is_ascii_alphanumeric()
+            || !tid.iter().all(valid)
+        {
+            return None;
+        }
+        octets.get_mut(..tid.len())?.copy_from_slice(tid);
+        Some(Self {
+            octets,
+            len: u8::try_from(tid.len()).ok()?,
+        })
+    }
+
+    pub(in crate::proto) fn as_bytes(&self) -> &[u8] {
+        self.octets.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
+/// What follows the headers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::proto) enum Ending {
+    /// A blank line and a body.
+    Body,
+    /// The end-line.
+    EndLine(Flag),
+}
+
+/// A head of which some lines have been read.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::proto) struct HeadBuilder {
+    head: Head,
+    /// How many header lines there were, good or bad.
+    headers: u32,
+    /// One bit for each [`Known`] header met.
+    seen: u32,
+}
+
+/// The headers that mean something to this program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Known {
+    ToPath,
+    FromPath,
+    MessageId,
+    ByteRange,
+    FailureReport,
+    SuccessReport,
+    UsePath,
+    Status,
+    Authorization,
+    WwwAuthenticate,
+    AuthenticationInfo,
+    Expires,
+    MinExpires,
+    MaxExpires,
+    ContentType,
+    ContentDisposition,
+}
+
+impl HeadBuilder {
+    /// Reads a start line, given without its CRLF. `None` if it is none.
+    pub(in crate::proto) fn start(line: &[u8], limits: &ParserLimits) -> Option<(Self, Tid)> {
+        let rest = line.strip_prefix(b"MSRP ")?;
+        let (tid, word) = rest.split_at_checked(memchr(b' ', rest)?)?;
+        let word = word.strip_prefix(b" ")?;
+        let word_at = line.len() - word.len();
+        let mut head = Head::blank();
+        head.tid = Span::new(5..5 + tid.len());
+        if let Some(method) = method(word) {
+            head.kind = Kind::Request(method);
+            head.method = Span::new(word_at..line.len());
+        } else {
+            let (code, behind) = word.split_at_checked(3)?;
+            head.kind = Kind::Response(Status::parse(code)?);
+            head.method = Span::new(word_at..word_at + 3);
+            if !behind.is_empty() {
+                let comment = behind.strip_prefix(b" ")?;
+                head.comment = Span::new(word_at + 4..line.len());
+                head.check_comment(comment, limits);
+            }
+        }
+        Some((
+            Self {
+                head,
+                headers: 0,
+                seen: 0,
+            },
+            Tid::new(tid)?,
+        ))
+    }
+
+    /// Reads the header line `octets[line]`, its CRLF not included.
+    pub(in crate::proto) fn header(
+        &mut self,
+        octets: &[u8],
+        line: Range<usize>,
+        limits: &ParserLimits,
+    ) {
+        self.headers = self.headers.saturating_add(1);
+        if self.headers as usize > limits.headers_max {
+            self.head.note(Defect::TooManyHeaders);
+        }
+        if line.len() > limits.line_bytes_max {
+            self.head.note(Defect::LineTooLong);
+            return;
+        }
+        let at = line.start;
+        let Some((name, value)) = octets.get(line).and_then(locate) else {
+            self.head.note(Defect::HeaderLine);
+            return;
+        };
+        let (name, value) = (
+            at + name.start..at + name.end,
+            at + value.start..at + value.end,
+        );
+        if self.head.content_at == u32::MAX && octets.get(name.clone()).is_some_and(is_content) {
+            self.head.content_at = offset(at);
+        }
+        let text = octets.get(value.clone()).unwrap_or_default();
+        if has_control(text) {
+            self.head.note(Defect::ControlOctet);
+        } else if let Some(known) = octets.get(name).and_then(Known::of) {
+            self.known(known, text, Span::new(value), limits);
+        }
+    }
+
+    fn known(&mut self, known: Known, text: &[u8], span: Span, limits: &ParserLimits) {
+        let bit = 1 << known as u32;
+        if self.seen & bit != 0 {
+            // A challenge for each algorithm is the one repetition with a meaning.
+            if known != Known::WwwAuthenticate {
+                self.head.note(Defect::Repeated);
+            }
+            return;
+        }
+        self.seen |= bit;
+        if matches!(
+            (known, self.headers),
+            (Known::ToPath, 2..) | (Known::FromPath, 1 | 3..)
+        ) {
+            self.head.note(Defect::PathOrder);
+        }
+        self.head.take(known, text, span, limits);
+    }
+
+    /// The head of `len` octets, all lines read.
+    pub(in crate::proto) fn finish(mut self, len: usize, ending: Ending) -> Head {
+        let head = &mut self.head;
+        head.len = offset(len);
+        head.has_body = ending == Ending::Body;
+        if head.content_at == u32::MAX {
+            head.content_at = offset(if head.has_body {
+                len.saturating_sub(2)
+            } else {
+                len
+            });
+        }
+        match head.kind {
+            Kind::Response(_) if ending != Ending::EndLine(Flag::Last) => {
+                head.note(Defect::ResponseShape)
+            }
+            Kind::Request(Method::Send) if head.message_id.is_absent() => {
+                head.note(Defect::MessageId)
+            }
+            _ => {}
+        }
+        if head.to_path.is_absent() || head.from_path.is_absent() {
+            head.note(Defect::PathMissing);
+        }
+        self.head
+    }
+}
+
+impl Known {
+    fn of(name: &[u8]) -> Option<Self> {
+        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+        // The length first: it tells most names apart.
+        match name.len() {
+            6 if is(b"Status") => Some(Self::Status),
+            7 if is(b"To-Path") => Some(Self::ToPath),
+            7 if is(b"Expires") => Some(Self::Expires),
+            8 if is(b"Use-Path") => Some(Self::UsePath),
+            9 if is(b"From-Path") => Some(Self::FromPath),
+            10 if is(b"Message-ID") => Some(Self::MessageId),
+            10 if is(b"Byte-Range") => Some(Self::ByteRange),
+            11 if is(b"Min-Expires") => Some(Self::MinExpires),
+            11 if is(b"Max-Expires") => Some(Self::MaxExpires),
+            12 if is(b"Content-Type") => Some(Self::ContentType),
+            13 if is(b"Authorization") => Some(Self::Authorization),
+            14 if is(b"Failure-Report") => Some(Self::FailureReport),
+            14 if is(b"Success-Report") => Some(Self::SuccessReport),
+            16 if is(b"WWW-Authenticate") => Some(Self::WwwAuthenticate),
+            19 if is(b"Authentication-Info") => Some(Self::AuthenticationInfo),
+            19 if is(b"Content-Disposition") => Some(Self::ContentDisposition),
+            _ => None,
+        }
+    }
+}
+
+impl Head {
+    fn blank() -> Self {
+        Self {
+            len: 0,
+            kind: Kind::Request(Method::Other),
+            has_body: false,
+            success_report: false,
+            failure_report: FailureReport::Yes,
+            defect: None,
+            tid: Span::ABSENT,
+            method: Span::ABSENT,
+            comment: Span::ABSENT,
+            to_path: Span::ABSENT,
+            from_path: Span::ABSENT,
+            use_path: Span::ABSENT,
+            message_id: Span::ABSENT,
+            status: Span::ABSENT,
+            authorization: Span::ABSENT,
+            www_authenticate: Span::ABSENT,
+            authentication_info: Span::ABSENT,
+            content_type: Span::ABSENT,
+            content_disposition: Span::ABSENT,
+            byte_range_text: Span::ABSENT,
+            byte_range: None,
+            content_at: u32::MAX,
+            expires: None,
+            min_expires: None,
+            max_expires: None,
+        }
+    }
+    /// Keeps what a known header says, or notes what is wrong with it.
+    fn take(&mut self, known: Known, text: &[u8], span: Span, limits: &ParserLimits) {
+        match known {
+            Known::ToPath => self.to_path = self.checked(check_path(text, limits), span),
+            Known::FromPath => self.from_path = self.checked(check_path(text, limits), span),
+            Known::MessageId => {
+                self.message_id = self.checked(check_message_id(text, limits), span)
+            }
+            Known::ByteRange => {
+                self.byte_range = self.or_note(ByteRange::parse(text), Defect::ByteRange);
+                self.byte_range_text = span;
+            }
+            Known::FailureReport => {
+                self.failure_report = self
+                    .or_note(failure_report(text), Defect::ReportWish)
+                    .unwrap_or_default();
+            }
+            Known::SuccessReport => {
+                self.success_report = self
+                    .or_note(yes_or_no(text), Defect::ReportWish)
+                    .unwrap_or_default();
+            }
+            Known::UsePath => self.use_path = span,
+            Known::Status => self.status = span,
+            Known::Authorization => self.authorization = span,
+            Known::WwwAuthenticate => self.www_authenticate = span,
+            Known::AuthenticationInfo => self.authentication_info = span,
+            Known::Expires => self.expires = self.or_note(seconds(text), Defect::Expires),
+            Known::MinExpires => self.min_expires = self.or_note(seconds(text), Defect::Expires),
+            Known::MaxExpires => self.max_expires = self.or_note(seconds(text), Defect::Expires),
+            Known::ContentType => self.content_type = span,
+            Known::ContentDisposition => self.content_disposition = span,
+        }
+    }
+
+    fn check_comment(&mut self, comment: &[u8], limits: &ParserLimits) {
+        if comment.len() > limits.comment_bytes_max {
+            self.note(Defect::CommentTooLong);
+        }
+        if has_control(comment) {
+            self.note(Defect::ControlOctet);
+        }
+    }
+
+    fn checked(&mut self, check: Result<(), Defect>, span: Span) -> Span {
+        match check {
+            Ok(()) => span,
+            Err(defect) => {
+                self.note(defect);
+                Span::ABSENT
+            }
+        }
+    }
+
+    fn or_note<T>(&mut self, value: Option<T>, defect: Defect) -> Option<T> {
+        if value.is_none() {
+            self.note(defect);
+        }
+        value
+    }
+
+    /// The first defect is the one told.
+    fn note(&mut self, defect: Defect) {
+        self.defect.get_or_insert(defect);
+    }
+}
+
+/// `None` unless one or more capital letters.
+fn method(word: &[u8]) -> Option<Method> {
+    match word {
+        b"SEND" => Some(Method::Send),
+        b"REPORT" => Some(Method::Report),
+        b"AUTH" => Some(Method::Auth),
+        b"NICKNAME" => Some(Method::Nickname),
+        _ if !word.is_empty() && word.iter().all(u8::is_ascii_uppercase) => Some(Method::Other),
+        _ => None,
+    }
+}
+
+/// Where in a header line its name and its value are.
+fn locate(line: &[u8]) -> Option<(Range<usize>, Range<usize>)> {
+    let (name, value) = split_header(line)?;
+    let behind = line.get(name.len() + 1..)?;
+    let start = name.len()
+        + 1
+        + behind
+            .iter()
+            .take_while(|&&octet| octet == b' ' || octet == b'\t')
+            .count();
+    // A value of nothing but white space ends where the line does.
+    let start = start.min(line.len() - value.len());
+    Some((0..name.len(), start..start + value.len()))
+}
+
+/// Content-* and MIME headers come last: nothing may be put behind them.
+fn is_content(name: &[u8]) -> bool {
+    let begins = |prefix: &[u8]| {
+        name.get(..prefix.len())
+            .is_some_and(|front| front.eq_ignore_ascii_case(prefix))
+    };
+    begins(b"Content-") || begins(b"MIME-")
+}
+
+/// Control octets, the tab excepted: no value may hold CR, LF or NUL (they would smuggle headers into the next hop).
+fn has_control(text: &[u8]) -> bool {
+    text.iter()
+        .any(|&octet| (octet < b' ' && octet != b'\t') || octet == 0x7f)
+}
+
+fn check_path(text: &[u8], limits: &ParserLimits) -> Result<(), Defect> {
+    let mut count = 0;
+    for octets in Path::new(text).uris() {
+        count += 1;
+        if count > limits.path_uris_max {
+            return Err(Defect::TooManyUris);
+        }
+        if octets.len() > limits.uri_bytes_max {
+            return Err(Defect::UriTooLong);
+        }
+        let uri = MsrpUri::parse(octets).map_err(|_| Defect::BadUri)?;
+        if uri
+            .session_id()
+            .is_some_and(|id| id.len() > limits.session_id_bytes_max)
+        {
+            return Err(Defect::UriTooLong);
+        }
+    }
+    if count == 0 {
+        Err(Defect::BadUri)
+    } else {
+        Ok(())
+    }
+}
+
+fn check_message_id(text: &[u8], limits: &ParserLimits) -> Result<(), Defect> {
+    let valid = !text.is_empty()
+        && text.len() <= limits.message_id_bytes_max
+        && text.iter().all(u8::is_ascii_graphic);
+    if valid {
+        Ok(())
+    } else {
+        Err(Defect::MessageId)
+    }
+}
+
+fn failure_report(text: &[u8]) -> Option<FailureReport> {
+    if text.eq_ignore_ascii_case(b"partial") {
+        return Some(FailureReport::Partial);
+    }
+    yes_or_no(text).map(|yes| {
+        if yes {
+            FailureReport::Yes
+        } else {
+            FailureReport::No
+        }
+    })
+}
+
+fn yes_or_no(text: &[u8]) -> Option<bool> {
+    if text.eq_ignore_ascii_case(b"yes") {
+        Some(true)
+    } else if text.eq_ignore_ascii_case(b"no") {
+        Some(false)
+    } else {
+        None
+    }
+}
+
+/// Digits. A number too large to keep is out of every bound anyway, so the largest stands for it.
+fn seconds(text: &[u8]) -> Option<u32> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(text.iter().fold(0_u32, |number, digit| {
+        number
+            .saturating_mul(10)
+            .saturating_add(u32::from(digit - b'0'))
+    }))
+}

@@ -1,0 +1,432 @@
+//! MSRP URIs, their comparison, and the paths made of them (RFC 4975 §6 and §9).
+//!
+//! Invariants: a [`MsrpUri`] keeps the exact octets it was parsed from, for digests and for rewriting; two URIs
+//! are compared by the rules of RFC 4975 §6.1 alone, never as octets. Names are not resolved here.
+
+use core::fmt;
+use core::net::{Ipv4Addr, Ipv6Addr};
+use core::str;
+
+use memchr::{memchr, memchr2, memchr3};
+
+/// A parsed `msrp:` or `msrps:` URI, borrowed from the octets it was found in.
+#[derive(Clone, Copy)]
+pub struct MsrpUri<'a> {
+    octets: &'a [u8],
+    secure: bool,
+    /// Without brackets.
+    host: &'a str,
+    v6: Option<Ipv6Addr>,
+    port: Option<u16>,
+    session_id: Option<&'a str>,
+    transport: &'a str,
+}
+
+/// The host of a URI.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Host<'a> {
+    /// A DNS name, as written: upper and lower case and %-escapes are kept.
+    Name(&'a str),
+    /// An IPv4 address.
+    V4(Ipv4Addr),
+    /// An IPv6 address; it stood in brackets.
+    V6(Ipv6Addr),
+}
+
+/// Why octets are not an MSRP URI.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum UriError {
+    /// Neither `msrp://` nor `msrps://` in front.
+    #[error("the scheme is neither msrp nor msrps")]
+    Scheme,
+    /// An octet that user information cannot hold.
+    #[error("bad user information")]
+    UserInfo,
+    /// No host, an octet no host can hold, or no IPv6 address between the brackets.
+    #[error("bad host")]
+    Host,
+    /// A colon not followed by a number of 0 to 65535.
+    #[error("bad port")]
+    Port,
+    /// A slash not followed by a session id.
+    #[error("bad session id")]
+    SessionId,
+    /// No transport, or not letters and digits.
+    #[error("missing or bad transport")]
+    Transport,
+    /// A parameter that is not `name` or `name=value`.
+    #[error("bad parameter")]
+    Parameter,
+}
+
+impl<'a> MsrpUri<'a> {
+    /// Parses one URI; the whole slice must be it.
+    ///
+    /// # Errors
+    /// The first part found wrong, from left to right.
+    pub fn parse(octets: &'a [u8]) -> Result<Self, UriError> {
+        let (secure, rest) = split_scheme(octets)?;
+        let rest = skip_user_info(rest)?;
+        let (host, v6, rest) = split_host(rest)?;
+        let (port, rest) = split_port(rest)?;
+        let (session_id, rest) = split_session_id(rest)?;
+        let transport = split_transport(rest)?;
+        Ok(Self {
+            octets,
+            secure,
+            host,
+            v6,
+            port,
+            session_id,
+            transport,
+        })
+    }
+
+    /// The octets it was parsed from.
+    #[must_use]
+    pub fn as_bytes(&self) -> &'a [u8] {
+        self.octets
+    }
+
+    /// Whether the scheme is `msrps`.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// The host, told apart.
+    #[must_use]
+    pub fn host(&self) -> Host<'a> {
+        match self.v6 {
+            Some(address) => Host::V6(address),
+            None => self.host.parse().map_or(Host::Name(self.host), Host::V4),
+        }
+    }
+
+    /// The host as written, an IPv6 address without its brackets.
+    #[must_use]
+    pub fn host_str(&self) -> &'a str {
+        self.host
+    }
+
+    /// The port. There is no default (RFC 4975 §6): only the To-Path of an AUTH may go without.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// The session id, without the slash before it.
+    #[must_use]
+    pub fn session_id(&self) -> Option<&'a str> {
+        self.session_id
+    }
+
+    /// The transport as written, such as `tcp` or `ws`.
+    #[must_use]
+    pub fn transport(&self) -> &'a str {
+        self.transport
+    }
+
+    /// RFC 4975 §6.1: whether both name the same resource. User information and further parameters do not count;
+    /// a URI with a port never equals one without, nor does an absent session id equal any other.
+    #[must_use]
+    pub fn same_as(&self, other: &MsrpUri<'_>) -> bool {
+        // The session id first: it is what differs between URIs of one relay.
+        self.session_id == other.session_id
+            && self.same_authority(other)
+            && self.transport.eq_ignore_ascii_case(other.transport)
+    }
+
+    /// Whether scheme, host and port are the same.
+    #[must_use]
+    pub fn same_authority(&self, other: &MsrpUri<'_>) -> bool {
+        self.secure == other.secure
+            && self.port == other.port
+            && self.v6 == other.v6
+            && (self.v6.is_some() || same_name(self.host, other.host))
+    }
+}
+
+impl fmt::Debug for MsrpUri<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A session id is a bearer secret: four characters are enough to tell two apart.
+        let session = self.session_id.map(|id| id.get(..4).unwrap_or("?"));
+        f.debug_struct("MsrpUri")
+            .field("secure", &self.secure)
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("session_prefix", &session)
+            .field("transport", &self.transport)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether two hosts (an IPv6 address without brackets) are the same: addresses as addresses, names without
+/// regard to case and after decoding %-escapes of unreserved characters (RFC 4975 §6.1).
+#[must_use]
+pub fn host_matches(a: &str, b: &str) -> bool {
+    match (a.parse::<Ipv6Addr>(), b.parse::<Ipv6Addr>()) {
+        (Ok(a), Ok(b)) => a == b,
+        (Err(_), Err(_)) => same_name(a, b),
+        _ => false,
+    }
+}
+
+/// The value of To-Path, From-Path or Use-Path: URIs separated by a space. Runs of spaces are accepted. The URIs
+/// are not looked into.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Path<'a>(&'a [u8]);
+
+impl<'a> Path<'a> {
+    /// The path in the value of a header; empty for no octets.
+    #[must_use]
+    pub fn new(octets: &'a [u8]) -> Self {
+        Self(octets)
+    }
+
+    /// Its octets, just as given.
+    #[must_use]
+    pub fn as_bytes(&self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The URIs from left to right.
+    pub fn uris(&self) -> impl DoubleEndedIterator<Item = &'a [u8]> + Clone + use<'a> {
+        self.0
+            .split(|&octet| octet == b' ')
+            .filter(|uri| !uri.is_empty())
+    }
+
+    /// The leftmost URI: in a To-Path, who is to handle the frame.
+    #[must_use]
+    pub fn first(&self) -> Option<&'a [u8]> {
+        self.uris().next()
+    }
+
+    /// The rightmost URI: in a To-Path, the final destination.
+    #[must_use]
+    pub fn last(&self) -> Option<&'a [u8]> {
+        self.uris().next_back()
+    }
+
+    /// The path without its first `n` URIs and the spaces behind them; what remains keeps its octets.
+    #[must_use]
+    pub fn after(&self, n: usize) -> Self {
+        let mut rest = self.0;
+        for _ in 0..n {
+            rest = rest.trim_ascii_start();
+            rest = memchr(b' ', rest)
+                .and_then(|at| rest.get(at..))
+                .unwrap_or_default();
+        }
+        Self(if n == 0 {
+            rest
+        } else {
+            rest.trim_ascii_start()
+        })
+    }
+
+    /// How many URIs there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.uris().count()
+    }
+
+    /// Whether there is no URI at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.first().is_none()
+    }
+}
+
+impl fmt::Debug for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Session ids must not reach a log.
+        write!(f, "Path({} URIs)", self.len())
+    }
+}
+
+fn split_scheme(octets: &[u8]) -> Result<(bool, &[u8]), UriError> {
+    let at = memchr(b':', octets).ok_or(UriError::Scheme)?;
+    let (scheme, rest) = octets.split_at_checked(at).ok_or(UriError::Scheme)?;
+    let rest = rest.strip_prefix(b"://").ok_or(UriError::Scheme)?;
+    let secure = scheme.eq_ignore_ascii_case(b"msrps");
+    if !secure && !scheme.eq_ignore_ascii_case(b"msrp") {
+        return Err(UriError::Scheme);
+    }
+    Ok((secure, rest))
+}
+
+/// `@` can stand nowhere in a URI but behind user information, which may itself hold a semicolon.
+fn skip_user_info(rest: &[u8]) -> Result<&[u8], UriError> {
+    let Some(at) = memchr(b'@', rest) else {
+        return Ok(rest);
+    };
+    let (info, rest) = rest.split_at_checked(at).ok_or(UriError::UserInfo)?;
+    if !is_escaped_text(info, |octet| {
+        is_reg_name(octet) || matches!(octet, b';' | b':')
+    }) {
+        return Err(UriError::UserInfo);
+    }
+    rest.strip_prefix(b"@").ok_or(UriError::UserInfo)
+}
+
+type HostParts<'a> = (&'a str, Option<Ipv6Addr>, &'a [u8]);
+
+fn split_host(rest: &[u8]) -> Result<HostParts<'_>, UriError> {
+    if let Some(inside) = rest.strip_prefix(b"[") {
+        let (literal, rest) = memchr(b']', inside)
+            .and_then(|at| inside.split_at_checked(at))
+            .ok_or(UriError::Host)?;
+        let host = str::from_utf8(literal).map_err(|_| UriError::Host)?;
+        let address = host.parse().map_err(|_| UriError::Host)?;
+        return Ok((
+            host,
+            Some(address),
+            rest.strip_prefix(b"]").ok_or(UriError::Host)?,
+        ));
+    }
+    let end = memchr3(b':', b'/', b';', rest).unwrap_or(rest.len());
+    let (host, rest) = rest.split_at_checked(end).ok_or(UriError::Host)?;
+    if host.is_empty() || !is_escaped_text(host, is_reg_name) {
+        return Err(UriError::Host);
+    }
+    Ok((
+        str::from_utf8(host).map_err(|_| UriError::Host)?,
+        None,
+        rest,
+    ))
+}
+
+fn split_port(rest: &[u8]) -> Result<(Option<u16>, &[u8]), UriError> {
+    let Some(rest) = rest.strip_prefix(b":") else {
+        return Ok((None, rest));
+    };
+    let end = memchr2(b'/', b';', rest).unwrap_or(rest.len());
+    let (digits, rest) = rest.split_at_checked(end).ok_or(UriError::Port)?;
+    if !matches!(digits.len(), 1..=5) || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(UriError::Port);
+    }
+    let port = digits
+        .iter()
+        .fold(0_u32, |port, digit| port * 10 + u32::from(digit - b'0'));
+    Ok((Some(u16::try_from(port).map_err(|_| UriError::Port)?), rest))
+}
+
+fn split_session_id(rest: &[u8]) -> Result<(Option<&str>, &[u8]), UriError> {
+    let Some(rest) = rest.strip_prefix(b"/") else {
+        return Ok((None, rest));
+    };
+    let end = memchr(b';', rest).unwrap_or(rest.len());
+    let (id, rest) = rest.split_at_checked(end).ok_or(UriError::SessionId)?;
+    let valid = |&octet: &u8| is_unreserved(octet) || matches!(octet, b'+' | b'=' | b'/');
+    if id.is_empty() || !id.iter().all(valid) {
+        return Err(UriError::SessionId);
+    }
+    Ok((
+        Some(str::from_utf8(id).map_err(|_| UriError::SessionId)?),
+        rest,
+    ))
+}
+
+/// `;transport` and whatever parameters follow it.
+fn split_transport(rest: &[u8]) -> Result<&str, UriError> {
+    let rest = rest.strip_prefix(b";").ok_or(UriError::Transport)?;
+    let mut parts = rest.split(|&octet| octet == b';');
+    let transport = parts.next().unwrap_or_default();
+    if transport.is_empty() || !transport.iter().all(u8::is_ascii_alphanumeric) {
+        return Err(UriError::Transport);
+    }
+    if !parts.all(is_parameter) {
+        return Err(UriError::Parameter);
+    }
+    str::from_utf8(transport).map_err(|_| UriError::Transport)
+}
+
+fn is_parameter(parameter: &[u8]) -> bool {
+    match memchr(b'=', parameter).and_then(|at| parameter.split_at_checked(at)) {
+        Some((name, value)) => is_token(name) && value.strip_prefix(b"=").is_some_and(is_token),
+        None => is_token(parameter),
+    }
+}
+
+/// A `token` of RFC 4975 §9: parameter and header names.
+pub(super) fn is_token(octets: &[u8]) -> bool {
+    let valid = |&octet: &u8| {
+        matches!(octet,
+            b'!' | b'#'..=b'\'' | b'*'..=b'+' | b'-'..=b'.' | b'0'..=b'9' | b'A'..=b'Z' | b'^'..=b'~')
+    };
+    !octets.is_empty() && octets.iter().all(valid)
+}
+
+fn is_unreserved(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.' | b'_' | b'~')
+}
+
+/// What a registered name may hold besides %-escapes, the semicolon excepted: it begins the transport.
+fn is_reg_name(octet: u8) -> bool {
+    is_unreserved(octet) || matches!(octet, b'!' | b'$' | b'&'..=b',' | b'=')
+}
+
+/// Whether every octet is `valid` or part of a %-escape.
+fn is_escaped_text(octets: &[u8], valid: impl Fn(u8) -> bool) -> bool {
+    let mut rest = octets;
+    while let Some((&octet, behind)) = rest.split_first() {
+        rest = match behind {
+            [high, low, behind @ ..]
+                if octet == b'%' && high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
+            {
+                behind
+            }
+            _ if valid(octet) => behind,
+            _ => return false,
+        };
+    }
+    true
+}
+
+fn same_name(a: &str, b: &str) -> bool {
+    if memchr(b'%', a.as_bytes()).is_none() && memchr(b'%', b.as_bytes()).is_none() {
+        return a.eq_ignore_ascii_case(b);
+    }
+    Decoded(a.as_bytes()).eq(Decoded(b.as_bytes()))
+}
+
+/// The octets of a name in lower case, unreserved characters decoded.
+struct Decoded<'a>(&'a [u8]);
+
+impl Iterator for Decoded<'_> {
+    type Item = (u8, bool);
+
+    /// An octet, and whether it begins a %-escape that must stay one.
+    fn next(&mut self) -> Option<(u8, bool)> {
+        let (&octet, rest) = self.0.split_first()?;
+        self.0 = rest;
+        let [high, low, behind @ ..] = rest else {
+            return Some((octet.to_ascii_lowercase(), false));
+        };
+        if octet != b'%' {
+            return Some((octet.to_ascii_lowercase(), false));
+        }
+        let (Some(high), Some(low)) = (hex_value(*high), hex_value(*low)) else {
+            return Some((octet, false));
+        };
+        let decoded = high * 16 + low;
+        self.0 = behind;
+        if is_unreserved(decoded) {
+            Some((decoded.to_ascii_lowercase(), false))
+        } else {
+            Some((decoded, true))
+        }
+    }
+}
+
+/// The value of a hexadecimal digit of either case.
+pub(super) fn hex_value(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}

@@ -1,0 +1,106 @@
+//! Frames of our own: responses, REPORTs, and the requests of a client (RFC 4975 §9).
+//!
+//! Invariant: only canonical spelling leaves from here, one space behind each colon, each end-line in one piece.
+//! What goes into a value has been validated where it came from; CR and LF are asserted against.
+
+use core::fmt;
+use std::io::Write as _;
+
+use super::head::ByteRange;
+use super::parser::Flag;
+use super::status::Status;
+
+/// Writes one frame, appending to a buffer. Headers go out in the order of the calls: To-Path and From-Path
+/// first, Content-Type last.
+#[must_use = "a frame needs its end-line"]
+#[derive(Debug)]
+pub struct FrameWriter<'a> {
+    out: &'a mut Vec<u8>,
+    tid: &'a [u8],
+}
+
+impl<'a> FrameWriter<'a> {
+    /// Begins a request.
+    pub fn request(out: &'a mut Vec<u8>, tid: &'a [u8], method: &str) -> Self {
+        Self { out, tid }.start_line(format_args!("{method}"))
+    }
+
+    /// Begins a response; without a comment of one's own it carries the status's phrase.
+    pub fn response(
+        out: &'a mut Vec<u8>,
+        tid: &'a [u8],
+        status: Status,
+        comment: Option<&str>,
+    ) -> Self {
+        let comment = comment.unwrap_or_else(|| status.phrase());
+        Self { out, tid }.start_line(format_args!("{status} {comment}"))
+    }
+
+    /// Adds a header. `value` must not hold CR or LF.
+    pub fn header(self, name: &str, value: &[u8]) -> Self {
+        debug_assert!(
+            !value.contains(&b'\r') && !value.contains(&b'\n'),
+            "a line end in the value of {name}"
+        );
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b": ");
+        self.out.extend_from_slice(value);
+        self.out.extend_from_slice(b"\r\n");
+        self
+    }
+
+    /// Adds a header whose value is written by `value`, which must not yield CR or LF.
+    pub fn header_fmt(self, name: &str, value: fmt::Arguments<'_>) -> Self {
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b": ");
+        self.line(value)
+    }
+
+    /// Adds Byte-Range.
+    pub fn byte_range(self, range: ByteRange) -> Self {
+        self.header_fmt("Byte-Range", format_args!("{range}"))
+    }
+
+    /// Ends the headers with the blank line. The body is to be appended to the buffer, then [`write_end_line`].
+    pub fn body_start(self) {
+        self.out.extend_from_slice(b"\r\n");
+    }
+
+    /// Ends a frame without a body.
+    pub fn end(self, flag: Flag) {
+        write_end_line(self.out, self.tid, flag, false);
+    }
+
+    fn start_line(self, word: fmt::Arguments<'_>) -> Self {
+        self.out.extend_from_slice(b"MSRP ");
+        self.out.extend_from_slice(self.tid);
+        self.out.push(b' ');
+        self.line(word)
+    }
+
+    fn line(self, text: fmt::Arguments<'_>) -> Self {
+        let begin = self.out.len();
+        // Writing to a Vec cannot fail.
+        let _ = self.out.write_fmt(text);
+        debug_assert!(
+            !self
+                .out
+                .iter()
+                .skip(begin)
+                .any(|octet| matches!(octet, b'\r' | b'\n')),
+            "a line end within a line"
+        );
+        self.out.extend_from_slice(b"\r\n");
+        self
+    }
+}
+
+/// Appends an end-line, behind a body with the CRLF that is not part of the body.
+pub fn write_end_line(out: &mut Vec<u8>, tid: &[u8], flag: Flag, after_body: bool) {
+    if after_body {
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"-------");
+    out.extend_from_slice(tid);
+    out.extend_from_slice(&[flag.octet(), b'\r', b'\n']);
+}
