@@ -1,3 +1,4 @@
 //! MSRP relay: RFC 4976 on top of RFC 4975.
 
 pub mod proto;
+pub mod relay;

@@ -1,0 +1,602 @@
+//! AUTH with this relay as its target: challenge, look-up, check, a session (RFC 4976, 5.1, 6.3, 9.1).
+//!
+//! Invariants: a session is opened with a [`Verified`](crate::proto::digest::Verified) only; nonces
+//! belong to the connection that asked for them and their count strictly rises; an unknown user and
+//! a wrong password cost the same work and get the same answer; accounts that cannot be asked never
+//! look like a wrong password.
+//!
+//! While a look-up is under way nothing more is read from the connection: AUTHs are not pipelined.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::ids::{Entropy, LookUpTicket, PeerKey, SessionId, SessionKey};
+use super::message::Transit;
+use super::peer::{Peer, Role, response_to_path};
+use super::session::NewSession;
+use super::{CloseReason, Effect, Effects, Event, LookUpAnswer, Relay, Settings};
+use crate::proto::digest::{
+    Algorithm, AuthenticationInfo, Authorization, AuthorizationError, Challenge, Ha1, Verified,
+    check,
+};
+use crate::proto::parser::Flag;
+use crate::proto::status::Status;
+use crate::proto::uri::{MsrpUri, host_matches};
+use crate::proto::write::FrameWriter;
+
+/// URIs one session may have at a time: the present one and the one it replaces (RFC 4976, 9.4).
+const URIS_PER_SESSION_MAX: usize = 2;
+
+/// What a connection has to do with authentication.
+#[derive(Debug)]
+pub(crate) struct AuthState {
+    /// The challenge that is out.
+    challenge: Option<Nonce>,
+    /// What the last 200 named as its successor; lives as long as the session.
+    next: Option<Nonce>,
+    opaque: String,
+    failures: u32,
+    ticket: u32,
+    waiting: Option<Waiting>,
+    /// The user that this connection belongs to.
+    user: Option<Arc<Verified>>,
+}
+
+#[derive(Debug)]
+struct Nonce {
+    text: String,
+    expires: Option<Instant>,
+    /// The highest count seen; the next must be higher.
+    count: u32,
+}
+
+/// An AUTH whose user is being looked up.
+#[derive(Debug)]
+struct Waiting {
+    ticket: u32,
+    transit: Transit,
+    stale: bool,
+    /// The session it refreshes; `None`: it asks for a new URI.
+    refreshes: Option<SessionKey>,
+    algorithm: Algorithm,
+}
+
+impl AuthState {
+    fn new(entropy: &mut Entropy) -> Self {
+        Self {
+            challenge: None,
+            next: None,
+            opaque: entropy.nonce(),
+            failures: 0,
+            ticket: 0,
+            waiting: None,
+            user: None,
+        }
+    }
+
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Takes a nonce's next use. `None`: never ours, or a replay; else whether it is stale.
+    fn use_nonce(&mut self, text: &str, count: u32, now: Instant) -> Option<bool> {
+        let nonce = [&mut self.challenge, &mut self.next]
+            .into_iter()
+            .flatten()
+            .find(|n| n.text == text)?;
+        if count <= nonce.count {
+            return None;
+        }
+        nonce.count = count;
+        Some(nonce.expires.is_some_and(|at| at <= now))
+    }
+}
+
+impl Nonce {
+    fn new(entropy: &mut Entropy, expires: Option<Instant>) -> Self {
+        Self {
+            text: entropy.nonce(),
+            expires,
+            count: 0,
+        }
+    }
+}
+
+/// What to do with an AUTH that cannot succeed.
+enum Refusal {
+    /// An error response; nothing else.
+    Respond(Status, &'static str),
+    /// A fresh challenge, because there were no credentials.
+    Challenge,
+    /// A fresh challenge, because there were wrong ones: counted.
+    Wrong(&'static str),
+    /// An error response, counted.
+    Malformed(&'static str),
+    /// The answer, then the end of the connection.
+    RespondAndClose(Status, CloseReason),
+    /// The end of the connection.
+    Close(CloseReason),
+}
+
+impl Relay {
+    /// A complete AUTH whose To-Path is one URI.
+    pub(crate) fn on_auth(&mut self, key: PeerKey, transit: Transit, fx: &mut Effects) {
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        if peer.auth.is_none() {
+            peer.auth = Some(Box::new(AuthState::new(&mut self.core.entropy)));
+        }
+        match self.judge(key, &transit, fx) {
+            Ok(waiting) => {
+                if let Some(auth) = self.peers.get_mut(key).and_then(|p| p.auth.as_mut()) {
+                    auth.waiting = Some(Waiting { transit, ..waiting });
+                }
+            }
+            Err(refusal) => self.refuse_auth(key, &transit, &refusal, fx),
+        }
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.update_pause(&self.core.settings.limits, fx);
+        }
+    }
+
+    /// Everything that can be judged without the accounts, so that a bad request costs no look-up.
+    fn judge(
+        &mut self,
+        key: PeerKey,
+        transit: &Transit,
+        fx: &mut Effects,
+    ) -> Result<Waiting, Refusal> {
+        let settings = &self.core.settings;
+        let peer = self
+            .peers
+            .get_mut(key)
+            .ok_or(Refusal::Close(CloseReason::Misaddressed))?;
+        if !peer.transport.secure && !settings.insecure_plain {
+            return Err(Refusal::RespondAndClose(
+                Status::FORBIDDEN,
+                CloseReason::AuthWithoutTls,
+            ));
+        }
+        let uri = transit
+            .to_path()
+            .last()
+            .and_then(|uri| MsrpUri::parse(uri).ok());
+        let uri = uri.ok_or(Refusal::Respond(
+            Status::BAD_REQUEST,
+            "To-Path is not a URI",
+        ))?;
+        if !settings.answers_to(&uri) {
+            return Err(Refusal::Close(CloseReason::Misaddressed));
+        }
+        if transit.received_from_path().len() != 1 {
+            return Err(Refusal::Respond(
+                Status::FORBIDDEN,
+                "AUTH through another relay",
+            ));
+        }
+        let own = match &peer.role {
+            Role::Foreign if peer.bound.is_empty() => &[][..],
+            Role::Client { sessions } => sessions,
+            _ => {
+                return Err(Refusal::Respond(
+                    Status::FORBIDDEN,
+                    "AUTH on a connection in other use",
+                ));
+            }
+        };
+        let refreshes = match uri.session_id() {
+            None => None,
+            Some(text) => {
+                let named = SessionId::parse(text);
+                let found = own
+                    .iter()
+                    .copied()
+                    .find(|s| named.is_some() && self.sessions.id_of(*s) == named);
+                let live = found.filter(|s| self.sessions.is_live(*s, self.core.now));
+                Some(live.ok_or(Refusal::Respond(
+                    Status::NO_SESSION,
+                    "refresh of a session not its own",
+                ))?)
+            }
+        };
+        let value = transit
+            .head
+            .authorization(&transit.octets)
+            .ok_or(Refusal::Challenge)?;
+        let authorization = Authorization::parse(value).map_err(|error| match error {
+            AuthorizationError::Malformed => Refusal::Malformed("malformed credentials"),
+            AuthorizationError::Unsupported => Refusal::Wrong("unsupported kind of credentials"),
+        })?;
+        if !settings.algorithms.contains(&authorization.algorithm) {
+            return Err(Refusal::Wrong("algorithm that was not offered"));
+        }
+        if authorization.realm != settings.realm_for(&uri) {
+            return Err(Refusal::Wrong("wrong realm"));
+        }
+        let auth = peer.auth.as_mut().ok_or(Refusal::Challenge)?;
+        let stale = auth
+            .use_nonce(&authorization.nonce, authorization.nc, self.core.now)
+            .ok_or(Refusal::Wrong("nonce unknown or used before"))?;
+        auth.ticket = auth.ticket.wrapping_add(1);
+        fx.push(Effect::LookUp {
+            ticket: LookUpTicket {
+                peer: key,
+                number: auth.ticket,
+            },
+            user: authorization.username.clone().into_owned(),
+            realm: authorization.realm.clone().into_owned(),
+            algorithm: authorization.algorithm,
+        });
+        let algorithm = authorization.algorithm;
+        Ok(Waiting {
+            ticket: auth.ticket,
+            transit: transit.clone(),
+            stale,
+            refreshes,
+            algorithm,
+        })
+    }
+
+    /// The accounts have answered.
+    pub(crate) fn on_looked_up(
+        &mut self,
+        ticket: LookUpTicket,
+        answer: LookUpAnswer,
+        fx: &mut Effects,
+    ) {
+        let Some(auth) = self
+            .peers
+            .get_mut(ticket.peer)
+            .and_then(|p| p.auth.as_mut())
+        else {
+            return;
+        };
+        let Some(waiting) = auth.waiting.take_if(|w| w.ticket == ticket.number) else {
+            return;
+        };
+        let key = ticket.peer;
+        if let Err(refusal) = self.conclude(key, &waiting, answer, fx) {
+            self.refuse_auth(key, &waiting.transit, &refusal, fx);
+        }
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.update_pause(&self.core.settings.limits, fx);
+        }
+    }
+
+    fn conclude(
+        &mut self,
+        key: PeerKey,
+        waiting: &Waiting,
+        answer: LookUpAnswer,
+        fx: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let ha1 = match answer {
+            LookUpAnswer::Found(ha1) => ha1,
+            // The same work as for a known user: who exists must not show in the time it takes.
+            LookUpAnswer::Unknown => Ha1::dummy(waiting.algorithm),
+            LookUpAnswer::Unavailable => {
+                return Err(Refusal::Respond(Status::TIMEOUT, "accounts unavailable"));
+            }
+        };
+        let transit = &waiting.transit;
+        let uri = transit.to_path().last().unwrap_or_default();
+        let value = transit
+            .head
+            .authorization(&transit.octets)
+            .unwrap_or_default();
+        let authorization =
+            Authorization::parse(value).map_err(|_| Refusal::Malformed("malformed credentials"))?;
+        let verified = check(&authorization, &ha1, "AUTH", uri)
+            .ok_or(Refusal::Wrong("unknown user or wrong password"))?;
+        if waiting.stale {
+            self.challenge(key, transit, true, fx);
+            return Ok(());
+        }
+        let granted = match self.core.settings.grant(transit.head.expires()) {
+            Ok(granted) => granted,
+            Err(bound) => {
+                self.out_of_bounds(key, transit, bound, fx);
+                return Ok(());
+            }
+        };
+        let session = self.open_or_refresh(key, waiting, verified, &granted, fx)?;
+        self.accept_auth(key, session, transit, &authorization, &ha1, &granted, fx);
+        Ok(())
+    }
+
+    /// One session per connection: the same user may have a replacement URI, nobody else any
+    /// (decision: every session gets a congestion control of its own).
+    fn open_or_refresh(
+        &mut self,
+        key: PeerKey,
+        waiting: &Waiting,
+        verified: Verified,
+        granted: &Granted,
+        fx: &mut Effects,
+    ) -> Result<SessionKey, Refusal> {
+        const ANOTHER: Refusal = Refusal::Respond(
+            Status::FORBIDDEN,
+            "Open another connection for another session",
+        );
+        let now = self.core.now;
+        let expires = granted
+            .enforced
+            .then(|| now + std::time::Duration::from_secs(granted.seconds));
+        let peer = self
+            .peers
+            .get_mut(key)
+            .ok_or(Refusal::Close(CloseReason::Misaddressed))?;
+        let auth = peer.auth.as_mut().ok_or(Refusal::Challenge)?;
+        if auth.user.as_ref().is_some_and(|user| **user != verified) {
+            return Err(ANOTHER);
+        }
+        if let Some(session) = waiting.refreshes {
+            self.sessions.prolong(session, expires);
+            return Ok(session);
+        }
+        if let Role::Client { sessions } = &peer.role
+            && sessions
+                .iter()
+                .filter(|s| self.sessions.is_live(**s, now))
+                .count()
+                >= URIS_PER_SESSION_MAX
+        {
+            return Err(ANOTHER);
+        }
+        let verified = Arc::clone(auth.user.get_or_insert_with(|| Arc::new(verified)));
+        let inner_uri = waiting
+            .transit
+            .received_from_path()
+            .first()
+            .unwrap_or_default();
+        let new = NewSession {
+            inner: key,
+            inner_uri: Arc::from(inner_uri),
+            verified: Arc::clone(&verified),
+            expires,
+            transport: peer.transport,
+        };
+        let session = self.sessions.open(new, &mut self.core);
+        match &mut peer.role {
+            Role::Client { sessions } => sessions.push(session),
+            role => {
+                *role = Role::Client {
+                    sessions: vec![session],
+                }
+            }
+        }
+        fx.event(Event::SessionOpened {
+            session: self
+                .sessions
+                .id_of(session)
+                .map(|id| id.prefix().to_owned())
+                .unwrap_or_default(),
+            user: verified.username().to_owned(),
+            realm: verified.realm().to_owned(),
+            peer: key,
+        });
+        Ok(session)
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one answer, each of another kind"
+    )]
+    fn accept_auth(
+        &mut self,
+        key: PeerKey,
+        session: SessionKey,
+        transit: &Transit,
+        authorization: &Authorization<'_>,
+        ha1: &Ha1,
+        granted: &Granted,
+        fx: &mut Effects,
+    ) {
+        self.core.stats.auth_ok += 1;
+        let Some(use_path) = self.sessions.uri_of(session) else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        let Some(auth) = peer.auth.as_mut() else {
+            return;
+        };
+        let next = Nonce::new(&mut self.core.entropy, None);
+        let uri = transit.to_path().last().unwrap_or_default();
+        let info = AuthenticationInfo {
+            nextnonce: Some(next.text.as_str().into()),
+            rspauth: authorization.rspauth(ha1, uri).as_str().to_owned().into(),
+            cnonce: authorization.cnonce.clone(),
+            nc: authorization.nc,
+        };
+        let info = info.to_string();
+        auth.next = Some(next);
+        auth.challenge = None;
+        auth.failures = 0;
+        auth_response(peer, transit, Status::OK, None)
+            .header("Use-Path", &use_path)
+            .header_fmt("Expires", format_args!("{}", granted.seconds))
+            .header("Authentication-Info", info.as_bytes())
+            .end(Flag::Last);
+        peer.wake(fx);
+    }
+
+    fn refuse_auth(
+        &mut self,
+        key: PeerKey,
+        transit: &Transit,
+        refusal: &Refusal,
+        fx: &mut Effects,
+    ) {
+        let (status, why) = match refusal {
+            Refusal::Challenge => return self.challenge(key, transit, false, fx),
+            Refusal::Close(reason) => return self.close_peer(key, *reason, fx),
+            Refusal::Wrong(why) => {
+                self.challenge(key, transit, false, fx);
+                (Status::UNAUTHORIZED, *why)
+            }
+            Refusal::Malformed(why) => (Status::BAD_REQUEST, *why),
+            Refusal::Respond(status, why) => (*status, *why),
+            Refusal::RespondAndClose(status, reason) => (*status, reason.as_str()),
+        };
+        fx.event(Event::AuthRefused {
+            peer: key,
+            status,
+            why,
+        });
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        if !matches!(refusal, Refusal::Wrong(_)) {
+            // A 408 is no verdict on the credentials: the client is told to come again.
+            let comment = match status {
+                Status::TIMEOUT => Some("Accounts unavailable, try again later"),
+                Status::FORBIDDEN => Some(why),
+                _ => None,
+            };
+            peer.respond(transit, status, comment, fx);
+        }
+        if let Refusal::RespondAndClose(_, reason) = refusal {
+            return self.close_peer(key, *reason, fx);
+        }
+        if !matches!(refusal, Refusal::Wrong(_) | Refusal::Malformed(_)) {
+            return;
+        }
+        self.core.stats.auth_failed += 1;
+        let Some(auth) = peer.auth.as_mut() else {
+            return;
+        };
+        auth.failures += 1;
+        if auth.failures >= self.core.settings.attempts_max {
+            self.close_peer(key, CloseReason::AuthFailures, fx);
+        }
+    }
+
+    /// 401 with a fresh nonce; one header per algorithm, strongest first (norm T14).
+    fn challenge(&mut self, key: PeerKey, transit: &Transit, stale: bool, fx: &mut Effects) {
+        let settings = &self.core.settings;
+        let uri = transit
+            .to_path()
+            .last()
+            .and_then(|uri| MsrpUri::parse(uri).ok());
+        let realm = uri
+            .map(|uri| settings.realm_for(&uri).to_owned())
+            .unwrap_or_default();
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        let Some(auth) = peer.auth.as_mut() else {
+            return;
+        };
+        let nonce = Nonce::new(
+            &mut self.core.entropy,
+            Some(self.core.now + settings.challenge_lifetime),
+        );
+        let challenges: Vec<String> = settings
+            .algorithms
+            .iter()
+            .map(|algorithm| {
+                Challenge {
+                    realm: realm.as_str().into(),
+                    nonce: nonce.text.as_str().into(),
+                    opaque: Some(auth.opaque.as_str().into()),
+                    algorithm: *algorithm,
+                    stale,
+                }
+                .to_string()
+            })
+            .collect();
+        auth.challenge = Some(nonce);
+        let mut response = auth_response(peer, transit, Status::UNAUTHORIZED, None);
+        for challenge in &challenges {
+            response = response.header("WWW-Authenticate", challenge.as_bytes());
+        }
+        response.end(Flag::Last);
+        peer.wake(fx);
+    }
+
+    /// 423 with the bound that was missed; asked only once the credentials are right (norm A7).
+    fn out_of_bounds(&mut self, key: PeerKey, transit: &Transit, bound: Bound, fx: &mut Effects) {
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        let (name, seconds) = match bound {
+            Bound::Min(seconds) => ("Min-Expires", seconds),
+            Bound::Max(seconds) => ("Max-Expires", seconds),
+        };
+        auth_response(peer, transit, Status::OUT_OF_BOUNDS, None)
+            .header_fmt(name, format_args!("{seconds}"))
+            .end(Flag::Last);
+        peer.wake(fx);
+    }
+}
+
+/// Begins the answer to an AUTH: its To-Path URI, exactly as sent, is where the answer comes from.
+fn auth_response<'p>(
+    peer: &'p mut Peer,
+    transit: &'p Transit,
+    status: Status,
+    comment: Option<&str>,
+) -> FrameWriter<'p> {
+    let from = transit.to_path().last().unwrap_or_default();
+    FrameWriter::response(
+        peer.out.control(),
+        transit.head.tid(&transit.octets),
+        status,
+        comment,
+    )
+    .header("To-Path", response_to_path(transit))
+    .header("From-Path", from)
+}
+
+/// For how long a session is granted.
+struct Granted {
+    seconds: u64,
+    /// It ends then; otherwise it lives as long as its connection.
+    enforced: bool,
+}
+
+enum Bound {
+    Min(u64),
+    Max(u64),
+}
+
+impl Settings {
+    /// Whether an AUTH to this URI is for us: our name or a domain we serve, one of our ports or none.
+    fn answers_to(&self, uri: &MsrpUri<'_>) -> bool {
+        let host = uri.host_str();
+        let served = match &self.domains {
+            None => true,
+            Some(domains) => {
+                host_matches(host, &self.hostname)
+                    || domains.iter().any(|domain| host_matches(host, domain))
+            }
+        };
+        served && uri.port().is_none_or(|port| self.ports.contains(&port))
+    }
+
+    fn realm_for<'s>(&'s self, uri: &MsrpUri<'s>) -> &'s str {
+        self.realm.as_deref().unwrap_or_else(|| uri.host_str())
+    }
+
+    fn grant(&self, asked: Option<u64>) -> Result<Granted, Bound> {
+        match asked {
+            None => Ok(Granted {
+                seconds: self.expires_seconds_default,
+                enforced: self.enforce_default,
+            }),
+            Some(seconds) if seconds < self.expires_seconds_min => {
+                Err(Bound::Min(self.expires_seconds_min))
+            }
+            Some(seconds) if seconds > self.expires_seconds_max => {
+                Err(Bound::Max(self.expires_seconds_max))
+            }
+            Some(seconds) => Ok(Granted {
+                seconds,
+                enforced: true,
+            }),
+        }
+    }
+}

@@ -1,0 +1,707 @@
+//! The way out of one connection: requests queued per source, written as chunks, cut when needed.
+//!
+//! Invariants, all of RFC 4975, 7.1.1 and RFC 4976, 6.4:
+//! - one chunk is open on a connection at a time;
+//! - a chunk is written either whole, from octets all at hand, or as interruptible (`start-*`);
+//! - a waiting response or REPORT, or another source's request, waits for at most one flush;
+//! - the pieces of a message are gapless and in order, each with a transaction id of its own, and
+//!   the last one carries the flag that was received;
+//! - a source's octets are credited back once, when they are written or dropped.
+//!
+//! While a chunk streams, its last octet at hand is held back until more comes or it ends: so a cut
+//! always leaves something for the piece that carries the final flag.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Buf as _, Bytes};
+
+use super::ids::{CoreId, Entropy, PeerRef, StreamId, Tid};
+use super::message::{Hop, Message, MessageId, Notice, Transit};
+use super::output::OutBatch;
+use super::transaction::{Transactions, merge};
+use crate::proto::head::{ByteRange, FailureReport, Method, Rewrite};
+use crate::proto::parser::Flag;
+use crate::proto::write::write_end_line;
+
+/// Chunks up to this many octets are never interruptible (RFC 4975, 7.1.1), so they are gathered
+/// before they are written.
+const INTERRUPTIBLE_FROM: u64 = 2048;
+
+/// What is to be written to one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Outbound {
+    /// Complete frames of this relay and its answers, first in line.
+    control: Vec<u8>,
+    /// One queue per connection that requests come from.
+    flows: VecDeque<Flow>,
+    /// The front flow's chunk is on the wire, its end-line not yet.
+    chunk_open: bool,
+    pub(crate) transactions: Transactions,
+}
+
+#[derive(Debug)]
+struct Flow {
+    source: PeerRef,
+    items: VecDeque<Item>,
+    /// How many `End`s are among the items: at least one means that the front request is complete.
+    ends: usize,
+    /// The request whose end has not come yet.
+    tail: Option<StreamId>,
+    current: Option<Current>,
+    /// The From-Path of the last request, shared by the notices of all its successors.
+    report_to: Arc<[u8]>,
+}
+
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "heads travel unboxed: a box would be an allocation per chunk"
+)]
+enum Item {
+    Head {
+        stream: StreamId,
+        hop: Hop,
+        transit: Transit,
+    },
+    Body(Bytes),
+    End(Flag),
+}
+
+/// A request that has begun to be written and has not ended.
+#[derive(Debug)]
+struct Current {
+    stream: StreamId,
+    hop: Hop,
+    transit: Transit,
+    report_to: Arc<[u8]>,
+    total: Option<u64>,
+    /// Number of the next octet to be written.
+    next: u64,
+    /// Number of the first octet of the piece that is, or was last, on the wire.
+    piece_start: u64,
+    tid: Tid,
+    interruptible: bool,
+    /// Its head has been written, its end-line not yet.
+    on_wire: bool,
+    has_body: bool,
+    /// Held back while the request streams; see the module's notes.
+    held: Option<u8>,
+    /// The next hop has refused it: what still comes is dropped.
+    refused: bool,
+    /// Its end has come; said only of a refused one.
+    ended: bool,
+}
+
+/// What the way out needs from the core while it writes.
+pub(crate) struct WriteContext<'c> {
+    pub(crate) now: Instant,
+    pub(crate) entropy: &'c mut Entropy,
+    pub(crate) transactions_max: usize,
+    /// Credits to give back.
+    pub(crate) post: &'c mut dyn FnMut(Message),
+    pub(crate) chunks_out: &'c mut u64,
+    pub(crate) body_octets_out: &'c mut u64,
+}
+
+impl Outbound {
+    /// Where an answer or a REPORT of ours is appended; it is written before anything else.
+    pub(crate) fn control(&mut self) -> &mut Vec<u8> {
+        &mut self.control
+    }
+
+    pub(crate) fn control_len(&self) -> usize {
+        self.control.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.control.is_empty()
+            && self
+                .flows
+                .iter()
+                .all(|f| f.items.is_empty() && f.current.is_none())
+    }
+
+    pub(crate) fn open(&mut self, stream: StreamId, hop: Hop, transit: Transit) {
+        let flow = self.flow(stream.peer);
+        debug_assert!(
+            flow.tail.is_none(),
+            "a request begins before the one before it has ended"
+        );
+        flow.tail = Some(stream);
+        flow.items.push_back(Item::Head {
+            stream,
+            hop,
+            transit,
+        });
+    }
+
+    /// Queues body octets; gives back those that nobody will want.
+    pub(crate) fn piece(&mut self, stream: StreamId, octets: Bytes) -> Option<usize> {
+        let Some(flow) = self.flows.iter_mut().find(|f| f.tail == Some(stream)) else {
+            return Some(octets.len());
+        };
+        if flow.is_refused(stream) {
+            return Some(octets.len());
+        }
+        flow.items.push_back(Item::Body(octets));
+        None
+    }
+
+    pub(crate) fn close(&mut self, stream: StreamId, flag: Flag) {
+        let Some(flow) = self.flows.iter_mut().find(|f| f.tail == Some(stream)) else {
+            return;
+        };
+        flow.tail = None;
+        if flow.is_refused(stream) {
+            flow.end_refused();
+            return;
+        }
+        flow.items.push_back(Item::End(flag));
+        flow.ends += 1;
+    }
+
+    fn flow(&mut self, source: PeerRef) -> &mut Flow {
+        let found = self.flows.iter().position(|f| f.source == source);
+        let index = found.unwrap_or_else(|| {
+            self.flows.push_back(Flow::new(source));
+            self.flows.len() - 1
+        });
+        &mut self.flows[index]
+    }
+
+    /// The next hop has refused a request that is still coming in: its chunk is aborted, and what
+    /// is queued of it is dropped. Returns the octets to credit to its source.
+    pub(crate) fn refuse(&mut self, stream: StreamId) -> usize {
+        let Some(flow) = self.flows.iter_mut().find(|f| f.source == stream.peer) else {
+            return 0;
+        };
+        flow.refuse(stream)
+    }
+
+    /// Moves what may be written now into `out`, up to about `budget` octets: one flush.
+    pub(crate) fn fill(&mut self, out: &mut OutBatch, budget: usize, cx: &mut WriteContext<'_>) {
+        self.abort_if_refused(out);
+        self.cut_if_somebody_waits(out, cx);
+        // Each turn ends a request or leaves its flow with nothing to write; `waiting` counts the
+        // flows in a row that had nothing, so the loop ends after one look at each.
+        let mut waiting = 0;
+        while out.len() < budget {
+            if !self.chunk_open {
+                out.push_small(&mut self.control);
+            }
+            let room_for_transactions = self.transactions.len() < cx.transactions_max;
+            let Some(flow) = self.flows.front_mut() else {
+                break;
+            };
+            let mut ended = false;
+            if self.chunk_open || (room_for_transactions && flow.begin(out, budget, cx)) {
+                self.chunk_open = true;
+                ended = flow.write_pieces(out, budget, &mut self.transactions, cx);
+                self.chunk_open = !ended;
+                if !ended {
+                    break;
+                }
+            }
+            waiting = if ended { 0 } else { waiting + 1 };
+            if flow.is_idle() {
+                self.flows.pop_front();
+            } else {
+                if waiting >= self.flows.len() {
+                    break;
+                }
+                self.flows.rotate_left(1);
+            }
+        }
+        if !self.chunk_open {
+            out.push_small(&mut self.control);
+        }
+    }
+
+    /// The next hop does not want the chunk on the wire: it ends with `#` (RFC 4975, 7.3.2).
+    fn abort_if_refused(&mut self, out: &mut OutBatch) {
+        if !self.chunk_open {
+            return;
+        }
+        let Some(flow) = self.flows.front_mut() else {
+            return;
+        };
+        if let Some(current) = flow.current.as_mut().filter(|c| c.refused) {
+            out.small(|small| write_end_line(small, current.tid.as_bytes(), Flag::Aborted, true));
+            current.on_wire = false;
+            self.chunk_open = false;
+            flow.forget_if_over();
+        }
+    }
+
+    /// A chunk that has been on the wire for a flush gives way to a waiting frame or source.
+    fn cut_if_somebody_waits(&mut self, out: &mut OutBatch, cx: &mut WriteContext<'_>) {
+        let others_wait = self.flows.iter().skip(1).any(|f| !f.items.is_empty());
+        if !self.chunk_open || (self.control.is_empty() && !others_wait) {
+            return;
+        }
+        let Some(flow) = self.flows.front_mut() else {
+            return;
+        };
+        if flow.cut(out, &mut self.transactions, cx) {
+            self.chunk_open = false;
+            self.flows.rotate_left(1);
+        }
+    }
+
+    /// Requests coming in from a core that is gone: their end will never come.
+    pub(crate) fn streams_from(&self, gone: CoreId) -> Vec<StreamId> {
+        self.flows
+            .iter()
+            .filter_map(|f| f.tail)
+            .filter(|s| s.peer.core == gone)
+            .collect()
+    }
+
+    /// The connection is gone: one notice per message that was complete and did not arrive, and
+    /// the octets to credit to each source. Requests still coming in are their session's business.
+    pub(crate) fn lose(&mut self) -> (Vec<Notice>, Vec<(PeerRef, usize)>) {
+        let running: Vec<StreamId> = self.flows.iter().filter_map(|f| f.tail).collect();
+        let mut notices = self.transactions.drain_merged();
+        notices.retain(|n| !running.contains(&n.stream));
+        let mut credits = Vec::new();
+        for mut flow in std::mem::take(&mut self.flows) {
+            credits.push((flow.source, flow.drain(&mut notices)));
+        }
+        self.control.clear();
+        self.chunk_open = false;
+        (notices, credits)
+    }
+}
+
+impl Flow {
+    fn new(source: PeerRef) -> Self {
+        Self {
+            source,
+            items: VecDeque::new(),
+            ends: 0,
+            tail: None,
+            current: None,
+            report_to: Arc::from(&b""[..]),
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.items.is_empty() && self.current.is_none()
+    }
+
+    /// Whether `stream` has been refused while it was still coming in.
+    fn is_refused(&self, stream: StreamId) -> bool {
+        self.current
+            .as_ref()
+            .is_some_and(|c| c.stream == stream && c.refused)
+    }
+
+    fn end_refused(&mut self) {
+        if let Some(current) = self.current.as_mut() {
+            current.ended = true;
+        }
+        self.forget_if_over();
+    }
+
+    /// A refused request is forgotten once its end has come and its `#` has been written.
+    fn forget_if_over(&mut self) {
+        if self
+            .current
+            .as_ref()
+            .is_some_and(|c| c.refused && c.ended && !c.on_wire)
+        {
+            self.current = None;
+        }
+    }
+
+    /// Makes sure that a chunk is on the wire, writing its head if it can be written now.
+    fn begin(&mut self, out: &mut OutBatch, budget: usize, cx: &mut WriteContext<'_>) -> bool {
+        if self.current.is_some() {
+            return self.resume(out, cx);
+        }
+        let Some(Item::Head { transit, .. }) = self.items.front() else {
+            return false;
+        };
+        let at_hand = self.front_body_len();
+        let streams = transit.method() == Method::Send && transit.head.has_body();
+        let complete = self.ends > 0;
+        let whole = complete && (at_hand + out.len() <= budget || !streams);
+        // A flush that is nearly full must not turn a small request into an interruptible one.
+        let next_flush = complete && !whole && out.len() > 0 && at_hand <= budget;
+        if next_flush || !(whole || streams && (complete || may_stream(transit, at_hand))) {
+            return false;
+        }
+        let Some(Item::Head {
+            stream,
+            hop,
+            transit,
+        }) = self.items.pop_front()
+        else {
+            return false;
+        };
+        (cx.post)(Message::Credit {
+            peer: self.source,
+            octets: transit.cost(),
+        });
+        let transit = if whole { transit } else { transit.compact() };
+        self.share_report_to(&transit);
+        let range = transit.head.byte_range();
+        let start = range.map_or(1, |r| r.start);
+        let current = Current {
+            stream,
+            hop,
+            report_to: Arc::clone(&self.report_to),
+            total: range.and_then(|r| r.total),
+            next: start,
+            piece_start: start,
+            tid: Tid::mint(cx.entropy),
+            interruptible: !whole,
+            has_body: transit.head.has_body(),
+            held: None,
+            refused: false,
+            ended: false,
+            on_wire: true,
+            transit,
+        };
+        let byte_range = current.first_byte_range(whole, at_hand, self.front_flag());
+        current.write_head(out, byte_range);
+        *cx.chunks_out += 1;
+        self.current = Some(current);
+        true
+    }
+
+    /// Goes on with a message that was cut, under a new transaction id.
+    fn resume(&mut self, out: &mut OutBatch, cx: &mut WriteContext<'_>) -> bool {
+        let Some(current) = self.current.as_mut().filter(|c| !c.refused) else {
+            return false;
+        };
+        let octets_at_hand = usize::from(current.held.is_some())
+            + self
+                .items
+                .iter()
+                .take(2)
+                .map(|i| if let Item::Body(b) = i { b.len() } else { 0 })
+                .sum::<usize>();
+        if self.ends == 0 && octets_at_hand < 2 {
+            return false;
+        }
+        current.tid = Tid::mint(cx.entropy);
+        current.piece_start = current.next;
+        current.on_wire = true;
+        let range = ByteRange {
+            start: current.next,
+            end: None,
+            total: current.total,
+        };
+        current.write_head(out, Some(range));
+        *cx.chunks_out += 1;
+        true
+    }
+
+    /// Writes body octets and, when it is there, the end-line. Returns whether the request ended.
+    fn write_pieces(
+        &mut self,
+        out: &mut OutBatch,
+        budget: usize,
+        transactions: &mut Transactions,
+        cx: &mut WriteContext<'_>,
+    ) -> bool {
+        let Some(current) = self.current.as_mut() else {
+            return true;
+        };
+        while !current.interruptible || out.len() < budget {
+            match self.items.pop_front() {
+                Some(Item::Body(mut octets)) => {
+                    (cx.post)(Message::Credit {
+                        peer: self.source,
+                        octets: octets.len(),
+                    });
+                    current.release_held(out, cx);
+                    if current.interruptible && self.items.is_empty() {
+                        let last = octets.len() - 1;
+                        current.held = octets.get(last).copied();
+                        octets.truncate(last);
+                    }
+                    current.write_body(octets, out, cx);
+                }
+                Some(Item::End(flag)) => {
+                    self.ends -= 1;
+                    if let Some(current) = self.current.take() {
+                        current.finish(flag, out, transactions, cx);
+                    }
+                    return true;
+                }
+                // A head cannot follow before the end; put it back rather than lose it.
+                Some(head) => {
+                    debug_assert!(false, "a request begins before the one before it has ended");
+                    self.items.push_front(head);
+                    return true;
+                }
+                None => break,
+            }
+        }
+        false
+    }
+
+    /// Ends the piece on the wire with `+` so that something else can be written.
+    fn cut(
+        &mut self,
+        out: &mut OutBatch,
+        transactions: &mut Transactions,
+        cx: &mut WriteContext<'_>,
+    ) -> bool {
+        let Some(current) = self.current.as_mut() else {
+            return false;
+        };
+        if !current.interruptible || current.next == current.piece_start {
+            return false;
+        }
+        current.on_wire = false;
+        out.small(|small| write_end_line(small, current.tid.as_bytes(), Flag::More, true));
+        current.expect_answer(transactions, cx);
+        true
+    }
+
+    fn refuse(&mut self, stream: StreamId) -> usize {
+        let mut dropped = 0;
+        if let Some(current) = self.current.as_mut().filter(|c| c.stream == stream) {
+            current.refused = true;
+            current.held = None;
+            // Only this request's body stands before its end, or before the end of the queue.
+            let body = self
+                .items
+                .iter()
+                .take_while(|i| matches!(i, Item::Body(_)))
+                .count();
+            for item in self.items.drain(..body) {
+                dropped += item.cost();
+            }
+            if matches!(self.items.front(), Some(Item::End(_))) {
+                self.items.pop_front();
+                self.ends -= 1;
+                self.end_refused();
+            } else {
+                self.forget_if_over();
+            }
+        }
+        dropped
+    }
+
+    fn front_body_len(&self) -> usize {
+        let bodies = self.items.iter().skip(1).map_while(|item| match item {
+            Item::Body(octets) => Some(octets.len()),
+            Item::Head { .. } | Item::End(_) => None,
+        });
+        bodies.sum()
+    }
+
+    fn front_flag(&self) -> Option<Flag> {
+        self.items.iter().find_map(|item| match item {
+            Item::End(flag) => Some(*flag),
+            Item::Head { .. } | Item::Body(_) => None,
+        })
+    }
+
+    fn share_report_to(&mut self, transit: &Transit) {
+        if transit.moves == 1 {
+            let received = transit.received_from_path();
+            if *self.report_to != *received.as_bytes() {
+                self.report_to = Arc::from(received.as_bytes());
+            }
+            return;
+        }
+        let mut hop = transit.clone();
+        hop.moves = hop.moves.saturating_sub(1);
+        let mut path = Vec::new();
+        hop.from_path_to(&mut path);
+        if *self.report_to != *path {
+            self.report_to = Arc::from(path);
+        }
+    }
+
+    /// Empties the queue: adds a notice for each complete request, returns the octets to credit.
+    fn drain(&mut self, notices: &mut Vec<Notice>) -> usize {
+        let mut credit = 0;
+        let mut current = self.current.take().filter(|c| !c.refused);
+        for item in std::mem::take(&mut self.items) {
+            credit += item.cost();
+            match item {
+                Item::Head {
+                    stream,
+                    hop,
+                    transit,
+                } => {
+                    self.share_report_to(&transit);
+                    current = Some(Current::unwritten(
+                        stream,
+                        hop,
+                        transit,
+                        Arc::clone(&self.report_to),
+                    ));
+                }
+                Item::Body(octets) => {
+                    if let Some(current) = current.as_mut() {
+                        current.next = current.next.saturating_add(octets.len() as u64);
+                    }
+                }
+                Item::End(_) => {
+                    if let Some(mut current) = current.take().filter(|c| c.transit.wants_answer()) {
+                        current.next += u64::from(current.held.take().is_some());
+                        merge(notices, current.notice());
+                    }
+                }
+            }
+        }
+        credit
+    }
+}
+
+impl Item {
+    fn cost(&self) -> usize {
+        match self {
+            Self::Head { transit, .. } => transit.cost(),
+            Self::Body(octets) => octets.len(),
+            Self::End(_) => 0,
+        }
+    }
+}
+
+/// Whether a chunk that is not complete yet may go out as interruptible: not while it may still
+/// turn out to be one of those that must not be interrupted.
+fn may_stream(transit: &Transit, at_hand: usize) -> bool {
+    let announced = transit
+        .head
+        .byte_range()
+        .and_then(|r| Some(r.end?.checked_sub(r.start)?.saturating_add(1)));
+    let small = announced.is_some_and(|octets| octets <= INTERRUPTIBLE_FROM);
+    at_hand as u64 > INTERRUPTIBLE_FROM || (at_hand > 1 && !small)
+}
+
+impl Current {
+    fn unwritten(stream: StreamId, hop: Hop, transit: Transit, report_to: Arc<[u8]>) -> Self {
+        let range = transit.head.byte_range();
+        let start = range.map_or(1, |r| r.start);
+        Self {
+            stream,
+            hop,
+            report_to,
+            total: range.and_then(|r| r.total),
+            next: start,
+            piece_start: start,
+            tid: Tid::NONE,
+            interruptible: false,
+            has_body: transit.head.has_body(),
+            held: None,
+            refused: false,
+            ended: false,
+            on_wire: false,
+            transit,
+        }
+    }
+
+    /// The Byte-Range of the first piece; `None` leaves the header as it came.
+    fn first_byte_range(
+        &self,
+        whole: bool,
+        at_hand: usize,
+        flag: Option<Flag>,
+    ) -> Option<ByteRange> {
+        if self.transit.method() != Method::Send {
+            return None;
+        }
+        let received = self.transit.head.byte_range();
+        match received {
+            Some(_) if whole => None,
+            Some(range) => Some(ByteRange { end: None, ..range }),
+            None if whole => {
+                let end = at_hand as u64;
+                let total = (flag == Some(Flag::Last)).then_some(end);
+                Some(ByteRange {
+                    start: 1,
+                    end: Some(end),
+                    total,
+                })
+            }
+            None => Some(ByteRange {
+                start: 1,
+                end: None,
+                total: None,
+            }),
+        }
+    }
+
+    fn write_head(&self, out: &mut OutBatch, byte_range: Option<ByteRange>) {
+        let rewrite = Rewrite {
+            tid: self.tid.as_bytes(),
+            moves: usize::from(self.transit.moves),
+            byte_range,
+        };
+        out.small(|small| {
+            self.transit
+                .head
+                .rewrite(&self.transit.octets, &rewrite, small)
+        });
+    }
+
+    fn release_held(&mut self, out: &mut OutBatch, cx: &mut WriteContext<'_>) {
+        if let Some(octet) = self.held.take() {
+            out.small(|small| small.push(octet));
+            self.next += 1;
+            *cx.body_octets_out += 1;
+        }
+    }
+
+    fn write_body(&mut self, octets: Bytes, out: &mut OutBatch, cx: &mut WriteContext<'_>) {
+        let written = octets.remaining() as u64;
+        self.next = self.next.saturating_add(written);
+        *cx.body_octets_out += written;
+        out.body(octets);
+    }
+
+    fn finish(
+        mut self,
+        flag: Flag,
+        out: &mut OutBatch,
+        transactions: &mut Transactions,
+        cx: &mut WriteContext<'_>,
+    ) {
+        self.release_held(out, cx);
+        out.small(|small| write_end_line(small, self.tid.as_bytes(), flag, self.has_body));
+        self.expect_answer(transactions, cx);
+    }
+
+    fn expect_answer(&self, transactions: &mut Transactions, cx: &mut WriteContext<'_>) {
+        if self.transit.wants_answer() {
+            transactions.begin(self.tid, self.notice(), cx.now);
+        }
+    }
+
+    /// What to say of the piece on the wire should it fail.
+    fn notice(&self) -> Notice {
+        Notice {
+            stream: self.stream,
+            session: self.hop.session,
+            inward: self.hop.inward,
+            method: self.transit.method(),
+            failure_report: if self.transit.method() == Method::Send {
+                self.transit.head.failure_report()
+            } else {
+                FailureReport::No
+            },
+            report_to: Arc::clone(&self.report_to),
+            message_id: self
+                .transit
+                .head
+                .message_id(&self.transit.octets)
+                .map(MessageId::new),
+            range: ByteRange {
+                start: self.piece_start,
+                end: Some(self.next.saturating_sub(1)),
+                total: self.total,
+            },
+            moves: self.transit.moves,
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Names of things as plain data: which core, which connection, which session, which transaction.
+//!
+//! Everything here is `Copy + Send`: location is data, so any core can route to any other with no
+//! shared table. An incarnation counts the restarts of a core, a slot-map key carries a generation;
+//! together they keep anything old from reaching a newcomer.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
+
+slotmap::new_key_type! {
+    /// A connection's slot on the core that owns it.
+    pub struct PeerKey;
+    /// A session's slot on its home core.
+    pub(crate) struct SessionKey;
+}
+
+/// One pinned executor of this process, in one of its lives.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct CoreId {
+    /// Position in the configured list of cores, from 0.
+    pub index: u16,
+    /// How often this core has been started again; wraps.
+    pub incarnation: u16,
+}
+
+/// A connection, wherever it lives.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PeerRef {
+    /// The core that owns the connection: the only one that may write to it.
+    pub core: CoreId,
+    /// Its slot there.
+    pub key: PeerKey,
+}
+
+/// One request being received on one connection: the unit that is answered at most once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct StreamId {
+    /// The connection the request comes in by.
+    pub peer: PeerRef,
+    /// Its number on that connection; wraps.
+    pub sequence: u32,
+}
+
+/// Which look-up an answer belongs to; carries the asking connection, so that an answer that
+/// comes after the connection has gone finds nobody.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct LookUpTicket {
+    pub(crate) peer: PeerKey,
+    pub(crate) number: u32,
+}
+
+/// The session-id part of a URI that this relay minted (RFC 4976, 6.3).
+///
+/// 28 characters of base64url over 21 octets: the home core, its incarnation, and 136 random bits
+/// (the RFCs ask for 80). It is a bearer secret: [`Debug`](core::fmt::Debug) shows a prefix only.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId([u8; Self::LEN]);
+
+impl SessionId {
+    /// Characters of a session id.
+    pub const LEN: usize = 28;
+    const RAW: usize = 21;
+    const PREFIX: usize = 10;
+
+    pub(crate) fn mint(home: CoreId, entropy: &mut Entropy) -> Self {
+        let mut raw = [0_u8; Self::RAW];
+        raw[..2].copy_from_slice(&home.index.to_be_bytes());
+        raw[2..4].copy_from_slice(&home.incarnation.to_be_bytes());
+        entropy.fill(&mut raw[4..]);
+        let mut text = [0_u8; Self::LEN];
+        // 21 octets are exactly 28 characters, so the encoder cannot run out of room.
+        let written = URL_SAFE_NO_PAD.encode_slice(raw, &mut text);
+        debug_assert_eq!(written, Ok(Self::LEN));
+        Self(text)
+    }
+
+    /// Reads a session id that may be ours; `None` for anything we cannot have minted.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text: [u8; Self::LEN] = text.as_bytes().try_into().ok()?;
+        let id = Self(text);
+        id.raw().map(|_| id)
+    }
+
+    /// The core that owns the session, as the id says; the caller checks that it exists.
+    pub fn home(&self) -> CoreId {
+        let raw = self.raw().unwrap_or_default();
+        CoreId {
+            index: u16::from_be_bytes([raw[0], raw[1]]),
+            incarnation: u16::from_be_bytes([raw[2], raw[3]]),
+        }
+    }
+
+    /// The text as it stands in the URI.
+    pub fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// What a log may show: enough to find the session again, too little to use it.
+    pub fn prefix(&self) -> &str {
+        &self.as_str()[..Self::PREFIX]
+    }
+
+    fn raw(&self) -> Option<[u8; Self::RAW]> {
+        let mut raw = [0_u8; Self::RAW];
+        match URL_SAFE_NO_PAD.decode_slice(self.0, &mut raw) {
+            Ok(Self::RAW) => Some(raw),
+            _ => None,
+        }
+    }
+}
+
+impl core::fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "SessionId({}…)", self.prefix())
+    }
+}
+
+/// A transaction id of our own: 80 random bits in 16 characters (RFC 4975, 7.1 asks for 64).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tid([u8; Self::LEN]);
+
+impl Tid {
+    /// Characters of a transaction id.
+    pub const LEN: usize = 16;
+
+    /// The id of a request that was never written.
+    pub(crate) const NONE: Self = Self([b'0'; Self::LEN]);
+
+    pub(crate) fn mint(entropy: &mut Entropy) -> Self {
+        const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+        let mut bits = [0_u8; Self::LEN];
+        entropy.fill(&mut bits);
+        Self(bits.map(|b| ALPHABET[usize::from(b & 31)]))
+    }
+
+    /// The octets as on the wire.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(crate) fn from_wire(octets: &[u8]) -> Option<Self> {
+        octets.try_into().ok().map(Self)
+    }
+}
+
+impl core::hash::Hash for Tid {
+    /// Ids are ours and random: their own octets are the hash.
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        let mut word = [0_u8; 8];
+        word.copy_from_slice(&self.0[8..]);
+        state.write_u64(u64::from_ne_bytes(word));
+    }
+}
+
+/// The relay's randomness: a ChaCha20 stream seeded from outside, cryptographic and repeatable.
+#[derive(Debug)]
+pub(crate) struct Entropy(ChaCha20Rng);
+
+impl Entropy {
+    pub(crate) fn new(seed: [u8; 32]) -> Self {
+        Self(ChaCha20Rng::from_seed(seed))
+    }
+
+    pub(crate) fn fill(&mut self, octets: &mut [u8]) {
+        self.0.fill_bytes(octets);
+    }
+
+    pub(crate) fn next_u64(&mut self) -> u64 {
+        self.0.next_u64()
+    }
+
+    /// A nonce or opaque: 128 random bits, 22 characters of base64url.
+    pub(crate) fn nonce(&mut self) -> String {
+        let mut raw = [0_u8; 16];
+        self.fill(&mut raw);
+        URL_SAFE_NO_PAD.encode(raw)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests state what must hold")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn session_id_carries_its_home() {
+        let mut entropy = Entropy::new([7; 32]);
+        let home = CoreId {
+            index: 513,
+            incarnation: 65_535,
+        };
+        let id = SessionId::mint(home, &mut entropy);
+        assert_eq!(id.home(), home);
+        assert_eq!(SessionId::parse(id.as_str()), Some(id));
+        assert_ne!(id, SessionId::mint(home, &mut entropy));
+    }
+
+    #[test]
+    fn foreign_session_ids_are_not_ours() {
+        for text in [
+            "",
+            "abc",
+            "p8Yc2nB6vH1xLk",
+            "u4Kd0wR9sQ2mZ7u4Kd0wR9sQ2m/7",
+            &"=".repeat(28),
+            &"ä".repeat(14),
+        ] {
+            assert_eq!(SessionId::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn session_id_keeps_its_secret_in_debug_output() {
+        let id = SessionId::mint(
+            CoreId {
+                index: 0,
+                incarnation: 0,
+            },
+            &mut Entropy::new([1; 32]),
+        );
+        let shown = format!("{id:?}");
+        assert!(!shown.contains(id.as_str()));
+        assert!(shown.contains(id.prefix()));
+    }
+
+    #[test]
+    fn transaction_ids_start_alphanumeric_and_differ() {
+        let mut entropy = Entropy::new([3; 32]);
+        let a = Tid::mint(&mut entropy);
+        let b = Tid::mint(&mut entropy);
+        assert_ne!(a, b);
+        assert!(a.as_bytes().iter().all(u8::is_ascii_alphanumeric));
+        assert_eq!(Tid::from_wire(a.as_bytes()), Some(a));
+    }
+}

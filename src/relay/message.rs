@@ -1,0 +1,324 @@
+//! What travels between a connection, a session and another connection: plain data, `Send`.
+//!
+//! Every step of a request is a [`Message`] to whoever must take the next one: the session's home,
+//! the connection the request leaves by, the connection it came in by. On one core that is a push
+//! onto a queue; between cores the same value crosses as a parcel. There is one path, not two.
+//!
+//! Order is kept between any two cores, which the whole design leans on: an end never overtakes
+//! the body before it.
+
+use bytes::Bytes;
+
+use super::ids::{CoreId, PeerRef, SessionId, StreamId};
+use crate::proto::head::{ByteRange, FailureReport, Head, Kind, Method};
+use crate::proto::parser::Flag;
+use crate::proto::status::Status;
+use crate::proto::uri::Path;
+
+/// A head on its way through this relay: the octets as they came, and how many of our URIs have
+/// left the front of its To-Path so far.
+#[derive(Clone, Debug)]
+pub struct Transit {
+    /// Offsets into `octets`.
+    pub head: Head,
+    /// The head as it was received; never altered.
+    pub octets: Bytes,
+    /// How many URIs have moved from To-Path to From-Path (RFC 4976, 6.4.1).
+    pub moves: u8,
+}
+
+impl Transit {
+    pub(crate) fn new(head: Head, octets: Bytes) -> Self {
+        Self {
+            head,
+            octets,
+            moves: 0,
+        }
+    }
+
+    pub(crate) fn method(&self) -> Method {
+        match self.head.kind() {
+            Kind::Request(method) => method,
+            Kind::Response(_) => Method::Other,
+        }
+    }
+
+    /// To-Path as the hop that has it now sees it.
+    pub(crate) fn to_path(&self) -> Path<'_> {
+        self.head
+            .to_path(&self.octets)
+            .after(usize::from(self.moves))
+    }
+
+    /// From-Path as received: what an answer or the first hop's REPORT goes back to.
+    pub(crate) fn received_from_path(&self) -> Path<'_> {
+        self.head.from_path(&self.octets)
+    }
+
+    /// From-Path as the hop that has it now received it: the URIs already moved, nearest first,
+    /// then the path as it came.
+    pub(crate) fn from_path_to(&self, out: &mut Vec<u8>) {
+        let to_path = self.head.to_path(&self.octets);
+        for n in (0..usize::from(self.moves)).rev() {
+            out.extend_from_slice(to_path.after(n).first().unwrap_or_default());
+            out.push(b' ');
+        }
+        out.extend_from_slice(self.received_from_path().as_bytes());
+    }
+
+    /// What the head costs against its sender's credit, in octets: its own, and what we keep
+    /// beside it. Without the second part a flood of empty messages would be free.
+    pub(crate) fn cost(&self) -> usize {
+        self.octets.len() + Self::OVERHEAD
+    }
+
+    const OVERHEAD: usize = 256;
+
+    /// A copy that does not hold the read buffer of a busy connection in memory.
+    pub(crate) fn compact(self) -> Self {
+        Self {
+            octets: Bytes::copy_from_slice(&self.octets),
+            ..self
+        }
+    }
+
+    /// Whether somebody waits for a response to this request on this hop (RFC 4975, 7.2).
+    pub(crate) fn wants_answer(&self) -> bool {
+        match self.method() {
+            Method::Report => false,
+            Method::Send => self.head.failure_report() != FailureReport::No,
+            _ => true,
+        }
+    }
+}
+
+/// A Message-ID: short ones, which is nearly all of them, need no allocation of their own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum MessageId {
+    Short { octets: [u8; 39], len: u8 },
+    Long(std::sync::Arc<[u8]>),
+}
+
+impl MessageId {
+    pub(crate) fn new(text: &[u8]) -> Self {
+        let mut octets = [0_u8; 39];
+        match octets.get_mut(..text.len()) {
+            Some(room) => {
+                room.copy_from_slice(text);
+                // At most 39.
+                Self::Short {
+                    octets,
+                    len: u8::try_from(text.len()).unwrap_or(39),
+                }
+            }
+            None => Self::Long(text.into()),
+        }
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Short { octets, len } => octets.get(..usize::from(*len)).unwrap_or_default(),
+            Self::Long(text) => text,
+        }
+    }
+}
+
+/// All that is needed to tell a request's sender that its octets did not arrive (RFC 4976, 6.4.1),
+/// kept until the next hop has answered.
+#[derive(Clone, Debug)]
+pub struct Notice {
+    /// The request as it came in.
+    pub(crate) stream: StreamId,
+    /// The session whose hop this was.
+    pub(crate) session: SessionId,
+    /// Whether the request went from the session's outer side to its inner one.
+    pub(crate) inward: bool,
+    pub(crate) method: Method,
+    pub(crate) failure_report: FailureReport,
+    /// From-Path as this hop received it: where a REPORT goes.
+    pub(crate) report_to: std::sync::Arc<[u8]>,
+    pub(crate) message_id: Option<MessageId>,
+    /// The octets concerned; the end is computed from what was handed on.
+    pub(crate) range: ByteRange,
+    /// How many of our URIs the request had moved when it left.
+    pub(crate) moves: u8,
+}
+
+/// Who hands a request to a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Giver {
+    /// The connection the request came in by.
+    Peer,
+    /// Another session of this relay, the hop before (both ends behind this relay).
+    Session(SessionId),
+}
+
+/// What a session's outer side is bound to (RFC 4975, 5.4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outer {
+    /// A connection, dialled by us or by them.
+    Peer(PeerRef),
+    /// A session of this relay.
+    Session(SessionId),
+}
+
+/// Who hands a request to the connection that it leaves by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hop {
+    /// The session whose URI was moved last.
+    pub(crate) session: SessionId,
+    /// Whether the request goes to that session's inner side.
+    pub(crate) inward: bool,
+}
+
+/// One step, addressed to whoever takes it.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "heads travel unboxed: a box would be an allocation per chunk"
+)]
+#[derive(Debug)]
+pub enum Message {
+    /// To a session's home: a request begins whose first To-Path URI names that session.
+    Request {
+        /// The session named.
+        session: SessionId,
+        /// Who hands it over.
+        giver: Giver,
+        /// The request as it came in.
+        stream: StreamId,
+        /// Its head.
+        transit: Transit,
+    },
+    /// To a session's home: body octets of a request that has begun.
+    Body {
+        /// As in the request.
+        session: SessionId,
+        /// As in the request.
+        stream: StreamId,
+        /// Never empty.
+        octets: Bytes,
+    },
+    /// To a session's home: the request is complete, or its sender is gone (`#`).
+    End {
+        /// As in the request.
+        session: SessionId,
+        /// As in the request.
+        stream: StreamId,
+        /// The continuation flag.
+        flag: Flag,
+    },
+    /// To a session's home: the hop towards the next URI failed.
+    Failed {
+        /// What failed.
+        notice: Notice,
+        /// The code for the sender.
+        status: Status,
+    },
+    /// To a session's home: its client's connection is gone.
+    InnerLost {
+        /// The session, which ends.
+        session: SessionId,
+    },
+    /// To a session's home: what its outer side was bound to is gone.
+    OuterLost {
+        /// The session.
+        session: SessionId,
+        /// What is gone; a session bound to something else does not care.
+        outer: Outer,
+        /// The code for requests still running.
+        status: Status,
+    },
+    /// To the connection a request leaves by: it begins.
+    Open {
+        /// Where it leaves.
+        peer: PeerRef,
+        /// The hop that hands it over.
+        hop: Hop,
+        /// The request as it came in.
+        stream: StreamId,
+        /// Its head.
+        transit: Transit,
+    },
+    /// To the connection a request leaves by: body octets.
+    Piece {
+        /// Where it leaves.
+        peer: PeerRef,
+        /// As in the open.
+        stream: StreamId,
+        /// Never empty.
+        octets: Bytes,
+    },
+    /// To the connection a request leaves by: the request is complete or aborted.
+    Close {
+        /// Where it leaves.
+        peer: PeerRef,
+        /// As in the open.
+        stream: StreamId,
+        /// The continuation flag.
+        flag: Flag,
+    },
+    /// To the connection a request came in by: answer it, or forget that it waits.
+    Answer {
+        /// The request.
+        stream: StreamId,
+        /// `None`: no answer is due.
+        status: Option<Status>,
+    },
+    /// To the connection a request came in by: the far end's own response (RFC 4976, 6.4.3).
+    Reply {
+        /// The request.
+        stream: StreamId,
+        /// The response's head.
+        transit: Transit,
+    },
+    /// To a connection: a complete frame of this relay's own (a REPORT).
+    Frame {
+        /// Where it goes.
+        peer: PeerRef,
+        /// The whole frame.
+        octets: Bytes,
+    },
+    /// To the connection octets came in by: they have been written or dropped.
+    Credit {
+        /// The connection.
+        peer: PeerRef,
+        /// How many octets.
+        octets: usize,
+    },
+    /// To a connection: a session bound its outer side to it.
+    Bind {
+        /// The connection.
+        peer: PeerRef,
+        /// The session.
+        session: SessionId,
+    },
+    /// To a connection: a session is no longer bound to it; one we dialled closes once all is written.
+    Unbind {
+        /// The connection.
+        peer: PeerRef,
+        /// The session.
+        session: SessionId,
+    },
+}
+
+impl Message {
+    /// The core that takes the step.
+    pub(crate) fn core(&self) -> CoreId {
+        match self {
+            Self::Request { session, .. }
+            | Self::Body { session, .. }
+            | Self::End { session, .. }
+            | Self::InnerLost { session }
+            | Self::OuterLost { session, .. } => session.home(),
+            Self::Failed { notice, .. } => notice.session.home(),
+            Self::Answer { stream, .. } | Self::Reply { stream, .. } => stream.peer.core,
+            Self::Open { peer, .. }
+            | Self::Piece { peer, .. }
+            | Self::Close { peer, .. }
+            | Self::Frame { peer, .. }
+            | Self::Credit { peer, .. }
+            | Self::Bind { peer, .. }
+            | Self::Unbind { peer, .. } => peer.core,
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! One flush: what is to be written to a connection, small parts gathered, bodies by reference.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+/// A reusable list of octets to be written in order. Heads, end-lines and answers are gathered in
+/// one buffer; body octets stay where they were received.
+#[derive(Debug, Default)]
+pub struct OutBatch {
+    small: Vec<u8>,
+    parts: Vec<Part>,
+    len: usize,
+}
+
+#[derive(Debug)]
+enum Part {
+    Small(Range<usize>),
+    Body(Bytes),
+}
+
+/// Bodies below this size are gathered with their heads: a reference costs more than the copy, and
+/// would pin the buffer it points into.
+const GATHER_BELOW: usize = 512;
+
+impl OutBatch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Octets in all parts.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Forgets everything, keeping the memory.
+    pub fn clear(&mut self) {
+        self.small.clear();
+        self.parts.clear();
+        self.len = 0;
+    }
+
+    /// The parts, in the order in which they are to be written.
+    pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        self.parts.iter().map(|part| match part {
+            Part::Small(range) => &self.small[range.clone()],
+            Part::Body(octets) => octets,
+        })
+    }
+
+    /// Lets `write` append to the gathered part.
+    pub(crate) fn small(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.small.len();
+        write(&mut self.small);
+        let end = self.small.len();
+        self.len += end - start;
+        match self.parts.last_mut() {
+            Some(Part::Small(range)) => range.end = end,
+            _ if end > start => self.parts.push(Part::Small(start..end)),
+            _ => {}
+        }
+    }
+
+    /// Moves a whole buffer in; it is left empty, its memory kept.
+    pub(crate) fn push_small(&mut self, octets: &mut Vec<u8>) {
+        if !octets.is_empty() {
+            self.small(|small| small.append(octets));
+        }
+    }
+
+    pub(crate) fn body(&mut self, octets: Bytes) {
+        if octets.len() < GATHER_BELOW {
+            self.small(|small| small.extend_from_slice(&octets));
+        } else {
+            self.len += octets.len();
+            self.parts.push(Part::Body(octets));
+        }
+    }
+}
