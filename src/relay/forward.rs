@@ -329,7 +329,7 @@ impl Flow {
         let complete = self.ends > 0;
         let whole = complete && (at_hand + out.len() <= budget || !streams);
         // A flush that is nearly full must not turn a small request into an interruptible one.
-        let next_flush = complete && !whole && out.len() > 0 && at_hand <= budget;
+        let next_flush = complete && !whole && !out.is_empty() && at_hand <= budget;
         if next_flush || !(whole || streams && (complete || may_stream(transit, at_hand))) {
             return false;
         }
@@ -515,7 +515,7 @@ impl Flow {
         let mut hop = transit.clone();
         hop.moves = hop.moves.saturating_sub(1);
         let mut path = Vec::new();
-        hop.from_path_to(&mut path);
+        hop.append_from_path(&mut path);
         if *self.report_to != *path {
             self.report_to = Arc::from(path);
         }
@@ -672,7 +672,7 @@ impl Current {
         self.expect_answer(transactions, cx);
     }
 
-    fn expect_answer(&self, transactions: &mut Transactions, cx: &mut WriteContext<'_>) {
+    fn expect_answer(&self, transactions: &mut Transactions, cx: &WriteContext<'_>) {
         if self.transit.wants_answer() {
             transactions.begin(self.tid, self.notice(), cx.now);
         }

@@ -57,7 +57,7 @@ impl Transit {
 
     /// From-Path as the hop that has it now received it: the URIs already moved, nearest first,
     /// then the path as it came.
-    pub(crate) fn from_path_to(&self, out: &mut Vec<u8>) {
+    pub(crate) fn append_from_path(&self, out: &mut Vec<u8>) {
         let to_path = self.head.to_path(&self.octets);
         for n in (0..usize::from(self.moves)).rev() {
             out.extend_from_slice(to_path.after(n).first().unwrap_or_default());
@@ -172,10 +172,6 @@ pub struct Hop {
 }
 
 /// One step, addressed to whoever takes it.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "heads travel unboxed: a box would be an allocation per chunk"
-)]
 #[derive(Debug)]
 pub enum Message {
     /// To a session's home: a request begins whose first To-Path URI names that session.

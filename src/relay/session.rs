@@ -436,7 +436,7 @@ impl Relay {
             }
             OuterSide::Unbound => {
                 let mut path = Vec::new();
-                transit.from_path_to(&mut path);
+                transit.append_from_path(&mut path);
                 let previous = crate::proto::uri::Path::new(&path)
                     .first()
                     .unwrap_or_default();
@@ -742,7 +742,7 @@ impl Notice {
         let mut hop = transit.clone();
         hop.moves = hop.moves.saturating_sub(1);
         let mut report_to = Vec::new();
-        hop.from_path_to(&mut report_to);
+        hop.append_from_path(&mut report_to);
         let range = transit.head.byte_range();
         Self {
             stream,
