@@ -97,11 +97,7 @@ impl Listeners {
     }
 }
 
-fn listen_on_each(
-    address: SocketAddr,
-    cores: NonZeroUsize,
-    backlog: u16,
-) -> io::Result<Listeners> {
+fn listen_on_each(address: SocketAddr, cores: NonZeroUsize, backlog: u16) -> io::Result<Listeners> {
     let first = unbound(address)?;
     first.bind(&address.into())?;
     first.listen(backlog.into())?;

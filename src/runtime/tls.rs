@@ -433,10 +433,7 @@ fn take_state<Side>(
     (discard, step)
 }
 
-fn encode<Side>(
-    record: &mut EncodeTlsData<'_, Side>,
-    out: &mut Vec<u8>,
-) -> Result<Step, TlsError> {
+fn encode<Side>(record: &mut EncodeTlsData<'_, Side>, out: &mut Vec<u8>) -> Result<Step, TlsError> {
     let start = out.len();
     // The length is only told in the refusal of a buffer too short.
     let required = match record.encode(&mut []) {
@@ -511,3 +508,7 @@ fn starts_with_whole_record(records: &[u8]) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+mod tests;

@@ -106,7 +106,7 @@ impl TlsSetup {
 /// there for peers that insist on it. AES-128 before AES-256: about a tenth less CPU for bulk. This order rules
 /// outbound connections; inbound the client's own order of suites does, since a telephone without AES in hardware knows
 /// better what it can afford.
-fn provider() -> CryptoProvider {
+pub(super) fn provider() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: vec![
             cipher_suite::TLS13_AES_128_GCM_SHA256,
@@ -163,9 +163,7 @@ fn client_verify(
     Ok(Arc::new(without_resumption(config)))
 }
 
-fn client_encrypt_only(
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<ClientConfig>, TlsSetupError> {
+fn client_encrypt_only(provider: &Arc<CryptoProvider>) -> Result<Arc<ClientConfig>, TlsSetupError> {
     let verifier = EncryptOnly::new(provider.signature_verification_algorithms);
     let config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(VERSIONS)
@@ -332,7 +330,11 @@ mod tests {
         assert_eq!(found("A.example.COM"), Some(2));
         assert_eq!(found("default.example.com"), Some(0));
         assert_eq!(found("b.example.com"), Some(1));
-        assert_eq!(found("c.b.example.com"), None, "a wildcard covers one label");
+        assert_eq!(
+            found("c.b.example.com"),
+            None,
+            "a wildcard covers one label"
+        );
         assert_eq!(found("example.com"), None);
         assert_eq!(found("localhost"), None);
     }
@@ -356,7 +358,10 @@ mod tests {
         let path = directory.path().join("roots.pem");
         let made = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).unwrap();
         std::fs::write(&path, made.cert.pem()).unwrap();
-        assert_eq!(TlsSetup::new(Vec::new(), &Roots::File(path)).unwrap().roots, 1);
+        assert_eq!(
+            TlsSetup::new(Vec::new(), &Roots::File(path)).unwrap().roots,
+            1
+        );
     }
 
     #[test]
