@@ -1,5 +1,6 @@
 //! MSRP relay: RFC 4976 on top of RFC 4975.
 
+pub mod config;
 pub mod proto;
 pub mod relay;
 pub mod runtime;

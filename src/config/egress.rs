@@ -1,0 +1,145 @@
+//! Which addresses the relay may dial on behalf of a client.
+//!
+//! RFC 4976, section 5: a client names the next hop, so without a policy every account could make the
+//! relay knock at the operator's internal services. The address is judged after DNS, on every attempt,
+//! in its canonical form: an IPv4 address in IPv6 clothing is judged as what it is.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use super::Outbound;
+
+impl Outbound {
+    /// True if `address` may be dialled: not in `deny`, and either in `allow` or on the public Internet.
+    #[must_use]
+    pub fn permits(&self, address: IpAddr) -> bool {
+        let address = unwrapped(address);
+        let within = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&address));
+        !within(&self.deny) && (within(&self.allow) || is_public(address))
+    }
+}
+
+/// The IPv4 address inside a mapped, NAT64 or 6to4 address; anything else as it is.
+fn unwrapped(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address.to_canonical() else {
+        return address.to_canonical();
+    };
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+        }
+        _ => IpAddr::V6(v6),
+    }
+}
+
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => is_public_v6(address),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    let special = a == 0 // "this network"
+        || a >= 240 // reserved, and the broadcast address
+        || (a == 100 && (64..128).contains(&b)) // carrier NAT, RFC 6598
+        || (a == 192 && b == 0 && c == 0) // protocol assignments, RFC 6890
+        || (a == 198 && (b == 18 || b == 19)); // benchmarks, RFC 2544
+    !(special
+        || address.is_private()
+        || address.is_loopback()
+        || address.is_link_local() // also where clouds keep their metadata services
+        || address.is_multicast()
+        || address.is_documentation())
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    // 2000::/3 is all the global unicast space there is: loopback, link-local, unique local, multicast,
+    // site-local and the unspecified address lie outside it. Inside it, documentation and Teredo do not count.
+    let [first, second, ..] = address.segments();
+    let global = first & 0xe000 == 0x2000;
+    let documentation =
+        (first == 0x2001 && second == 0xdb8) || (first == 0x3fff && second < 0x1000);
+    let teredo = first == 0x2001 && second == 0;
+    global && !documentation && !teredo
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+
+    fn outbound(allow: &[&str], deny: &[&str]) -> Outbound {
+        let nets = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect();
+        Outbound {
+            allow: nets(allow),
+            deny: nets(deny),
+            ..Outbound::default()
+        }
+    }
+
+    #[test]
+    fn only_public_addresses_are_dialled_by_default() {
+        let outbound = outbound(&[], &[]);
+        for address in [
+            "8.8.8.8",
+            "100.63.0.1",
+            "172.32.0.1",
+            "2606:4700::1",
+            "2002:808:808::1",
+        ] {
+            assert!(outbound.permits(address.parse().unwrap()), "{address}");
+        }
+        for address in [
+            "127.0.0.1",
+            "0.0.0.0",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "192.0.2.1",
+            "198.18.0.1",
+            "::",
+            "::1",
+            "fe80::1",
+            "fc00::1",
+            "fd12::1",
+            "ff02::1",
+            "2001:db8::1",
+            "2001::1",
+            "3fff::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "2002:7f00:1::1",
+            "fec0::1",
+            "::127.0.0.1",
+        ] {
+            assert!(!outbound.permits(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn allow_opens_a_private_range_and_nothing_else() {
+        let outbound = outbound(&["127.0.0.0/8", "fd12::/16"], &[]);
+        assert!(outbound.permits("127.0.0.1".parse().unwrap()));
+        assert!(outbound.permits("::ffff:127.0.0.1".parse().unwrap()));
+        assert!(outbound.permits("fd12::1".parse().unwrap()));
+        assert!(!outbound.permits("10.0.0.1".parse().unwrap()));
+        assert!(!outbound.permits("::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn deny_wins_over_allow_and_over_the_default() {
+        let outbound = outbound(&["10.0.0.0/8"], &["10.9.0.0/16", "8.8.8.0/24"]);
+        assert!(outbound.permits("10.1.0.1".parse().unwrap()));
+        assert!(!outbound.permits("10.9.0.1".parse().unwrap()));
+        assert!(!outbound.permits("8.8.8.8".parse().unwrap()));
+        assert!(!outbound.permits("::ffff:10.9.0.1".parse().unwrap()));
+    }
+}

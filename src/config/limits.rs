@@ -1,0 +1,295 @@
+//! The table of limits: every bound that the relay enforces on itself or on a peer, in one place.
+//!
+//! Each has a unit (in its name), a default, a floor below which the protocol would no longer work and a
+//! ceiling above which it would no longer protect. RFC 4975 and 4976 leave nearly all of them to us.
+
+use std::time::Duration;
+
+use super::walk::{self, Section};
+use crate::proto::parser::ParserLimits;
+
+/// The `limits:` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest head of a frame, start line and headers together, in octets.
+    pub head_bytes_max: usize,
+    /// The most header lines in a head.
+    pub headers_max: usize,
+    /// The longest single line of a head, in octets.
+    pub line_bytes_max: usize,
+    /// The most URIs in a To-Path or From-Path.
+    pub path_uris_max: usize,
+    /// The longest URI, in octets.
+    pub uri_bytes_max: usize,
+    /// The longest session-id part of a URI, in octets.
+    pub session_id_bytes_max: usize,
+    /// The longest comment behind a status code, in octets.
+    pub comment_bytes_max: usize,
+    /// The longest Message-ID, in octets.
+    pub message_id_bytes_max: usize,
+    /// Octets queued towards one peer at which its sender is paused.
+    pub queue_bytes_high: usize,
+    /// Octets queued towards one peer at which a paused sender goes on; below `queue_bytes_high`.
+    pub queue_bytes_low: usize,
+    /// The most octets handed to the socket in one piece: a waiting frame waits that long at most.
+    pub flush_bytes_max: usize,
+    /// The most connections the whole process holds at once.
+    pub connections_max: usize,
+    /// The most transactions that may await an answer from one peer.
+    pub transactions_per_peer_max: usize,
+    /// The most account look-ups, and the most name look-ups, that may wait for the control thread.
+    pub lookups_waiting_max: usize,
+    /// The most addresses of one host name that are tried.
+    pub addresses_per_name_max: usize,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
+    /// How long a new connection may go without a request that succeeds; includes the handshake.
+    pub first_request_timeout: Duration,
+    /// How long an account look-up may take before its answer is "unavailable".
+    pub lookup_timeout: Duration,
+    /// How long a name look-up may take, all servers and repetitions together.
+    pub resolve_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head_bytes_max: 16 << 10,
+            headers_max: 64,
+            line_bytes_max: 8 << 10,
+            path_uris_max: 16,
+            uri_bytes_max: 1 << 10,
+            session_id_bytes_max: 128,
+            comment_bytes_max: 256,
+            message_id_bytes_max: 128,
+            queue_bytes_high: 256 << 10,
+            queue_bytes_low: 128 << 10,
+            flush_bytes_max: 128 << 10,
+            connections_max: 1 << 16,
+            transactions_per_peer_max: 4096,
+            lookups_waiting_max: 1024,
+            addresses_per_name_max: 16,
+            handshake_timeout: Duration::from_secs(10),
+            first_request_timeout: Duration::from_secs(30),
+            lookup_timeout: Duration::from_secs(5),
+            resolve_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// One row of the table: key, floor, ceiling, and where it is kept.
+struct Row<T>(&'static str, T, T, fn(&mut Limits) -> &mut T);
+
+/// Limits in octets. The floors of the head leave room for two relays' URIs and a digest.
+const SIZES: [Row<usize>; 9] = [
+    Row("head_bytes_max", 2 << 10, 1 << 20, |limits| {
+        &mut limits.head_bytes_max
+    }),
+    Row("line_bytes_max", 1 << 10, 1 << 20, |limits| {
+        &mut limits.line_bytes_max
+    }),
+    Row("uri_bytes_max", 256, 8 << 10, |limits| {
+        &mut limits.uri_bytes_max
+    }),
+    Row("session_id_bytes_max", 64, 1 << 10, |limits| {
+        &mut limits.session_id_bytes_max
+    }),
+    Row("comment_bytes_max", 64, 8 << 10, |limits| {
+        &mut limits.comment_bytes_max
+    }),
+    Row("message_id_bytes_max", 32, 1 << 10, |limits| {
+        &mut limits.message_id_bytes_max
+    }),
+    Row("queue_bytes_high", 32 << 10, 16 << 20, |limits| {
+        &mut limits.queue_bytes_high
+    }),
+    Row("queue_bytes_low", 16 << 10, 8 << 20, |limits| {
+        &mut limits.queue_bytes_low
+    }),
+    Row("flush_bytes_max", 16 << 10, 1 << 20, |limits| {
+        &mut limits.flush_bytes_max
+    }),
+];
+
+/// Limits that count things.
+const COUNTS: [Row<usize>; 6] = [
+    Row("headers_max", 16, 1024, |limits| &mut limits.headers_max),
+    Row("path_uris_max", 4, 128, |limits| &mut limits.path_uris_max),
+    Row("connections_max", 16, 4 << 20, |limits| {
+        &mut limits.connections_max
+    }),
+    Row("transactions_per_peer_max", 16, 1 << 20, |limits| {
+        &mut limits.transactions_per_peer_max
+    }),
+    Row("lookups_waiting_max", 16, 1 << 16, |limits| {
+        &mut limits.lookups_waiting_max
+    }),
+    Row("addresses_per_name_max", 1, 64, |limits| {
+        &mut limits.addresses_per_name_max
+    }),
+];
+
+/// Limits on time.
+const TIMES: [Row<Duration>; 4] = [
+    Row(
+        "handshake_timeout",
+        Duration::from_secs(1),
+        Duration::from_secs(60),
+        |limits| &mut limits.handshake_timeout,
+    ),
+    Row(
+        "first_request_timeout",
+        Duration::from_secs(1),
+        Duration::from_secs(600),
+        |limits| &mut limits.first_request_timeout,
+    ),
+    Row(
+        "lookup_timeout",
+        Duration::from_millis(100),
+        Duration::from_secs(60),
+        |limits| &mut limits.lookup_timeout,
+    ),
+    Row(
+        "resolve_timeout",
+        Duration::from_millis(100),
+        Duration::from_secs(60),
+        |limits| &mut limits.resolve_timeout,
+    ),
+];
+
+impl Limits {
+    /// The limits as the parser of frames wants them.
+    #[must_use]
+    pub fn parser(&self) -> ParserLimits {
+        ParserLimits {
+            head_bytes_max: self.head_bytes_max,
+            headers_max: self.headers_max,
+            line_bytes_max: self.line_bytes_max,
+            path_uris_max: self.path_uris_max,
+            uri_bytes_max: self.uri_bytes_max,
+            session_id_bytes_max: self.session_id_bytes_max,
+            comment_bytes_max: self.comment_bytes_max,
+            message_id_bytes_max: self.message_id_bytes_max,
+        }
+    }
+
+    pub(super) fn read(&mut self, section: &mut Section<'_>) {
+        for Row(key, floor, ceiling, slot) in SIZES {
+            let read = walk::bounded(walk::size, (floor, ceiling), walk::spell_size);
+            section.value(key, slot(self), read);
+        }
+        for Row(key, floor, ceiling, slot) in COUNTS {
+            let read = walk::bounded(walk::count, (floor, ceiling), |count| count.to_string());
+            section.value(key, slot(self), read);
+        }
+        for Row(key, floor, ceiling, slot) in TIMES {
+            let read = walk::bounded(walk::duration, (floor, ceiling), walk::spell_duration);
+            section.value(key, slot(self), read);
+        }
+        for key in [
+            "connections_per_address_max",
+            "unauthenticated_per_address_max",
+        ] {
+            section.unavailable(key, "remove it; connections_max bounds the whole process");
+        }
+        self.compare(section);
+    }
+
+    /// The limits that must agree with each other; one that is wrong by itself is not compared.
+    fn compare(&self, section: &mut Section<'_>) {
+        let sizes = [
+            (
+                "queue_bytes_low",
+                self.queue_bytes_low + 1,
+                "queue_bytes_high",
+                self.queue_bytes_high,
+            ),
+            (
+                "line_bytes_max",
+                self.line_bytes_max,
+                "head_bytes_max",
+                self.head_bytes_max,
+            ),
+            (
+                "uri_bytes_max",
+                self.uri_bytes_max,
+                "line_bytes_max",
+                self.line_bytes_max,
+            ),
+        ];
+        for (key, value, ceiling_key, ceiling) in sizes {
+            if value > ceiling {
+                ordered(section, key, ceiling_key, &walk::spell_size(ceiling));
+            }
+        }
+        if self.handshake_timeout > self.first_request_timeout {
+            let first = walk::spell_duration(self.first_request_timeout);
+            ordered(
+                section,
+                "handshake_timeout",
+                "first_request_timeout",
+                &first,
+            );
+        }
+    }
+}
+
+/// Reports that `key` does not stay below `ceiling_key`.
+fn ordered(section: &mut Section<'_>, key: &str, ceiling_key: &str, ceiling: &str) {
+    if !section.is_wrong(key) && !section.is_wrong(ceiling_key) {
+        let message =
+            format!("must stay below {ceiling_key} ({ceiling}): lower it or raise the other");
+        section.problem(key, message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The line of the sample that sets `key`.
+    fn sample_line(key: &str) -> &'static str {
+        let lines = include_str!("../../config.yaml.sample").lines();
+        let is_it = |line: &&str| {
+            line.trim_start()
+                .strip_prefix(key)
+                .is_some_and(|rest| rest.starts_with(':'))
+        };
+        lines.filter(is_it).next_back().unwrap_or_default()
+    }
+
+    #[test]
+    fn the_sample_names_every_limit_with_its_range() {
+        let sizes = SIZES.map(|Row(key, floor, ceiling, _)| {
+            (key, walk::spell_size(floor), walk::spell_size(ceiling))
+        });
+        let counts =
+            COUNTS.map(|Row(key, floor, ceiling, _)| (key, floor.to_string(), ceiling.to_string()));
+        let times = TIMES.map(|Row(key, floor, ceiling, _)| {
+            (
+                key,
+                walk::spell_duration(floor),
+                walk::spell_duration(ceiling),
+            )
+        });
+        for (key, floor, ceiling) in sizes.into_iter().chain(counts).chain(times) {
+            let range = format!("# {floor} to {ceiling}");
+            assert!(
+                sample_line(key).contains(&range),
+                "{key}: {range}: {}",
+                sample_line(key)
+            );
+        }
+    }
+
+    #[test]
+    fn defaults_are_within_their_ranges() {
+        let mut limits = Limits::default();
+        for Row(key, floor, ceiling, slot) in SIZES.into_iter().chain(COUNTS) {
+            assert!((floor..=ceiling).contains(slot(&mut limits)), "{key}");
+        }
+        for Row(key, floor, ceiling, slot) in TIMES {
+            assert!((floor..=ceiling).contains(slot(&mut limits)), "{key}");
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! The config as it was written: every key read, bounded and defaulted by itself.
+//!
+//! Invariant: all defaults are in `Raw::default` and what it names. Nothing here looks at another key's
+//! value (but for the limits that must be in order), at a file or at the machine: that is `accept`'s part.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use rustls_pki_types::ServerName;
+use serde_yaml::Value;
+
+use super::walk::{self, Problems, Section};
+use super::{
+    Dns, DnsServers, EndpointTls, Limits, Listen, Log, LogFormat, LogLevel, Methods, Outbound,
+    PlainPolicy, Sessions,
+};
+use crate::proto::digest::{Algorithm, Ha1};
+
+/// A config before its keys are compared with each other and with the machine.
+pub(super) struct Raw {
+    /// The file's name, for messages.
+    pub(super) origin: String,
+    /// What was wrong with single keys.
+    pub(super) problems: Problems,
+    pub(super) listen: Vec<Listen>,
+    pub(super) hostname: Option<String>,
+    pub(super) realm: Option<String>,
+    pub(super) domains: Option<Vec<String>>,
+    pub(super) certificates: Vec<RawPair>,
+    /// `None`: all that the process may use.
+    pub(super) cores: Option<Vec<usize>>,
+    pub(super) auth: RawAuth,
+    pub(super) sessions: Sessions,
+    pub(super) methods: Methods,
+    pub(super) outbound: Outbound,
+    /// `None`: the system's.
+    pub(super) ca: Option<PathBuf>,
+    pub(super) dns: Dns,
+    pub(super) limits: Limits,
+    pub(super) log: Log,
+}
+
+/// A certificate and its key, by path.
+pub(super) struct RawPair {
+    /// The key path of the section they were named in.
+    pub(super) at: String,
+    pub(super) certificate: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+}
+
+pub(super) struct RawAuth {
+    pub(super) algorithms: Vec<Algorithm>,
+    pub(super) challenge_lifetime: Duration,
+    pub(super) max_attempts: usize,
+    pub(super) log_failures: bool,
+    pub(super) insecure_plain: bool,
+    pub(super) users: Vec<RawUser>,
+}
+
+/// An account as written.
+#[derive(Default)]
+pub(super) struct RawUser {
+    /// The key path of the entry.
+    pub(super) at: String,
+    pub(super) user: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) ha1: Option<Ha1>,
+    pub(super) ha1_sha256: Option<Ha1>,
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self {
+            origin: String::new(),
+            problems: Problems::default(),
+            listen: vec![Listen {
+                address: SocketAddr::from(([0, 0, 0, 0], 2855)),
+                tls: true,
+            }],
+            hostname: None,
+            realm: None,
+            domains: None,
+            certificates: Vec::new(),
+            cores: None,
+            auth: RawAuth {
+                algorithms: vec![Algorithm::Md5],
+                challenge_lifetime: Duration::from_secs(15),
+                max_attempts: 3,
+                log_failures: false,
+                insecure_plain: false,
+                users: Vec::new(),
+            },
+            sessions: Sessions {
+                expires_min: Duration::from_secs(60),
+                expires_default: Duration::from_secs(600),
+                expires_max: Duration::from_secs(3600),
+                enforce_default: false,
+            },
+            methods: Methods { allow_other: true },
+            outbound: Outbound::default(),
+            ca: None,
+            dns: Dns {
+                servers: DnsServers::System,
+            },
+            limits: Limits::default(),
+            log: Log {
+                level: LogLevel::Info,
+                format: LogFormat::Text,
+            },
+        }
+    }
+}
+
+impl Raw {
+    /// Reads the document. A text that is no YAML at all is one problem and all defaults.
+    pub(super) fn read(text: &str, origin: &str) -> Self {
+        let mut raw = Self {
+            origin: origin.to_owned(),
+            ..Self::default()
+        };
+        let mut problems = Problems::default();
+        match serde_yaml::from_str::<Value>(text) {
+            Ok(document) => {
+                let mut root = Section::root(document, &mut problems);
+                raw.read_root(&mut root);
+                root.finish();
+            }
+            Err(error) => problems.add("", format!("not valid YAML: {error}: correct the line")),
+        }
+        raw.problems = problems;
+        raw
+    }
+
+    fn read_root(&mut self, root: &mut Section<'_>) {
+        self.read_listen(root);
+        root.optional("hostname", &mut self.hostname, host);
+        root.optional("realm", &mut self.realm, realm);
+        self.read_domains(root);
+        root.section("tls", |tls| self.read_tls(tls));
+        root.value("cores", &mut self.cores, cores);
+        root.section("auth", |auth| self.auth.read(auth));
+        root.section("sessions", |sessions| self.read_sessions(sessions));
+        root.section("methods", |methods| {
+            methods.value("allow_other", &mut self.methods.allow_other, walk::boolean);
+        });
+        root.section("outbound", |outbound| self.read_outbound(outbound));
+        root.section("dns", |dns| {
+            dns.value("servers", &mut self.dns.servers, dns_servers)
+        });
+        root.section("limits", |limits| self.limits.read(limits));
+        root.section("log", |log| self.read_log(log));
+        root.unavailable("drain_timeout", "remove it");
+        root.unavailable("metrics", "remove it");
+        root.unavailable("admin", "remove it");
+    }
+
+    fn read_listen(&mut self, root: &mut Section<'_>) {
+        let mut listen = Vec::new();
+        let given = root.sections("listen", |section| {
+            let (mut address, mut tls) = (None, true);
+            section.optional("address", &mut address, socket_address);
+            section.value("tls", &mut tls, walk::boolean);
+            match address {
+                Some(address) => listen.push(Listen { address, tls }),
+                None if section.is_wrong("address") => {}
+                None => section.problem("address", "is missing: write it as \"0.0.0.0:2855\""),
+            }
+        });
+        if given {
+            self.listen = listen;
+        }
+    }
+
+    fn read_domains(&mut self, root: &mut Section<'_>) {
+        let mut domains = Vec::new();
+        if root.list("domains", &mut domains, host) {
+            if domains.is_empty() && !root.is_wrong("domains") {
+                root.problem(
+                    "domains",
+                    "is empty, which would serve nobody: name a domain or remove the line",
+                );
+            }
+            self.domains = Some(domains);
+        }
+    }
+
+    fn read_tls(&mut self, tls: &mut Section<'_>) {
+        let mut single = RawPair {
+            at: tls.path().to_owned(),
+            certificate: None,
+            key: None,
+        };
+        single.read(tls);
+        let mut several = Vec::new();
+        let given = tls.sections("certificates", |section| {
+            let mut pair = RawPair {
+                at: section.path().to_owned(),
+                certificate: None,
+                key: None,
+            };
+            pair.read(section);
+            several.push(pair);
+        });
+        match (single.certificate.is_some() || single.key.is_some(), given) {
+            (true, true) => tls.problem(
+                "certificates",
+                "stands beside certificate and key: keep one of the two forms",
+            ),
+            (false, true) => self.certificates = several,
+            (_, false) => self.certificates = vec![single],
+        }
+        tls.unavailable(
+            "client_ca",
+            "remove it; peer relays are not asked for certificates yet",
+        );
+        let mut record_layer = ();
+        tls.value("record_layer", &mut record_layer, |value| {
+            match value.as_str() {
+                Some("rustls") => Ok(()),
+                Some("direct") => {
+                    Err("direct is not available in this version: write rustls".to_owned())
+                }
+                _ => Err("is not known here: write rustls".to_owned()),
+            }
+        });
+    }
+
+    fn read_sessions(&mut self, section: &mut Section<'_>) {
+        let expires = || walk::bounded(whole_seconds, EXPIRES_BOUNDS, walk::spell_duration);
+        let sessions = &mut self.sessions;
+        section.value("expires_min", &mut sessions.expires_min, expires());
+        section.value("expires_default", &mut sessions.expires_default, expires());
+        section.value("expires_max", &mut sessions.expires_max, expires());
+        section.value(
+            "enforce_default",
+            &mut sessions.enforce_default,
+            walk::boolean,
+        );
+    }
+
+    fn read_outbound(&mut self, section: &mut Section<'_>) {
+        let outbound = &mut self.outbound;
+        let endpoint_tls = [
+            ("encrypt-only", EndpointTls::EncryptOnly),
+            ("verify", EndpointTls::Verify),
+            ("refuse", EndpointTls::Refuse),
+        ];
+        section.value(
+            "endpoint_tls",
+            &mut outbound.endpoint_tls,
+            walk::word(&endpoint_tls),
+        );
+        let plain = [
+            ("refuse", PlainPolicy::Refuse),
+            ("allow", PlainPolicy::Allow),
+        ];
+        section.value("plain", &mut outbound.plain, walk::word(&plain));
+        section.value("ca", &mut self.ca, |value| {
+            walk::text(value).map(|ca| (ca != "system").then(|| PathBuf::from(ca)))
+        });
+        let bounds = (Duration::from_millis(100), Duration::from_secs(60));
+        let timeout = walk::bounded(walk::duration, bounds, walk::spell_duration);
+        section.value("connect_timeout", &mut outbound.connect_timeout, timeout);
+        section.list("allow", &mut outbound.allow, net);
+        section.list("deny", &mut outbound.deny, net);
+        section.unavailable(
+            "relays",
+            "remove it; every next hop that is a relay is verified by its certificate",
+        );
+    }
+
+    fn read_log(&mut self, section: &mut Section<'_>) {
+        let levels = [
+            ("error", LogLevel::Error),
+            ("warn", LogLevel::Warn),
+            ("info", LogLevel::Info),
+            ("debug", LogLevel::Debug),
+        ];
+        section.value("level", &mut self.log.level, walk::word(&levels));
+        let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+        section.value("format", &mut self.log.format, walk::word(&formats));
+    }
+}
+
+/// A day is far beyond any session; a second is for tests.
+const EXPIRES_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
+
+impl RawPair {
+    fn read(&mut self, section: &mut Section<'_>) {
+        let path = |value: &Value| walk::text(value).map(PathBuf::from);
+        section.optional("certificate", &mut self.certificate, path);
+        section.optional("key", &mut self.key, path);
+    }
+}
+
+impl RawAuth {
+    fn read(&mut self, section: &mut Section<'_>) {
+        section.value("backend", &mut (), |value| match value.as_str() {
+            Some("memory") => Ok(()),
+            Some(later @ ("sqlite" | "mysql")) => Err(format!(
+                "{later} is not available in this version: write memory"
+            )),
+            _ => Err("is not known here: write memory".to_owned()),
+        });
+        let algorithms = [("md5", Algorithm::Md5), ("sha-256", Algorithm::Sha256)];
+        if section.list("algorithms", &mut self.algorithms, walk::word(&algorithms)) {
+            self.order_algorithms(section);
+        }
+        let bounds = (Duration::from_secs(1), Duration::from_secs(300));
+        let lifetime = walk::bounded(walk::duration, bounds, walk::spell_duration);
+        section.value("challenge_lifetime", &mut self.challenge_lifetime, lifetime);
+        let attempts = walk::bounded(walk::count, (1, 100), |count| count.to_string());
+        section.value("max_attempts", &mut self.max_attempts, attempts);
+        section.value("log_failures", &mut self.log_failures, walk::boolean);
+        section.value("insecure_plain", &mut self.insecure_plain, walk::boolean);
+        section.section("memory", |memory| {
+            memory.sections("users", |section| self.users.push(RawUser::read(section)));
+        });
+        section.unavailable("sqlite", "remove it; accounts are under auth.memory");
+        section.unavailable("mysql", "remove it; accounts are under auth.memory");
+    }
+
+    /// Strongest first, MD5 last: clients take the first, or the last, that they know.
+    fn order_algorithms(&mut self, section: &mut Section<'_>) {
+        if self.algorithms.is_empty() && !section.is_wrong("algorithms") {
+            section.problem("algorithms", "is empty: write [md5]");
+        }
+        let offered = |algorithm| self.algorithms.contains(&algorithm);
+        let ordered = [Algorithm::Sha256, Algorithm::Md5]
+            .into_iter()
+            .filter(|algorithm| offered(*algorithm));
+        self.algorithms = ordered.collect();
+    }
+}
+
+impl RawUser {
+    fn read(section: &mut Section<'_>) -> Self {
+        let mut user = Self {
+            at: section.path().to_owned(),
+            ..Self::default()
+        };
+        section.optional("user", &mut user.user, walk::text);
+        section.optional("password", &mut user.password, walk::text);
+        section.optional("ha1", &mut user.ha1, ha1(Algorithm::Md5, 32));
+        section.optional(
+            "ha1_sha256",
+            &mut user.ha1_sha256,
+            ha1(Algorithm::Sha256, 64),
+        );
+        user
+    }
+}
+
+// -- readers of values with a meaning --------------------------------------------------------------
+
+fn socket_address(value: &Value) -> Result<SocketAddr, String> {
+    let text = walk::text(value)?;
+    text.parse().map_err(|_| {
+        format!(
+            "\"{text}\" is not an address and port: write it as \"0.0.0.0:2855\" or \"[::]:2855\""
+        )
+    })
+}
+
+/// A host name or IP literal, in lower case.
+fn host(value: &Value) -> Result<String, String> {
+    let text = walk::text(value)?;
+    match ServerName::try_from(text.as_str()) {
+        Ok(_) if !text.ends_with('.') => Ok(text.to_ascii_lowercase()),
+        _ => Err(format!(
+            "\"{text}\" is not a host name: write it as relay.example.com, without port or scheme"
+        )),
+    }
+}
+
+/// Text that can stand between quotes in a digest challenge as it is.
+fn realm(value: &Value) -> Result<String, String> {
+    let text = walk::text(value)?;
+    let plain = |octet: u8| matches!(octet, b' '..=b'~') && !matches!(octet, b'"' | b'\\');
+    match text.len() <= 255 && text.bytes().all(plain) {
+        true => Ok(text),
+        false => Err(
+            "is not fit for a realm: write up to 255 ASCII letters, without quotes and backslashes"
+                .to_owned(),
+        ),
+    }
+}
+
+fn cores(value: &Value) -> Result<Option<Vec<usize>>, String> {
+    let refused = || "is neither: write auto, or a list of CPU numbers such as [0, 1]".to_owned();
+    match value {
+        Value::String(text) if text == "auto" => Ok(None),
+        Value::Sequence(cpus) => cpus
+            .iter()
+            .map(|cpu| walk::count(cpu).map_err(|_| refused()))
+            .collect::<Result<_, _>>()
+            .map(Some),
+        _ => Err(refused()),
+    }
+}
+
+fn whole_seconds(value: &Value) -> Result<Duration, String> {
+    let duration = walk::duration(value)?;
+    match duration.subsec_nanos() {
+        0 => Ok(duration),
+        _ => Err(
+            "has a fraction of a second, which Expires cannot carry: write whole seconds"
+                .to_owned(),
+        ),
+    }
+}
+
+/// A range, or a single address as the range of itself.
+fn net(value: &Value) -> Result<IpNet, String> {
+    let text = walk::text(value)?;
+    let single = || text.parse::<IpAddr>().ok().map(IpNet::from);
+    text.parse::<IpNet>().ok().map(|net| net.trunc()).or_else(single).ok_or_else(|| {
+        format!("\"{text}\" is not an address range: write it as \"192.0.2.0/24\" or \"2001:db8::/32\"")
+    })
+}
+
+fn dns_servers(value: &Value) -> Result<DnsServers, String> {
+    const REMEDY: &str = "write system, or a list such as [\"192.0.2.53\"]";
+    match value {
+        Value::String(text) if text == "system" => Ok(DnsServers::System),
+        Value::Sequence(servers) if servers.is_empty() => Err(format!("is empty: {REMEDY}")),
+        Value::Sequence(servers) => servers
+            .iter()
+            .map(dns_server)
+            .collect::<Result<_, _>>()
+            .map(DnsServers::List),
+        _ => Err(format!("is neither: {REMEDY}")),
+    }
+}
+
+fn dns_server(value: &Value) -> Result<SocketAddr, String> {
+    let text = walk::text(value)?;
+    let with_port = || {
+        text.parse::<IpAddr>()
+            .ok()
+            .map(|address| SocketAddr::new(address, 53))
+    };
+    text.parse().ok().or_else(with_port).ok_or_else(|| {
+        format!("\"{text}\" is not a name server's address: write it as \"192.0.2.53\" or \"192.0.2.53:5353\"")
+    })
+}
+
+/// A hash in hexadecimal. The value is as good as a password: it is not repeated.
+fn ha1(algorithm: Algorithm, digits: usize) -> impl Fn(&Value) -> Result<Ha1, String> {
+    move |value| {
+        let read = Ha1::from_hex(&walk::text(value)?).filter(|ha1| ha1.algorithm() == algorithm);
+        read.ok_or_else(|| {
+            format!("is not {digits} hexadecimal digits: give the hash of user:realm:password")
+        })
+    }
+}
