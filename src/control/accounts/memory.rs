@@ -1,0 +1,84 @@
+//! The accounts that stand in the config itself.
+//!
+//! Invariant: at most one account for a user and domain, which [`Config`](crate::config::Config) promised.
+//! User names are compared octet by octet, domains without regard to case.
+
+use std::collections::HashMap;
+
+use super::{Answer, Secret};
+use crate::config::MemoryUser;
+
+/// All accounts, by domain and user.
+#[derive(Debug)]
+pub(in crate::control) struct Memory {
+    domains: HashMap<String, HashMap<String, Secret>>,
+}
+
+impl Memory {
+    pub(super) fn new(users: &[MemoryUser]) -> Self {
+        let mut domains: HashMap<String, HashMap<String, Secret>> = HashMap::new();
+        for MemoryUser {
+            user,
+            domain,
+            secret,
+        } in users
+        {
+            domains
+                .entry(domain.clone())
+                .or_default()
+                .insert(user.clone(), Secret::from(secret));
+        }
+        Self { domains }
+    }
+
+    pub(super) fn look_up(&self, user: &str, realm: &str) -> Answer {
+        let domain = self.domains.get(&realm.to_ascii_lowercase());
+        match domain.and_then(|users| users.get(user)) {
+            Some(secret) => Answer::Found(secret.clone()),
+            None => Answer::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::MemorySecret;
+
+    fn memory() -> Memory {
+        let user = |user: &str, domain: &str, password: &str| MemoryUser {
+            user: user.to_owned(),
+            domain: domain.to_owned(),
+            secret: MemorySecret::Password(password.to_owned()),
+        };
+        Memory::new(&[
+            user("alice", "example.com", "one"),
+            user("alice", "example.org", "two"),
+        ])
+    }
+
+    fn is_found(user: &str, realm: &str, expected: &str) -> bool {
+        matches!(memory().look_up(user, realm), Answer::Found(Secret::Password(password)) if password == expected)
+    }
+
+    #[test]
+    fn users_of_one_name_in_two_domains_are_two_users() {
+        assert!(is_found("alice", "example.com", "one"));
+        assert!(is_found("alice", "EXAMPLE.org", "two"));
+    }
+
+    #[test]
+    fn user_names_are_case_sensitive_and_nobody_else_is_known() {
+        for (user, realm) in [
+            ("Alice", "example.com"),
+            ("bob", "example.com"),
+            ("alice", "example.net"),
+            ("", ""),
+        ] {
+            assert!(
+                matches!(memory().look_up(user, realm), Answer::Unknown),
+                "{user}@{realm}"
+            );
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Host names to addresses, for what the relay dials.
+//!
+//! Invariants: an answer is never empty and never longer than `addresses_per_name_max`; every look-up ends
+//! within `resolve_timeout`; a name is always taken as complete, so the search list of the host the relay
+//! runs on cannot turn a client's `intranet` into an inside host. `localhost` and the hosts file are honoured.
+//! Must not know: which addresses may be dialled (that is judged afterwards). RFC 4976, section 5.2.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::Name;
+
+use crate::config::{DnsServers, Limits};
+
+/// Why a name has no addresses for us. Towards a client all of these look alike.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// The name does not exist, has no address, or cannot be a name.
+    #[error("there is no address for this name")]
+    NoAddress,
+    /// No server answered in time.
+    #[error("no name server answered in time")]
+    TimedOut,
+    /// Too many look-ups wait already, or the control thread has gone.
+    #[error("too many name look-ups are waiting")]
+    Busy,
+    /// A server refused or answered nonsense.
+    #[error("the name server failed: {0}")]
+    Failed(String),
+}
+
+/// The resolver and its bounds.
+pub(super) struct Resolver {
+    resolver: TokioResolver,
+    timeout: Duration,
+    addresses_max: usize,
+}
+
+impl Resolver {
+    /// Must be called within the control thread's runtime.
+    pub(super) fn new(servers: &DnsServers, limits: &Limits) -> Result<Self, NetError> {
+        let mut builder = match servers {
+            DnsServers::System => TokioResolver::builder_tokio()?,
+            DnsServers::List(servers) => {
+                let servers = servers.iter().copied().map(server).collect();
+                let config = ResolverConfig::from_parts(None, Vec::new(), servers);
+                TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+            }
+        };
+        let options = builder.options_mut();
+        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        // One repetition within the time that the caller grants.
+        options.attempts = 1;
+        options.timeout = limits.resolve_timeout / 2;
+        Ok(Self {
+            resolver: builder.build()?,
+            timeout: limits.resolve_timeout,
+            addresses_max: limits.addresses_per_name_max,
+        })
+    }
+
+    /// The addresses of `host`, IPv4 first.
+    pub(super) async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        if let Ok(address) = host.parse() {
+            return Ok(vec![address]);
+        }
+        let mut name = Name::from_ascii(host).map_err(|_| ResolveError::NoAddress)?;
+        name.set_fqdn(true);
+        if name.is_root() {
+            return Err(ResolveError::NoAddress);
+        }
+        let found = tokio::time::timeout(self.timeout, self.resolver.lookup_ip(name))
+            .await
+            .map_err(|_| ResolveError::TimedOut)?
+            .map_err(|error| explain(&error))?;
+        let addresses: Vec<_> = found.iter().take(self.addresses_max).collect();
+        if addresses.is_empty() {
+            Err(ResolveError::NoAddress)
+        } else {
+            Ok(addresses)
+        }
+    }
+}
+
+fn server(address: SocketAddr) -> NameServerConfig {
+    let mut server = NameServerConfig::udp_and_tcp(address.ip());
+    for connection in &mut server.connections {
+        connection.port = address.port();
+    }
+    server
+}
+
+fn explain(error: &NetError) -> ResolveError {
+    match error {
+        NetError::Timeout => ResolveError::TimedOut,
+        NetError::Busy => ResolveError::Busy,
+        error if error.is_nx_domain() || error.is_no_records_found() => ResolveError::NoAddress,
+        error => ResolveError::Failed(error.to_string()),
+    }
+}

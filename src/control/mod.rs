@@ -1,0 +1,297 @@
+//! The control plane: one thread for everything that may wait on something slow.
+//!
+//! Data cores ask through a [`ControlHandle`] and await the answer; they never block. Account and name
+//! look-ups have a queue each, so silent name servers cannot hold up an AUTH.
+//!
+//! Invariants: every request is answered, within its time-out and whatever happens: a full queue, a backend
+//! that panics and a thread that is gone all read as unavailable, never as "no such user". Both queues and
+//! the number of look-ups under way are bounded.
+//! Must not know: sessions, connections, what an answer is used for.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use async_channel::{Receiver, Sender};
+use core_affinity::CoreId;
+use hickory_resolver::net::NetError;
+use tokio::runtime::{self, Runtime};
+use tokio::sync::oneshot;
+use tokio::task::{JoinSet, LocalSet};
+
+use crate::config::Config;
+
+mod accounts;
+mod dns;
+
+use accounts::Accounts;
+pub use accounts::{Answer, Secret};
+pub use dns::ResolveError;
+use dns::Resolver;
+
+/// Look-ups under way at once, of each kind; the others wait in the queue.
+const RUNNING_MAX: usize = 256;
+
+/// The running control plane. Dropping it tells the thread to stop, without waiting.
+#[derive(Debug)]
+pub struct Control {
+    handle: ControlHandle,
+    /// Dropped to stop the thread.
+    stop: oneshot::Sender<()>,
+    /// Closed by the thread when it ends.
+    ended: mpsc::Receiver<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+/// Why the control plane did not start, or not stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// No thread, or no runtime on it.
+    #[error("the control thread cannot be started: {0}")]
+    Thread(#[source] std::io::Error),
+    /// The name servers are not known.
+    #[error(
+        "dns.servers: the system's resolver configuration cannot be used ({0}): list name servers there"
+    )]
+    Resolver(#[source] NetError),
+    /// The thread died.
+    #[error("the control thread died")]
+    Died,
+    /// The thread is still busy; it ends with the process.
+    #[error("the control thread did not stop in time")]
+    StillRunning,
+}
+
+impl Control {
+    /// Starts the thread, on a CPU that no data core uses if one is left over. To be called from a thread
+    /// that is not pinned: the new one inherits where it may run.
+    ///
+    /// # Errors
+    /// If there is no thread to be had, or no name server known.
+    pub fn start(config: &Config) -> Result<Self, ControlError> {
+        Self::start_with(config, Accounts::new(&config.auth.backend))
+    }
+
+    fn start_with(config: &Config, accounts: Accounts) -> Result<Self, ControlError> {
+        let waiting_max = config.limits.lookups_waiting_max;
+        let (look_up, look_ups) = async_channel::bounded(waiting_max);
+        let (resolve, resolves) = async_channel::bounded(waiting_max);
+        let (stop, stopped) = oneshot::channel();
+        let (end, ended) = mpsc::channel();
+        let (report, started) = mpsc::channel();
+
+        let (servers, limits) = (config.dns.servers.clone(), config.limits.clone());
+        let cpu = spare_cpu(&config.cores);
+        let queues = Queues {
+            look_ups: Draining(look_ups),
+            resolves: Draining(resolves),
+        };
+        let run = move || {
+            let _end = end;
+            if let Some(cpu) = cpu {
+                core_affinity::set_for_current(cpu);
+            }
+            match prepare(|| Resolver::new(&servers, &limits)) {
+                Ok((runtime, resolver)) => {
+                    let _ = report.send(Ok(()));
+                    let plane = Plane {
+                        accounts,
+                        resolver,
+                        lookup_timeout: limits.lookup_timeout,
+                    };
+                    plane.run(&runtime, queues, stopped);
+                }
+                Err(error) => {
+                    let _ = report.send(Err(error));
+                }
+            }
+        };
+        let thread = thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(run)
+            .map_err(ControlError::Thread)?;
+        started.recv().map_err(|_| ControlError::Died)??;
+        Ok(Self {
+            handle: ControlHandle { look_up, resolve },
+            stop,
+            ended,
+            thread,
+        })
+    }
+
+    /// What data cores ask through.
+    #[must_use]
+    pub fn handle(&self) -> ControlHandle {
+        self.handle.clone()
+    }
+
+    /// Stops the thread and waits for it, `patience` at most. Requests still waiting read as unavailable.
+    ///
+    /// # Errors
+    /// If the thread died of a panic or is still busy.
+    pub fn stop(self, patience: Duration) -> Result<(), ControlError> {
+        drop(self.stop);
+        match self.ended.recv_timeout(patience) {
+            Err(mpsc::RecvTimeoutError::Timeout) => Err(ControlError::StillRunning),
+            _ => self.thread.join().map_err(|_| ControlError::Died),
+        }
+    }
+}
+
+/// A CPU that is open to the process and holds no data core.
+fn spare_cpu(cores: &[usize]) -> Option<CoreId> {
+    let open = core_affinity::get_core_ids().unwrap_or_default();
+    open.into_iter().rev().find(|cpu| !cores.contains(&cpu.id))
+}
+
+/// The runtime, and the resolver made inside it.
+fn prepare(
+    resolver: impl FnOnce() -> Result<Resolver, NetError>,
+) -> Result<(Runtime, Resolver), ControlError> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(ControlError::Thread)?;
+    let entered = runtime.enter();
+    let resolver = resolver().map_err(ControlError::Resolver)?;
+    drop(entered);
+    Ok((runtime, resolver))
+}
+
+// -- the asking side -------------------------------------------------------------------------------
+
+/// Asks the control plane. Cheap to clone; its futures may be awaited on any executor.
+#[derive(Clone, Debug)]
+pub struct ControlHandle {
+    look_up: Sender<LookUp>,
+    resolve: Sender<Resolve>,
+}
+
+#[derive(Debug)]
+struct LookUp {
+    user: String,
+    realm: String,
+    reply: oneshot::Sender<Answer>,
+}
+
+#[derive(Debug)]
+struct Resolve {
+    host: String,
+    reply: oneshot::Sender<Result<Vec<IpAddr>, ResolveError>>,
+}
+
+impl ControlHandle {
+    /// Looks up the account that `user` names in `realm`.
+    pub async fn look_up(&self, user: String, realm: String) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        if self
+            .look_up
+            .try_send(LookUp { user, realm, reply })
+            .is_err()
+        {
+            return Answer::Unavailable;
+        }
+        answer.await.unwrap_or(Answer::Unavailable)
+    }
+
+    /// The addresses of `host`: at least one, IPv4 first, at most `limits.addresses_per_name_max`.
+    ///
+    /// # Errors
+    /// If there are none, or nobody says so in time.
+    pub async fn resolve(&self, host: String) -> Result<Vec<IpAddr>, ResolveError> {
+        let (reply, answer) = oneshot::channel();
+        if self.resolve.try_send(Resolve { host, reply }).is_err() {
+            return Err(ResolveError::Busy);
+        }
+        answer.await.unwrap_or(Err(ResolveError::Busy))
+    }
+}
+
+// -- the answering side ----------------------------------------------------------------------------
+
+/// The thread's ends of the queues.
+struct Queues {
+    look_ups: Draining<LookUp>,
+    resolves: Draining<Resolve>,
+}
+
+/// A queue that leaves nobody waiting: what is in it when its reader goes is dropped there and then, for
+/// the askers hold the other end, and their own requests would stay in it for ever.
+struct Draining<T>(Receiver<T>);
+
+impl<T> Drop for Draining<T> {
+    fn drop(&mut self) {
+        self.0.close();
+        while self.0.try_recv().is_ok() {}
+    }
+}
+
+/// Who answers.
+struct Plane {
+    accounts: Accounts,
+    resolver: Resolver,
+    lookup_timeout: Duration,
+}
+
+impl Plane {
+    fn run(self, runtime: &Runtime, queues: Queues, stopped: oneshot::Receiver<()>) {
+        let plane = Rc::new(self);
+        let looking_up = Rc::clone(&plane);
+        let look_ups = serve(queues.look_ups, move |request| {
+            Rc::clone(&looking_up).look_up(request)
+        });
+        let resolves = serve(queues.resolves, move |request| {
+            Rc::clone(&plane).resolve(request)
+        });
+        let until_stopped = async {
+            tokio::select! {
+                () = look_ups => {}
+                () = resolves => {}
+                // The sender is dropped, never used.
+                _ = stopped => {}
+            }
+        };
+        LocalSet::new().block_on(runtime, until_stopped);
+    }
+
+    async fn look_up(self: Rc<Self>, LookUp { user, realm, reply }: LookUp) {
+        let answer =
+            tokio::time::timeout(self.lookup_timeout, self.accounts.look_up(&user, &realm)).await;
+        // Who asked may be gone by now.
+        let _ = reply.send(answer.unwrap_or(Answer::Unavailable));
+    }
+
+    async fn resolve(self: Rc<Self>, Resolve { host, reply }: Resolve) {
+        let _ = reply.send(self.resolver.resolve(&host).await);
+    }
+}
+
+/// Answers each request of a queue in a task of its own, [`RUNNING_MAX`] at a time. A task that panics
+/// drops its reply, which the asker reads as unavailable; the others go on.
+async fn serve<R, F>(requests: Draining<R>, answer: impl Fn(R) -> F)
+where
+    F: Future<Output = ()> + 'static,
+{
+    let mut running = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(ended) = running.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "A look-up panicked");
+                }
+            }
+            request = requests.0.recv(), if running.len() < RUNNING_MAX => match request {
+                Ok(request) => {
+                    running.spawn_local(answer(request));
+                }
+                Err(_) => return,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! What the machine must grant before a core can start, checked while a clear line can still be printed.
+//!
+//! Owns the process's resource limits: raises what may be raised, and says what an operator must do about
+//! the rest. Must not know: the cores themselves.
+
+use std::fs;
+use std::io;
+
+use glommio::{GlommioError, LocalExecutorBuilder};
+use rlimit::{INFINITY, Resource};
+
+/// Locked memory that an executor's rings and registered buffers need.
+const MEMLOCK_PER_CORE: u64 = 512 << 10;
+
+/// One thing that keeps the relay from starting.
+#[derive(Debug, thiserror::Error)]
+pub enum PreflightError {
+    /// The kernel has io_uring, but not for us.
+    #[error(
+        "io_uring is switched off (kernel.io_uring_disabled = {0}): run `sysctl -w kernel.io_uring_disabled=0`, \
+         or with 1, add the relay's group to kernel.io_uring_group"
+    )]
+    IoUringDisabled(String),
+    /// No ring could be made.
+    #[error(
+        "io_uring does not work here ({0}): run on Linux 5.8 or later, and let the container's seccomp profile \
+         allow io_uring_setup, io_uring_enter and io_uring_register"
+    )]
+    IoUring(String),
+    /// The executors would not get their locked memory.
+    #[error(
+        "RLIMIT_MEMLOCK is {} KiB, but {cores} cores need {} KiB: set LimitMEMLOCK=infinity in the systemd unit, \
+         or run `ulimit -l {}` as root first",
+        limit >> 10, needed >> 10, needed >> 10
+    )]
+    MemLock {
+        /// The limit, already raised as far as it goes, in octets.
+        limit: u64,
+        /// What is needed, in octets.
+        needed: u64,
+        /// For how many cores.
+        cores: usize,
+    },
+    /// A limit could not be read or set.
+    #[error("{name} cannot be raised ({source}): set it in the systemd unit")]
+    Limit {
+        /// Which limit.
+        name: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Raises RLIMIT_NOFILE and RLIMIT_MEMLOCK as far as they go, then checks that `cores` executors can start.
+/// Returns the number of descriptors the process may have open.
+///
+/// # Errors
+/// Everything that is missing, not only the first of it.
+pub fn check(cores: usize) -> Result<u64, Vec<PreflightError>> {
+    let mut errors = Vec::new();
+    let descriptors = raise(Resource::NOFILE, "RLIMIT_NOFILE").unwrap_or_else(|error| {
+        errors.push(error);
+        0
+    });
+    let locked =
+        raise(Resource::MEMLOCK, "RLIMIT_MEMLOCK").and_then(|limit| enough_locked(limit, cores));
+    let probed = locked.and_then(|()| probe_io_uring());
+    errors.extend(probed.err());
+    if errors.is_empty() {
+        Ok(descriptors)
+    } else {
+        Err(errors)
+    }
+}
+
+/// Sets the soft limit to the hard one and returns it.
+fn raise(resource: Resource, name: &'static str) -> Result<u64, PreflightError> {
+    let wrapped = |source| PreflightError::Limit { name, source };
+    let (soft, hard) = resource.get().map_err(wrapped)?;
+    if soft < hard {
+        resource.set(hard, hard).map_err(wrapped)?;
+    }
+    Ok(hard)
+}
+
+fn enough_locked(limit: u64, cores: usize) -> Result<(), PreflightError> {
+    let needed = MEMLOCK_PER_CORE.saturating_mul(u64::try_from(cores).unwrap_or(u64::MAX));
+    if limit == INFINITY || limit >= needed {
+        Ok(())
+    } else {
+        Err(PreflightError::MemLock {
+            limit,
+            needed,
+            cores,
+        })
+    }
+}
+
+/// Makes one executor as the cores will, small, and lets it go again.
+fn probe_io_uring() -> Result<(), PreflightError> {
+    let explain = |error: GlommioError<()>| match disabled_by_sysctl() {
+        Some(setting) => PreflightError::IoUringDisabled(setting),
+        None => PreflightError::IoUring(error.to_string()),
+    };
+    let probe = LocalExecutorBuilder::default()
+        .name("probe")
+        .ring_depth(8)
+        .io_memory(64 << 10);
+    probe
+        .spawn(|| async {})
+        .map_err(explain)?
+        .join()
+        .map_err(explain)
+}
+
+fn disabled_by_sysctl() -> Option<String> {
+    let setting = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?;
+    Some(setting.trim().to_owned()).filter(|setting| setting != "0")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_little_locked_memory_is_told_with_its_remedy() {
+        let error = enough_locked(1 << 20, 3).unwrap_err().to_string();
+        assert!(
+            error.contains("1024 KiB, but 3 cores need 1536 KiB"),
+            "{error}"
+        );
+        assert!(
+            error.contains("LimitMEMLOCK=infinity") && error.contains("ulimit -l 1536"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn enough_locked_memory_is_enough() {
+        assert!(enough_locked(1 << 20, 2).is_ok());
+        assert!(enough_locked(INFINITY, 1000).is_ok());
+    }
+
+    #[test]
+    fn descriptors_are_raised_to_the_hard_limit() {
+        let raised = raise(Resource::NOFILE, "RLIMIT_NOFILE").unwrap();
+        assert_eq!(Resource::NOFILE.get().unwrap(), (raised, raised));
+    }
+}
