@@ -1,1 +1,141 @@
-fn main() {}
+//! The server's command line: flags in, library called, exit code out.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use msrprelay::config::{Backend, CaSource, Config, Listen};
+use msrprelay::runtime::preflight;
+use msrprelay::telemetry::Telemetry;
+
+/// Where the config is if nobody says otherwise.
+const CONFIG_PATH: &str = "/etc/msrprelay/config.yaml";
+
+const EXAMPLES: &str = "\
+Examples:
+  msrprelay                                  run with /etc/msrprelay/config.yaml
+  msrprelay --config ./relay.yaml            run with another config
+  msrprelay check-config ./relay.yaml        report everything that is wrong with it
+
+config.yaml.sample explains every key; scripts/gen-cert.sh makes a certificate to start with.
+Exit status: 0 if all is well, 1 if not, 2 for a wrong command line.";
+
+/// An MSRP relay (RFC 4976) for file transfer and chat between SIP clients behind NAT.
+#[derive(Parser)]
+#[command(name = "msrprelay", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    /// The config to run with.
+    #[arg(short, long, value_name = "FILE", default_value = CONFIG_PATH)]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Checks a config, and the files it names, without starting anything.
+    ///
+    /// Prints OK and a summary, or every problem on a line of its own.
+    CheckConfig {
+        /// The config to check.
+        #[arg(value_name = "FILE", default_value = CONFIG_PATH)]
+        file: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match &arguments.command {
+        Some(Command::CheckConfig { file }) => check_config(file),
+        None => load(&arguments.config).and_then(run_relay),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Reported) => ExitCode::FAILURE,
+    }
+}
+
+/// What went wrong is on standard error already, one line for each problem.
+struct Reported;
+
+fn report(problem: impl Display) -> Reported {
+    eprintln!("{problem}");
+    Reported
+}
+
+fn load(path: &Path) -> Result<Config, Reported> {
+    Config::load(path).map_err(report)
+}
+
+/// Runs until told to stop.
+fn run_relay(config: Config) -> Result<(), Reported> {
+    let _descriptors = preflight::check(config.cores.len()).map_err(|errors| {
+        errors
+            .iter()
+            .for_each(|error| eprintln!("msrprelay: {error}"));
+        Reported
+    })?;
+    let _telemetry = Telemetry::start(config.log)
+        .context("msrprelay: logging cannot start")
+        .map_err(|error| report(format!("{error:#}")))?;
+    for warning in &config.warnings {
+        tracing::warn!(warning, "The config deserves attention");
+    }
+    Ok(())
+}
+
+fn check_config(path: &Path) -> Result<(), Reported> {
+    let config = load(path)?;
+    println!("OK: {}", path.display());
+    for (what, value) in summary(&config) {
+        println!("  {what:<12} {value}");
+    }
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+    Ok(())
+}
+
+/// What an operator would want to see before a restart.
+fn summary(config: &Config) -> Vec<(&'static str, String)> {
+    let Backend::Memory(users) = &config.auth.backend;
+    let listen = |listen: &Listen| match listen.tls {
+        true => format!("{} (TLS)", listen.address),
+        false => format!("{} (plain)", listen.address),
+    };
+    let certificates = config.tls.certificates.iter().map(|pair| {
+        let path = pair.certificate_path.display();
+        format!("{path} for {}", pair.names.join(", "))
+    });
+    let realm = config.realm.as_deref();
+    let domains = config.domains.as_ref().map(|domains| domains.join(", "));
+    let ca = match &config.outbound.ca {
+        CaSource::System => "the system's".to_owned(),
+        CaSource::File { path, .. } => path.display().to_string(),
+    };
+    vec![
+        ("listen", joined(config.listen.iter().map(listen))),
+        ("hostname", config.hostname.clone()),
+        (
+            "realm",
+            realm.unwrap_or("the domain a client names").to_owned(),
+        ),
+        ("domains", domains.unwrap_or_else(|| "any".to_owned())),
+        ("certificates", joined(certificates)),
+        ("cores", joined(config.cores.iter().map(usize::to_string))),
+        ("accounts", format!("{} in memory", users.len())),
+        ("trusted CAs", ca),
+    ]
+}
+
+/// The items of a summary line.
+fn joined(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<_> = items.collect();
+    if items.is_empty() {
+        "none".to_owned()
+    } else {
+        items.join(", ")
+    }
+}
