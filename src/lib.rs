@@ -5,3 +5,4 @@ pub mod control;
 pub mod proto;
 pub mod relay;
 pub mod runtime;
+pub mod telemetry;

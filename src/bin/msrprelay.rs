@@ -7,8 +7,11 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use msrprelay::config::{Backend, CaSource, Config, Listen};
+use msrprelay::runtime::boot::Server;
 use msrprelay::runtime::preflight;
 use msrprelay::telemetry::Telemetry;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 /// Where the config is if nobody says otherwise.
 const CONFIG_PATH: &str = "/etc/msrprelay/config.yaml";
@@ -29,6 +32,11 @@ struct Arguments {
     /// The config to run with.
     #[arg(short, long, value_name = "FILE", default_value = CONFIG_PATH)]
     config: PathBuf,
+    /// Once ready, write the addresses listened on to FILE, one per line.
+    ///
+    /// For scripts that let the kernel choose the port (`address: "127.0.0.1:0"`).
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -49,7 +57,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.command {
         Some(Command::CheckConfig { file }) => check_config(file),
-        None => load(&arguments.config).and_then(run_relay),
+        None => load(&arguments.config).and_then(|config| run_relay(config, arguments.ready_file.as_deref())),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,7 +78,7 @@ fn load(path: &Path) -> Result<Config, Reported> {
 }
 
 /// Runs until told to stop.
-fn run_relay(config: Config) -> Result<(), Reported> {
+fn run_relay(config: Config, ready_file: Option<&Path>) -> Result<(), Reported> {
     let _descriptors = preflight::check(config.cores.len()).map_err(|errors| {
         errors
             .iter()
@@ -83,7 +91,39 @@ fn run_relay(config: Config) -> Result<(), Reported> {
     for warning in &config.warnings {
         tracing::warn!(warning, "The config deserves attention");
     }
+    // From here on a signal stops the relay in order instead of ending the process at once.
+    let mut signals = Signals::new([SIGTERM, SIGINT])
+        .map_err(|error| report(format!("msrprelay: cannot wait for signals: {error}")))?;
+    let server = Server::start(config).map_err(|error| report(format!("msrprelay: {error}")))?;
+    for (address, tls) in server.addresses() {
+        tracing::info!(%address, tls, "Listening");
+    }
+    if let Some(file) = ready_file {
+        announce(&server, file).map_err(|error| report(format!("msrprelay: {}: {error}", file.display())))?;
+    }
+    if let Some(signal) = signals.forever().next() {
+        tracing::info!(signal, "Stopping");
+    }
+    let counters = server.stop();
+    for (core, counters) in counters.iter().enumerate() {
+        tracing::info!(
+            core,
+            sessions = counters.sessions_opened,
+            bytes = counters.body_bytes_out,
+            links_local = counters.links_local,
+            links_split = counters.links_split,
+            "Core stopped"
+        );
+    }
     Ok(())
+}
+
+/// Writes the addresses to a file that appears complete or not at all.
+fn announce(server: &Server, file: &Path) -> std::io::Result<()> {
+    let addresses = server.addresses().iter().map(|(address, _)| format!("{address}\n"));
+    let unfinished = file.with_extension("unfinished");
+    std::fs::write(&unfinished, addresses.collect::<String>())?;
+    std::fs::rename(&unfinished, file)
 }
 
 fn check_config(path: &Path) -> Result<(), Reported> {

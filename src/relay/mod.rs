@@ -401,6 +401,13 @@ pub struct Stats {
     pub parcels: u64,
 }
 
+impl Stats {
+    /// Sessions open now.
+    pub fn sessions_open(&self) -> u64 {
+        self.sessions_opened - self.sessions_closed
+    }
+}
+
 /// How many entries the tables hold: zero everywhere when all is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TableSizes {
@@ -615,6 +622,11 @@ impl Relay {
             unanswered: self.peers.values().map(|p| p.unanswered.len()).sum(),
             octets_queued: self.peers.values().map(|p| p.outstanding).sum(),
         }
+    }
+
+    /// How many cores there are, this one included.
+    pub fn cores(&self) -> usize {
+        self.core.cores.len()
     }
 
     /// Which core this is.

@@ -1,10 +1,16 @@
-<<<<<<< HEAD
-//! Does what the relay decided: the only code that touches sockets, TLS and the executor.
+//! What does: sockets, TLS, executors, the clock. The only code on glommio, but for the client tool.
+//!
+//! One core is one pinned executor that owns its connections and its [`Relay`](crate::relay::Relay);
+//! nothing is shared between cores but bounded queues of plain data. [`boot`] starts and supervises
+//! them.
 
-pub mod sock;
-pub mod tls;
-=======
-//! Does what `relay` decides: the code on glommio.
-
+pub mod boot;
+mod conn;
+mod core;
+mod dial;
+mod log;
+mod mesh;
 pub mod preflight;
->>>>>>> 4565ee7 (Add the control plane and the checks before boot)
+pub mod sock;
+mod tasks;
+pub mod tls;

@@ -1,0 +1,405 @@
+//! Starting, supervising and stopping the cores.
+//!
+//! Invariants: every listening socket belongs to a core and outlives it, so that connections that
+//! arrive while a core is started again wait instead of being refused; the cores know each other's
+//! present life and nothing older; a core that dies takes nobody with it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_channel::{Receiver, Sender};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+
+use super::core::{self, CoreEnd, CorePlan};
+use super::mesh::{Parcel, inbox};
+use super::sock::{ListenError, Listeners};
+use super::tls::{Identity, Roots, TlsSetup, TlsSetupError};
+use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy};
+use crate::control::{Control, ControlError};
+use crate::relay::{self, CoreId, Settings, Transport};
+use crate::telemetry::{Counters, Snapshot};
+
+/// Connections that may wait to be accepted, per core and address.
+const BACKLOG: u16 = 4096;
+/// IO, timers and wakes from other threads are looked at this often while a task stays runnable; the
+/// engine's own default is 100 ms.
+const PREEMPT: Duration = Duration::from_millis(1);
+/// Memory the engine registers with the kernel per executor; nothing here uses it.
+const IO_MEMORY: usize = 64 << 10;
+/// A core that has died rests this long at first, then twice as long each time, ...
+const RESTART_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// ... but never longer than this.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// A core that lived this long starts with a clean record.
+const RESTART_FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+/// How long the control plane may take to end.
+const CONTROL_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why the relay could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
+    /// The control plane cannot start.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// An executor cannot start.
+    #[error("core {index} on CPU {cpu}: {reason}")]
+    Core {
+        /// Position of the core.
+        index: usize,
+        /// The CPU it was to be pinned to.
+        cpu: usize,
+        /// What the engine said.
+        reason: String,
+    },
+    /// The operating system refuses something.
+    #[error("{what}: {source}")]
+    System {
+        /// What was asked of it.
+        what: &'static str,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What the supervisor is told.
+#[derive(Debug)]
+enum BootEvent {
+    /// A core's thread has ended.
+    CoreEnded(usize),
+    /// Stop everything.
+    Stop,
+    /// Make a core panic.
+    Crash(usize),
+}
+
+/// A running relay: its cores, its control plane, its supervisor.
+#[derive(Debug)]
+pub struct Server {
+    addresses: Vec<(SocketAddr, bool)>,
+    counters: Vec<Arc<Counters>>,
+    events: Sender<BootEvent>,
+    supervisor: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts a relay. On return it listens and every core is up.
+    ///
+    /// # Errors
+    /// [`BootError`] says what an operator must change.
+    pub fn start(config: Config) -> Result<Self, BootError> {
+        let control = Control::start(&config)?;
+        let tls = tls_setup(&config)?;
+        let count = NonZeroUsize::new(config.cores.len()).unwrap_or(NonZeroUsize::MIN);
+        let listeners = listen(&config, count)?;
+        let addresses = listeners.iter().map(|(l, secure)| (l.address(), *secure)).collect();
+        let (events, inbox) = async_channel::bounded(64);
+        let mut supervisor = Supervisor::new(config, control, tls, listeners, (events.clone(), inbox));
+        let counters = supervisor.counters.clone();
+        for index in 0..count.get() {
+            supervisor.start_core(index)?;
+        }
+        let thread = std::thread::Builder::new()
+            .name("supervisor".to_owned())
+            .spawn(move || supervisor.run())
+            .map_err(|source| BootError::System { what: "starting the supervisor", source })?;
+        Ok(Self { addresses, counters, events, supervisor: Some(thread) })
+    }
+
+    /// The addresses listened on, with the ports the kernel chose where 0 was asked for, and whether
+    /// they speak TLS.
+    pub fn addresses(&self) -> &[(SocketAddr, bool)] {
+        &self.addresses
+    }
+
+    /// What each core has counted; at most a quarter of a second old.
+    pub fn counters(&self) -> Vec<Snapshot> {
+        self.counters.iter().map(|c| c.snapshot()).collect()
+    }
+
+    /// Makes a core panic, for tests of what happens then.
+    #[doc(hidden)]
+    pub fn crash_core(&self, index: usize) {
+        let _ = self.events.send_blocking(BootEvent::Crash(index));
+    }
+
+    /// Stops accepting, closes every connection in order, ends the cores. Returns what they counted.
+    pub fn stop(mut self) -> Vec<Snapshot> {
+        self.end();
+        self.counters()
+    }
+
+    fn end(&mut self) {
+        let _ = self.events.send_blocking(BootEvent::Stop);
+        if let Some(thread) = self.supervisor.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("The supervisor died");
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn tls_setup(config: &Config) -> Result<TlsSetup, BootError> {
+    let identities = config.tls.certificates.iter().map(|pair| Identity {
+        chain: pair.chain.clone(),
+        key: pair.key.clone_key(),
+        names: pair.names.clone(),
+    });
+    let roots = match &config.outbound.ca {
+        CaSource::System => Roots::System,
+        CaSource::File { certificates, .. } => Roots::Certificates(certificates.clone()),
+    };
+    Ok(TlsSetup::new(identities.collect(), &roots)?)
+}
+
+fn listen(config: &Config, cores: NonZeroUsize) -> Result<Vec<(Listeners, bool)>, BootError> {
+    let bind = |listen: &crate::config::Listen| Ok((Listeners::bind(listen.address, cores, BACKLOG)?, listen.tls));
+    config.listen.iter().map(bind).collect()
+}
+
+/// Owns the cores' threads; runs on a thread of its own.
+struct Supervisor {
+    cores: Vec<RunningCore>,
+    cpus: Vec<usize>,
+    settings: Settings,
+    limits: Limits,
+    outbound: Arc<Outbound>,
+    tls: TlsSetup,
+    control: Control,
+    counters: Vec<Arc<Counters>>,
+    listeners: Vec<(Listeners, bool)>,
+    log_failures: bool,
+    events: Sender<BootEvent>,
+    inbox: Receiver<BootEvent>,
+}
+
+/// One core's present life.
+struct RunningCore {
+    incarnation: u16,
+    inbox: Option<Sender<Parcel>>,
+    thread: Option<ExecutorJoinHandle<CoreEnd>>,
+    started: Instant,
+    pause: Duration,
+}
+
+impl Supervisor {
+    fn new(
+        config: Config,
+        control: Control,
+        tls: TlsSetup,
+        listeners: Vec<(Listeners, bool)>,
+        (events, inbox): (Sender<BootEvent>, Receiver<BootEvent>),
+    ) -> Self {
+        let ports = listeners.iter().map(|(l, _)| l.address().port()).collect();
+        let dead = |_| RunningCore {
+            incarnation: 0,
+            inbox: None,
+            thread: None,
+            started: Instant::now(),
+            pause: RESTART_PAUSE_MIN,
+        };
+        Self {
+            cores: config.cores.iter().map(dead).collect(),
+            counters: config.cores.iter().map(|_| Arc::default()).collect(),
+            settings: settings(&config, ports),
+            cpus: config.cores,
+            limits: config.limits,
+            outbound: Arc::new(config.outbound),
+            log_failures: config.auth.log_failures,
+            tls,
+            control,
+            listeners,
+            events,
+            inbox,
+        }
+    }
+
+    /// Starts a core in its present incarnation and introduces it and the others to each other.
+    fn start_core(&mut self, index: usize) -> Result<(), BootError> {
+        let (Some(&cpu), Some(counters)) = (self.cpus.get(index), self.counters.get(index)) else { return Ok(()) };
+        let (sender, receiver) = inbox();
+        let id = self.id(index);
+        let plan = CorePlan {
+            id,
+            listeners: self.listeners_of(index)?,
+            settings: self.settings.clone(),
+            limits: self.limits.clone(),
+            outbound: Arc::clone(&self.outbound),
+            tls: self.tls.clone(),
+            control: self.control.handle(),
+            counters: Arc::clone(counters),
+            inbox: receiver,
+            log_failures: self.log_failures,
+            seed: seed()?,
+        };
+        let farewell = Farewell(index, self.events.clone());
+        let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
+            .name(&format!("core-{index}"))
+            .io_memory(IO_MEMORY)
+            .preempt_timer(PREEMPT)
+            .spawn(move || async move {
+                let _farewell = farewell;
+                core::run(plan).await
+            })
+            .map_err(|error| BootError::Core { index, cpu, reason: error.to_string() })?;
+        self.introduce(index, &sender);
+        if let Some(core) = self.cores.get_mut(index) {
+            core.inbox = Some(sender);
+            core.thread = Some(thread);
+            core.started = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn id(&self, index: usize) -> CoreId {
+        let incarnation = self.cores.get(index).map_or(0, |core| core.incarnation);
+        CoreId { index: u16::try_from(index).unwrap_or(u16::MAX), incarnation }
+    }
+
+    fn listeners_of(&self, index: usize) -> Result<Vec<(socket2::Socket, Transport)>, BootError> {
+        let of_core = |(listeners, secure): &(Listeners, bool)| {
+            let socket = listeners.for_core(index)?;
+            Ok((socket, Transport { secure: *secure, port: listeners.address().port() }))
+        };
+        let all: io::Result<Vec<_>> = self.listeners.iter().map(of_core).collect();
+        all.map_err(|source| BootError::System { what: "duplicating a listening socket", source })
+    }
+
+    /// Tells the newcomer of all others, and all others of the newcomer.
+    fn introduce(&self, newcomer: usize, inbox: &Sender<Parcel>) {
+        for (index, other) in self.cores.iter().enumerate() {
+            if let Some(theirs) = other.inbox.as_ref().filter(|_| index != newcomer) {
+                let _ = inbox.send_blocking(Parcel::CoreUp { core: self.id(index), inbox: theirs.clone() });
+                let _ = theirs.send_blocking(Parcel::CoreUp { core: self.id(newcomer), inbox: inbox.clone() });
+            }
+        }
+    }
+
+    /// Watches over the cores until told to stop.
+    fn run(mut self) {
+        while let Ok(event) = self.inbox.recv_blocking() {
+            match event {
+                BootEvent::CoreEnded(index) => self.restart(index),
+                BootEvent::Crash(index) => self.tell(index, Parcel::Panic),
+                BootEvent::Stop => break,
+            }
+        }
+        self.stop();
+    }
+
+    fn tell(&self, index: usize, parcel: Parcel) {
+        if let Some(inbox) = self.cores.get(index).and_then(|core| core.inbox.as_ref()) {
+            let _ = inbox.send_blocking(parcel);
+        }
+    }
+
+    /// A core has died: the others end what they had with it, then it begins a new life.
+    fn restart(&mut self, index: usize) {
+        let gone = self.id(index);
+        let Some(core) = self.cores.get_mut(index) else { return };
+        core.inbox = None;
+        let why = match core.thread.take().map(ExecutorJoinHandle::join) {
+            Some(Ok(CoreEnd::Panicked(message))) => message,
+            Some(Err(error)) => error.to_string(),
+            Some(Ok(CoreEnd::Stopped)) | None => "stopped".to_owned(),
+        };
+        if core.started.elapsed() > RESTART_FORGIVEN_AFTER {
+            core.pause = RESTART_PAUSE_MIN;
+        }
+        let pause = core.pause;
+        core.pause = (pause * 2).min(RESTART_PAUSE_MAX);
+        core.incarnation = core.incarnation.wrapping_add(1);
+        tracing::error!(core = index, reason = why, pause_ms = pause.as_millis(), "Core died; starting it again");
+        for other in (0..self.cores.len()).filter(|other| *other != index) {
+            self.tell(other, Parcel::CoreDown { core: gone });
+        }
+        std::thread::sleep(pause);
+        match self.start_core(index) {
+            Ok(()) => self.counters.iter().skip(index).take(1).for_each(|c| c.core_restarts.add(1)),
+            Err(error) => {
+                tracing::error!(core = index, reason = %error, "Core cannot be started again; trying once more");
+                let _ = self.events.try_send(BootEvent::CoreEnded(index));
+            }
+        }
+    }
+
+    fn stop(mut self) {
+        for (listeners, _) in &self.listeners {
+            listeners.stop();
+        }
+        for index in 0..self.cores.len() {
+            self.tell(index, Parcel::Stop);
+        }
+        for thread in self.cores.iter_mut().filter_map(|core| core.thread.take()) {
+            if let Err(error) = thread.join() {
+                tracing::error!(reason = %error, "A core died while stopping");
+            }
+        }
+        if let Err(error) = self.control.stop(CONTROL_STOP_TIMEOUT) {
+            tracing::warn!(reason = %error, "The control plane did not stop in order");
+        }
+    }
+}
+
+/// Says that a core's thread has ended, however it ends.
+struct Farewell(usize, Sender<BootEvent>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        // The supervisor may be gone already, or stopping, which needs no word.
+        let _ = self.1.try_send(BootEvent::CoreEnded(self.0));
+    }
+}
+
+fn seed() -> Result<[u8; 32], BootError> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| BootError::System {
+        what: "asking the system for randomness",
+        source: io::Error::other(error.to_string()),
+    })?;
+    Ok(seed)
+}
+
+/// What the relay needs of the config.
+fn settings(config: &Config, ports: Vec<u16>) -> Settings {
+    let limits = &config.limits;
+    Settings {
+        hostname: config.hostname.clone(),
+        realm: config.realm.clone(),
+        domains: config.domains.clone(),
+        ports,
+        cores: u16::try_from(config.cores.len()).unwrap_or(u16::MAX),
+        algorithms: config.auth.algorithms.clone(),
+        challenge_lifetime: config.auth.challenge_lifetime,
+        attempts_max: config.auth.max_attempts,
+        insecure_plain: config.auth.insecure_plain,
+        expires_seconds_min: config.sessions.expires_min.as_secs(),
+        expires_seconds_default: config.sessions.expires_default.as_secs(),
+        expires_seconds_max: config.sessions.expires_max.as_secs(),
+        enforce_default: config.sessions.enforce_default,
+        allow_other_methods: config.methods.allow_other,
+        dial_plain: config.outbound.plain == PlainPolicy::Allow,
+        limits: relay::Limits {
+            queue_octets_high: limits.queue_bytes_high,
+            queue_octets_low: limits.queue_bytes_low,
+            flush_octets_max: limits.flush_bytes_max,
+            peers_max: limits.connections_max.div_ceil(config.cores.len().max(1)),
+            transactions_per_peer_max: limits.transactions_per_peer_max,
+        },
+    }
+}

@@ -1,0 +1,384 @@
+//! One connection: octets in to the relay, octets out from it.
+//!
+//! Two tasks share it. The reader waits without holding a buffer, decrypts, parses, and feeds the
+//! relay all that one read brought in one go. The writer sleeps until the relay has something, takes
+//! one flush of it at a time and writes it in one piece.
+//!
+//! Invariants: at most one flush is out of the relay's hands; what is held for a connection is bounded
+//! by that flush and the relay's queues; the relay hears of the end of a connection once, and only then
+//! is its slot free. RFC 4976, 6.2 and 6.5.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_lite::future;
+use glommio::timer::Timer;
+
+use super::core::Shared;
+use super::sock::Socket;
+use super::tasks::Event;
+use super::tls::TlsConn;
+use crate::proto::parser::{ParseError, Parser, Piece};
+use crate::relay::{Input, PeerKey, WriteState};
+
+/// How long a peer may take to close its side after we have closed ours.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection that is to be closed may take to accept what is still queued for it.
+const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the tasks of a connection share with the core.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) key: PeerKey,
+    socket: Socket,
+    tls: Option<RefCell<Box<TlsConn>>>,
+    /// Handshake, alerts, key updates: what TLS itself has to send.
+    tls_out: RefCell<Vec<u8>>,
+    address: SocketAddr,
+    /// We dialled it, and the relay has not yet heard that it is up.
+    dialling: Cell<bool>,
+    /// Frames can be sent and received.
+    up: Cell<bool>,
+    /// When TLS must have got as far as its keys, then when the first request must have come.
+    deadline: Cell<Option<Instant>>,
+    paused: Cell<bool>,
+    resumed: Event,
+    closing: Cell<bool>,
+    stop_reading: Event,
+    pub(crate) writable: Event,
+    lost: Cell<bool>,
+}
+
+/// Why reading ended.
+enum ReadEnd {
+    /// The peer closed, or the connection broke.
+    Gone(String),
+    /// We are closing it.
+    Closing,
+    /// TLS failed; an alert is waiting to be sent.
+    Tls(String),
+    /// Frames cannot be told apart any more.
+    Unparseable(ParseError),
+    /// The handshake or the first request did not come in time.
+    TooSlow(&'static str),
+}
+
+impl Conn {
+    pub(crate) fn new(key: PeerKey, socket: Socket, address: SocketAddr, tls: Option<TlsConn>, dialling: bool) -> Self {
+        Self {
+            key,
+            socket,
+            tls: tls.map(|tls| RefCell::new(Box::new(tls))),
+            tls_out: RefCell::new(Vec::new()),
+            address,
+            dialling: Cell::new(dialling),
+            up: Cell::new(false),
+            deadline: Cell::new(None),
+            paused: Cell::new(false),
+            resumed: Event::default(),
+            closing: Cell::new(false),
+            stop_reading: Event::default(),
+            writable: Event::default(),
+            lost: Cell::new(false),
+        }
+    }
+
+    /// Starts the two tasks.
+    pub(crate) fn start(self: Rc<Self>, shared: &Rc<Shared>) {
+        self.deadline.set(Some(Instant::now() + shared.limits.handshake_timeout));
+        shared.counters.connections_open.add(1);
+        let (conn, core) = (Rc::clone(&self), Rc::clone(shared));
+        shared.tasks.spawn(async move { conn.write_loop(&core).await });
+        let core = Rc::clone(shared);
+        shared.tasks.spawn(async move { self.read(&core).await });
+    }
+
+    /// Back-pressure, on or off.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.paused.set(paused);
+        if !paused {
+            self.resumed.notify();
+        }
+    }
+
+    /// Reads no more; what is queued is written, then the connection closes.
+    pub(crate) fn close(&self) {
+        self.closing.set(true);
+        self.stop_reading.notify();
+        self.writable.notify();
+    }
+
+    // -- reading -------------------------------------------------------------------------------
+
+    async fn read(self: Rc<Self>, shared: &Rc<Shared>) {
+        let end = self.read_loop(shared).await;
+        let (peer, address) = (self.key, self.address);
+        match end {
+            ReadEnd::Closing => return,
+            ReadEnd::Gone(why) => tracing::debug!(?peer, %address, reason = why, "Connection gone"),
+            ReadEnd::TooSlow(what) => tracing::debug!(?peer, %address, reason = what, "Connection too slow"),
+            ReadEnd::Tls(error) => {
+                shared.counters.tls_failures.add(1);
+                tracing::debug!(?peer, %address, reason = error, "TLS failed");
+                // The alert tells the peer why; nobody waits for it to arrive.
+                let alert = std::mem::take(&mut *self.tls_out.borrow_mut());
+                let _ = future::or(self.socket.write_all(&alert), late(CLOSE_TIMEOUT)).await;
+            }
+            ReadEnd::Unparseable(error) => {
+                tracing::debug!(?peer, %address, reason = %error, "Input cannot be parsed");
+                shared.feed([Input::Unparseable { peer }]);
+                return;
+            }
+        }
+        self.lose(shared);
+    }
+
+    /// Receives until the connection ends, one way or another.
+    async fn read_loop(&self, shared: &Rc<Shared>) -> ReadEnd {
+        let mut parser = Parser::new(shared.limits.parser());
+        // Octets of TLS records, and of frames, that are not complete yet.
+        let (mut records, mut rest) = (Vec::new(), Vec::new());
+        if let Err(end) = self.begin(shared) {
+            return end;
+        }
+        loop {
+            while self.paused.get() && !self.closing.get() {
+                future::or(self.resumed.wait(), self.stop_reading.wait()).await;
+            }
+            if self.closing.get() {
+                return ReadEnd::Closing;
+            }
+            let received = self.socket.read_with(&shared.scratch, &mut records, |octets| {
+                let (used, plain) = self.decrypt(octets, std::mem::take(&mut rest));
+                (used, plain)
+            });
+            let stopped = async {
+                self.stop_reading.wait().await;
+                None
+            };
+            let received = future::or(self.in_time(async { Some(received.await) }), stopped).await;
+            let plain = match received {
+                None if self.closing.get() => return ReadEnd::Closing,
+                None => return ReadEnd::TooSlow(self.late_for()),
+                Some(Err(error)) => return ReadEnd::Gone(error.to_string()),
+                Some(Ok(None)) => return ReadEnd::Gone("end of stream".to_owned()),
+                Some(Ok(Some(Err(error)))) => return ReadEnd::Tls(error),
+                Some(Ok(Some(Ok(plain)))) => plain,
+            };
+            self.after_receive(shared);
+            match self.parse(shared, &mut parser, plain) {
+                Ok(left) => rest = left,
+                Err(error) => return ReadEnd::Unparseable(error),
+            }
+            if self.peer_closed() {
+                return ReadEnd::Gone("closed by the peer".to_owned());
+            }
+            glommio::executor().yield_if_needed().await;
+        }
+    }
+
+    /// Sends a client's first flight; a plain connection is up at once.
+    fn begin(&self, shared: &Rc<Shared>) -> Result<(), ReadEnd> {
+        let client = self.dialling.get() && self.tls.is_some();
+        if client && let (_, Err(error)) = self.decrypt(&mut [], Vec::new()) {
+            return Err(ReadEnd::Tls(error));
+        }
+        self.after_receive(shared);
+        Ok(())
+    }
+
+    /// Octets as received become octets as sent by the peer, behind the `rest` that was left over.
+    fn decrypt(&self, octets: &mut [u8], rest: Vec<u8>) -> (usize, Result<Vec<u8>, String>) {
+        let mut plain = rest;
+        plain.reserve_exact(octets.len());
+        match &self.tls {
+            None => {
+                plain.extend_from_slice(octets);
+                (octets.len(), Ok(plain))
+            }
+            Some(tls) => match tls.borrow_mut().receive(octets, &mut plain, &mut self.tls_out.borrow_mut()) {
+                Ok(used) => (used, Ok(plain)),
+                Err(error) => (octets.len(), Err(error.to_string())),
+            },
+        }
+    }
+
+    /// TLS may have something to send, and may have just become ready.
+    fn after_receive(&self, shared: &Rc<Shared>) {
+        if !self.tls_out.borrow().is_empty() {
+            self.writable.notify();
+        }
+        let ready = self.tls.as_ref().is_none_or(|tls| tls.borrow().handshake_done());
+        if !ready || self.up.replace(true) {
+            return;
+        }
+        shared.counters.tls_handshakes.add(u64::from(self.tls.is_some()));
+        if self.dialling.take() {
+            self.deadline.set(None);
+            tracing::debug!(peer = ?self.key, address = %self.address, "Connected");
+            shared.feed([Input::Connected { peer: self.key }]);
+        } else {
+            self.deadline.set(Some(Instant::now() + shared.limits.first_request_timeout));
+        }
+    }
+
+    /// Cuts what was received into pieces and feeds them to the relay in one go. Returns what is left.
+    fn parse(&self, shared: &Rc<Shared>, parser: &mut Parser, plain: Vec<u8>) -> Result<Vec<u8>, ParseError> {
+        let peer = self.key;
+        let octets = Bytes::from(plain);
+        let mut at = 0;
+        let mut failure = None;
+        shared.feed_with(|relay, now, fx| {
+            loop {
+                let step = match parser.step(octets.get(at..).unwrap_or_default()) {
+                    Ok(Some(step)) => step,
+                    Ok(None) => break,
+                    Err(error) => {
+                        failure = Some(error);
+                        break;
+                    }
+                };
+                let input = match step.piece {
+                    Piece::Head(head) => Input::Head { peer, head, octets: octets.slice(at..at + step.consumed) },
+                    Piece::Body(range) => Input::Body { peer, octets: octets.slice(at + range.start..at + range.end) },
+                    Piece::End(flag) => Input::End { peer, flag },
+                };
+                at += step.consumed;
+                relay.handle(now, input, fx);
+            }
+        });
+        if at > 0 {
+            self.deadline.set(None);
+        }
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(octets.get(at..).unwrap_or_default().to_vec()),
+        }
+    }
+
+    /// Waits for `received` no longer than the handshake, or the first request, may take.
+    async fn in_time<T>(&self, received: impl Future<Output = Option<T>>) -> Option<T> {
+        match self.deadline.get() {
+            None => received.await,
+            Some(deadline) => {
+                let too_late = async {
+                    Timer::new(deadline.saturating_duration_since(Instant::now())).await;
+                    None
+                };
+                future::or(received, too_late).await
+            }
+        }
+    }
+
+    fn late_for(&self) -> &'static str {
+        if self.up.get() {
+            "no request in limits.first_request_timeout"
+        } else {
+            "handshake not complete in limits.handshake_timeout"
+        }
+    }
+
+    fn peer_closed(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.borrow().peer_closed())
+    }
+
+    // -- writing -------------------------------------------------------------------------------
+
+    async fn write_loop(self: Rc<Self>, shared: &Rc<Shared>) {
+        loop {
+            self.writable.wait().await;
+            loop {
+                if self.lost.get() {
+                    return;
+                }
+                let mut out = shared.buffers.take();
+                let state = self.next_flush(shared, &mut out);
+                let empty = out.is_empty();
+                let written = self.write_flush(&out).await;
+                shared.buffers.give(out);
+                if let Err(error) = written {
+                    tracing::debug!(peer = ?self.key, address = %self.address, reason = %error, "Connection gone");
+                    return self.lose(shared);
+                }
+                if state == WriteState::Finished {
+                    return self.finish(shared).await;
+                }
+                if empty {
+                    break;
+                }
+                glommio::executor().yield_if_needed().await;
+            }
+        }
+    }
+
+    /// Fills `out` with what may be sent now: first what TLS has to say, then one flush of the relay's.
+    fn next_flush(&self, shared: &Rc<Shared>, out: &mut Vec<u8>) -> WriteState {
+        out.append(&mut self.tls_out.borrow_mut());
+        let Some(tls) = &self.tls else {
+            return shared.next_flush(self.key, |plain| out.extend_from_slice(plain));
+        };
+        if !self.up.get() {
+            return if self.closing.get() { WriteState::Finished } else { WriteState::Open };
+        }
+        shared.next_flush(self.key, |plain| {
+            if let Err(error) = tls.borrow_mut().encrypt(plain, out) {
+                tracing::warn!(peer = ?self.key, reason = %error, "Cannot encrypt");
+                self.stop_reading.notify();
+                self.closing.set(true);
+            }
+        })
+    }
+
+    /// A connection that is being closed gets so long to take the last flush, and no longer.
+    async fn write_flush(&self, out: &[u8]) -> std::io::Result<()> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        let too_late = async {
+            loop {
+                Timer::new(LAST_FLUSH_TIMEOUT).await;
+                if self.closing.get() {
+                    return Err(std::io::ErrorKind::TimedOut.into());
+                }
+            }
+        };
+        future::or(self.socket.write_all(out), too_late).await
+    }
+
+    /// Everything is written: close in order, so that no tail is cut off by a reset.
+    async fn finish(&self, shared: &Rc<Shared>) {
+        let mut farewell = Vec::new();
+        if let Some(tls) = &self.tls {
+            tls.borrow_mut().close_notify(&mut farewell);
+        }
+        let said = future::or(self.socket.write_all(&farewell), late(CLOSE_TIMEOUT)).await;
+        if said.is_ok() {
+            self.socket.close_gracefully(&shared.scratch, CLOSE_TIMEOUT).await;
+        }
+        self.lose(shared);
+    }
+
+    /// The connection is over: told to the relay once.
+    fn lose(&self, shared: &Rc<Shared>) {
+        if self.lost.replace(true) {
+            return;
+        }
+        // Whichever task is still waiting sees the end.
+        let _ = self.socket.shutdown_both();
+        self.closing.set(true);
+        self.stop_reading.notify();
+        self.writable.notify();
+        shared.counters.connections_open.sub(1);
+        shared.forget(self.key);
+        let peer = self.key;
+        shared.feed([if self.dialling.get() { Input::DialFailed { peer } } else { Input::Lost { peer } }]);
+    }
+}
+
+async fn late(after: Duration) -> std::io::Result<()> {
+    Timer::new(after).await;
+    Err(std::io::ErrorKind::TimedOut.into())
+}

@@ -1,0 +1,386 @@
+//! One core: a pinned executor, the connections it owns, its relay.
+//!
+//! Invariants: the [`Relay`] is borrowed in [`Shared::feed_with`] and [`Shared::next_flush`] alone,
+//! never across an await; everything that may wait on something slow is asked of the control plane;
+//! every task is held by [`Tasks`]; a core whose task panics ends in order, its connections closed and
+//! its listeners free for the next life.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_channel::Receiver;
+use futures_lite::future;
+use glommio::timer::Timer;
+
+use super::conn::Conn;
+use super::log;
+use super::mesh::{Mesh, Parcel};
+use super::sock::{AcceptError, Acceptor, Socket};
+use super::tasks::{Event, Tasks};
+use super::tls::{TlsConn, TlsSetup};
+use crate::config::{Limits, Outbound};
+use crate::control::{Answer, ControlHandle};
+use crate::proto::digest::Algorithm;
+use crate::relay::{
+    CloseReason, CoreId, Effect, Effects, Input, LookUpAnswer, LookUpTicket, OutBatch, PeerKey,
+    Relay, Settings, Stats, Transport, WriteState,
+};
+use crate::telemetry::Counters;
+
+/// How often counters are published and deadlines looked at.
+const TICK: Duration = Duration::from_millis(250);
+/// One read: large enough that several TLS records come with one system call, small enough to stay
+/// in cache.
+const READ_OCTETS: usize = 64 << 10;
+/// An incomplete TLS record that waits in front of the next read.
+const RECORD_OCTETS_MAX: usize = (16 << 10) + 512;
+/// Write buffers kept for reuse.
+const BUFFERS_KEPT: usize = 16;
+/// How long a core that stops waits for its connections to take what is queued for them.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long accepting rests when the process has no descriptor or memory left.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Everything a core is made from; crosses into its thread.
+pub(crate) struct CorePlan {
+    pub(crate) id: CoreId,
+    pub(crate) listeners: Vec<(socket2::Socket, Transport)>,
+    pub(crate) settings: Settings,
+    pub(crate) limits: Limits,
+    pub(crate) outbound: Arc<Outbound>,
+    pub(crate) tls: TlsSetup,
+    pub(crate) control: ControlHandle,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) inbox: Receiver<Parcel>,
+    pub(crate) log_failures: bool,
+    pub(crate) seed: [u8; 32],
+}
+
+/// How a core ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum CoreEnd {
+    /// It was told to stop.
+    Stopped,
+    /// One of its tasks panicked.
+    Panicked(String),
+}
+
+/// What the tasks of a core share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    relay: RefCell<Relay>,
+    effects: RefCell<Effects>,
+    batch: RefCell<OutBatch>,
+    gathered: RefCell<Vec<u8>>,
+    conns: RefCell<HashMap<PeerKey, Rc<Conn>>>,
+    published: RefCell<Stats>,
+    pub(crate) scratch: RefCell<Vec<u8>>,
+    pub(crate) buffers: Buffers,
+    pub(crate) tasks: Rc<Tasks>,
+    pub(crate) limits: Limits,
+    pub(crate) outbound: Arc<Outbound>,
+    pub(crate) tls: TlsSetup,
+    pub(crate) control: ControlHandle,
+    pub(crate) counters: Arc<Counters>,
+    mesh: Mesh,
+    log_failures: bool,
+    emptied: Event,
+}
+
+/// Write buffers, lent for as long as a write takes; idle connections hold none.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers(RefCell<Vec<Vec<u8>>>);
+
+impl Buffers {
+    pub(crate) fn take(&self) -> Vec<u8> {
+        self.0.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give(&self, mut buffer: Vec<u8>) {
+        let mut kept = self.0.borrow_mut();
+        if kept.len() < BUFFERS_KEPT {
+            buffer.clear();
+            kept.push(buffer);
+        }
+    }
+}
+
+/// Runs a core until it is told to stop or one of its tasks panics.
+pub(crate) async fn run(plan: CorePlan) -> CoreEnd {
+    let (inbox, listeners) = (plan.inbox.clone(), Shared::take_listeners(&plan));
+    let shared = Rc::new(Shared::new(plan));
+    for (listener, transport) in listeners {
+        let core = Rc::clone(&shared);
+        shared.tasks.spawn(async move { core.accept(listener, transport).await });
+    }
+    for index in 0..shared.cores() {
+        let core = Rc::clone(&shared);
+        shared.tasks.spawn(async move {
+            if let Some(outbox) = core.mesh.outbox(index) {
+                outbox.flush().await;
+            }
+        });
+    }
+    let core = Rc::clone(&shared);
+    shared.tasks.spawn(async move { core.tick().await });
+
+    let panicked = async { CoreEnd::Panicked(shared.tasks.failed().await) };
+    let stopped = async {
+        shared.read_inbox(&inbox).await;
+        shared.close_all().await;
+        CoreEnd::Stopped
+    };
+    let end = future::or(panicked, stopped).await;
+    shared.tasks.cancel_all().await;
+    shared.end();
+    end
+}
+
+impl Shared {
+    fn new(plan: CorePlan) -> Self {
+        let cores = usize::from(plan.settings.cores);
+        Self {
+            relay: RefCell::new(Relay::new(plan.id, plan.settings, plan.seed, Instant::now())),
+            effects: RefCell::default(),
+            batch: RefCell::default(),
+            gathered: RefCell::default(),
+            conns: RefCell::default(),
+            published: RefCell::default(),
+            scratch: RefCell::new(vec![0; READ_OCTETS + RECORD_OCTETS_MAX]),
+            buffers: Buffers::default(),
+            tasks: Rc::default(),
+            limits: plan.limits,
+            outbound: plan.outbound,
+            tls: plan.tls,
+            control: plan.control,
+            counters: plan.counters,
+            mesh: Mesh::new(cores),
+            log_failures: plan.log_failures,
+            emptied: Event::default(),
+        }
+    }
+
+    fn take_listeners(plan: &CorePlan) -> Vec<(Acceptor, Transport)> {
+        let duplicates = plan.listeners.iter().filter_map(|(socket, transport)| Some((socket.try_clone().ok()?, *transport)));
+        duplicates.map(|(socket, transport)| (Acceptor::new(socket), transport)).collect()
+    }
+
+    fn cores(&self) -> usize {
+        self.relay.borrow().cores()
+    }
+
+    // -- feeding the relay -----------------------------------------------------------------------
+
+    /// Tells the relay what happened and does what it asks for.
+    pub(crate) fn feed(self: &Rc<Self>, inputs: impl IntoIterator<Item = Input>) {
+        self.feed_with(|relay, now, fx| {
+            for input in inputs {
+                relay.handle(now, input, fx);
+            }
+        });
+    }
+
+    /// The same, for what can only be said piece by piece.
+    pub(crate) fn feed_with(self: &Rc<Self>, feed: impl FnOnce(&mut Relay, Instant, &mut Effects)) {
+        let mut fx = self.effects.take();
+        feed(&mut self.relay.borrow_mut(), Instant::now(), &mut fx);
+        self.apply(fx);
+    }
+
+    /// Hands one flush of what a connection may be sent to `write`, in one piece.
+    pub(crate) fn next_flush(self: &Rc<Self>, peer: PeerKey, write: impl FnOnce(&[u8])) -> WriteState {
+        let mut fx = self.effects.take();
+        let mut batch = self.batch.borrow_mut();
+        let state = self.relay.borrow_mut().poll_write(Instant::now(), peer, &mut batch, &mut fx);
+        if !batch.is_empty() {
+            let mut gathered = self.gathered.borrow_mut();
+            gathered.clear();
+            batch.parts().for_each(|part| gathered.extend_from_slice(part));
+            write(&gathered);
+        }
+        batch.clear();
+        drop(batch);
+        self.apply(fx);
+        state
+    }
+
+    fn apply(self: &Rc<Self>, mut fx: Effects) {
+        for (core, messages) in fx.parcels.drain(..) {
+            self.mesh.send(core, messages);
+        }
+        for effect in fx.list.drain(..) {
+            self.apply_one(effect);
+        }
+        // Kept for its memory; an effect that fed the relay again has left a list of its own.
+        *self.effects.borrow_mut() = fx;
+    }
+
+    fn apply_one(self: &Rc<Self>, effect: Effect) {
+        match effect {
+            Effect::Wake(peer) => self.with_conn(peer, |conn| conn.writable.notify()),
+            Effect::Pause(peer) => self.with_conn(peer, |conn| conn.set_paused(true)),
+            Effect::Resume(peer) => self.with_conn(peer, |conn| conn.set_paused(false)),
+            Effect::Close { peer, reason } => self.close(peer, reason),
+            Effect::Connect { peer, target } => {
+                let core = Rc::clone(self);
+                self.tasks.spawn(async move { core.dial(peer, target).await });
+            }
+            Effect::LookUp { ticket, user, realm, algorithm } => {
+                let core = Rc::clone(self);
+                self.tasks.spawn(async move { core.look_up(ticket, user, realm, algorithm).await });
+            }
+            Effect::Event(event) => log::event(&event, self.log_failures),
+        }
+    }
+
+    // -- connections -----------------------------------------------------------------------------
+
+    fn with_conn(&self, peer: PeerKey, act: impl FnOnce(&Conn)) {
+        if let Some(conn) = self.conns.borrow().get(&peer) {
+            act(conn);
+        }
+    }
+
+    fn close(self: &Rc<Self>, peer: PeerKey, reason: CloseReason) {
+        tracing::debug!(?peer, reason = reason.as_str(), "Closing connection");
+        let conn = self.conns.borrow().get(&peer).map(Rc::clone);
+        match conn {
+            Some(conn) => conn.close(),
+            // Still being dialled: there is nothing to close, and the dial will find nobody.
+            None => self.feed([Input::Lost { peer }]),
+        }
+    }
+
+    /// Takes charge of a connection.
+    pub(crate) fn adopt(self: &Rc<Self>, conn: Conn) {
+        let conn = Rc::new(conn);
+        self.conns.borrow_mut().insert(conn.key, Rc::clone(&conn));
+        conn.start(self);
+    }
+
+    /// The connection is over; its tasks hold it for as long as they need it.
+    pub(crate) fn forget(&self, peer: PeerKey) {
+        self.conns.borrow_mut().remove(&peer);
+        if self.conns.borrow().is_empty() {
+            self.emptied.notify();
+        }
+    }
+
+    async fn accept(self: &Rc<Self>, listener: Acceptor, transport: Transport) {
+        loop {
+            match listener.accept().await {
+                Ok((socket, address)) => self.accepted(socket, address, transport),
+                Err(AcceptError::Stopped) => return,
+                Err(AcceptError::Exhausted(error)) => {
+                    tracing::warn!(reason = %error, "Cannot accept connections for now; raise LimitNOFILE");
+                    Timer::new(EXHAUSTED_PAUSE).await;
+                }
+                Err(AcceptError::Failed(error)) => {
+                    tracing::error!(reason = %error, port = transport.port, "Cannot accept connections any more");
+                    return;
+                }
+            }
+            glommio::executor().yield_if_needed().await;
+        }
+    }
+
+    fn accepted(self: &Rc<Self>, socket: Socket, address: SocketAddr, transport: Transport) {
+        self.counters.connections_accepted.add(1);
+        let tls = match transport.secure.then(|| TlsConn::server(Arc::clone(&self.tls.server))).transpose() {
+            Ok(tls) => tls,
+            Err(error) => {
+                tracing::error!(reason = %error, "Cannot begin TLS");
+                return;
+            }
+        };
+        let Some(peer) = self.relay.borrow_mut().accept(transport) else {
+            tracing::warn!(%address, "Connection refused: limits.connections_max is reached");
+            return;
+        };
+        self.adopt(Conn::new(peer, socket, address, tls, false));
+    }
+
+    // -- what waits ------------------------------------------------------------------------------
+
+    async fn look_up(self: &Rc<Self>, ticket: LookUpTicket, user: String, realm: String, algorithm: Algorithm) {
+        let answer = match self.control.look_up(user.clone(), realm.clone()).await {
+            Answer::Found(secret) => {
+                secret.ha1(&user, &realm, algorithm).map_or(LookUpAnswer::Unknown, LookUpAnswer::Found)
+            }
+            Answer::Unknown => LookUpAnswer::Unknown,
+            Answer::Unavailable => LookUpAnswer::Unavailable,
+        };
+        self.feed([Input::LookedUp { ticket, answer }]);
+    }
+
+    async fn tick(self: &Rc<Self>) {
+        loop {
+            Timer::new(TICK).await;
+            let due = self.relay.borrow().next_deadline().is_some_and(|at| at <= Instant::now());
+            if due {
+                self.feed([Input::Tick]);
+            }
+            self.publish();
+        }
+    }
+
+    /// Empties the inbox until the core is told to stop.
+    async fn read_inbox(self: &Rc<Self>, inbox: &Receiver<Parcel>) {
+        while let Ok(parcel) = inbox.recv().await {
+            match parcel {
+                Parcel::Messages(messages) => self.feed(messages.into_iter().map(Input::Message)),
+                Parcel::CoreUp { core, inbox } => {
+                    self.mesh.core_up(core, inbox);
+                    self.feed([Input::CoreChanged { index: core.index, running: Some(core.incarnation) }]);
+                }
+                Parcel::CoreDown { core } => {
+                    self.mesh.core_down(core);
+                    self.feed([Input::CoreChanged { index: core.index, running: None }]);
+                }
+                Parcel::Stop => return,
+                Parcel::Panic => self.tasks.spawn(async { crash() }),
+            }
+        }
+    }
+
+    /// Closes every connection in order, as far as the peers let us in time.
+    async fn close_all(self: &Rc<Self>) {
+        let conns: Vec<_> = self.conns.borrow().values().map(Rc::clone).collect();
+        conns.iter().for_each(|conn| conn.close());
+        let emptied = async {
+            while !self.conns.borrow().is_empty() {
+                self.emptied.wait().await;
+            }
+        };
+        let late = async {
+            Timer::new(STOP_TIMEOUT).await;
+        };
+        future::or(emptied, late).await;
+        self.publish();
+    }
+
+    /// The core is over: whatever it still counts as open is not.
+    fn end(&self) {
+        self.publish();
+        let open = self.conns.borrow_mut().drain().count() as u64;
+        self.counters.connections_open.sub(open);
+        let sessions = self.published.borrow().sessions_open();
+        self.counters.sessions_open.sub(sessions);
+    }
+
+    fn publish(&self) {
+        let stats = *self.relay.borrow().stats();
+        let before = self.published.replace(stats);
+        log::publish(&self.counters, &before, &stats);
+    }
+}
+
+/// A panic on purpose: what a test sends to see a core die.
+#[expect(clippy::panic, reason = "the point of it")]
+fn crash() {
+    panic!("told to panic");
+}

@@ -1,0 +1,81 @@
+//! Connecting out to a next hop (RFC 4976, 6.4; norms S2 and S3).
+//!
+//! Names are resolved on the control plane; every address is judged by the egress policy after DNS,
+//! and the address that was judged is the one connected to. Towards the client every failure is the
+//! same 408; the log tells them apart.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustls_pki_types::ServerName;
+
+use super::conn::Conn;
+use super::core::Shared;
+use super::sock::Socket;
+use super::tls::{TlsConn, TlsError};
+use crate::config::EndpointTls;
+use crate::control::ResolveError;
+use crate::relay::{Input, PeerKey, Target};
+
+/// Why a next hop could not be reached.
+#[derive(Debug, thiserror::Error)]
+enum DialError {
+    #[error("no address: {0}")]
+    Resolve(#[from] ResolveError),
+    #[error("egress policy forbids {0}; outbound.allow may permit it")]
+    Forbidden(IpAddr),
+    #[error("outbound.endpoint_tls is refuse")]
+    EndpointTlsRefused,
+    #[error("not a name for TLS")]
+    Name,
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("{0}: {1}")]
+    Connect(SocketAddr, #[source] std::io::Error),
+}
+
+impl Shared {
+    /// Opens the connection that the relay asked for.
+    pub(crate) async fn dial(self: &Rc<Self>, peer: PeerKey, target: Target) {
+        match self.connect(peer, &target).await {
+            Ok(conn) => self.adopt(conn),
+            Err(error) => {
+                tracing::info!(?peer, host = target.host, port = target.port, reason = %error, "Cannot connect");
+                self.feed([Input::DialFailed { peer }]);
+            }
+        }
+    }
+
+    async fn connect(&self, peer: PeerKey, target: &Target) -> Result<Conn, DialError> {
+        let tls = target.secure.then(|| self.client_tls(target)).transpose()?;
+        let addresses = match target.host.parse::<IpAddr>() {
+            Ok(address) => vec![address],
+            Err(_) => self.control.resolve(target.host.clone()).await?,
+        };
+        let mut failure = None;
+        for ip in addresses {
+            if !self.outbound.permits(ip) {
+                failure = Some(DialError::Forbidden(ip));
+                continue;
+            }
+            let address = SocketAddr::new(ip, target.port);
+            match Socket::connect(address, self.outbound.connect_timeout).await {
+                Ok(socket) => return Ok(Conn::new(peer, socket, address, tls, true)),
+                Err(error) => failure = Some(DialError::Connect(address, error)),
+            }
+        }
+        Err(failure.unwrap_or(DialError::Resolve(ResolveError::NoAddress)))
+    }
+
+    /// A relay must prove its name, whatever the policy for endpoints; those are usually self-signed.
+    fn client_tls(&self, target: &Target) -> Result<TlsConn, DialError> {
+        let config = match (target.relay, self.outbound.endpoint_tls) {
+            (true, _) | (false, EndpointTls::Verify) => &self.tls.client_verify,
+            (false, EndpointTls::EncryptOnly) => &self.tls.client_encrypt_only,
+            (false, EndpointTls::Refuse) => return Err(DialError::EndpointTlsRefused),
+        };
+        let name = ServerName::try_from(target.host.clone()).map_err(|_| DialError::Name)?;
+        Ok(TlsConn::client(Arc::clone(config), name)?)
+    }
+}

@@ -1,0 +1,119 @@
+//! What may cross cores: parcels of plain data, through one bounded queue into each core.
+//!
+//! Invariants: only owned `Send` values cross; order is kept between any two cores; the task that
+//! empties a core's inbox never waits for another core's (two would deadlock): it hands parcels to the
+//! outbox, and one flusher per core does the waiting. An outbox is bounded by what fills it: body
+//! octets by the senders' credit, everything else by the tables of sessions and transactions.
+
+use std::cell::{Cell, RefCell};
+
+use async_channel::{Receiver, Sender, TrySendError};
+
+use super::tasks::Event;
+use crate::relay::{CoreId, Message};
+
+/// Batches an inbox holds before the outboxes of the other cores begin to fill.
+const INBOX_BATCHES_MAX: usize = 256;
+
+/// One delivery to a core.
+#[derive(Debug)]
+pub(crate) enum Parcel {
+    /// Steps for the core's relay, from another core.
+    Messages(Vec<Message>),
+    /// Another core has started; this is its inbox.
+    CoreUp { core: CoreId, inbox: Sender<Parcel> },
+    /// Another core is gone.
+    CoreDown { core: CoreId },
+    /// Close everything in order and end.
+    Stop,
+    /// Fail: how a test sees what a panic does.
+    Panic,
+}
+
+/// A core's way in.
+pub(crate) fn inbox() -> (Sender<Parcel>, Receiver<Parcel>) {
+    async_channel::bounded(INBOX_BATCHES_MAX)
+}
+
+/// The ways from one core to the others.
+#[derive(Debug)]
+pub(crate) struct Mesh {
+    outboxes: Vec<Outbox>,
+}
+
+/// What is under way to one other core.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    inbox: RefCell<Option<(CoreId, Sender<Parcel>)>>,
+    waiting: RefCell<Vec<Message>>,
+    /// The flusher holds messages that are not yet in the inbox: nothing may overtake them.
+    flushing: Cell<bool>,
+    ready: Event,
+}
+
+impl Mesh {
+    pub(crate) fn new(cores: usize) -> Self {
+        Self { outboxes: (0..cores).map(|_| Outbox::default()).collect() }
+    }
+
+    pub(crate) fn outbox(&self, index: usize) -> Option<&Outbox> {
+        self.outboxes.get(index)
+    }
+
+    pub(crate) fn core_up(&self, core: CoreId, inbox: Sender<Parcel>) {
+        if let Some(outbox) = self.outboxes.get(usize::from(core.index)) {
+            outbox.waiting.borrow_mut().clear();
+            *outbox.inbox.borrow_mut() = Some((core, inbox));
+        }
+    }
+
+    pub(crate) fn core_down(&self, core: CoreId) {
+        if let Some(outbox) = self.outboxes.get(usize::from(core.index)) {
+            outbox.inbox.borrow_mut().take_if(|(there, _)| *there == core);
+            outbox.waiting.borrow_mut().clear();
+        }
+    }
+
+    /// Sends what one turn of the relay produced. What is for a life of a core that is over is dropped:
+    /// that core's end has been, or will be, told to the relay.
+    pub(crate) fn send(&self, to: CoreId, messages: Vec<Message>) {
+        let Some(outbox) = self.outboxes.get(usize::from(to.index)) else { return };
+        let Some((there, inbox)) = outbox.inbox.borrow().clone() else { return };
+        if there != to {
+            return;
+        }
+        let mut waiting = outbox.waiting.borrow_mut();
+        if waiting.is_empty() && !outbox.flushing.get() {
+            match inbox.try_send(Parcel::Messages(messages)) {
+                Ok(()) | Err(TrySendError::Closed(_)) => return,
+                Err(TrySendError::Full(Parcel::Messages(messages))) => *waiting = messages,
+                Err(TrySendError::Full(_)) => return,
+            }
+        } else {
+            waiting.extend(messages);
+        }
+        outbox.ready.notify();
+    }
+}
+
+impl Outbox {
+    /// Sends what found the inbox full; runs as long as the core.
+    pub(crate) async fn flush(&self) {
+        loop {
+            self.ready.wait().await;
+            self.flushing.set(true);
+            loop {
+                let messages = std::mem::take(&mut *self.waiting.borrow_mut());
+                let inbox = self.inbox.borrow().as_ref().map(|(_, inbox)| inbox.clone());
+                match inbox {
+                    Some(inbox) if !messages.is_empty() => {
+                        // A core that is gone needs none of it.
+                        let _ = inbox.send(Parcel::Messages(messages)).await;
+                    }
+                    _ => break,
+                }
+            }
+            self.flushing.set(false);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The tasks of one core: every one is held, none detached.
+//!
+//! Invariants: a task ends with the core that spawned it; a panic in any of them is caught, told once
+//! through [`Tasks::failed`], and ends the core in order. A detached task would survive that and keep
+//! its listener in the SO_REUSEPORT group, swallowing its share of the clients.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use futures_lite::FutureExt as _;
+use glommio::Task;
+use slotmap::{SlotMap, new_key_type};
+
+new_key_type! {
+    /// A task's slot.
+    struct TaskKey;
+}
+
+/// Something that happens, waited for by one task. Said before anybody waits, it is not lost.
+#[derive(Debug, Default)]
+pub(crate) struct Event {
+    happened: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Event {
+    /// It happens.
+    pub(crate) fn notify(&self) {
+        self.happened.set(true);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Waits until it has happened since the last time this returned.
+    pub(crate) async fn wait(&self) {
+        poll_fn(|cx| {
+            if self.happened.take() {
+                return Poll::Ready(());
+            }
+            let mut waker = self.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// All tasks of a core.
+#[derive(Debug, Default)]
+pub(crate) struct Tasks {
+    running: RefCell<SlotMap<TaskKey, Option<Task<()>>>>,
+    /// Ended ones: a task cannot drop its own handle, the next spawn does it.
+    ended: RefCell<Vec<TaskKey>>,
+    failure: RefCell<Option<String>>,
+    failed: Event,
+}
+
+impl Tasks {
+    /// Starts a task on this core.
+    pub(crate) fn spawn(self: &Rc<Self>, body: impl Future<Output = ()> + 'static) {
+        self.reap();
+        let key = self.running.borrow_mut().insert(None);
+        let tasks = Rc::clone(self);
+        let task = glommio::spawn_local(async move {
+            if let Err(panic) = AssertUnwindSafe(body).catch_unwind().await {
+                tasks.fail(panic_message(panic.as_ref()));
+            }
+            tasks.ended.borrow_mut().push(key);
+        });
+        if let Some(slot) = self.running.borrow_mut().get_mut(key) {
+            *slot = Some(task);
+        }
+    }
+
+    /// Waits for the first panic; returns what it said.
+    pub(crate) async fn failed(&self) -> String {
+        self.failed.wait().await;
+        self.failure.take().unwrap_or_default()
+    }
+
+    /// Cancels everything and waits until it is gone.
+    pub(crate) async fn cancel_all(&self) {
+        let tasks: Vec<_> = self.running.borrow_mut().drain().filter_map(|(_, task)| task).collect();
+        for task in tasks {
+            task.cancel().await;
+        }
+    }
+
+    fn fail(&self, message: String) {
+        *self.failure.borrow_mut() = Some(message);
+        self.failed.notify();
+    }
+
+    fn reap(&self) {
+        for key in self.ended.borrow_mut().drain(..) {
+            self.running.borrow_mut().remove(key);
+        }
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without words".to_owned())
+}
