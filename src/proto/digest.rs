@@ -4,7 +4,7 @@
 //! is the octets of the rightmost To-Path URI as sent, never rebuilt; no HA1 is ever printed. Whether a nonce is
 //! fresh, a count (`nc`) new or a realm ours is the caller's to decide: there is no clock or state here.
 
-use core::fmt;
+use core::fmt::{self, Write as _};
 use core::str;
 use std::borrow::Cow;
 
@@ -545,16 +545,11 @@ struct Quoted<'a>(&'a str);
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("\"")?;
-        for (at, part) in self.0.split_inclusive(['"', '\\']).enumerate() {
-            let _ = at;
-            match part
-                .char_indices()
-                .next_back()
-                .filter(|(_, last)| matches!(last, '"' | '\\'))
-            {
-                Some((end, last)) => write!(f, "{}\\{last}", part.get(..end).unwrap_or_default())?,
-                None => f.write_str(part)?,
+        for character in self.0.chars() {
+            if matches!(character, '"' | '\\') {
+                f.write_char('\\')?;
             }
+            f.write_char(character)?;
         }
         f.write_str("\"")
     }

@@ -24,7 +24,7 @@ pub use rewrite::Rewrite;
 ///
 /// Methods that return octets take the octets the head was parsed from: `input[..consumed]` of the step that
 /// yielded it. Given other octets they return nonsense or nothing, but never panic.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Head {
     len: u32,
     kind: Kind,
@@ -438,4 +438,400 @@ impl Span {
 /// The parser lets no head come near 4 GiB.
 fn offset(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::proto::parser::{Parser, ParserLimits, Piece};
+
+    fn parse_with(limits: ParserLimits, octets: &[u8]) -> Head {
+        let step = Parser::new(limits).step(octets).unwrap().unwrap();
+        let Piece::Head(head) = step.piece else {
+            panic!("{step:?}")
+        };
+        assert_eq!(head.len(), step.consumed);
+        head
+    }
+
+    fn parse(octets: &[u8]) -> Head {
+        parse_with(ParserLimits::default(), octets)
+    }
+
+    /// A frame with the usual paths and `rest`, lines ended by LF here.
+    fn frame(start: &str, rest: &str) -> Vec<u8> {
+        let text = format!(
+            "MSRP tid1 {start}\nTo-Path: msrp://h:1/t;tcp\nFrom-Path: msrp://h:2/f;tcp\n{rest}-------tid1$\n"
+        );
+        text.replace('\n', "\r\n").into_bytes()
+    }
+
+    #[test]
+    fn every_known_header_is_read_whatever_its_case() {
+        let octets = frame(
+            "SEND",
+            "mEsSaGe-Id: m1\nsuccess-report: YES\nFAILURE-REPORT: Partial\nbyte-range: 3-*/9\nuse-path: msrp://u:1/u;tcp\n\
+             status: 000 413 Stop\nauthorization: A\nwww-authenticate: W1\nWWW-Authenticate: W2\n\
+             authentication-info: I\nexpires: 600\nmin-expires: 60\nmax-expires: 99999999999999999999999\n\
+             X-Own:\tvalue \ncontent-disposition: attachment\ncontent-type: text/plain\n\n\n",
+        );
+        let head = parse(&octets);
+        assert_eq!(head.defect(), None);
+        assert_eq!(head.kind(), Kind::Request(Method::Send));
+        assert_eq!(head.tid(&octets), b"tid1");
+        assert_eq!(head.method_octets(&octets), b"SEND");
+        assert_eq!(head.comment(&octets), None);
+        assert_eq!(head.to_path(&octets).as_bytes(), b"msrp://h:1/t;tcp");
+        assert_eq!(head.from_path(&octets).as_bytes(), b"msrp://h:2/f;tcp");
+        assert_eq!(
+            head.use_path(&octets).unwrap().as_bytes(),
+            b"msrp://u:1/u;tcp"
+        );
+        assert_eq!(head.message_id(&octets), Some(&b"m1"[..]));
+        assert!(head.success_report());
+        assert_eq!(head.failure_report(), FailureReport::Partial);
+        assert_eq!(
+            head.byte_range(),
+            Some(ByteRange {
+                start: 3,
+                end: None,
+                total: Some(9)
+            })
+        );
+        assert_eq!(head.status_header(&octets), Some(&b"000 413 Stop"[..]));
+        assert_eq!(head.reported_status(&octets), Some(Status::STOP));
+        assert_eq!(head.authorization(&octets), Some(&b"A"[..]));
+        assert_eq!(head.www_authenticate(&octets), Some(&b"W1"[..]));
+        assert_eq!(head.authentication_info(&octets), Some(&b"I"[..]));
+        assert_eq!((head.expires(), head.min_expires()), (Some(600), Some(60)));
+        assert_eq!(head.max_expires(), Some(u64::from(u32::MAX)));
+        assert_eq!(head.content_type(&octets), Some(&b"text/plain"[..]));
+        assert_eq!(head.content_disposition(&octets), Some(&b"attachment"[..]));
+        assert!(head.has_body());
+        assert_eq!(head.headers(&octets).count(), 18);
+        assert!(
+            head.headers(&octets)
+                .any(|header| header == (b"X-Own", b"value"))
+        );
+    }
+
+    #[test]
+    fn absent_headers_have_their_defaults() {
+        let octets = frame("AUTH", "");
+        let head = parse(&octets);
+        assert_eq!(head.defect(), None);
+        assert_eq!(head.failure_report(), FailureReport::Yes);
+        assert!(!head.success_report() && !head.has_body());
+        assert_eq!(
+            (head.byte_range(), head.expires(), head.message_id(&octets)),
+            (None, None, None)
+        );
+        assert!(head.use_path(&octets).is_none());
+    }
+
+    #[test]
+    fn a_response_needs_no_comment() {
+        for (start, comment) in [
+            ("200", None),
+            ("200 ", Some(&b""[..])),
+            ("200 OK then", Some(b"OK then")),
+        ] {
+            let octets = frame(start, "");
+            let head = parse(&octets);
+            assert_eq!(
+                (head.defect(), head.kind()),
+                (None, Kind::Response(Status::OK)),
+                "{start:?}"
+            );
+            assert_eq!(head.comment(&octets), comment, "{start:?}");
+            assert_eq!(head.method_octets(&octets), b"200");
+        }
+    }
+
+    #[test]
+    fn methods_are_told_apart_by_case_and_unknown_ones_accepted() {
+        for (start, method) in [
+            ("AUTH", Method::Auth),
+            ("REPORT", Method::Report),
+            ("NICKNAME", Method::Nickname),
+            ("SENDX", Method::Other),
+        ] {
+            let octets = frame(start, "");
+            assert_eq!(parse(&octets).kind(), Kind::Request(method));
+            assert_eq!(parse(&octets).method_octets(&octets), start.as_bytes());
+        }
+    }
+
+    #[test]
+    fn what_receivers_must_tolerate_is_no_defect() {
+        for rest in [
+            "Message-ID: 550e8400-e29b-41d4-a716-446655440000\n", // longer than an ident
+            "Message-ID: m\nX-Same: 1\nX-Same: 2\n",              // unknown headers may repeat
+            "Message-ID: m\nX-Text: caf\u{e9} \u{2615}\n",        // UTF-8
+            "Message-ID: m\nX-Empty:\nX-Blank:   \n",             // no value
+            "Message-ID:m\nByte-Range:  1-0/0\n",                 // white space behind the colon
+            "Message-ID: m\nKeep-Alive: yes\nByte-Range: 1-0/0\n", // an empty SEND
+            "Message-ID: m\n\nbody of no type\n",                 // a body without Content-Type
+            "Message-ID: m\nContent-Type: a/b\nX-Late: 1\n\n\n",  // a header behind Content-Type
+        ] {
+            assert_eq!(parse(&frame("SEND", rest)).defect(), None, "{rest:?}");
+        }
+        assert_eq!(
+            parse(&frame("REPORT", "Message-ID: m\nStatus: 000 200 OK\n")).defect(),
+            None
+        );
+        assert_eq!(parse(&frame("200 OK", "Message-ID: m\n")).defect(), None);
+        assert_eq!(parse(&frame("XYZ", "")).defect(), None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_noted_and_the_rest_still_read() {
+        let id = "Message-ID: m\n";
+        for (rest, defect) in [
+            (format!("{id}no colon\n"), Defect::HeaderLine),
+            (format!("{id}: no name\n"), Defect::HeaderLine),
+            (format!("{id}X Y: space in the name\n"), Defect::HeaderLine),
+            (
+                format!("{id}X-A : space before the colon\n"),
+                Defect::HeaderLine,
+            ),
+            (format!("{id}X-A: 1\n folded\n"), Defect::HeaderLine),
+            (format!("{id}-------tid2$\n"), Defect::HeaderLine),
+            (format!("{id}X-A: a\rb\n"), Defect::ControlOctet),
+            (format!("{id}X-A: a\0b\n"), Defect::ControlOctet),
+            (format!("{id}X-A: a\u{7f}\n"), Defect::ControlOctet),
+            (format!("{id}Message-ID: m\n"), Defect::Repeated),
+            (format!("{id}To-Path: msrp://h:1/t;tcp\n"), Defect::Repeated),
+            (
+                format!("{id}from-path: msrp://h:1/t;tcp\n"),
+                Defect::Repeated,
+            ),
+            (
+                format!("{id}Byte-Range: 1-1/1\nByte-Range: 1-1/1\n"),
+                Defect::Repeated,
+            ),
+            (
+                format!("{id}Authorization: a\nAuthorization: a\n"),
+                Defect::Repeated,
+            ),
+            (format!("{id}Expires: 1\nExpires: 1\n"), Defect::Repeated),
+            (format!("{id}Byte-Range: 0-1/1\n"), Defect::ByteRange),
+            (format!("{id}Failure-Report: maybe\n"), Defect::ReportWish),
+            (format!("{id}Success-Report: partial\n"), Defect::ReportWish),
+            (format!("{id}Expires: -1\n"), Defect::Expires),
+            (format!("{id}Expires:\n"), Defect::Expires),
+            ("Message-ID:\n".to_owned(), Defect::MessageId),
+            ("Message-ID: a b\n".to_owned(), Defect::MessageId),
+            (
+                format!("Message-ID: {}\n", "m".repeat(129)),
+                Defect::MessageId,
+            ),
+            (String::new(), Defect::MessageId),
+        ] {
+            let octets = frame("SEND", &rest);
+            let head = parse(&octets);
+            assert_eq!(head.defect(), Some(defect), "{rest:?}");
+            assert_eq!(head.tid(&octets), b"tid1");
+            assert_eq!(head.to_path(&octets).len(), 1);
+            assert_eq!(head.from_path(&octets).len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_bare_lf_ends_no_line() {
+        let octets = b"MSRP tid1 SEND\r\nTo-Path: msrp://h:1/t;tcp\nFrom-Path: msrp://h:2/f;tcp\r\n-------tid1$\r\n";
+        let head = parse(octets);
+        assert_eq!(head.defect(), Some(Defect::ControlOctet));
+        assert!(head.to_path(octets).is_empty() && head.from_path(octets).is_empty());
+    }
+
+    #[test]
+    fn paths_must_be_there_first_valid_and_in_order() {
+        let (to, from) = (
+            "To-Path: msrp://h:1/t;tcp\r\n",
+            "From-Path: msrp://h:2/f;tcp\r\n",
+        );
+        for (headers, defect, readable) in [
+            (String::new(), Defect::PathMissing, (0, 0)),
+            (to.to_owned(), Defect::PathMissing, (1, 0)),
+            (format!("{from}{to}"), Defect::PathOrder, (1, 1)),
+            (format!("X-A: 1\r\n{to}{from}"), Defect::PathOrder, (1, 1)),
+            (format!("{to}X-A: 1\r\n{from}"), Defect::PathOrder, (1, 1)),
+            (format!("To-Path: \r\n{from}"), Defect::BadUri, (0, 1)),
+            (
+                format!("To-Path: msrp://h:1/t;tcp sip:x\r\n{from}"),
+                Defect::BadUri,
+                (0, 1),
+            ),
+            (
+                format!("{to}From-Path: msrp://h:2/f;tcp\tmsrp://h:2/f;tcp\r\n"),
+                Defect::BadUri,
+                (1, 0),
+            ),
+        ] {
+            let octets = format!("MSRP tid1 AUTH\r\n{headers}-------tid1$\r\n").into_bytes();
+            let head = parse(&octets);
+            assert_eq!(head.defect(), Some(defect), "{headers:?}");
+            assert_eq!(
+                (head.to_path(&octets).len(), head.from_path(&octets).len()),
+                readable,
+                "{headers:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_limit_of_a_part_is_exact() {
+        let limits = ParserLimits {
+            headers_max: 4,
+            line_bytes_max: 60,
+            path_uris_max: 2,
+            uri_bytes_max: 24,
+            session_id_bytes_max: 6,
+            comment_bytes_max: 5,
+            message_id_bytes_max: 8,
+            ..ParserLimits::default()
+        };
+        let request = |to: &str, rest: &str| {
+            format!(
+                "MSRP tid1 AUTH\r\nTo-Path: {to}\r\nFrom-Path: msrp://h:2/f;tcp\r\n{rest}-------tid1$\r\n"
+            )
+        };
+        let uri = "msrp://h:1/t;tcp";
+        let check = |text: String, defect| {
+            assert_eq!(
+                parse_with(limits.clone(), text.as_bytes()).defect(),
+                defect,
+                "{text}"
+            )
+        };
+        check(request(uri, "A: 1\r\nA: 1\r\n"), None);
+        check(
+            request(uri, "A: 1\r\nA: 1\r\nA: 1\r\n"),
+            Some(Defect::TooManyHeaders),
+        );
+        check(request(uri, &format!("A: {}\r\n", "x".repeat(57))), None);
+        check(
+            request(uri, &format!("A: {}\r\n", "x".repeat(58))),
+            Some(Defect::LineTooLong),
+        );
+        check(request(&format!("{uri} {uri}"), ""), None);
+        check(
+            request(&format!("{uri} {uri} {uri}"), ""),
+            Some(Defect::TooManyUris),
+        );
+        check(request("msrp://hosthosthos:1;tcp", ""), None);
+        check(
+            request("msrp://hosthosthost:1;tcp", ""),
+            Some(Defect::UriTooLong),
+        );
+        check(request("msrp://h:1/sessio;tcp", ""), None);
+        check(
+            request("msrp://h:1/session;tcp", ""),
+            Some(Defect::UriTooLong),
+        );
+        check(request(uri, "Message-ID: 12345678\r\n"), None);
+        check(
+            request(uri, "Message-ID: 123456789\r\n"),
+            Some(Defect::MessageId),
+        );
+        check(request(uri, "").replace("AUTH", "200 12345"), None);
+        check(
+            request(uri, "").replace("AUTH", "200 123456"),
+            Some(Defect::CommentTooLong),
+        );
+    }
+
+    // RFC 4975 section 7.2: a response has no body and ends the message.
+    #[test]
+    fn a_response_with_a_body_or_a_flag_is_defective() {
+        assert_eq!(
+            parse(&frame("200 OK", "\nbody\n")).defect(),
+            Some(Defect::ResponseShape)
+        );
+        let text = String::from_utf8(frame("200 OK", ""))
+            .unwrap()
+            .replace("tid1$", "tid1+");
+        assert_eq!(parse(text.as_bytes()).defect(), Some(Defect::ResponseShape));
+    }
+
+    #[test]
+    fn byte_ranges_are_read_and_written_alike() {
+        for text in [
+            "1-0/0",
+            "1-*/*",
+            "21-36/36",
+            "37-36/36",
+            "1-5/*",
+            "18446744073709551615-*/*",
+            "5-*/18446744073709551615",
+        ] {
+            assert_eq!(ByteRange::parse(text.as_bytes()).unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "1",
+            "1-2",
+            "1/2",
+            "-1/1",
+            "1-/1",
+            "1-1/",
+            "0-1/1",
+            "*-1/1",
+            "38-38/36",
+            "18446744073709551616-*/*",
+            "1-18446744073709551616/*",
+            "1-*/18446744073709551616",
+            "+1-1/1",
+            "1 -1/1",
+            "1-1/1 x",
+            "a-1/1",
+        ] {
+            assert_eq!(ByteRange::parse(text.as_bytes()), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn only_namespace_000_reports_a_status() {
+        for (value, status) in [
+            ("000 200 OK", Some(Status::OK)),
+            ("000 408", Some(Status::TIMEOUT)),
+            ("001 200 OK", None),
+            ("000 2000", None),
+            ("000 20", None),
+            ("000", None),
+        ] {
+            let octets = frame("REPORT", &format!("Status: {value}\n"));
+            assert_eq!(parse(&octets).reported_status(&octets), status, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_small_enough_to_be_copied_about() {
+        assert!(size_of::<Head>() <= 208, "{}", size_of::<Head>());
+    }
+
+    #[test]
+    fn a_head_given_other_octets_returns_something_and_does_not_panic() {
+        let head = parse(&frame("SEND", "Message-ID: m\nByte-Range: 1-1/1\n\nx\n"));
+        for len in 0..40 {
+            let other = vec![b' '; len];
+            let _ = (
+                head.tid(&other),
+                head.to_path(&other).first(),
+                head.headers(&other).count(),
+            );
+            let mut out = Vec::new();
+            head.rewrite(
+                &other,
+                &Rewrite {
+                    tid: b"x",
+                    moves: 1,
+                    byte_range: None,
+                },
+                &mut out,
+            );
+        }
+    }
 }

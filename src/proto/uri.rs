@@ -214,16 +214,13 @@ impl<'a> Path<'a> {
     pub fn after(&self, n: usize) -> Self {
         let mut rest = self.0;
         for _ in 0..n {
-            rest = rest.trim_ascii_start();
-            rest = memchr(b' ', rest)
-                .and_then(|at| rest.get(at..))
+            let uri = skip_spaces(rest);
+            let behind = memchr(b' ', uri)
+                .and_then(|at| uri.get(at..))
                 .unwrap_or_default();
+            rest = skip_spaces(behind);
         }
-        Self(if n == 0 {
-            rest
-        } else {
-            rest.trim_ascii_start()
-        })
+        Self(rest)
     }
 
     /// How many URIs there are.
@@ -244,6 +241,11 @@ impl fmt::Debug for Path<'_> {
         // Session ids must not reach a log.
         write!(f, "Path({} URIs)", self.len())
     }
+}
+
+fn skip_spaces(octets: &[u8]) -> &[u8] {
+    let spaces = octets.iter().take_while(|&&octet| octet == b' ').count();
+    octets.get(spaces..).unwrap_or_default()
 }
 
 fn split_scheme(octets: &[u8]) -> Result<(bool, &[u8]), UriError> {
@@ -428,5 +430,212 @@ pub(super) fn hex_value(digit: u8) -> Option<u8> {
         b'a'..=b'f' => Some(digit - b'a' + 10),
         b'A'..=b'F' => Some(digit - b'A' + 10),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn uri(text: &str) -> MsrpUri<'_> {
+        MsrpUri::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    fn error(text: &str) -> UriError {
+        MsrpUri::parse(text.as_bytes()).map(|_| ()).unwrap_err()
+    }
+
+    #[test]
+    fn every_part_of_a_uri_is_read() {
+        let full = uri("MSRPS://wren;x:y@Relay.Example:2855/aZ09-._~+=/b;tcp;flag;p=v");
+        assert!(full.is_secure());
+        assert_eq!(full.host(), Host::Name("Relay.Example"));
+        assert_eq!(full.port(), Some(2855));
+        assert_eq!(full.session_id(), Some("aZ09-._~+=/b"));
+        assert_eq!(full.transport(), "tcp");
+
+        let bare = uri("msrp://example.com;ws");
+        assert!(!bare.is_secure());
+        assert_eq!(
+            (bare.port(), bare.session_id(), bare.transport()),
+            (None, None, "ws")
+        );
+    }
+
+    #[test]
+    fn hosts_are_told_apart() {
+        assert_eq!(
+            uri("msrp://192.0.2.1:9/s;tcp").host(),
+            Host::V4(Ipv4Addr::new(192, 0, 2, 1))
+        );
+        assert_eq!(
+            uri("msrp://192.0.2.256:9/s;tcp").host(),
+            Host::Name("192.0.2.256")
+        );
+        let v6 = uri("msrp://[2001:DB8::1]:9/s;tcp");
+        assert_eq!(v6.host(), Host::V6("2001:db8::1".parse().unwrap()));
+        assert_eq!(v6.host_str(), "2001:DB8::1");
+        assert_eq!(
+            uri("msrps://df7jal23ls0d.invalid/98cjs;ws").host(),
+            Host::Name("df7jal23ls0d.invalid")
+        );
+    }
+
+    #[test]
+    fn each_bad_part_is_named() {
+        for (text, expected) in [
+            ("", UriError::Scheme),
+            ("sip://a;tcp", UriError::Scheme),
+            ("msrps:host:1/s;tcp", UriError::Scheme),
+            ("msrpss://a;tcp", UriError::Scheme),
+            ("msrp://a b@h;tcp", UriError::UserInfo),
+            ("msrp://a%4@h;tcp", UriError::UserInfo),
+            ("msrp://;tcp", UriError::Host),
+            ("msrp://a@;tcp", UriError::Host),
+            ("msrp://:1;tcp", UriError::Host),
+            ("msrp://h\u{e9};tcp", UriError::Host),
+            ("msrp://h%zz;tcp", UriError::Host),
+            ("msrp://[::1;tcp", UriError::Host),
+            ("msrp://[192.0.2.1]:1;tcp", UriError::Host),
+            ("msrp://h:;tcp", UriError::Port),
+            ("msrp://h:65536/s;tcp", UriError::Port),
+            ("msrp://h:+1/s;tcp", UriError::Port),
+            ("msrp://h:000001/s;tcp", UriError::Port),
+            ("msrp://h:1/;tcp", UriError::SessionId),
+            ("msrp://h:1/a%20;tcp", UriError::SessionId),
+            ("msrp://h:1/s", UriError::Transport),
+            ("msrp://h:1/s;", UriError::Transport),
+            ("msrp://h:1/s;t-p", UriError::Transport),
+            ("msrp://[::1]x;tcp", UriError::Transport),
+            ("msrp://h:1/s;tcp;", UriError::Parameter),
+            ("msrp://h:1/s;tcp;a=", UriError::Parameter),
+            ("msrp://h:1/s;tcp;=b", UriError::Parameter),
+            ("msrp://h:1/s;tcp;a=b=c", UriError::Parameter),
+            ("msrp://h:1/s;tcp ", UriError::Transport),
+        ] {
+            assert_eq!(error(text), expected, "{text:?}");
+        }
+    }
+
+    // RFC 4975 section 6.1.
+    #[test]
+    fn uris_equal_by_the_rules_of_the_rfc() {
+        let reference = uri("msrps://relay.example:2855/sEss;tcp");
+        for same in [
+            "MSRPS://relay.example:2855/sEss;tcp",
+            "msrps://RELAY.Example:2855/sEss;tcp",
+            "msrps://%72el%41y.example:2855/sEss;tcp",
+            "msrps://user@relay.example:2855/sEss;tcp",
+            "msrps://relay.example:2855/sEss;TCP",
+            "msrps://relay.example:2855/sEss;tcp;other=1",
+            "msrps://relay.example:02855/sEss;tcp",
+        ] {
+            assert!(reference.same_as(&uri(same)), "{same}");
+        }
+        for other in [
+            "msrp://relay.example:2855/sEss;tcp",
+            "msrps://relay.example/sEss;tcp",
+            "msrps://relay.example:2856/sEss;tcp",
+            "msrps://relay.example.:2855/sEss;tcp",
+            "msrps://relay.example:2855/sess;tcp",
+            "msrps://relay.example:2855;tcp",
+            "msrps://relay.example:2855/sEss;ws",
+            "msrps://relay.example:2855/./sEss;tcp",
+        ] {
+            assert!(!reference.same_as(&uri(other)), "{other}");
+        }
+        assert!(
+            uri("msrp://[2001:DB8:0::1]:1/s;tcp").same_as(&uri("msrp://[2001:db8::1]:1/s;tcp"))
+        );
+        assert!(!uri("msrp://[2001:db8::1]:1/s;tcp").same_as(&uri("msrp://[2001:db8::2]:1/s;tcp")));
+    }
+
+    #[test]
+    fn the_authority_is_scheme_host_and_port() {
+        let base = uri("msrps://relay.example:2855;tcp");
+        assert!(base.same_authority(&uri("msrps://u@Relay.example:2855/s;ws")));
+        assert!(!base.same_authority(&uri("msrps://relay.example;tcp")));
+        assert!(!base.same_authority(&uri("msrp://relay.example:2855;tcp")));
+    }
+
+    #[test]
+    fn hosts_match_as_addresses_or_as_names() {
+        assert!(host_matches("EXAMPLE.com", "example.COM"));
+        assert!(host_matches("%65xample.com", "example.com"));
+        assert!(host_matches("a%2fb", "a%2Fb"));
+        assert!(!host_matches("a%2fb", "a/b"));
+        assert!(host_matches("::0001", "::1"));
+        assert!(!host_matches("::1", "localhost"));
+        assert!(!host_matches("192.0.2.1", "192.0.2.2"));
+    }
+
+    #[test]
+    fn a_path_accepts_runs_of_spaces_and_keeps_what_remains() {
+        let path = Path::new(b"a  b c");
+        assert_eq!(path.uris().collect::<Vec<_>>(), [&b"a"[..], b"b", b"c"]);
+        assert_eq!(
+            (path.first(), path.last(), path.len()),
+            (Some(&b"a"[..]), Some(&b"c"[..]), 3)
+        );
+        assert_eq!(path.after(0).as_bytes(), b"a  b c");
+        assert_eq!(path.after(1).as_bytes(), b"b c");
+        assert_eq!(path.after(2).as_bytes(), b"c");
+        assert!(path.after(3).is_empty() && path.after(9).is_empty());
+        assert!(Path::new(b"").is_empty() && Path::new(b"  ").is_empty());
+    }
+
+    #[test]
+    fn a_session_id_is_not_printed_whole() {
+        let printed = format!("{:?}", uri("msrp://h:1/secretsecret;tcp"));
+        assert!(
+            printed.contains("secr") && !printed.contains("secrets"),
+            "{printed}"
+        );
+    }
+
+    fn any_uri() -> impl Strategy<Value = String> {
+        let host = prop_oneof![
+            "[a-zA-Z0-9.-]{1,4}",
+            "(%[46][1-3]|[aAbB]){1,3}",
+            Just("[::1]".to_owned()),
+            Just("[0::1]".to_owned())
+        ];
+        (
+            "(msrps?|MSRP)",
+            "(u@)?",
+            host,
+            "(:[0-9]{1,4})?",
+            "(/[aA+/=]{1,2})?",
+            "(tcp|TCP|ws)(;x(=1)?)?",
+        )
+            .prop_map(|(scheme, user, host, port, session, tail)| {
+                format!("{scheme}://{user}{host}{port}{session};{tail}")
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn comparison_is_reflexive_and_symmetric(a in any_uri(), b in any_uri()) {
+            let (a, b) = (uri(&a), uri(&b));
+            prop_assert!(a.same_as(&a) && b.same_as(&b));
+            prop_assert_eq!(a.same_as(&b), b.same_as(&a));
+            prop_assert_eq!(a.same_authority(&b), b.same_authority(&a));
+            prop_assert_eq!(host_matches(a.host_str(), b.host_str()), host_matches(b.host_str(), a.host_str()));
+            prop_assert_eq!(MsrpUri::parse(a.as_bytes()).unwrap().as_bytes(), a.as_bytes());
+        }
+
+        #[test]
+        fn no_octets_make_parsing_panic(octets: Vec<u8>, at in 0..40_usize, text in any_uri()) {
+            let _ = MsrpUri::parse(&octets);
+            let mut broken = text.into_bytes();
+            let at = at.min(broken.len());
+            broken.splice(at..at, octets.iter().copied());
+            let _ = MsrpUri::parse(&broken);
+            let path = Path::new(&broken);
+            prop_assert_eq!(path.after(1).len(), path.len().saturating_sub(1));
+        }
     }
 }

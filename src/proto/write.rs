@@ -104,3 +104,36 @@ pub fn write_end_line(out: &mut Vec<u8>, tid: &[u8], flag: Flag, after_body: boo
     out.extend_from_slice(tid);
     out.extend_from_slice(&[flag.octet(), b'\r', b'\n']);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_is_written_in_order_behind_what_is_there() {
+        let mut out = b"before|".to_vec();
+        FrameWriter::request(&mut out, b"tid1", "SEND")
+            .header("To-Path", b"msrp://h:1/t;tcp")
+            .byte_range(ByteRange {
+                start: 1,
+                end: None,
+                total: Some(4),
+            })
+            .header_fmt("X-Sum", format_args!("{}", 1 + 1))
+            .body_start();
+        out.extend_from_slice(b"body");
+        write_end_line(&mut out, b"tid1", Flag::More, true);
+        let expected = "before|MSRP tid1 SEND\r\nTo-Path: msrp://h:1/t;tcp\r\nByte-Range: 1-*/4\r\nX-Sum: 2\r\n\r\nbody\r\n-------tid1+\r\n";
+        assert_eq!(String::from_utf8_lossy(&out), expected);
+    }
+
+    #[test]
+    fn a_response_carries_its_phrase_unless_told_otherwise() {
+        let mut out = Vec::new();
+        FrameWriter::response(&mut out, b"tid1", Status::NO_SESSION, None).end(Flag::Last);
+        FrameWriter::response(&mut out, b"tid2", Status::FORBIDDEN, Some("Not here"))
+            .end(Flag::Aborted);
+        let expected = "MSRP tid1 481 No Such Session\r\n-------tid1$\r\nMSRP tid2 403 Not here\r\n-------tid2#\r\n";
+        assert_eq!(String::from_utf8_lossy(&out), expected);
+    }
+}

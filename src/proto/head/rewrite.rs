@@ -95,3 +95,144 @@ impl Copying<'_> {
         let _ = self.out.write_fmt(text);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::parser::{Parser, ParserLimits, Piece};
+
+    fn rewritten(text: &str, rewrite: &Rewrite<'_>) -> String {
+        let step = Parser::new(ParserLimits::default())
+            .step(text.as_bytes())
+            .unwrap()
+            .unwrap();
+        let Piece::Head(head) = step.piece else {
+            panic!("{step:?}")
+        };
+        assert_eq!(head.defect(), None, "{text}");
+        let mut out = b"before ".to_vec();
+        head.rewrite(
+            text.get(..step.consumed).unwrap().as_bytes(),
+            rewrite,
+            &mut out,
+        );
+        String::from_utf8(out)
+            .unwrap()
+            .strip_prefix("before ")
+            .unwrap()
+            .to_owned()
+    }
+
+    const RANGE: ByteRange = ByteRange {
+        start: 1,
+        end: None,
+        total: Some(9),
+    };
+
+    #[test]
+    fn an_absent_byte_range_goes_before_the_content_headers() {
+        let head = "MSRP tid1 SEND\r\nTo-Path: msrp://a:1/a;tcp msrp://b:1/b;tcp\r\nFrom-Path: msrp://c:1/c;tcp\r\nMessage-ID: m\r\n";
+        let start = "MSRP tid2 SEND\r\nTo-Path: msrp://b:1/b;tcp\r\nFrom-Path: msrp://a:1/a;tcp msrp://c:1/c;tcp\r\nMessage-ID: m\r\n";
+        let rewrite = Rewrite {
+            tid: b"tid2",
+            moves: 1,
+            byte_range: Some(RANGE),
+        };
+        for (rest, expected) in [
+            (
+                "X-A: 1\r\nContent-ID: c\r\nContent-Type: t/s\r\n\r\n",
+                "X-A: 1\r\nByte-Range: 1-*/9\r\nContent-ID: c\r\nContent-Type: t/s\r\n\r\n",
+            ),
+            (
+                "mime-version: 1\r\n\r\n",
+                "Byte-Range: 1-*/9\r\nmime-version: 1\r\n\r\n",
+            ),
+            ("\r\n", "Byte-Range: 1-*/9\r\n\r\n"),
+            (
+                "X-A: 1\r\n-------tid1$\r\n",
+                "X-A: 1\r\nByte-Range: 1-*/9\r\n",
+            ),
+            (
+                "bYTE-rANGE:  4-5/*  \r\nX-A: 1\r\n\r\n",
+                "bYTE-rANGE:  1-*/9  \r\nX-A: 1\r\n\r\n",
+            ),
+        ] {
+            assert_eq!(
+                rewritten(&format!("{head}{rest}"), &rewrite),
+                format!("{start}{expected}")
+            );
+        }
+    }
+
+    #[test]
+    fn without_moves_only_the_transaction_id_changes() {
+        let text = "MSRP tid1 200\r\nTO-PATH:  msrp://a:1/a;tcp   msrp://b:1/b;tcp \r\nfrom-path:msrp://c:1/c;tcp\r\n-------tid1$\r\n";
+        let rewrite = Rewrite {
+            tid: b"longer-tid",
+            moves: 0,
+            byte_range: None,
+        };
+        let expected = text
+            .replace("-------tid1$\r\n", "")
+            .replace("tid1", "longer-tid");
+        assert_eq!(rewritten(text, &rewrite), expected);
+    }
+
+    fn value() -> impl Strategy<Value = String> {
+        "[ -~\u{e9}\u{2615}]{0,20}".prop_map(|value| value.trim().to_owned())
+    }
+
+    fn uris() -> impl Strategy<Value = Vec<String>> {
+        prop::collection::vec(
+            "msrps?://[a-z]{1,5}:[1-9]{1,4}/[A-Za-z0-9+/=]{1,9};(tcp|ws;x=y)",
+            1..6,
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn every_octet_a_rewrite_does_not_own_is_preserved(
+            to in uris(),
+            from in uris(),
+            gap in " {1,3}",
+            colon in ":[ \t]{0,2}",
+            moves in 0..6_usize,
+            front in prop::collection::vec(("X-[a-zA-Z]{1,8}", value()), 0..4),
+            range in prop::option::of("[1-9]-[*]/[*]"),
+            wanted in prop::option::of(1..100_u64),
+            content in prop::collection::vec(("Content-X[a-z]{1,8}", value()), 0..3),
+            has_body: bool,
+        ) {
+            let moves = moves.min(to.len() - 1);
+            let new_range = wanted.map(|start| ByteRange { start, end: Some(start), total: None });
+            let lines = |headers: &[(String, String)]| -> String {
+                headers.iter().map(|(name, value)| format!("{name}{colon}{value} \r\n")).collect()
+            };
+            let build = |tid: &str, to: String, from: String, range: Option<String>, end: &str| {
+                let range = range.map(|range| format!("Byte-Range{range}\r\n")).unwrap_or_default();
+                let blank = if has_body { "\r\n" } else { end };
+                format!("MSRP {tid} SEND\r\ntO-pATH{colon}{to}\r\nfrom-path{colon}{from}\r\nMessage-ID: m\r\n{}{range}{}{blank}",
+                    lines(&front), lines(&content))
+            };
+            let spelled = range.as_ref().map(|range| format!("{colon}{range}\t"));
+            let input = build("tid1", to.join(&gap), from.join(&gap), spelled.clone(), "-------tid1+\r\n");
+
+            let mut expected_from = from.join(&gap);
+            for uri in to.iter().take(moves) {
+                expected_from = format!("{uri} {expected_from}");
+            }
+            let expected_to = to.get(moves..).unwrap().join(&gap);
+            let expected_range = match (&range, new_range) {
+                (Some(_), Some(new)) => Some(format!("{colon}{new}\t")),
+                (None, Some(new)) => Some(format!(": {new}")),
+                (_, None) => spelled,
+            };
+            let expected = build("tid-2.%", expected_to, expected_from, expected_range, "");
+            let rewrite = Rewrite { tid: b"tid-2.%", moves, byte_range: new_range };
+            prop_assert_eq!(rewritten(&input, &rewrite), expected);
+        }
+    }
+}
