@@ -135,8 +135,9 @@ enum State {
         tid: Tid,
         lines: Lines,
     },
-    /// Awaits body octets. At the very front even an end-line may stand: its CRLF is the blank line's.
-    Body { tid: Tid, at_front: bool },
+    /// Awaits body octets or the end-line with the CRLF in front of it. The blank line's CRLF is none: what
+    /// stands right behind the blank line is data, hyphens and all (RFC 4975 §9).
+    Body { tid: Tid },
     /// The end-line is at hand, `bytes` long.
     End { bytes: usize, flag: Flag },
     /// Nothing more can be read.
@@ -221,10 +222,7 @@ impl Parser {
                 };
                 let head = builder.finish(len, ending);
                 self.state = match ending {
-                    Ending::Body => State::Body {
-                        tid: *tid,
-                        at_front: true,
-                    },
+                    Ending::Body => State::Body { tid: *tid },
                     Ending::EndLine(flag) => State::End {
                         bytes: end_line_bytes(tid),
                         flag,
@@ -235,9 +233,8 @@ impl Parser {
                     piece: Piece::Head(head),
                 }))
             }
-            State::Body { tid, at_front } => match read_body(input, tid, *at_front) {
+            State::Body { tid } => match read_body(input, tid) {
                 BodyRead::Octets { len, end } => {
-                    *at_front = false;
                     if let Some((bytes, flag)) = end {
                         self.state = State::End { bytes, flag };
                     }
@@ -360,19 +357,7 @@ enum BodyRead {
     Nothing,
 }
 
-fn read_body(input: &[u8], tid: &Tid, at_front: bool) -> BodyRead {
-    if at_front {
-        match match_end_line(input, tid) {
-            EndLine::Whole(flag) => {
-                return BodyRead::End {
-                    bytes: end_line_bytes(tid),
-                    flag,
-                };
-            }
-            EndLine::Begun => return BodyRead::Nothing,
-            EndLine::No => {}
-        }
-    }
+fn read_body(input: &[u8], tid: &Tid) -> BodyRead {
     let mut searched = 0;
     while let Some(found) = input.get(searched..).and_then(|rest| END_LINE.find(rest)) {
         let at = searched + found;
@@ -449,4 +434,505 @@ fn match_end_line(input: &[u8], tid: &Tid) -> EndLine {
 
 fn end_line_bytes(tid: &Tid) -> usize {
     HYPHENS.len() + tid.as_bytes().len() + 3
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::head::{Defect, Kind, Method};
+
+    /// A frame put together again from its pieces.
+    #[derive(Clone, PartialEq, Eq, Debug)]
+    struct Frame {
+        head: Head,
+        head_octets: Vec<u8>,
+        body: Vec<u8>,
+        flag: Option<Flag>,
+        end_octets: Vec<u8>,
+    }
+
+    /// What came of an input: frames, the last perhaps unfinished, and why it ended.
+    #[derive(Clone, PartialEq, Eq, Debug, Default)]
+    struct Outcome {
+        frames: Vec<Frame>,
+        error: Option<ParseError>,
+    }
+
+    impl Outcome {
+        fn take(&mut self, octets: &[u8], piece: Piece) {
+            match piece {
+                Piece::Head(head) => {
+                    assert_eq!(head.len(), octets.len());
+                    let head_octets = octets.to_vec();
+                    self.frames.push(Frame {
+                        head,
+                        head_octets,
+                        body: vec![],
+                        flag: None,
+                        end_octets: vec![],
+                    });
+                }
+                Piece::Body(range) => {
+                    assert!(!range.is_empty() && range == (0..octets.len()), "{range:?}");
+                    self.frames
+                        .last_mut()
+                        .unwrap()
+                        .body
+                        .extend_from_slice(octets);
+                }
+                Piece::End(flag) => {
+                    let frame = self.frames.last_mut().unwrap();
+                    frame.flag = Some(flag);
+                    frame.end_octets = octets.to_vec();
+                }
+            }
+        }
+
+        fn joined(&self) -> Vec<u8> {
+            let parts =
+                |frame: &Frame| [&frame.head_octets[..], &frame.body, &frame.end_octets].concat();
+            self.frames.iter().flat_map(parts).collect()
+        }
+    }
+
+    /// Parses `input` as it would arrive in reads that end at `splits`, checking what holds for every step.
+    fn parse_split(limits: &ParserLimits, input: &[u8], splits: &[usize]) -> Outcome {
+        let mut parser = Parser::new(limits.clone());
+        let mut outcome = Outcome::default();
+        let mut at = 0;
+        for &end in splits.iter().chain([&input.len()]) {
+            loop {
+                match parser.step(&input[at..end]) {
+                    Ok(Some(step)) => {
+                        assert!(step.consumed > 0 && step.consumed <= end - at);
+                        outcome.take(&input[at..at + step.consumed], step.piece);
+                        at += step.consumed;
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        assert_eq!(
+                            parser.step(&input[at..end]).unwrap_err(),
+                            error,
+                            "it stays lost"
+                        );
+                        outcome.error = Some(error);
+                        return outcome;
+                    }
+                }
+            }
+            assert_withheld_is_little(&parser, end - at);
+            assert_eq!(
+                parser.in_frame(),
+                at < end
+                    || outcome
+                        .frames
+                        .last()
+                        .is_some_and(|frame| frame.flag.is_none())
+            );
+        }
+        assert!(input.starts_with(&outcome.joined()));
+        outcome
+    }
+
+    fn assert_withheld_is_little(parser: &Parser, withheld: usize) {
+        match &parser.state {
+            State::Body { tid, .. } => assert!(withheld < tid.as_bytes().len() + 12, "{withheld}"),
+            State::Headers { lines, .. } => {
+                assert_eq!(lines.scanned, withheld, "no octet is searched twice")
+            }
+            State::StartLine { scanned } => {
+                assert_eq!(*scanned, withheld, "no octet is searched twice")
+            }
+            State::End { .. } | State::Lost(_) => panic!("{parser:?} asked for more"),
+        }
+    }
+
+    /// Whole, byte by byte, and split at every index: all must give the same.
+    fn parse_with(limits: &ParserLimits, input: &[u8]) -> Outcome {
+        let whole = parse_split(limits, input, &[]);
+        let every: Vec<usize> = (0..input.len()).collect();
+        assert_eq!(parse_split(limits, input, &every), whole, "byte by byte");
+        for split in 0..input.len() {
+            assert_eq!(
+                parse_split(limits, input, &[split]),
+                whole,
+                "split at {split}"
+            );
+        }
+        whole
+    }
+
+    fn parse(input: &[u8]) -> Outcome {
+        parse_with(&ParserLimits::default(), input)
+    }
+
+    const HEAD: &str = "MSRP tid1 SEND\r\nTo-Path: msrp://h:1/t;tcp\r\nFrom-Path: msrp://h:2/f;tcp\r\nMessage-ID: m\r\n";
+
+    fn chunk(body: &[u8], end: &[u8]) -> Vec<u8> {
+        [HEAD.as_bytes(), b"\r\n", body, end].concat()
+    }
+
+    fn only(outcome: Outcome) -> Frame {
+        assert_eq!(
+            (outcome.frames.len(), outcome.error),
+            (1, None),
+            "{outcome:?}"
+        );
+        outcome.frames.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn each_flag_ends_a_body() {
+        for (octet, flag) in [
+            (b'$', Flag::Last),
+            (b'+', Flag::More),
+            (b'#', Flag::Aborted),
+        ] {
+            let frame = only(parse(&chunk(
+                b"body",
+                &[b"\r\n-------tid1", &[octet][..], b"\r\n"].concat(),
+            )));
+            assert_eq!(
+                (frame.body.as_slice(), frame.flag),
+                (&b"body"[..], Some(flag))
+            );
+            assert_eq!(flag.octet(), octet);
+        }
+    }
+
+    #[test]
+    fn an_empty_body_is_not_no_body() {
+        let empty = only(parse(&chunk(b"", b"\r\n-------tid1$\r\n")));
+        assert!(empty.head.has_body() && empty.body.is_empty() && empty.flag == Some(Flag::Last));
+        let none = only(parse(&[HEAD.as_bytes(), b"-------tid1$\r\n"].concat()));
+        assert!(!none.head.has_body() && none.flag == Some(Flag::Last));
+        assert_eq!(none.end_octets, b"-------tid1$\r\n");
+    }
+
+    // RFC 4975 section 9: `2CRLF data CRLF end-line`; the blank line's CRLF does not serve twice.
+    #[test]
+    fn an_end_line_right_behind_the_blank_line_is_body() {
+        let frame = only(parse(&chunk(b"-------tid1+\r\n", b"\r\n-------tid1$\r\n")));
+        assert_eq!(
+            (frame.body.as_slice(), frame.flag),
+            (&b"-------tid1+\r\n"[..], Some(Flag::Last))
+        );
+    }
+
+    #[test]
+    fn look_alike_end_lines_are_body() {
+        for body in [
+            &b"\r\n"[..],
+            b"\r\n\r\n",
+            b"-------tid1$",
+            b"-------tid1$x\r\n",
+            b"x-------tid1$\r\n",
+            b"\r\n-------",
+            b"\r\n--------tid1$\r\n",
+            b"\r\n------tid1$\r\n",
+            b"\r\n-------tid2$\r\n",
+            b"\r\n-------tid$\r\n",
+            b"\r\n-------TID1$\r\n",
+            b"\r\n-------tid1\r\n",
+            b"\r\n-------tid1*\r\n",
+            b"\r\n-------tid1$$\r\n",
+            b"\r\n-------tid1$\r",
+            b"\r\n-------tid1$\n",
+            b"\r-------tid1$\r\n",
+            b"\n-------tid1$\r\n",
+            b"\r\n-------tid12$\r\n",
+            b"\r\r\n-------\r\n-------\r\n-------tid\r\n-------tid1\r\n-------tid1",
+        ] {
+            let input = chunk(body, b"\r\n-------tid1$\r\n");
+            let frame = only(parse(&input));
+            assert_eq!(
+                frame.body.escape_ascii().to_string(),
+                body.escape_ascii().to_string()
+            );
+            assert_eq!(frame.flag, Some(Flag::Last));
+        }
+    }
+
+    #[test]
+    fn a_body_of_all_octets_is_given_back() {
+        let body: Vec<u8> = (0..=255).chain((0..=255).rev()).collect();
+        assert_eq!(
+            only(parse(&chunk(&body, b"\r\n-------tid1$\r\n"))).body,
+            body
+        );
+    }
+
+    #[test]
+    fn crlf_may_stand_anywhere_in_a_body() {
+        for at in 0..=20 {
+            let mut body = b"-------tid1$-------x".to_vec();
+            body.splice(at..at, *b"\r\n");
+            let frame = only(parse(&chunk(&body, b"\r\n-------tid1$\r\n")));
+            assert_eq!(frame.body, body, "CRLF at {at}");
+        }
+    }
+
+    #[test]
+    fn a_body_goes_out_in_as_few_ranges_as_there_are_reads() {
+        let body = b"\r\n-------".repeat(100_000);
+        let input = chunk(&body, b"\r\n-------tid1$\r\n");
+        let mut parser = Parser::new(ParserLimits::default());
+        let head = parser.step(&input).unwrap().unwrap().consumed;
+        let step = parser.step(&input[head..]).unwrap().unwrap();
+        assert!(matches!(step.piece, Piece::Body(range) if range == (0..body.len())));
+    }
+
+    #[test]
+    fn frames_follow_each_other_without_a_gap() {
+        let response = "MSRP tid2 200 OK\r\nTo-Path: msrp://h:1/t;tcp\r\nFrom-Path: msrp://h:2/f;tcp\r\n-------tid2$\r\n";
+        let input = [
+            &chunk(b"one", b"\r\n-------tid1+\r\n")[..],
+            response.as_bytes(),
+            &chunk(b"two", b"\r\n-------tid1$\r\n"),
+        ]
+        .concat();
+        let outcome = parse(&input);
+        assert_eq!(outcome.joined(), input);
+        assert_eq!(
+            outcome
+                .frames
+                .iter()
+                .map(|frame| frame.body.as_slice())
+                .collect::<Vec<_>>(),
+            [&b"one"[..], b"", b"two"]
+        );
+    }
+
+    #[test]
+    fn a_defective_head_is_framed_and_the_next_frame_is_read() {
+        let bad = b"MSRP tid1 SEND\r\nno header\r\n\r\nbody\r\n-------tid1$\r\n";
+        let input = [&bad[..], &chunk(b"good", b"\r\n-------tid1$\r\n")].concat();
+        let outcome = parse(&input);
+        assert_eq!(outcome.error, None);
+        assert_eq!(outcome.frames[0].head.defect(), Some(Defect::HeaderLine));
+        assert_eq!(outcome.frames[0].body, b"body");
+        assert_eq!(
+            (
+                outcome.frames[1].head.defect(),
+                outcome.frames[1].body.as_slice()
+            ),
+            (None, &b"good"[..])
+        );
+    }
+
+    #[test]
+    fn what_is_not_msrp_fails_at_the_first_octet_that_differs() {
+        for (input, last_good) in [
+            ("GET / HTTP", 0),
+            ("\r\nMSRP", 0),
+            ("msrp tid1", 0),
+            ("MSRP\ttid1", 4),
+            ("MSRPS", 4),
+        ] {
+            for end in 0..=input.len() {
+                let step = Parser::new(ParserLimits::default()).step(&input.as_bytes()[..end]);
+                assert_eq!(step.is_err(), end > last_good, "{input:?} {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn bad_start_lines_lose_the_framing() {
+        for line in [
+            "MSRP ",
+            "MSRP tid1",
+            "MSRP tid1 ",
+            "MSRP  tid1 SEND",
+            "MSRP tid1  SEND",
+            "MSRP tid1 send",
+            "MSRP tid1 SEND ",
+            "MSRP tid1 SEND x",
+            "MSRP tid1 20",
+            "MSRP tid1 2000",
+            "MSRP tid1 200OK",
+            "MSRP tid1 2x0 OK",
+            "MSRP tid SEND",
+            "MSRP -tid1 SEND",
+            "MSRP ti_d1 SEND",
+            "MSRP 0123456789abcdef0123456789abcdefX SEND",
+            "MSRP tid1 SE\nND",
+        ] {
+            let outcome = parse(format!("{line}\r\n").as_bytes());
+            assert_eq!(outcome.error, Some(ParseError::StartLine), "{line:?}");
+        }
+        for line in [
+            "MSRP 0123456789abcdef0123456789abcdef SEND",
+            "MSRP a.-+%= SEND",
+            "MSRP tid1 X",
+        ] {
+            assert_eq!(
+                parse(format!("{line}\r\n").as_bytes()).error,
+                None,
+                "{line:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_head_may_have_head_bytes_max_octets_and_no_more() {
+        for body in [true, false] {
+            let head = format!(
+                "{HEAD}X-Pad: 12345678\r\n{}",
+                if body { "\r\n" } else { "" }
+            );
+            let input = format!("{head}{}-------tid1$\r\n", if body { "\r\n" } else { "" });
+            let limits = |head_bytes_max| ParserLimits {
+                head_bytes_max,
+                ..ParserLimits::default()
+            };
+            let fits = parse_with(&limits(head.len()), input.as_bytes());
+            assert_eq!((fits.error, fits.frames.len()), (None, 1));
+            let over = parse_with(&limits(head.len() - 1), input.as_bytes());
+            assert_eq!(
+                (over.error, over.frames.len()),
+                (Some(ParseError::HeadTooLong), 0)
+            );
+        }
+    }
+
+    #[test]
+    fn an_endless_line_is_given_up() {
+        let limits = ParserLimits {
+            head_bytes_max: 200,
+            line_bytes_max: 40,
+            ..ParserLimits::default()
+        };
+        let start = format!("MSRP tid1 {}", "A".repeat(300));
+        assert_eq!(
+            parse_with(&limits, start.as_bytes()).error,
+            Some(ParseError::LineTooLong)
+        );
+        let exact = format!("MSRP tid1 {}\r\n-------tid1$\r\n", "A".repeat(30));
+        assert_eq!(parse_with(&limits, exact.as_bytes()).error, None);
+        let over = exact.replacen('A', "AA", 1);
+        assert_eq!(
+            parse_with(&limits, over.as_bytes()).error,
+            Some(ParseError::LineTooLong)
+        );
+        let header = format!("MSRP tid1 SEND\r\nX: {}", "a".repeat(300));
+        assert_eq!(
+            parse_with(&limits, header.as_bytes()).error,
+            Some(ParseError::HeadTooLong)
+        );
+    }
+
+    #[test]
+    fn a_long_header_line_within_the_head_is_a_defect_only() {
+        let limits = ParserLimits {
+            line_bytes_max: 100,
+            ..ParserLimits::default()
+        };
+        let input = format!("{HEAD}X-Pad: {}\r\n-------tid1$\r\n", "a".repeat(500));
+        assert_eq!(
+            only(parse_with(&limits, input.as_bytes())).head.defect(),
+            Some(Defect::LineTooLong)
+        );
+    }
+
+    #[test]
+    fn a_method_unknown_here_is_still_a_request() {
+        let frame = only(parse(b"MSRP tid1 FUTURE\r\n-------tid1$\r\n"));
+        assert_eq!(
+            (frame.head.kind(), frame.head.defect()),
+            (Kind::Request(Method::Other), Some(Defect::PathMissing))
+        );
+    }
+
+    /// What the body of a frame must be by a search too simple to be wrong: body, flag, length of both.
+    fn expected_body(behind_head: &[u8]) -> Option<(&[u8], Flag, usize)> {
+        for at in 0..behind_head.len() {
+            for (octet, flag) in [
+                (b'$', Flag::Last),
+                (b'+', Flag::More),
+                (b'#', Flag::Aborted),
+            ] {
+                let line = [b"-------tid1", &[octet][..], b"\r\n"].concat();
+                if behind_head[at..]
+                    .strip_prefix(b"\r\n")
+                    .is_some_and(|rest| rest.starts_with(&line))
+                {
+                    return Some((&behind_head[..at], flag, at + 2 + line.len()));
+                }
+            }
+        }
+        None
+    }
+
+    fn hostile_body() -> impl Strategy<Value = Vec<u8>> {
+        let fragment = prop_oneof![
+            4 => prop::collection::vec(any::<u8>(), 0..40),
+            1 => prop::sample::select(vec![
+                "\r", "\n", "\r\n", "-", "-------", "\r\n-------", "\r\n-------tid1", "\r\n-------tid1$", "\r\n-------tid1$\r",
+                "\r\n-------tid1#\r\n", "\r\n-------tid2$\r\n", "-------tid1$\r\n", "tid1$\r\n", "MSRP tid1 SEND\r\n", "\0",
+            ]).prop_map(|text| text.as_bytes().to_vec()),
+            1 => (1..30_usize).prop_map(|times| b"\r\n-------".repeat(times)),
+        ];
+        prop::collection::vec(fragment, 0..12).prop_map(|fragments| fragments.concat())
+    }
+
+    fn splits(of: usize, seeds: &[prop::sample::Index]) -> Vec<usize> {
+        let mut splits: Vec<usize> = seeds.iter().map(|seed| seed.index(of + 1)).collect();
+        splits.sort_unstable();
+        splits
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_recovered_however_it_is_split(body in hostile_body(), seeds: Vec<prop::sample::Index>) {
+            let input = chunk(&body, b"\r\n-------tid1+\r\n");
+            let behind = &input[HEAD.len() + 2..];
+            let (expected, flag, len) = expected_body(behind).unwrap();
+            // An end-line within the body ends the frame; nothing is claimed about what follows.
+            let input = &input[..HEAD.len() + 2 + len];
+            let frame = only(parse_split(&ParserLimits::default(), input, &splits(input.len(), &seeds)));
+            prop_assert_eq!(frame.body, expected);
+            prop_assert_eq!(frame.flag, Some(flag));
+            let every: Vec<usize> = (0..input.len()).collect();
+            prop_assert_eq!(only(parse_split(&ParserLimits::default(), input, &every)).body, expected);
+        }
+
+        #[test]
+        fn arbitrary_octets_neither_panic_nor_loop(octets: Vec<u8>, seeds: Vec<prop::sample::Index>) {
+            let input = [&b"MSRP tid1 SEND\r\n"[..], &octets].concat();
+            for input in [&octets, &input] {
+                let outcome = parse_split(&ParserLimits::default(), input, &[]);
+                prop_assert_eq!(parse_split(&ParserLimits::default(), input, &splits(input.len(), &seeds)), outcome);
+            }
+        }
+
+        #[test]
+        fn damaged_frames_parse_alike_however_they_are_split(
+            at: prop::sample::Index,
+            removed in 0..4_usize,
+            inserted in prop::collection::vec(prop_oneof![any::<u8>(), Just(b'\r'), Just(b'\n'), Just(b'-'), Just(b':'), Just(b' ')], 0..6),
+            seeds: Vec<prop::sample::Index>,
+        ) {
+            let frame = chunk(b"body\r\n", b"\r\n-------tid1$\r\n");
+            let mut input = frame.repeat(2);
+            let begin = at.index(frame.len());
+            input.splice(begin..begin + removed, inserted);
+            let whole = parse_split(&ParserLimits::default(), &input, &[]);
+            prop_assert_eq!(parse_split(&ParserLimits::default(), &input, &splits(input.len(), &seeds)), whole.clone());
+            for frame in &whole.frames {
+                let (head, octets) = (&frame.head, &frame.head_octets);
+                let _ = (head.to_path(octets).len(), head.message_id(octets), head.headers(octets).count());
+                if head.defect().is_none() {
+                    prop_assert!(!head.to_path(octets).is_empty() && !head.from_path(octets).is_empty());
+                }
+            }
+        }
+    }
 }
