@@ -682,3 +682,354 @@ fn split_value(text: &str) -> Result<(Cow<'_, str>, &str), AuthorizationError> {
         rest = escaped.as_str();
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const USERNAME: &str = "Mufasa";
+    const REALM: &str = "http-auth@example.org";
+    const PASSWORD: &str = "Circle of Life";
+    const URI: &[u8] = b"/dir/index.html";
+
+    fn authorization(algorithm: &str, response: &str) -> String {
+        format!(
+            "Digest username=\"{USERNAME}\", realm=\"{REALM}\", nonce=\"7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v\", \
+             uri=\"/dir/index.html\", algorithm={algorithm}, nc=00000001, \
+             cnonce=\"f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ\", qop=auth, response=\"{response}\", \
+             opaque=\"FQhe/qaU925kfnzjCev0ciny7QMkPqMAFRtzCUYo5tdS\""
+        )
+    }
+
+    const MD5: &str = "8ca523f5e9506fed4657c9700eebdbec";
+    const SHA_256: &str = "753927fa0e85d155564e2e272a28d1802ca10daf4496794697cf8db5856cb6c1";
+
+    // RFC 7616 section 3.9.1.
+    #[test]
+    fn the_examples_of_rfc_7616_are_verified() {
+        for (algorithm, name, response) in [
+            (Algorithm::Md5, "MD5", MD5),
+            (Algorithm::Sha256, "SHA-256", SHA_256),
+        ] {
+            let text = authorization(name, response);
+            let parsed = Authorization::parse(text.as_bytes()).unwrap();
+            assert_eq!((parsed.algorithm, parsed.nc), (algorithm, 1));
+            let ha1 = Ha1::new(algorithm, USERNAME, REALM, PASSWORD);
+            let verified = check(&parsed, &ha1, "GET", URI).unwrap();
+            assert_eq!((verified.username(), verified.realm()), (USERNAME, REALM));
+        }
+    }
+
+    #[test]
+    fn anything_wrong_is_not_verified() {
+        let ha1 = Ha1::new(Algorithm::Md5, USERNAME, REALM, PASSWORD);
+        let right = authorization("MD5", MD5);
+        let passes = |text: &str, ha1: &Ha1, method, uri| {
+            check(
+                &Authorization::parse(text.as_bytes()).unwrap(),
+                ha1,
+                method,
+                uri,
+            )
+            .is_some()
+        };
+        assert!(passes(&right, &ha1, "GET", URI));
+        assert!(!passes(&right, &ha1, "AUTH", URI));
+        assert!(!passes(&right, &ha1, "GET", b"/dir/INDEX.html"));
+        assert!(!passes(
+            &right,
+            &Ha1::new(Algorithm::Md5, USERNAME, REALM, "circle of life"),
+            "GET",
+            URI
+        ));
+        assert!(!passes(
+            &right,
+            &Ha1::new(Algorithm::Sha256, USERNAME, REALM, PASSWORD),
+            "GET",
+            URI
+        ));
+        for response in [
+            "",
+            "0",
+            "8ca523f5e9506fed4657c9700eebdbe",
+            "no hex digits at all, but 32 here",
+            SHA_256,
+            &"0".repeat(66),
+        ] {
+            assert!(
+                !passes(&authorization("MD5", response), &ha1, "GET", URI),
+                "{response:?}"
+            );
+        }
+        for (from, to) in [("xlj9", "xlj8"), ("00000001", "00000002"), ("wE4q", "wE4r")] {
+            assert!(!passes(&right.replace(from, to), &ha1, "GET", URI), "{to}");
+        }
+    }
+
+    #[test]
+    fn a_response_may_be_in_upper_case() {
+        let text = authorization("md5", &MD5.to_ascii_uppercase());
+        let ha1 = Ha1::new(Algorithm::Md5, USERNAME, REALM, PASSWORD);
+        assert!(
+            check(
+                &Authorization::parse(text.as_bytes()).unwrap(),
+                &ha1,
+                "GET",
+                URI
+            )
+            .is_some()
+        );
+    }
+
+    // The dummy's value is known to everybody who reads this file.
+    #[test]
+    fn a_dummy_never_verifies_even_the_right_digest() {
+        for algorithm in [Algorithm::Md5, Algorithm::Sha256] {
+            let dummy = Ha1::dummy(algorithm);
+            let real = Ha1::from_hex(dummy.hash.to_hex().as_str()).unwrap();
+            let challenge = Challenge {
+                realm: "r".into(),
+                nonce: "n".into(),
+                opaque: None,
+                algorithm,
+                stale: false,
+            };
+            let answer = challenge.answer("u", &real, URI, 1, "c");
+            assert!(check(&answer, &real, "AUTH", URI).is_some());
+            assert!(check(&answer, &dummy, "AUTH", URI).is_none());
+        }
+    }
+
+    #[test]
+    fn ha1_is_read_from_hex_of_the_right_length_only() {
+        let ha1 = Ha1::new(Algorithm::Md5, "wren", "osier.example", "Tarn-Quill-77");
+        assert_eq!(
+            ha1.hash.to_hex().as_str(),
+            "1b32ae9f3174d83f44fafdc148d1c8ee"
+        );
+        let upper = Ha1::from_hex("1B32AE9F3174D83F44FAFDC148D1C8EE").unwrap();
+        assert_eq!(upper.hash.as_bytes(), ha1.hash.as_bytes());
+        assert_eq!(
+            Ha1::from_hex(&"ab".repeat(32)).unwrap().algorithm(),
+            Algorithm::Sha256
+        );
+        for hex in [
+            "",
+            "1b",
+            "xb32ae9f3174d83f44fafdc148d1c8ee",
+            &"a".repeat(31),
+            &"a".repeat(33),
+            &"a".repeat(66),
+        ] {
+            assert!(Ha1::from_hex(hex).is_none(), "{hex}");
+        }
+    }
+
+    #[test]
+    fn neither_ha1_nor_a_response_is_printed() {
+        let ha1 = Ha1::new(Algorithm::Md5, USERNAME, REALM, PASSWORD);
+        assert_eq!(format!("{ha1:?}"), "Ha1(MD5)");
+        let text = authorization("MD5", MD5);
+        let printed = format!("{:?}", Authorization::parse(text.as_bytes()).unwrap());
+        assert!(
+            !printed.contains(MD5) && !printed.contains(USERNAME),
+            "{printed}"
+        );
+    }
+
+    #[test]
+    fn real_clients_spellings_are_understood() {
+        for text in [
+            // Everything quoted.
+            "Digest username=\"u\", realm=\"r\", nonce=\"n\", response=\"x\", qop=\"auth\", nc=\"0000000a\", cnonce=\"c\", algorithm=\"MD5\", opaque=\"o\"",
+            // Nothing quoted, no space behind commas.
+            "Digest username=u,realm=r,nonce=n,response=x,qop=auth,nc=0000000a,cnonce=c,algorithm=MD5,opaque=o",
+            // White space, upper case, unknown parameters, empty elements.
+            "dIGEST \t USERNAME = \"u\" ,\trealm=\"r\",, nonce=n , uri=msrps://h:1;tcp, response=x, qop=AUTH, nc=0000000A, x=\"a,b=\\\"c\", cnonce=\"c\", Algorithm=md5, opaque=\"o\",",
+        ] {
+            let parsed = Authorization::parse(text.as_bytes())
+                .unwrap_or_else(|error| panic!("{error}: {text}"));
+            let fields = [
+                &parsed.username,
+                &parsed.realm,
+                &parsed.nonce,
+                &parsed.response,
+                &parsed.cnonce,
+            ];
+            assert_eq!(fields, ["u", "r", "n", "x", "c"], "{text}");
+            assert_eq!(
+                (parsed.nc, parsed.opaque.as_deref(), parsed.algorithm),
+                (10, Some("o"), Algorithm::Md5)
+            );
+        }
+        let bare =
+            "Digest username=u,realm=r,nonce=MTc3/a+b==,response=x,qop=auth,nc=00000001,cnonce=c";
+        let parsed = Authorization::parse(bare.as_bytes()).unwrap();
+        assert_eq!(
+            (&*parsed.nonce, parsed.opaque, parsed.algorithm),
+            ("MTc3/a+b==", None, Algorithm::Md5)
+        );
+    }
+
+    #[test]
+    fn quoted_strings_are_unescaped_and_escaped_again() {
+        let text = r#"Digest username="a\"b\\c", realm="r", nonce="n", response="x", qop=auth, nc=00000001, cnonce="", algorithm=MD5"#;
+        let parsed = Authorization::parse(text.as_bytes()).unwrap();
+        assert_eq!((&*parsed.username, &*parsed.cnonce), (r#"a"b\c"#, ""));
+        assert!(
+            parsed.to_string().contains(r#"username="a\"b\\c""#),
+            "{parsed}"
+        );
+    }
+
+    #[test]
+    fn malformed_is_told_from_unsupported() {
+        let good = "Digest username=\"u\", realm=\"r\", nonce=\"n\", response=\"x\", qop=auth, nc=00000001, cnonce=\"c\"";
+        assert!(Authorization::parse(good.as_bytes()).is_ok());
+        let error = |text: &str| Authorization::parse(text.as_bytes()).unwrap_err();
+        for name in [
+            "username", "realm", "nonce", "response", "qop", "nc", "cnonce",
+        ] {
+            assert_eq!(
+                error(&good.replace(&format!("{name}="), "x=")),
+                AuthorizationError::Malformed,
+                "no {name}"
+            );
+            assert_eq!(
+                error(&format!("{good}, {name}=00000001")),
+                AuthorizationError::Malformed,
+                "two {name}"
+            );
+        }
+        for text in [
+            "",
+            "Digest",
+            "Digest ",
+            "Digest x",
+            "Digest \"u\"=u",
+            &good.replace("realm=", "realm "),
+            &good.replace("\"r\"", "\"r"),
+            &good.replace("\"r\"", "\"r\"r"),
+            &good.replace("\"r\"", "r\"r"),
+            &good.replace("\"r\"", ""),
+            &good.replace("\"r\",", "\"r\""),
+            &good.replace("\"c\"", "\"c\\"),
+            &good.replace("00000001", "1"),
+            &good.replace("00000001", "0000000g"),
+            &good.replace("00000001", "000000001"),
+        ] {
+            assert_eq!(error(text), AuthorizationError::Malformed, "{text}");
+        }
+        assert_eq!(
+            Authorization::parse(b"Digest username=\"\xff\"").unwrap_err(),
+            AuthorizationError::Malformed
+        );
+        for text in [
+            "Basic d3Jlbjpwdw==",
+            &good.replace("qop=auth", "qop=auth-int"),
+            &format!("{good}, algorithm=MD5-sess"),
+            &format!("{good}, algorithm=SHA-512-256"),
+        ] {
+            assert_eq!(error(text), AuthorizationError::Unsupported, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_challenge_is_read_back_as_written() {
+        for (stale, opaque) in [(true, None), (false, Some("o"))] {
+            let challenge = Challenge {
+                realm: "a \"realm\"".into(),
+                nonce: "n".into(),
+                opaque: opaque.map(Cow::Borrowed),
+                algorithm: Algorithm::Sha256,
+                stale,
+            };
+            let text = challenge.to_string();
+            assert_eq!(
+                Challenge::parse(text.as_bytes()).unwrap(),
+                challenge,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_challenge_must_offer_auth() {
+        let parse = |qop: &str| {
+            Challenge::parse(format!("Digest realm=\"r\", nonce=\"n\"{qop}").as_bytes()).is_ok()
+        };
+        assert!(
+            parse("")
+                && parse(", qop=\"auth\"")
+                && parse(", qop=auth")
+                && parse(", qop=\"auth-int, AUTH\"")
+        );
+        assert!(!parse(", qop=\"auth-int\"") && !parse(", qop=\"\""));
+    }
+
+    #[test]
+    fn a_client_s_answer_is_verified_and_the_server_s_proof_too() {
+        for algorithm in [Algorithm::Md5, Algorithm::Sha256] {
+            let text = Challenge {
+                realm: "r".into(),
+                nonce: "n".into(),
+                opaque: Some("o".into()),
+                algorithm,
+                stale: false,
+            }
+            .to_string();
+            let challenge = Challenge::parse(text.as_bytes()).unwrap();
+            let ha1 = Ha1::new(algorithm, "u", "r", "password");
+            let uri = b"msrps://relay.example:2855;tcp";
+            let answer = challenge.answer("u", &ha1, uri, 0xab, "c").to_string();
+            assert!(
+                answer.contains("nc=000000ab") && answer.contains("opaque=\"o\""),
+                "{answer}"
+            );
+            let received = Authorization::parse(answer.as_bytes()).unwrap();
+            assert!(check(&received, &ha1, "AUTH", uri).is_some());
+            let info = AuthenticationInfo {
+                nextnonce: None,
+                rspauth: received.rspauth(&ha1, uri).as_str().to_owned().into(),
+                cnonce: received.cnonce.clone(),
+                nc: received.nc,
+            }
+            .to_string();
+            let info = AuthenticationInfo::parse(info.as_bytes()).unwrap();
+            assert_eq!(
+                (&*info.rspauth, info.nextnonce),
+                (
+                    challenge
+                        .answer("u", &ha1, uri, 0xab, "c")
+                        .rspauth(&ha1, uri)
+                        .as_str(),
+                    None
+                )
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_written_is_read_back(username in "\\PC{0,12}", realm in "[ -~]{0,12}", cnonce in "[ -~]{0,12}", nc: u32) {
+            let challenge = Challenge { realm: realm.as_str().into(), nonce: "n".into(), opaque: None, algorithm: Algorithm::Md5, stale: false };
+            let ha1 = Ha1::new(Algorithm::Md5, &username, &realm, "p");
+            let answer = challenge.answer(&username, &ha1, URI, nc, &cnonce);
+            let text = answer.to_string();
+            let read = Authorization::parse(text.as_bytes()).unwrap();
+            prop_assert_eq!(&read.to_string(), &text);
+            prop_assert!(read == answer);
+            prop_assert!(check(&read, &ha1, "AUTH", URI).is_some());
+        }
+
+        #[test]
+        fn no_octets_make_parsing_panic(octets: Vec<u8>, text in "Digest ([a-z]{0,2}=?[\",\\\\ a]{0,3}){0,6}") {
+            for value in [octets.as_slice(), text.as_bytes()] {
+                let _ = (Authorization::parse(value), Challenge::parse(value), AuthenticationInfo::parse(value));
+            }
+        }
+    }
+}

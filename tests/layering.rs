@@ -1,0 +1,68 @@
+//! Holds the boundary: `proto` and `relay` are pure, so neither may name a socket, clock, source of randomness,
+//! log or executor.
+
+use std::path::Path;
+use std::{fs, io};
+
+const FOREIGN: [&str; 10] = [
+    "glommio",
+    "tokio",
+    "std::net",
+    "Instant::now",
+    "SystemTime",
+    "OsRng",
+    "thread_rng",
+    "getrandom",
+    "tracing",
+    "async",
+];
+
+#[test]
+fn pure_layers_name_nothing_impure() -> io::Result<()> {
+    for layer in ["src/proto", "src/relay"] {
+        check(&Path::new(env!("CARGO_MANIFEST_DIR")).join(layer))?;
+    }
+    Ok(())
+}
+
+fn check(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return fs::read_dir(path)?.try_for_each(|entry| check(&entry?.path()));
+    }
+    if path.exists() {
+        let code = without_comments(&fs::read_to_string(path)?);
+        for name in FOREIGN {
+            assert!(!names(&code, name), "{}: {name}", path.display());
+        }
+    }
+    Ok(())
+}
+
+/// Each line up to its `//`, the one of a URI in a string excepted.
+fn without_comments(source: &str) -> String {
+    let code = |line: &str| {
+        let comment = line
+            .match_indices("//")
+            .find(|&(at, _)| !line[..at].ends_with(':'));
+        line[..comment.map_or(line.len(), |(at, _)| at)].to_owned() + "\n"
+    };
+    source.lines().map(code).collect()
+}
+
+fn names(code: &str, name: &str) -> bool {
+    let part_of_a_word =
+        |octet: Option<char>| octet.is_some_and(|octet| octet.is_alphanumeric() || octet == '_');
+    code.match_indices(name).any(|(at, _)| {
+        let (before, after) = (&code[..at], &code[at + name.len()..]);
+        !part_of_a_word(before.chars().next_back()) && !part_of_a_word(after.chars().next())
+    })
+}
+
+#[test]
+fn only_whole_identifiers_outside_comments_count() {
+    let code = without_comments("let a = async_channel(); // tokio\nuse core::net;\n");
+    assert!(FOREIGN.iter().all(|name| !names(&code, name)));
+    assert!(
+        names("use std::net::TcpStream;", "std::net") && names("Instant::now()", "Instant::now")
+    );
+}
