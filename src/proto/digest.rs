@@ -4,15 +4,18 @@
 //! is the octets of the rightmost To-Path URI as sent, never rebuilt; no HA1 is ever printed. Whether a nonce is
 //! fresh, a count (`nc`) new or a realm ours is the caller's to decide: there is no clock or state here.
 
-use core::fmt::{self, Write as _};
-use core::str;
+mod hash;
+mod parameters;
+
+use core::fmt;
 use std::borrow::Cow;
 
-use md5::Md5;
-use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
 use super::uri::hex_value;
+pub use hash::Hex;
+use hash::{Hash, decode_hex, digits, hex_digit};
+use parameters::{Parameters, Quoted};
 
 /// The hash a challenge asks for. Names are compared without regard to case.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -424,101 +427,6 @@ impl fmt::Display for AuthenticationInfo<'_> {
     }
 }
 
-/// A digest in lower-case hexadecimal.
-#[derive(Clone, Copy)]
-pub struct Hex {
-    digits: [u8; 64],
-    len: usize,
-}
-
-impl Hex {
-    /// The digits.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        digits(self.as_bytes())
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        self.digits.get(..self.len).unwrap_or_default()
-    }
-}
-
-/// The output of a hash.
-#[derive(Clone)]
-enum Hash {
-    Md5([u8; 16]),
-    Sha256([u8; 32]),
-}
-
-impl Hash {
-    fn of(algorithm: Algorithm, parts: &[&[u8]]) -> Self {
-        match algorithm {
-            Algorithm::Md5 => Self::Md5(
-                parts
-                    .iter()
-                    .fold(Md5::new(), |hash, part| hash.chain_update(part))
-                    .finalize()
-                    .into(),
-            ),
-            Algorithm::Sha256 => Self::Sha256(
-                parts
-                    .iter()
-                    .fold(Sha256::new(), |hash, part| hash.chain_update(part))
-                    .finalize()
-                    .into(),
-            ),
-        }
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        match self {
-            Self::Md5(octets) => octets,
-            Self::Sha256(octets) => octets,
-        }
-    }
-
-    fn to_hex(&self) -> Hex {
-        let mut hex = Hex {
-            digits: [0; 64],
-            len: self.as_bytes().len() * 2,
-        };
-        for (pair, octet) in hex
-            .digits
-            .as_chunks_mut::<2>()
-            .0
-            .iter_mut()
-            .zip(self.as_bytes())
-        {
-            *pair = [hex_digit(octet >> 4), hex_digit(octet & 15)];
-        }
-        hex
-    }
-}
-
-fn hex_digit(value: u8) -> u8 {
-    if value < 10 {
-        b'0' + value
-    } else {
-        b'a' + value - 10
-    }
-}
-
-/// How many octets were decoded; `None` if these are not pairs of digits or too many.
-fn decode_hex(hex: &str, octets: &mut [u8; 32]) -> Option<usize> {
-    let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
-    if !rest.is_empty() || pairs.len() > octets.len() {
-        return None;
-    }
-    for (octet, &[high, low]) in octets.iter_mut().zip(pairs) {
-        *octet = hex_value(high)? * 16 + hex_value(low)?;
-    }
-    Some(pairs.len())
-}
-
-fn digits(octets: &[u8]) -> &str {
-    str::from_utf8(octets).unwrap_or_default()
-}
-
 fn nc_digits(nc: u32) -> [u8; 8] {
     let mut digits = [0; 8];
     for (digit, shift) in digits.iter_mut().zip((0..8).rev()) {
@@ -537,150 +445,6 @@ fn nonce_count(text: &str) -> Result<(u32, [u8; 8]), AuthorizationError> {
         Some(number << 4 | u32::from(hex_value(digit)?))
     });
     Ok((number.ok_or(AuthorizationError::Malformed)?, digits))
-}
-
-/// A quoted-string.
-struct Quoted<'a>(&'a str);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("\"")?;
-        for character in self.0.chars() {
-            if matches!(character, '"' | '\\') {
-                f.write_char('\\')?;
-            }
-            f.write_char(character)?;
-        }
-        f.write_str("\"")
-    }
-}
-
-/// The parameters of a digest header. Known ones stand once; others are dropped.
-struct Parameters<'a> {
-    values: [Option<Cow<'a, str>>; NAMES.len()],
-}
-
-const NAMES: [&str; 12] = [
-    "username",
-    "realm",
-    "nonce",
-    "response",
-    "cnonce",
-    "nc",
-    "qop",
-    "opaque",
-    "algorithm",
-    "stale",
-    "nextnonce",
-    "rspauth",
-];
-
-impl<'a> Parameters<'a> {
-    /// Behind the scheme, which must be `Digest`.
-    fn of_digest(value: &'a [u8]) -> Result<Self, AuthorizationError> {
-        let value = str::from_utf8(value).map_err(|_| AuthorizationError::Malformed)?;
-        let (scheme, list) = value
-            .trim_start()
-            .split_once([' ', '\t'])
-            .ok_or(AuthorizationError::Malformed)?;
-        if !scheme.eq_ignore_ascii_case("Digest") {
-            return Err(AuthorizationError::Unsupported);
-        }
-        Self::parse(list.as_bytes())
-    }
-
-    fn parse(list: &'a [u8]) -> Result<Self, AuthorizationError> {
-        let mut rest = str::from_utf8(list).map_err(|_| AuthorizationError::Malformed)?;
-        let mut parameters = Self {
-            values: [const { None }; NAMES.len()],
-        };
-        loop {
-            rest = rest.trim_start_matches([' ', '\t', ',']);
-            if rest.is_empty() {
-                return Ok(parameters);
-            }
-            let (name, behind) = rest.split_once('=').ok_or(AuthorizationError::Malformed)?;
-            let (value, behind) = split_value(behind.trim_start_matches([' ', '\t']))?;
-            rest = behind.trim_start_matches([' ', '\t']);
-            if !rest.is_empty() && !rest.starts_with(',') {
-                return Err(AuthorizationError::Malformed);
-            }
-            parameters.keep(name.trim_end_matches([' ', '\t']), value)?;
-        }
-    }
-
-    fn keep(&mut self, name: &str, value: Cow<'a, str>) -> Result<(), AuthorizationError> {
-        if !super::uri::is_token(name.as_bytes()) {
-            return Err(AuthorizationError::Malformed);
-        }
-        match self.slot(name) {
-            Some(Some(_)) => return Err(AuthorizationError::Malformed),
-            Some(slot) => *slot = Some(value),
-            None => {}
-        }
-        Ok(())
-    }
-
-    fn slot(&mut self, name: &str) -> Option<&mut Option<Cow<'a, str>>> {
-        let at = NAMES
-            .iter()
-            .position(|known| known.eq_ignore_ascii_case(name))?;
-        self.values.get_mut(at)
-    }
-
-    fn optional(&mut self, name: &str) -> Option<Cow<'a, str>> {
-        self.slot(name).and_then(Option::take)
-    }
-
-    fn required(&mut self, name: &str) -> Result<Cow<'a, str>, AuthorizationError> {
-        self.optional(name).ok_or(AuthorizationError::Malformed)
-    }
-
-    fn algorithm(&mut self) -> Result<Algorithm, AuthorizationError> {
-        match self.optional("algorithm") {
-            None => Ok(Algorithm::Md5),
-            Some(name) => Algorithm::of(&name).ok_or(AuthorizationError::Unsupported),
-        }
-    }
-}
-
-/// A quoted-string or a bare value off the front, and what is behind it.
-fn split_value(text: &str) -> Result<(Cow<'_, str>, &str), AuthorizationError> {
-    let Some(quoted) = text.strip_prefix('"') else {
-        let end = text.find([',', ' ', '\t']).unwrap_or(text.len());
-        let (value, behind) = text
-            .split_at_checked(end)
-            .ok_or(AuthorizationError::Malformed)?;
-        // Many things are sent bare; a quote in the midst of one is garbage.
-        return if value.is_empty() || value.contains('"') {
-            Err(AuthorizationError::Malformed)
-        } else {
-            Ok((Cow::Borrowed(value), behind))
-        };
-    };
-    let mut unescaped = String::new();
-    let mut rest = quoted;
-    loop {
-        let stop = rest
-            .find(['"', '\\'])
-            .ok_or(AuthorizationError::Malformed)?;
-        let (plain, behind) = rest
-            .split_at_checked(stop)
-            .ok_or(AuthorizationError::Malformed)?;
-        if let Some(behind) = behind.strip_prefix('"') {
-            let value = if unescaped.is_empty() {
-                Cow::Borrowed(plain)
-            } else {
-                Cow::Owned(unescaped + plain)
-            };
-            return Ok((value, behind));
-        }
-        let mut escaped = behind.chars();
-        escaped.next();
-        unescaped.push_str(plain);
-        unescaped.push(escaped.next().ok_or(AuthorizationError::Malformed)?);
-        rest = escaped.as_str();
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //!
 //! * [`parser`] cuts a stream of octets into heads, body ranges and ends of frames.
 //! * [`head`] is what was learnt of a start line and its headers, and how a head is written again for the next hop.
-//! * [`write`] makes frames of our own.
+//! * [`mod@write`] makes frames of our own.
 //! * [`uri`] holds MSRP URIs, paths of them and their comparison.
 //! * [`digest`] is digest authentication, the only maker of [`digest::Verified`].
 //! * [`status`] names the status codes.

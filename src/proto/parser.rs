@@ -15,7 +15,7 @@ use super::head::{Ending, Head, HeadBuilder, Tid};
 /// Bounds on what a peer may send. Those of a part make a head defective; those of the whole lose the framing.
 #[derive(Clone, Debug)]
 pub struct ParserLimits {
-    /// Octets of a head, its blank line included; 16384. Beyond it the framing is lost.
+    /// Octets of a head, its blank line included; 16384. Beyond it, or 1 GiB, the framing is lost.
     pub head_bytes_max: usize,
     /// Headers of a head; 64.
     pub headers_max: usize,
@@ -925,7 +925,7 @@ mod tests {
             let begin = at.index(frame.len());
             input.splice(begin..begin + removed, inserted);
             let whole = parse_split(&ParserLimits::default(), &input, &[]);
-            prop_assert_eq!(parse_split(&ParserLimits::default(), &input, &splits(input.len(), &seeds)), whole.clone());
+            prop_assert_eq!(&parse_split(&ParserLimits::default(), &input, &splits(input.len(), &seeds)), &whole);
             for frame in &whole.frames {
                 let (head, octets) = (&frame.head, &frame.head_octets);
                 let _ = (head.to_path(octets).len(), head.message_id(octets), head.headers(octets).count());
