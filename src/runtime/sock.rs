@@ -366,3 +366,461 @@ fn descriptor(stream: &TcpStream) -> BorrowedFd<'_> {
     // SAFETY: the stream owns the descriptor and closes it when dropped, which the borrow forbids while it lasts.
     unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+mod tests {
+    use std::cell::Cell;
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::rc::Rc;
+
+    use super::*;
+
+    const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        glommio::LocalExecutorBuilder::default()
+            .io_memory(64 << 10)
+            .make()
+            .unwrap()
+            .run(async {
+                let late = async {
+                    Timer::new(LONG * 2).await;
+                    panic!("the test hangs");
+                };
+                future::or(test, late).await
+            })
+    }
+
+    fn cores(count: usize) -> NonZeroUsize {
+        NonZeroUsize::new(count).unwrap()
+    }
+
+    fn scratch() -> RefCell<Vec<u8>> {
+        RefCell::new(vec![0; 64 * 1024])
+    }
+
+    /// A pair of connected sockets: the accepted one and the dialled one.
+    async fn pair() -> (Socket, Socket) {
+        let listeners = Listeners::bind(LOOPBACK, cores(1), 16).unwrap();
+        let acceptor = Acceptor::new(listeners.for_core(0).unwrap());
+        let dialled = Socket::connect(listeners.address(), LONG).await.unwrap();
+        let (accepted, peer) = acceptor.accept().await.unwrap();
+        assert_eq!(peer, dialled.local_addr().unwrap());
+        (accepted, dialled)
+    }
+
+    /// An accepted socket, and a plain client that is driven from a thread of its own.
+    async fn accepted_from_std() -> (Socket, std::net::TcpStream) {
+        let listeners = Listeners::bind(LOOPBACK, cores(1), 16).unwrap();
+        let acceptor = Acceptor::new(listeners.for_core(0).unwrap());
+        let client = std::net::TcpStream::connect(listeners.address()).unwrap();
+        (acceptor.accept().await.unwrap().0, client)
+    }
+
+    async fn read_to_end(socket: &Socket, scratch: &RefCell<Vec<u8>>) -> io::Result<Vec<u8>> {
+        let mut all = Vec::new();
+        let mut kept = Vec::new();
+        let take = |all: &mut Vec<u8>, octets: &mut [u8]| {
+            all.extend_from_slice(octets);
+            (octets.len(), ())
+        };
+        while socket
+            .read_with(scratch, &mut kept, |octets| take(&mut all, octets))
+            .await?
+            .is_some()
+        {}
+        Ok(all)
+    }
+
+    fn pattern(length: usize) -> Vec<u8> {
+        (0..length).map(|i| (i * 31 + i / 251) as u8).collect()
+    }
+
+    #[test]
+    fn all_cores_listen_on_the_port_that_was_chosen() {
+        let listeners = Listeners::bind(LOOPBACK, cores(3), 16).unwrap();
+        assert_ne!(listeners.address().port(), 0);
+        for core in 0..3 {
+            let socket = listeners.for_core(core).unwrap();
+            let bound = socket.local_addr().unwrap().as_socket().unwrap();
+            assert_eq!(bound, listeners.address());
+            assert!(socket.is_listener().unwrap());
+        }
+        assert!(listeners.for_core(3).is_err());
+    }
+
+    #[test]
+    fn connections_are_spread_over_all_cores() {
+        let listeners = Listeners::bind(LOOPBACK, cores(2), 256).unwrap();
+        let clients: Vec<_> = (0..128)
+            .map(|_| std::net::TcpStream::connect(listeners.address()).unwrap())
+            .collect();
+        let mut accepted = [0; 2];
+        for (core, count) in accepted.iter_mut().enumerate() {
+            let socket = listeners.for_core(core).unwrap();
+            while socket.accept().is_ok() {
+                *count += 1;
+            }
+        }
+        assert_eq!(accepted.iter().sum::<usize>(), clients.len());
+        // By chance alone once in 2^127 runs.
+        assert!(accepted.iter().all(|count| *count > 0), "{accepted:?}");
+    }
+
+    #[test]
+    fn occupied_port_is_an_error_that_names_the_address() {
+        let ours = Listeners::bind(LOOPBACK, cores(2), 16).unwrap();
+        for count in [1, 2] {
+            let error = Listeners::bind(ours.address(), cores(count), 16).unwrap_err();
+            assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+            assert!(error.to_string().contains(&ours.address().to_string()));
+        }
+        let foreign = std::net::TcpListener::bind(LOOPBACK).unwrap();
+        assert!(Listeners::bind(foreign.local_addr().unwrap(), cores(2), 16).is_err());
+    }
+
+    #[test]
+    fn port_is_free_again_while_old_connections_linger() {
+        let ours = Listeners::bind(LOOPBACK, cores(2), 16).unwrap();
+        let mut client = std::net::TcpStream::connect(ours.address()).unwrap();
+        // We close first, so TIME_WAIT is at our end.
+        ours.stop();
+        let address = ours.address();
+        drop(ours);
+        let _ = client.read(&mut [0]);
+        let again = Listeners::bind(address, cores(2), 16).unwrap();
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        let accepted = (0..2)
+            .find_map(|core| again.for_core(core).unwrap().accept().ok())
+            .unwrap()
+            .0;
+        drop(accepted);
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        drop((client, again));
+        Listeners::bind(address, cores(1), 16).unwrap();
+    }
+
+    #[test]
+    fn both_families_listen_on_one_port() {
+        let any_v4 = Listeners::bind((Ipv4Addr::UNSPECIFIED, 0).into(), cores(2), 16).unwrap();
+        let port = any_v4.address().port();
+        match Listeners::bind((Ipv6Addr::UNSPECIFIED, port).into(), cores(2), 16) {
+            Ok(any_v6) => assert_eq!(any_v6.address().port(), port),
+            // A host without IPv6.
+            Err(error) => assert_ne!(error.source.kind(), io::ErrorKind::AddrInUse),
+        }
+    }
+
+    #[test]
+    fn connections_wait_while_a_core_is_started_again() {
+        let listeners = Listeners::bind(LOOPBACK, cores(1), 16).unwrap();
+        let core = listeners.for_core(0).unwrap();
+        run(async {
+            let acceptor = Acceptor::new(core);
+            let _client = std::net::TcpStream::connect(listeners.address()).unwrap();
+            acceptor.accept().await.unwrap();
+            // A pending accept, too, must not take the socket down with it.
+            assert!(future::poll_once(acceptor.accept()).await.is_none());
+        });
+        let _client = std::net::TcpStream::connect(listeners.address()).unwrap();
+        run(async {
+            let acceptor = Acceptor::new(listeners.for_core(0).unwrap());
+            acceptor.accept().await.unwrap();
+        });
+    }
+
+    #[test]
+    fn stopping_ends_a_pending_accept_and_refuses_newcomers() {
+        let listeners = Rc::new(Listeners::bind(LOOPBACK, cores(2), 16).unwrap());
+        run(async {
+            let acceptor = Acceptor::new(listeners.for_core(1).unwrap());
+            let stop = Rc::clone(&listeners);
+            let stopper = glommio::spawn_local(async move { stop.stop() });
+            let error = acceptor.accept().await.unwrap_err();
+            assert!(matches!(error, AcceptError::Stopped), "{error}");
+            stopper.await;
+            let error = Socket::connect(listeners.address(), LONG)
+                .await
+                .unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        });
+    }
+
+    #[test]
+    fn errors_of_accept_are_told_apart() {
+        let of = |code| refusal(io::Error::from_raw_os_error(code));
+        assert!(matches!(of(24), Some(AcceptError::Exhausted(_))), "EMFILE");
+        assert!(of(103).is_none(), "ECONNABORTED concerns one connection");
+        assert!(matches!(of(9), Some(AcceptError::Failed(_))), "EBADF");
+    }
+
+    #[test]
+    fn options_are_set_on_both_sides() {
+        run(async {
+            // Accepted at once, accepted after waiting, dialled: three ways for a descriptor to come to be.
+            let listeners = Listeners::bind(LOOPBACK, cores(1), 16).unwrap();
+            let acceptor = Acceptor::new(listeners.for_core(0).unwrap());
+            let address = listeners.address();
+            let dialler = glommio::spawn_local(async move { Socket::connect(address, LONG).await });
+            let (waited_for, _) = acceptor.accept().await.unwrap();
+            let dialled = dialler.await.unwrap();
+            let _client = std::net::TcpStream::connect(address).unwrap();
+            let (at_once, _) = acceptor.accept().await.unwrap();
+
+            for socket in [waited_for, dialled, at_once] {
+                let stream = socket.stream.borrow();
+                let descriptor = descriptor(&stream);
+                let options = SockRef::from(&descriptor);
+                assert!(options.tcp_nodelay().unwrap());
+                assert_eq!(options.tcp_notsent_lowat().unwrap(), UNSENT_BYTES_MAX);
+                assert!(options.keepalive().unwrap());
+                assert_eq!(
+                    options.tcp_keepalive_time().unwrap(),
+                    Duration::from_secs(60)
+                );
+                assert!(closes_on_exec(descriptor.as_raw_fd()));
+            }
+            let listening = listeners.for_core(0).unwrap();
+            assert!(closes_on_exec(listening.as_raw_fd()));
+        });
+    }
+
+    fn closes_on_exec(descriptor: i32) -> bool {
+        const O_CLOEXEC: u32 = 0o2_000_000;
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).unwrap();
+        let flags = info.lines().find_map(|l| l.strip_prefix("flags:")).unwrap();
+        u32::from_str_radix(flags.trim(), 8).unwrap() & O_CLOEXEC != 0
+    }
+
+    #[test]
+    fn octets_flow_both_ways_at_once() {
+        const TOTAL: usize = 5_000_000;
+        run(async {
+            let (accepted, dialled) = pair().await;
+            let data = Rc::new(pattern(TOTAL));
+            // One scratch buffer serves both readers, as on a core.
+            let scratch = Rc::new(scratch());
+            let tasks: Vec<_> = [accepted, dialled]
+                .into_iter()
+                .map(|socket| {
+                    let socket = Rc::new(socket);
+                    let (writer, data) = (Rc::clone(&socket), Rc::clone(&data));
+                    let writing = glommio::spawn_local(async move {
+                        for piece in data.chunks(300_000) {
+                            writer.write_all(piece).await.unwrap();
+                        }
+                        writer.shutdown_write().unwrap();
+                    });
+                    let scratch = Rc::clone(&scratch);
+                    let reading = glommio::spawn_local(async move {
+                        read_to_end(&socket, &scratch).await.unwrap()
+                    });
+                    (writing, reading)
+                })
+                .collect();
+            for (writing, reading) in tasks {
+                writing.await;
+                assert!(reading.await == *data);
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_not_used_up_comes_again_in_front() {
+        run(async {
+            let (socket, mut client) = accepted_from_std().await;
+            let sender = std::thread::spawn(move || {
+                for piece in pattern(100_000).chunks(777) {
+                    client.write_all(piece).unwrap();
+                }
+            });
+            let scratch = scratch();
+            let (mut all, mut kept) = (Vec::new(), Vec::new());
+            // Takes multiples of 1000 only.
+            while let Some(used) = socket
+                .read_with(&scratch, &mut kept, |octets| {
+                    let used = octets.len() / 1000 * 1000;
+                    all.extend_from_slice(&octets[..used]);
+                    // What is behind `used` must come again as it is left here.
+                    (used, used)
+                })
+                .await
+                .unwrap()
+            {
+                assert!(kept.len() < 1000);
+                assert!(used % 1000 == 0);
+            }
+            sender.join().unwrap();
+            assert!(kept.is_empty() && kept.capacity() == 0);
+            assert!(all == pattern(100_000));
+        });
+    }
+
+    #[test]
+    fn changes_made_in_place_are_kept() {
+        run(async {
+            let (socket, mut client) = accepted_from_std().await;
+            client.write_all(b"ab").unwrap();
+            let scratch = scratch();
+            let mut kept = b"_".to_vec();
+            socket
+                .read_with(&scratch, &mut kept, |octets| {
+                    octets.make_ascii_uppercase();
+                    (1, ())
+                })
+                .await
+                .unwrap()
+                .unwrap();
+            assert!(b"AB".starts_with(&kept));
+            assert!(!kept.is_empty());
+        });
+    }
+
+    #[test]
+    fn waiting_reader_does_not_hold_the_scratch_buffer() {
+        run(async {
+            let (accepted, dialled) = pair().await;
+            let scratch = scratch();
+            let mut kept = Vec::new();
+            {
+                let read = accepted.read_with(&scratch, &mut kept, |octets| (octets.len(), ()));
+                let mut read = Box::pin(read);
+                assert!(future::poll_once(&mut read).await.is_none());
+                assert!(scratch.try_borrow_mut().is_ok());
+            }
+            // The read was given up: nothing is lost.
+            dialled.write_all(b"after all").await.unwrap();
+            dialled.shutdown_both().unwrap();
+            assert_eq!(
+                read_to_end(&accepted, &scratch).await.unwrap(),
+                b"after all"
+            );
+        });
+    }
+
+    #[test]
+    fn read_without_room_is_an_error_and_not_the_end() {
+        run(async {
+            let (socket, mut client) = accepted_from_std().await;
+            client.write_all(b"x").unwrap();
+            let scratch = RefCell::new(vec![0; 4]);
+            let mut kept = b"full".to_vec();
+            let read = socket.read_with(&scratch, &mut kept, |octets| (octets.len(), ()));
+            assert_eq!(read.await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(kept, b"full");
+        });
+    }
+
+    #[test]
+    fn writer_waits_while_the_peer_does_not_read() {
+        run(async {
+            let (accepted, dialled) = pair().await;
+            let accepted = Rc::new(accepted);
+            let written = Rc::new(Cell::new(false));
+            let (socket, flag) = (Rc::clone(&accepted), Rc::clone(&written));
+            let writing = glommio::spawn_local(async move {
+                socket.write_all(&pattern(30_000_000)).await.unwrap();
+                flag.set(true);
+                socket.shutdown_write().unwrap();
+            });
+            // The other direction is not held up by the writer that waits.
+            dialled.write_all(b"ping").await.unwrap();
+            let scratch = scratch();
+            let mut kept = Vec::new();
+            let got = accepted
+                .read_with(&scratch, &mut kept, |octets| (octets.len(), octets.len()))
+                .await
+                .unwrap();
+            assert!(got.is_some());
+            assert!(!written.get());
+            let all = read_to_end(&dialled, &scratch).await.unwrap();
+            assert!(all == pattern(30_000_000));
+            writing.await;
+        });
+    }
+
+    #[test]
+    fn shutdown_ends_a_pending_read_and_a_pending_write() {
+        run(async {
+            let (accepted, _dialled) = pair().await;
+            let accepted = Rc::new(accepted);
+            let reader = Rc::clone(&accepted);
+            let reading =
+                glommio::spawn_local(async move { read_to_end(&reader, &scratch()).await });
+            let writer = Rc::clone(&accepted);
+            let writing =
+                glommio::spawn_local(async move { writer.write_all(&pattern(30_000_000)).await });
+            // Both are waiting once the other tasks have had their turns.
+            for _ in 0..10 {
+                glommio::executor().yield_task_queue_now().await;
+            }
+            accepted.shutdown_both().unwrap();
+            assert_eq!(reading.await.unwrap(), b"");
+            assert!(writing.await.is_err());
+        });
+    }
+
+    #[test]
+    fn graceful_close_does_not_cut_off_what_was_written_last() {
+        run(async {
+            let (socket, mut client) = accepted_from_std().await;
+            // What the client sends is never read by us: closing at once would reset the connection.
+            client.write_all(&pattern(50_000)).unwrap();
+            let receiver = std::thread::spawn(move || {
+                let mut all = Vec::new();
+                client.read_to_end(&mut all).unwrap();
+                all
+            });
+            socket.write_all(&pattern(200_000)).await.unwrap();
+            assert!(socket.close_gracefully(&scratch(), LONG).await);
+            drop(socket);
+            assert!(receiver.join().unwrap() == pattern(200_000));
+        });
+    }
+
+    #[test]
+    fn graceful_close_ends_at_the_deadline() {
+        run(async {
+            let (accepted, dialled) = pair().await;
+            let scratch = scratch();
+            assert!(
+                !accepted
+                    .close_gracefully(&scratch, Duration::from_millis(10))
+                    .await
+            );
+            // And the peer knows.
+            assert_eq!(read_to_end(&dialled, &scratch).await.unwrap(), b"");
+        });
+    }
+
+    #[test]
+    fn connecting_to_a_closed_port_is_refused() {
+        let address = {
+            let listener = std::net::TcpListener::bind(LOOPBACK).unwrap();
+            listener.local_addr().unwrap()
+        };
+        let error = run(Socket::connect(address, LONG)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn connecting_gives_up_after_the_timeout() {
+        // A backlog that is full: the kernel drops further SYNs.
+        let listener = Listeners::bind(LOOPBACK, cores(1), 0).unwrap();
+        let address = listener.address();
+        run(async {
+            let mut fill = Vec::new();
+            let error = loop {
+                match Socket::connect(address, Duration::from_millis(200)).await {
+                    Ok(socket) => fill.push(socket),
+                    Err(error) => break error,
+                }
+                assert!(fill.len() < 100);
+            };
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        });
+    }
+}
