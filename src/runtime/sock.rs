@@ -145,6 +145,9 @@ pub enum AcceptError {
 }
 
 /// One core's listening socket.
+///
+/// Drop it only with its executor, or after [`Listeners::stop`]: on an executor that runs on, an accept that was pending
+/// stays with the kernel until the next turn, and a connection it takes in the meantime is lost.
 #[derive(Debug)]
 pub struct Acceptor {
     listener: Listener,
@@ -192,11 +195,11 @@ impl std::fmt::Debug for Listener {
 
 /// `None` where the error belongs to the one connection that was to be accepted (accept(2) lists them).
 fn refusal(error: io::Error) -> Option<AcceptError> {
+    const EBADF: i32 = 9;
     const ENOMEM: i32 = 12;
     const EINVAL: i32 = 22;
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
-    const EBADF: i32 = 9;
     const ENOTSOCK: i32 = 88;
     const ENOBUFS: i32 = 105;
     match error.raw_os_error() {
@@ -245,7 +248,7 @@ impl Socket {
     /// `scratch` is the core's one read buffer: borrowed only while octets are at hand, never while waiting. What is not
     /// taken up by `kept` bounds one read. `take` must not use `scratch` itself.
     ///
-    /// Dropping the future loses nothing. Errors with [`io::ErrorKind::InvalidInput`] if `kept` leaves no room.
+    /// Does not wait while octets are at hand: who reads in a loop must yield. Dropping the future loses nothing. Errors with [`io::ErrorKind::InvalidInput`] if `kept` leaves no room.
     pub async fn read_with<R>(
         &self,
         scratch: &RefCell<Vec<u8>>,
