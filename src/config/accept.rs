@@ -31,7 +31,9 @@ impl TryFrom<Raw> for Config {
             &mut problems,
         );
         let files = Files {
-            directory: Path::new(&raw.origin).parent().unwrap_or(Path::new("")),
+            directory: Path::new(&raw.origin)
+                .parent()
+                .unwrap_or_else(|| Path::new("")),
         };
         let tls = files.tls(
             std::mem::take(&mut raw.certificates),

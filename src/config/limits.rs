@@ -195,38 +195,44 @@ impl Limits {
         self.compare(section);
     }
 
-    /// The limits that must agree with each other; one that is wrong by itself is not compared.
+    /// The limits that must agree with each other.
     fn compare(&self, section: &mut Section<'_>) {
-        let sizes = [
-            (
+        if self.queue_bytes_low >= self.queue_bytes_high {
+            let high = walk::spell_size(self.queue_bytes_high);
+            disagree(
+                section,
                 "queue_bytes_low",
-                self.queue_bytes_low + 1,
+                "stay below",
                 "queue_bytes_high",
-                self.queue_bytes_high,
-            ),
-            (
+                &high,
+            );
+        }
+        if self.line_bytes_max > self.head_bytes_max {
+            let head = walk::spell_size(self.head_bytes_max);
+            disagree(
+                section,
                 "line_bytes_max",
-                self.line_bytes_max,
+                "not exceed",
                 "head_bytes_max",
-                self.head_bytes_max,
-            ),
-            (
+                &head,
+            );
+        }
+        if self.uri_bytes_max > self.line_bytes_max {
+            let line = walk::spell_size(self.line_bytes_max);
+            disagree(
+                section,
                 "uri_bytes_max",
-                self.uri_bytes_max,
+                "not exceed",
                 "line_bytes_max",
-                self.line_bytes_max,
-            ),
-        ];
-        for (key, value, ceiling_key, ceiling) in sizes {
-            if value > ceiling {
-                ordered(section, key, ceiling_key, &walk::spell_size(ceiling));
-            }
+                &line,
+            );
         }
         if self.handshake_timeout > self.first_request_timeout {
             let first = walk::spell_duration(self.first_request_timeout);
-            ordered(
+            disagree(
                 section,
                 "handshake_timeout",
+                "not exceed",
                 "first_request_timeout",
                 &first,
             );
@@ -234,12 +240,13 @@ impl Limits {
     }
 }
 
-/// Reports that `key` does not stay below `ceiling_key`.
-fn ordered(section: &mut Section<'_>, key: &str, ceiling_key: &str, ceiling: &str) {
-    if !section.is_wrong(key) && !section.is_wrong(ceiling_key) {
-        let message =
-            format!("must stay below {ceiling_key} ({ceiling}): lower it or raise the other");
-        section.problem(key, message);
+/// Reports that `key` must be less than `other`, unless one of them is wrong by itself.
+fn disagree(section: &mut Section<'_>, key: &str, must: &str, other: &str, value: &str) {
+    if !section.is_wrong(key) && !section.is_wrong(other) {
+        section.problem(
+            key,
+            format!("must {must} {other} ({value}): lower it or raise the other"),
+        );
     }
 }
 
@@ -249,13 +256,13 @@ mod tests {
 
     /// The line of the sample that sets `key`.
     fn sample_line(key: &str) -> &'static str {
-        let lines = include_str!("../../config.yaml.sample").lines();
+        let mut lines = include_str!("../../config.yaml.sample").lines();
         let is_it = |line: &&str| {
             line.trim_start()
                 .strip_prefix(key)
                 .is_some_and(|rest| rest.starts_with(':'))
         };
-        lines.filter(is_it).next_back().unwrap_or_default()
+        lines.rfind(is_it).unwrap_or_default()
     }
 
     #[test]

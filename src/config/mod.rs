@@ -278,17 +278,9 @@ impl Config {
             Ok(text) => Self::from_yaml(&text, &origin),
             Err(error) => {
                 let message = certificates::explain_io(path, &error);
-                let message = message
-                    .strip_prefix(&format!("{origin}: "))
-                    .unwrap_or(&message)
-                    .to_owned();
-                Err(ConfigErrors {
-                    origin,
-                    problems: vec![Problem {
-                        key: String::new(),
-                        message,
-                    }],
-                })
+                let told_already = format!("{origin}: ");
+                let message = message.strip_prefix(&told_already).unwrap_or(&message);
+                Err(ConfigErrors::whole(&origin, message.to_owned()))
             }
         }
     }
@@ -298,7 +290,7 @@ impl Config {
     /// # Errors
     /// All that is wrong with the text and with the files it names.
     pub fn from_yaml(text: &str, origin: &str) -> Result<Self, ConfigErrors> {
-        Self::try_from(Raw::read(text, origin))
+        Self::try_from(Raw::read(text, origin)?)
     }
 }
 
@@ -319,6 +311,17 @@ pub struct ConfigErrors {
 }
 
 impl ConfigErrors {
+    /// One problem that concerns the file as a whole.
+    fn whole(origin: &str, message: String) -> Self {
+        Self {
+            origin: origin.to_owned(),
+            problems: vec![Problem {
+                key: String::new(),
+                message,
+            }],
+        }
+    }
+
     /// The problems, in the order of the sections.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {

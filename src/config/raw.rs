@@ -13,8 +13,8 @@ use serde_yaml::Value;
 
 use super::walk::{self, Problems, Section};
 use super::{
-    Dns, DnsServers, EndpointTls, Limits, Listen, Log, LogFormat, LogLevel, Methods, Outbound,
-    PlainPolicy, Sessions,
+    ConfigErrors, Dns, DnsServers, EndpointTls, Limits, Listen, Log, LogFormat, LogLevel, Methods,
+    Outbound, PlainPolicy, Sessions,
 };
 use crate::proto::digest::{Algorithm, Ha1};
 
@@ -114,23 +114,25 @@ impl Default for Raw {
 }
 
 impl Raw {
-    /// Reads the document. A text that is no YAML at all is one problem and all defaults.
-    pub(super) fn read(text: &str, origin: &str) -> Self {
+    /// Reads the document. A text that is no mapping in YAML is the one problem there is to tell.
+    pub(super) fn read(text: &str, origin: &str) -> Result<Self, ConfigErrors> {
         let mut raw = Self {
             origin: origin.to_owned(),
             ..Self::default()
         };
-        let mut problems = Problems::default();
-        match serde_yaml::from_str::<Value>(text) {
-            Ok(document) => {
-                let mut root = Section::root(document, &mut problems);
-                raw.read_root(&mut root);
-                root.finish();
-            }
-            Err(error) => problems.add("", format!("not valid YAML: {error}: correct the line")),
+        let document = serde_yaml::from_str::<Value>(text).map_err(|error| {
+            ConfigErrors::whole(origin, format!("not valid YAML: {error}: correct the line"))
+        })?;
+        if !document.is_mapping() && !document.is_null() {
+            let message = "is not a config: write `key: value` lines";
+            return Err(ConfigErrors::whole(origin, message.to_owned()));
         }
+        let mut problems = Problems::default();
+        let mut root = Section::root(document, &mut problems);
+        raw.read_root(&mut root);
+        root.finish();
         raw.problems = problems;
-        raw
+        Ok(raw)
     }
 
     fn read_root(&mut self, root: &mut Section<'_>) {
@@ -164,8 +166,7 @@ impl Raw {
             section.value("tls", &mut tls, walk::boolean);
             match address {
                 Some(address) => listen.push(Listen { address, tls }),
-                None if section.is_wrong("address") => {}
-                None => section.problem("address", "is missing: write it as \"0.0.0.0:2855\""),
+                None => section.missing("address", "is missing: write it as \"0.0.0.0:2855\""),
             }
         });
         if given {

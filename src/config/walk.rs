@@ -15,31 +15,35 @@ use super::Problem;
 
 /// All that was found wrong so far.
 #[derive(Debug, Default)]
-pub(super) struct Problems(Vec<Problem>);
+pub(super) struct Problems {
+    list: Vec<Problem>,
+    /// The keys that misspelt ones were meant for: not missing, only wrong.
+    meant: Vec<String>,
+}
 
 impl Problems {
     pub(super) fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
         let (key, message) = (key.into(), message.into());
-        self.0.push(Problem { key, message });
+        self.list.push(Problem { key, message });
     }
 
     /// True if `key` or something below it is wrong already: what depends on it must then hold its
     /// tongue, or one slip is reported twice.
     pub(super) fn under(&self, key: &str) -> bool {
-        self.0.iter().any(|problem| {
-            problem
-                .key
+        let wrong = self.list.iter().map(|problem| &problem.key);
+        wrong.chain(&self.meant).any(|wrong| {
+            wrong
                 .strip_prefix(key)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
         })
     }
 
     pub(super) fn into_vec(self) -> Vec<Problem> {
-        self.0
+        self.list
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
     }
 }
 
@@ -48,6 +52,7 @@ pub(super) struct Section<'p> {
     path: String,
     entries: Mapping,
     known: Vec<&'static str>,
+    missing: Vec<(&'static str, &'static str)>,
     problems: &'p mut Problems,
 }
 
@@ -75,6 +80,7 @@ impl<'p> Section<'p> {
             path,
             entries,
             known: Vec::new(),
+            missing: Vec::new(),
             problems,
         }
     }
@@ -211,7 +217,12 @@ impl<'p> Section<'p> {
         }
     }
 
-    /// Reports the keys that nobody asked for.
+    /// Notes that `key` is not there but must be; told at the end, unless it was only misspelt.
+    pub(super) fn missing(&mut self, key: &'static str, message: &'static str) {
+        self.missing.push((key, message));
+    }
+
+    /// Reports the keys that nobody asked for, and those that are missing.
     pub(super) fn finish(self) {
         for key in self.entries.keys() {
             let Some(key) = key.as_str() else {
@@ -220,11 +231,20 @@ impl<'p> Section<'p> {
                 continue;
             };
             let remedy = match nearest(key, &self.known) {
-                Some(near) => format!("did you mean `{near}`?"),
+                Some(near) => {
+                    self.problems.meant.push(join(&self.path, near));
+                    format!("did you mean `{near}`?")
+                }
                 None => "remove it, or see config.yaml.sample for the keys there are".to_owned(),
             };
             self.problems
                 .add(join(&self.path, key), format!("unknown key: {remedy}"));
+        }
+        for (key, message) in self.missing {
+            let key = join(&self.path, key);
+            if !self.problems.under(&key) {
+                self.problems.add(key, message);
+            }
         }
     }
 }
