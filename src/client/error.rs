@@ -1,0 +1,171 @@
+//! Everything that can end a client's work, in words for the person at the terminal.
+//!
+//! Owns [`ClientError`] and the [`Stage`] it happened at, which becomes the tool's exit status. Errors say what was tried
+//! and with whom; they never hold a password, a nonce or a whole session id.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::proto::parser::ParseError;
+use crate::proto::status::Status;
+
+/// How far things had come: decides the exit status of the tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Name resolution, TCP or TLS failed, or local files for them could not be read.
+    Connecting,
+    /// The relay would not accept the user.
+    Authenticating,
+    /// The connection stood, and the transfer failed.
+    Transferring,
+}
+
+/// What ended the client's work.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The host name gave no address.
+    #[error("cannot resolve {host}: {source}")]
+    Resolve {
+        /// The name asked for.
+        host: String,
+        /// What the resolver said.
+        #[source]
+        source: io::Error,
+    },
+    /// No address of the host accepted the connection.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// The last address tried.
+        address: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The TLS handshake failed.
+    #[error("TLS with {peer}: {source}{}", tls_hint(.source))]
+    Handshake {
+        /// The other side.
+        peer: String,
+        /// What rustls said.
+        #[source]
+        source: io::Error,
+    },
+    /// Certificates or keys for TLS cannot be used.
+    #[error("{what}: {reason}")]
+    TlsSetup {
+        /// The file or setting.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The listening address cannot be used.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address asked for.
+        address: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The relay refused the credentials or the request.
+    #[error("the relay refused AUTH: {code} {comment}{hint}", code = .status.code())]
+    AuthRefused {
+        /// The relay's answer.
+        status: Status,
+        /// Its words, or the usual ones for the code.
+        comment: String,
+        /// What the user can do, with a separator in front; may be empty.
+        hint: String,
+    },
+    /// The relay's answer to AUTH makes no sense.
+    #[error("the relay's answer to AUTH cannot be used: {0}")]
+    AuthAnswer(String),
+    /// Nothing happened for the permitted time.
+    #[error("{what} within {seconds} s")]
+    TimedOut {
+        /// What did not happen, as the start of a sentence.
+        what: &'static str,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The peer closed or lost the connection before the work was done.
+    #[error("the connection ended {0}")]
+    ConnectionLost(String),
+    /// What the peer sent is not MSRP.
+    #[error("the peer sent what is not MSRP: {0}")]
+    Framing(#[from] ParseError),
+    /// The next hop answered a chunk with an error.
+    #[error("refused at octet {octet}: {code} {comment}", code = .status.code())]
+    Refused {
+        /// The answer.
+        status: Status,
+        /// Its words, or the usual ones for the code.
+        comment: String,
+        /// Where the refused chunk began, counted from 1.
+        octet: u64,
+    },
+    /// A failure REPORT came back.
+    #[error("a report of failure came back: {code} {comment}", code = .status.code())]
+    Reported {
+        /// The status it carries.
+        status: Status,
+        /// Its words, or the usual ones for the code.
+        comment: String,
+    },
+    /// A chunk was too large to be received whole by a caller that wanted it so.
+    #[error("the chunk is larger than {octets_max} octets")]
+    TooLarge {
+        /// The caller's bound.
+        octets_max: usize,
+    },
+    /// A path given by the user is no path.
+    #[error("{path:?} is not a path of MSRP URIs: {reason}")]
+    BadPath {
+        /// What was given.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A local file failed.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The socket failed.
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl ClientError {
+    /// The stage this error belongs to.
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Resolve { .. }
+            | Self::Connect { .. }
+            | Self::Handshake { .. }
+            | Self::TlsSetup { .. }
+            | Self::Listen { .. }
+            | Self::BadPath { .. } => Stage::Connecting,
+            Self::AuthRefused { .. } | Self::AuthAnswer(_) => Stage::Authenticating,
+            _ => Stage::Transferring,
+        }
+    }
+}
+
+/// What to do about the commonest certificate failures.
+fn tls_hint(source: &io::Error) -> &'static str {
+    use futures_rustls::rustls::{CertificateError, Error};
+    match source.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            " (give its issuer, or a self-signed certificate itself, with --ca FILE)"
+        }
+        Some(Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => " (the certificate is for another name: say which with --server-name NAME)",
+        _ => "",
+    }
+}
