@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod control;
+pub mod client;
 pub mod proto;
 pub mod relay;
 pub mod runtime;

@@ -11,9 +11,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::task::{Poll, Waker, ready};
+use std::time::{Duration, Instant};
 
+use futures_lite::future::yield_now;
 use futures_lite::{AsyncRead as _, AsyncWrite as _};
 
 use super::transport::within;
@@ -27,6 +28,8 @@ const READ_BUFFER_BYTES: usize = 256 << 10;
 const URGENT_BYTES_HIGH: usize = 64 << 10;
 /// A session id of about 130 random bits (RFC 4975, 14.1 asks for 80).
 const SESSION_ID_LENGTH: usize = 22;
+/// How often an idle connection is looked at.
+const IDLE_CHECK: Duration = Duration::from_millis(250);
 /// How long the other side may take to close after we have.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
@@ -37,6 +40,7 @@ pub struct Endpoint {
     pub incoming: Incoming,
     /// What we send.
     pub outgoing: Outgoing,
+    activity: Activity,
     own_uri: String,
     local: SocketAddr,
     peer: SocketAddr,
@@ -58,9 +62,11 @@ impl Endpoint {
     pub fn new(transport: Transport, own_uri: String) -> Self {
         let (local, peer, tls) = (transport.local(), transport.peer(), transport.tls_facts());
         let transport = Rc::new(RefCell::new(transport));
+        let activity = Activity::default();
         Self {
-            incoming: Incoming::new(Rc::clone(&transport)),
-            outgoing: Outgoing { transport, urgent: Urgent::default() },
+            incoming: Incoming::new(Rc::clone(&transport), activity.clone()),
+            outgoing: Outgoing { transport, urgent: Urgent::default(), activity: activity.clone() },
+            activity,
             own_uri,
             local,
             peer,
@@ -92,6 +98,11 @@ impl Endpoint {
     /// What the handshake agreed on; `None` without TLS.
     pub const fn tls(&self) -> Option<&TlsFacts> {
         self.tls.as_ref()
+    }
+
+    /// How much has moved on this connection, in both directions.
+    pub fn activity(&self) -> Activity {
+        self.activity.clone()
     }
 
     /// Closes so that neither side loses a tail: everything queued is written, close_notify and FIN follow, and what
@@ -146,18 +157,13 @@ pub struct Incoming {
     /// `buffer[start..end]` has been read and not yet been handed out.
     start: usize,
     end: usize,
-    octets: u64,
+    activity: Activity,
 }
 
 impl Incoming {
-    fn new(transport: Rc<RefCell<Transport>>) -> Self {
+    fn new(transport: Rc<RefCell<Transport>>, activity: Activity) -> Self {
         let buffer = vec![0; READ_BUFFER_BYTES].into_boxed_slice();
-        Self { transport, parser: Parser::new(ParserLimits::default()), buffer, start: 0, end: 0, octets: 0 }
-    }
-
-    /// How many octets have come in so far, after decryption.
-    pub const fn octets(&self) -> u64 {
-        self.octets
+        Self { transport, parser: Parser::new(ParserLimits::default()), buffer, start: 0, end: 0, activity }
     }
 
     /// The next step; `None` when the peer has closed between frames.
@@ -207,6 +213,9 @@ impl Incoming {
 
     /// Reads what there is; 0 at the end of the stream.
     async fn fill(&mut self) -> Result<usize, ClientError> {
+        // Whoever shares the task has its turn first, be the socket ever so readable: what the octets handed out so far
+        // have caused to be written goes out together.
+        yield_now().await;
         // What is left is a piece of a head or of a possible end-line: far less than the buffer, so there is always room.
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
@@ -231,7 +240,7 @@ impl Incoming {
         })
         .await?;
         self.end += read;
-        self.octets += read as u64;
+        self.activity.note(read);
         Ok(read)
     }
 }
@@ -241,6 +250,7 @@ impl Incoming {
 pub struct Outgoing {
     transport: Rc<RefCell<Transport>>,
     urgent: Urgent,
+    activity: Activity,
 }
 
 impl Outgoing {
@@ -261,6 +271,7 @@ impl Outgoing {
             if written == 0 {
                 return Err(io::Error::from(io::ErrorKind::WriteZero).into());
             }
+            self.activity.note(written);
             octets = octets.get(written..).unwrap_or_default();
         }
         Ok(())
@@ -284,15 +295,28 @@ impl Outgoing {
         self.flush().await
     }
 
-    /// Writes and flushes whatever is urgent now; to be called between frames only.
+    /// Writes and flushes whatever is urgent now; to be called between frames only. A call that was dropped in the middle
+    /// of a frame is made good by the next.
     ///
     /// # Errors
     /// [`ClientError::Io`].
     pub async fn send_urgent(&mut self) -> Result<(), ClientError> {
-        while let Some(frames) = self.urgent.take() {
-            self.send(&frames).await?;
+        let (transport, queue) = (&self.transport, &self.urgent.0);
+        while !self.urgent.is_empty() {
+            let written = poll_fn(|context| {
+                let mut octets = queue.octets.borrow_mut();
+                let written = ready!(Pin::new(&mut *transport.borrow_mut()).poll_write(context, &octets))?;
+                octets.drain(..written);
+                Poll::Ready(io::Result::Ok(written))
+            })
+            .await?;
+            if written == 0 {
+                return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+            }
+            self.activity.note(written);
+            queue.drained.wake();
         }
-        Ok(())
+        self.flush().await
     }
 
     /// Writes urgent frames as they come, for ever: run it beside the receiving half.
@@ -349,17 +373,37 @@ impl Urgent {
     pub(super) async fn pending(&self) {
         self.0.wanted.until(|| !self.is_empty()).await;
     }
+}
 
-    fn take(&self) -> Option<Vec<u8>> {
-        let frames = std::mem::take(&mut *self.0.octets.borrow_mut());
-        self.0.drained.wake();
-        (!frames.is_empty()).then_some(frames)
+/// How many octets have moved on a connection, to tell a slow one from a dead one.
+#[derive(Clone, Debug, Default)]
+pub struct Activity(Rc<Cell<u64>>);
+
+impl Activity {
+    /// Octets of both directions so far, without what TLS adds.
+    pub fn octets(&self) -> u64 {
+        self.0.get()
+    }
+
+    /// Returns once nothing has moved for so long.
+    pub async fn stops(&self, limit: Duration) {
+        let (mut seen, mut since) = (self.octets(), Instant::now());
+        while since.elapsed() < limit {
+            glommio::timer::sleep(IDLE_CHECK.min(limit)).await;
+            if self.octets() != seen {
+                (seen, since) = (self.octets(), Instant::now());
+            }
+        }
+    }
+
+    fn note(&self, octets: usize) {
+        self.0.set(self.0.get() + octets as u64);
     }
 }
 
 /// Wakes the one task whose futures wait for a condition of this executor's state.
 #[derive(Debug, Default)]
-pub(super) struct Signal(Cell<Option<Waker>>);
+pub(super) struct Signal(RefCell<Option<Waker>>);
 
 impl Signal {
     /// Returns once the condition holds; it is looked at again at every [`Self::wake`].
@@ -368,7 +412,7 @@ impl Signal {
             if condition() {
                 return Poll::Ready(());
             }
-            self.0.set(Some(context.waker().clone()));
+            *self.0.borrow_mut() = Some(context.waker().clone());
             Poll::Pending
         })
         .await;
@@ -376,7 +420,8 @@ impl Signal {
 
     /// The condition may hold now.
     pub(super) fn wake(&self) {
-        if let Some(waker) = self.0.take() {
+        let waker = self.0.borrow_mut().take();
+        if let Some(waker) = waker {
             waker.wake();
         }
     }

@@ -81,7 +81,7 @@ pub enum ClientError {
     #[error("the relay's answer to AUTH cannot be used: {0}")]
     AuthAnswer(String),
     /// Nothing happened for the permitted time.
-    #[error("{what} within {seconds} s")]
+    #[error("{what} for {seconds} s")]
     TimedOut {
         /// What did not happen, as the start of a sentence.
         what: &'static str,
@@ -141,6 +141,11 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// Nothing moved on the connection for so long.
+    pub fn stalled(limit: std::time::Duration) -> Self {
+        Self::TimedOut { what: "nothing moved on the connection", seconds: limit.as_secs() }
+    }
+
     /// The stage this error belongs to.
     pub fn stage(&self) -> Stage {
         match self {

@@ -229,6 +229,8 @@ impl<'a> MessageStream<'a> {
             };
             let served = async { self.outgoing.serve().await.map(|never| match never {}) };
             futures_lite::future::or(answered, served).await?;
+            // The wait may have been over in the middle of an urgent frame.
+            self.outgoing.send_urgent().await?;
         }
         self.stop_on_failure().await
     }

@@ -30,9 +30,12 @@ pub(super) struct PartFile {
     buffer: Vec<u8>,
     offset: u64,
     disk: Option<Disk>,
-    job: Option<Task<(Disk, Vec<u8>, io::Result<()>)>>,
+    job: Option<Task<Written>>,
     published: bool,
 }
+
+/// What comes back from the blocking thread: the buffer is to be used again.
+type Written = (Disk, Vec<u8>, io::Result<()>);
 
 /// What travels to the blocking thread and back.
 #[derive(Debug)]
@@ -56,7 +59,7 @@ impl Disk {
         Ok(())
     }
 
-    fn digest(mut self, size: u64) -> io::Result<Sha256Digest> {
+    fn digest(self, size: u64) -> io::Result<Sha256Digest> {
         self.file.set_len(size)?;
         if self.in_order && self.hashed == size {
             return Ok(self.hasher.finalize().into());

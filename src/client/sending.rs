@@ -6,7 +6,6 @@
 //! that may follow it. What the peer sends meanwhile is answered: a bodiless SEND (a first SEND or a keep-alive) with
 //! 200, content, which nobody here wants, with 413.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::rc::Rc;
@@ -24,8 +23,6 @@ use super::transport::within;
 use crate::proto::head::{Head, Kind, Method};
 use crate::proto::status::Status;
 
-/// How often an idle connection is looked at.
-const IDLE_CHECK: Duration = Duration::from_millis(250);
 /// How long an explanation (a REPORT, a response) is waited for once the connection takes no more octets, and how long
 /// the `#` after a failure may take.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
@@ -65,14 +62,9 @@ pub async fn send_message(
 ) -> Result<Delivery, ClientError> {
     let began = Instant::now();
     let ledger = Rc::new(Ledger::new(spec.failure_report));
-    let pulse = Pulse::new();
-    let urgent = endpoint.outgoing.urgent();
-    let noted = |sent| {
-        pulse.beat();
-        progress(sent);
-    };
-    let mut writing = pin!(write_all(&mut endpoint.outgoing, spec, source, &ledger, &noted));
-    let mut reading = pin!(read_all(&mut endpoint.incoming, &ledger, spec.message_id.as_bytes(), urgent, &pulse));
+    let (urgent, activity) = (endpoint.outgoing.urgent(), endpoint.activity());
+    let mut writing = pin!(write_all(&mut endpoint.outgoing, spec, source, &ledger, progress));
+    let mut reading = pin!(read_all(&mut endpoint.incoming, &ledger, spec.message_id.as_bytes(), &urgent));
 
     let written = async { Turn::Written(writing.as_mut().await) };
     let ended = async { Turn::Ended(reading.as_mut().await) };
@@ -80,7 +72,10 @@ pub async fn send_message(
         ledger.failed().await;
         Turn::Failed
     };
-    let stalled = async { Turn::Stalled(pulse.stops(options.idle_limit).await) };
+    let stalled = async {
+        activity.stops(options.idle_limit).await;
+        Turn::Stalled
+    };
     let turn = or(written, or(ended, or(failed, stalled))).await;
     let result = match turn {
         Turn::Written(Err(error @ ClientError::Io(_))) => {
@@ -91,7 +86,7 @@ pub async fn send_message(
         // The last confirmation may have come together with the end.
         Turn::Ended(error) => poll_once(writing).await.unwrap_or(Err(error)),
         Turn::Failed => within(LAST_WORDS_LIMIT, writing).await.unwrap_or_else(|| Err(lost("after a failure"))),
-        Turn::Stalled(error) => Err(error),
+        Turn::Stalled => Err(ClientError::stalled(options.idle_limit)),
     };
     let (octets, chunks) = result.map_err(|error| ledger.take_failure().unwrap_or(error))?;
     let (answers, reported) = (ledger.answers(), ledger.arrived(octets));
@@ -103,7 +98,7 @@ enum Turn {
     Written(Result<(u64, u64), ClientError>),
     Ended(ClientError),
     Failed,
-    Stalled(ClientError),
+    Stalled,
 }
 
 fn lost(when: &str) -> ClientError {
@@ -148,8 +143,7 @@ async fn read_all(
     incoming: &mut Incoming,
     ledger: &Ledger,
     message_id: &[u8],
-    urgent: Urgent,
-    pulse: &Pulse,
+    urgent: &Urgent,
 ) -> ClientError {
     let mut answer_at_end = None;
     loop {
@@ -167,7 +161,6 @@ async fn read_all(
             Ok(None) => return lost("before everything was confirmed"),
             Err(error) => return error,
         }
-        pulse.beat();
     }
 }
 
@@ -191,28 +184,5 @@ fn note(head: &Head, octets: &[u8], ledger: &Ledger, message_id: &[u8]) -> Optio
             answer::response(head, octets, status, None)
         }
         Kind::Request(_) => answer::response(head, octets, Status::NOT_IMPLEMENTED, None),
-    }
-}
-
-/// When something last moved on a connection.
-#[derive(Debug)]
-pub(super) struct Pulse(Cell<Instant>);
-
-impl Pulse {
-    pub(super) fn new() -> Self {
-        Self(Cell::new(Instant::now()))
-    }
-
-    /// Something moved.
-    pub(super) fn beat(&self) {
-        self.0.set(Instant::now());
-    }
-
-    /// Returns once nothing has moved for so long.
-    pub(super) async fn stops(&self, limit: Duration) -> ClientError {
-        while self.0.get().elapsed() < limit {
-            glommio::timer::sleep(IDLE_CHECK.min(limit)).await;
-        }
-        ClientError::TimedOut { what: "nothing moved on the connection", seconds: limit.as_secs() }
     }
 }

@@ -1,0 +1,63 @@
+//! `msrp`: sends and receives files over MSRP, directly or through relays, and looks at relays.
+//!
+//! Flags, the executor, and the exit status; the protocol is [`msrprelay::client`]. Results go to stdout, everything else
+//! to stderr. Invariant: status 0 means that every octet has arrived, as far as the options let that be known.
+
+mod options;
+mod outcome;
+mod probe;
+mod progress;
+mod receive;
+mod send;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const AFTER_HELP: &str = "\
+Exit status:
+  0    every octet has arrived (send: and was confirmed, unless --success-report no)
+  1    the transfer failed, or a file was rejected
+  2    wrong usage
+  3    no connection: name resolution, TCP, TLS, or the certificate
+  4    the relay refused the user
+  130  interrupted
+
+Passwords come from --password-file, else from the environment variable MSRP_PASSWORD, else from a prompt.";
+
+/// Send and receive files over MSRP (RFC 4975), directly or through relays (RFC 4976).
+#[derive(Debug, Parser)]
+#[command(name = "msrp", version, after_help = AFTER_HELP, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Receive files, through a relay or listening.
+    Receive(Box<receive::Arguments>),
+    /// Send a file.
+    Send(Box<send::Arguments>),
+    /// Look at a relay: TLS, certificate, AUTH and what it grants.
+    Probe(Box<probe::Arguments>),
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Receive(arguments) => receive::run(*arguments),
+        Command::Send(arguments) => send::run(*arguments),
+        Command::Probe(arguments) => probe::run(*arguments),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,174 @@
+//! What all commands share: whom to connect to and as whom, trust, passwords.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use msrprelay::client::{AuthOptions, ClientError, Credentials, Endpoint, Grant, Security, Target, Trust, authenticate};
+use msrprelay::proto::uri::{MsrpUri, Path};
+
+use crate::outcome::Failure;
+use crate::units::parse_duration;
+
+/// The environment variable for passwords.
+const PASSWORD_VARIABLE: &str = "MSRP_PASSWORD";
+
+/// The relay and the user.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Relay")]
+pub(crate) struct RelayArguments {
+    /// Authenticate as this user (`alice@example.com`; the name before the `@` is what the relay checks)
+    #[arg(long, value_name = "USER@DOMAIN", requires = "relay")]
+    pub(crate) user: Option<String>,
+    /// The relay [default port: 2855]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) relay: Option<Target>,
+    /// The To-Path of AUTH [default: msrps://HOST:PORT;tcp of the relay; some relays are addressed by their SIP domain]
+    #[arg(long, value_name = "URI", requires = "user", value_parser = parse_uri)]
+    pub(crate) auth_uri: Option<String>,
+    /// Ask for a URI that lives this long [default: as long as the connection]
+    #[arg(long, value_name = "SECONDS", requires = "user")]
+    pub(crate) expires: Option<u64>,
+    /// Read the password from this file's first line
+    #[arg(long, value_name = "FILE", requires = "user")]
+    pub(crate) password_file: Option<PathBuf>,
+}
+
+/// The connection.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct ConnectionArguments {
+    /// Trust the certificates in this PEM file (authorities, or self-signed ones) [default: the system's authorities]
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Accept any certificate: encrypted, but with whom is not known
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Check the certificate for this name [default: the host that is dialled]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) server_name: Option<String>,
+    /// No TLS (`msrp:`); relays hardly ever accept AUTH this way
+    #[arg(long, conflicts_with_all = ["ca", "insecure", "server_name"])]
+    pub(crate) plain: bool,
+    /// How long each of TCP connect, TLS handshake and AUTH may take
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    pub(crate) connect_timeout: Duration,
+    /// Run on this CPU only
+    #[arg(long, value_name = "N")]
+    pub(crate) cpu: Option<usize>,
+}
+
+/// The output.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct OutputArguments {
+    /// Print the result as one JSON object on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show progress even if stderr is not a terminal
+    #[arg(long)]
+    pub(crate) progress: bool,
+}
+
+/// Everything needed to ask a relay, collected before anything is connected.
+#[derive(Debug)]
+pub(crate) struct Login {
+    relay: Target,
+    credentials: Credentials,
+    options: AuthOptions,
+}
+
+impl RelayArguments {
+    /// Asks for the password and puts the login together; `None` without `--user`.
+    pub(crate) fn login(&self, connection: &ConnectionArguments) -> Result<Option<Login>, Failure> {
+        let (Some(user), Some(relay)) = (&self.user, &self.relay) else { return Ok(None) };
+        let name = user.split_once('@').map_or(user.as_str(), |(name, _)| name);
+        let scheme = if connection.plain { "msrp" } else { "msrps" };
+        let uri = self.auth_uri.clone().unwrap_or_else(|| format!("{scheme}://{relay};tcp"));
+        Ok(Some(Login {
+            relay: relay.clone(),
+            credentials: Credentials { user: name.to_owned(), password: self.password(user)? },
+            options: AuthOptions { uri, expires: self.expires, limit: connection.connect_timeout },
+        }))
+    }
+
+    fn password(&self, user: &str) -> Result<String, Failure> {
+        if let Some(file) = &self.password_file {
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| Failure::Usage(format!("--password-file {}: {error}", file.display())))?;
+            return match text.lines().next() {
+                Some(password) if !password.is_empty() => Ok(password.to_owned()),
+                _ => Err(Failure::Usage(format!("--password-file {}: its first line is empty", file.display()))),
+            };
+        }
+        if let Ok(password) = std::env::var(PASSWORD_VARIABLE) {
+            return Ok(password);
+        }
+        if !std::io::stderr().is_terminal() {
+            return Err(Failure::Usage(format!("no password: use --password-file or {PASSWORD_VARIABLE}")));
+        }
+        rpassword::prompt_password(format!("Password of {user}: "))
+            .map_err(|error| Failure::Usage(format!("no password: {error}")))
+    }
+}
+
+impl Login {
+    /// Connects to the relay and fetches a URI from it.
+    pub(crate) async fn perform(&self, connection: &ConnectionArguments) -> Result<(Endpoint, Grant), ClientError> {
+        let mut endpoint =
+            Endpoint::connect(&self.relay, &connection.security()?, connection.connect_timeout).await?;
+        let grant = self.ask(&mut endpoint).await?;
+        Ok((endpoint, grant))
+    }
+
+    /// Fetches a URI over a connection that is there.
+    pub(crate) async fn ask(&self, endpoint: &mut Endpoint) -> Result<Grant, ClientError> {
+        authenticate(endpoint, &self.credentials, &self.options).await
+    }
+}
+
+impl ConnectionArguments {
+    /// TLS as the options say, or none.
+    pub(crate) fn security(&self) -> Result<Security, ClientError> {
+        if self.plain { Ok(Security::Plain) } else { self.tls() }
+    }
+
+    /// TLS as the options say.
+    pub(crate) fn tls(&self) -> Result<Security, ClientError> {
+        let trust = match (&self.ca, self.insecure) {
+            (Some(file), _) => Trust::File(file.clone()),
+            (None, true) => Trust::Anybody,
+            (None, false) => Trust::System,
+        };
+        Security::tls(&trust, self.server_name.as_deref())
+    }
+}
+
+/// A URI as a command-line argument.
+pub(crate) fn parse_uri(text: &str) -> Result<String, String> {
+    MsrpUri::parse(text.as_bytes()).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// A path as a command-line argument: one space between URIs, however they were separated.
+pub(crate) fn parse_path(text: &str) -> Result<String, String> {
+    let path = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for uri in Path::new(path.as_bytes()).uris() {
+        MsrpUri::parse(uri).map_err(|error| format!("{}: {error}", String::from_utf8_lossy(uri)))?;
+    }
+    if path.is_empty() { Err("at least one URI is needed".to_owned()) } else { Ok(path) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_made_of_uris() {
+        let path = " msrps://r.example:2855/abc;tcp   msrps://192.0.2.1:9/x;tcp\n";
+        assert_eq!(parse_path(path).unwrap(), "msrps://r.example:2855/abc;tcp msrps://192.0.2.1:9/x;tcp");
+        assert!(parse_path("").is_err());
+        assert!(parse_path("msrps://r.example:2855/abc;tcp nonsense").is_err());
+    }
+}
