@@ -1,12 +1,10 @@
-//! How the tool ends: the executor it runs on, what it prints, and its exit status.
+//! How the tool ends: when a signal asks it to, what it prints, and its exit status.
 
 use std::future::Future;
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use glommio::{LocalExecutorBuilder, Placement};
-use msrprelay::client::{ClientError, Stage};
+use msrprelay::client::{ClientError, EngineError, Stage, run_on_executor};
 use serde_json::{Value, json};
 
 const SIGINT: i32 = 2;
@@ -35,6 +33,12 @@ pub(crate) enum Failure {
     /// Ctrl-C, or a polite kill.
     #[error("interrupted")]
     Interrupted,
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error.to_string())
+    }
 }
 
 impl Failure {
@@ -87,35 +91,19 @@ pub(crate) fn conclude(as_json: bool, report: Report, result: Result<(), Failure
     }
 }
 
-/// Runs a command on an executor of its own until it is done or a signal asks it to stop; whatever it holds is dropped
-/// then, temporary files included.
-pub(crate) fn run_on_executor(
+/// Runs a command until it is done or a signal asks it to stop; whatever it holds is dropped then, temporary files
+/// included.
+pub(crate) fn run_until_interrupted(
     cpu: Option<usize>,
     command: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
-    let engine = |error: &dyn std::fmt::Display| {
-        Failure::Engine(format!(
-            "io_uring cannot be used: {error} (it needs Linux 5.8 or later, not forbidden by a container's seccomp profile, \
-             and a limit on locked memory, `ulimit -l`, of at least 512 KiB)"
-        ))
-    };
+    let no_signals = |error: glommio::GlommioError<()>| Failure::Engine(format!("signals cannot be awaited: {error}"));
     // Blocked here, so that every thread started from now on leaves them to the executor.
-    glommio::signal::block(&[SIGINT, SIGTERM]).map_err(|error| engine(&error))?;
-    let executor = LocalExecutorBuilder::new(cpu.map_or(Placement::Unbound, Placement::Fixed))
-        .io_memory(64 << 10)
-        // While a task is busy, this is how often sockets and timers are looked at.
-        .preempt_timer(Duration::from_millis(1))
-        .name("msrp")
-        .make()
-        .map_err(|error| engine(&error))?;
-    executor.run(async {
-        let signals = glommio::signal::Signals::new(&[SIGINT, SIGTERM]).map_err(|error| engine(&error))?;
-        let interrupted = async {
-            match signals.recv().await {
-                Ok(_) => Err(Failure::Interrupted),
-                Err(error) => Err(engine(&error)),
-            }
-        };
-        futures_lite::future::or(command, interrupted).await
-    })
+    glommio::signal::block(&[SIGINT, SIGTERM]).map_err(no_signals)?;
+    let interrupted = async {
+        let signals = glommio::signal::Signals::new(&[SIGINT, SIGTERM]).map_err(no_signals)?;
+        signals.recv().await.map_err(no_signals)?;
+        Err(Failure::Interrupted)
+    };
+    run_on_executor(cpu, futures_lite::future::or(command, interrupted)).unwrap_or_else(|error| Err(error.into()))
 }

@@ -8,7 +8,7 @@ use msrprelay::client::{Endpoint, Grant, TlsFacts, dns_names, validity};
 use serde_json::json;
 
 use crate::options::{ConnectionArguments, Login, RelayArguments};
-use crate::outcome::{Failure, Report, conclude, run_on_executor};
+use crate::outcome::{Failure, Report, conclude, run_until_interrupted};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,7 +34,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let mut report = Report { lines: Vec::new(), json: json!({}) };
     let login = arguments.relay.login(&arguments.connection);
     let result = login
-        .and_then(|login| run_on_executor(arguments.connection.cpu, probe(&arguments, login, &mut report)));
+        .and_then(|login| run_until_interrupted(arguments.connection.cpu, probe(&arguments, login, &mut report)));
     conclude(as_json, report, result)
 }
 

@@ -14,7 +14,7 @@ use msrprelay::client::{
 use serde_json::{Value, json};
 
 use crate::options::{ConnectionArguments, Login, OutputArguments, RelayArguments};
-use crate::outcome::{Failure, Report, conclude, run_on_executor};
+use crate::outcome::{Failure, Report, conclude, run_until_interrupted};
 use crate::progress::Progress;
 use crate::units::{self, parse_duration, parse_size};
 
@@ -69,7 +69,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let as_json = arguments.output.json;
     let mut report = Report { lines: Vec::new(), json: json!({ "files": [] }) };
     let result = prepare(&arguments)
-        .and_then(|login| run_on_executor(arguments.connection.cpu, receive(&arguments, login, &mut report)));
+        .and_then(|login| run_until_interrupted(arguments.connection.cpu, receive(&arguments, login, &mut report)));
     conclude(as_json, report, result)
 }
 

@@ -17,7 +17,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::options::{ConnectionArguments, Login, OutputArguments, RelayArguments, parse_path};
-use crate::outcome::{Failure, Report, conclude, run_on_executor};
+use crate::outcome::{Failure, Report, conclude, run_until_interrupted};
 use crate::progress::Progress;
 use crate::units::{self, parse_chunk_size, parse_duration};
 
@@ -122,7 +122,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let as_json = arguments.output.json;
     let mut report = Report::default();
     let result = prepare(&arguments).and_then(|(login, content)| {
-        run_on_executor(arguments.connection.cpu, transfer(&arguments, login, content, &mut report))
+        run_until_interrupted(arguments.connection.cpu, transfer(&arguments, login, content, &mut report))
     });
     conclude(as_json, report, result)
 }
