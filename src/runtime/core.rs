@@ -5,7 +5,7 @@
 //! every task is held by [`Tasks`]; a core whose task panics ends in order, its connections closed and
 //! its listeners free for the next life.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -33,6 +33,10 @@ use crate::telemetry::Counters;
 
 /// How often counters are published and deadlines looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// How long a core that has something to do may sleep by mistake; see [`Shared::heartbeat`].
+const HEARTBEAT: Duration = Duration::from_millis(2);
+/// The same for a core on which nothing happened lately.
+const HEARTBEAT_IDLE: Duration = Duration::from_millis(50);
 /// One read: large enough that several TLS records come with one system call, small enough to stay
 /// in cache.
 const READ_OCTETS: usize = 64 << 10;
@@ -89,6 +93,8 @@ pub(crate) struct Shared {
     mesh: Mesh,
     log_failures: bool,
     emptied: Event,
+    /// Turns of the relay so far; wraps.
+    turns: Cell<u32>,
 }
 
 /// Write buffers, lent for as long as a write takes; idle connections hold none.
@@ -127,6 +133,8 @@ pub(crate) async fn run(plan: CorePlan) -> CoreEnd {
     }
     let core = Rc::clone(&shared);
     shared.tasks.spawn(async move { core.tick().await });
+    let core = Rc::clone(&shared);
+    shared.tasks.spawn(async move { core.heartbeat().await });
 
     let panicked = async { CoreEnd::Panicked(shared.tasks.failed().await) };
     let stopped = async {
@@ -161,6 +169,7 @@ impl Shared {
             mesh: Mesh::new(cores),
             log_failures: plan.log_failures,
             emptied: Event::default(),
+            turns: Cell::new(0),
         }
     }
 
@@ -186,6 +195,7 @@ impl Shared {
 
     /// The same, for what can only be said piece by piece.
     pub(crate) fn feed_with(self: &Rc<Self>, feed: impl FnOnce(&mut Relay, Instant, &mut Effects)) {
+        self.turns.set(self.turns.get().wrapping_add(1));
         let mut fx = self.effects.take();
         feed(&mut self.relay.borrow_mut(), Instant::now(), &mut fx);
         self.apply(fx);
@@ -325,6 +335,22 @@ impl Shared {
                 self.feed([Input::Tick]);
             }
             self.publish();
+        }
+    }
+
+    /// Keeps the executor from sleeping with work to do.
+    ///
+    /// glommio-ng 0.12.0 parks when its preemption timer has fired before the first runnable task is
+    /// looked at, as it does when the kernel lends the CPU to somebody else for a millisecond at the
+    /// wrong moment: it takes that for having nothing to run, and sleeps until the next event. A timer
+    /// that ticks fast while the core works, and slowly while it does not, bounds that sleep.
+    async fn heartbeat(self: &Rc<Self>) {
+        loop {
+            let before = self.turns.get();
+            Timer::new(HEARTBEAT).await;
+            while self.turns.get() == before {
+                Timer::new(HEARTBEAT_IDLE).await;
+            }
         }
     }
 
