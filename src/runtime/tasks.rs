@@ -10,7 +10,7 @@ use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use futures_lite::FutureExt as _;
+use futures_lite::{FutureExt as _, future};
 use glommio::Task;
 use slotmap::{SlotMap, new_key_type};
 
@@ -68,6 +68,10 @@ impl Tasks {
         let key = self.running.borrow_mut().insert(None);
         let tasks = Rc::clone(self);
         let task = glommio::spawn_local(async move {
+            // The engine polls a new task inside the call that spawns it. Ours are spawned while the
+            // relay's effects are applied, and one that fed the relay there and then would have its
+            // own effects applied before the rest of those.
+            future::yield_now().await;
             if let Err(panic) = AssertUnwindSafe(body).catch_unwind().await {
                 tasks.fail(panic_message(panic.as_ref()));
             }
