@@ -79,7 +79,7 @@ fn load(path: &Path) -> Result<Config, Reported> {
 
 /// Runs until told to stop.
 fn run_relay(config: Config, ready_file: Option<&Path>) -> Result<(), Reported> {
-    let _descriptors = preflight::check(config.cores.len()).map_err(|errors| {
+    let descriptors = preflight::check(config.cores.len()).map_err(|errors| {
         errors
             .iter()
             .for_each(|error| eprintln!("msrprelay: {error}"));
@@ -90,6 +90,14 @@ fn run_relay(config: Config, ready_file: Option<&Path>) -> Result<(), Reported> 
         .map_err(|error| report(format!("{error:#}")))?;
     for warning in &config.warnings {
         tracing::warn!(warning, "The config deserves attention");
+    }
+    let wanted = config.limits.connections_max as u64;
+    if descriptors < wanted {
+        tracing::warn!(
+            descriptors,
+            connections_max = wanted,
+            "The limit on open files is below limits.connections_max; raise LimitNOFILE"
+        );
     }
     // From here on a signal stops the relay in order instead of ending the process at once.
     let mut signals = Signals::new([SIGTERM, SIGINT])

@@ -99,6 +99,9 @@ impl Server {
     pub fn start(config: Config) -> Result<Self, BootError> {
         let control = Control::start(&config)?;
         let tls = tls_setup(&config)?;
+        if tls.roots == 0 {
+            tracing::warn!("No trusted CA found: every next hop that is a relay will be refused; see outbound.ca");
+        }
         let count = NonZeroUsize::new(config.cores.len()).unwrap_or(NonZeroUsize::MIN);
         let listeners = listen(&config, count)?;
         let addresses = listeners.iter().map(|(l, secure)| (l.address(), *secure)).collect();

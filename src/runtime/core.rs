@@ -36,7 +36,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long a core that has something to do may sleep by mistake; see [`Shared::heartbeat`].
 const HEARTBEAT: Duration = Duration::from_millis(2);
 /// The same for a core on which nothing happened lately.
-const HEARTBEAT_IDLE: Duration = Duration::from_millis(50);
+const HEARTBEAT_IDLE: Duration = Duration::from_millis(100);
 /// One read: large enough that several TLS records come with one system call, small enough to stay
 /// in cache.
 const READ_OCTETS: usize = 64 << 10;
