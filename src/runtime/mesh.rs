@@ -21,7 +21,7 @@ pub(crate) enum Parcel {
     /// Steps for the core's relay, from another core.
     Messages(Vec<Message>),
     /// Another core has started; this is its inbox.
-    CoreUp { core: CoreId, inbox: Sender<Parcel> },
+    CoreUp { core: CoreId, inbox: Sender<Self> },
     /// Another core is gone.
     CoreDown { core: CoreId },
     /// Close everything in order and end.
