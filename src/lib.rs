@@ -1,8 +1,110 @@
-//! MSRP relay: RFC 4976 on top of RFC 4975.
+//! An MSRP relay, RFC 4976 on top of RFC 4975: this page is the map.
+//!
+//! A client behind NAT opens a connection to the relay, authenticates, and is given a URI that leads to it. Whoever
+//! sends to that URI reaches the client through the relay; what the client sends through it leaves with the relay's
+//! URI in its From-Path, so that everything comes back the same way. The relay forwards each chunk while it is still
+//! arriving and holds no message.
+//!
+//! # Who may use whom
+//!
+//! One direction, no cycles:
+//!
+//! ```text
+//! bin/msrprelay -> runtime -> relay   -> proto        bin/msrprelay, runtime, control, telemetry -> config
+//!                  runtime -> control -> proto        bin/msrprelay, runtime -> telemetry
+//! bin/msrp      -> client  -> proto                   config -> proto
+//! ```
+//!
+//! * [`proto`] is bytes: parser, heads, URIs, digests. No socket, clock, randomness, log, or async.
+//! * [`relay`] decides: one pure state machine per core. Time and its random seed are given to it; what must be done
+//!   comes out as effects.
+//! * [`runtime`] does: executors, sockets, TLS. The only code on glommio, but for the client's.
+//! * [`control`] is one thread for what may wait on something slow: account and name look-ups.
+//! * [`config`] turns YAML into a [`config::Config`] that is valid, or into everything that is wrong with it.
+//! * [`telemetry`] is the log, which never blocks a core, and the counters.
+//! * [`client`] is an MSRP endpoint for the `msrp` tool and the tests. It shares the grammar with the relay, nothing
+//!   else.
+//!
+//! `tests/layering.rs` holds the purity of [`proto`] and [`relay`]. Names below that are no links are private modules:
+//! `cargo doc --document-private-items` shows them.
+//!
+//! # The path of a chunk
+//!
+//! 1. `runtime::conn`: the reader of a connection waits without a buffer of its own and receives into its core's.
+//!    [`runtime::tls`] decrypts in place.
+//! 2. [`proto::parser`] cuts what came into heads, body ranges and ends. Body octets stay where they are; only
+//!    references to them travel.
+//! 3. `runtime::core` lends the relay to the reader, which feeds it everything one read brought, and then carries
+//!    out the effects.
+//! 4. `relay::peer` reads in the first To-Path URI which session is meant, and on which core that session is at
+//!    home.
+//! 5. `relay::session`, at that home, decides whether the request may pass and where it goes: to the client, to
+//!    another session of this relay, or out to a next hop, for which a connection is dialled (`runtime::dial`).
+//! 6. `relay::forward`, where the leaving connection lives, queues it, writes the new head (the first To-Path URI
+//!    moves to the front of From-Path, the transaction id is new), and cuts the chunk where somebody else waits.
+//! 7. The writer of that connection takes one flush at a time, encrypts it and writes it in one piece.
+//! 8. Written octets are credited to the connection they came in by. One that has too many outstanding is not read
+//!    from until they have drained, so a slow receiver stops its sender's TCP window and nobody else's.
+//! 9. At its end the hop before is answered 200 if it asked for that, and `relay::transaction` waits for the next
+//!    hop. A refusal, silence for 30 s, or a lost connection becomes a REPORT to the sender, if it wants one.
+//!
+//! Each of the steps 4 to 6, and the credits, is a [`relay::Message`] to whoever takes the next one. On one core it is
+//! pushed onto a queue; between cores the same value crosses as a parcel (`runtime::mesh`). There is one path, not
+//! two.
+//!
+//! # The path of an AUTH
+//!
+//! `relay::auth` answers the first AUTH with a challenge. The second one is judged as far as that costs nothing;
+//! then the user is looked up by `control::accounts`, which answers found, unknown or unavailable. What
+//! [`proto::digest`] has checked is a [`proto::digest::Verified`], and only with one of those does
+//! `relay::session` mint a URI. While the look-up is under way the connection is not read from.
+//!
+//! # Invariants, and who owns them
+//!
+//! | Invariant | Owner |
+//! |---|---|
+//! | The steps' octets, joined, are the input; a head is bounded; nothing is allocated and no body octet copied | [`proto::parser`] |
+//! | One URI moves from To-Path to From-Path for each hop made here; every octet of the head that is not ours stays as it was | [`proto::head`] |
+//! | No [`proto::digest::Verified`] without a check in constant time | [`proto::digest`] |
+//! | Only the relay of the core that owns a connection writes to it | [`relay`] |
+//! | A request is answered at most once; octets a peer sent are outstanding until written or dropped | `relay::peer` |
+//! | No session without proof; a session never moves; once bound, its outer side is never another's | `relay::session` |
+//! | One open chunk per connection; only an interruptible one is cut; the pieces are gapless | `relay::forward` |
+//! | A transaction ends once: by its response, its deadline, or the loss of the connection | `relay::transaction` |
+//! | A nonce belongs to one connection and its count rises; an unknown user looks like a wrong password | `relay::auth` |
+//! | The relay is borrowed for one step, never across an await; every task is held | `runtime::core`, `runtime::tasks` |
+//! | At most one flush is out of the relay's hands | `runtime::conn` |
+//! | Only owned values cross cores; who empties an inbox never waits for another's | `runtime::mesh` |
+//! | Listening sockets outlive their cores; a core that dies takes nobody with it | [`runtime::boot`] |
+//! | A port that anybody listens on is refused; the only `unsafe` code | [`runtime::sock`] |
+//! | What is dialled is judged after the name has been resolved | `runtime::dial`, [`config::Outbound::permits`] |
+//! | Every request is answered in time; a broken backend is never "no such user" | [`control`] |
+//! | Every problem of a config is told at once; every limit has a default, a floor and a ceiling | [`config`] |
+//!
+//! # Lexicon
+//!
+//! The RFCs' words, each for one thing:
+//!
+//! * *message*: what has one Message-ID. *Chunk*: one SEND request, a whole message or a part of one.
+//! * *Transaction*: a request and its response on one hop, named by its *transaction id* (tid).
+//! * *Hop*: two adjacent nodes of a path. *To-Path*, *From-Path*, *Use-Path*: as on the wire.
+//! * *Peer*: whoever is at the other end of one connection: a client, a foreign endpoint, another relay.
+//! * *Session*: a URI that an AUTH was granted, and what it leads to. Its *inner side* is the client's connection,
+//!   its *outer side* the connection, or the other session, that the first request bound it to.
+//! * *Core*: one pinned executor and all that it owns. *Home*: the core that owns a session's client connection; it
+//!   is written into the session id. *Incarnation*: how often a core was started again.
+//! * *Parcel*: what crosses from core to core. *Credit*: octets a sender may have again.
+//! * *Flush*: what is handed to the kernel in one piece.
+//!
+//! # Where to begin
+//!
+//! To see what the relay does: [`relay`], its first page. To follow an octet: `runtime::conn`, then
+//! `relay::forward`. To see how it starts and recovers: [`runtime::boot`]. To change what is on the wire:
+//! [`proto::head`].
 
+pub mod client;
 pub mod config;
 pub mod control;
-pub mod client;
 pub mod proto;
 pub mod relay;
 pub mod runtime;
