@@ -1,0 +1,165 @@
+#!/usr/bin/env bash
+# The gate: everything that must hold before a change goes in. The same at home and in CI.
+set -euo pipefail
+
+usage() {
+    cat <<'USAGE'
+Usage: test.sh [--quick]
+
+Runs, in this order, and stops at the first that fails:
+  scripts       their syntax; shellcheck where it can be had
+  formatting    cargo fmt --check
+  lints         cargo clippy, warnings denied
+  docs          cargo doc, warnings denied
+  tests         cargo test: unit, integration and documentation tests
+  end to end    scripts/demo.sh --size 1M (a release build)
+
+System packages that are missing are installed with apt-get, by name and with sudo if need be; nothing else is
+changed outside the target directory. Needs no input. The exit status is that of the first step that failed.
+
+  --quick      leave out the docs and the end-to-end check
+  -h, --help   this text
+USAGE
+}
+
+fail() {
+    echo "test.sh: $*" >&2
+    exit 1
+}
+
+quick=no
+while [ $# -gt 0 ]; do
+    case $1 in
+        --quick) quick=yes ;;
+        -h | --help) usage; exit 0 ;;
+        *) usage >&2; exit 2 ;;
+    esac
+    shift
+done
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec < /dev/null
+# Where rustup puts cargo; not in the path of every non-login shell.
+export PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
+
+# -- what the machine must have --------------------------------------------------------------------
+
+# A compiler that cannot link is of no use: a system may have gcc and not the C library's headers.
+can_compile() {
+    local scratch result=0
+    scratch=$(mktemp -d)
+    echo '#include <stdlib.h>
+int main(void) { return EXIT_SUCCESS; }' > "$scratch/probe.c"
+    cc -o "$scratch/probe" "$scratch/probe.c" 2> /dev/null || result=1
+    rm -rf "$scratch"
+    return "$result"
+}
+
+missing_packages() {
+    can_compile || echo gcc libc6-dev # the linker, and the C and assembly of aws-lc
+    command -v openssl > /dev/null || echo openssl # scripts/gen-cert.sh, which a test and the demo run
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || [ ! -e /etc/debian_version ] || echo ca-certificates # cargo's downloads
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo > /dev/null; then
+        sudo "$@"
+    else
+        echo "test.sh: neither root nor sudo: run this as root: $*" >&2
+        return 1
+    fi
+}
+
+install_packages() { # PACKAGE...
+    echo "Installing: $*"
+    local install=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "$@")
+    # A machine whose package lists are missing or old needs an update first; one that is up to date does not.
+    as_root "${install[@]}" > /dev/null 2>&1 || { as_root apt-get -qq update && as_root "${install[@]}" > /dev/null; }
+}
+
+prepare_system() {
+    local missing
+    mapfile -t missing < <(missing_packages | tr ' ' '\n')
+    if [ "${#missing[@]}" -gt 0 ]; then
+        command -v apt-get > /dev/null || fail "needed, and no apt-get to install them with: ${missing[*]}"
+        install_packages "${missing[@]}" || fail "could not install: ${missing[*]}"
+        can_compile || fail "the C compiler (cc) still does not work"
+    fi
+    if ! command -v shellcheck > /dev/null && command -v apt-get > /dev/null; then
+        install_packages shellcheck || echo "Going on without shellcheck"
+    fi
+}
+
+prepare_rust() {
+    local wanted found tool
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+    for tool in cargo rustc; do
+        command -v "$tool" > /dev/null || fail "$tool not found: install Rust $wanted or later, see https://rustup.rs"
+    done
+    found=$(rustc --version | cut -d ' ' -f 2)
+    [ "$(printf '%s\n' "$wanted" "${found%%-*}" | sort -V | head -n 1)" = "$wanted" ] ||
+        fail "rustc is $found, but $wanted or later is needed: rustup update"
+    for tool in fmt clippy; do
+        cargo "$tool" --version > /dev/null 2>&1 && continue
+        local component=${tool/#fmt/rustfmt}
+        command -v rustup > /dev/null || fail "cargo $tool not found: install your distribution's $component"
+        echo "Installing: rustup component $component"
+        rustup component add "$component"
+    done
+}
+
+# io_uring counts against locked memory on older kernels, and the tests open many sockets. What cannot be raised is
+# left as it is: it may be enough.
+raise_limit() { # FLAG WANTED
+    local soft
+    soft=$(ulimit -S "$1")
+    if [ "$soft" != unlimited ] && [ "$soft" -lt "$2" ]; then
+        ulimit -S "$1" "$2" 2> /dev/null || ulimit "$1" "$2" 2> /dev/null || ulimit -S "$1" "$(ulimit -H "$1")"
+    fi
+}
+
+# -- steps -----------------------------------------------------------------------------------------
+
+step() { # TITLE COMMAND...
+    local title=$1 began=$SECONDS status=0
+    shift
+    printf '\n== %s\n' "$title"
+    "$@" || status=$?
+    if [ "$status" != 0 ]; then
+        echo "== $title: FAILED (exit status $status) after $((SECONDS - began)) s" >&2
+        exit "$status"
+    fi
+    echo "== $title: $((SECONDS - began)) s"
+}
+
+check_scripts() {
+    local script scripts=(scripts/*.sh .ci/run)
+    # A command list in a condition is not under `set -e`: each failure is passed on by hand.
+    for script in "${scripts[@]}"; do
+        bash -n "$script" || return
+    done
+    if command -v shellcheck > /dev/null; then
+        shellcheck --severity=warning "${scripts[@]}" || return
+    else
+        echo "shellcheck is not there: syntax only"
+    fi
+}
+
+prepare_system
+prepare_rust
+raise_limit -l 65536
+raise_limit -n 65536
+
+step 'Scripts' check_scripts
+step 'Formatting' cargo fmt --check
+step 'Lints' cargo clippy --all-targets --locked -- -D warnings
+[ "$quick" = yes ] ||
+    step 'Docs' env RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --document-private-items
+step 'Tests' cargo test --locked
+if [ "$quick" = no ] && [ -e scripts/demo.sh ]; then
+    step 'End to end' scripts/demo.sh --size 1M
+fi
+
+printf '\nAll checks passed in %s s\n' "$SECONDS"
