@@ -10,6 +10,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,10 @@ use crate::relay::{Input, PeerKey, WriteState};
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection that is to be closed may take to accept what is still queued for it.
 const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Queued octets are counted by their length; the buffer they point into is at most so many times
+/// as long.
+const PINNED_FACTOR_MAX: usize = 4;
 
 /// What the tasks of a connection share with the core.
 #[derive(Debug)]
@@ -242,8 +247,8 @@ impl Conn {
                     }
                 };
                 let input = match step.piece {
-                    Piece::Head(head) => Input::Head { peer, head, octets: octets.slice(at..at + step.consumed) },
-                    Piece::Body(range) => Input::Body { peer, octets: octets.slice(at + range.start..at + range.end) },
+                    Piece::Head(head) => Input::Head { peer, head, octets: part(&octets, at..at + step.consumed) },
+                    Piece::Body(range) => Input::Body { peer, octets: part(&octets, at + range.start..at + range.end) },
                     Piece::End(flag) => Input::End { peer, flag },
                 };
                 at += step.consumed;
@@ -376,6 +381,13 @@ impl Conn {
         let peer = self.key;
         shared.feed([if self.dialling.get() { Input::DialFailed { peer } } else { Input::Lost { peer } }]);
     }
+}
+
+/// A part of what one read brought: by reference, unless it would keep much more in memory than it
+/// is counted for.
+fn part(octets: &Bytes, range: Range<usize>) -> Bytes {
+    let wanted = octets.get(range.clone()).unwrap_or_default();
+    if wanted.len() * PINNED_FACTOR_MAX < octets.len() { Bytes::copy_from_slice(wanted) } else { octets.slice(range) }
 }
 
 async fn late(after: Duration) -> std::io::Result<()> {
