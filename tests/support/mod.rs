@@ -1,0 +1,741 @@
+//! Drives one or several [`Relay`]s as cores, with a stepped clock and scripted endpoints.
+//!
+//! No sockets and no sleeps: octets go through the parser as a runtime would feed them, parcels wait
+//! in a queue per ordered pair of cores, look-ups and dials are answered as the test decides, time
+//! moves when the test says so. Everything is deterministic.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    unreachable_pub,
+    missing_docs,
+    reason = "shared by several test binaries, each of which uses a part; tests state what must hold"
+)]
+
+pub mod endpoint;
+pub mod frame;
+
+use std::collections::{HashMap, VecDeque};
+use std::mem;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use msrprelay::proto::digest::{Algorithm, Challenge, Ha1};
+use msrprelay::proto::parser::{Parser, ParserLimits, Piece};
+use msrprelay::relay::{
+    CloseReason, CoreId, Effect, Effects, Event, Input, Limits, LookUpAnswer, LookUpTicket,
+    Message, OutBatch, PeerKey, Relay, Settings, TableSizes, Target, Transport, WriteState,
+};
+
+pub use endpoint::{Endpoint, Frame};
+pub use frame::Request;
+
+pub const HOST: &str = "relay.example.com";
+pub const PORT: u16 = 2855;
+pub const REALM: &str = "example.com";
+
+/// A connection of the world: an index that is never used again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct Conn(pub usize);
+
+/// What the test decides about a dial or a look-up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    Now,
+    /// Wait for `World::finish_dial` or `World::finish_look_up`.
+    Hold,
+    Fail,
+}
+
+#[derive(Debug)]
+pub struct Dial {
+    pub core: usize,
+    pub key: PeerKey,
+    pub target: Target,
+}
+
+#[derive(Debug)]
+pub struct LookUp {
+    pub core: usize,
+    pub ticket: LookUpTicket,
+    pub user: String,
+    pub realm: String,
+    pub algorithm: Algorithm,
+}
+
+/// One connection as the runtime and the far end see it.
+pub struct Link {
+    pub core: usize,
+    pub key: PeerKey,
+    pub end: Endpoint,
+    /// Sent by the endpoint, not read by the relay yet.
+    pub wire: VecDeque<u8>,
+    /// Read, not yet parsed.
+    unparsed: Vec<u8>,
+    parser: Parser,
+    pub paused: bool,
+    awake: bool,
+    /// The endpoint takes nothing.
+    pub stalled: bool,
+    /// Octets the endpoint still takes before it stalls.
+    pub window: usize,
+    pub closing: Option<CloseReason>,
+    /// Neither side has it any more.
+    pub gone: bool,
+}
+
+struct Core {
+    relay: Option<Relay>,
+    incarnation: u16,
+    links: HashMap<PeerKey, Conn>,
+    out: OutBatch,
+}
+
+pub struct World {
+    pub now: Instant,
+    cores: Vec<Core>,
+    links: Vec<Link>,
+    parcels: HashMap<(usize, usize), VecDeque<Message>>,
+    pub settings: Settings,
+    /// Passwords by `user@realm`.
+    pub accounts: HashMap<String, String>,
+    pub accounts_up: bool,
+    pub look_up_decision: Decision,
+    pub look_ups: Vec<LookUp>,
+    pub dial_decision: Decision,
+    pub dials: Vec<Dial>,
+    /// Connections the relay dialled, in order.
+    pub dialled: Vec<(Target, Conn)>,
+    /// Parcels wait for `deliver`.
+    pub hold_parcels: bool,
+    /// Octets per read.
+    pub read_max: usize,
+    pub events: Vec<String>,
+    /// The largest value of `octets_queued` seen on any core.
+    pub queued_max: usize,
+    seeds: u8,
+}
+
+pub fn settings(cores: usize) -> Settings {
+    Settings {
+        hostname: HOST.to_owned(),
+        realm: None,
+        domains: None,
+        ports: vec![PORT],
+        cores: u16::try_from(cores).unwrap(),
+        algorithms: vec![Algorithm::Md5],
+        challenge_lifetime: Duration::from_secs(15),
+        attempts_max: 3,
+        insecure_plain: false,
+        expires_seconds_min: 60,
+        expires_seconds_default: 600,
+        expires_seconds_max: 3600,
+        enforce_default: false,
+        allow_other_methods: true,
+        dial_plain: true,
+        limits: Limits::default(),
+    }
+}
+
+impl World {
+    pub fn new(cores: usize) -> Self {
+        Self::with(settings(cores))
+    }
+
+    pub fn with(settings: Settings) -> Self {
+        let now = Instant::now();
+        let accounts = [("alice", "1234"), ("bob", "5678"), ("carol", "9abc")]
+            .map(|(user, password)| (format!("{user}@{REALM}"), password.to_owned()));
+        let mut world = Self {
+            now,
+            cores: Vec::new(),
+            links: Vec::new(),
+            parcels: HashMap::new(),
+            settings,
+            accounts: accounts.into(),
+            accounts_up: true,
+            look_up_decision: Decision::Now,
+            look_ups: Vec::new(),
+            dial_decision: Decision::Now,
+            dials: Vec::new(),
+            dialled: Vec::new(),
+            hold_parcels: false,
+            read_max: 16 << 10,
+            events: Vec::new(),
+            queued_max: 0,
+            seeds: 0,
+        };
+        for index in 0..world.settings.cores {
+            let relay = world.new_relay(index, 0);
+            world.cores.push(Core {
+                relay: Some(relay),
+                incarnation: 0,
+                links: HashMap::new(),
+                out: OutBatch::new(),
+            });
+        }
+        world
+    }
+
+    fn new_relay(&mut self, index: u16, incarnation: u16) -> Relay {
+        self.seeds += 1;
+        let me = CoreId { index, incarnation };
+        Relay::new(me, self.settings.clone(), [self.seeds; 32], self.now)
+    }
+
+    // -- connections ---------------------------------------------------------------------------
+
+    /// A TLS connection from outside.
+    pub fn connect(&mut self, core: usize) -> Conn {
+        self.connect_by(core, true)
+    }
+
+    pub fn connect_by(&mut self, core: usize, secure: bool) -> Conn {
+        let transport = Transport { secure, port: PORT };
+        let key = self.relay(core).accept(transport).unwrap();
+        self.add_link(core, key)
+    }
+
+    fn add_link(&mut self, core: usize, key: PeerKey) -> Conn {
+        let conn = Conn(self.links.len());
+        self.links.push(Link {
+            core,
+            key,
+            end: Endpoint::new(conn.0),
+            wire: VecDeque::new(),
+            unparsed: Vec::new(),
+            parser: Parser::new(ParserLimits::default()),
+            paused: false,
+            awake: false,
+            stalled: false,
+            window: usize::MAX,
+            closing: None,
+            gone: false,
+        });
+        self.cores[core].links.insert(key, conn);
+        conn
+    }
+
+    pub fn link(&self, conn: Conn) -> &Link {
+        &self.links[conn.0]
+    }
+
+    pub fn link_mut(&mut self, conn: Conn) -> &mut Link {
+        &mut self.links[conn.0]
+    }
+
+    pub fn conns(&self) -> impl Iterator<Item = Conn> + use<> {
+        (0..self.links.len()).map(Conn)
+    }
+
+    pub fn end(&mut self, conn: Conn) -> &mut Endpoint {
+        &mut self.links[conn.0].end
+    }
+
+    pub fn is_closed(&self, conn: Conn) -> bool {
+        self.links[conn.0].gone
+    }
+
+    /// The endpoint sends octets; `run` lets the relay read them.
+    pub fn send(&mut self, conn: Conn, octets: impl AsRef<[u8]>) {
+        self.links[conn.0].wire.extend(octets.as_ref());
+    }
+
+    /// The connection breaks off.
+    pub fn lose(&mut self, conn: Conn) {
+        let link = &mut self.links[conn.0];
+        if link.gone {
+            return;
+        }
+        link.gone = true;
+        link.wire.clear();
+        let (core, key) = (link.core, link.key);
+        self.cores[core].links.remove(&key);
+        self.input(core, Input::Lost { peer: key });
+    }
+
+    /// Takes the frames that arrived whole at the endpoint.
+    pub fn take(&mut self, conn: Conn) -> Vec<Frame> {
+        self.links[conn.0].end.take()
+    }
+
+    /// Runs, then takes the one frame that must have arrived.
+    pub fn take_one(&mut self, conn: Conn) -> Frame {
+        self.run();
+        let mut frames = self.take(conn);
+        assert_eq!(frames.len(), 1, "one frame expected, got {frames:#?}");
+        frames.remove(0)
+    }
+
+    // -- running -------------------------------------------------------------------------------
+
+    pub fn relay(&mut self, core: usize) -> &mut Relay {
+        self.cores[core].relay.as_mut().unwrap()
+    }
+
+    /// Goes on until nothing more happens without time passing or the test deciding something.
+    pub fn run(&mut self) {
+        while self.step_all() {}
+    }
+
+    fn step_all(&mut self) -> bool {
+        let mut progress = false;
+        for n in 0..self.links.len() {
+            progress |= self.read(Conn(n));
+        }
+        progress |= self.decide();
+        if !self.hold_parcels {
+            progress |= self.deliver_all();
+        }
+        for n in 0..self.links.len() {
+            progress |= self.write(Conn(n));
+        }
+        for n in 0..self.links.len() {
+            let link = &mut self.links[n];
+            let answers = link.end.answer_now();
+            progress |= !answers.is_empty();
+            link.wire.extend(answers);
+        }
+        progress
+    }
+
+    /// Answers the look-ups and dials that the test does not hold back.
+    fn decide(&mut self) -> bool {
+        let mut progress = false;
+        while self.look_up_decision != Decision::Hold && !self.look_ups.is_empty() {
+            self.finish_look_up(0);
+            progress = true;
+        }
+        while self.dial_decision != Decision::Hold && !self.dials.is_empty() {
+            self.finish_dial(0, self.dial_decision == Decision::Now);
+            progress = true;
+        }
+        progress
+    }
+
+    /// One read of a connection and all that follows from it on its core.
+    pub fn read(&mut self, conn: Conn) -> bool {
+        let read_max = self.read_max;
+        let link = &mut self.links[conn.0];
+        if link.gone || link.paused || link.closing.is_some() || link.wire.is_empty() {
+            return false;
+        }
+        let octets = link.wire.len().min(read_max);
+        link.unparsed.extend(link.wire.drain(..octets));
+        let (core, peer) = (link.core, link.key);
+        let mut unparsed = mem::take(&mut link.unparsed);
+        let mut parser = link.parser.clone();
+        let mut at = 0;
+        // Like a runtime, whatever has been read is fed, though the relay says Pause meanwhile.
+        while !self.links[conn.0].gone && self.links[conn.0].closing.is_none() {
+            let input = match parser.step(&unparsed[at..]) {
+                Ok(None) => break,
+                Err(_) => Input::Unparseable { peer },
+                Ok(Some(step)) => {
+                    let octets = Bytes::copy_from_slice(&unparsed[at..at + step.consumed]);
+                    at += step.consumed;
+                    match step.piece {
+                        Piece::Head(head) => Input::Head { peer, head, octets },
+                        Piece::Body(_) => Input::Body { peer, octets },
+                        Piece::End(flag) => Input::End { peer, flag },
+                    }
+                }
+            };
+            self.input(core, input);
+        }
+        unparsed.drain(..at);
+        let link = &mut self.links[conn.0];
+        link.unparsed = unparsed;
+        link.parser = parser;
+        true
+    }
+
+    /// Lets the relay write to a connection until it has nothing more, as a runtime would.
+    pub fn write(&mut self, conn: Conn) -> bool {
+        let mut progress = false;
+        loop {
+            let link = &mut self.links[conn.0];
+            if link.gone || !link.awake || link.stalled || link.window == 0 {
+                return progress;
+            }
+            progress = true;
+            let (core, key) = (link.core, link.key);
+            let mut out = mem::take(&mut self.cores[core].out);
+            out.clear();
+            let mut fx = Effects::new();
+            let now = self.now;
+            let state = self.relay(core).poll_write(now, key, &mut out, &mut fx);
+            let link = &mut self.links[conn.0];
+            link.window = link.window.saturating_sub(out.len());
+            assert_eq!(out.len(), out.parts().map(<[u8]>::len).sum::<usize>());
+            for part in out.parts() {
+                link.end.receive(part);
+            }
+            if out.is_empty() {
+                link.awake = false;
+            }
+            self.cores[core].out = out;
+            self.apply(core, fx);
+            if state == WriteState::Finished {
+                assert!(
+                    self.links[conn.0].closing.is_some(),
+                    "finished without having been closed"
+                );
+                self.lose(conn);
+                return true;
+            }
+        }
+    }
+
+    pub fn input(&mut self, core: usize, input: Input) {
+        if self.cores[core].relay.is_none() {
+            return;
+        }
+        let mut fx = Effects::new();
+        let now = self.now;
+        let relay = self.relay(core);
+        relay.handle(now, input, &mut fx);
+        let queued = relay.table_sizes().octets_queued;
+        self.queued_max = self.queued_max.max(queued);
+        self.apply(core, fx);
+    }
+
+    fn apply(&mut self, core: usize, fx: Effects) {
+        for (to, messages) in fx.parcels {
+            let to = usize::from(to.index);
+            self.parcels.entry((core, to)).or_default().extend(messages);
+        }
+        for effect in fx.list {
+            self.apply_one(core, effect);
+        }
+    }
+
+    fn apply_one(&mut self, core: usize, effect: Effect) {
+        match effect {
+            Effect::Wake(key) => self.with_link(core, key, |link| link.awake = true),
+            Effect::Pause(key) => self.with_link(core, key, |link| {
+                assert!(!link.paused, "paused twice");
+                link.paused = true;
+            }),
+            Effect::Resume(key) => self.with_link(core, key, |link| {
+                assert!(link.paused, "resumed twice");
+                link.paused = false;
+            }),
+            Effect::Close { peer, reason } => {
+                if let Some(at) = self
+                    .dials
+                    .iter()
+                    .position(|d| d.core == core && d.key == peer)
+                {
+                    self.dials.remove(at);
+                    self.input(core, Input::Lost { peer });
+                    return;
+                }
+                self.with_link(core, peer, |link| {
+                    link.closing = Some(reason);
+                    link.awake = true;
+                });
+            }
+            Effect::Connect { peer, target } => {
+                let dial = Dial {
+                    core,
+                    key: peer,
+                    target,
+                };
+                self.dials.push(dial);
+            }
+            Effect::LookUp {
+                ticket,
+                user,
+                realm,
+                algorithm,
+            } => {
+                self.look_ups.push(LookUp {
+                    core,
+                    ticket,
+                    user,
+                    realm,
+                    algorithm,
+                });
+            }
+            Effect::Event(event) => {
+                if let Event::SessionOpened { session, .. } = &event {
+                    assert!(session.len() < 28, "a session id in a log");
+                }
+                self.events.push(format!("{event:?}"));
+            }
+        }
+    }
+
+    fn with_link(&mut self, core: usize, key: PeerKey, act: impl FnOnce(&mut Link)) {
+        // An effect may name a connection that broke off in the same turn.
+        if let Some(conn) = self.cores[core].links.get(&key) {
+            act(&mut self.links[conn.0]);
+        }
+    }
+
+    /// Ends a dial that was held: the connection is up, or cannot be had.
+    pub fn finish_dial(&mut self, index: usize, up: bool) -> Option<Conn> {
+        let Dial { core, key, target } = self.dials.remove(index);
+        if up {
+            let conn = self.add_link(core, key);
+            self.dialled.push((target, conn));
+            self.input(core, Input::Connected { peer: key });
+            Some(conn)
+        } else {
+            self.input(core, Input::DialFailed { peer: key });
+            None
+        }
+    }
+
+    /// Answers a look-up that was held, from the table of accounts.
+    pub fn finish_look_up(&mut self, index: usize) {
+        let look_up = self.look_ups.remove(index);
+        let (user, realm) = (&look_up.user, &look_up.realm);
+        let answer = match self.accounts.get(&format!("{user}@{realm}")) {
+            _ if !self.accounts_up || self.look_up_decision == Decision::Fail => {
+                LookUpAnswer::Unavailable
+            }
+            Some(password) => {
+                LookUpAnswer::Found(Ha1::new(look_up.algorithm, user, realm, password))
+            }
+            None => LookUpAnswer::Unknown,
+        };
+        let ticket = look_up.ticket;
+        self.input(look_up.core, Input::LookedUp { ticket, answer });
+    }
+
+    // -- parcels -------------------------------------------------------------------------------
+
+    /// Ordered pairs of cores with parcels under way.
+    pub fn lanes(&self) -> Vec<(usize, usize)> {
+        let mut lanes: Vec<_> = self
+            .parcels
+            .iter()
+            .filter(|(_, queue)| !queue.is_empty())
+            .map(|(lane, _)| *lane)
+            .collect();
+        lanes.sort_unstable();
+        lanes
+    }
+
+    /// Hands over at most `count` parcels of one lane, in order.
+    pub fn deliver(&mut self, lane: (usize, usize), count: usize) -> usize {
+        let mut delivered = 0;
+        while delivered < count {
+            let Some(message) = self.parcels.get_mut(&lane).and_then(VecDeque::pop_front) else {
+                break;
+            };
+            delivered += 1;
+            self.input(lane.1, Input::Message(message));
+        }
+        delivered
+    }
+
+    pub fn deliver_all(&mut self) -> bool {
+        let lanes = self.lanes();
+        for lane in &lanes {
+            self.deliver(*lane, usize::MAX);
+        }
+        !lanes.is_empty()
+    }
+
+    // -- time ----------------------------------------------------------------------------------
+
+    /// Lets time pass, ticking whenever a relay asked for it.
+    pub fn advance(&mut self, by: Duration) {
+        let until = self.now + by;
+        self.run();
+        loop {
+            let due = self
+                .cores
+                .iter()
+                .filter_map(|core| core.relay.as_ref()?.next_deadline())
+                .min()
+                .filter(|at| *at <= until);
+            let Some(at) = due else { break };
+            self.now = self.now.max(at);
+            for core in 0..self.cores.len() {
+                self.input(core, Input::Tick);
+            }
+            self.run();
+        }
+        self.now = until;
+    }
+
+    // -- cores ---------------------------------------------------------------------------------
+
+    /// A core dies with all it owns; the others are told, and it is started again if asked.
+    pub fn kill_core(&mut self, index: usize, again: bool) {
+        self.cores[index].relay = None;
+        for (_, conn) in mem::take(&mut self.cores[index].links) {
+            let link = &mut self.links[conn.0];
+            link.gone = true;
+            link.wire.clear();
+        }
+        self.dials.retain(|dial| dial.core != index);
+        self.look_ups.retain(|look_up| look_up.core != index);
+        self.parcels
+            .retain(|(from, to), _| *from != index && *to != index);
+        let position = u16::try_from(index).unwrap();
+        let mut running = None;
+        if again {
+            let incarnation = self.cores[index].incarnation + 1;
+            let relay = self.new_relay(position, incarnation);
+            self.cores[index].relay = Some(relay);
+            self.cores[index].incarnation = incarnation;
+            running = Some(incarnation);
+        }
+        for core in (0..self.cores.len()).filter(|core| *core != index) {
+            self.input(
+                core,
+                Input::CoreChanged {
+                    index: position,
+                    running,
+                },
+            );
+        }
+        self.run();
+    }
+
+    // -- what must hold ------------------------------------------------------------------------
+
+    pub fn sizes(&mut self) -> TableSizes {
+        let mut sum = TableSizes::default();
+        for core in &self.cores {
+            let Some(relay) = &core.relay else { continue };
+            let sizes = relay.table_sizes();
+            sum.peers += sizes.peers;
+            sum.sessions += sizes.sessions;
+            sum.transactions += sizes.transactions;
+            sum.unanswered += sizes.unanswered;
+            sum.octets_queued += sizes.octets_queued;
+        }
+        sum
+    }
+
+    /// Everything that was received has been written or dropped, and all requests are answered.
+    pub fn assert_idle(&mut self) {
+        self.run();
+        let sizes = self.sizes();
+        assert_eq!(sizes.octets_queued, 0, "octets are still queued: {sizes:?}");
+        assert_eq!(sizes.unanswered, 0, "requests are unanswered: {sizes:?}");
+    }
+
+    /// Breaks off all that is left; then nothing may be left.
+    pub fn close_all(&mut self) {
+        for dial in mem::take(&mut self.dials) {
+            self.input(dial.core, Input::Lost { peer: dial.key });
+        }
+        for conn in self.conns() {
+            self.lose(conn);
+        }
+        self.deliver_all();
+        self.run();
+        assert_eq!(self.sizes(), TableSizes::default());
+    }
+
+    // -- conversations -------------------------------------------------------------------------
+
+    /// AUTH with both rounds; the session's URI.
+    pub fn auth(&mut self, conn: Conn, user: &str) -> String {
+        let uri = self.link(conn).end.uri.clone();
+        self.auth_as(conn, user, &uri)
+    }
+
+    pub fn auth_as(&mut self, conn: Conn, user: &str, own_uri: &str) -> String {
+        let answer = self.auth_round(conn, user, own_uri, "");
+        assert_eq!(answer.status(), 200, "{answer:?}");
+        answer.header("Use-Path").unwrap()
+    }
+
+    /// AUTH with both rounds and further headers in the second; the answer to the second.
+    pub fn auth_round(&mut self, conn: Conn, user: &str, own_uri: &str, more: &str) -> Frame {
+        self.auth_to(conn, user, &relay_uri(), own_uri, more)
+    }
+
+    pub fn auth_to(
+        &mut self,
+        conn: Conn,
+        user: &str,
+        to: &str,
+        own_uri: &str,
+        more: &str,
+    ) -> Frame {
+        let first = Request::new("AUTH", to, own_uri).octets();
+        self.send(conn, first);
+        let challenge = self.take_one(conn);
+        assert_eq!(challenge.status(), 401, "{challenge:?}");
+        let password = self
+            .accounts
+            .get(&format!("{user}@{REALM}"))
+            .cloned()
+            .unwrap_or_default();
+        let authorization = answer_challenge(&challenge, user, &password, to, 1);
+        let second = Request::new("AUTH", to, own_uri)
+            .header("Authorization", &authorization)
+            .raw(more)
+            .octets();
+        self.send(conn, second);
+        self.take_one(conn)
+    }
+
+    /// A client with a session on a core.
+    pub fn client(&mut self, core: usize, user: &str) -> (Conn, String) {
+        let conn = self.connect(core);
+        let uri = self.auth(conn, user);
+        (conn, uri)
+    }
+
+    /// Two clients, each with a session, and the path from the first to the second.
+    pub fn pair(&mut self, alice_core: usize, bob_core: usize) -> Pair {
+        let (alice, alice_session) = self.client(alice_core, "alice");
+        let (bob, bob_session) = self.client(bob_core, "bob");
+        let alice_uri = self.link(alice).end.uri.clone();
+        let bob_uri = self.link(bob).end.uri.clone();
+        Pair {
+            to_bob: format!("{alice_session} {bob_session} {bob_uri}"),
+            to_alice: format!("{bob_session} {alice_session} {alice_uri}"),
+            alice,
+            bob,
+            alice_session,
+            bob_session,
+            alice_uri,
+            bob_uri,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Pair {
+    pub alice: Conn,
+    pub bob: Conn,
+    pub alice_session: String,
+    pub bob_session: String,
+    pub alice_uri: String,
+    pub bob_uri: String,
+    pub to_bob: String,
+    pub to_alice: String,
+}
+
+/// Where clients send AUTH: their SIP domain, which leads to the relay (norm A2).
+pub fn relay_uri() -> String {
+    format!("msrps://{REALM}:{PORT};tcp")
+}
+
+/// The value of Authorization that answers a 401.
+pub fn answer_challenge(
+    challenge: &Frame,
+    user: &str,
+    password: &str,
+    uri: &str,
+    nc: u32,
+) -> String {
+    let value = challenge.header("WWW-Authenticate").unwrap();
+    let challenge = Challenge::parse(value.as_bytes()).unwrap();
+    let ha1 = Ha1::new(challenge.algorithm, user, &challenge.realm, password);
+    challenge
+        .answer(user, &ha1, uri.as_bytes(), nc, "5cdf0a9e71b2")
+        .to_string()
+}
