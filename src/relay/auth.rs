@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::ids::{Entropy, LookUpTicket, PeerKey, SessionId, SessionKey};
-use super::message::Transit;
+use super::message::{Message, Transit};
 use super::peer::{Peer, Role, response_to_path};
 use super::session::NewSession;
 use super::{CloseReason, Effect, Effects, Event, LookUpAnswer, Relay, Settings};
@@ -169,6 +169,9 @@ impl Relay {
         if !settings.answers_to(&uri) {
             return Err(Refusal::Close(CloseReason::Misaddressed));
         }
+        if peer.auth.as_ref().is_some_and(|auth| auth.is_waiting()) {
+            return Err(Refusal::Respond(Status::BAD_REQUEST, "pipelined AUTH"));
+        }
         if transit.received_from_path().len() != 1 {
             return Err(Refusal::Respond(
                 Status::FORBIDDEN,
@@ -211,10 +214,10 @@ impl Relay {
         if !settings.algorithms.contains(&authorization.algorithm) {
             return Err(Refusal::Wrong("algorithm that was not offered"));
         }
-        if authorization.realm != settings.realm_for(&uri) {
+        let auth = peer.auth.as_mut().ok_or(Refusal::Challenge)?;
+        if authorization.realm != settings.realm_for(&uri, auth) {
             return Err(Refusal::Wrong("wrong realm"));
         }
-        let auth = peer.auth.as_mut().ok_or(Refusal::Challenge)?;
         let stale = auth
             .use_nonce(&authorization.nonce, authorization.nc, self.core.now)
             .ok_or(Refusal::Wrong("nonce unknown or used before"))?;
@@ -359,7 +362,15 @@ impl Relay {
         };
         let session = self.sessions.open(new, &mut self.core);
         match &mut peer.role {
-            Role::Client { sessions } => sessions.push(session),
+            Role::Client { sessions } => {
+                // Replaced so long ago that nothing under way can need it any more.
+                for over in sessions.extract_if(.., |s| self.sessions.is_over(*s, now)) {
+                    if let Some(session) = self.sessions.id_of(over) {
+                        self.core.post(Message::InnerLost { session }, fx);
+                    }
+                }
+                sessions.push(session);
+            }
             role => {
                 *role = Role::Client {
                     sessions: vec![session],
@@ -481,15 +492,15 @@ impl Relay {
             .to_path()
             .last()
             .and_then(|uri| MsrpUri::parse(uri).ok());
-        let realm = uri
-            .map(|uri| settings.realm_for(&uri).to_owned())
-            .unwrap_or_default();
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
         let Some(auth) = peer.auth.as_mut() else {
             return;
         };
+        let realm = uri
+            .map(|uri| settings.realm_for(&uri, auth).to_owned())
+            .unwrap_or_default();
         let nonce = Nonce::new(
             &mut self.core.entropy,
             Some(self.core.now + settings.challenge_lifetime),
@@ -577,8 +588,13 @@ impl Settings {
         served && uri.port().is_none_or(|port| self.ports.contains(&port))
     }
 
-    fn realm_for<'s>(&'s self, uri: &MsrpUri<'s>) -> &'s str {
-        self.realm.as_deref().unwrap_or_else(|| uri.host_str())
+    /// A session is prolonged in the realm it was opened in: its URI has our host, which may be none.
+    fn realm_for<'s>(&'s self, uri: &MsrpUri<'s>, auth: &'s AuthState) -> &'s str {
+        match (&self.realm, &auth.user) {
+            (Some(realm), _) => realm,
+            (None, Some(user)) if uri.session_id().is_some() => user.realm(),
+            (None, _) => uri.host_str(),
+        }
     }
 
     fn grant(&self, asked: Option<u64>) -> Result<Granted, Bound> {

@@ -71,7 +71,10 @@ enum Incoming {
         is_send: bool,
     },
     /// An AUTH for us, judged when it is complete.
-    Auth(Transit),
+    Auth {
+        transit: Transit,
+        body_octets: usize,
+    },
     /// Something already dealt with: what is left of it is dropped.
     Dropped,
 }
@@ -216,7 +219,10 @@ impl Relay {
             Kind::Response(status) => self.on_response(key, status, transit, fx),
             Kind::Request(_) if head.defect().is_some() => self.on_defect(key, &transit, fx),
             Kind::Request(Method::Auth) if transit.to_path().len() == 1 => {
-                peer.incoming = Incoming::Auth(transit.compact());
+                peer.incoming = Incoming::Auth {
+                    transit: transit.compact(),
+                    body_octets: 0,
+                };
             }
             Kind::Request(method) => self.on_request_head(key, method, transit, fx),
         }
@@ -315,6 +321,17 @@ impl Relay {
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
+        if let Incoming::Auth { body_octets, .. } = &mut peer.incoming {
+            *body_octets = body_octets.saturating_add(octets.len());
+            if *body_octets > NON_SEND_BODY_MAX {
+                let incoming = std::mem::replace(&mut peer.incoming, Incoming::Dropped);
+                if let Incoming::Auth { transit, .. } = incoming {
+                    peer.respond(&transit, Status::BAD_REQUEST, None, fx);
+                }
+                self.close_peer(key, CloseReason::BodyTooLong, fx);
+            }
+            return;
+        }
         let Incoming::Request {
             session,
             stream,
@@ -375,7 +392,7 @@ impl Relay {
                 },
                 fx,
             ),
-            Incoming::Auth(transit) => self.on_auth(key, transit, fx),
+            Incoming::Auth { transit, .. } => self.on_auth(key, transit, fx),
             Incoming::Nothing | Incoming::Dropped => {}
         }
     }

@@ -20,6 +20,7 @@ use slotmap::SlotMap;
 use super::ids::{CoreId, Entropy, PeerKey, PeerRef, SessionId, SessionKey, StreamId, Tid};
 use super::message::{Giver, Hop, Message, MessageId, Notice, Outer, Transit};
 use super::peer::{Peer, named_session};
+use super::transaction::RESPONSE_TIMEOUT;
 use super::{Core, Effect, Effects, Event, Relay, Target, Transport};
 use crate::proto::digest::Verified;
 use crate::proto::head::{ByteRange, FailureReport, Method};
@@ -122,6 +123,12 @@ impl Sessions {
 
     pub(crate) fn is_live(&self, key: SessionKey, now: Instant) -> bool {
         self.table.get(key).is_some_and(|s| !s.is_expired(now))
+    }
+
+    /// Whether a session expired so long ago that no transaction can be open that went through it.
+    pub(crate) fn is_over(&self, key: SessionKey, now: Instant) -> bool {
+        let expires = self.table.get(key).and_then(|s| s.expires);
+        expires.is_some_and(|at| at + RESPONSE_TIMEOUT <= now)
     }
 
     /// Prolongs a session by an AUTH to its own URI.
