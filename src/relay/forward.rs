@@ -18,13 +18,15 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::ids::{CoreId, Entropy, PeerRef, StreamId};
+use super::ids::{CoreId, Entropy, PeerRef, StreamId, Tid};
 use super::message::{Hop, Message, Notice, Transit};
+use super::orphan::Failure;
 use super::output::OutBatch;
 use super::transaction::Transactions;
 use crate::proto::parser::Flag;
 use crate::proto::write::write_end_line;
 
+pub(crate) use flow::unwritten_failure;
 use flow::{Flow, Item};
 
 /// What is to be written to one connection.
@@ -41,6 +43,7 @@ pub(crate) struct Outbound {
 
 /// What the way out needs from the core while it writes.
 pub(crate) struct WriteContext<'c> {
+    pub(crate) me: CoreId,
     pub(crate) now: Instant,
     pub(crate) entropy: &'c mut Entropy,
     pub(crate) transactions_max: usize,
@@ -87,24 +90,34 @@ impl Outbound {
         let Some(flow) = self.flows.iter_mut().find(|f| f.tail == Some(stream)) else {
             return Some(octets.len());
         };
-        if flow.is_refused(stream) {
+        if let Some(failure) = flow.refused(stream) {
+            failure.notice.extend(octets.len() as u64);
             return Some(octets.len());
         }
         flow.items.push_back(Item::Body(octets));
         None
     }
 
-    pub(crate) fn close(&mut self, stream: StreamId, flag: Flag) {
-        let Some(flow) = self.flows.iter_mut().find(|f| f.tail == Some(stream)) else {
-            return;
-        };
+    /// Whether octets or the end of this request are still to come.
+    pub(crate) fn expects(&self, stream: StreamId) -> bool {
+        self.flows.iter().any(|f| f.tail == Some(stream))
+    }
+
+    /// The end of a request. One that the next hop has refused meanwhile, but the hop before has
+    /// not stopped, is to be told of now.
+    pub(crate) fn close(&mut self, stream: StreamId, flag: Flag) -> Option<Failure> {
+        let flow = self.flows.iter_mut().find(|f| f.tail == Some(stream))?;
         flow.tail = None;
-        if flow.is_refused(stream) {
-            flow.end_refused();
-            return;
+        if flow.refused(stream).is_some() {
+            return flow.end_refused().filter(|_| flag != Flag::Aborted);
+        }
+        if flag == Flag::Aborted && flow.was_cut(stream) {
+            // Whoever aborts a request knows that it failed: its pieces need no verdict.
+            self.transactions.take_all_of(stream, drop);
         }
         flow.items.push_back(Item::End(flag));
         flow.ends += 1;
+        None
     }
 
     fn flow(&mut self, source: PeerRef) -> &mut Flow {
@@ -116,19 +129,33 @@ impl Outbound {
         &mut self.flows[index]
     }
 
-    /// The next hop has refused a request that is still coming in: its chunk is aborted, and what
-    /// is queued of it is dropped. Returns the octets to credit to its source.
-    pub(crate) fn refuse(&mut self, stream: StreamId) -> usize {
-        let Some(flow) = self.flows.iter_mut().find(|f| f.source == stream.peer) else {
-            return 0;
+    /// Who waits for the response with this id: a request that has been written, or the chunk that
+    /// is on the wire (an answer may come before its end).
+    pub(crate) fn answered(&mut self, tid: Tid) -> Option<Notice> {
+        self.transactions.end(tid).or_else(|| {
+            let flow = self.flows.front_mut().filter(|_| self.chunk_open)?;
+            flow.answered_on_wire(tid)
+        })
+    }
+
+    /// The next hop has refused a request, or has been silent for too long. If it is still being
+    /// written its chunk is aborted, and what is queued of it dropped. Returns the octets to credit
+    /// to its source, and whom to tell.
+    pub(crate) fn fail(&mut self, mut failure: Failure) -> (usize, Option<Message>) {
+        let stream = failure.notice.stream;
+        let Some(flow) = self.flows.iter_mut().find(|f| f.is_writing(stream)) else {
+            return (0, Some(failure.into_message()));
         };
-        flow.refuse(stream)
+        if flow.was_cut(stream) {
+            failure.notice = self.transactions.absorb(failure.notice);
+        }
+        flow.refuse(failure)
     }
 
     /// Moves what may be written now into `out`, up to about `budget` octets: one flush.
     pub(crate) fn fill(&mut self, out: &mut OutBatch, budget: usize, cx: &mut WriteContext<'_>) {
         self.abort_if_refused(out);
-        self.cut_if_somebody_waits(out, cx);
+        self.cut_if_somebody_waits(out, budget, cx);
         // Each turn ends a request or leaves its flow with nothing to write; `waiting` counts the
         // flows in a row that had nothing, so the loop ends after one look at each.
         let mut waiting = 0;
@@ -136,7 +163,7 @@ impl Outbound {
             if !self.chunk_open {
                 out.push_small(&mut self.control);
             }
-            let room_for_transactions = self.transactions.len() < cx.transactions_max;
+            let room_for_transactions = !self.transactions.is_full(cx.transactions_max);
             let Some(flow) = self.flows.front_mut() else {
                 break;
             };
@@ -172,18 +199,21 @@ impl Outbound {
         let Some(flow) = self.flows.front_mut() else {
             return;
         };
-        if let Some(current) = flow.current.as_mut().filter(|c| c.refused) {
-            out.small(|small| write_end_line(small, current.tid.as_bytes(), Flag::Aborted, true));
-            current.on_wire = false;
+        if let Some(tid) = flow.abort_refused() {
+            out.small(|small| write_end_line(small, tid.as_bytes(), Flag::Aborted, true));
             self.chunk_open = false;
-            flow.forget_if_over();
         }
     }
 
     /// A chunk that has been on the wire for a flush gives way to a waiting frame or source.
-    fn cut_if_somebody_waits(&mut self, out: &mut OutBatch, cx: &mut WriteContext<'_>) {
-        let others_wait = self.flows.iter().skip(1).any(|f| !f.items.is_empty());
-        if !self.chunk_open || (self.control.is_empty() && !others_wait) {
+    fn cut_if_somebody_waits(&mut self, out: &mut OutBatch, budget: usize, cx: &WriteContext<'_>) {
+        if !self.chunk_open {
+            return;
+        }
+        let room_for_transactions = !self.transactions.is_full(cx.transactions_max);
+        let others_wait =
+            || room_for_transactions && self.flows.iter().skip(1).any(|f| f.is_ready(budget));
+        if self.control.is_empty() && !others_wait() {
             return;
         }
         let Some(flow) = self.flows.front_mut() else {
@@ -204,18 +234,48 @@ impl Outbound {
             .collect()
     }
 
-    /// The connection is gone: one notice per message that was complete and did not arrive, and
-    /// the octets to credit to each source. Requests still coming in are their session's business.
-    pub(crate) fn lose(&mut self) -> (Vec<Notice>, Vec<(PeerRef, usize)>) {
-        let running: Vec<StreamId> = self.flows.iter().filter_map(|f| f.tail).collect();
-        let mut notices = self.transactions.drain_merged();
-        notices.retain(|n| !running.contains(&n.stream));
-        let mut credits = Vec::new();
-        for mut flow in std::mem::take(&mut self.flows) {
-            credits.push((flow.source, flow.drain(&mut notices)));
-        }
-        self.control.clear();
-        self.chunk_open = false;
-        (notices, credits)
+    /// Hands everything queued to another connection. For one that was never up: nothing of it has
+    /// been written.
+    pub(crate) fn release(&mut self, to: PeerRef) -> Vec<Message> {
+        std::mem::take(&mut self.flows)
+            .into_iter()
+            .flat_map(|flow| flow.release(to))
+            .collect()
     }
+
+    /// The connection is gone. A chunk on the wire is ended, should there still be a flush.
+    pub(crate) fn lose(&mut self) -> Loss {
+        let mut control = Vec::new();
+        if self.chunk_open
+            && let Some(tid) = self.flows.front().and_then(Flow::on_wire)
+        {
+            write_end_line(&mut control, tid.as_bytes(), Flag::Aborted, true);
+        }
+        control.append(&mut self.control);
+        self.control = control;
+        self.chunk_open = false;
+        let mut loss = Loss::default();
+        let mut flows = std::mem::take(&mut self.flows);
+        // Pieces of requests that are still coming in belong to those, not to the message so far.
+        let pieces: Vec<Option<Notice>> = flows
+            .iter()
+            .map(|f| self.transactions.take_merged(f.tail?))
+            .collect();
+        loss.notices = self.transactions.drain_merged();
+        for (flow, pieces) in flows.iter_mut().zip(pieces) {
+            flow.drain(pieces, &mut loss);
+        }
+        loss
+    }
+}
+
+/// What is left when a connection is gone.
+#[derive(Debug, Default)]
+pub(crate) struct Loss {
+    /// Of each message that was complete and did not arrive.
+    pub(crate) notices: Vec<Notice>,
+    /// Requests still coming in.
+    pub(crate) orphans: Vec<Failure>,
+    /// Octets to give back.
+    pub(crate) credits: Vec<(PeerRef, usize)>,
 }

@@ -144,6 +144,22 @@ pub struct Notice {
     pub(crate) moves: u8,
 }
 
+impl Notice {
+    /// More octets are concerned. The numbers are the peer's: they may be at the edge of 64 bits.
+    pub(crate) fn extend(&mut self, octets: u64) {
+        let before = self.range.start.saturating_sub(1);
+        let end = self.range.end.unwrap_or(before);
+        self.range.end = Some(end.saturating_add(octets));
+    }
+
+    /// Widens the range to that of another notice of the same message.
+    pub(crate) fn widen(&mut self, other: ByteRange) {
+        self.range.start = self.range.start.min(other.start);
+        self.range.end = self.range.end.max(other.end);
+        self.range.total = self.range.total.or(other.total);
+    }
+}
+
 /// Who hands a request to a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Giver {
@@ -154,7 +170,7 @@ pub enum Giver {
 }
 
 /// What a session's outer side is bound to (RFC 4975, 5.4).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Outer {
     /// A connection, dialled by us or by them.
     Peer(PeerRef),
@@ -203,7 +219,27 @@ pub enum Message {
         /// The continuation flag.
         flag: Flag,
     },
-    /// To a session's home: the hop towards the next URI failed.
+    /// To a session's home: the hop after it refuses a request that is still coming in. Without
+    /// meaning for a request that has ended: [`Message::Failed`] follows once the hop has seen that.
+    Broken {
+        /// The session.
+        session: SessionId,
+        /// The request.
+        stream: StreamId,
+        /// The code for the sender.
+        status: Status,
+    },
+    /// To a session's home: a REPORT of this relay's own for its client, complete, from the session
+    /// that it is linked to.
+    Report {
+        /// The session.
+        session: SessionId,
+        /// The session it comes from.
+        from: SessionId,
+        /// The whole frame.
+        octets: Bytes,
+    },
+    /// To a session's home: a request failed on the hop towards the next URI after it had ended.
     Failed {
         /// What failed.
         notice: Notice,
@@ -221,6 +257,8 @@ pub enum Message {
         session: SessionId,
         /// What is gone; a session bound to something else does not care.
         outer: Outer,
+        /// Whether it had ever been up: if not, nothing was bound, and something else may be.
+        was_up: bool,
         /// The code for requests still running.
         status: Status,
     },
@@ -278,6 +316,8 @@ pub enum Message {
     Credit {
         /// The connection.
         peer: PeerRef,
+        /// The core that held them.
+        from: CoreId,
         /// How many octets.
         octets: usize,
     },
@@ -304,6 +344,8 @@ impl Message {
             Self::Request { session, .. }
             | Self::Body { session, .. }
             | Self::End { session, .. }
+            | Self::Broken { session, .. }
+            | Self::Report { session, .. }
             | Self::InnerLost { session }
             | Self::OuterLost { session, .. } => session.home(),
             Self::Failed { notice, .. } => notice.session.home(),
@@ -315,6 +357,25 @@ impl Message {
             | Self::Credit { peer, .. }
             | Self::Bind { peer, .. }
             | Self::Unbind { peer, .. } => peer.core,
+        }
+    }
+
+    /// Octets it holds against its sender's credit.
+    pub(crate) fn cost(&self) -> usize {
+        match self {
+            Self::Open { transit, .. } => transit.cost(),
+            Self::Piece { octets, .. } => octets.len(),
+            _ => 0,
+        }
+    }
+
+    /// The core that will send what this message promises to follow, for those that begin something.
+    pub(crate) fn origin(&self) -> Option<CoreId> {
+        match self {
+            Self::Request { stream, .. } => Some(stream.peer.core),
+            Self::Open { hop, .. } => Some(hop.session.home()),
+            Self::Bind { session, .. } => Some(session.home()),
+            _ => None,
         }
     }
 }

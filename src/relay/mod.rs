@@ -20,6 +20,7 @@ mod auth;
 mod forward;
 mod ids;
 mod message;
+mod orphan;
 mod output;
 mod peer;
 mod session;
@@ -43,6 +44,7 @@ pub use output::OutBatch;
 
 use forward::WriteContext;
 use ids::Entropy;
+use orphan::Orphans;
 use peer::Peer;
 use session::Sessions;
 
@@ -287,10 +289,11 @@ impl Effects {
         let list = &mut self.parcels[index].1;
         // Credits of one flush become one message.
         if let (
-            Message::Credit { peer, octets },
+            Message::Credit { peer, octets, .. },
             Some(Message::Credit {
                 peer: last,
                 octets: sum,
+                ..
             }),
         ) = (&message, list.last_mut())
             && peer == last
@@ -417,7 +420,7 @@ pub struct TableSizes {
     pub sessions: usize,
     /// Requests sent and not answered.
     pub transactions: usize,
-    /// Requests received and not answered.
+    /// Requests received and not answered, and those that failed and have not ended.
     pub unanswered: usize,
     /// Octets received and not yet written out or dropped.
     pub octets_queued: usize,
@@ -455,11 +458,14 @@ struct Core {
     me: CoreId,
     /// The present life of each core, by position; `None` while it is down.
     cores: Vec<Option<u16>>,
+    /// The last life of each core that has ended.
+    ended: Vec<Option<u16>>,
     settings: Settings,
     entropy: Entropy,
     now: Instant,
     /// Steps to be taken on this core before the input is done with.
     inbox: VecDeque<Message>,
+    orphans: Orphans,
     /// When to look at which connection; at most one entry per connection.
     alarms: BinaryHeap<Reverse<(Instant, PeerKey)>>,
     stats: Stats,
@@ -471,15 +477,37 @@ impl Core {
         let to = message.core();
         if to == self.me {
             self.inbox.push_back(message);
-        } else {
+        } else if !self.has_ended(to) {
             self.stats.parcels += 1;
             fx.parcel(to, message);
+        }
+    }
+
+    /// Gives octets back to the connection they came in by.
+    fn credit(&mut self, peer: PeerRef, octets: usize, fx: &mut Effects) {
+        if octets > 0 {
+            let from = self.me;
+            self.post(Message::Credit { peer, from, octets }, fx);
         }
     }
 
     fn is_alive(&self, core: CoreId) -> bool {
         self.cores.get(usize::from(core.index)).copied().flatten() == Some(core.incarnation)
     }
+
+    /// Whether a core is known to be dead. One that is started again may write before we hear of it.
+    fn has_ended(&self, core: CoreId) -> bool {
+        has_ended(&self.ended, core)
+    }
+
+    /// Whether a message of another core is for us and not from the grave.
+    fn may_come_in(&self, message: &Message) -> bool {
+        message.core() == self.me && !message.origin().is_some_and(|core| self.has_ended(core))
+    }
+}
+
+fn has_ended(ended: &[Option<u16>], core: CoreId) -> bool {
+    ended.get(usize::from(core.index)).copied().flatten() == Some(core.incarnation)
 }
 
 impl Relay {
@@ -493,11 +521,13 @@ impl Relay {
         }
         let core = Core {
             me,
+            ended: vec![None; cores.len()],
             cores,
             settings,
             entropy,
             now,
             inbox: VecDeque::new(),
+            orphans: Orphans::default(),
             alarms: BinaryHeap::new(),
             stats: Stats::default(),
         };
@@ -531,11 +561,14 @@ impl Relay {
             Input::Connected { peer } => self.on_connected(peer, fx),
             Input::DialFailed { peer } => {
                 self.core.stats.dials_failed += 1;
-                self.lose_peer(peer, Status::TIMEOUT, fx);
+                self.lose_peer(peer, fx);
             }
-            Input::Lost { peer } => self.lose_peer(peer, Status::NO_SESSION, fx),
+            Input::Lost { peer } => self.lose_peer(peer, fx),
             Input::LookedUp { ticket, answer } => self.on_looked_up(ticket, answer, fx),
-            Input::Message(message) => self.core.inbox.push_back(message),
+            Input::Message(message) if self.core.may_come_in(&message) => {
+                self.core.inbox.push_back(message);
+            }
+            Input::Message(_) => {}
             Input::CoreChanged { index, running } => self.on_core_changed(index, running, fx),
             Input::Tick => self.on_tick(fx),
         }
@@ -567,6 +600,7 @@ impl Relay {
             stats,
             inbox,
             me,
+            ended,
             ..
         } = &mut self.core;
         let Stats {
@@ -576,14 +610,16 @@ impl Relay {
             ..
         } = stats;
         let mut post = |message: Message| {
-            if message.core() == *me {
+            let to = message.core();
+            if to == *me {
                 inbox.push_back(message);
-            } else {
+            } else if !has_ended(ended, to) {
                 *parcels += 1;
-                fx.parcel(message.core(), message);
+                fx.parcel(to, message);
             }
         };
         let mut cx = WriteContext {
+            me: *me,
             now,
             entropy,
             transactions_max,
@@ -619,7 +655,12 @@ impl Relay {
             peers: self.peers.len(),
             sessions: self.sessions.len(),
             transactions: self.peers.values().map(|p| p.out.transactions.len()).sum(),
-            unanswered: self.peers.values().map(|p| p.unanswered.len()).sum(),
+            unanswered: self.core.orphans.len()
+                + self
+                    .peers
+                    .values()
+                    .map(|p| p.unanswered.len())
+                    .sum::<usize>(),
             octets_queued: self.peers.values().map(|p| p.outstanding).sum(),
         }
     }
@@ -659,13 +700,24 @@ impl Relay {
                 stream,
                 flag,
             } => self.on_request_end(session, stream, flag, fx),
-            Message::Failed { notice, status } => self.on_hop_failed(notice, status, fx),
+            Message::Broken {
+                session,
+                stream,
+                status,
+            } => self.on_broken(session, stream, status, fx),
+            Message::Report {
+                session,
+                from,
+                octets,
+            } => self.on_report(session, from, octets, fx),
+            Message::Failed { notice, status } => self.on_hop_failed(&notice, status, fx),
             Message::InnerLost { session } => self.on_inner_lost(session, fx),
             Message::OuterLost {
                 session,
                 outer,
+                was_up,
                 status,
-            } => self.on_outer_lost(session, outer, status, fx),
+            } => self.on_outer_lost(session, outer, was_up, status, fx),
             Message::Open {
                 peer,
                 hop,
@@ -681,7 +733,7 @@ impl Relay {
             Message::Answer { stream, status } => self.on_answer(stream, status, fx),
             Message::Reply { stream, transit } => self.on_reply(stream, &transit, fx),
             Message::Frame { peer, octets } => self.on_frame(peer, &octets, fx),
-            Message::Credit { peer, octets } => self.on_credit(peer, octets, fx),
+            Message::Credit { peer, from, octets } => self.on_credit(peer, from, octets, fx),
             Message::Bind { peer, session } => self.on_bind(peer, session, fx),
             Message::Unbind { peer, session } => self.on_unbind(peer, session, fx),
         }
@@ -693,6 +745,7 @@ impl Relay {
         };
         let before = mem::replace(entry, running);
         if let Some(incarnation) = before.filter(|_| before != running) {
+            self.core.ended[usize::from(index)] = Some(incarnation);
             self.forget_core(CoreId { index, incarnation }, fx);
         }
     }

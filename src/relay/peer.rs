@@ -6,15 +6,18 @@
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
+use std::mem;
 
 use bytes::Bytes;
 
 use super::auth::AuthState;
-use super::forward::Outbound;
+use super::forward::{Outbound, unwritten_failure};
 use super::ids::{CoreId, PeerKey, PeerRef, SessionId, SessionKey, StreamId, Tid};
 use super::message::{Giver, Hop, Message, Outer, Transit};
+use super::orphan::Failure;
+use super::session::Sessions;
 use super::{CloseReason, Core, Effect, Effects, Event, Limits, Relay, Transport};
-use crate::proto::head::{Head, Kind, Method, Rewrite};
+use crate::proto::head::{FailureReport, Head, Kind, Method, Rewrite};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::uri::MsrpUri;
@@ -24,6 +27,8 @@ use crate::proto::write::{FrameWriter, write_end_line};
 const NON_SEND_BODY_MAX: usize = 10_240;
 /// Answers a connection has not taken off our hands, in octets, at which we stop reading its requests.
 const CONTROL_OCTETS_MAX: usize = 64 << 10;
+/// ... and at which the far end's own responses are dropped: they are as long as it likes.
+const REPLY_OCTETS_MAX: usize = 4 * CONTROL_OCTETS_MAX;
 
 /// A connection and everything this core knows about it.
 #[derive(Debug)]
@@ -35,8 +40,12 @@ pub(crate) struct Peer {
     incoming: Incoming,
     sequence: u32,
     pub(crate) unanswered: VecDeque<Unanswered>,
+    /// Octets of heads kept for the unanswered.
+    unanswered_octets: usize,
     /// Octets received and not yet written out or dropped: what its sender has used of its credit.
     pub(crate) outstanding: usize,
+    /// How many of those other cores hold; they go with their core.
+    lent: Vec<(CoreId, usize)>,
     paused: bool,
     pub(crate) woken: bool,
     pub(crate) closing: bool,
@@ -67,13 +76,13 @@ enum Incoming {
     Request {
         session: SessionId,
         stream: StreamId,
-        body_octets: usize,
-        is_send: bool,
+        /// Body octets that may still come.
+        room: usize,
     },
     /// An AUTH for us, judged when it is complete.
     Auth {
         transit: Transit,
-        body_octets: usize,
+        room: usize,
     },
     /// Something already dealt with: what is left of it is dropped.
     Dropped,
@@ -83,6 +92,7 @@ enum Incoming {
 #[derive(Debug)]
 pub(crate) struct Unanswered {
     sequence: u32,
+    session: SessionId,
     transit: Transit,
 }
 
@@ -104,7 +114,9 @@ impl Peer {
             incoming: Incoming::Nothing,
             sequence: 0,
             unanswered: VecDeque::new(),
+            unanswered_octets: 0,
             outstanding: 0,
+            lent: Vec::new(),
             paused: false,
             woken: false,
             closing: false,
@@ -126,7 +138,8 @@ impl Peer {
     pub(crate) fn update_pause(&mut self, limits: &Limits, fx: &mut Effects) {
         let busy = self.auth.as_ref().is_some_and(|a| a.is_waiting())
             || self.out.control_len() >= CONTROL_OCTETS_MAX
-            || self.unanswered.len() >= limits.transactions_per_peer_max;
+            || self.unanswered.len() >= limits.transactions_per_peer_max
+            || self.unanswered_octets >= limits.queue_octets_high;
         let bound = if self.paused {
             limits.queue_octets_low
         } else {
@@ -182,7 +195,75 @@ impl Peer {
             .unanswered
             .iter()
             .position(|u| u.sequence == sequence)?;
-        self.unanswered.remove(index).map(|u| u.transit)
+        let transit = self.unanswered.remove(index)?.transit;
+        self.unanswered_octets -= transit.cost();
+        Some(transit)
+    }
+
+    /// Octets received here go to another core.
+    pub(crate) fn lend(&mut self, to: CoreId, octets: usize) {
+        if to == self.me.core {
+            return;
+        }
+        match self.lent.iter_mut().find(|(core, _)| *core == to) {
+            Some((_, lent)) => *lent += octets,
+            None => self.lent.push((to, octets)),
+        }
+    }
+
+    /// Octets have left the process. What a core gives back that has died meanwhile is void.
+    fn settle(&mut self, from: CoreId, octets: usize) {
+        let settled = if from == self.me.core {
+            octets
+        } else {
+            let Some(index) = self.lent.iter().position(|(core, _)| *core == from) else {
+                return;
+            };
+            let (_, lent) = &mut self.lent[index];
+            debug_assert!(*lent >= octets, "more given back than was lent");
+            let settled = octets.min(*lent);
+            *lent -= settled;
+            if *lent == 0 {
+                self.lent.swap_remove(index);
+            }
+            settled
+        };
+        debug_assert!(self.outstanding >= settled, "credited twice");
+        self.outstanding = self.outstanding.saturating_sub(settled);
+    }
+
+    /// A core is gone, and with it what it held.
+    fn write_off(&mut self, gone: CoreId) {
+        if let Some(index) = self.lent.iter().position(|(core, _)| *core == gone) {
+            let (_, lent) = self.lent.swap_remove(index);
+            self.outstanding = self.outstanding.saturating_sub(lent);
+        }
+    }
+
+    /// Answers all requests whose session is no longer able to.
+    pub(crate) fn answer_all(
+        &self,
+        core: &mut Core,
+        fx: &mut Effects,
+        lost: impl Fn(SessionId) -> bool,
+    ) {
+        let running = match &self.incoming {
+            Incoming::Request {
+                session, stream, ..
+            } if lost(*session) => Some(stream.sequence),
+            _ => None,
+        };
+        let waiting = self.unanswered.iter().filter(|u| lost(u.session));
+        for sequence in waiting.map(|u| u.sequence).chain(running) {
+            let peer = self.me;
+            core.post(
+                Message::Answer {
+                    stream: StreamId { peer, sequence },
+                    status: Some(Status::NO_SESSION),
+                },
+                fx,
+            );
+        }
     }
 
     /// Drops what is left of a request that has been refused while it comes in.
@@ -216,12 +297,14 @@ impl Relay {
             return;
         }
         match head.kind() {
+            // A response that cannot be read is dropped (RFC 4976, 6.4.3), one with a wrong path not.
+            Kind::Response(_) if head.defect().is_some() => self.core.stats.strays_dropped += 1,
             Kind::Response(status) => self.on_response(key, status, transit, fx),
             Kind::Request(_) if head.defect().is_some() => self.on_defect(key, &transit, fx),
             Kind::Request(Method::Auth) if transit.to_path().len() == 1 => {
                 peer.incoming = Incoming::Auth {
                     transit: transit.compact(),
-                    body_octets: 0,
+                    room: NON_SEND_BODY_MAX,
                 };
             }
             Kind::Request(method) => self.on_request_head(key, method, transit, fx),
@@ -289,8 +372,11 @@ impl Relay {
         peer.incoming = Incoming::Request {
             session,
             stream,
-            body_octets: 0,
-            is_send: method == Method::Send,
+            room: if method == Method::Send {
+                usize::MAX
+            } else {
+                NON_SEND_BODY_MAX
+            },
         };
         if transit.wants_answer() {
             // Requests answered end to end wait long: they must not hold a read buffer meanwhile.
@@ -299,12 +385,15 @@ impl Relay {
             } else {
                 transit.clone().compact()
             };
+            peer.unanswered_octets += kept.cost();
             peer.unanswered.push_back(Unanswered {
                 sequence: stream.sequence,
+                session,
                 transit: kept,
             });
         }
         peer.outstanding += transit.cost();
+        peer.lend(session.home(), transit.cost());
         peer.update_pause(&self.core.settings.limits, fx);
         self.core.post(
             Message::Request {
@@ -321,51 +410,23 @@ impl Relay {
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
-        if let Incoming::Auth { body_octets, .. } = &mut peer.incoming {
-            *body_octets = body_octets.saturating_add(octets.len());
-            if *body_octets > NON_SEND_BODY_MAX {
-                let incoming = std::mem::replace(&mut peer.incoming, Incoming::Dropped);
-                if let Incoming::Auth { transit, .. } = incoming {
-                    peer.respond(&transit, Status::BAD_REQUEST, None, fx);
-                }
-                self.close_peer(key, CloseReason::BodyTooLong, fx);
-            }
-            return;
-        }
+        let room = match &mut peer.incoming {
+            Incoming::Request { room, .. } | Incoming::Auth { room, .. } => room,
+            Incoming::Nothing | Incoming::Dropped => return,
+        };
+        let Some(left) = room.checked_sub(octets.len()) else {
+            return self.refuse_long_body(key, fx);
+        };
+        *room = left;
         let Incoming::Request {
-            session,
-            stream,
-            body_octets,
-            is_send,
-        } = &mut peer.incoming
+            session, stream, ..
+        } = peer.incoming
         else {
             return;
         };
-        *body_octets = body_octets.saturating_add(octets.len());
-        let (session, stream) = (*session, *stream);
-        if *is_send {
-            self.core.stats.body_octets_in += octets.len() as u64;
-        } else if *body_octets > NON_SEND_BODY_MAX {
-            peer.incoming = Incoming::Dropped;
-            self.core.post(
-                Message::End {
-                    session,
-                    stream,
-                    flag: Flag::Aborted,
-                },
-                fx,
-            );
-            self.core.post(
-                Message::Answer {
-                    stream,
-                    status: Some(Status::BAD_REQUEST),
-                },
-                fx,
-            );
-            self.close_peer(key, CloseReason::BodyTooLong, fx);
-            return;
-        }
+        self.core.stats.body_octets_in += octets.len() as u64;
         peer.outstanding += octets.len();
+        peer.lend(session.home(), octets.len());
         peer.update_pause(&self.core.settings.limits, fx);
         self.core.post(
             Message::Body {
@@ -377,11 +438,26 @@ impl Relay {
         );
     }
 
+    fn refuse_long_body(&mut self, key: PeerKey, fx: &mut Effects) {
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        let refused = match &peer.incoming {
+            Incoming::Request { stream, .. } => peer.take_unanswered(stream.sequence),
+            Incoming::Auth { transit, .. } => Some(transit.clone()),
+            Incoming::Nothing | Incoming::Dropped => None,
+        };
+        if let Some(transit) = refused {
+            peer.respond(&transit, Status::BAD_REQUEST, None, fx);
+        }
+        self.close_peer(key, CloseReason::BodyTooLong, fx);
+    }
+
     pub(crate) fn on_end(&mut self, key: PeerKey, flag: Flag, fx: &mut Effects) {
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
-        match std::mem::replace(&mut peer.incoming, Incoming::Nothing) {
+        match mem::replace(&mut peer.incoming, Incoming::Nothing) {
             Incoming::Request {
                 session, stream, ..
             } => self.core.post(
@@ -409,11 +485,13 @@ impl Relay {
             return;
         };
         let tid = Tid::from_wire(transit.head.tid(&transit.octets));
-        let Some(notice) = tid.and_then(|tid| peer.out.transactions.end(tid)) else {
+        let max = self.core.settings.limits.transactions_per_peer_max;
+        let was_full = peer.out.transactions.is_full(max);
+        let Some(notice) = tid.and_then(|tid| peer.out.answered(tid)) else {
             self.core.stats.strays_dropped += 1;
             return;
         };
-        if peer.out.transactions.len() + 1 == self.core.settings.limits.transactions_per_peer_max {
+        if was_full {
             peer.wake(fx);
         }
         if notice.method != Method::Send {
@@ -432,16 +510,21 @@ impl Relay {
                 fx,
             );
         } else if !status.is_success() {
-            let dropped = peer.out.refuse(notice.stream);
-            peer.wake(fx);
-            self.core.post(
-                Message::Credit {
-                    peer: notice.stream.peer,
-                    octets: dropped,
-                },
-                fx,
-            );
-            self.core.post(Message::Failed { notice, status }, fx);
+            self.fail(key, Failure { notice, status }, fx);
+        }
+    }
+
+    /// The next hop on this connection has refused a request or not answered it in time.
+    fn fail(&mut self, key: PeerKey, failure: Failure, fx: &mut Effects) {
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        let source = failure.notice.stream.peer;
+        let (dropped, message) = peer.out.fail(failure);
+        peer.wake(fx);
+        self.core.credit(source, dropped, fx);
+        if let Some(message) = message {
+            self.core.post(message, fx);
         }
     }
 
@@ -470,6 +553,10 @@ impl Relay {
         let Some(request) = peer.take_unanswered(stream.sequence) else {
             return;
         };
+        // Somebody who does not read cannot be sent to without end.
+        if peer.out.control_len() >= REPLY_OCTETS_MAX {
+            return peer.update_pause(&self.core.settings.limits, fx);
+        }
         let tid = request.head.tid(&request.octets);
         let rewrite = Rewrite {
             tid,
@@ -492,11 +579,17 @@ impl Relay {
         peer.update_pause(&self.core.settings.limits, fx);
     }
 
-    pub(crate) fn on_credit(&mut self, peer: PeerRef, octets: usize, fx: &mut Effects) {
+    pub(crate) fn on_credit(
+        &mut self,
+        peer: PeerRef,
+        from: CoreId,
+        octets: usize,
+        fx: &mut Effects,
+    ) {
         let Some(peer) = self.peers.get_mut(peer.key) else {
             return;
         };
-        peer.outstanding = peer.outstanding.saturating_sub(octets);
+        peer.settle(from, octets);
         peer.update_pause(&self.core.settings.limits, fx);
     }
 
@@ -508,19 +601,15 @@ impl Relay {
         transit: Transit,
         fx: &mut Effects,
     ) {
-        let Some(peer) = self.peers.get_mut(to.key).filter(|p| !p.closing) else {
-            // The session will hear that this connection is gone; the octets are dropped here.
-            self.core.post(
-                Message::Credit {
-                    peer: stream.peer,
-                    octets: transit.cost(),
-                },
-                fx,
-            );
+        if let Some(peer) = self.peers.get_mut(to.key).filter(|p| !p.closing) {
+            peer.out.open(stream, hop, transit);
+            peer.wake(fx);
             return;
-        };
-        peer.out.open(stream, hop, transit);
-        peer.wake(fx);
+        }
+        self.core.credit(stream.peer, transit.cost(), fx);
+        if let Some(failure) = unwritten_failure(stream, hop, transit) {
+            self.core.orphans.adopt(Outer::Peer(to), failure);
+        }
     }
 
     pub(crate) fn on_piece(
@@ -530,6 +619,7 @@ impl Relay {
         octets: Bytes,
         fx: &mut Effects,
     ) {
+        let len = octets.len();
         let unwanted = match self.peers.get_mut(to.key) {
             Some(peer) => {
                 let unwanted = peer.out.piece(stream, octets);
@@ -538,33 +628,37 @@ impl Relay {
                 }
                 unwanted
             }
-            None => Some(octets.len()),
+            None => Some(len),
         };
         if let Some(octets) = unwanted {
-            self.core.post(
-                Message::Credit {
-                    peer: stream.peer,
-                    octets,
-                },
-                fx,
-            );
+            self.core.orphans.count(Outer::Peer(to), stream, octets);
+            self.core.credit(stream.peer, octets, fx);
         }
     }
 
     pub(crate) fn on_close(&mut self, to: PeerRef, stream: StreamId, flag: Flag, fx: &mut Effects) {
-        if let Some(peer) = self.peers.get_mut(to.key) {
-            peer.out.close(stream, flag);
-            peer.wake(fx);
+        let peer = self.peers.get_mut(to.key);
+        let failure = match peer.filter(|p| p.out.expects(stream)) {
+            Some(peer) => {
+                let failure = peer.out.close(stream, flag);
+                peer.wake(fx);
+                failure
+            }
+            None => self.core.orphans.end(Outer::Peer(to), stream, flag),
+        };
+        if let Some(failure) = failure {
+            self.core.post(failure.into_message(), fx);
         }
     }
 
     pub(crate) fn on_bind(&mut self, to: PeerRef, session: SessionId, fx: &mut Effects) {
-        match self.peers.get_mut(to.key) {
+        match self.peers.get_mut(to.key).filter(|p| !p.closing) {
             Some(peer) => peer.bound.push(session),
             None => self.core.post(
                 Message::OuterLost {
                     session,
                     outer: Outer::Peer(to),
+                    was_up: true,
                     status: Status::NO_SESSION,
                 },
                 fx,
@@ -597,7 +691,9 @@ impl Relay {
         }
     }
 
-    /// No more is read; what is queued is written; then the connection closes.
+    /// No more is read; what is queued is written; then the connection closes. For everybody else a
+    /// connection that is closed for a fault of its peer's is gone at once: others do not wait
+    /// until it has taken what it was sent.
     pub(crate) fn close_peer(&mut self, key: PeerKey, reason: CloseReason, fx: &mut Effects) {
         let Some(peer) = self.peers.get_mut(key) else {
             return;
@@ -606,71 +702,20 @@ impl Relay {
             return;
         }
         peer.closing = true;
-        if peer.role == Role::Dialling {
-            if peer.out.is_empty() {
-                fx.push(Effect::Close { peer: key, reason });
-            }
+        if reason != CloseReason::SessionOver {
+            sever(peer, &mut self.core, &self.sessions, fx);
+        } else if peer.role == Role::Dialling && !peer.out.is_empty() {
+            // Once it is up, what its client left is still delivered.
             return;
         }
         fx.push(Effect::Close { peer: key, reason });
         peer.wake(fx);
     }
 
-    /// The connection is gone: whoever waits for something from it is told, in this order: senders
-    /// of requests that did not get through; receivers of the request that broke off; its sessions.
-    pub(crate) fn lose_peer(&mut self, key: PeerKey, status: Status, fx: &mut Effects) {
-        let Some(mut peer) = self.peers.remove(key) else {
-            return;
-        };
-        let (notices, credits) = peer.out.lose();
-        for (source, octets) in credits {
-            self.core.post(
-                Message::Credit {
-                    peer: source,
-                    octets,
-                },
-                fx,
-            );
-        }
-        for notice in notices {
-            self.core.post(
-                Message::Failed {
-                    notice,
-                    status: Status::TIMEOUT,
-                },
-                fx,
-            );
-        }
-        if let Incoming::Request {
-            session, stream, ..
-        } = peer.incoming
-        {
-            self.core.post(
-                Message::End {
-                    session,
-                    stream,
-                    flag: Flag::Aborted,
-                },
-                fx,
-            );
-        }
-        for session in peer.bound {
-            self.core.post(
-                Message::OuterLost {
-                    session,
-                    outer: Outer::Peer(peer.me),
-                    status,
-                },
-                fx,
-            );
-        }
-        if let Role::Client { sessions } = peer.role {
-            for session in sessions
-                .into_iter()
-                .filter_map(|key| self.sessions.id_of(key))
-            {
-                self.core.post(Message::InnerLost { session }, fx);
-            }
+    /// The connection is gone.
+    pub(crate) fn lose_peer(&mut self, key: PeerKey, fx: &mut Effects) {
+        if let Some(mut peer) = self.peers.remove(key) {
+            sever(&mut peer, &mut self.core, &self.sessions, fx);
         }
     }
 
@@ -680,43 +725,31 @@ impl Relay {
             return;
         };
         peer.alarm_set = false;
-        while let Some(notice) = peer.out.transactions.expire(self.core.now) {
+        while let Some(notice) = self
+            .peers
+            .get_mut(key)
+            .and_then(|p| p.out.transactions.expire(self.core.now))
+        {
             // `partial` is owed a REPORT for a bad response only, not for silence (norm F8).
-            let silent_is_fine =
-                notice.failure_report == crate::proto::head::FailureReport::Partial;
+            let silent_is_fine = notice.failure_report == FailureReport::Partial;
             if !(notice.method == Method::Send && silent_is_fine) {
-                self.core.post(
-                    Message::Failed {
-                        notice,
-                        status: Status::TIMEOUT,
-                    },
-                    fx,
-                );
+                let status = Status::TIMEOUT;
+                self.fail(key, Failure { notice, status }, fx);
             }
-            peer.wake(fx);
         }
-        peer.set_alarm(&mut self.core);
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.wake(fx);
+            peer.set_alarm(&mut self.core);
+        }
     }
 
     /// A core died with all its connections and sessions: local ones end what they had with it.
     pub(crate) fn forget_core(&mut self, gone: CoreId, fx: &mut Effects) {
+        self.core.orphans.forget_core(gone);
         for peer in self.peers.values_mut() {
             peer.bound.retain(|session| session.home() != gone);
-            if let Incoming::Request {
-                session, stream, ..
-            } = peer.incoming
-                && session.home() == gone
-            {
-                self.core.post(
-                    Message::Answer {
-                        stream,
-                        status: Some(Status::NO_SESSION),
-                    },
-                    fx,
-                );
-                // What was under way to that core will never be credited.
-                peer.outstanding = 0;
-            }
+            peer.write_off(gone);
+            peer.answer_all(&mut self.core, fx, |session| session.home() == gone);
             for stream in peer.out.streams_from(gone) {
                 self.core.post(
                     Message::Close {
@@ -727,11 +760,63 @@ impl Relay {
                     fx,
                 );
             }
-        }
-        for peer in self.peers.values_mut() {
             peer.update_pause(&self.core.settings.limits, fx);
         }
         self.forget_core_in_sessions(gone, fx);
+    }
+}
+
+/// Whoever waits for something from a connection is told that it is gone, in this order: senders of
+/// requests that did not get through; receivers of the request that broke off; its sessions.
+fn sever(peer: &mut Peer, core: &mut Core, sessions: &Sessions, fx: &mut Effects) {
+    let loss = peer.out.lose();
+    for (source, octets) in loss.credits {
+        core.credit(source, octets, fx);
+    }
+    for failure in loss.orphans {
+        core.orphans.adopt(Outer::Peer(peer.me), failure);
+    }
+    for notice in loss.notices {
+        let status = Status::TIMEOUT;
+        core.post(Message::Failed { notice, status }, fx);
+    }
+    if let Incoming::Request {
+        session, stream, ..
+    } = peer.incoming
+    {
+        let flag = Flag::Aborted;
+        core.post(
+            Message::End {
+                session,
+                stream,
+                flag,
+            },
+            fx,
+        );
+    }
+    peer.incoming = Incoming::Dropped;
+    peer.unanswered.clear();
+    peer.unanswered_octets = 0;
+    let was_up = peer.role != Role::Dialling;
+    for session in mem::take(&mut peer.bound) {
+        core.post(
+            Message::OuterLost {
+                session,
+                outer: Outer::Peer(peer.me),
+                was_up,
+                status: if was_up {
+                    Status::NO_SESSION
+                } else {
+                    Status::TIMEOUT
+                },
+            },
+            fx,
+        );
+    }
+    if let Role::Client { sessions: own } = &mut peer.role {
+        for session in mem::take(own).into_iter().filter_map(|s| sessions.id_of(s)) {
+            core.post(Message::InnerLost { session }, fx);
+        }
     }
 }
 

@@ -19,14 +19,15 @@ use slotmap::SlotMap;
 
 use super::ids::{CoreId, Entropy, PeerKey, PeerRef, SessionId, SessionKey, StreamId, Tid};
 use super::message::{Giver, Hop, Message, MessageId, Notice, Outer, Transit};
-use super::peer::{Peer, named_session};
+use super::orphan::Failure;
+use super::peer::{Peer, Role, named_session};
 use super::transaction::RESPONSE_TIMEOUT;
-use super::{Core, Effect, Effects, Event, Relay, Target, Transport};
+use super::{CloseReason, Core, Effect, Effects, Event, Relay, Target, Transport};
 use crate::proto::digest::Verified;
 use crate::proto::head::{ByteRange, FailureReport, Method};
-use crate::proto::parser::{Flag, Parser, ParserLimits, Piece};
+use crate::proto::parser::Flag;
 use crate::proto::status::Status;
-use crate::proto::uri::{Host, MsrpUri};
+use crate::proto::uri::{Host, MsrpUri, Path};
 use crate::proto::write::FrameWriter;
 
 /// A URI of ours and what it stands for.
@@ -64,8 +65,10 @@ struct Running {
     stream: StreamId,
     giver: Giver,
     next: Outer,
-    /// As this session passed it on; kept to tell a session before us of a failure.
+    /// As this session received it; kept to tell a session before us of a failure.
     transit: Transit,
+    /// Body octets passed on.
+    octets: u64,
 }
 
 /// Direction of a request: index into [`Session::running`].
@@ -215,16 +218,18 @@ impl Relay {
     ) {
         match self.route(id, giver, stream, &transit, fx) {
             Ok((next, inward)) => {
-                transit.moves += 1;
                 let running = Running {
                     stream,
                     giver,
                     next,
                     transit: transit.clone(),
+                    octets: 0,
                 };
                 if let Some(session) = self.sessions.find(&id) {
                     session.running[direction(inward)] = Some(running);
                 }
+                transit.moves += 1;
+                self.lend(stream, next.core(), transit.cost());
                 let message = match next {
                     Outer::Peer(peer) => Message::Open {
                         peer,
@@ -250,16 +255,45 @@ impl Relay {
                     status,
                     why,
                 });
-                self.core.post(
-                    Message::Credit {
-                        peer: stream.peer,
-                        octets: transit.cost(),
-                    },
-                    fx,
-                );
-                refuse(&mut self.core, giver, stream, &transit, status, fx);
+                self.core.credit(stream.peer, transit.cost(), fx);
+                if let Giver::Session(before) = giver
+                    && !self.is_linked(&id, before)
+                {
+                    // It believes to be bound to us: it is free to be bound elsewhere.
+                    let message = Message::OuterLost {
+                        session: before,
+                        outer: Outer::Session(id),
+                        was_up: false,
+                        status,
+                    };
+                    self.core.post(message, fx);
+                }
+                let refused = Running {
+                    stream,
+                    giver,
+                    next: Outer::Session(id),
+                    transit,
+                    octets: 0,
+                };
+                refuse(&mut self.core, id, &refused, status, fx);
             }
         }
+    }
+
+    /// Octets received on this core go to wherever a session sends them.
+    fn lend(&mut self, stream: StreamId, to: CoreId, octets: usize) {
+        if stream.peer.core == self.core.me
+            && let Some(peer) = self.peers.get_mut(stream.peer.key)
+        {
+            peer.lend(to, octets);
+        }
+    }
+
+    fn is_linked(&mut self, id: &SessionId, other: SessionId) -> bool {
+        let session = self.sessions.find(id);
+        session.is_some_and(
+            |s| matches!(s.outer, OuterSide::Bound { to, .. } if to == Outer::Session(other)),
+        )
     }
 
     pub(crate) fn on_request_body(
@@ -273,24 +307,37 @@ impl Relay {
             .sessions
             .find(&id)
             .and_then(|s| s.running_mut(stream))
-            .and_then(|r| r.as_ref());
-        let message = match running.map(|r| r.next) {
-            Some(Outer::Peer(peer)) => Message::Piece {
-                peer,
-                stream,
-                octets,
-            },
-            Some(Outer::Session(session)) => Message::Body {
-                session,
-                stream,
-                octets,
-            },
-            None => Message::Credit {
-                peer: stream.peer,
-                octets: octets.len(),
-            },
-        };
-        self.core.post(message, fx);
+            .and_then(|r| r.as_mut());
+        let len = octets.len();
+        let next = running.map(|running| {
+            running.octets = running.octets.saturating_add(len as u64);
+            running.next
+        });
+        if let Some(next) = next {
+            self.lend(stream, next.core(), len);
+        }
+        match next {
+            Some(Outer::Peer(peer)) => self.core.post(
+                Message::Piece {
+                    peer,
+                    stream,
+                    octets,
+                },
+                fx,
+            ),
+            Some(Outer::Session(session)) => self.core.post(
+                Message::Body {
+                    session,
+                    stream,
+                    octets,
+                },
+                fx,
+            ),
+            None => {
+                self.core.orphans.count(Outer::Session(id), stream, len);
+                self.core.credit(stream.peer, len, fx);
+            }
+        }
     }
 
     /// The end of a request: passed on, and a SEND answered to the hop before (norm F6).
@@ -306,7 +353,12 @@ impl Relay {
             .find(&id)
             .and_then(|s| s.running_mut(stream))
             .and_then(Option::take);
-        let Some(running) = running else { return };
+        let Some(running) = running else {
+            if let Some(failure) = self.core.orphans.end(Outer::Session(id), stream, flag) {
+                self.core.post(failure.into_message(), fx);
+            }
+            return;
+        };
         running.end(flag, &mut self.core, fx);
         if running.giver == Giver::Peer && running.transit.method() == Method::Send {
             let answered = running.transit.head.failure_report() == FailureReport::Yes;
@@ -426,14 +478,17 @@ impl Relay {
         transit: &Transit,
         fx: &mut Effects,
     ) -> Result<(), Refusal> {
-        let session = self
-            .sessions
-            .find(&id)
-            .ok_or((Status::NO_SESSION, "no such session"))?;
         let from = match giver {
             Giver::Peer => Outer::Peer(stream.peer),
             Giver::Session(other) => Outer::Session(other),
         };
+        if giver == Giver::Peer && self.take_over_dial(id, stream.peer, transit, fx) {
+            return Ok(());
+        }
+        let session = self
+            .sessions
+            .find(&id)
+            .ok_or((Status::NO_SESSION, "no such session"))?;
         match &session.outer {
             OuterSide::Bound { to, .. } if *to == from => Ok(()),
             OuterSide::Bound { .. } => Err((Status::SESSION_IN_USE, "bound to another connection")),
@@ -444,9 +499,7 @@ impl Relay {
             OuterSide::Unbound => {
                 let mut path = Vec::new();
                 transit.append_from_path(&mut path);
-                let previous = crate::proto::uri::Path::new(&path)
-                    .first()
-                    .unwrap_or_default();
+                let previous = Path::new(&path).first().unwrap_or_default();
                 session.outer = OuterSide::Bound {
                     to: from,
                     uri: Arc::from(previous),
@@ -458,6 +511,57 @@ impl Relay {
                 Ok(())
             }
         }
+    }
+
+    /// The far end that we are dialling has come to us instead: both ends believe that they are the
+    /// active one (norm T9), and two crossing first requests of one pair are one link. What waits
+    /// for the dial goes out over the connection that is there.
+    fn take_over_dial(
+        &mut self,
+        id: SessionId,
+        comer: PeerRef,
+        transit: &Transit,
+        fx: &mut Effects,
+    ) -> bool {
+        let Some(session) = self.sessions.find(&id) else {
+            return false;
+        };
+        let OuterSide::Bound { to, uri } = &mut session.outer else {
+            return false;
+        };
+        let Outer::Peer(dialled) = *to else {
+            return false;
+        };
+        let previous = transit.received_from_path().first().unwrap_or_default();
+        let Some(dial) = self.peers.get_mut(dialled.key).filter(|peer| {
+            dialled == peer.me && peer.role == Role::Dialling && same_uri(uri, previous)
+        }) else {
+            return false;
+        };
+        *to = Outer::Peer(comer);
+        let running = session.running[direction(false)].as_mut();
+        if let Some(running) = running.filter(|r| r.next == Outer::Peer(dialled)) {
+            running.next = Outer::Peer(comer);
+        }
+        let inner = session.inner;
+        let queued = dial.out.release(comer);
+        dial.bound.clear();
+        self.core.count_link(comer.core);
+        self.core.post(
+            Message::Bind {
+                peer: comer,
+                session: id,
+            },
+            fx,
+        );
+        for message in queued {
+            if let Some(client) = self.peers.get_mut(inner) {
+                client.lend(comer.core, message.cost());
+            }
+            self.core.post(message, fx);
+        }
+        self.close_peer(dialled.key, CloseReason::SessionOver, fx);
+        true
     }
 
     fn dial(
@@ -484,27 +588,35 @@ impl Relay {
         Ok(PeerRef { core: me, key })
     }
 
-    /// The hop after a session failed: the sender is told by the response it still waits for, or by
-    /// a REPORT if it has been answered already (norms F7, F9).
-    pub(crate) fn on_hop_failed(&mut self, notice: Notice, status: Status, fx: &mut Effects) {
-        let Some(session) = self.sessions.find(&notice.session) else {
-            return;
-        };
-        let running =
-            session.running[direction(notice.inward)].take_if(|r| r.stream == notice.stream);
+    /// The hop after a session refuses a request that is still coming in: it is stopped here, and
+    /// the hop before is told by the response it still waits for (norm F7).
+    pub(crate) fn on_broken(
+        &mut self,
+        id: SessionId,
+        stream: StreamId,
+        status: Status,
+        fx: &mut Effects,
+    ) {
+        let running = self
+            .sessions
+            .find(&id)
+            .and_then(|s| s.running_mut(stream))
+            .and_then(Option::take);
         if let Some(running) = running {
             running.end(Flag::Aborted, &mut self.core, fx);
-            refuse_running(&mut self.core, &running, status, fx);
-        } else if notice.method == Method::Send {
-            self.report(&notice, status, fx);
+            refuse(&mut self.core, id, &running, status, fx);
+        }
+    }
+
+    /// A request failed after it had ended: a SEND has been answered and is followed by a REPORT,
+    /// everything else is answered now (norms F7, F9).
+    pub(crate) fn on_hop_failed(&mut self, notice: &Notice, status: Status, fx: &mut Effects) {
+        if notice.method == Method::Send {
+            self.report(notice, status, fx);
         } else {
-            self.core.post(
-                Message::Answer {
-                    stream: notice.stream,
-                    status: Some(status),
-                },
-                fx,
-            );
+            let stream = notice.stream;
+            let status = Some(status);
+            self.core.post(Message::Answer { stream, status }, fx);
         }
     }
 
@@ -520,18 +632,6 @@ impl Relay {
         else {
             return;
         };
-        let tid = Tid::mint(&mut self.core.entropy);
-        let mut frame = Vec::with_capacity(512);
-        FrameWriter::request(&mut frame, tid.as_bytes(), "REPORT")
-            .header("To-Path", &notice.report_to)
-            .header("From-Path", &session.uri)
-            .header("Message-ID", message_id.as_bytes())
-            .byte_range(notice.range)
-            .header_fmt(
-                "Status",
-                format_args!("000 {} {}", status.code(), status.phrase()),
-            )
-            .end(Flag::Last);
         let back = match (&session.outer, notice.inward) {
             (_, false) => Outer::Peer(PeerRef {
                 core: self.core.me,
@@ -540,60 +640,65 @@ impl Relay {
             (OuterSide::Bound { to, .. }, true) => *to,
             (OuterSide::Unbound | OuterSide::Lost, true) => return,
         };
+        // Through another session of this relay the REPORT makes one hop more, within the process.
+        let report_to = Path::new(&notice.report_to);
+        let mut from_path = Vec::with_capacity(256);
+        let to_path = match (back, report_to.first()) {
+            (Outer::Session(_), Some(through)) => {
+                from_path.extend_from_slice(through);
+                from_path.push(b' ');
+                report_to.after(1)
+            }
+            _ => report_to,
+        };
+        from_path.extend_from_slice(&session.uri);
+        let tid = Tid::mint(&mut self.core.entropy);
+        let mut frame = Vec::with_capacity(512);
+        FrameWriter::request(&mut frame, tid.as_bytes(), "REPORT")
+            .header("To-Path", to_path.as_bytes())
+            .header("From-Path", &from_path)
+            .header("Message-ID", message_id.as_bytes())
+            .byte_range(notice.range)
+            .header_fmt(
+                "Status",
+                format_args!("000 {} {}", status.code(), status.phrase()),
+            )
+            .end(Flag::Last);
         self.core.stats.reports_sent += 1;
         fx.event(Event::ReportSent {
             session: notice.session.prefix().to_owned(),
             status,
         });
-        match back {
-            Outer::Peer(peer) => self.core.post(
-                Message::Frame {
-                    peer,
-                    octets: Bytes::from(frame),
-                },
-                fx,
-            ),
-            Outer::Session(other) => self.report_through(notice.session, other, frame, fx),
-        }
+        let octets = Bytes::from(frame);
+        let message = match back {
+            Outer::Peer(peer) => Message::Frame { peer, octets },
+            Outer::Session(session) => Message::Report {
+                session,
+                from: notice.session,
+                octets,
+            },
+        };
+        self.core.post(message, fx);
     }
 
-    /// Hands a REPORT of ours to a session of this relay, as if it had come in by a connection.
-    fn report_through(&mut self, from: SessionId, to: SessionId, frame: Vec<u8>, fx: &mut Effects) {
-        let Ok(Some(step)) = Parser::new(ParserLimits::default()).step(&frame) else {
+    /// A REPORT of this relay's own, from the session that `id` is linked to.
+    pub(crate) fn on_report(
+        &mut self,
+        id: SessionId,
+        from: SessionId,
+        octets: Bytes,
+        fx: &mut Effects,
+    ) {
+        if !self.is_linked(&id, from) {
             return;
-        };
-        let Piece::Head(head) = step.piece else {
-            return;
-        };
-        let mut octets = Bytes::from(frame);
-        octets.truncate(step.consumed);
-        // Nobody's connection: credits for it find nobody, which is right.
-        let nobody = PeerRef {
-            core: self.core.me,
-            key: PeerKey::default(),
-        };
-        let stream = StreamId {
-            peer: nobody,
-            sequence: 0,
-        };
-        let transit = Transit::new(head, octets);
-        self.core.post(
-            Message::Request {
-                session: to,
-                giver: Giver::Session(from),
-                stream,
-                transit,
-            },
-            fx,
-        );
-        self.core.post(
-            Message::End {
-                session: to,
-                stream,
-                flag: Flag::Last,
-            },
-            fx,
-        );
+        }
+        if let Some(session) = self.sessions.find(&id) {
+            let peer = PeerRef {
+                core: self.core.me,
+                key: session.inner,
+            };
+            self.core.post(Message::Frame { peer, octets }, fx);
+        }
     }
 
     /// The client is gone, and with it the session (norm A10).
@@ -609,7 +714,7 @@ impl Relay {
         });
         for running in session.running.iter().flatten() {
             running.end(Flag::Aborted, &mut self.core, fx);
-            refuse_running(&mut self.core, running, Status::NO_SESSION, fx);
+            refuse(&mut self.core, id, running, Status::NO_SESSION, fx);
         }
         if let OuterSide::Bound { to, .. } = session.outer {
             let message = match to {
@@ -617,6 +722,7 @@ impl Relay {
                 Outer::Session(other) => Message::OuterLost {
                     session: other,
                     outer: Outer::Session(id),
+                    was_up: true,
                     status: Status::NO_SESSION,
                 },
             };
@@ -628,6 +734,7 @@ impl Relay {
         &mut self,
         id: SessionId,
         outer: Outer,
+        was_up: bool,
         status: Status,
         fx: &mut Effects,
     ) {
@@ -638,14 +745,14 @@ impl Relay {
             return;
         }
         // A dial that never succeeded bound nothing: the other side may still come to us.
-        session.outer = if status == Status::TIMEOUT {
-            OuterSide::Unbound
-        } else {
+        session.outer = if was_up {
             OuterSide::Lost
+        } else {
+            OuterSide::Unbound
         };
         if let Some(running) = session.running[direction(false)].take() {
             running.end(Flag::Aborted, &mut self.core, fx);
-            refuse_running(&mut self.core, &running, status, fx);
+            refuse(&mut self.core, id, &running, status, fx);
         }
     }
 
@@ -653,25 +760,18 @@ impl Relay {
     pub(crate) fn forget_core_in_sessions(&mut self, gone: CoreId, fx: &mut Effects) {
         let mut messages = Vec::new();
         for session in self.sessions.table.values() {
-            if let OuterSide::Bound { to, .. } = session.outer {
-                let core = match to {
-                    Outer::Peer(peer) => peer.core,
-                    Outer::Session(other) => other.home(),
-                };
-                if core == gone {
-                    messages.push(Message::OuterLost {
-                        session: session.id,
-                        outer: to,
-                        status: Status::NO_SESSION,
-                    });
-                    let inner = PeerRef {
-                        core: self.core.me,
-                        key: session.inner,
-                    };
-                    messages.push(Message::Credit {
-                        peer: inner,
-                        octets: usize::MAX,
-                    });
+            if let OuterSide::Bound { to, .. } = session.outer
+                && to.core() == gone
+            {
+                messages.push(Message::OuterLost {
+                    session: session.id,
+                    outer: to,
+                    was_up: true,
+                    status: Status::NO_SESSION,
+                });
+                // Whoever would have answered its client is gone too.
+                if let Some(client) = self.peers.get(session.inner) {
+                    client.answer_all(&mut self.core, fx, |id| id == session.id);
                 }
             }
             for running in session
@@ -712,35 +812,39 @@ impl Running {
     }
 }
 
-/// Tells whoever handed a request to a session that it will not take it.
-fn refuse(
-    core: &mut Core,
-    giver: Giver,
-    stream: StreamId,
-    transit: &Transit,
-    status: Status,
-    fx: &mut Effects,
-) {
-    match giver {
-        Giver::Peer => core.post(
-            Message::Answer {
+/// Tells whoever handed a request to a session that it will not take it, or no more of it.
+fn refuse(core: &mut Core, id: SessionId, running: &Running, status: Status, fx: &mut Effects) {
+    let stream = running.stream;
+    match running.giver {
+        Giver::Peer => {
+            let status = Some(status);
+            core.post(Message::Answer { stream, status }, fx);
+        }
+        Giver::Session(before) if running.transit.wants_answer() => {
+            // It may have ended there already: see the orphans.
+            let mut notice = Notice::for_hop_before(&running.transit, before, stream);
+            notice.extend(running.octets);
+            let place = Outer::Session(id);
+            core.orphans.adopt(place, Failure { notice, status });
+            let broken = Message::Broken {
+                session: before,
                 stream,
-                status: Some(status),
-            },
-            fx,
-        ),
-        Giver::Session(before) if transit.wants_answer() => {
-            let notice = Notice::for_hop_before(transit, before, stream);
-            core.post(Message::Failed { notice, status }, fx);
+                status,
+            };
+            core.post(broken, fx);
         }
         Giver::Session(_) => {}
     }
 }
 
-fn refuse_running(core: &mut Core, running: &Running, status: Status, fx: &mut Effects) {
-    let mut transit = running.transit.clone();
-    transit.moves = transit.moves.saturating_sub(1);
-    refuse(core, running.giver, running.stream, &transit, status, fx);
+impl Outer {
+    /// The core that owns it.
+    fn core(self) -> CoreId {
+        match self {
+            Self::Peer(peer) => peer.core,
+            Self::Session(session) => session.home(),
+        }
+    }
 }
 
 impl Notice {
@@ -751,6 +855,7 @@ impl Notice {
         let mut report_to = Vec::new();
         hop.append_from_path(&mut report_to);
         let range = transit.head.byte_range();
+        let start = range.map_or(1, |r| r.start);
         Self {
             stream,
             session: before,
@@ -759,11 +864,11 @@ impl Notice {
             failure_report: transit.head.failure_report(),
             report_to: Arc::from(report_to),
             message_id: transit.head.message_id(&transit.octets).map(MessageId::new),
-            range: range.unwrap_or(ByteRange {
-                start: 1,
-                end: None,
-                total: None,
-            }),
+            range: ByteRange {
+                start,
+                end: Some(start.saturating_sub(1)),
+                total: range.and_then(|r| r.total),
+            },
             moves: transit.moves,
         }
     }

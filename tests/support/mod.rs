@@ -8,6 +8,7 @@
     dead_code,
     clippy::unwrap_used,
     clippy::panic,
+    clippy::wrong_self_convention,
     unreachable_pub,
     missing_docs,
     reason = "shared by several test binaries, each of which uses a part; tests state what must hold"

@@ -5,16 +5,19 @@
 //! Which flow may write when is not known here: that is [`Outbound`](super::Outbound)'s.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
 
-use super::WriteContext;
+use super::{Loss, WriteContext};
 use crate::proto::head::{ByteRange, FailureReport, Method, Rewrite};
 use crate::proto::parser::Flag;
+use crate::proto::status::Status;
 use crate::proto::write::write_end_line;
-use crate::relay::ids::{PeerRef, StreamId, Tid};
+use crate::relay::ids::{Entropy, PeerRef, StreamId, Tid};
 use crate::relay::message::{Hop, Message, MessageId, Notice, Transit};
+use crate::relay::orphan::Failure;
 use crate::relay::output::OutBatch;
 use crate::relay::transaction::{Transactions, merge};
 
@@ -62,17 +65,35 @@ pub(super) struct Current {
     next: u64,
     /// Number of the first octet of the piece that is, or was last, on the wire.
     piece_start: u64,
-    pub(super) tid: Tid,
+    tid: Tid,
     interruptible: bool,
     /// Its head has been written, its end-line not yet.
-    pub(super) on_wire: bool,
+    on_wire: bool,
     has_body: bool,
     /// Held back while the request streams; see the module's notes.
     held: Option<u8>,
-    /// The next hop has refused it: what still comes is dropped.
-    pub(super) refused: bool,
-    /// Its end has come; said only of a refused one.
-    ended: bool,
+    /// It was interrupted: pieces of it have been written and wait for their answers.
+    was_cut: bool,
+    /// The piece on the wire has been answered already.
+    answered: bool,
+    progress: Progress,
+}
+
+#[derive(Debug)]
+enum Progress {
+    Going,
+    /// It has failed: what still comes is dropped and counted.
+    Refused(Box<Failure>),
+    /// ... and its end has come; at most the `#` of its last piece is still to be written.
+    Over,
+}
+
+/// What can be written of a flow.
+enum Next {
+    /// A request that has not begun: whole, or as interruptible.
+    Begin { whole: bool, body_octets: usize },
+    /// A further piece of one that was cut.
+    Resume,
 }
 
 impl Flow {
@@ -91,29 +112,105 @@ impl Flow {
         self.items.is_empty() && self.current.is_none()
     }
 
-    /// Whether `stream` has been refused while it was still coming in.
-    pub(super) fn is_refused(&self, stream: StreamId) -> bool {
-        self.current
-            .as_ref()
-            .is_some_and(|c| c.stream == stream && c.refused)
+    /// Whether something could be written at the beginning of a flush.
+    pub(super) fn is_ready(&self, budget: usize) -> bool {
+        self.next(0, budget).is_some()
     }
 
-    pub(super) fn end_refused(&mut self) {
-        if let Some(current) = self.current.as_mut() {
-            current.ended = true;
+    /// Whether `stream` is the request being written, or one that failed while it was.
+    pub(super) fn is_writing(&self, stream: StreamId) -> bool {
+        self.current.as_ref().is_some_and(|c| c.stream == stream)
+    }
+
+    pub(super) fn was_cut(&self, stream: StreamId) -> bool {
+        self.current
+            .as_ref()
+            .is_some_and(|c| c.stream == stream && c.was_cut)
+    }
+
+    /// The failure of `stream`, if it failed while it was still coming in.
+    pub(super) fn refused(&mut self, stream: StreamId) -> Option<&mut Failure> {
+        match self
+            .current
+            .as_mut()
+            .filter(|c| c.stream == stream)?
+            .progress
+        {
+            Progress::Refused(ref mut failure) => Some(failure),
+            Progress::Going | Progress::Over => None,
         }
+    }
+
+    /// The end of a refused request has come.
+    pub(super) fn end_refused(&mut self) -> Option<Failure> {
+        let current = self.current.as_mut()?;
+        let progress = mem::replace(&mut current.progress, Progress::Over);
         self.forget_if_over();
+        match progress {
+            Progress::Refused(failure) => Some(*failure),
+            Progress::Going | Progress::Over => None,
+        }
     }
 
     /// A refused request is forgotten once its end has come and its `#` has been written.
-    pub(super) fn forget_if_over(&mut self) {
-        if self
+    fn forget_if_over(&mut self) {
+        self.current
+            .take_if(|c| !c.on_wire && matches!(c.progress, Progress::Over));
+    }
+
+    /// The transaction id of the chunk on the wire.
+    pub(super) fn on_wire(&self) -> Option<Tid> {
+        self.current.as_ref().filter(|c| c.on_wire).map(|c| c.tid)
+    }
+
+    /// The chunk on the wire is answered before its end.
+    pub(super) fn answered_on_wire(&mut self, tid: Tid) -> Option<Notice> {
+        let current = self
             .current
-            .as_ref()
-            .is_some_and(|c| c.refused && c.ended && !c.on_wire)
-        {
-            self.current = None;
+            .as_mut()
+            .filter(|c| c.on_wire && c.tid == tid && !c.answered && c.transit.wants_answer())?;
+        current.answered = true;
+        Some(current.notice())
+    }
+
+    /// Takes the chunk on the wire off it if its request has failed; the `#` is the caller's to write.
+    pub(super) fn abort_refused(&mut self) -> Option<Tid> {
+        let going = |c: &&mut Current| !matches!(c.progress, Progress::Going);
+        let current = self.current.as_mut().filter(going)?;
+        current.on_wire = false;
+        let tid = current.tid;
+        self.forget_if_over();
+        Some(tid)
+    }
+
+    fn next(&self, written: usize, budget: usize) -> Option<Next> {
+        if let Some(current) = &self.current {
+            let ready = self.ends > 0 || self.resumable_octets(current) > 1;
+            let going = matches!(current.progress, Progress::Going);
+            return (going && ready).then_some(Next::Resume);
         }
+        let Some(Item::Head { transit, .. }) = self.items.front() else {
+            return None;
+        };
+        let body_octets = self.front_body_len();
+        let streams = transit.method() == Method::Send && transit.head.has_body();
+        let complete = self.ends > 0;
+        // What must not be interrupted may exceed the flush.
+        let fits = !streams
+            || body_octets as u64 <= INTERRUPTIBLE_FROM
+            || body_octets.saturating_add(written) <= budget;
+        let whole = complete && fits;
+        let may_begin = whole || streams && (complete || may_stream(transit, body_octets));
+        may_begin.then_some(Next::Begin { whole, body_octets })
+    }
+
+    /// Octets at hand of a request that was cut, as far as it matters how many.
+    fn resumable_octets(&self, current: &Current) -> usize {
+        let bodies = self.items.iter().take(2).map(|item| match item {
+            Item::Body(octets) => octets.len(),
+            Item::Head { .. } | Item::End(_) => 0,
+        });
+        usize::from(current.held.is_some()) + bodies.sum::<usize>()
     }
 
     /// Makes sure that a chunk is on the wire, writing its head if it can be written now.
@@ -123,84 +220,39 @@ impl Flow {
         budget: usize,
         cx: &mut WriteContext<'_>,
     ) -> bool {
-        if self.current.is_some() {
-            return self.resume(out, cx);
+        match self.next(out.len(), budget) {
+            None => return false,
+            Some(Next::Resume) => {
+                if let Some(current) = &mut self.current {
+                    current.resume(out, cx.entropy);
+                }
+            }
+            Some(Next::Begin { whole, body_octets }) => {
+                let Some(Item::Head {
+                    stream,
+                    hop,
+                    transit,
+                }) = self.items.pop_front()
+                else {
+                    return false;
+                };
+                (cx.post)(Message::Credit {
+                    peer: self.source,
+                    from: cx.me,
+                    octets: transit.cost(),
+                });
+                let transit = if whole { transit } else { transit.compact() };
+                self.share_report_to(&transit);
+                let mut current =
+                    Current::unwritten(stream, hop, transit, Arc::clone(&self.report_to));
+                current.tid = Tid::mint(cx.entropy);
+                current.interruptible = !whole;
+                current.on_wire = true;
+                let byte_range = current.first_byte_range(whole, body_octets, self.front_flag());
+                current.write_head(out, byte_range);
+                self.current = Some(current);
+            }
         }
-        let Some(Item::Head { transit, .. }) = self.items.front() else {
-            return false;
-        };
-        let at_hand = self.front_body_len();
-        let streams = transit.method() == Method::Send && transit.head.has_body();
-        let complete = self.ends > 0;
-        let whole = complete && (at_hand + out.len() <= budget || !streams);
-        // A flush that is nearly full must not turn a small request into an interruptible one.
-        let next_flush = complete && !whole && !out.is_empty() && at_hand <= budget;
-        if next_flush || !(whole || streams && (complete || may_stream(transit, at_hand))) {
-            return false;
-        }
-        let Some(Item::Head {
-            stream,
-            hop,
-            transit,
-        }) = self.items.pop_front()
-        else {
-            return false;
-        };
-        (cx.post)(Message::Credit {
-            peer: self.source,
-            octets: transit.cost(),
-        });
-        let transit = if whole { transit } else { transit.compact() };
-        self.share_report_to(&transit);
-        let range = transit.head.byte_range();
-        let start = range.map_or(1, |r| r.start);
-        let current = Current {
-            stream,
-            hop,
-            report_to: Arc::clone(&self.report_to),
-            total: range.and_then(|r| r.total),
-            next: start,
-            piece_start: start,
-            tid: Tid::mint(cx.entropy),
-            interruptible: !whole,
-            has_body: transit.head.has_body(),
-            held: None,
-            refused: false,
-            ended: false,
-            on_wire: true,
-            transit,
-        };
-        let byte_range = current.first_byte_range(whole, at_hand, self.front_flag());
-        current.write_head(out, byte_range);
-        *cx.chunks_out += 1;
-        self.current = Some(current);
-        true
-    }
-
-    /// Goes on with a message that was cut, under a new transaction id.
-    fn resume(&mut self, out: &mut OutBatch, cx: &mut WriteContext<'_>) -> bool {
-        let Some(current) = self.current.as_mut().filter(|c| !c.refused) else {
-            return false;
-        };
-        let octets_at_hand = usize::from(current.held.is_some())
-            + self
-                .items
-                .iter()
-                .take(2)
-                .map(|i| if let Item::Body(b) = i { b.len() } else { 0 })
-                .sum::<usize>();
-        if self.ends == 0 && octets_at_hand < 2 {
-            return false;
-        }
-        current.tid = Tid::mint(cx.entropy);
-        current.piece_start = current.next;
-        current.on_wire = true;
-        let range = ByteRange {
-            start: current.next,
-            end: None,
-            total: current.total,
-        };
-        current.write_head(out, Some(range));
         *cx.chunks_out += 1;
         true
     }
@@ -216,11 +268,16 @@ impl Flow {
         let Some(current) = self.current.as_mut() else {
             return true;
         };
-        while !current.interruptible || out.len() < budget {
+        // An end is written at once: a cut before it would leave nothing for the last piece.
+        while !current.interruptible
+            || out.len() < budget
+            || matches!(self.items.front(), Some(Item::End(_)))
+        {
             match self.items.pop_front() {
                 Some(Item::Body(mut octets)) => {
                     (cx.post)(Message::Credit {
                         peer: self.source,
+                        from: cx.me,
                         octets: octets.len(),
                     });
                     current.release_held(out, cx);
@@ -255,7 +312,7 @@ impl Flow {
         &mut self,
         out: &mut OutBatch,
         transactions: &mut Transactions,
-        cx: &mut WriteContext<'_>,
+        cx: &WriteContext<'_>,
     ) -> bool {
         let Some(current) = self.current.as_mut() else {
             return false;
@@ -264,34 +321,48 @@ impl Flow {
             return false;
         }
         current.on_wire = false;
+        current.was_cut = true;
         out.small(|small| write_end_line(small, current.tid.as_bytes(), Flag::More, true));
         current.expect_answer(transactions, cx);
         true
     }
 
-    pub(super) fn refuse(&mut self, stream: StreamId) -> usize {
-        let mut dropped = 0;
-        if let Some(current) = self.current.as_mut().filter(|c| c.stream == stream) {
-            current.refused = true;
-            current.held = None;
-            // Only this request's body stands before its end, or before the end of the queue.
-            let body = self
-                .items
-                .iter()
-                .take_while(|i| matches!(i, Item::Body(_)))
-                .count();
-            for item in self.items.drain(..body) {
-                dropped += item.cost();
-            }
-            if matches!(self.items.front(), Some(Item::End(_))) {
-                self.items.pop_front();
-                self.ends -= 1;
-                self.end_refused();
-            } else {
-                self.forget_if_over();
-            }
-        }
-        dropped
+    /// The request being written has failed. Returns the octets dropped, and whom to tell: the
+    /// sender, if all of it has come in; its session, so that it is stopped, if not.
+    pub(super) fn refuse(&mut self, mut failure: Failure) -> (usize, Option<Message>) {
+        let Some(current) = self
+            .current
+            .as_mut()
+            .filter(|c| matches!(c.progress, Progress::Going))
+        else {
+            return (0, None);
+        };
+        let bodies = self
+            .items
+            .iter()
+            .take_while(|i| matches!(i, Item::Body(_)))
+            .count();
+        let dropped: usize = self.items.drain(..bodies).map(|item| item.cost()).sum();
+        let unwritten = u64::from(current.held.take().is_some()).saturating_add(dropped as u64);
+        failure.notice.range.end = Some(current.next.saturating_sub(1));
+        failure.notice.extend(unwritten);
+        let message = if let Some(Item::End(flag)) = self.items.front() {
+            let aborted = *flag == Flag::Aborted;
+            self.items.pop_front();
+            self.ends -= 1;
+            current.progress = Progress::Over;
+            (!aborted).then(|| failure.into_message())
+        } else {
+            let message = Message::Broken {
+                session: failure.notice.session,
+                stream: failure.notice.stream,
+                status: failure.status,
+            };
+            current.progress = Progress::Refused(Box::new(failure));
+            Some(message)
+        };
+        self.forget_if_over();
+        (dropped, message)
     }
 
     fn front_body_len(&self) -> usize {
@@ -326,11 +397,42 @@ impl Flow {
         }
     }
 
-    /// Empties the queue: adds a notice for each complete request, returns the octets to credit.
-    pub(super) fn drain(&mut self, notices: &mut Vec<Notice>) -> usize {
+    /// The steps that queue all this elsewhere.
+    pub(super) fn release(self, to: PeerRef) -> impl Iterator<Item = Message> {
+        debug_assert!(self.current.is_none(), "nothing has been written");
+        let mut front = None;
+        self.items.into_iter().filter_map(move |item| {
+            if let Item::Head { stream, .. } = &item {
+                front = Some(*stream);
+            }
+            let stream = front?;
+            Some(match item {
+                Item::Head { hop, transit, .. } => Message::Open {
+                    peer: to,
+                    hop,
+                    stream,
+                    transit,
+                },
+                Item::Body(octets) => Message::Piece {
+                    peer: to,
+                    stream,
+                    octets,
+                },
+                Item::End(flag) => Message::Close {
+                    peer: to,
+                    stream,
+                    flag,
+                },
+            })
+        })
+    }
+
+    /// Empties the queue of a connection that is gone. `pieces` are those of the request still
+    /// coming in that have been written and not answered.
+    pub(super) fn drain(&mut self, pieces: Option<Notice>, loss: &mut Loss) {
         let mut credit = 0;
-        let mut current = self.current.take().filter(|c| !c.refused);
-        for item in std::mem::take(&mut self.items) {
+        let mut current = self.current.take();
+        for item in mem::take(&mut self.items) {
             credit += item.cost();
             match item {
                 Item::Head {
@@ -339,27 +441,29 @@ impl Flow {
                     transit,
                 } => {
                     self.share_report_to(&transit);
-                    current = Some(Current::unwritten(
-                        stream,
-                        hop,
-                        transit,
-                        Arc::clone(&self.report_to),
-                    ));
+                    let report_to = Arc::clone(&self.report_to);
+                    current = Some(Current::unwritten(stream, hop, transit, report_to));
                 }
                 Item::Body(octets) => {
                     if let Some(current) = current.as_mut() {
                         current.next = current.next.saturating_add(octets.len() as u64);
                     }
                 }
-                Item::End(_) => {
-                    if let Some(mut current) = current.take().filter(|c| c.transit.wants_answer()) {
-                        current.next += u64::from(current.held.take().is_some());
-                        merge(notices, current.notice());
+                Item::End(flag) => {
+                    let failed = current.take().and_then(Current::into_failure);
+                    if let Some(failure) = failed.filter(|_| flag != Flag::Aborted) {
+                        merge(&mut loss.notices, failure.notice);
                     }
                 }
             }
         }
-        credit
+        if let Some(mut failure) = current.and_then(Current::into_failure) {
+            if let Some(pieces) = pieces {
+                failure.notice.widen(pieces.range);
+            }
+            loss.orphans.push(failure);
+        }
+        loss.credits.push((self.source, credit));
     }
 }
 
@@ -384,6 +488,13 @@ fn may_stream(transit: &Transit, at_hand: usize) -> bool {
     at_hand as u64 > INTERRUPTIBLE_FROM || (at_hand > 1 && !small)
 }
 
+/// What is to be told of a request that could not even be queued.
+pub(crate) fn unwritten_failure(stream: StreamId, hop: Hop, transit: Transit) -> Option<Failure> {
+    let mut flow = Flow::new(stream.peer);
+    flow.share_report_to(&transit);
+    Current::unwritten(stream, hop, transit, flow.report_to).into_failure()
+}
+
 impl Current {
     fn unwritten(stream: StreamId, hop: Hop, transit: Transit, report_to: Arc<[u8]>) -> Self {
         let range = transit.head.byte_range();
@@ -399,10 +510,40 @@ impl Current {
             interruptible: false,
             has_body: transit.head.has_body(),
             held: None,
-            refused: false,
-            ended: false,
+            was_cut: false,
+            answered: false,
+            progress: Progress::Going,
             on_wire: false,
             transit,
+        }
+    }
+
+    /// Goes on after a cut, under a new transaction id.
+    fn resume(&mut self, out: &mut OutBatch, entropy: &mut Entropy) {
+        self.tid = Tid::mint(entropy);
+        self.piece_start = self.next;
+        self.on_wire = true;
+        self.answered = false;
+        let range = ByteRange {
+            start: self.next,
+            end: None,
+            total: self.total,
+        };
+        self.write_head(out, Some(range));
+    }
+
+    /// What is to be told of a request whose connection is gone, with the octets counted so far.
+    fn into_failure(mut self) -> Option<Failure> {
+        self.next = self
+            .next
+            .saturating_add(u64::from(self.held.take().is_some()));
+        match self.progress {
+            Progress::Refused(failure) => Some(*failure),
+            Progress::Going if self.transit.wants_answer() => Some(Failure {
+                notice: self.notice(),
+                status: Status::TIMEOUT,
+            }),
+            Progress::Going | Progress::Over => None,
         }
     }
 
@@ -453,7 +594,7 @@ impl Current {
     fn release_held(&mut self, out: &mut OutBatch, cx: &mut WriteContext<'_>) {
         if let Some(octet) = self.held.take() {
             out.small(|small| small.push(octet));
-            self.next += 1;
+            self.next = self.next.saturating_add(1);
             *cx.body_octets_out += 1;
         }
     }
@@ -474,11 +615,13 @@ impl Current {
     ) {
         self.release_held(out, cx);
         out.small(|small| write_end_line(small, self.tid.as_bytes(), flag, self.has_body));
-        self.expect_answer(transactions, cx);
+        if flag != Flag::Aborted {
+            self.expect_answer(transactions, cx);
+        }
     }
 
     fn expect_answer(&self, transactions: &mut Transactions, cx: &WriteContext<'_>) {
-        if self.transit.wants_answer() {
+        if self.transit.wants_answer() && !self.answered {
             transactions.begin(self.tid, self.notice(), cx.now);
         }
     }
