@@ -17,10 +17,8 @@ use serde_json::Value;
 
 use support::endpoint::Answers;
 use support::frame::{pattern, response};
-use support::{Conn, Decision, Frame, Request, World, settings};
-
-/// Both sessions on one core, and on two.
-const LAYOUTS: [(usize, usize); 3] = [(0, 0), (0, 1), (1, 0)];
+use support::line::{LAYOUTS, Shape, joined, line, lines, only};
+use support::{Decision, Frame, Request, World, settings};
 
 fn vector(tag: &str) -> String {
     let text = include_str!("data/vectors.json");
@@ -41,30 +39,6 @@ fn osier(cores: usize) -> World {
     let mut settings = settings(cores);
     settings.hostname = "relay.osier.example".to_owned();
     World::with(settings)
-}
-
-/// The one frame of this method among those that arrived; the rest must be none.
-fn only(frames: Vec<Frame>, method: &str) -> Frame {
-    assert_eq!(frames.len(), 1, "{frames:#?}");
-    assert_eq!(frames[0].method(), method, "{frames:#?}");
-    frames.into_iter().next().unwrap()
-}
-
-/// The body of one message put together from its chunks, which must be gapless and in order.
-fn joined(frames: &[Frame]) -> Vec<u8> {
-    let mut body = Vec::new();
-    let sends: Vec<&Frame> = frames.iter().filter(|frame| frame.is("SEND")).collect();
-    for (n, frame) in sends.iter().enumerate() {
-        assert_eq!(frame.range().start, body.len() as u64 + 1);
-        if let Some(end) = frame.range().end {
-            assert_eq!(end, (body.len() + frame.body.len()) as u64);
-        }
-        let last = n + 1 == sends.len();
-        let expected = if last { Flag::Last } else { Flag::More };
-        assert_eq!(frame.flag, expected);
-        body.extend_from_slice(&frame.body);
-    }
-    body
 }
 
 // X3: octet for octet but for transaction ids and the minted URI.
@@ -131,95 +105,6 @@ fn send_between_two_sessions_of_this_relay_matches_the_worked_example() {
         assert_eq!(world.relay(a).stats().links_split, u64::from(a != b));
         world.close_all();
     }
-}
-
-/// The ways in which two ends may be connected through the relay.
-#[derive(Clone, Copy, Debug)]
-enum Shape {
-    /// Both behind the relay.
-    Both,
-    /// Only the receiver: the sender comes in as a foreign connection.
-    Receiver,
-    /// Only the sender: the relay dials.
-    Sender,
-}
-
-struct Line {
-    world: World,
-    from: Conn,
-    to: Conn,
-    path: String,
-    from_uri: String,
-    /// The way back.
-    back: String,
-    to_uri: String,
-}
-
-fn line(shape: Shape, a: usize, b: usize) -> Line {
-    let mut world = World::new(2);
-    match shape {
-        Shape::Both => {
-            let pair = world.pair(a, b);
-            Line {
-                world,
-                from: pair.alice,
-                to: pair.bob,
-                path: pair.to_bob,
-                from_uri: pair.alice_uri,
-                back: pair.to_alice,
-                to_uri: pair.bob_uri,
-            }
-        }
-        Shape::Receiver => {
-            let (bob, session) = world.client(b, "bob");
-            let from = world.connect(a);
-            let from_uri = world.end(from).uri.clone();
-            let to_uri = world.end(bob).uri.clone();
-            Line {
-                from,
-                to: bob,
-                path: format!("{session} {to_uri}"),
-                back: format!("{session} {from_uri}"),
-                from_uri,
-                to_uri,
-                world,
-            }
-        }
-        Shape::Sender => {
-            let (alice, session) = world.client(a, "alice");
-            let from_uri = world.end(alice).uri.clone();
-            let to_uri = "msrps://203.0.113.40:49300/p8Yc2nB6vH1xLk;tcp".to_owned();
-            let path = format!("{session} {to_uri}");
-            // The first, empty SEND makes the relay dial.
-            let first = Request::bodiless(&path, &from_uri, "first0");
-            world.send(alice, first.octets());
-            world.run();
-            let (_, to) = world.dialled[0].clone();
-            world.take(alice);
-            let first = only(world.take(to), "SEND");
-            world.send(to, first.response(200));
-            world.run();
-            Line {
-                from: alice,
-                to,
-                back: format!("{session} {from_uri}"),
-                path,
-                from_uri,
-                to_uri,
-                world,
-            }
-        }
-    }
-}
-
-fn lines() -> impl Iterator<Item = (String, Line)> {
-    [Shape::Both, Shape::Receiver, Shape::Sender]
-        .into_iter()
-        .flat_map(|shape| {
-            LAYOUTS
-                .into_iter()
-                .map(move |(a, b)| (format!("{shape:?} {a} {b}"), line(shape, a, b)))
-        })
 }
 
 // F2, F6: whole messages of every size around the limits, each with one 200, in every layout.

@@ -106,6 +106,11 @@ impl Endpoint {
         self.frames.drain(..).collect()
     }
 
+    /// Takes the oldest frame.
+    pub fn take_first(&mut self) -> Frame {
+        self.frames.pop_front().unwrap()
+    }
+
     pub fn answer_now(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.outgoing)
     }

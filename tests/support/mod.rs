@@ -16,6 +16,7 @@
 
 pub mod endpoint;
 pub mod frame;
+pub mod line;
 
 use std::collections::{HashMap, VecDeque};
 use std::mem;
@@ -602,7 +603,7 @@ impl World {
 
     // -- what must hold ------------------------------------------------------------------------
 
-    pub fn sizes(&mut self) -> TableSizes {
+    pub fn sizes(&self) -> TableSizes {
         let mut sum = TableSizes::default();
         for core in &self.cores {
             let Some(relay) = &core.relay else { continue };
