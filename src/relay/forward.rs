@@ -23,7 +23,9 @@ use super::message::{Hop, Message, Notice, Transit};
 use super::orphan::Failure;
 use super::output::OutBatch;
 use super::transaction::Transactions;
+use crate::proto::head::Method;
 use crate::proto::parser::Flag;
+use crate::proto::status::Status;
 use crate::proto::write::write_end_line;
 
 pub(crate) use flow::unwritten_failure;
@@ -47,6 +49,8 @@ pub(crate) struct WriteContext<'c> {
     pub(crate) now: Instant,
     pub(crate) entropy: &'c mut Entropy,
     pub(crate) transactions_max: usize,
+    /// The peer is not read from at present, and so neither are its answers.
+    pub(crate) deaf: bool,
     /// Credits to give back.
     pub(crate) post: &'c mut dyn FnMut(Message),
     pub(crate) chunks_out: &'c mut u64,
@@ -113,7 +117,7 @@ impl Outbound {
         }
         if flag == Flag::Aborted && flow.was_cut(stream) {
             // Whoever aborts a request knows that it failed: its pieces need no verdict.
-            self.transactions.take_all_of(stream, drop);
+            self.transactions.take_merged(stream);
         }
         flow.items.push_back(Item::End(flag));
         flow.ends += 1;
@@ -163,13 +167,14 @@ impl Outbound {
             if !self.chunk_open {
                 out.push_small(&mut self.control);
             }
-            let room_for_transactions = !self.transactions.is_full(cx.transactions_max);
+            let room_for_transactions = self.has_room(cx);
             let Some(flow) = self.flows.front_mut() else {
                 break;
             };
             let mut ended = false;
             if self.chunk_open || (room_for_transactions && flow.begin(out, budget, cx)) {
                 self.chunk_open = true;
+                give_up_answers(&mut self.transactions, cx);
                 ended = flow.write_pieces(out, budget, &mut self.transactions, cx);
                 self.chunk_open = !ended;
                 if !ended {
@@ -191,6 +196,13 @@ impl Outbound {
         }
     }
 
+    /// Whether a further request may be written. A full table holds writing back until answers come;
+    /// but if we do not read them, because what the peer itself sends must wait, two floods that meet
+    /// would hold up each other for ever: then the oldest are given up.
+    fn has_room(&self, cx: &WriteContext<'_>) -> bool {
+        cx.deaf || !self.transactions.is_full(cx.transactions_max)
+    }
+
     /// The next hop does not want the chunk on the wire: it ends with `#` (RFC 4975, 7.3.2).
     fn abort_if_refused(&mut self, out: &mut OutBatch) {
         if !self.chunk_open {
@@ -210,9 +222,8 @@ impl Outbound {
         if !self.chunk_open {
             return;
         }
-        let room_for_transactions = !self.transactions.is_full(cx.transactions_max);
         let others_wait =
-            || room_for_transactions && self.flows.iter().skip(1).any(|f| f.is_ready(budget));
+            || self.has_room(cx) && self.flows.iter().skip(1).any(|f| f.is_ready(budget));
         if self.control.is_empty() && !others_wait() {
             return;
         }
@@ -266,6 +277,21 @@ impl Outbound {
             flow.drain(pieces, &mut loss);
         }
         loss
+    }
+}
+
+/// Makes room in the table for what has just begun to be written. The sender of a SEND has had its
+/// 200; whoever waits for an answer from the far end is told.
+fn give_up_answers(transactions: &mut Transactions, cx: &mut WriteContext<'_>) {
+    while transactions.is_full(cx.transactions_max) {
+        match transactions.give_up_oldest() {
+            Some(notice) if notice.method != Method::Send => {
+                let status = Status::TIMEOUT;
+                (cx.post)(Message::Failed { notice, status });
+            }
+            Some(_) => {}
+            None => break,
+        }
     }
 }
 

@@ -347,7 +347,8 @@ pub struct Settings {
 pub struct Limits {
     /// Octets received from a connection and not yet written out at which reading stops.
     pub queue_octets_high: usize,
-    /// ... and at which it goes on.
+    /// ... and at which it goes on. More than a head, 10240 octets of body and 256 together: a
+    /// request that must be complete before it is written has to come in whole.
     pub queue_octets_low: usize,
     /// Octets handed over at a time.
     pub flush_octets_max: usize,
@@ -623,6 +624,7 @@ impl Relay {
             now,
             entropy,
             transactions_max,
+            deaf: entry.is_paused(),
             post: &mut post,
             chunks_out,
             body_octets_out,

@@ -17,7 +17,7 @@ use super::message::{Giver, Hop, Message, Outer, Transit};
 use super::orphan::Failure;
 use super::session::Sessions;
 use super::{CloseReason, Core, Effect, Effects, Event, Limits, Relay, Transport};
-use crate::proto::head::{FailureReport, Head, Kind, Method, Rewrite};
+use crate::proto::head::{Head, Kind, Method, Rewrite};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::uri::MsrpUri;
@@ -148,12 +148,25 @@ impl Peer {
         let pause = busy || self.outstanding > bound;
         if pause != self.paused {
             self.paused = pause;
+            if pause
+                && self
+                    .out
+                    .transactions
+                    .is_full(limits.transactions_per_peer_max)
+            {
+                // Writing does not wait for answers that are not read.
+                self.wake(fx);
+            }
             fx.push(if pause {
                 Effect::Pause(self.me.key)
             } else {
                 Effect::Resume(self.me.key)
             });
         }
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
     }
 
     /// Makes sure that somebody looks when the oldest open transaction has waited too long.
@@ -730,12 +743,8 @@ impl Relay {
             .get_mut(key)
             .and_then(|p| p.out.transactions.expire(self.core.now))
         {
-            // `partial` is owed a REPORT for a bad response only, not for silence (norm F8).
-            let silent_is_fine = notice.failure_report == FailureReport::Partial;
-            if !(notice.method == Method::Send && silent_is_fine) {
-                let status = Status::TIMEOUT;
-                self.fail(key, Failure { notice, status }, fx);
-            }
+            let status = Status::TIMEOUT;
+            self.fail(key, Failure { notice, status }, fx);
         }
         if let Some(peer) = self.peers.get_mut(key) {
             peer.wake(fx);

@@ -46,10 +46,19 @@ impl Hasher for TidHasher {
 #[derive(Debug, Default)]
 pub(crate) struct Transactions {
     open: HashMap<Tid, Transaction, BuildHasherDefault<TidHasher>>,
-    /// Oldest first; ids whose transaction has ended stay until they reach the front.
-    order: VecDeque<Tid>,
+    /// Those that will be answered.
+    awaited: Order,
+    /// Requests with Failure-Report `partial`: an answer comes only to refuse them.
+    unlikely: Order,
     /// Octets held by the open ones.
     weight: usize,
+}
+
+/// Oldest first; ids whose transaction has ended stay until they reach the front.
+#[derive(Debug, Default)]
+struct Order {
+    tids: VecDeque<Tid>,
+    open: usize,
 }
 
 #[derive(Debug)]
@@ -63,102 +72,138 @@ impl Transactions {
         self.open.len()
     }
 
-    /// Whether another request must wait; `max` bounds how many are open.
+    /// Whether another request must wait; `max` bounds how many are awaited.
     pub(crate) fn is_full(&self, max: usize) -> bool {
-        self.open.len() >= max || self.weight >= max.saturating_mul(WEIGHT_MAX)
+        self.awaited.open >= max || self.weight >= max.saturating_mul(WEIGHT_MAX)
     }
 
-    /// The last octet of a request has been handed over.
-    pub(crate) fn begin(&mut self, tid: Tid, notice: Notice, now: Instant) {
+    /// The last octet of a request has been handed over. Answers that are unlikely to come hold up
+    /// nobody: the oldest are no longer waited for if there are too many.
+    pub(crate) fn begin(&mut self, tid: Tid, notice: Notice, now: Instant, max: usize) {
         self.weight += weight(&notice);
-        self.open.insert(
-            tid,
-            Transaction {
-                notice,
-                deadline: now + RESPONSE_TIMEOUT,
-            },
-        );
-        self.order.push_back(tid);
+        let order = self.order_of(&notice);
+        order.tids.push_back(tid);
+        order.open += 1;
+        let deadline = now + RESPONSE_TIMEOUT;
+        self.open.insert(tid, Transaction { notice, deadline });
+        while self.unlikely.open > max || self.weight >= max.saturating_mul(WEIGHT_MAX) {
+            let Some(oldest) = self.unlikely.tids.front().copied() else {
+                break;
+            };
+            self.end(oldest);
+        }
     }
 
     /// A response has come. `None`: nobody waits for it (a stray, or the second of two).
     pub(crate) fn end(&mut self, tid: Tid) -> Option<Notice> {
         let ended = self.open.remove(&tid)?;
         self.weight -= weight(&ended.notice);
+        self.order_of(&ended.notice).open -= 1;
         self.forget_ended();
         Some(ended.notice)
+    }
+
+    /// Gives up the one that has waited longest, so that another can begin.
+    pub(crate) fn give_up_oldest(&mut self) -> Option<Notice> {
+        let oldest = *self.awaited.tids.front()?;
+        self.end(oldest)
     }
 
     /// One piece of a request has failed, and the request with it: its other pieces are no longer
     /// waited for. Returns the failed piece's notice, widened to cover them.
     pub(crate) fn absorb(&mut self, mut notice: Notice) -> Notice {
-        self.take_all_of(notice.stream, |other| notice.widen(other.range));
+        if let Some(pieces) = self.take_merged(notice.stream) {
+            notice.widen(pieces.range);
+        }
         notice
     }
 
-    /// Ends the transactions of all pieces of a request, into one notice.
+    /// Ends the transactions of all pieces of a request, into one notice of those awaited.
     pub(crate) fn take_merged(&mut self, stream: StreamId) -> Option<Notice> {
         let mut merged: Option<Notice> = None;
-        self.take_all_of(stream, |piece| match &mut merged {
-            Some(merged) => merged.widen(piece.range),
-            None => merged = Some(piece),
-        });
+        for (_, ended) in self.open.extract_if(|_, t| t.notice.stream == stream) {
+            self.weight -= weight(&ended.notice);
+            if ended.notice.failure_report == FailureReport::Partial {
+                self.unlikely.open -= 1;
+                continue;
+            }
+            self.awaited.open -= 1;
+            match &mut merged {
+                Some(merged) => merged.widen(ended.notice.range),
+                None => merged = Some(ended.notice),
+            }
+        }
+        self.forget_ended();
         merged
     }
 
-    /// Ends the transactions of all pieces of a request.
-    pub(crate) fn take_all_of(&mut self, stream: StreamId, mut take: impl FnMut(Notice)) {
-        for (_, ended) in self.open.extract_if(|_, t| t.notice.stream == stream) {
-            self.weight -= weight(&ended.notice);
-            take(ended.notice);
+    /// The next transaction that has waited too long; `None` when there is none left. Silence about
+    /// an answer that was unlikely is fine (norm F8).
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<Notice> {
+        while let Some(tid) = self.overdue(&self.unlikely, now) {
+            self.end(tid);
         }
-        self.forget_ended();
+        let tid = self.overdue(&self.awaited, now)?;
+        self.end(tid)
     }
 
-    /// The next transaction that has waited too long; `None` when there is none left.
-    pub(crate) fn expire(&mut self, now: Instant) -> Option<Notice> {
-        let tid = *self.order.front()?;
+    fn overdue(&self, order: &Order, now: Instant) -> Option<Tid> {
+        let tid = *order.tids.front()?;
         let oldest = self.open.get(&tid)?;
-        if oldest.deadline > now {
-            return None;
-        }
-        self.end(tid)
+        (oldest.deadline <= now).then_some(tid)
     }
 
     /// When [`expire`](Self::expire) will next find something.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.open.get(self.order.front()?).map(|t| t.deadline)
+        let fronts = [&self.awaited, &self.unlikely].map(|order| order.tids.front());
+        fronts
+            .into_iter()
+            .flatten()
+            .filter_map(|tid| self.open.get(tid))
+            .map(|t| t.deadline)
+            .min()
     }
 
-    /// The connection is gone: everything still open, oldest first, the pieces of one message
+    /// The connection is gone: everything still awaited, oldest first, the pieces of one message
     /// merged into one notice (one REPORT per Message-ID, not a storm).
     pub(crate) fn drain_merged(&mut self) -> Vec<Notice> {
         let mut merged: Vec<Notice> = Vec::new();
-        self.weight = 0;
-        for tid in std::mem::take(&mut self.order) {
-            if let Some(transaction) = self.open.remove(&tid) {
+        let Self {
+            mut open, awaited, ..
+        } = std::mem::take(self);
+        for tid in awaited.tids {
+            if let Some(transaction) = open.remove(&tid) {
                 merge(&mut merged, transaction.notice);
             }
         }
         merged
     }
 
-    fn forget_ended(&mut self) {
-        while self
-            .order
-            .front()
-            .is_some_and(|tid| !self.open.contains_key(tid))
-        {
-            self.order.pop_front();
+    fn order_of(&mut self, notice: &Notice) -> &mut Order {
+        if notice.failure_report == FailureReport::Partial {
+            &mut self.unlikely
+        } else {
+            &mut self.awaited
         }
-        // One unanswered request at the front must not keep thousands of answered ones behind it.
-        if self.order.len() > 2 * self.open.len() + ROOM_KEPT {
-            self.order.retain(|tid| self.open.contains_key(tid));
+    }
+
+    fn forget_ended(&mut self) {
+        for order in [&mut self.awaited, &mut self.unlikely] {
+            let ended = |tid: &Tid| !self.open.contains_key(tid);
+            while order.tids.front().is_some_and(ended) {
+                order.tids.pop_front();
+            }
+            // One unanswered request at the front must not keep thousands of answered ones behind it.
+            if order.tids.len() > 2 * order.open + ROOM_KEPT {
+                order.tids.retain(|tid| self.open.contains_key(tid));
+            }
+            if order.open == 0 && order.tids.capacity() > 4 * ROOM_KEPT {
+                order.tids.shrink_to(ROOM_KEPT);
+            }
         }
         // A burst must not be remembered in memory for as long as the connection lives.
         if self.open.is_empty() && self.open.capacity() > 4 * ROOM_KEPT {
             self.open.shrink_to(ROOM_KEPT);
-            self.order.shrink_to(ROOM_KEPT);
         }
     }
 }

@@ -63,7 +63,7 @@ pub(super) struct Current {
     total: Option<u64>,
     /// Number of the next octet to be written.
     next: u64,
-    /// Number of the first octet of the piece that is, or was last, on the wire.
+    /// Number of the first octet of the piece that is on the wire, or comes next.
     piece_start: u64,
     tid: Tid,
     interruptible: bool,
@@ -324,6 +324,7 @@ impl Flow {
         current.was_cut = true;
         out.small(|small| write_end_line(small, current.tid.as_bytes(), Flag::More, true));
         current.expect_answer(transactions, cx);
+        current.piece_start = current.next;
         true
     }
 
@@ -480,10 +481,10 @@ impl Item {
 /// Whether a chunk that is not complete yet may go out as interruptible: not while it may still
 /// turn out to be one of those that must not be interrupted.
 fn may_stream(transit: &Transit, at_hand: usize) -> bool {
-    let announced = transit
-        .head
-        .byte_range()
-        .and_then(|r| Some(r.end?.checked_sub(r.start)?.saturating_add(1)));
+    let announced = transit.head.byte_range().and_then(|range| {
+        let octets = range.end.or(range.total)?.checked_sub(range.start)?;
+        Some(octets.saturating_add(1))
+    });
     let small = announced.is_some_and(|octets| octets <= INTERRUPTIBLE_FROM);
     at_hand as u64 > INTERRUPTIBLE_FROM || (at_hand > 1 && !small)
 }
@@ -521,7 +522,6 @@ impl Current {
     /// Goes on after a cut, under a new transaction id.
     fn resume(&mut self, out: &mut OutBatch, entropy: &mut Entropy) {
         self.tid = Tid::mint(entropy);
-        self.piece_start = self.next;
         self.on_wire = true;
         self.answered = false;
         let range = ByteRange {
@@ -622,7 +622,7 @@ impl Current {
 
     fn expect_answer(&self, transactions: &mut Transactions, cx: &WriteContext<'_>) {
         if self.transit.wants_answer() && !self.answered {
-            transactions.begin(self.tid, self.notice(), cx.now);
+            transactions.begin(self.tid, self.notice(), cx.now, cx.transactions_max);
         }
     }
 
