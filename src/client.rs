@@ -28,7 +28,7 @@ mod source;
 mod transport;
 
 pub use auth::{AuthOptions, Credentials, Grant, authenticate};
-pub use certificate::{dns_names, validity};
+pub use certificate::{covered_names, validity};
 pub use disposition::{Disposition, Sha256Digest, hex, numbered_name, safe_name};
 pub use endpoint::{Activity, Endpoint, Event, Frame, Incoming, Outgoing, Urgent};
 pub use error::{ClientError, Stage};
@@ -40,7 +40,9 @@ pub use message::{MessageSpec, MessageStream};
 pub use ranges::{RangeSet, TooScattered};
 pub use sending::{Delivery, SendOptions, send_message};
 pub use source::Source;
-pub use transport::{Listener, ListenSecurity, Security, Target, TlsFacts, Transport, Trust, server_identity};
+pub use transport::{
+    ListenSecurity, Listener, Security, Target, TlsFacts, Transport, Trust, server_identity,
+};
 
 /// A fresh random token of `length` characters `A-Za-z0-9`, about 5.95 bits each: 12 make a transaction id or a
 /// Message-ID (71 bits; RFC 4975, 7.1 asks for 64), 22 a session id (130 bits; 14.1 asks for 80).
@@ -54,8 +56,14 @@ pub fn random_token(length: usize) -> String {
     while token.len() < length {
         getrandom::fill(&mut octets).expect("the kernel's random source is always there");
         // 248 is the largest multiple of 62 in an octet: the rest would favour the front of the alphabet.
-        let fair = octets.iter().filter(|octet| **octet < 248).filter_map(|octet| ALPHABET.get(usize::from(octet % 62)));
-        token.extend(fair.take(length - token.len()).map(|octet| char::from(*octet)));
+        let fair = octets
+            .iter()
+            .filter(|octet| **octet < 248)
+            .filter_map(|octet| ALPHABET.get(usize::from(octet % 62)));
+        token.extend(
+            fair.take(length - token.len())
+                .map(|octet| char::from(*octet)),
+        );
     }
     token
 }
@@ -65,9 +73,13 @@ pub fn random_token(length: usize) -> String {
 mod tests {
     #[test]
     fn tokens_have_their_length_and_never_repeat() {
-        let tokens: std::collections::HashSet<String> = (0..1000).map(|_| super::random_token(12)).collect();
+        let tokens: std::collections::HashSet<String> =
+            (0..1000).map(|_| super::random_token(12)).collect();
         assert_eq!(tokens.len(), 1000);
-        assert!(tokens.iter().all(|token| token.len() == 12 && token.bytes().all(|octet| octet.is_ascii_alphanumeric())));
+        assert!(
+            tokens.iter().all(|token| token.len() == 12
+                && token.bytes().all(|octet| octet.is_ascii_alphanumeric()))
+        );
         assert_eq!(super::random_token(70).len(), 70);
     }
 }

@@ -2,24 +2,50 @@
 //!
 //! For display only (`msrp probe`): whether a certificate is *trusted* is rustls's business, and nothing here takes part
 //! in that decision. Reads just as much DER as lies between the start of an X.509 certificate and its validity
-//! (RFC 5280, 4.1); anything unexpected yields `None`.
+//! (RFC 5280, 4.1 and 4.2.1.6); anything unexpected yields nothing. (webpki lists no wildcards.)
+
+use std::net::IpAddr;
 
 use futures_rustls::pki_types::CertificateDer;
 
+const BOOLEAN: u8 = 0x01;
+const OCTET_STRING: u8 = 0x04;
+const OBJECT_IDENTIFIER: u8 = 0x06;
 const SEQUENCE: u8 = 0x30;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const EXPLICIT_VERSION: u8 = 0xa0;
+const EXPLICIT_EXTENSIONS: u8 = 0xa3;
+const DNS_NAME: u8 = 0x82;
+const IP_ADDRESS: u8 = 0x87;
+/// 2.5.29.17
+const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 
-/// The DNS names of a certificate's subjectAltName; empty if there are none or it cannot be read.
-pub fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
-    webpki::EndEntityCert::try_from(certificate)
-        .map(|parsed| parsed.valid_dns_names().map(str::to_owned).collect())
-        .unwrap_or_default()
+/// What a certificate covers: the DNS names, wildcards included, and the addresses of its subjectAltName.
+pub fn covered_names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut rest = alternative_names(certificate).unwrap_or_default();
+    while let Some((tag, content, behind)) = any_element(rest) {
+        match tag {
+            DNS_NAME => found.extend(std::str::from_utf8(content).ok().map(str::to_owned)),
+            IP_ADDRESS => found.extend(address(content).map(|address| address.to_string())),
+            _ => {}
+        }
+        rest = behind;
+    }
+    found
 }
 
 /// `(not before, not after)` as `YYYY-MM-DD HH:MM:SSZ`.
 pub fn validity(certificate: &CertificateDer<'_>) -> Option<(String, String)> {
+    let (validity, _) = element(from_validity(certificate)?, SEQUENCE)?;
+    let (not_before, rest) = time(validity)?;
+    let (not_after, _) = time(rest)?;
+    Some((not_before, not_after))
+}
+
+/// The fields of a certificate from its validity on.
+fn from_validity(certificate: &[u8]) -> Option<&[u8]> {
     let (certificate, _) = element(certificate, SEQUENCE)?;
     let (mut fields, _) = element(certificate, SEQUENCE)?;
     if fields.first() == Some(&EXPLICIT_VERSION) {
@@ -29,10 +55,37 @@ pub fn validity(certificate: &CertificateDer<'_>) -> Option<(String, String)> {
     for _ in 0..3 {
         fields = skip(fields)?;
     }
-    let (validity, _) = element(fields, SEQUENCE)?;
-    let (not_before, rest) = time(validity)?;
-    let (not_after, _) = time(rest)?;
-    Some((not_before, not_after))
+    Some(fields)
+}
+
+/// The list of names in the subjectAltName extension.
+fn alternative_names(certificate: &[u8]) -> Option<&[u8]> {
+    let mut fields = from_validity(certificate)?;
+    let (extensions, _) = loop {
+        match any_element(fields)? {
+            (EXPLICIT_EXTENSIONS, content, _) => break element(content, SEQUENCE)?,
+            (_, _, behind) => fields = behind,
+        }
+    };
+    let mut rest = extensions;
+    loop {
+        let (extension, behind) = element(rest, SEQUENCE)?;
+        let (identifier, mut value) = element(extension, OBJECT_IDENTIFIER)?;
+        if identifier == SUBJECT_ALT_NAME {
+            if value.first() == Some(&BOOLEAN) {
+                value = skip(value)?;
+            }
+            let (value, _) = element(value, OCTET_STRING)?;
+            return element(value, SEQUENCE).map(|(names, _)| names);
+        }
+        rest = behind;
+    }
+}
+
+fn address(octets: &[u8]) -> Option<IpAddr> {
+    let v4 = || <[u8; 4]>::try_from(octets).map(IpAddr::from);
+    let v6 = || <[u8; 16]>::try_from(octets).map(IpAddr::from);
+    v4().or_else(|_| v6()).ok()
 }
 
 /// The content of the element at the front, which must have this tag, and what follows it.
@@ -53,7 +106,12 @@ fn any_element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         0..=0x7f => (usize::from(first), rest),
         0x81..=0x84 => {
             let (octets, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (octets.iter().fold(0, |length, octet| length << 8 | usize::from(*octet)), rest)
+            (
+                octets
+                    .iter()
+                    .fold(0, |length, octet| length << 8 | usize::from(*octet)),
+                rest,
+            )
         }
         _ => return None,
     };
@@ -77,7 +135,15 @@ fn time(input: &[u8]) -> Option<(String, &[u8])> {
     };
     let part = |range| full.get(range);
     let date = format!("{}-{}-{}", part(0..4)?, part(4..6)?, part(6..8)?);
-    Some((format!("{date} {}:{}:{}Z", part(8..10)?, part(10..12)?, part(12..14)?), rest))
+    Some((
+        format!(
+            "{date} {}:{}:{}Z",
+            part(8..10)?,
+            part(10..12)?,
+            part(12..14)?
+        ),
+        rest,
+    ))
 }
 
 #[cfg(test)]
@@ -86,16 +152,26 @@ mod tests {
     use super::*;
 
     fn certificate() -> CertificateDer<'static> {
-        let mut parameters = rcgen::CertificateParams::new(["relay.example".to_owned(), "*.example".to_owned()]).unwrap();
+        let mut parameters = rcgen::CertificateParams::new(
+            ["relay.example", "*.example", "192.0.2.7", "2001:db8::7"].map(str::to_owned),
+        )
+        .unwrap();
         parameters.not_before = rcgen::date_time_ymd(2024, 2, 29);
         parameters.not_after = rcgen::date_time_ymd(2061, 12, 1);
-        parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().clone()
+        parameters
+            .self_signed(&rcgen::KeyPair::generate().unwrap())
+            .unwrap()
+            .der()
+            .clone()
     }
 
     #[test]
     fn names_and_validity_are_read_in_both_time_forms() {
         let certificate = certificate();
-        assert_eq!(dns_names(&certificate), ["relay.example", "*.example"]);
+        assert_eq!(
+            covered_names(&certificate),
+            ["relay.example", "*.example", "192.0.2.7", "2001:db8::7"]
+        );
         let (not_before, not_after) = validity(&certificate).unwrap();
         assert_eq!(not_before, "2024-02-29 00:00:00Z");
         assert_eq!(not_after, "2061-12-01 00:00:00Z");
@@ -107,7 +183,7 @@ mod tests {
         for end in 0..whole.len() {
             let cut = CertificateDer::from(whole.get(..end).unwrap());
             assert_eq!(validity(&cut), None);
-            assert!(dns_names(&cut).is_empty());
+            assert!(covered_names(&cut).is_empty());
         }
     }
 }

@@ -85,18 +85,26 @@ impl MessageSpec {
         if let Some(disposition) = &self.disposition {
             writer = writer.header("Content-Disposition", disposition.as_bytes());
         }
-        writer.header("Content-Type", self.content_type.as_bytes()).body_start();
+        writer
+            .header("Content-Type", self.content_type.as_bytes())
+            .body_start();
     }
 
     fn byte_range(&self, offset: u64) -> ByteRange {
         let rest = self.total.map(|total| total.saturating_sub(offset));
         let end = match (rest, self.chunk_bytes) {
-            (Some(rest), chunk_bytes) if rest.min(chunk_bytes.unwrap_or(u64::MAX)) <= EXACT_CHUNK_BYTES_MAX => {
+            (Some(rest), chunk_bytes)
+                if rest.min(chunk_bytes.unwrap_or(u64::MAX)) <= EXACT_CHUNK_BYTES_MAX =>
+            {
                 Some(offset + rest.min(chunk_bytes.unwrap_or(u64::MAX)))
             }
             _ => None,
         };
-        ByteRange { start: offset + 1, end, total: self.total }
+        ByteRange {
+            start: offset + 1,
+            end,
+            total: self.total,
+        }
     }
 }
 
@@ -122,7 +130,15 @@ struct Chunk {
 impl<'a> MessageStream<'a> {
     /// Nothing is written before the first octet or the end.
     pub fn new(outgoing: &'a mut Outgoing, spec: &'a MessageSpec, ledger: Rc<Ledger>) -> Self {
-        Self { outgoing, spec, ledger, chunk: None, sent: 0, chunks: 0, scratch: Vec::with_capacity(1024) }
+        Self {
+            outgoing,
+            spec,
+            ledger,
+            chunk: None,
+            sent: 0,
+            chunks: 0,
+            scratch: Vec::with_capacity(1024),
+        }
     }
 
     /// How many octets of the message have been handed to the transport.
@@ -143,8 +159,13 @@ impl<'a> MessageStream<'a> {
         while !octets.is_empty() {
             self.make_way().await?;
             let room = self.open_chunk().await?;
-            let Some(chunk) = &mut self.chunk else { continue };
-            let limit = usize::try_from(room).unwrap_or(usize::MAX).min(PIECE_BYTES).min(octets.len());
+            let Some(chunk) = &mut self.chunk else {
+                continue;
+            };
+            let limit = usize::try_from(room)
+                .unwrap_or(usize::MAX)
+                .min(PIECE_BYTES)
+                .min(octets.len());
             let (piece, _) = octets.split_at(limit);
             let take = chunk.guard.safe_prefix(piece);
             let (piece, rest) = octets.split_at(take.unwrap_or(limit));
@@ -185,8 +206,13 @@ impl<'a> MessageStream<'a> {
     /// Stops after a failure, closes a full chunk, and cuts the open one if something urgent waits.
     async fn make_way(&mut self) -> Result<(), ClientError> {
         self.stop_on_failure().await?;
-        let Some(chunk) = &self.chunk else { return self.outgoing.send_urgent().await };
-        let full = self.spec.chunk_bytes.is_some_and(|chunk_bytes| chunk.octets >= chunk_bytes);
+        let Some(chunk) = &self.chunk else {
+            return self.outgoing.send_urgent().await;
+        };
+        let full = self
+            .spec
+            .chunk_bytes
+            .is_some_and(|chunk_bytes| chunk.octets >= chunk_bytes);
         let interruptible = chunk.octets > EXACT_CHUNK_BYTES_MAX;
         if full || (interruptible && !self.outgoing.urgent().is_empty()) {
             self.close_chunk(Flag::More).await?;
@@ -196,7 +222,9 @@ impl<'a> MessageStream<'a> {
     }
 
     async fn stop_on_failure(&mut self) -> Result<(), ClientError> {
-        let Some(failure) = self.ledger.take_failure() else { return Ok(()) };
+        let Some(failure) = self.ledger.take_failure() else {
+            return Ok(());
+        };
         self.abort().await?;
         Err(failure)
     }
@@ -204,7 +232,9 @@ impl<'a> MessageStream<'a> {
     /// Begins a chunk if none is open; how many octets it has room for.
     async fn open_chunk(&mut self) -> Result<u64, ClientError> {
         if let Some(chunk) = &self.chunk {
-            return Ok(self.spec.chunk_bytes.map_or(u64::MAX, |chunk_bytes| chunk_bytes.saturating_sub(chunk.octets)));
+            return Ok(self.spec.chunk_bytes.map_or(u64::MAX, |chunk_bytes| {
+                chunk_bytes.saturating_sub(chunk.octets)
+            }));
         }
         self.await_window().await?;
         let tid = random_token(TID_LENGTH);
@@ -213,7 +243,11 @@ impl<'a> MessageStream<'a> {
         self.outgoing.write(&self.scratch).await?;
         self.ledger.opened(&tid, self.sent);
         self.chunks += 1;
-        self.chunk = Some(Chunk { guard: EndLineGuard::new(&tid), tid, octets: 0 });
+        self.chunk = Some(Chunk {
+            guard: EndLineGuard::new(&tid),
+            tid,
+            octets: 0,
+        });
         Ok(self.spec.chunk_bytes.unwrap_or(u64::MAX))
     }
 
@@ -236,7 +270,9 @@ impl<'a> MessageStream<'a> {
     }
 
     async fn close_chunk(&mut self, flag: Flag) -> Result<(), ClientError> {
-        let Some(chunk) = self.chunk.take() else { return Ok(()) };
+        let Some(chunk) = self.chunk.take() else {
+            return Ok(());
+        };
         self.scratch.clear();
         write_end_line(&mut self.scratch, chunk.tid.as_bytes(), flag, true);
         self.outgoing.write(&self.scratch).await
@@ -254,7 +290,10 @@ struct EndLineGuard {
 impl EndLineGuard {
     fn new(tid: &str) -> Self {
         let needle = format!("{}{tid}", "-".repeat(END_LINE_HYPHENS));
-        Self { finder: memmem::Finder::new(needle.as_bytes()).into_owned(), tail: Vec::with_capacity(needle.len() * 2) }
+        Self {
+            finder: memmem::Finder::new(needle.as_bytes()).into_owned(),
+            tail: Vec::with_capacity(needle.len() * 2),
+        }
     }
 
     /// `None` if all of `piece` may follow in this chunk, else how many octets of it: then the chunk has to be cut.
@@ -275,7 +314,8 @@ impl EndLineGuard {
         }
         if piece.len() >= keep {
             self.tail.clear();
-            self.tail.extend_from_slice(piece.get(piece.len() - keep..).unwrap_or_default());
+            self.tail
+                .extend_from_slice(piece.get(piece.len() - keep..).unwrap_or_default());
         } else {
             self.tail.drain(..self.tail.len().saturating_sub(keep));
         }
@@ -284,7 +324,12 @@ impl EndLineGuard {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
+#[allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -292,7 +337,11 @@ mod tests {
     const TID: &str = "d4f8aQ2z";
 
     fn spec(total: Option<u64>, chunk_bytes: Option<u64>) -> MessageSpec {
-        MessageSpec { total, chunk_bytes, ..MessageSpec::new("msrp://b:1/b;tcp", "msrp://a:1/a;tcp", "text/plain") }
+        MessageSpec {
+            total,
+            chunk_bytes,
+            ..MessageSpec::new("msrp://b:1/b;tcp", "msrp://a:1/a;tcp", "text/plain")
+        }
     }
 
     /// Sends `body` in these pieces and returns it as the guard cut it into chunks.
@@ -346,7 +395,8 @@ mod tests {
 
     #[test]
     fn ranges_are_open_where_a_chunk_may_be_interrupted() {
-        let range = |total, chunk_bytes, offset| spec(total, chunk_bytes).byte_range(offset).to_string();
+        let range =
+            |total, chunk_bytes, offset| spec(total, chunk_bytes).byte_range(offset).to_string();
         assert_eq!(range(Some(0), None, 0), "1-0/0");
         assert_eq!(range(Some(2048), None, 0), "1-2048/2048");
         assert_eq!(range(Some(2049), None, 0), "1-*/2049");

@@ -18,9 +18,15 @@ use std::time::Duration;
 use futures_lite::{AsyncRead, AsyncWrite};
 use futures_rustls::pki_types::pem::PemObject as _;
 use futures_rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use futures_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use futures_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use futures_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use futures_rustls::rustls::client::danger::{
+    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+};
+use futures_rustls::rustls::crypto::{
+    CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
+};
+use futures_rustls::rustls::{
+    self, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+};
 use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use glommio::net::{TcpListener, TcpStream};
 
@@ -54,19 +60,30 @@ impl FromStr for Target {
                 }
             }
             None => match text.split_once(':') {
-                Some((_, port)) if port.contains(':') => return Err("write IPv6 addresses in brackets".to_owned()),
+                Some((_, port)) if port.contains(':') => {
+                    return Err("write IPv6 addresses in brackets".to_owned());
+                }
                 Some((host, port)) => (host, Some(port)),
                 None => (text, None),
             },
         };
-        if host.is_empty() || host.contains(|character: char| character.is_whitespace() || character == '/') {
+        if host.is_empty()
+            || host.contains(|character: char| character.is_whitespace() || character == '/')
+        {
             return Err("expected HOST:PORT".to_owned());
         }
         let port = match port {
-            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or("the port must be 1 to 65535")?,
+            Some(port) => port
+                .parse()
+                .ok()
+                .filter(|port| *port != 0)
+                .ok_or("the port must be 1 to 65535")?,
             None => PORT_DEFAULT,
         };
-        Ok(Self { host: host.to_owned(), port })
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
     }
 }
 
@@ -111,7 +128,10 @@ impl Security {
     /// Unreadable or empty certificate files, and names that are no names.
     pub fn tls(trust: &Trust, name: Option<&str>) -> Result<Self, ClientError> {
         let name = name.map(server_name).transpose()?;
-        Ok(Self::Tls { config: client_config(trust)?, name })
+        Ok(Self::Tls {
+            config: client_config(trust)?,
+            name,
+        })
     }
 
     /// Whether this is TLS.
@@ -135,7 +155,8 @@ pub enum ListenSecurity {
 /// Files that cannot be read or hold nothing usable, and a key that does not fit the certificate.
 pub fn server_identity(certificate: &Path, key: &Path) -> Result<ListenSecurity, ClientError> {
     let chain = read_certificates(certificate)?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| tls_setup(key.display(), error))?;
+    let private =
+        PrivateKeyDer::from_pem_file(key).map_err(|error| tls_setup(key.display(), error))?;
     let config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| tls_setup("TLS", error))?
@@ -179,10 +200,17 @@ impl Transport {
     ///
     /// # Errors
     /// Names without addresses, addresses that do not answer, certificates that are not trusted.
-    pub async fn connect(target: &Target, security: &Security, limit: Duration) -> Result<Self, ClientError> {
+    pub async fn connect(
+        target: &Target,
+        security: &Security,
+        limit: Duration,
+    ) -> Result<Self, ClientError> {
         let socket = Socket::dial(target, limit).await?;
         let (local, peer) = (socket.stream.local_addr(), socket.stream.peer_addr());
-        let (local, peer) = (local.map_err(io::Error::from)?, peer.map_err(io::Error::from)?);
+        let (local, peer) = (
+            local.map_err(io::Error::from)?,
+            peer.map_err(io::Error::from)?,
+        );
         let stream = match security {
             Security::Plain => Stream::Plain(socket),
             Security::Tls { config, name } => {
@@ -192,7 +220,11 @@ impl Transport {
                 Stream::Tls(Box::new(TlsStream::Client(tls)))
             }
         };
-        Ok(Self { stream, local, peer })
+        Ok(Self {
+            stream,
+            local,
+            peer,
+        })
     }
 
     /// Our address on this connection.
@@ -212,23 +244,40 @@ impl Transport {
 
     /// Version, suite and certificates; `None` on a plain connection.
     pub fn tls_facts(&self) -> Option<TlsFacts> {
-        let Stream::Tls(tls) = &self.stream else { return None };
+        let Stream::Tls(tls) = &self.stream else {
+            return None;
+        };
         let (_, state) = tls.get_ref();
         Some(TlsFacts {
-            version: state.protocol_version().map_or_else(String::new, |version| match version {
-                rustls::ProtocolVersion::TLSv1_2 => "TLSv1.2".to_owned(),
-                rustls::ProtocolVersion::TLSv1_3 => "TLSv1.3".to_owned(),
-                other => format!("{other:?}"),
-            }),
-            suite: state.negotiated_cipher_suite().map_or_else(String::new, |suite| format!("{:?}", suite.suite())),
-            group: state.negotiated_key_exchange_group().map_or_else(String::new, |group| format!("{:?}", group.name())),
-            certificates: state.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect(),
+            version: state
+                .protocol_version()
+                .map_or_else(String::new, |version| match version {
+                    rustls::ProtocolVersion::TLSv1_2 => "TLSv1.2".to_owned(),
+                    rustls::ProtocolVersion::TLSv1_3 => "TLSv1.3".to_owned(),
+                    other => format!("{other:?}"),
+                }),
+            suite: state
+                .negotiated_cipher_suite()
+                .map_or_else(String::new, |suite| format!("{:?}", suite.suite())),
+            group: state
+                .negotiated_key_exchange_group()
+                .map_or_else(String::new, |group| format!("{:?}", group.name())),
+            certificates: state
+                .peer_certificates()
+                .unwrap_or_default()
+                .iter()
+                .map(|one| one.clone().into_owned())
+                .collect(),
         })
     }
 }
 
 impl AsyncRead for Transport {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         match &mut self.stream {
             Stream::Plain(socket) => Pin::new(socket).poll_read(context, buffer),
             Stream::Tls(tls) => Pin::new(tls.as_mut()).poll_read(context, buffer),
@@ -237,7 +286,11 @@ impl AsyncRead for Transport {
 }
 
 impl AsyncWrite for Transport {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match &mut self.stream {
             Stream::Plain(socket) => Pin::new(socket).poll_write(context, octets),
             Stream::Tls(tls) => Pin::new(tls.as_mut()).poll_write(context, octets),
@@ -272,8 +325,10 @@ impl Listener {
     /// # Errors
     /// Addresses that are taken or not ours.
     pub fn bind(address: SocketAddr, security: ListenSecurity) -> Result<Self, ClientError> {
-        let socket = TcpListener::bind(address)
-            .map_err(|error| ClientError::Listen { address: address.to_string(), source: error.into() })?;
+        let socket = TcpListener::bind(address).map_err(|error| ClientError::Listen {
+            address: address.to_string(),
+            source: error.into(),
+        })?;
         Ok(Self { socket, security })
     }
 
@@ -307,7 +362,11 @@ impl Listener {
                 Stream::Tls(Box::new(TlsStream::Server(tls)))
             }
         };
-        Ok(Transport { stream, local, peer })
+        Ok(Transport {
+            stream,
+            local,
+            peer,
+        })
     }
 }
 
@@ -328,12 +387,18 @@ async fn shaken_hands<T>(
 ) -> Result<T, ClientError> {
     match within(limit, handshake).await {
         Some(result) => result.map_err(|source| ClientError::Handshake { peer, source }),
-        None => Err(ClientError::Handshake { peer, source: timed_out(limit) }),
+        None => Err(ClientError::Handshake {
+            peer,
+            source: timed_out(limit),
+        }),
     }
 }
 
 fn timed_out(limit: Duration) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", limit.as_secs()))
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        format!("no answer within {} s", limit.as_secs()),
+    )
 }
 
 /// A TCP stream that reads ahead, so that small reads above it cost no system call each.
@@ -348,7 +413,12 @@ struct Socket {
 impl Socket {
     fn new(stream: TcpStream) -> Result<Self, ClientError> {
         stream.set_nodelay(true).map_err(io::Error::from)?;
-        Ok(Self { stream, ahead: vec![0; SOCKET_BUFFER_BYTES].into_boxed_slice(), start: 0, end: 0 })
+        Ok(Self {
+            stream,
+            ahead: vec![0; SOCKET_BUFFER_BYTES].into_boxed_slice(),
+            start: 0,
+            end: 0,
+        })
     }
 
     async fn dial(target: &Target, limit: Duration) -> Result<Self, ClientError> {
@@ -363,7 +433,10 @@ impl Socket {
                     let source = io::Error::from(error);
                     let timeout = source.kind() == io::ErrorKind::TimedOut;
                     let source = if timeout { timed_out(limit) } else { source };
-                    failure = ClientError::Connect { address: address.to_string(), source };
+                    failure = ClientError::Connect {
+                        address: address.to_string(),
+                        source,
+                    };
                 }
             }
         }
@@ -375,13 +448,24 @@ impl Socket {
 async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, ClientError> {
     let (host, port) = (target.host.clone(), target.port);
     let looked_up = glommio::executor()
-        .spawn_blocking(move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>))
+        .spawn_blocking(move || {
+            (host.as_str(), port)
+                .to_socket_addrs()
+                .map(Iterator::collect::<Vec<_>>)
+        })
         .await;
-    looked_up.map_err(|source| ClientError::Resolve { host: target.host.clone(), source })
+    looked_up.map_err(|source| ClientError::Resolve {
+        host: target.host.clone(),
+        source,
+    })
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if this.start == this.end {
             if buffer.len() >= this.ahead.len() {
@@ -399,7 +483,11 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, octets)
     }
 
@@ -425,19 +513,27 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 fn tls_setup(what: impl fmt::Display, reason: impl fmt::Display) -> ClientError {
-    ClientError::TlsSetup { what: what.to_string(), reason: reason.to_string() }
+    ClientError::TlsSetup {
+        what: what.to_string(),
+        reason: reason.to_string(),
+    }
 }
 
 fn server_name(host: &str) -> Result<ServerName<'static>, ClientError> {
-    ServerName::try_from(host.to_owned()).map_err(|_| tls_setup(host, "not a host name that a certificate can cover"))
+    ServerName::try_from(host.to_owned())
+        .map_err(|_| tls_setup(host, "not a host name that a certificate can cover"))
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
-    let certificates: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).map_err(|error| tls_setup(path.display(), error))?.collect();
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
+        .map_err(|error| tls_setup(path.display(), error))?
+        .collect();
     let certificates = certificates.map_err(|error| tls_setup(path.display(), error))?;
     if certificates.is_empty() {
-        return Err(tls_setup(path.display(), "no certificate in it (PEM is expected)"));
+        return Err(tls_setup(
+            path.display(),
+            "no certificate in it (PEM is expected)",
+        ));
     }
     Ok(certificates)
 }
@@ -447,17 +543,24 @@ fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, ClientError> {
         .with_safe_default_protocol_versions()
         .map_err(|error| tls_setup("TLS", error))?;
     let config = match trust {
-        Trust::System => builder.with_root_certificates(system_roots()?).with_no_client_auth(),
+        Trust::System => builder
+            .with_root_certificates(system_roots()?)
+            .with_no_client_auth(),
         Trust::File(path) => {
             let mut roots = RootCertStore::empty();
             for certificate in read_certificates(path)? {
-                roots.add(certificate).map_err(|error| tls_setup(path.display(), error))?;
+                roots
+                    .add(certificate)
+                    .map_err(|error| tls_setup(path.display(), error))?;
             }
             builder.with_root_certificates(roots).with_no_client_auth()
         }
         Trust::Anybody => {
             let verifier = Arc::new(TrustAnybody(provider()));
-            builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(verifier)
+                .with_no_client_auth()
         }
     };
     Ok(Arc::new(config))
@@ -498,7 +601,12 @@ impl ServerCertVerifier for TrustAnybody {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -507,7 +615,12 @@ impl ServerCertVerifier for TrustAnybody {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -537,7 +650,18 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_target() {
-        for text in ["", ":1", "host:", "host:0", "host:65536", "2001:db8::1", "[::1", "[::1]x", "a b:1", "msrps://x:1"] {
+        for text in [
+            "",
+            ":1",
+            "host:",
+            "host:0",
+            "host:65536",
+            "2001:db8::1",
+            "[::1",
+            "[::1]x",
+            "a b:1",
+            "msrps://x:1",
+        ] {
             assert!(text.parse::<Target>().is_err(), "{text:?}");
         }
     }
