@@ -49,6 +49,8 @@ pub(crate) struct WriteContext<'c> {
     pub(crate) now: Instant,
     pub(crate) entropy: &'c mut Entropy,
     pub(crate) transactions_max: usize,
+    /// A request still running is credited in amounts of at least so many octets.
+    pub(crate) credit_batch: usize,
     /// The peer is not read from at present, and so neither are its answers.
     pub(crate) deaf: bool,
     /// Credits to give back.

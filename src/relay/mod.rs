@@ -596,6 +596,8 @@ impl Relay {
         let limits = &self.core.settings.limits;
         let (budget, transactions_max) =
             (limits.flush_octets_max, limits.transactions_per_peer_max);
+        // What is not yet credited must not keep its source from being read again.
+        let credit_batch = limits.queue_octets_low / 2;
         let Core {
             entropy,
             stats,
@@ -624,6 +626,7 @@ impl Relay {
             now,
             entropy,
             transactions_max,
+            credit_batch,
             deaf: entry.is_paused(),
             post: &mut post,
             chunks_out,

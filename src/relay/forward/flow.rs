@@ -34,6 +34,9 @@ pub(super) struct Flow {
     /// The request whose end has not come yet.
     pub(super) tail: Option<StreamId>,
     pub(super) current: Option<Current>,
+    /// Octets written and not yet credited to the source: a credit per piece would wake another core
+    /// for each.
+    owed: usize,
     /// The From-Path of the last request, shared by the notices of all its successors.
     report_to: Arc<[u8]>,
 }
@@ -104,6 +107,7 @@ impl Flow {
             ends: 0,
             tail: None,
             current: None,
+            owed: 0,
             report_to: Arc::from(&b""[..]),
         }
     }
@@ -236,11 +240,7 @@ impl Flow {
                 else {
                     return false;
                 };
-                (cx.post)(Message::Credit {
-                    peer: self.source,
-                    from: cx.me,
-                    octets: transit.cost(),
-                });
+                self.owed += transit.cost();
                 let transit = if whole { transit } else { transit.compact() };
                 self.share_report_to(&transit);
                 let mut current =
@@ -275,11 +275,10 @@ impl Flow {
         {
             match self.items.pop_front() {
                 Some(Item::Body(mut octets)) => {
-                    (cx.post)(Message::Credit {
-                        peer: self.source,
-                        from: cx.me,
-                        octets: octets.len(),
-                    });
+                    self.owed += octets.len();
+                    if self.owed >= cx.credit_batch {
+                        pay(self.source, &mut self.owed, cx);
+                    }
                     current.release_held(out, cx);
                     if current.interruptible && self.items.is_empty() {
                         let last = octets.len() - 1;
@@ -293,6 +292,7 @@ impl Flow {
                     if let Some(current) = self.current.take() {
                         current.finish(flag, out, transactions, cx);
                     }
+                    pay(self.source, &mut self.owed, cx);
                     return true;
                 }
                 // A head cannot follow before the end; put it back rather than lose it.
@@ -328,7 +328,7 @@ impl Flow {
         true
     }
 
-    /// The request being written has failed. Returns the octets dropped, and whom to tell: the
+    /// The request being written has failed. Returns the octets to credit, and whom to tell: the
     /// sender, if all of it has come in; its session, so that it is stopped, if not.
     pub(super) fn refuse(&mut self, mut failure: Failure) -> (usize, Option<Message>) {
         let Some(current) = self
@@ -344,6 +344,7 @@ impl Flow {
             .take_while(|i| matches!(i, Item::Body(_)))
             .count();
         let dropped: usize = self.items.drain(..bodies).map(|item| item.cost()).sum();
+        let credit = dropped + mem::take(&mut self.owed);
         let unwritten = u64::from(current.held.take().is_some()).saturating_add(dropped as u64);
         failure.notice.range.end = Some(current.next.saturating_sub(1));
         failure.notice.extend(unwritten);
@@ -363,7 +364,7 @@ impl Flow {
             Some(message)
         };
         self.forget_if_over();
-        (dropped, message)
+        (credit, message)
     }
 
     fn front_body_len(&self) -> usize {
@@ -431,7 +432,7 @@ impl Flow {
     /// Empties the queue of a connection that is gone. `pieces` are those of the request still
     /// coming in that have been written and not answered.
     pub(super) fn drain(&mut self, pieces: Option<Notice>, loss: &mut Loss) {
-        let mut credit = 0;
+        let mut credit = mem::take(&mut self.owed);
         let mut current = self.current.take();
         for item in mem::take(&mut self.items) {
             credit += item.cost();
@@ -465,6 +466,14 @@ impl Flow {
             loss.orphans.push(failure);
         }
         loss.credits.push((self.source, credit));
+    }
+}
+
+/// Credits a source with all it is owed.
+fn pay(source: PeerRef, owed: &mut usize, cx: &mut WriteContext<'_>) {
+    let octets = mem::take(owed);
+    if octets > 0 {
+        (cx.post)(Message::Credit { peer: source, from: cx.me, octets });
     }
 }
 
