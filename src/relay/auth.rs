@@ -589,11 +589,12 @@ impl Settings {
     }
 
     /// A session is prolonged in the realm it was opened in: its URI has our host, which may be none.
-    fn realm_for<'s>(&'s self, uri: &MsrpUri<'s>, auth: &'s AuthState) -> &'s str {
+    /// Host names have no case but hashes do: the realm of a domain is its lower-case spelling.
+    fn realm_for(&self, uri: &MsrpUri<'_>, auth: &AuthState) -> String {
         match (&self.realm, &auth.user) {
-            (Some(realm), _) => realm,
-            (None, Some(user)) if uri.session_id().is_some() => user.realm(),
-            (None, _) => uri.host_str(),
+            (Some(realm), _) => realm.clone(),
+            (None, Some(user)) if uri.session_id().is_some() => user.realm().to_owned(),
+            (None, _) => uri.host_str().to_ascii_lowercase(),
         }
     }
 

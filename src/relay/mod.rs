@@ -112,6 +112,8 @@ pub enum Input {
     },
     /// Time has passed.
     Tick,
+    /// The relay stops: every connection is closed once what is queued for it is written.
+    Shutdown,
 }
 
 /// What the accounts say about a user.
@@ -191,6 +193,8 @@ pub enum CloseReason {
     BodyTooLong,
     /// The session it was dialled for is over.
     SessionOver,
+    /// The relay stops.
+    Stopping,
 }
 
 impl CloseReason {
@@ -203,6 +207,7 @@ impl CloseReason {
             Self::AuthFailures => "too many failed AUTHs",
             Self::BodyTooLong => "body of a non-SEND request too long",
             Self::SessionOver => "session over",
+            Self::Stopping => "the relay stops",
         }
     }
 }
@@ -572,6 +577,7 @@ impl Relay {
             Input::Message(_) => {}
             Input::CoreChanged { index, running } => self.on_core_changed(index, running, fx),
             Input::Tick => self.on_tick(fx),
+            Input::Shutdown => self.close_all_peers(fx),
         }
         self.settle(fx);
     }

@@ -704,6 +704,13 @@ impl Relay {
         }
     }
 
+    pub(crate) fn close_all_peers(&mut self, fx: &mut Effects) {
+        let keys: Vec<PeerKey> = self.peers.keys().collect();
+        for key in keys {
+            self.close_peer(key, CloseReason::Stopping, fx);
+        }
+    }
+
     /// No more is read; what is queued is written; then the connection closes. For everybody else a
     /// connection that is closed for a fault of its peer's is gone at once: others do not wait
     /// until it has taken what it was sent.

@@ -375,8 +375,7 @@ impl Shared {
 
     /// Closes every connection in order, as far as the peers let us in time.
     async fn close_all(self: &Rc<Self>) {
-        let conns: Vec<_> = self.conns.borrow().values().map(Rc::clone).collect();
-        conns.iter().for_each(|conn| conn.close());
+        self.feed([Input::Shutdown]);
         let emptied = async {
             while !self.conns.borrow().is_empty() {
                 self.emptied.wait().await;
