@@ -1,0 +1,201 @@
+#!/usr/bin/env bash
+# Shows the relay at work: a random file travels from alice to bob, both of them clients of one relay on this machine.
+set -euo pipefail
+
+usage() {
+    cat <<'USAGE'
+Usage: demo.sh [--size SIZE] [--cores LIST] [--failure-report yes|no|partial] [--chunk-size SIZE] [--keep] [--no-build]
+
+Builds the relay and its client tool, makes a throw-away certificate, starts the relay on a free loopback port with two
+users, sends a random file through it, compares the SHA-256 of both ends, and tells the speed and the relay's CPU time.
+Nothing stays behind but the build.
+
+  --size SIZE              of the file: 0, 1, 64K, 10M, 1G, ...; default 1G
+  --cores LIST             the relay's CPUs: 0 or 0,1 and so on; default: all this shell may use
+  --failure-report WHICH   yes (each chunk is answered, the default), no or partial
+  --chunk-size SIZE        send chunks of this size; default: the file as one
+  --keep                   keep the directory with certificate, config, logs and both files, and say where it is
+  --no-build               take the binaries that are in target/release
+  -h, --help               this text
+
+Temporary files go to ${TMPDIR:-/tmp}: room for the file twice is needed there.
+Exit status: 0 if the file arrived whole, 1 if not, 2 for wrong usage, 130 if interrupted.
+USAGE
+}
+
+fail() {
+    echo "demo.sh: $*" >&2
+    exit 1
+}
+
+wrong() {
+    echo "demo.sh: $*; see --help" >&2
+    exit 2
+}
+
+size=1G cores=auto failure_report=yes chunk_size='' keep=no build=yes
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help) usage; exit 0 ;;
+        --keep) keep=yes; shift ;;
+        --no-build) build=no; shift ;;
+        --size | --cores | --failure-report | --chunk-size)
+            [ $# -ge 2 ] || wrong "$1 needs a value"
+            case $1 in
+                --size) size=$2 ;;
+                --cores) cores=$2 ;;
+                --failure-report) failure_report=$2 ;;
+                --chunk-size) chunk_size=$2 ;;
+            esac
+            shift 2
+            ;;
+        *) wrong "unknown argument $1" ;;
+    esac
+done
+
+[[ $size =~ ^[0-9]{1,15}[KMG]?$ ]] || wrong "--size $size: write 0, 1, 64K, 10M, 1G"
+[[ $cores =~ ^(auto|[0-9]+(,[0-9]+)*)$ ]] || wrong "--cores $cores: write 0 or 0,1"
+[[ $failure_report =~ ^(yes|no|partial)$ ]] || wrong "--failure-report $failure_report: yes, no or partial"
+[ "$cores" = auto ] || cores="[$cores]"
+
+need() { # COMMAND HOW-TO-INSTALL
+    command -v "$1" > /dev/null || fail "$1 is needed and not installed ($2)"
+}
+
+[ "$build" = no ] || need cargo "see https://rustup.rs"
+[ "$build" = no ] || need cc "apt-get install build-essential"
+need openssl "apt-get install openssl"
+for tool in sha256sum numfmt head df stat mktemp; do
+    need "$tool" "apt-get install coreutils"
+done
+need awk "apt-get install mawk"
+need getconf "apt-get install libc-bin"
+
+octets=$(numfmt --from=iec "$size")
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+
+if [ "$build" = yes ]; then
+    echo "== Building"
+    cargo build --release --locked --bins
+fi
+bin=${CARGO_TARGET_DIR:-target}/release
+for binary in msrprelay msrp; do
+    [ -x "$bin/$binary" ] || fail "$bin/$binary is not there: run without --no-build"
+done
+
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/msrp-demo.XXXXXX")
+relay='' receiver='' sender='' maker=''
+
+clean_up() {
+    local status=$? pid
+    trap - EXIT INT TERM
+    for pid in $maker $sender $receiver $relay; do
+        kill "$pid" 2> /dev/null || true
+    done
+    for pid in $maker $sender $receiver $relay; do
+        wait "$pid" 2> /dev/null || true
+    done
+    if [ "$keep" = yes ]; then
+        echo "Kept: $scratch"
+    else
+        rm -rf "$scratch"
+    fi
+    exit "$status"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+available=$(df --output=avail -B1 "$scratch" | tail -n 1)
+[ "$available" -gt $((2 * octets + (1 << 20))) ] || fail "$scratch: no room for two files of $size"
+
+# Waits for a file that a process of ours will write.
+await() { # FILE PID WHAT LOG
+    local tries=0
+    until [ -s "$1" ]; do
+        kill -0 "$2" 2> /dev/null || { cat "$4" >&2; fail "$3 has stopped"; }
+        tries=$((tries + 1))
+        [ "$tries" -lt 400 ] || { cat "$4" >&2; fail "$3 is not ready after 20 s"; }
+        sleep 0.05
+    done
+}
+
+echo "== Starting the relay"
+"$root/scripts/gen-cert.sh" localhost --san 127.0.0.1 --out "$scratch" > "$scratch/gen-cert.log" 2>&1 \
+    || { cat "$scratch/gen-cert.log" >&2; fail "no certificate"; }
+alice=$(openssl rand -hex 12) bob=$(openssl rand -hex 12)
+cat > "$scratch/config.yaml" <<CONFIG
+listen:
+  - {address: "127.0.0.1:0", tls: true}
+hostname: localhost
+realm: example.com
+tls:
+  certificate: localhost.crt
+  key: localhost.key
+cores: $cores
+auth:
+  backend: memory
+  memory:
+    users:
+      - {user: "alice@example.com", password: "$alice"}
+      - {user: "bob@example.com", password: "$bob"}
+log: {level: info, format: text}
+CONFIG
+"$bin/msrprelay" --config "$scratch/config.yaml" --ready-file "$scratch/ready" > "$scratch/relay.log" 2>&1 &
+relay=$!
+await "$scratch/ready" "$relay" "the relay" "$scratch/relay.log"
+address=$(head -n 1 "$scratch/ready")
+echo "The relay listens on $address, cores: $cores"
+
+echo "== Making $size of random octets"
+# A stream cipher's output under a random key: as random as /dev/urandom to anybody, and several times as fast.
+head -c "$octets" /dev/zero \
+    | openssl enc -aes-128-ctr -K "$(openssl rand -hex 16)" -iv "$(openssl rand -hex 16)" > "$scratch/file.bin" &
+maker=$!
+wait "$maker"
+maker=''
+
+echo "== Sending it from alice to bob, both through the relay"
+mkdir "$scratch/bob"
+through=(--relay "localhost:${address##*:}" --ca "$scratch/localhost.crt")
+MSRP_PASSWORD=$bob "$bin/msrp" receive --user bob@example.com "${through[@]}" --out "$scratch/bob" \
+    --path-file "$scratch/path" > "$scratch/receive.log" 2>&1 &
+receiver=$!
+await "$scratch/path" "$receiver" "the receiver" "$scratch/receive.log"
+
+relay_cpu_seconds() {
+    # utime and stime, behind the command's name in parentheses.
+    awk -v ticks="$(getconf CLK_TCK)" '{ sub(/^.*\) /, ""); printf "%.2f", ($12 + $13) / ticks }' "/proc/$relay/stat"
+}
+
+options=(--failure-report "$failure_report" ${chunk_size:+--chunk-size "$chunk_size"})
+cpu_before=$(relay_cpu_seconds)
+# In the background, so that this script can be interrupted while it waits.
+MSRP_PASSWORD=$alice "$bin/msrp" send "$scratch/file.bin" --user alice@example.com "${through[@]}" \
+    --to "$(cat "$scratch/path")" --progress --json "${options[@]}" > "$scratch/send.json" &
+sender=$!
+wait "$sender" || { cat "$scratch/relay.log" "$scratch/receive.log" >&2; fail "the sender has failed"; }
+sender=''
+wait "$receiver" || { cat "$scratch/relay.log" "$scratch/receive.log" >&2; fail "the receiver has failed"; }
+receiver=''
+cpu_after=$(relay_cpu_seconds)
+
+echo "== Comparing"
+sent=$(sha256sum < "$scratch/file.bin") received=$(sha256sum < "$scratch/bob/file.bin")
+received_octets=$(stat -c %s "$scratch/bob/file.bin")
+echo "sent      ${sent%% *}  $octets octets"
+echo "received  ${received%% *}  $received_octets octets"
+if [ "$octets" != "$received_octets" ] || [ "$sent" != "$received" ]; then
+    fail "the file did not arrive as it was sent"
+fi
+
+seconds=$(sed -n 's/.*"seconds":\([0-9.e-]*\).*/\1/p' "$scratch/send.json")
+awk -v octets="$octets" -v seconds="$seconds" -v before="$cpu_before" -v after="$cpu_after" 'BEGIN {
+    cpu = after - before
+    rate = seconds > 0 ? octets / 1e6 / seconds : 0
+    printf "OK: %.2f s, %.0f MB/s; the relay used %.2f s of CPU", seconds, rate, cpu
+    # The kernel counts in hundredths of a second: of a small file nothing can be said.
+    if (octets >= 64 * 1024 * 1024) printf ", that is %.2f s per GB", cpu / (octets / 1e9)
+    printf "\n"
+}'
