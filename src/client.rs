@@ -25,6 +25,8 @@ mod part_file;
 mod ranges;
 mod sending;
 mod source;
+mod target;
+mod tls;
 mod transport;
 
 pub use auth::{AuthOptions, Credentials, Grant, authenticate};
@@ -40,9 +42,9 @@ pub use message::{MessageSpec, MessageStream};
 pub use ranges::{RangeSet, TooScattered};
 pub use sending::{Delivery, SendOptions, send_message};
 pub use source::Source;
-pub use transport::{
-    ListenSecurity, Listener, Security, Target, TlsFacts, Transport, Trust, server_identity,
-};
+pub use target::Target;
+pub use tls::{ListenSecurity, Security, Trust, server_identity};
+pub use transport::{Listener, TlsFacts, Transport};
 
 /// A fresh random token of `length` characters `A-Za-z0-9`, about 5.95 bits each: 12 make a transaction id or a
 /// Message-ID (71 bits; RFC 4975, 7.1 asks for 64), 22 a session id (130 bits; 14.1 asks for 80).

@@ -95,7 +95,7 @@ pub enum ClientError {
     #[error("the peer sent what is not MSRP: {0}")]
     Framing(#[from] ParseError),
     /// The next hop answered a chunk with an error.
-    #[error("refused at octet {octet}: {code} {comment}", code = .status.code())]
+    #[error("the chunk from octet {octet} was refused: {code} {comment}", code = .status.code())]
     Refused {
         /// The answer.
         status: Status,

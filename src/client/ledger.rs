@@ -238,7 +238,7 @@ mod tests {
         ledger.reported(Status::TIMEOUT, "", None);
         assert_eq!(
             ledger.take_failure().unwrap().to_string(),
-            "refused at octet 4097: 413 Enough"
+            "the chunk from octet 4097 was refused: 413 Enough"
         );
     }
 

@@ -1,170 +1,27 @@
 //! A byte stream to the peer: TCP, or TLS over it (RFC 4976, 9.2; RFC 4975, 14.2).
 //!
-//! Owns dialling, listening, the TLS settings of a client and how a connection is closed without losing its tail.
-//! Invariants: TCP_NODELAY is always set; TLS is 1.3 or 1.2 with AEAD suites (all that rustls has); the name sent as SNI
-//! is the name the certificate is checked against. It must not know MSRP.
+//! Owns dialling, listening, the handshake and how a connection is closed without losing its tail. Invariants:
+//! TCP_NODELAY is always set; every step has a time limit. It must not know MSRP.
 
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_lite::{AsyncRead, AsyncWrite};
-use futures_rustls::pki_types::pem::PemObject as _;
-use futures_rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use futures_rustls::rustls::client::danger::{
-    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
-};
-use futures_rustls::rustls::crypto::{
-    CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
-};
-use futures_rustls::rustls::{
-    self, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
-};
+use futures_rustls::pki_types::CertificateDer;
+use futures_rustls::rustls::ProtocolVersion;
 use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use glommio::net::{TcpListener, TcpStream};
 
-use super::ClientError;
+use super::tls::{ListenSecurity, Security, server_name};
+use super::{ClientError, Target};
 
 /// rustls asks for 4 KiB at a time; one read this large from the socket feeds many of those.
 const SOCKET_BUFFER_BYTES: usize = 128 << 10;
-/// The port RFC 4975 recommends.
-const PORT_DEFAULT: u16 = 2855;
-
-/// A host and port to dial, as the user writes them: `host`, `host:port`, `192.0.2.1:2855`, `[2001:db8::1]:2855`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// A name or an address without brackets.
-    pub host: String,
-    /// The port; 2855 where none was given.
-    pub port: u16,
-}
-
-impl FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (host, port) = match text.strip_prefix('[') {
-            Some(bracketed) => {
-                let (host, rest) = bracketed.split_once(']').ok_or("the `]` is missing")?;
-                match rest.strip_prefix(':') {
-                    Some(port) => (host, Some(port)),
-                    None if rest.is_empty() => (host, None),
-                    None => return Err("after `]` only `:PORT` may follow".to_owned()),
-                }
-            }
-            None => match text.split_once(':') {
-                Some((_, port)) if port.contains(':') => {
-                    return Err("write IPv6 addresses in brackets".to_owned());
-                }
-                Some((host, port)) => (host, Some(port)),
-                None => (text, None),
-            },
-        };
-        if host.is_empty()
-            || host.contains(|character: char| character.is_whitespace() || character == '/')
-        {
-            return Err("expected HOST:PORT".to_owned());
-        }
-        let port = match port {
-            Some(port) => port
-                .parse()
-                .ok()
-                .filter(|port| *port != 0)
-                .ok_or("the port must be 1 to 65535")?,
-            None => PORT_DEFAULT,
-        };
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-        })
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.contains(':') {
-            true => write!(formatter, "[{}]:{}", self.host, self.port),
-            false => write!(formatter, "{}:{}", self.host, self.port),
-        }
-    }
-}
-
-/// Whom a TLS client believes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trust {
-    /// The system's certificate authorities.
-    System,
-    /// The certificates of a PEM file: authorities, or self-signed certificates themselves.
-    File(PathBuf),
-    /// Anybody: the connection is encrypted, but who is at the other end is not known.
-    Anybody,
-}
-
-/// How a connection that we open is protected.
-#[derive(Clone, Debug)]
-pub enum Security {
-    /// Not at all (`msrp:`).
-    Plain,
-    /// TLS (`msrps:`).
-    Tls {
-        /// Versions, suites and trust.
-        config: Arc<ClientConfig>,
-        /// The name to ask for and to check, where it differs from the host that is dialled.
-        name: Option<ServerName<'static>>,
-    },
-}
-
-impl Security {
-    /// TLS with this trust, checking the certificate for `name` or else for the dialled host.
-    ///
-    /// # Errors
-    /// Unreadable or empty certificate files, and names that are no names.
-    pub fn tls(trust: &Trust, name: Option<&str>) -> Result<Self, ClientError> {
-        let name = name.map(server_name).transpose()?;
-        Ok(Self::Tls {
-            config: client_config(trust)?,
-            name,
-        })
-    }
-
-    /// Whether this is TLS.
-    pub const fn is_tls(&self) -> bool {
-        matches!(self, Self::Tls { .. })
-    }
-}
-
-/// How connections that we accept are protected.
-#[derive(Clone, Debug)]
-pub enum ListenSecurity {
-    /// Not at all (`msrp:`).
-    Plain,
-    /// TLS with this identity (`msrps:`).
-    Tls(Arc<ServerConfig>),
-}
-
-/// A TLS server's settings from a certificate chain and a key in PEM files.
-///
-/// # Errors
-/// Files that cannot be read or hold nothing usable, and a key that does not fit the certificate.
-pub fn server_identity(certificate: &Path, key: &Path) -> Result<ListenSecurity, ClientError> {
-    let chain = read_certificates(certificate)?;
-    let private =
-        PrivateKeyDer::from_pem_file(key).map_err(|error| tls_setup(key.display(), error))?;
-    let config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| tls_setup("TLS", error))?
-        .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .map_err(|error| tls_setup(certificate.display(), error))?;
-    Ok(ListenSecurity::Tls(Arc::new(config)))
-}
 
 /// What a TLS connection turned out to be.
 #[derive(Clone, Debug)]
@@ -252,8 +109,8 @@ impl Transport {
             version: state
                 .protocol_version()
                 .map_or_else(String::new, |version| match version {
-                    rustls::ProtocolVersion::TLSv1_2 => "TLSv1.2".to_owned(),
-                    rustls::ProtocolVersion::TLSv1_3 => "TLSv1.3".to_owned(),
+                    ProtocolVersion::TLSv1_2 => "TLSv1.2".to_owned(),
+                    ProtocolVersion::TLSv1_3 => "TLSv1.3".to_owned(),
                     other => format!("{other:?}"),
                 }),
             suite: state
@@ -505,164 +362,5 @@ impl AsyncWrite for Socket {
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_close(context)
-    }
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
-}
-
-fn tls_setup(what: impl fmt::Display, reason: impl fmt::Display) -> ClientError {
-    ClientError::TlsSetup {
-        what: what.to_string(),
-        reason: reason.to_string(),
-    }
-}
-
-fn server_name(host: &str) -> Result<ServerName<'static>, ClientError> {
-    ServerName::try_from(host.to_owned())
-        .map_err(|_| tls_setup(host, "not a host name that a certificate can cover"))
-}
-
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
-        .map_err(|error| tls_setup(path.display(), error))?
-        .collect();
-    let certificates = certificates.map_err(|error| tls_setup(path.display(), error))?;
-    if certificates.is_empty() {
-        return Err(tls_setup(
-            path.display(),
-            "no certificate in it (PEM is expected)",
-        ));
-    }
-    Ok(certificates)
-}
-
-fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, ClientError> {
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| tls_setup("TLS", error))?;
-    let config = match trust {
-        Trust::System => builder
-            .with_root_certificates(system_roots()?)
-            .with_no_client_auth(),
-        Trust::File(path) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in read_certificates(path)? {
-                roots
-                    .add(certificate)
-                    .map_err(|error| tls_setup(path.display(), error))?;
-            }
-            builder.with_root_certificates(roots).with_no_client_auth()
-        }
-        Trust::Anybody => {
-            let verifier = Arc::new(TrustAnybody(provider()));
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(verifier)
-                .with_no_client_auth()
-        }
-    };
-    Ok(Arc::new(config))
-}
-
-fn system_roots() -> Result<RootCertStore, ClientError> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        return Err(tls_setup(
-            "the system's certificate authorities",
-            "none found (install ca-certificates, or use --ca FILE)",
-        ));
-    }
-    Ok(roots)
-}
-
-/// Accepts every certificate, but still checks that the peer holds the key of the one it shows.
-#[derive(Debug)]
-struct TrustAnybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for TrustAnybody {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn targets_are_read_and_written_alike() {
-        for (text, host, port) in [
-            ("relay.example:2856", "relay.example", 2856),
-            ("relay.example", "relay.example", 2855),
-            ("192.0.2.1:1", "192.0.2.1", 1),
-            ("[2001:db8::1]:2855", "2001:db8::1", 2855),
-            ("[::1]", "::1", 2855),
-        ] {
-            let target: Target = text.parse().unwrap();
-            assert_eq!((target.host.as_str(), target.port), (host, port));
-            assert_eq!(target.to_string().parse::<Target>().unwrap(), target);
-        }
-    }
-
-    #[test]
-    fn nonsense_is_no_target() {
-        for text in [
-            "",
-            ":1",
-            "host:",
-            "host:0",
-            "host:65536",
-            "2001:db8::1",
-            "[::1",
-            "[::1]x",
-            "a b:1",
-            "msrps://x:1",
-        ] {
-            assert!(text.parse::<Target>().is_err(), "{text:?}");
-        }
     }
 }

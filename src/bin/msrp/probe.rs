@@ -54,9 +54,9 @@ async fn probe(
     let Some(relay) = &arguments.relay.relay else {
         return Err(Failure::Usage("--relay is needed".to_owned()));
     };
+    let security = connection.security()?;
     let began = Instant::now();
-    let mut endpoint =
-        Endpoint::connect(relay, &connection.security()?, connection.connect_timeout).await?;
+    let mut endpoint = Endpoint::connect(relay, &security, connection.connect_timeout).await?;
     let took = began.elapsed();
     let (local, peer) = (endpoint.local(), endpoint.peer());
     report.lines.push(format!(

@@ -1,0 +1,216 @@
+//! TLS settings of a client (RFC 4976, 9.2; RFC 4975, 14.2): whom it trusts, and who it is when it listens.
+//!
+//! Invariants: versions 1.3 and 1.2 with AEAD suites only (all that rustls has); the name sent as SNI is the name the
+//! certificate is checked against; without trust the peer must still hold the key of the certificate it shows.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_rustls::pki_types::pem::PemObject as _;
+use futures_rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use futures_rustls::rustls::client::danger::{
+    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+};
+use futures_rustls::rustls::crypto::{
+    CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
+};
+use futures_rustls::rustls::{
+    self, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+};
+
+use super::ClientError;
+
+/// Whom a TLS client believes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// The system's certificate authorities.
+    System,
+    /// The certificates of a PEM file: authorities, or self-signed certificates themselves.
+    File(PathBuf),
+    /// Anybody: the connection is encrypted, but who is at the other end is not known.
+    Anybody,
+}
+
+/// How a connection that we open is protected.
+#[derive(Clone, Debug)]
+pub enum Security {
+    /// Not at all (`msrp:`).
+    Plain,
+    /// TLS (`msrps:`).
+    Tls {
+        /// Versions, suites and trust.
+        config: Arc<ClientConfig>,
+        /// The name to ask for and to check, where it differs from the host that is dialled.
+        name: Option<ServerName<'static>>,
+    },
+}
+
+impl Security {
+    /// TLS with this trust, checking the certificate for `name` or else for the dialled host.
+    ///
+    /// # Errors
+    /// Unreadable or empty certificate files, and names that are no names.
+    pub fn tls(trust: &Trust, name: Option<&str>) -> Result<Self, ClientError> {
+        let name = name.map(server_name).transpose()?;
+        Ok(Self::Tls {
+            config: client_config(trust)?,
+            name,
+        })
+    }
+
+    /// Whether this is TLS.
+    pub const fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls { .. })
+    }
+}
+
+/// How connections that we accept are protected.
+#[derive(Clone, Debug)]
+pub enum ListenSecurity {
+    /// Not at all (`msrp:`).
+    Plain,
+    /// TLS with this identity (`msrps:`).
+    Tls(Arc<ServerConfig>),
+}
+
+/// A TLS server's settings from a certificate chain and a key in PEM files.
+///
+/// # Errors
+/// Files that cannot be read or hold nothing usable, and a key that does not fit the certificate.
+pub fn server_identity(certificate: &Path, key: &Path) -> Result<ListenSecurity, ClientError> {
+    let chain = read_certificates(certificate)?;
+    let private =
+        PrivateKeyDer::from_pem_file(key).map_err(|error| tls_setup(key.display(), error))?;
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| tls_setup("TLS", error))?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .map_err(|error| tls_setup(certificate.display(), error))?;
+    Ok(ListenSecurity::Tls(Arc::new(config)))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    let provider = aws_lc_rs::default_provider();
+    // The first random octets cost aws-lc some 30 ms of gathering entropy: better here than inside a handshake that
+    // somebody times. Should it fail, the handshake will say so.
+    let _ = provider.secure_random.fill(&mut [0; 1]);
+    Arc::new(provider)
+}
+
+fn tls_setup(what: impl fmt::Display, reason: impl fmt::Display) -> ClientError {
+    ClientError::TlsSetup {
+        what: what.to_string(),
+        reason: reason.to_string(),
+    }
+}
+
+pub(super) fn server_name(host: &str) -> Result<ServerName<'static>, ClientError> {
+    ServerName::try_from(host.to_owned())
+        .map_err(|_| tls_setup(host, "not a host name that a certificate can cover"))
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
+        .map_err(|error| tls_setup(path.display(), error))?
+        .collect();
+    let certificates = certificates.map_err(|error| tls_setup(path.display(), error))?;
+    if certificates.is_empty() {
+        return Err(tls_setup(
+            path.display(),
+            "no certificate in it (PEM is expected)",
+        ));
+    }
+    Ok(certificates)
+}
+
+fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, ClientError> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| tls_setup("TLS", error))?;
+    let config = match trust {
+        Trust::System => builder
+            .with_root_certificates(system_roots()?)
+            .with_no_client_auth(),
+        Trust::File(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in read_certificates(path)? {
+                roots
+                    .add(certificate)
+                    .map_err(|error| tls_setup(path.display(), error))?;
+            }
+            builder.with_root_certificates(roots).with_no_client_auth()
+        }
+        Trust::Anybody => {
+            let verifier = Arc::new(TrustAnybody(provider()));
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(verifier)
+                .with_no_client_auth()
+        }
+    };
+    Ok(Arc::new(config))
+}
+
+fn system_roots() -> Result<RootCertStore, ClientError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        return Err(tls_setup(
+            "the system's certificate authorities",
+            "none found (install ca-certificates, or use --ca FILE)",
+        ));
+    }
+    Ok(roots)
+}
+
+/// Accepts every certificate, but still checks that the peer holds the key of the one it shows.
+#[derive(Debug)]
+struct TrustAnybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for TrustAnybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,272 @@
+//! `msrp receive` against senders that scatter, alternate, exceed, abort or vanish.
+
+use std::fs;
+use std::process::Command;
+
+use msrprelay::client::{Endpoint, Security, run_on_executor};
+use msrprelay::proto::head::Kind;
+use msrprelay::proto::parser::Flag;
+use msrprelay::proto::write::{FrameWriter, write_end_line};
+
+use crate::scene::{LIMIT, Receiver, Scene, alarm, errors, status};
+
+/// Plays a sender that the test scripts, against `msrp receive`.
+fn with_scripted_sender(receiver: &Receiver, script: impl AsyncFn(&mut Endpoint, &str)) {
+    let (target, path) = (receiver.target(), receiver.path.clone());
+    run_on_executor(None, async {
+        let play = async {
+            let mut endpoint = Endpoint::connect(&target, &Security::Plain, LIMIT)
+                .await
+                .unwrap();
+            script(&mut endpoint, &path).await;
+            endpoint.close().await.unwrap();
+        };
+        futures_lite::future::or(play, alarm()).await;
+    })
+    .unwrap();
+}
+
+struct Chunk<'a> {
+    message: &'a str,
+    range: &'a str,
+    disposition: &'a str,
+    body: &'a [u8],
+    flag: Flag,
+}
+
+async fn send_chunk(endpoint: &mut Endpoint, path: &str, chunk: &Chunk<'_>) {
+    let own_uri = endpoint.own_uri().to_owned();
+    let tid = format!("t{}", chunk.range.replace(['-', '*', '/'], "."));
+    let mut out = Vec::new();
+    let mut writer = FrameWriter::request(&mut out, tid.as_bytes(), "SEND")
+        .header("To-Path", path.as_bytes())
+        .header("From-Path", own_uri.as_bytes())
+        .header("Message-ID", chunk.message.as_bytes())
+        .header("Success-Report", b"yes");
+    if !chunk.range.is_empty() {
+        writer = writer.header("Byte-Range", chunk.range.as_bytes());
+    }
+    writer
+        .header("Content-Disposition", chunk.disposition.as_bytes())
+        .header("Content-Type", b"application/octet-stream")
+        .body_start();
+    out.extend_from_slice(chunk.body);
+    write_end_line(&mut out, tid.as_bytes(), chunk.flag, true);
+    endpoint.outgoing.send(&out).await.unwrap();
+}
+
+/// The code of the next response, or the reported one of the next REPORT.
+async fn next_code(endpoint: &mut Endpoint) -> (bool, u16) {
+    let frame = endpoint.incoming.next_frame(0).await.unwrap().unwrap();
+    match frame.head.kind() {
+        Kind::Response(status) => (false, status.code()),
+        Kind::Request(_) => (
+            true,
+            frame.head.reported_status(&frame.octets).unwrap().code(),
+        ),
+    }
+}
+
+#[test]
+fn chunks_out_of_order_and_of_two_messages_are_put_together() {
+    let scene = Scene::new();
+    let receiver = scene.receiver(&["--plain", "--count", "2"]);
+    with_scripted_sender(&receiver, async |endpoint, path| {
+        let chunk = |message, range, body, flag| Chunk {
+            message,
+            range,
+            disposition: if message == "one1" {
+                "attachment; filename=one"
+            } else {
+                "attachment; filename=\"two\""
+            },
+            body,
+            flag,
+        };
+        for part in [
+            chunk("one1", "7-12/18", b"world,", Flag::More),
+            chunk("two2", "1-*/*", b"second", Flag::More),
+            chunk("one1", "13-*/18", b" here.", Flag::Last),
+            chunk("two2", "7-*/*", b" file", Flag::Last),
+        ] {
+            send_chunk(endpoint, path, &part).await;
+            assert_eq!(next_code(endpoint).await, (false, 200));
+        }
+        assert_eq!(
+            next_code(endpoint).await,
+            (true, 200),
+            "the second message is complete first"
+        );
+        send_chunk(
+            endpoint,
+            path,
+            &chunk("one1", "1-6/18", b"hello ", Flag::More),
+        )
+        .await;
+        assert_eq!(next_code(endpoint).await, (false, 200));
+        assert_eq!(next_code(endpoint).await, (true, 200));
+    });
+    let (code, said) = receiver.finish();
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(
+        fs::read(scene.path("in/one")).unwrap(),
+        b"hello world, here."
+    );
+    assert_eq!(fs::read(scene.path("in/two")).unwrap(), b"second file");
+}
+
+#[test]
+fn a_file_with_another_hash_is_reported_and_not_kept() {
+    let scene = Scene::new();
+    let receiver = scene.receiver(&["--plain"]);
+    with_scripted_sender(&receiver, async |endpoint, path| {
+        let disposition = format!(
+            "attachment; filename=\"f\"; size=4; hash=sha-256:{}",
+            ["AB"; 32].join(":")
+        );
+        let chunk = Chunk {
+            message: "bad1",
+            range: "1-4/4",
+            disposition: &disposition,
+            body: b"data",
+            flag: Flag::Last,
+        };
+        send_chunk(endpoint, path, &chunk).await;
+        assert_eq!(next_code(endpoint).await, (false, 200));
+        assert_eq!(next_code(endpoint).await, (true, 413));
+    });
+    let (code, said) = receiver.finish();
+    assert_eq!(code, 1);
+    assert!(said.contains("SHA-256"), "{said}");
+    assert_eq!(scene.received(), [""; 0]);
+}
+
+#[test]
+fn too_many_octets_are_refused_while_they_come() {
+    let scene = Scene::new();
+    for (arguments, range, disposition) in [
+        (vec!["--plain", "--max-size", "1000"], "1-*/*", "attachment"),
+        (vec!["--plain"], "1-*/1000", "attachment"),
+        (
+            vec!["--plain", "--max-size", "1000"],
+            "1-*/*",
+            "attachment; size=2000",
+        ),
+    ] {
+        let receiver = scene.receiver(&arguments);
+        with_scripted_sender(&receiver, async |endpoint, path| {
+            let chunk = Chunk {
+                message: "big1",
+                range,
+                disposition,
+                body: &[b'x'; 2000],
+                flag: Flag::Last,
+            };
+            send_chunk(endpoint, path, &chunk).await;
+            assert_eq!(next_code(endpoint).await, (false, 413));
+        });
+        assert_eq!(receiver.finish().0, 1);
+        assert_eq!(scene.received(), [""; 0]);
+    }
+}
+
+#[test]
+fn an_aborted_file_leaves_nothing_behind() {
+    let scene = Scene::new();
+    let receiver = scene.receiver(&["--plain"]);
+    with_scripted_sender(&receiver, async |endpoint, path| {
+        let chunk = Chunk {
+            message: "abo1",
+            range: "1-*/9999",
+            disposition: "attachment",
+            body: b"only so much",
+            flag: Flag::Aborted,
+        };
+        send_chunk(endpoint, path, &chunk).await;
+        assert_eq!(next_code(endpoint).await, (false, 200));
+    });
+    assert_eq!(receiver.finish().0, 1);
+    assert_eq!(scene.received(), [""; 0]);
+}
+
+#[test]
+fn a_connection_that_ends_in_mid_file_leaves_nothing_behind_and_the_receiver_waits_for_the_rest() {
+    let scene = Scene::new();
+    let content = scene.file("f.bin", 5000);
+    let receiver = scene.receiver(&["--plain", "--count", "2"]);
+    with_scripted_sender(&receiver, async |endpoint, path| {
+        let chunk = Chunk {
+            message: "cut1",
+            range: "1-*/9999",
+            disposition: "attachment",
+            body: b"start",
+            flag: Flag::More,
+        };
+        send_chunk(endpoint, path, &chunk).await;
+        assert_eq!(next_code(endpoint).await, (false, 200));
+    });
+    let sent = scene.send(&receiver.path, &["f.bin"]);
+    assert_eq!(status(&sent), 0, "{}", errors(&sent));
+    let (code, said) = receiver.finish();
+    assert_eq!(code, 1, "one of the two was lost: {said}");
+    assert_eq!(scene.received(), ["f.bin"]);
+    assert_eq!(fs::read(scene.path("in/f.bin")).unwrap(), content);
+}
+
+#[test]
+fn other_sessions_methods_and_keep_alives_get_the_answers_they_deserve() {
+    let scene = Scene::new();
+    let receiver = scene.receiver(&["--plain"]);
+    with_scripted_sender(&receiver, async |endpoint, path| {
+        let own_uri = endpoint.own_uri().to_owned();
+        let other = path.replace(";tcp", "x;tcp");
+        for (method, to, headers, expected) in [
+            ("SEND", path, "Byte-Range: 1-0/0\r\n", 200),
+            (
+                "SEND",
+                path,
+                "Byte-Range: 1-0/0\r\nKeep-Alive: yes\r\n",
+                200,
+            ),
+            ("SEND", other.as_str(), "Byte-Range: 1-0/0\r\n", 481),
+            ("SEND", path, "Byte-Range: 0-0/0\r\n", 400),
+            ("NICKNAME", path, "", 501),
+        ] {
+            let frame = format!(
+                "MSRP tid1 {method}\r\nTo-Path: {to}\r\nFrom-Path: {own_uri}\r\nMessage-ID: ping1\r\n{headers}-------tid1$\r\n"
+            );
+            endpoint.outgoing.send(frame.as_bytes()).await.unwrap();
+            assert_eq!(next_code(endpoint).await, (false, expected), "{frame}");
+        }
+    });
+    receiver.kill();
+}
+
+#[test]
+fn an_interrupted_receiver_leaves_nothing_behind() {
+    let scene = Scene::new();
+    let mut receiver = scene.receiver(&["--plain"]);
+    with_scripted_sender(&receiver, async |endpoint, path| {
+        let chunk = Chunk {
+            message: "int1",
+            range: "1-*/9999",
+            disposition: "attachment",
+            body: b"start",
+            flag: Flag::More,
+        };
+        send_chunk(endpoint, path, &chunk).await;
+        assert_eq!(next_code(endpoint).await, (false, 200));
+        assert_eq!(scene.received().len(), 1, "the temporary file");
+        let pid = receiver.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-INT", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        while let Ok(Some(_)) = endpoint.incoming.next().await {}
+    });
+    assert_eq!(receiver.child.wait().unwrap().code(), Some(130));
+    assert_eq!(scene.received(), [""; 0]);
+}
