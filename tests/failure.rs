@@ -302,12 +302,15 @@ fn receiver_lost_in_the_middle_of_a_file_is_told_exactly_once() {
 fn octets_under_way_to_a_lost_connection_are_told_of_once() {
     for shape in [Shape::Both, Shape::Receiver] {
         for (a, b) in LAYOUTS {
+            // How much has been delivered, how much sent; `None`: not even the head has been.
             for (delivered, sent) in [
-                (0, 30_000),
-                (10_000, 30_000),
-                (30_000, 30_000),
-                (0, 20_000),
-                (10_000, 20_000),
+                (None, 30_000),
+                (Some(0), 30_000),
+                (Some(10_000), 30_000),
+                (Some(30_000), 30_000),
+                (None, 20_000),
+                (Some(0), 20_000),
+                (Some(10_000), 20_000),
             ] {
                 let (mut world, ends) = split(line(shape, a, b));
                 send(&mut world, &ends, "hello", b"hi", "no");
@@ -317,11 +320,13 @@ fn octets_under_way_to_a_lost_connection_are_told_of_once() {
                 let request = Request::new("SEND", &ends.back, &ends.to_uri)
                     .header("Message-ID", "mess1")
                     .body(&body);
+                world.hold_parcels = delivered.is_none();
+                let before = delivered.unwrap_or(0);
                 world.send(ends.to, request.head());
-                world.send(ends.to, &body[..delivered]);
+                world.send(ends.to, &body[..before]);
                 world.run();
                 world.hold_parcels = true;
-                world.send(ends.to, &body[delivered..sent]);
+                world.send(ends.to, &body[before..sent]);
                 if sent == body.len() {
                     world.send(ends.to, request.end_line());
                 }
@@ -335,7 +340,7 @@ fn octets_under_way_to_a_lost_connection_are_told_of_once() {
                 }
                 world.run();
                 let told = told(&world.take(ends.to));
-                let name = format!("{shape:?} {a} {b} {delivered} {sent} {told:?}");
+                let name = format!("{shape:?} {a} {b} {delivered:?} {sent} {told:?}");
                 assert_eq!(told.errors.len() + told.reports.len(), 1, "{name}");
                 assert_eq!(told.ok, told.reports.len(), "{name}");
                 for (_, _, range) in &told.reports {
@@ -372,6 +377,117 @@ fn unanswered_chunks_of_a_message_are_merged_into_one_report_on_disconnect() {
         let expected = ["mess1", "mess2"].map(|id| (id.to_owned(), 408, "1-50/50".to_owned()));
         assert_eq!(told.reports, expected, "{name}");
     }
+}
+
+// F9, S15: what lies between two failures has arrived: it is not told of.
+#[test]
+fn answered_chunks_are_not_in_the_range_of_a_report() {
+    let (mut world, ends) = split(line(Shape::Both, 0, 1));
+    for n in 0..5 {
+        let (start, flag) = (n * 10 + 1, if n < 4 { Flag::More } else { Flag::Last });
+        let request = Request::new("SEND", &ends.path, &ends.from_uri)
+            .header("Message-ID", "mess1")
+            .header("Byte-Range", &format!("{start}-{}/50", start + 9))
+            .body(&[b'x'; 10])
+            .flag(flag);
+        world.send(ends.from, request.octets());
+    }
+    world.run();
+    let frames = world.take(ends.to);
+    world.send(ends.to, frames[1].response(200));
+    world.send(ends.to, frames[4].response(200));
+    world.run();
+    world.lose(ends.to);
+    world.run();
+    let told = told(&world.take(ends.from));
+    let ranges: Vec<&str> = told.reports.iter().map(|(_, _, range)| &**range).collect();
+    assert_eq!(ranges, ["1-10/50", "21-40/50"]);
+}
+
+/// Sends a message of 600,000 octets, the last of them perhaps not yet, that the receiver gets in
+/// pieces, because it asks for answers meanwhile.
+fn send_in_pieces(world: &mut World, ends: &Ends, complete: bool) -> (Request, Vec<u8>) {
+    let body = pattern(600_000);
+    world.end(ends.from).answers = Answers::Always(200);
+    world.link_mut(ends.to).window = 1;
+    let request = Request::send(&ends.path, &ends.from_uri, "mess1", &body);
+    world.send(ends.from, request.head());
+    world.send(ends.from, &body[..599_000]);
+    if complete {
+        world.send(ends.from, &body[599_000..]);
+        world.send(ends.from, request.end_line());
+    }
+    for _ in 0..3 {
+        world.run();
+        let back = Request::bodiless(&ends.back, &ends.to_uri, "back");
+        world.send(ends.to, back.octets());
+        world.link_mut(ends.to).window = 1;
+    }
+    world.run();
+    world.link_mut(ends.to).window = usize::MAX;
+    world.run();
+    world.take(ends.from);
+    (request, body)
+}
+
+// F7, F14: each piece of a cut chunk may be refused; it is one failure.
+#[test]
+fn refusal_of_every_piece_of_a_cut_chunk_is_told_once() {
+    for (name, mut world, ends) in all_lines() {
+        let (request, body) = send_in_pieces(&mut world, &ends, false);
+        let pieces = world.take(ends.to);
+        let pieces: Vec<&Frame> = pieces.iter().filter(|f| f.is("SEND")).collect();
+        assert!(pieces.len() > 2);
+        for piece in &pieces {
+            world.send(ends.to, piece.response(413));
+        }
+        world.run();
+        world.send(ends.from, &body[599_000..]);
+        world.send(ends.from, request.end_line());
+        world.advance(Duration::from_secs(60));
+        let frames = world.take(ends.from);
+        let told = told(&frames);
+        assert_eq!((told.errors, told.ok), (vec![413], 0), "{name}");
+        assert!(told.reports.is_empty());
+        world.assert_idle();
+        world.close_all();
+    }
+}
+
+// 75§7.1: whoever aborts a message knows it; silence about its pieces is no news.
+#[test]
+fn silence_about_pieces_of_an_aborted_chunk_is_not_told() {
+    for (name, mut world, ends) in all_lines() {
+        let (request, _) = send_in_pieces(&mut world, &ends, false);
+        world.send(ends.from, request.flag(Flag::Aborted).end_line());
+        world.run();
+        let frame = world.take(ends.to).pop().unwrap();
+        assert!(frame.is("SEND") && frame.flag == Flag::Aborted);
+        world.take(ends.from);
+        world.advance(Duration::from_secs(60));
+        let told = told(&world.take(ends.from));
+        assert_eq!(told, Told::default(), "{name}");
+        assert_eq!(world.sizes().transactions, 0);
+        world.assert_idle();
+    }
+}
+
+// Q2: an answer may come before the end of its chunk; it is an answer.
+#[test]
+fn early_200_ends_the_matter() {
+    let (mut world, ends) = split(line(Shape::Both, 0, 1));
+    let body = pattern(100_000);
+    let request = begin(&mut world, &ends, "mess1", &body, 50_000);
+    let arriving = world.end(ends.to).arriving().unwrap().clone();
+    world.send(ends.to, arriving.response(200));
+    world.run();
+    world.send(ends.from, &body[50_000..]);
+    world.send(ends.from, request.end_line());
+    world.run();
+    assert_eq!(world.sizes().transactions, 0);
+    world.advance(Duration::from_secs(60));
+    let told = told(&world.take(ends.from));
+    assert_eq!((told.ok, told.reports.len()), (1, 0));
 }
 
 // F13: the source dies in the middle of a chunk: the receiver gets `#`, and nobody hangs.
@@ -641,6 +757,7 @@ fn death_of_a_core_ends_its_links_and_no_others() {
         world.run();
         assert!(world.link(split.alice).paused && world.link(foreign).paused);
         world.kill_core(1, again);
+        world.run();
         for conn in [split.alice, foreign] {
             assert!(!world.link(conn).paused, "waits for a dead core");
             let told = told(&world.take(conn));
@@ -686,6 +803,7 @@ fn death_of_the_senders_core_ends_the_chunk_with_a_hash() {
         let body = pattern(100_000);
         begin(&mut world, &ends, "mess1", &body, 50_000);
         world.kill_core(0, true);
+        world.run();
         let frame = only(world.take(ends.to), "SEND");
         assert_eq!(frame.flag, Flag::Aborted, "{shape:?}");
         assert_eq!(frame.body, &body[..50_000]);
@@ -698,6 +816,137 @@ fn death_of_the_senders_core_ends_the_chunk_with_a_hash() {
         assert!(world.take(ends.to).is_empty());
         world.close_all();
     }
+}
+
+// Nothing of an earlier life reaches a newcomer, and what a dead core began comes to nothing.
+#[test]
+fn parcels_from_and_to_a_dead_core_do_no_harm() {
+    for shape in [Shape::Both, Shape::Receiver] {
+        for dying in [0, 1] {
+            let (mut world, ends) = split(line(shape, 0, 1));
+            let body = pattern(30_000);
+            send(&mut world, &ends, "hello", b"hi", "yes");
+            world.take(ends.from);
+            world.hold_parcels = true;
+            let hello = world.take(ends.to).remove(0);
+            world.send(ends.to, hello.response(413));
+            begin(&mut world, &ends, "mess1", &body, 20_000);
+            let request = Request::new("NICKNAME", &ends.back, &ends.to_uri);
+            world.send(ends.to, request.octets());
+            world.run();
+            world.kill_core(dying, true);
+            // The newcomer has somebody in every slot that may be meant.
+            let (one, one_session) = world.client(dying, "carol");
+            let (two, _) = world.client(dying, "carol");
+            let uri = world.end(one).uri.clone();
+            world.hold_parcels = false;
+            world.run();
+            for conn in [one, two] {
+                let frames = world.take(conn);
+                assert!(frames.is_empty(), "{shape:?} {dying}: {frames:#?}");
+            }
+            let stranger = world.connect(1 - dying);
+            let from = world.end(stranger).uri.clone();
+            let to = format!("{one_session} {uri}");
+            world.send(stranger, Request::send(&to, &from, "mess9", b"x").octets());
+            assert_eq!(world.take_one(stranger).status(), 200);
+            assert_eq!(only(world.take(one), "SEND").message_id(), "mess9");
+            world.close_all();
+        }
+    }
+}
+
+// What waits for an end that a dead core would have sent is forgotten.
+#[test]
+fn orphans_of_a_dead_core_are_forgotten() {
+    for shape in [Shape::Both, Shape::Receiver] {
+        let (mut world, ends) = split(line(shape, 1, 0));
+        send(&mut world, &ends, "hello", b"hi", "no");
+        // From the client on core 0 to the other side on core 1.
+        let request = Request::send(&ends.back, &ends.to_uri, "mess1", &[b'x'; 5000]);
+        world.hold_parcels = true;
+        world.send(ends.to, &request.octets()[..3000]);
+        world.run();
+        world.lose(ends.from);
+        for lane in world.lanes() {
+            if lane.1 == 1 {
+                world.deliver(lane, usize::MAX);
+            }
+        }
+        assert_eq!(world.relay(1).table_sizes().unanswered, 1, "{shape:?}");
+        world.kill_core(0, false);
+        assert_eq!(world.relay(1).table_sizes().unanswered, 0);
+        world.run();
+        world.close_all();
+    }
+}
+
+// S13, S14: two floods that meet do not hold up each other: answers stand behind what is not read.
+#[test]
+fn two_floods_that_meet_both_get_through() {
+    let mut settings = support::settings(2);
+    settings.limits.transactions_per_peer_max = 8;
+    for (a, b) in LAYOUTS {
+        let mut world = World::with(settings.clone());
+        let pair = world.pair(a, b);
+        for conn in [pair.alice, pair.bob] {
+            world.end(conn).answers = Answers::Always(200);
+            world.link_mut(conn).stalled = true;
+        }
+        for n in 0..2000 {
+            for (conn, to, uri) in [
+                (pair.alice, &pair.to_bob, &pair.alice_uri),
+                (pair.bob, &pair.to_alice, &pair.bob_uri),
+            ] {
+                let request = Request::send(to, uri, &format!("m{n:05}"), &[b'x'; 100]);
+                world.send(conn, request.octets());
+            }
+        }
+        world.run();
+        for conn in [pair.alice, pair.bob] {
+            assert!(world.link(conn).paused);
+            world.link_mut(conn).stalled = false;
+        }
+        // No time passes.
+        world.run();
+        for conn in [pair.alice, pair.bob] {
+            let frames = world.take(conn);
+            assert_eq!(frames.iter().filter(|f| f.is("SEND")).count(), 2000);
+            let told = told(
+                &frames
+                    .into_iter()
+                    .filter(|f| !f.is("SEND"))
+                    .collect::<Vec<_>>(),
+            );
+            assert_eq!((told.ok, told.reports.len()), (2000, 0));
+        }
+        world.assert_idle();
+    }
+}
+
+// S13: `partial` is not answered, and so it is not held up by answers that do not come.
+#[test]
+fn partial_is_not_held_up_by_the_cap() {
+    let mut settings = support::settings(1);
+    settings.limits.transactions_per_peer_max = 8;
+    let mut world = World::with(settings);
+    let pair = world.pair(0, 0);
+    for n in 0..100 {
+        let request = Request::send(&pair.to_bob, &pair.alice_uri, &format!("m{n:04}"), b"x")
+            .header("Failure-Report", "partial");
+        world.send(pair.alice, request.octets());
+    }
+    world.run();
+    let frames = world.take(pair.bob);
+    assert_eq!(frames.len(), 100);
+    assert_eq!(world.sizes().transactions, 8);
+    world.send(pair.bob, frames[99].response(413));
+    world.run();
+    assert_eq!(told(&world.take(pair.alice)).reports.len(), 1);
+    // Written and not refused: its loss says nothing about them.
+    world.lose(pair.bob);
+    world.run();
+    assert!(world.take(pair.alice).is_empty());
 }
 
 // S13: at the cap no new request is written until one is answered or given up.

@@ -568,7 +568,8 @@ impl World {
 
     // -- cores ---------------------------------------------------------------------------------
 
-    /// A core dies with all it owns; the others are told, and it is started again if asked.
+    /// A core dies with all it owns; the others are told, and it is started again if asked. What is
+    /// under way from it and to it stays under way: the relays must know it for what it is.
     pub fn kill_core(&mut self, index: usize, again: bool) {
         self.cores[index].relay = None;
         for (_, conn) in mem::take(&mut self.cores[index].links) {
@@ -578,8 +579,6 @@ impl World {
         }
         self.dials.retain(|dial| dial.core != index);
         self.look_ups.retain(|look_up| look_up.core != index);
-        self.parcels
-            .retain(|(from, to), _| *from != index && *to != index);
         let position = u16::try_from(index).unwrap();
         let mut running = None;
         if again {
@@ -589,16 +588,27 @@ impl World {
             self.cores[index].incarnation = incarnation;
             running = Some(incarnation);
         }
-        for core in (0..self.cores.len()).filter(|core| *core != index) {
-            self.input(
-                core,
-                Input::CoreChanged {
-                    index: position,
-                    running,
-                },
-            );
+        for core in 0..self.cores.len() {
+            let change = Input::CoreChanged {
+                index: position,
+                running,
+            };
+            if core != index {
+                self.input(core, change);
+            }
         }
-        self.run();
+        // The newcomer learns which of the others are in a later life than their first.
+        for core in (0..self.cores.len()).filter(|core| *core != index) {
+            let running = self.cores[core]
+                .relay
+                .as_ref()
+                .map(|_| self.cores[core].incarnation);
+            let change = Input::CoreChanged {
+                index: u16::try_from(core).unwrap(),
+                running,
+            };
+            self.input(index, change);
+        }
     }
 
     // -- what must hold ------------------------------------------------------------------------

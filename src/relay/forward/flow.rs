@@ -275,6 +275,11 @@ impl Flow {
         {
             match self.items.pop_front() {
                 Some(Item::Body(mut octets)) => {
+                    let room = budget.saturating_sub(out.len());
+                    if current.interruptible && octets.len() > room {
+                        let rest = octets.split_off(room);
+                        self.items.push_front(Item::Body(rest));
+                    }
                     self.owed += octets.len();
                     if self.owed >= cx.credit_batch {
                         pay(self.source, &mut self.owed, cx);
