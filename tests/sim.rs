@@ -85,6 +85,8 @@ struct Actor {
     sending: Vec<usize>,
     /// Frames to be answered.
     pending: Vec<Frame>,
+    /// Requests answered before their end.
+    early: Vec<String>,
     /// Responses that came, by transaction id.
     responses: HashMap<String, u16>,
     /// Requests sent and what they were.
@@ -274,9 +276,10 @@ impl Simulation {
             92 => self.stranger(),
             93..=94 => self.age(),
             95 if self.faults => self.come_in(),
-            96 if self.faults => self.lose_somebody(),
-            97 if self.faults && self.dice.chance(10) => self.kill(),
+            96 if self.faults && self.dice.chance(50) => self.lose_somebody(),
+            97 if self.faults && self.dice.chance(20) => self.kill(),
             98 if self.faults => self.stray(),
+            99 => self.answer_early(),
             _ => self.let_answer(),
         }
         self.collect();
@@ -300,7 +303,7 @@ impl Simulation {
         let total = match self.dice.below(6) {
             0 => self.dice.below(3),
             1 | 2 => self.dice.below(600),
-            3 | 4 => 1500 + self.dice.below(3000),
+            3 => 1500 + self.dice.below(3000),
             _ => self.dice.below(150_000),
         };
         let index = self.messages.len();
@@ -454,7 +457,7 @@ impl Simulation {
         let lanes = self.world.lanes();
         if !lanes.is_empty() {
             let lane = self.dice.pick(&lanes);
-            let count = 1 + self.dice.below(40);
+            let count = 1 + self.dice.below(15);
             self.world.deliver(lane, count);
         }
     }
@@ -469,6 +472,7 @@ impl Simulation {
         }
         let slot = self.dice.below(actor.pending.len());
         let frame = actor.pending.swap_remove(slot);
+        let early = actor.early.iter().any(|tid| tid == frame.tid());
         let Some(conn) = actor.conn.filter(|c| !self.world.is_closed(*c)) else {
             return;
         };
@@ -481,13 +485,44 @@ impl Simulation {
             (true, 1) => 413,
             (true, _) => 500,
         };
-        if frame.wants_response(code) {
+        if frame.wants_response(code) && !early {
             let octets = frame.response(code);
             self.world.send(conn, &octets);
             if self.faults && self.dice.chance(3) {
                 self.world.send(conn, &octets);
             }
         }
+    }
+
+    /// Somebody answers a chunk of which not all has arrived.
+    fn answer_early(&mut self) {
+        let index = self.dice.below(self.actors.len());
+        let Some(conn) = self.actors[index]
+            .conn
+            .filter(|c| !self.world.is_closed(*c))
+        else {
+            return;
+        };
+        let code = if self.faults && self.dice.chance(70) {
+            413
+        } else {
+            200
+        };
+        let Some(arriving) = self.world.end(conn).arriving().cloned() else {
+            return;
+        };
+        let known = self.actors[index]
+            .early
+            .iter()
+            .any(|tid| tid == arriving.tid());
+        if known || !arriving.is("SEND") || !arriving.wants_response(code) {
+            return;
+        }
+        if code != 200 {
+            self.fault_of(index);
+        }
+        self.actors[index].early.push(arriving.tid().to_owned());
+        self.world.send(conn, arriving.response(code));
     }
 
     fn decide(&mut self) {
