@@ -11,7 +11,8 @@ users, sends a random file through it, compares the SHA-256 of both ends, and te
 Nothing stays behind but the build.
 
   --size SIZE              of the file: 0, 1, 64K, 10M, 1G, ...; default 1G
-  --cores LIST             the relay's CPUs: 0 or 0,1 and so on; default: all this shell may use
+  --cores LIST             the relay's CPUs: 0, or 0,1 and so on, or auto for all that this shell may use; default: the
+                           first of those. With several, alice and bob may meet on different cores: that costs more CPU
   --failure-report WHICH   yes (each chunk is answered, the default), no or partial
   --chunk-size SIZE        send chunks of this size; default: the file as one
   --keep                   keep the directory with certificate, config, logs and both files, and say where it is
@@ -33,7 +34,7 @@ wrong() {
     exit 2
 }
 
-size=1G cores=auto failure_report=yes chunk_size='' keep=no build=yes
+size=1G cores='' failure_report=yes chunk_size='' keep=no build=yes
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; exit 0 ;;
@@ -54,7 +55,9 @@ while [ $# -gt 0 ]; do
 done
 
 [[ $size =~ ^[0-9]{1,15}[KMG]?$ ]] || wrong "--size $size: write 0, 1, 64K, 10M, 1G"
-[[ $cores =~ ^(auto|[0-9]+(,[0-9]+)*)$ ]] || wrong "--cores $cores: write 0 or 0,1"
+# The first of the CPUs that the kernel lets us use.
+[ -n "$cores" ] || cores=$(sed -n 's/^Cpus_allowed_list:[[:space:]]*\([0-9]*\).*/\1/p' /proc/self/status)
+[[ $cores =~ ^(auto|[0-9]+(,[0-9]+)*)$ ]] || wrong "--cores $cores: write 0 or 0,1 or auto"
 [[ $failure_report =~ ^(yes|no|partial)$ ]] || wrong "--failure-report $failure_report: yes, no or partial"
 [ "$cores" = auto ] || cores="[$cores]"
 
@@ -199,3 +202,12 @@ awk -v octets="$octets" -v seconds="$seconds" -v before="$cpu_before" -v after="
     if (octets >= 64 * 1024 * 1024) printf ", that is %.2f s per GB", cpu / (octets / 1e9)
     printf "\n"
 }'
+
+kill "$relay"
+wait "$relay" || { cat "$scratch/relay.log" >&2; fail "the relay did not stop in order"; }
+relay=''
+if grep -q 'links_split=[1-9]' "$scratch/relay.log"; then
+    echo "alice and bob were on different cores of the relay"
+else
+    echo "alice and bob were on the same core of the relay"
+fi
