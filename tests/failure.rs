@@ -440,8 +440,8 @@ fn refusal_of_every_piece_of_a_cut_chunk_is_told_once() {
         assert!(pieces.len() > 2);
         for piece in &pieces {
             world.send(ends.to, piece.response(413));
+            world.run();
         }
-        world.run();
         world.send(ends.from, &body[599_000..]);
         world.send(ends.from, request.end_line());
         world.advance(Duration::from_secs(60));
