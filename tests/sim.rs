@@ -589,7 +589,14 @@ impl Simulation {
         self.killed = true;
         let core = self.dice.below(self.cores);
         let again = self.dice.chance(50);
-        // Everybody else goes on with what it was doing; nobody waits for the parcels.
+        // What it sent arrives before the news of its death, or never; what it was sent may come late.
+        for lane in self.world.lanes().into_iter().filter(|(from, _)| *from == core) {
+            if self.dice.chance(50) {
+                self.world.deliver(lane, usize::MAX);
+            } else {
+                self.world.drop_parcels(lane);
+            }
+        }
         self.world.kill_core(core, again);
         for link in &mut self.links {
             link.faulty = true;

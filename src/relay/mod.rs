@@ -103,7 +103,8 @@ pub enum Input {
     },
     /// A message from another core of this process.
     Message(Message),
-    /// A core has died or been started again; `running` is its present life, if any.
+    /// A core has died or been started again; `running` is its present life, if any. Nothing that an
+    /// earlier life sent may be handed in after this: what it owed is written off here.
     CoreChanged {
         /// The core's position.
         index: u16,

@@ -535,6 +535,11 @@ impl World {
         delivered
     }
 
+    /// Loses what is under way.
+    pub fn drop_parcels(&mut self, lane: (usize, usize)) {
+        self.parcels.remove(&lane);
+    }
+
     pub fn deliver_all(&mut self) -> bool {
         let lanes = self.lanes();
         for lane in &lanes {
