@@ -499,7 +499,7 @@ impl Relay {
             return;
         };
         let realm = uri
-            .map(|uri| settings.realm_for(&uri, auth).to_owned())
+            .map(|uri| settings.realm_for(&uri, auth))
             .unwrap_or_default();
         let nonce = Nonce::new(
             &mut self.core.entropy,

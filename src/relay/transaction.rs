@@ -238,3 +238,67 @@ pub(crate) fn merge(merged: &mut Vec<Notice>, notice: Notice) {
         None => merged.push(notice),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests state what must hold")]
+mod tests {
+    use super::*;
+    use crate::proto::head::{ByteRange, Method};
+    use crate::relay::ids::{CoreId, Entropy, PeerKey, PeerRef, SessionId};
+
+    fn notice(entropy: &mut Entropy, sequence: u32, path_octets: usize) -> Notice {
+        let core = CoreId { index: 0, incarnation: 0 };
+        let peer = PeerRef { core, key: PeerKey::default() };
+        Notice {
+            stream: StreamId { peer, sequence },
+            session: SessionId::mint(core, entropy),
+            inward: false,
+            method: Method::Send,
+            failure_report: FailureReport::Yes,
+            report_to: vec![b'x'; path_octets].into(),
+            message_id: None,
+            range: ByteRange { start: 1, end: Some(1), total: Some(1) },
+            moves: 1,
+        }
+    }
+
+    // S13: what a peer makes us keep is bounded in octets, not only in number.
+    #[test]
+    fn long_paths_fill_the_table_earlier() {
+        let (mut entropy, now) = (Entropy::new([1; 32]), Instant::now());
+        for (path_octets, least, most) in [(100, 64, 64), (8000, 4, 16)] {
+            let mut table = Transactions::default();
+            while !table.is_full(64) {
+                let notice = notice(&mut entropy, 0, path_octets);
+                table.begin(Tid::mint(&mut entropy), notice, now, 64);
+            }
+            assert!((least..=most).contains(&table.len()), "{path_octets}: {}", table.len());
+            table.drain_merged();
+            assert_eq!((table.len(), table.weight), (0, 0));
+        }
+    }
+
+    // An unanswered request keeps neither its answered successors nor their memory.
+    #[test]
+    fn ended_transactions_are_forgotten_behind_an_open_one() {
+        let (mut entropy, now) = (Entropy::new([2; 32]), Instant::now());
+        let mut table = Transactions::default();
+        let first = Tid::mint(&mut entropy);
+        table.begin(first, notice(&mut entropy, 0, 10), now, 4096);
+        for round in 0..10 {
+            let tids: Vec<Tid> = (0..1000).map(|_| Tid::mint(&mut entropy)).collect();
+            for tid in &tids {
+                table.begin(*tid, notice(&mut entropy, round, 10), now, 4096);
+            }
+            for tid in tids {
+                assert!(table.end(tid).is_some());
+                assert!(table.end(tid).is_none(), "ended twice");
+            }
+            assert!(table.awaited.tids.len() <= 2 + ROOM_KEPT);
+        }
+        assert!(table.end(first).is_some());
+        assert!(table.open.capacity() <= 4 * ROOM_KEPT);
+        assert!(table.awaited.tids.capacity() <= 4 * ROOM_KEPT);
+        assert_eq!(table.weight, 0);
+    }
+}
