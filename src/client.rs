@@ -62,10 +62,7 @@ pub fn random_token(length: usize) -> String {
             .iter()
             .filter(|octet| **octet < 248)
             .filter_map(|octet| ALPHABET.get(usize::from(octet % 62)));
-        token.extend(
-            fair.take(length - token.len())
-                .map(|octet| char::from(*octet)),
-        );
+        token.extend(fair.take(length - token.len()).map(|octet| char::from(*octet)));
     }
     token
 }
@@ -75,12 +72,12 @@ pub fn random_token(length: usize) -> String {
 mod tests {
     #[test]
     fn tokens_have_their_length_and_never_repeat() {
-        let tokens: std::collections::HashSet<String> =
-            (0..1000).map(|_| super::random_token(12)).collect();
+        let tokens: std::collections::HashSet<String> = (0..1000).map(|_| super::random_token(12)).collect();
         assert_eq!(tokens.len(), 1000);
         assert!(
-            tokens.iter().all(|token| token.len() == 12
-                && token.bytes().all(|octet| octet.is_ascii_alphanumeric()))
+            tokens
+                .iter()
+                .all(|token| token.len() == 12 && token.bytes().all(|octet| octet.is_ascii_alphanumeric()))
         );
         assert_eq!(super::random_token(70).len(), 70);
     }

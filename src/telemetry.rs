@@ -53,10 +53,7 @@ impl Telemetry {
             .buffered_lines_limit(LINES_WAITING_MAX)
             .thread_name("log")
             .finish(sink);
-        let telemetry = Self {
-            dropped: writer.error_counter(),
-            _writer: guard,
-        };
+        let telemetry = Self { dropped: writer.error_counter(), _writer: guard };
         (writer, telemetry)
     }
 
@@ -75,14 +72,10 @@ fn subscriber(log: Log, writer: NonBlocking) -> Box<dyn tracing::Subscriber + Se
         LogLevel::Debug => LevelFilter::DEBUG,
     };
     // The libraries below us are chatty from info down; what they warn of is worth reading.
-    let filter = Targets::new()
-        .with_default(level.min(LevelFilter::WARN))
-        .with_target("msrprelay", level);
+    let filter = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("msrprelay", level);
     let registry = tracing_subscriber::registry().with(filter);
     match log.format {
-        LogFormat::Text => {
-            Box::new(registry.with(fmt::layer().with_ansi(false).with_writer(writer)))
-        }
+        LogFormat::Text => Box::new(registry.with(fmt::layer().with_ansi(false).with_writer(writer))),
         LogFormat::Json => {
             Box::new(registry.with(fmt::layer().json().flatten_event(true).with_writer(writer)))
         }
@@ -217,9 +210,7 @@ mod tests {
 
     impl io::Write for Sink {
         fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-            self.lines
-                .send(String::from_utf8_lossy(line).into_owned())
-                .unwrap();
+            self.lines.send(String::from_utf8_lossy(line).into_owned()).unwrap();
             // A closed channel means: no more waiting.
             let _ = self.go_on.recv();
             Ok(line.len())
@@ -240,10 +231,7 @@ mod tests {
     fn a_stuck_log_never_blocks_and_counts_what_it_drops() {
         let (sink, seen, release) = sink();
         let (writer, telemetry) = Telemetry::to(sink);
-        let log = Log {
-            level: LogLevel::Info,
-            format: LogFormat::Text,
-        };
+        let log = Log { level: LogLevel::Info, format: LogFormat::Text };
         tracing::subscriber::with_default(subscriber(log, writer), || {
             tracing::info!("First");
             seen.recv().unwrap();
@@ -262,10 +250,7 @@ mod tests {
         let (sink, seen, release) = sink();
         let (writer, telemetry) = Telemetry::to(sink);
         drop(release);
-        let log = Log {
-            level: LogLevel::Warn,
-            format: LogFormat::Json,
-        };
+        let log = Log { level: LogLevel::Warn, format: LogFormat::Json };
         tracing::subscriber::with_default(subscriber(log, writer), || {
             tracing::info!("Hidden");
             tracing::warn!(session = "abc", "Shown");
@@ -285,13 +270,7 @@ mod tests {
         one.connections_open.sub(1);
         two.chunks_in.add(4);
         let sum: Snapshot = [one.snapshot(), two.snapshot()].into_iter().sum();
-        assert_eq!(
-            (sum.chunks_in, sum.connections_open, sum.core_restarts),
-            (7, 1, 0)
-        );
-        assert_eq!(
-            sum.iter().find(|(name, _)| *name == "chunks_in"),
-            Some(("chunks_in", 7))
-        );
+        assert_eq!((sum.chunks_in, sum.connections_open, sum.core_restarts), (7, 1, 0));
+        assert_eq!(sum.iter().find(|(name, _)| *name == "chunks_in"), Some(("chunks_in", 7)));
     }
 }

@@ -1,10 +1,6 @@
 //! AUTH with the relay as its target: challenge, check, session (RFC 4976, 5.1, 6.3, 9.1).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "tests state what must hold"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests state what must hold")]
 
 mod support;
 
@@ -20,9 +16,7 @@ fn vector(tag: &str) -> String {
     let text = include_str!("data/vectors.json");
     let vectors: Value = serde_json::from_str(text).unwrap();
     let frames = vectors["frames"].as_array().unwrap();
-    let frame = frames
-        .iter()
-        .find(|frame| frame["tag"].as_str().unwrap().starts_with(tag));
+    let frame = frames.iter().find(|frame| frame["tag"].as_str().unwrap().starts_with(tag));
     frame.unwrap()["text"].as_str().unwrap().to_owned()
 }
 
@@ -64,9 +58,7 @@ fn osier() -> World {
     settings.hostname = "relay.osier.example".to_owned();
     settings.realm = Some("osier.example".to_owned());
     let mut world = World::with(settings);
-    world
-        .accounts
-        .insert("wren@osier.example".to_owned(), "Tarn-Quill-77".to_owned());
+    world.accounts.insert("wren@osier.example".to_owned(), "Tarn-Quill-77".to_owned());
     world
 }
 
@@ -118,28 +110,16 @@ fn auth_round_has_the_shape_of_the_worked_example() {
 
     let www = challenge.header("WWW-Authenticate").unwrap();
     let expected = vector("X1.2")
-        .replace(
-            "MTc3NDAwMDAwMDozLkZfc2VhbGVkLW5vbmNlLTAwMDE",
-            &parameter(&www, "nonce"),
-        )
+        .replace("MTc3NDAwMDAwMDozLkZfc2VhbGVkLW5vbmNlLTAwMDE", &parameter(&www, "nonce"))
         .replace("b7d1c0", &parameter(&www, "opaque"));
     assert_eq!(challenge.text(), expected);
 
     let info = accepted.header("Authentication-Info").unwrap();
     let use_path = accepted.header("Use-Path").unwrap();
     let expected = vector("X1.4")
-        .replace(
-            "MTc3NDAwMDAzMDozLkZfc2VhbGVkLW5vbmNlLTAwMDI",
-            &parameter(&info, "nextnonce"),
-        )
-        .replace(
-            "e1209ddf737e472eec57bc66694107e7",
-            &parameter(&info, "rspauth"),
-        )
-        .replace(
-            "msrps://relay.osier.example:2855/7rG2mXw0QbLs9TzEoVh4Kd;tcp",
-            &use_path,
-        );
+        .replace("MTc3NDAwMDAzMDozLkZfc2VhbGVkLW5vbmNlLTAwMDI", &parameter(&info, "nextnonce"))
+        .replace("e1209ddf737e472eec57bc66694107e7", &parameter(&info, "rspauth"))
+        .replace("msrps://relay.osier.example:2855/7rG2mXw0QbLs9TzEoVh4Kd;tcp", &use_path);
     assert_eq!(accepted.text(), expected);
 
     // rspauth is the relay's own proof (A4).
@@ -158,10 +138,7 @@ fn expires_out_of_bounds_gets_423_as_in_the_worked_example() {
     assert_eq!(refused.text(), vector("X2.2"));
     let authorization = next_authorization(&accepted).replace("00000001", "00000002");
     // The count is part of the digest: recomputed rather than patched it would be accepted.
-    assert_eq!(
-        auth_with(&mut world, conn, AU, &authorization).status(),
-        401
-    );
+    assert_eq!(auth_with(&mut world, conn, AU, &authorization).status(), 401);
 }
 
 // A7: the other bound; and Expires: 0 is out of bounds too.
@@ -270,10 +247,7 @@ fn wrong_password_and_unknown_user_get_the_same_answer() {
         // A right answer to the fresh challenge is still welcome.
         if user == "alice" {
             let authorization = answer_challenge(&answer, user, "1234", &to, 1);
-            assert_eq!(
-                auth_with(&mut world, conn, &to, &authorization).status(),
-                200
-            );
+            assert_eq!(auth_with(&mut world, conn, &to, &authorization).status(), 200);
         }
     }
     assert_eq!(answers[0], answers[1]);
@@ -305,8 +279,8 @@ fn wrong_realm_gets_a_fresh_challenge_and_costs_no_look_up() {
     let conn = world.connect(0);
     let to = relay_uri();
     let challenge = challenged(&mut world, conn, &to);
-    let authorization = answer_challenge(&challenge, "alice", "1234", &to, 1)
-        .replace("example.com", "elsewhere.org");
+    let authorization =
+        answer_challenge(&challenge, "alice", "1234", &to, 1).replace("example.com", "elsewhere.org");
     let answer = auth_with(&mut world, conn, &to, &authorization);
     assert_eq!(answer.status(), 401);
     assert!(!is_stale(&answer));
@@ -328,10 +302,7 @@ fn old_nonce_gets_stale_and_is_not_counted() {
         assert!(is_stale(&challenge));
     }
     let authorization = answer_challenge(&challenge, "alice", "1234", &to, 1);
-    assert_eq!(
-        auth_with(&mut world, conn, &to, &authorization).status(),
-        200
-    );
+    assert_eq!(auth_with(&mut world, conn, &to, &authorization).status(), 200);
 }
 
 // A5: stale only when the digest is right.
@@ -379,9 +350,8 @@ fn replayed_nonce_count_is_refused() {
     let challenge = challenged(&mut world, fresh, AU);
     for nc in [7, 8] {
         let authorization = answer_challenge(&challenge, "wren", "Tarn-Quill-77", AU, nc);
-        let request = Request::new("AUTH", AU, W)
-            .header("Authorization", &authorization)
-            .header("Expires", "20");
+        let request =
+            Request::new("AUTH", AU, W).header("Authorization", &authorization).header("Expires", "20");
         world.send(fresh, request.octets());
         assert_eq!(world.take_one(fresh).status(), 423, "nc {nc}");
     }
@@ -395,14 +365,8 @@ fn nonce_of_another_connection_is_unknown() {
     let to = relay_uri();
     let challenge = challenged(&mut world, one, &to);
     let authorization = answer_challenge(&challenge, "alice", "1234", &to, 1);
-    assert_eq!(
-        auth_with(&mut world, other, &to, &authorization).status(),
-        401
-    );
-    assert_eq!(
-        auth_with(&mut world, one, &to, &authorization).status(),
-        200
-    );
+    assert_eq!(auth_with(&mut world, other, &to, &authorization).status(), 401);
+    assert_eq!(auth_with(&mut world, one, &to, &authorization).status(), 200);
 }
 
 // G13, I1: what clients really send.
@@ -410,9 +374,7 @@ fn nonce_of_another_connection_is_unknown() {
 fn real_clients_spellings_of_credentials_are_accepted() {
     type Spelling = fn(&str) -> String;
     let spellings: [(&str, Spelling); 4] = [
-        ("uri parameter", |value| {
-            format!("{value}, uri=\"msrps://example.com:2855;tcp\"")
-        }),
+        ("uri parameter", |value| format!("{value}, uri=\"msrps://example.com:2855;tcp\"")),
         ("all quoted", |value| {
             value
                 .replace("algorithm=MD5", "algorithm=\"MD5\"")
@@ -444,11 +406,7 @@ fn malformed_credentials_get_400() {
         let conn = world.connect(0);
         let to = relay_uri();
         challenged(&mut world, conn, &to);
-        assert_eq!(
-            auth_with(&mut world, conn, &to, value).status(),
-            400,
-            "{value}"
-        );
+        assert_eq!(auth_with(&mut world, conn, &to, value).status(), 400, "{value}");
     }
 }
 
@@ -470,9 +428,7 @@ fn auth_to_a_sip_domain_without_port_is_served() {
         assert_eq!(challenge.from_path(), to);
         let www = challenge.header("WWW-Authenticate").unwrap();
         let realm = parameter(&www, "realm");
-        world
-            .accounts
-            .insert(format!("alice@{realm}"), "1234".to_owned());
+        world.accounts.insert(format!("alice@{realm}"), "1234".to_owned());
         let authorization = answer_challenge(&challenge, "alice", "1234", to, 1);
         let answer = auth_with(&mut world, conn, to, &authorization);
         assert_eq!(answer.status(), 200, "{to}");
@@ -488,10 +444,7 @@ fn misaddressed_auth_closes_the_connection() {
     let mut settings = settings(1);
     settings.domains = Some(vec!["example.com".to_owned()]);
     let mut world = World::with(settings);
-    for to in [
-        "msrps://example.org:2855;tcp",
-        "msrps://example.com:2856;tcp",
-    ] {
+    for to in ["msrps://example.org:2855;tcp", "msrps://example.com:2856;tcp"] {
         let conn = world.connect(0);
         let uri = world.end(conn).uri.clone();
         world.send(conn, Request::new("AUTH", to, &uri).octets());
@@ -511,18 +464,12 @@ fn unavailable_accounts_get_408_and_count_as_nothing() {
     for _ in 0..5 {
         let challenge = challenged(&mut world, conn, &to);
         let authorization = answer_challenge(&challenge, "alice", "1234", &to, 1);
-        assert_eq!(
-            auth_with(&mut world, conn, &to, &authorization).status(),
-            408
-        );
+        assert_eq!(auth_with(&mut world, conn, &to, &authorization).status(), 408);
     }
     world.accounts_up = true;
     let challenge = challenged(&mut world, conn, &to);
     let authorization = answer_challenge(&challenge, "alice", "1234", &to, 1);
-    assert_eq!(
-        auth_with(&mut world, conn, &to, &authorization).status(),
-        200
-    );
+    assert_eq!(auth_with(&mut world, conn, &to, &authorization).status(), 200);
 }
 
 // An answer that comes after the connection has gone finds nobody.
@@ -538,10 +485,7 @@ fn late_look_up_opens_no_session() {
     let request = Request::new("AUTH", &to, &uri).header("Authorization", &authorization);
     world.send(conn, request.octets());
     world.run();
-    assert!(
-        world.link(conn).paused,
-        "read on while a look-up is under way"
-    );
+    assert!(world.link(conn).paused, "read on while a look-up is under way");
     world.lose(conn);
     let other = world.connect(0);
     world.finish_look_up(0);
@@ -571,11 +515,7 @@ fn every_pipelined_auth_is_answered_once() {
         world.finish_look_up(0);
         world.run();
     }
-    let mut answered: Vec<String> = world
-        .take(conn)
-        .iter()
-        .map(|frame| frame.tid().to_owned())
-        .collect();
+    let mut answered: Vec<String> = world.take(conn).iter().map(|frame| frame.tid().to_owned()).collect();
     answered.sort();
     assert_eq!(answered, tids);
 }
@@ -586,10 +526,7 @@ fn auth_without_tls_is_403_and_the_end() {
     let mut world = World::new(1);
     let conn = world.connect_by(0, false);
     let uri = world.end(conn).uri.clone();
-    world.send(
-        conn,
-        Request::new("AUTH", "msrp://example.com:2855;tcp", &uri).octets(),
-    );
+    world.send(conn, Request::new("AUTH", "msrp://example.com:2855;tcp", &uri).octets());
     assert_eq!(world.take_one(conn).status(), 403);
     assert!(world.is_closed(conn));
 }
@@ -631,19 +568,13 @@ fn expiry_is_enforced_only_where_the_client_asked() {
         let alice = world.connect(0);
         let alice_uri = world.end(alice).uri.clone();
         let to = format!("{session} {bob_uri}");
-        world.send(
-            alice,
-            Request::send(&to, &alice_uri, "mess1", b"a").octets(),
-        );
+        world.send(alice, Request::send(&to, &alice_uri, "mess1", b"a").octets());
         assert_eq!(world.take_one(alice).status(), 200);
         assert_eq!(world.take(bob).len(), 1);
         world.end(bob).answers = support::endpoint::Answers::Always(200);
         world.advance(Duration::from_secs(7200));
         world.take(alice);
-        world.send(
-            alice,
-            Request::send(&to, &alice_uri, "mess2", b"b").octets(),
-        );
+        world.send(alice, Request::send(&to, &alice_uri, "mess2", b"b").octets());
         assert_eq!(world.take_one(alice).status(), after_two_hours, "{asked}");
     }
 }
@@ -695,10 +626,7 @@ fn both_algorithms_work_and_only_those_offered() {
     assert!(offers[0].contains("SHA-256") && offers[1].contains("MD5"));
     let authorization = answer_challenge(&challenge, "alice", "1234", &to, 1);
     assert!(authorization.contains("SHA-256"));
-    assert_eq!(
-        auth_with(&mut world, conn, &to, &authorization).status(),
-        200
-    );
+    assert_eq!(auth_with(&mut world, conn, &to, &authorization).status(), 200);
 
     let mut world = World::new(1);
     let conn = world.connect(0);
@@ -706,13 +634,8 @@ fn both_algorithms_work_and_only_those_offered() {
     let value = challenge.header("WWW-Authenticate").unwrap();
     let offer = Challenge::parse(value.as_bytes()).unwrap();
     let ha1 = Ha1::new(Algorithm::Sha256, "alice", "example.com", "1234");
-    let authorization = offer
-        .answer("alice", &ha1, to.as_bytes(), 1, "c")
-        .to_string();
-    assert_eq!(
-        auth_with(&mut world, conn, &to, &authorization).status(),
-        401
-    );
+    let authorization = offer.answer("alice", &ha1, to.as_bytes(), 1, "c").to_string();
+    assert_eq!(auth_with(&mut world, conn, &to, &authorization).status(), 401);
 }
 
 // RFC 4975, 7.1: no body but that of a SEND exceeds 10240 octets; AUTH is no exception.

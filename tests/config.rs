@@ -1,9 +1,5 @@
 //! The config as an operator meets it: what is accepted, what is refused, and in which words.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a failed unwrap is a failed test"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 use std::fs;
 use std::net::SocketAddr;
@@ -37,11 +33,7 @@ impl Place {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let pair = rcgen::generate_simple_self_signed(names).unwrap();
         self.write(&format!("{name}.crt"), &pair.cert.pem(), 0o644);
-        self.write(
-            &format!("{name}.key"),
-            &pair.signing_key.serialize_pem(),
-            0o600,
-        );
+        self.write(&format!("{name}.key"), &pair.signing_key.serialize_pem(), 0o600);
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -73,14 +65,7 @@ impl Place {
         let errors = self.load(text).map(|_| ()).expect_err(text).to_string();
         let file = format!("{}: ", self.path("config.yaml").display());
         let directory = format!("{}/", self.0.path().display());
-        errors
-            .lines()
-            .map(|line| {
-                line.strip_prefix(&file)
-                    .expect(line)
-                    .replace(&directory, "")
-            })
-            .collect()
+        errors.lines().map(|line| line.strip_prefix(&file).expect(line).replace(&directory, "")).collect()
     }
 }
 
@@ -95,9 +80,7 @@ fn users(config: &Config) -> &[MemoryUser] {
 fn the_sample_says_what_the_defaults_are() {
     let place = Place::new();
     let sample = SAMPLE.replace("/etc/msrprelay/tls/", "");
-    let sample = place
-        .load(&sample)
-        .unwrap_or_else(|errors| panic!("{errors}"));
+    let sample = place.load(&sample).unwrap_or_else(|errors| panic!("{errors}"));
     let defaults = place.accept("");
     assert_eq!(format!("{sample:#?}"), format!("{defaults:#?}"));
 }
@@ -112,24 +95,17 @@ fn what_the_sample_offers_in_comments_is_accepted() {
     let uncommented: Vec<_> = SAMPLE
         .lines()
         .filter(|line| {
-            !line.contains("users: []")
-                && !line.contains("relay.crt")
-                && !line.contains("relay.key")
+            !line.contains("users: []") && !line.contains("relay.crt") && !line.contains("relay.key")
         })
         .map(|line| match line.trim_start().strip_prefix('#') {
-            Some(rest)
-                if rest
-                    .starts_with(|c: char| c.is_ascii_lowercase() || rest.starts_with("  - {")) =>
-            {
+            Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || rest.starts_with("  - {")) => {
                 line.replacen('#', "", 1)
             }
             _ => line.to_owned(),
         })
         .collect();
     let text = uncommented.join("\n").replace("/etc/msrprelay/tls/", "");
-    let config = place
-        .load(&text)
-        .unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+    let config = place.load(&text).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
     assert_eq!(config.tls.certificates.len(), 2);
     assert_eq!(users(&config).len(), 2);
     assert_eq!(config.realm.as_deref(), Some("example.com"));
@@ -173,56 +149,27 @@ log: {{level: debug, format: json}}
 "#,
         "ab".repeat(32)
     ));
-    assert_eq!(
-        config.listen[0].address,
-        "127.0.0.1:0".parse::<SocketAddr>().unwrap()
-    );
+    assert_eq!(config.listen[0].address, "127.0.0.1:0".parse::<SocketAddr>().unwrap());
     assert!(config.listen[0].tls && !config.listen[1].tls);
     assert_eq!(config.hostname, "edge.wild.example.com");
     assert_eq!(config.realm.as_deref(), Some("Example.com"));
-    assert_eq!(
-        config.domains.as_deref(),
-        Some(&["example.com".to_owned(), "example.org".to_owned()][..])
-    );
+    assert_eq!(config.domains.as_deref(), Some(&["example.com".to_owned(), "example.org".to_owned()][..]));
     assert_eq!(config.cores, [cpu]);
     assert_eq!(config.auth.algorithms, [Algorithm::Sha256, Algorithm::Md5]);
-    assert_eq!(
-        (config.auth.challenge_lifetime, config.auth.max_attempts),
-        (Duration::from_secs(60), 5)
-    );
+    assert_eq!((config.auth.challenge_lifetime, config.auth.max_attempts), (Duration::from_secs(60), 5));
     assert!(config.auth.log_failures && config.auth.insecure_plain);
-    let [alice, bob] = users(&config) else {
-        panic!("two users")
-    };
-    assert_eq!(
-        (alice.user.as_str(), alice.domain.as_str()),
-        ("alice", "example.com")
-    );
+    let [alice, bob] = users(&config) else { panic!("two users") };
+    assert_eq!((alice.user.as_str(), alice.domain.as_str()), ("alice", "example.com"));
     assert!(matches!(&alice.secret, MemorySecret::Password(password) if password == "1234"));
-    assert_eq!(
-        (bob.user.as_str(), bob.domain.as_str()),
-        ("bob", "example.com")
-    );
-    assert!(matches!(
-        &bob.secret,
-        MemorySecret::Ha1 {
-            md5: Some(_),
-            sha256: Some(_)
-        }
-    ));
+    assert_eq!((bob.user.as_str(), bob.domain.as_str()), ("bob", "example.com"));
+    assert!(matches!(&bob.secret, MemorySecret::Ha1 { md5: Some(_), sha256: Some(_) }));
     assert_eq!(config.sessions.expires_default, Duration::from_secs(300));
     assert!(config.sessions.enforce_default && !config.methods.allow_other);
     let outbound = &config.outbound;
-    assert_eq!(
-        (outbound.endpoint_tls, outbound.plain),
-        (EndpointTls::Verify, PlainPolicy::Allow)
-    );
+    assert_eq!((outbound.endpoint_tls, outbound.plain), (EndpointTls::Verify, PlainPolicy::Allow));
     assert!(matches!(&outbound.ca, CaSource::File { certificates, .. } if certificates.len() == 1));
     assert_eq!(outbound.connect_timeout, Duration::from_millis(250));
-    assert_eq!(
-        outbound.allow,
-        ["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]
-    );
+    assert_eq!(outbound.allow, ["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
     assert_eq!(outbound.deny, ["127.9.0.0/16".parse().unwrap()]);
     let servers = ["192.0.2.53:53", "[2001:db8::53]:5353"].map(|server| server.parse().unwrap());
     assert_eq!(config.dns.servers, DnsServers::List(servers.to_vec()));
@@ -235,10 +182,7 @@ log: {{level: debug, format: json}}
     };
     assert_eq!(config.limits, limits);
     assert_eq!(config.limits.parser().head_bytes_max, 32 << 10);
-    assert_eq!(
-        (config.log.level, config.log.format),
-        (LogLevel::Debug, LogFormat::Json)
-    );
+    assert_eq!((config.log.level, config.log.format), (LogLevel::Debug, LogFormat::Json));
 }
 
 /// Each text, and the one line that must refuse it (its beginning). `tls:` is supplied where it is absent.
@@ -246,10 +190,7 @@ const REFUSED: &[(&str, &str)] = &[
     // Shape
     ("listen: [", "not valid YAML: "),
     ("[1, 2]", "is not a config: "),
-    (
-        "hostnam: x",
-        "hostnam: unknown key: did you mean `hostname`?",
-    ),
+    ("hostnam: x", "hostnam: unknown key: did you mean `hostname`?"),
     ("frobnicate: x", "frobnicate: unknown key: remove it"),
     (
         "auth: {memory: {users: [{user: a@b.example, pasword: x}]}}",
@@ -258,77 +199,38 @@ const REFUSED: &[(&str, &str)] = &[
     ("1: x", "has a key that is not text: "),
     ("limits: [1]", "limits: is a list, not a section: "),
     ("realm:", "realm: has no value: "),
-    (
-        "realm: 17",
-        "realm: is a number, not text: put it in \"quotes\"",
-    ),
+    ("realm: 17", "realm: is a number, not text: put it in \"quotes\""),
     ("realm: \"\"", "realm: is empty: "),
     ("realm: 'a\"b'", "realm: is not fit for a realm: "),
-    (
-        "hostname: \"relay.example.com:2855\"",
-        "hostname: \"relay.example.com:2855\" is not a host name: ",
-    ),
-    (
-        "domains: example.com",
-        "domains: is a piece of text, not a list: ",
-    ),
+    ("hostname: \"relay.example.com:2855\"", "hostname: \"relay.example.com:2855\" is not a host name: "),
+    ("domains: example.com", "domains: is a piece of text, not a list: "),
     ("domains: []", "domains: is empty"),
-    (
-        "domains: [a.example, A.example]",
-        "domains[1]: a.example is there twice: ",
-    ),
-    (
-        "domains: [a.example, 'b c']",
-        "domains[1]: \"b c\" is not a host name: ",
-    ),
-    (
-        "listen: [{adress: '0.0.0.0:2855'}]",
-        "listen[0].adress: unknown key: did you mean `address`?",
-    ),
+    ("domains: [a.example, A.example]", "domains[1]: a.example is there twice: "),
+    ("domains: [a.example, 'b c']", "domains[1]: \"b c\" is not a host name: "),
+    ("listen: [{adress: '0.0.0.0:2855'}]", "listen[0].adress: unknown key: did you mean `address`?"),
     (
         "tls: {certificat: relay.crt, key: relay.key}",
         "tls.certificat: unknown key: did you mean `certificate`?",
     ),
     // Listeners
     ("listen: []", "listen: is empty: "),
-    (
-        "listen: ['0.0.0.0:2855']",
-        "listen[0]: is a piece of text: write it as {key: value, ...}",
-    ),
+    ("listen: ['0.0.0.0:2855']", "listen[0]: is a piece of text: write it as {key: value, ...}"),
     (
         "listen: [{address: foo}]",
         "listen[0].address: \"foo\" is not an address and port: write it as \"0.0.0.0:2855\"",
     ),
     ("listen: [{tls: true}]", "listen[0].address: is missing: "),
-    (
-        "listen: [{address: '1.2.3.4:1', tls: yes}]",
-        "listen[0].tls: \"yes\" is neither: write true or false",
-    ),
+    ("listen: [{address: '1.2.3.4:1', tls: yes}]", "listen[0].tls: \"yes\" is neither: write true or false"),
     (
         "listen: [{address: '1.2.3.4:1'}, {address: '1.2.3.4:1', tls: false}]",
         "listen[1].address: 1.2.3.4:1 is there twice: ",
     ),
     // Certificates
-    (
-        "tls: {certificate: relay.crt}",
-        "tls.key: is missing: name a PEM file",
-    ),
-    (
-        "tls: {key: relay.key}",
-        "tls.certificate: is missing: name a PEM file",
-    ),
-    (
-        "tls: {certificate: gone.crt, key: relay.key}",
-        "tls.certificate: gone.crt: no such file: ",
-    ),
-    (
-        "tls: {certificate: relay.crt, key: relay.crt}",
-        "tls.key: relay.crt: holds no private key: ",
-    ),
-    (
-        "tls: {certificate: relay.key, key: relay.key}",
-        "tls.certificate: relay.key: holds no certificate: ",
-    ),
+    ("tls: {certificate: relay.crt}", "tls.key: is missing: name a PEM file"),
+    ("tls: {key: relay.key}", "tls.certificate: is missing: name a PEM file"),
+    ("tls: {certificate: gone.crt, key: relay.key}", "tls.certificate: gone.crt: no such file: "),
+    ("tls: {certificate: relay.crt, key: relay.crt}", "tls.key: relay.crt: holds no private key: "),
+    ("tls: {certificate: relay.key, key: relay.key}", "tls.certificate: relay.key: holds no certificate: "),
     (
         "tls: {certificate: relay.crt, key: other.key}",
         "tls.key: other.key: does not match the certificate relay.crt: ",
@@ -337,14 +239,8 @@ const REFUSED: &[(&str, &str)] = &[
         "tls: {certificate: garbage.crt, key: relay.key}",
         "tls.certificate: garbage.crt: the first certificate is unusable ",
     ),
-    (
-        "tls: {certificate: torn.crt, key: relay.key}",
-        "tls.certificate: torn.crt: not a PEM file ",
-    ),
-    (
-        "tls: {certificate: relay.crt, key: locked.key}",
-        "tls.key: locked.key: the key is encrypted: ",
-    ),
+    ("tls: {certificate: torn.crt, key: relay.key}", "tls.certificate: torn.crt: not a PEM file "),
+    ("tls: {certificate: relay.crt, key: locked.key}", "tls.key: locked.key: the key is encrypted: "),
     (
         "tls: {certificates: [{certificate: relay.crt, key: relay.key}, {certificate: other.crt, key: relay.key}]}",
         "tls.certificates[1].key: relay.key: does not match ",
@@ -365,61 +261,25 @@ const REFUSED: &[(&str, &str)] = &[
         "hostname: elsewhere.example.com",
         "hostname: elsewhere.example.com is not covered by the certificate, which is for relay.example.com, *.wild.example.com: ",
     ),
-    (
-        "hostname: a.b.wild.example.com",
-        "hostname: a.b.wild.example.com is not covered ",
-    ),
-    (
-        "hostname: wild.example.com",
-        "hostname: wild.example.com is not covered ",
-    ),
-    (
-        "tls: {certificate: wild.crt, key: wild.key}",
-        "hostname: is missing, and wild.crt holds no DNS name ",
-    ),
+    ("hostname: a.b.wild.example.com", "hostname: a.b.wild.example.com is not covered "),
+    ("hostname: wild.example.com", "hostname: wild.example.com is not covered "),
+    ("tls: {certificate: wild.crt, key: wild.key}", "hostname: is missing, and wild.crt holds no DNS name "),
     // Cores
     ("cores: all", "cores: is neither: write auto, or a list"),
     ("cores: []", "cores: is empty: "),
-    (
-        "cores: [65000]",
-        "cores[0]: CPU 65000 is not open to this process, ",
-    ),
+    ("cores: [65000]", "cores[0]: CPU 65000 is not open to this process, "),
     ("cores: [one]", "cores: is neither: "),
     // Accounts
-    (
-        "auth: {backend: sqlite}",
-        "auth.backend: sqlite is not available in this version: ",
-    ),
+    ("auth: {backend: sqlite}", "auth.backend: sqlite is not available in this version: "),
     ("auth: {backend: ldap}", "auth.backend: is not known here: "),
-    (
-        "auth: {mysql: {url: x}}",
-        "auth.mysql: not available in this version: ",
-    ),
-    (
-        "auth: {algorithms: [sha1]}",
-        "auth.algorithms[0]: \"sha1\" is not known here: write md5 or sha-256",
-    ),
+    ("auth: {mysql: {url: x}}", "auth.mysql: not available in this version: "),
+    ("auth: {algorithms: [sha1]}", "auth.algorithms[0]: \"sha1\" is not known here: write md5 or sha-256"),
     ("auth: {algorithms: []}", "auth.algorithms: is empty: "),
-    (
-        "auth: {challenge_lifetime: 15}",
-        "auth.challenge_lifetime: 15 has no unit: write it as 15s",
-    ),
-    (
-        "auth: {challenge_lifetime: 6m}",
-        "auth.challenge_lifetime: 6m is above 5m: write 1s to 5m",
-    ),
-    (
-        "auth: {max_attempts: 0}",
-        "auth.max_attempts: 0 is below 1: write 1 to 100",
-    ),
-    (
-        "auth: {max_attempts: many}",
-        "auth.max_attempts: \"many\" is not a count: ",
-    ),
-    (
-        "auth: {memory: {users: [{password: x}]}}",
-        "auth.memory.users[0].user: is missing: ",
-    ),
+    ("auth: {challenge_lifetime: 15}", "auth.challenge_lifetime: 15 has no unit: write it as 15s"),
+    ("auth: {challenge_lifetime: 6m}", "auth.challenge_lifetime: 6m is above 5m: write 1s to 5m"),
+    ("auth: {max_attempts: 0}", "auth.max_attempts: 0 is below 1: write 1 to 100"),
+    ("auth: {max_attempts: many}", "auth.max_attempts: \"many\" is not a count: "),
+    ("auth: {memory: {users: [{password: x}]}}", "auth.memory.users[0].user: is missing: "),
     (
         "auth: {memory: {users: [{user: a@b.example}]}}",
         "auth.memory.users[0]: has neither password nor ha1: ",
@@ -477,84 +337,36 @@ const REFUSED: &[(&str, &str)] = &[
         "auth.memory.users[0].user: a@c.example is not of a domain in `domains`: ",
     ),
     // The rest
-    (
-        "sessions: {expires_min: 1500ms}",
-        "sessions.expires_min: has a fraction of a second",
-    ),
-    (
-        "sessions: {expires_max: 2d}",
-        "sessions.expires_max: 2d is above 1d: write 1s to 1d",
-    ),
-    (
-        "sessions: {expires_default: 2h}",
-        "sessions.expires_default: is above expires_max (1h): ",
-    ),
-    (
-        "sessions: {expires_min: 20m}",
-        "sessions.expires_min: is above expires_default (10m): ",
-    ),
-    (
-        "methods: {allow_other: 1}",
-        "methods.allow_other: 1 is neither: write true or false",
-    ),
+    ("sessions: {expires_min: 1500ms}", "sessions.expires_min: has a fraction of a second"),
+    ("sessions: {expires_max: 2d}", "sessions.expires_max: 2d is above 1d: write 1s to 1d"),
+    ("sessions: {expires_default: 2h}", "sessions.expires_default: is above expires_max (1h): "),
+    ("sessions: {expires_min: 20m}", "sessions.expires_min: is above expires_default (10m): "),
+    ("methods: {allow_other: 1}", "methods.allow_other: 1 is neither: write true or false"),
     (
         "outbound: {endpoint_tls: maybe}",
         "outbound.endpoint_tls: \"maybe\" is not known here: write encrypt-only or verify or refuse",
     ),
-    (
-        "outbound: {plain: true}",
-        "outbound.plain: true is not known here: write refuse or allow",
-    ),
-    (
-        "outbound: {ca: gone.pem}",
-        "outbound.ca: gone.pem: no such file: ",
-    ),
-    (
-        "outbound: {connect_timeout: 1h}",
-        "outbound.connect_timeout: 1h is above 1m: write 100ms to 1m",
-    ),
+    ("outbound: {plain: true}", "outbound.plain: true is not known here: write refuse or allow"),
+    ("outbound: {ca: gone.pem}", "outbound.ca: gone.pem: no such file: "),
+    ("outbound: {connect_timeout: 1h}", "outbound.connect_timeout: 1h is above 1m: write 100ms to 1m"),
     (
         "outbound: {allow: ['10.0.0.0/8', '10.0.0.0/33']}",
         "outbound.allow[1]: \"10.0.0.0/33\" is not an address range: ",
     ),
-    (
-        "outbound: {relays: []}",
-        "outbound.relays: not available in this version: ",
-    ),
-    (
-        "dns: {servers: [one.example]}",
-        "dns.servers: \"one.example\" is not a name server's address: ",
-    ),
+    ("outbound: {relays: []}", "outbound.relays: not available in this version: "),
+    ("dns: {servers: [one.example]}", "dns.servers: \"one.example\" is not a name server's address: "),
     ("dns: {servers: []}", "dns.servers: is empty: "),
     ("dns: {servers: none}", "dns.servers: is neither: "),
-    (
-        "drain_timeout: 300s",
-        "drain_timeout: not available in this version: ",
-    ),
-    (
-        "metrics: {address: '127.0.0.1:9285'}",
-        "metrics: not available in this version: ",
-    ),
-    (
-        "admin: {socket: x}",
-        "admin: not available in this version: ",
-    ),
-    (
-        "limits: {head_bytes_max: 12}",
-        "limits.head_bytes_max: 12B is below 2KiB: write 2KiB to 1MiB",
-    ),
-    (
-        "limits: {head_bytes_max: 16KB}",
-        "limits.head_bytes_max: \"16KB\" is not a size: ",
-    ),
+    ("drain_timeout: 300s", "drain_timeout: not available in this version: "),
+    ("metrics: {address: '127.0.0.1:9285'}", "metrics: not available in this version: "),
+    ("admin: {socket: x}", "admin: not available in this version: "),
+    ("limits: {head_bytes_max: 12}", "limits.head_bytes_max: 12B is below 2KiB: write 2KiB to 1MiB"),
+    ("limits: {head_bytes_max: 16KB}", "limits.head_bytes_max: \"16KB\" is not a size: "),
     (
         "limits: {queue_bytes_low: 256KiB}",
         "limits.queue_bytes_low: must stay below queue_bytes_high (256KiB): ",
     ),
-    (
-        "limits: {line_bytes_max: 17KiB}",
-        "limits.line_bytes_max: must not exceed head_bytes_max (16KiB): ",
-    ),
+    ("limits: {line_bytes_max: 17KiB}", "limits.line_bytes_max: must not exceed head_bytes_max (16KiB): "),
     (
         "limits: {handshake_timeout: 40s}",
         "limits.handshake_timeout: must not exceed first_request_timeout (30s): ",
@@ -563,22 +375,15 @@ const REFUSED: &[(&str, &str)] = &[
         "limits: {connections_per_address_max: 10}",
         "limits.connections_per_address_max: not available in this version: ",
     ),
-    (
-        "log: {level: loud}",
-        "log.level: \"loud\" is not known here: write error or warn or info or debug",
-    ),
-    (
-        "log: {format: xml}",
-        "log.format: \"xml\" is not known here: write text or json",
-    ),
+    ("log: {level: loud}", "log.level: \"loud\" is not known here: write error or warn or info or debug"),
+    ("log: {format: xml}", "log.format: \"xml\" is not known here: write text or json"),
 ];
 
 #[test]
 fn every_mistake_is_one_line_with_its_key_and_a_remedy() {
     let place = Place::new();
     place.pair("wild", &["*.example.com"]);
-    let pem =
-        |what: &str, body: &str| format!("-----BEGIN {what}-----\n{body}\n-----END {what}-----\n");
+    let pem = |what: &str, body: &str| format!("-----BEGIN {what}-----\n{body}\n-----END {what}-----\n");
     place.write("garbage.crt", &pem("CERTIFICATE", "AAAA"), 0o644);
     place.write("torn.crt", "-----BEGIN CERTIFICATE-----\nAAAA\n", 0o644);
     place.write("locked.key", &pem("ENCRYPTED PRIVATE KEY", "AAAA"), 0o600);
@@ -612,10 +417,7 @@ limits: {head_bytes_max: 12, queue_bytes_low: lots}
 metrics: {address: "127.0.0.1:9285"}
 "#,
     );
-    let keys: Vec<_> = problems
-        .iter()
-        .map(|line| line.split(": ").next().unwrap())
-        .collect();
+    let keys: Vec<_> = problems.iter().map(|line| line.split(": ").next().unwrap()).collect();
     for key in [
         "listen[0].address",
         "listen[1].tsl",
@@ -644,41 +446,23 @@ fn a_file_that_cannot_be_read_is_one_line() {
     let errors = Config::load(&path).map(|_| ()).unwrap_err();
     assert_eq!(
         errors.to_string(),
-        format!(
-            "{}: no such file: create it or correct the path",
-            path.display()
-        )
+        format!("{}: no such file: create it or correct the path", path.display())
     );
     assert_eq!(errors.problems().len(), 1);
-    assert!(
-        Config::load(place.0.path())
-            .map(|_| ())
-            .unwrap_err()
-            .to_string()
-            .contains("is a directory")
-    );
+    assert!(Config::load(place.0.path()).map(|_| ()).unwrap_err().to_string().contains("is a directory"));
 }
 
 #[test]
 fn the_hostname_is_the_first_name_of_the_certificate_unless_given() {
     let place = Place::new();
     assert_eq!(place.accept("").hostname, "relay.example.com");
-    assert_eq!(
-        place.accept("hostname: one.wild.example.com").hostname,
-        "one.wild.example.com"
-    );
+    assert_eq!(place.accept("hostname: one.wild.example.com").hostname, "one.wild.example.com");
     let two = "tls: {certificates: [{certificate: relay.crt, key: relay.key}, {certificate: other.crt, key: other.key}]}";
     let config = place.load(two).unwrap();
     assert_eq!(config.hostname, "relay.example.com");
+    assert_eq!(config.tls.certificates[0].names, ["relay.example.com", "*.wild.example.com"]);
     assert_eq!(
-        config.tls.certificates[0].names,
-        ["relay.example.com", "*.wild.example.com"]
-    );
-    assert_eq!(
-        place
-            .load(&format!("{two}\nhostname: other.example.com"))
-            .unwrap()
-            .hostname,
+        place.load(&format!("{two}\nhostname: other.example.com")).unwrap().hostname,
         "other.example.com"
     );
 }
@@ -688,30 +472,20 @@ fn plain_listeners_alone_need_a_hostname_and_no_certificate() {
     let place = Place::new();
     let plain = "listen: [{address: '127.0.0.1:0', tls: false}]";
     let problems = place.refuse(plain);
-    assert!(
-        problems.len() == 1 && problems[0].starts_with("hostname: is missing"),
-        "{problems:#?}"
-    );
-    let config = place
-        .load(&format!("{plain}\nhostname: relay.example.com"))
-        .unwrap();
+    assert!(problems.len() == 1 && problems[0].starts_with("hostname: is missing"), "{problems:#?}");
+    let config = place.load(&format!("{plain}\nhostname: relay.example.com")).unwrap();
     assert!(config.tls.certificates.is_empty());
 }
 
 #[test]
 fn several_listeners_may_leave_the_port_to_the_kernel() {
-    let config =
-        Place::new().accept("listen: [{address: '127.0.0.1:0'}, {address: '127.0.0.1:0'}]");
+    let config = Place::new().accept("listen: [{address: '127.0.0.1:0'}, {address: '127.0.0.1:0'}]");
     assert_eq!(config.listen.len(), 2);
 }
 
 #[test]
 fn auto_takes_every_cpu_of_the_affinity_mask() {
-    let mut mask: Vec<_> = core_affinity::get_core_ids()
-        .unwrap()
-        .iter()
-        .map(|core| core.id)
-        .collect();
+    let mut mask: Vec<_> = core_affinity::get_core_ids().unwrap().iter().map(|core| core.id).collect();
     mask.sort_unstable();
     assert_eq!(Place::new().accept("cores: auto").cores, mask);
 
@@ -729,10 +503,7 @@ fn auto_takes_every_cpu_of_the_affinity_mask() {
 fn a_cpu_named_twice_is_refused() {
     let cpu = core_affinity::get_core_ids().unwrap()[0].id;
     let problems = Place::new().refuse(&format!("{TLS}\ncores: [{cpu}, {cpu}]"));
-    assert_eq!(
-        problems,
-        [format!("cores[1]: CPU {cpu} is there twice: remove one")]
-    );
+    assert_eq!(problems, [format!("cores[1]: CPU {cpu} is there twice: remove one")]);
 }
 
 #[test]
@@ -745,20 +516,12 @@ fn secrets_appear_neither_in_problems_nor_in_debug_output() {
     };
     let good = place.accept(&text("hushhush", "'0123456789abcdef0123456789abcdef'"));
     let shown = format!("{good:?}");
-    assert!(
-        !shown.contains("hushhush") && !shown.contains("0123456789abcdef"),
-        "{shown}"
-    );
+    assert!(!shown.contains("hushhush") && !shown.contains("0123456789abcdef"), "{shown}");
     let key = fs::read_to_string(place.path("relay.key")).unwrap();
     assert!(!shown.contains(key.lines().nth(1).unwrap()));
 
-    let problems = place
-        .refuse(&format!("{TLS}\n{}", text("87654321", "'beef0123'")))
-        .join("\n");
-    assert!(
-        !problems.contains("87654321") && !problems.contains("beef0123"),
-        "{problems}"
-    );
+    let problems = place.refuse(&format!("{TLS}\n{}", text("87654321", "'beef0123'"))).join("\n");
+    assert!(!problems.contains("87654321") && !problems.contains("beef0123"), "{problems}");
 }
 
 #[test]
@@ -767,10 +530,7 @@ fn what_is_unwise_is_a_warning() {
     let user = "auth: {memory: {users: [{user: a@b.example, password: x}]}}";
     assert_eq!(place.accept(user).warnings, Vec::<String>::new());
     assert!(place.accept("").warnings[0].starts_with("auth.memory.users: is empty"));
-    assert!(
-        place.accept("auth: {insecure_plain: true}").warnings[0]
-            .starts_with("auth.insecure_plain: ")
-    );
+    assert!(place.accept("auth: {insecure_plain: true}").warnings[0].starts_with("auth.insecure_plain: "));
 
     let open = place.write("open.yaml", &format!("{TLS}\n{user}"), 0o644);
     let warnings = Config::load(&open).unwrap().warnings;
@@ -778,16 +538,9 @@ fn what_is_unwise_is_a_warning() {
         warnings.len() == 1 && warnings[0].contains("can be read by every user: chmod 640"),
         "{warnings:?}"
     );
-    place.write(
-        "relay.key",
-        &fs::read_to_string(place.path("relay.key")).unwrap(),
-        0o644,
-    );
+    place.write("relay.key", &fs::read_to_string(place.path("relay.key")).unwrap(), 0o644);
     let warnings = place.accept(user).warnings;
-    assert!(
-        warnings.len() == 1 && warnings[0].starts_with("tls.key: "),
-        "{warnings:?}"
-    );
+    assert!(warnings.len() == 1 && warnings[0].starts_with("tls.key: "), "{warnings:?}");
 }
 
 #[test]
@@ -796,11 +549,7 @@ fn generated_certificates_are_accepted() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/gen-cert.sh");
     let generate = |arguments: &[&str]| {
         let mut command = Command::new(&script);
-        command
-            .current_dir(place.0.path())
-            .args(arguments)
-            .output()
-            .unwrap()
+        command.current_dir(place.0.path()).args(arguments).output().unwrap()
     };
     let cases: [&[&str]; 3] = [
         &["--out", "self"],
@@ -808,34 +557,15 @@ fn generated_certificates_are_accepted() {
         &["--out", "signed", "--ca", "ca"],
     ];
     for arguments in cases {
-        let arguments: Vec<_> = ["edge.example.com"]
-            .iter()
-            .chain(arguments)
-            .copied()
-            .collect();
+        let arguments: Vec<_> = ["edge.example.com"].iter().chain(arguments).copied().collect();
         let output = generate(&arguments);
         let printed = String::from_utf8(output.stdout).unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         // What it prints for the config is a config.
-        let tls = printed
-            .split_once("tls:\n")
-            .unwrap()
-            .1
-            .split_once("\n\n")
-            .unwrap()
-            .0;
-        let config = place
-            .load(&format!("tls:\n{tls}"))
-            .unwrap_or_else(|errors| panic!("{errors}"));
+        let tls = printed.split_once("tls:\n").unwrap().1.split_once("\n\n").unwrap().0;
+        let config = place.load(&format!("tls:\n{tls}")).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(config.hostname, "edge.example.com");
-        let mode = fs::metadata(&config.tls.certificates[0].key_path)
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = fs::metadata(&config.tls.certificates[0].key_path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(!generate(&arguments).status.success(), "overwritten");
     }
@@ -846,24 +576,14 @@ fn check_config_prints_ok_or_every_problem() {
     let place = Place::new();
     let check = |text: &str| {
         let path = place.write("config.yaml", text, 0o600);
-        let output = Command::new(env!("CARGO_BIN_EXE_msrprelay"))
-            .arg("check-config")
-            .arg(path)
-            .output()
-            .unwrap();
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_msrprelay")).arg("check-config").arg(path).output().unwrap();
         let text = |octets| String::from_utf8(octets).unwrap();
-        (
-            output.status.code(),
-            text(output.stdout),
-            text(output.stderr),
-        )
+        (output.status.code(), text(output.stdout), text(output.stderr))
     };
     let (code, out, _) = check(TLS);
     assert_eq!(code, Some(0));
-    assert!(
-        out.starts_with("OK: ") && out.contains("relay.example.com"),
-        "{out}"
-    );
+    assert!(out.starts_with("OK: ") && out.contains("relay.example.com"), "{out}");
     let (code, out, err) = check("hostname: 17\nlog: {level: loud}");
     assert_eq!((code, out.as_str()), (Some(1), ""));
     assert_eq!(err.lines().count(), 3, "{err}");

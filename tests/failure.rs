@@ -1,10 +1,6 @@
 //! What goes wrong is told once, to whoever wants to know (RFC 4976, 6.4.1 and 6.4.3).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "tests state what must hold"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests state what must hold")]
 
 mod support;
 
@@ -32,8 +28,7 @@ fn told(frames: &[Frame]) -> Told {
     for frame in frames {
         if frame.is("REPORT") {
             let id = frame.message_id();
-            told.reports
-                .push((id, frame.reported(), frame.range_text()));
+            told.reports.push((id, frame.reported(), frame.range_text()));
         } else if frame.is("200") {
             told.ok += 1;
         } else if !frame.is("SEND") {
@@ -44,8 +39,7 @@ fn told(frames: &[Frame]) -> Told {
 }
 
 fn send(world: &mut World, line: &Ends, id: &str, body: &[u8], wish: &str) -> Request {
-    let request =
-        Request::send(&line.path, &line.from_uri, id, body).header("Failure-Report", wish);
+    let request = Request::send(&line.path, &line.from_uri, id, body).header("Failure-Report", wish);
     world.send(line.from, request.octets());
     world.run();
     request
@@ -317,9 +311,8 @@ fn octets_under_way_to_a_lost_connection_are_told_of_once() {
                 world.take(ends.to);
                 let body = pattern(30_000);
                 // From the client to the other side: that one may be on another core than the session.
-                let request = Request::new("SEND", &ends.back, &ends.to_uri)
-                    .header("Message-ID", "mess1")
-                    .body(&body);
+                let request =
+                    Request::new("SEND", &ends.back, &ends.to_uri).header("Message-ID", "mess1").body(&body);
                 world.hold_parcels = delivered.is_none();
                 let before = delivered.unwrap_or(0);
                 world.send(ends.to, request.head());
@@ -502,10 +495,7 @@ fn source_lost_in_the_middle_of_a_chunk_ends_it_with_a_hash() {
         assert_eq!(frame.flag, Flag::Aborted, "{name}");
         assert_eq!(frame.body, &body[..50_000]);
         if !world.is_closed(ends.to) {
-            world.send(
-                ends.to,
-                Request::send(&ends.back, &ends.to_uri, "back", b"x").octets(),
-            );
+            world.send(ends.to, Request::send(&ends.back, &ends.to_uri, "back", b"x").octets());
             assert_eq!(world.take_one(ends.to).status(), 481, "{name}");
         }
         world.advance(Duration::from_secs(60));
@@ -706,10 +696,7 @@ fn lost_receiver_harms_no_other_session() {
     let body = pattern(400_000);
     for pair in &pairs {
         world.end(pair.bob).answers = Answers::Always(200);
-        world.send(
-            pair.alice,
-            Request::send(&pair.to_bob, &pair.alice_uri, "mess1", &body).octets(),
-        );
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess1", &body).octets());
         world.link_mut(pair.bob).window = 100_000;
     }
     world.run();
@@ -771,11 +758,7 @@ fn death_of_a_core_ends_its_links_and_no_others() {
         assert!(world.end(local.bob).in_frame());
         assert!(!world.is_closed(local.alice));
 
-        let (dave, dave_session) = if again {
-            world.client(1, "carol")
-        } else {
-            world.client(2, "carol")
-        };
+        let (dave, dave_session) = if again { world.client(1, "carol") } else { world.client(2, "carol") };
         let dave_uri = world.end(dave).uri.clone();
         let other = world.connect(0);
         let other_uri = world.end(other).uri.clone();
@@ -784,10 +767,7 @@ fn death_of_a_core_ends_its_links_and_no_others() {
         assert_eq!(world.take_one(other).status(), 200);
         assert_eq!(only(world.take(dave), "SEND").message_id(), "mess9");
         // The old session is nobody's now.
-        world.send(
-            other,
-            Request::bodiless(&to_carol, &other_uri, "mess8").octets(),
-        );
+        world.send(other, Request::bodiless(&to_carol, &other_uri, "mess8").octets());
         assert_eq!(world.take_one(other).status(), 481);
         let sizes = world.relay(0).table_sizes();
         assert!(sizes.octets_queued < 400_000, "{sizes:?}");
@@ -807,10 +787,7 @@ fn death_of_the_senders_core_ends_the_chunk_with_a_hash() {
         let frame = only(world.take(ends.to), "SEND");
         assert_eq!(frame.flag, Flag::Aborted, "{shape:?}");
         assert_eq!(frame.body, &body[..50_000]);
-        world.send(
-            ends.to,
-            Request::send(&ends.back, &ends.to_uri, "back", b"x").octets(),
-        );
+        world.send(ends.to, Request::send(&ends.back, &ends.to_uri, "back", b"x").octets());
         assert_eq!(world.take_one(ends.to).status(), 481);
         world.advance(Duration::from_secs(60));
         assert!(world.take(ends.to).is_empty());
@@ -894,10 +871,9 @@ fn two_floods_that_meet_both_get_through() {
             world.link_mut(conn).stalled = true;
         }
         for n in 0..2000 {
-            for (conn, to, uri) in [
-                (pair.alice, &pair.to_bob, &pair.alice_uri),
-                (pair.bob, &pair.to_alice, &pair.bob_uri),
-            ] {
+            for (conn, to, uri) in
+                [(pair.alice, &pair.to_bob, &pair.alice_uri), (pair.bob, &pair.to_alice, &pair.bob_uri)]
+            {
                 let request = Request::send(to, uri, &format!("m{n:05}"), &[b'x'; 100]);
                 world.send(conn, request.octets());
             }
@@ -912,12 +888,7 @@ fn two_floods_that_meet_both_get_through() {
         for conn in [pair.alice, pair.bob] {
             let frames = world.take(conn);
             assert_eq!(frames.iter().filter(|f| f.is("SEND")).count(), 2000);
-            let told = told(
-                &frames
-                    .into_iter()
-                    .filter(|f| !f.is("SEND"))
-                    .collect::<Vec<_>>(),
-            );
+            let told = told(&frames.into_iter().filter(|f| !f.is("SEND")).collect::<Vec<_>>());
             assert_eq!((told.ok, told.reports.len()), (2000, 0));
         }
         world.assert_idle();

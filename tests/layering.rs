@@ -41,9 +41,7 @@ fn check(path: &Path) -> io::Result<()> {
 /// Each line up to its `//`, the one of a URI in a string excepted.
 fn without_comments(source: &str) -> String {
     let code = |line: &str| {
-        let comment = line
-            .match_indices("//")
-            .find(|&(at, _)| !line[..at].ends_with(':'));
+        let comment = line.match_indices("//").find(|&(at, _)| !line[..at].ends_with(':'));
         line[..comment.map_or(line.len(), |(at, _)| at)].to_owned() + "\n"
     };
     source.lines().map(code).collect()
@@ -62,7 +60,5 @@ fn names(code: &str, name: &str) -> bool {
 fn only_whole_identifiers_outside_comments_count() {
     let code = without_comments("let a = async_channel(); // tokio\nuse core::net;\n");
     assert!(FOREIGN.iter().all(|name| !names(&code, name)));
-    assert!(
-        names("use std::net::TcpStream;", "std::net") && names("Instant::now()", "Instant::now")
-    );
+    assert!(names("use std::net::TcpStream;", "std::net") && names("Instant::now()", "Instant::now"));
 }

@@ -1,10 +1,6 @@
 //! Two ends and the relay between them: binding, forwarding, streaming (RFC 4976, 6.4).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "tests state what must hold"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests state what must hold")]
 
 mod support;
 
@@ -24,9 +20,7 @@ fn vector(tag: &str) -> String {
     let text = include_str!("data/vectors.json");
     let vectors: Value = serde_json::from_str(text).unwrap();
     let frames = vectors["frames"].as_array().unwrap();
-    let frame = frames
-        .iter()
-        .find(|frame| frame["tag"].as_str().unwrap().starts_with(tag));
+    let frame = frames.iter().find(|frame| frame["tag"].as_str().unwrap().starts_with(tag));
     frame.unwrap()["text"].as_str().unwrap().to_owned()
 }
 
@@ -52,15 +46,7 @@ fn send_and_success_report_through_one_relay_match_the_worked_example() {
     world.send(wren, put(vector("X3.1")));
     world.run();
     let (target, finch) = world.dialled[0].clone();
-    assert_eq!(
-        target,
-        Target {
-            secure: true,
-            host: "203.0.113.40".to_owned(),
-            port: 49300,
-            relay: false
-        }
-    );
+    assert_eq!(target, Target { secure: true, host: "203.0.113.40".to_owned(), port: 49300, relay: false });
     let answer = only(world.take(wren), "200");
     assert_eq!(answer.text(), put(vector("X3.2")));
     let forwarded = only(world.take(finch), "SEND");
@@ -94,10 +80,7 @@ fn send_between_two_sessions_of_this_relay_matches_the_worked_example() {
         assert_eq!(answer.text(), put(vector("X4.2")));
         let forwarded = only(world.take(finch), "SEND");
         assert_eq!(forwarded.text_with_tid("r4Xn7Lz1Fu6q"), put(vector("X4.3")));
-        world.send(
-            finch,
-            put(vector("X4.4")).replace("r4Xn7Lz1Fu6q", forwarded.tid()),
-        );
+        world.send(finch, put(vector("X4.4")).replace("r4Xn7Lz1Fu6q", forwarded.tid()));
         world.assert_idle();
         assert_eq!(world.sizes().transactions, 0);
         let links = world.relay(a).stats().links_local + world.relay(a).stats().links_split;
@@ -124,10 +107,7 @@ fn whole_messages_of_any_size_arrive_unchanged() {
             for frame in &frames {
                 assert_ne!(frame.tid(), request.tid);
                 assert_eq!(frame.to_path(), line.to_uri);
-                assert_eq!(
-                    frame.from_path().split(' ').next_back(),
-                    Some(&*line.from_uri)
-                );
+                assert_eq!(frame.from_path().split(' ').next_back(), Some(&*line.from_uri));
                 world.send(line.to, frame.response(200));
             }
             world.assert_idle();
@@ -142,8 +122,7 @@ fn whole_messages_of_any_size_arrive_unchanged() {
 fn bodiless_send_is_forwarded_and_answered() {
     for (name, mut line) in lines() {
         let world = &mut line.world;
-        let request =
-            Request::bodiless(&line.path, &line.from_uri, "mess").header("Keep-Alive", "yes");
+        let request = Request::bodiless(&line.path, &line.from_uri, "mess").header("Keep-Alive", "yes");
         world.send(line.from, request.octets());
         world.run();
         assert_eq!(only(world.take(line.from), "200").tid(), request.tid);
@@ -167,14 +146,8 @@ fn both_directions_work_at_once() {
         world.run();
         world.take(line.from);
         world.take(line.to);
-        world.send(
-            line.from,
-            Request::send(&line.path, &line.from_uri, "there", &there).octets(),
-        );
-        world.send(
-            line.to,
-            Request::send(&line.back, &line.to_uri, "back", &back).octets(),
-        );
+        world.send(line.from, Request::send(&line.path, &line.from_uri, "there", &there).octets());
+        world.send(line.to, Request::send(&line.back, &line.to_uri, "back", &back).octets());
         world.run();
         assert_eq!(joined(&world.take(line.to)), there, "{name}");
         assert_eq!(joined(&world.take(line.from)), back, "{name}");
@@ -191,14 +164,8 @@ fn crossing_first_requests_are_one_link() {
         let mut world = World::new(2);
         world.hold_parcels = true;
         let pair = world.pair(a, b);
-        world.send(
-            pair.alice,
-            Request::send(&pair.to_bob, &pair.alice_uri, "mess1", b"from alice").octets(),
-        );
-        world.send(
-            pair.bob,
-            Request::send(&pair.to_alice, &pair.bob_uri, "mess2", b"from bob").octets(),
-        );
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess1", b"from alice").octets());
+        world.send(pair.bob, Request::send(&pair.to_alice, &pair.bob_uri, "mess2", b"from bob").octets());
         world.run();
         world.hold_parcels = false;
         world.run();
@@ -206,11 +173,7 @@ fn crossing_first_requests_are_one_link() {
             let frames = world.take(conn);
             assert_eq!(frames.len(), 2, "{frames:#?}");
             assert!(frames.iter().any(|f| f.is("200")));
-            assert!(
-                frames
-                    .iter()
-                    .any(|f| f.is("SEND") && f.body == body.as_bytes())
-            );
+            assert!(frames.iter().any(|f| f.is("SEND") && f.body == body.as_bytes()));
         }
     }
 }
@@ -251,17 +214,10 @@ fn far_end_that_comes_to_us_takes_over_from_the_dial() {
             }
             let frames = world.take(alice);
             assert_eq!(frames.len(), 2);
-            assert!(
-                frames
-                    .iter()
-                    .any(|f| f.is("SEND") && f.message_id() == "mess2")
-            );
+            assert!(frames.iter().any(|f| f.is("SEND") && f.message_id() == "mess2"));
             assert!(frames.iter().any(|f| f.is("200") && f.tid() == request.tid));
             // The way back works over the same connection.
-            world.send(
-                alice,
-                Request::send(&to, &alice_uri, "mess3", b"x").octets(),
-            );
+            world.send(alice, Request::send(&to, &alice_uri, "mess3", b"x").octets());
             world.run();
             assert_eq!(only(world.take(finch), "SEND").message_id(), "mess3");
             world.assert_idle();
@@ -311,9 +267,8 @@ fn byte_range_is_added_where_it_is_missing() {
         (None, Flag::Last, "1-0/0"),
     ] {
         let mut line = line(Shape::Both, 0, 0);
-        let mut request = Request::new("SEND", &line.path, &line.from_uri)
-            .header("Message-ID", "mess")
-            .flag(flag);
+        let mut request =
+            Request::new("SEND", &line.path, &line.from_uri).header("Message-ID", "mess").flag(flag);
         if let Some(octets) = body {
             request = request.body(&pattern(octets));
         }
@@ -336,14 +291,7 @@ fn chunk_is_forwarded_before_its_end_has_arrived() {
         world.send(line.from, &body[..40_000]);
         world.run();
         let arriving = world.end(line.to).arriving().unwrap();
-        assert_eq!(
-            arriving.range(),
-            ByteRange {
-                start: 1,
-                end: None,
-                total: Some(50_000)
-            }
-        );
+        assert_eq!(arriving.range(), ByteRange { start: 1, end: None, total: Some(50_000) });
         assert!(arriving.body.len() > 39_000, "{name}");
         assert!(world.take(line.from).is_empty());
         world.send(line.from, &body[40_000..]);
@@ -383,10 +331,7 @@ fn stalled_receiver_pauses_its_sender_and_nobody_else() {
         let body = pattern(3_000_000);
         world.link_mut(line.to).stalled = true;
         world.queued_max = 0;
-        world.send(
-            line.from,
-            Request::send(&line.path, &line.from_uri, "mess", &body).octets(),
-        );
+        world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", &body).octets());
         world.run();
         assert!(world.link(line.from).paused, "{name}");
         let bound = high + world.read_max + 1024;
@@ -425,8 +370,8 @@ fn flood_of_small_messages_is_bounded_too() {
         world.link_mut(line.to).stalled = true;
         for n in 0..4000 {
             let id = format!("m{n:06}");
-            let request = Request::send(&line.path, &line.from_uri, &id, &[b'x'; 200])
-                .header("Failure-Report", "no");
+            let request =
+                Request::send(&line.path, &line.from_uri, &id, &[b'x'; 200]).header("Failure-Report", "no");
             world.send(line.from, request.octets());
         }
         world.run();
@@ -454,10 +399,7 @@ fn waiting_frame_cuts_a_running_chunk_and_leaves_no_gap() {
         world.end(line.from).answers = Answers::Always(200);
         world.end(line.to).answers = Answers::Always(200);
         world.link_mut(line.to).window = 1;
-        world.send(
-            line.from,
-            Request::send(&line.path, &line.from_uri, "mess", &body).octets(),
-        );
+        world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", &body).octets());
         world.run();
         assert!(world.end(line.to).in_frame());
         let before = world.link(line.to).end.octets_received;
@@ -468,10 +410,7 @@ fn waiting_frame_cuts_a_running_chunk_and_leaves_no_gap() {
         world.link_mut(line.to).window = 1;
         world.run();
         let frames = world.take(line.to);
-        assert!(
-            frames[0].is("SEND") && frames[0].flag == Flag::More,
-            "{name}"
-        );
+        assert!(frames[0].is("SEND") && frames[0].flag == Flag::More, "{name}");
         assert!(frames[1].is("200") && frames[1].tid() == back.tid, "{name}");
         let waited = world.link(line.to).end.octets_received - before;
         assert!(waited as usize <= flush + 1000, "{name} {waited}");
@@ -598,12 +537,8 @@ fn pieces_of_a_cut_chunk_have_different_transaction_ids() {
     }
     world.link_mut(line.to).window = usize::MAX;
     world.run();
-    let mut tids: Vec<String> = world
-        .take(line.to)
-        .iter()
-        .filter(|f| f.is("SEND"))
-        .map(|f| f.tid().to_owned())
-        .collect();
+    let mut tids: Vec<String> =
+        world.take(line.to).iter().filter(|f| f.is("SEND")).map(|f| f.tid().to_owned()).collect();
     let pieces = tids.len();
     assert!(pieces > 2);
     tids.sort();
@@ -651,11 +586,8 @@ fn two_sources_on_one_connection_take_turns() {
         frames.extend(world.take(bob));
         for n in [0, 1] {
             let id = format!("mess{n}");
-            let mine: Vec<Frame> = frames
-                .iter()
-                .filter(|f| f.is("SEND") && f.message_id() == id)
-                .cloned()
-                .collect();
+            let mine: Vec<Frame> =
+                frames.iter().filter(|f| f.is("SEND") && f.message_id() == id).cloned().collect();
             assert_eq!(joined(&mine), bodies[n]);
         }
         for conn in sources {
@@ -688,11 +620,7 @@ fn small_message_does_not_wait_behind_a_file() {
     world.link_mut(bob).window = 1;
     world.run();
     let frames = world.take(bob);
-    assert!(
-        frames
-            .iter()
-            .any(|f| f.is("SEND") && f.message_id() == "chat")
-    );
+    assert!(frames.iter().any(|f| f.is("SEND") && f.message_id() == "chat"));
 }
 
 // F16, Q1, Q3: NICKNAME and unknown methods go end to end, their responses back the whole way.
@@ -766,30 +694,11 @@ fn request_for_no_session_gets_481() {
     for (why, to) in [
         ("nobody behind", pair.bob_session.clone()),
         ("forged", format!("{forged} {}", pair.bob_uri)),
-        (
-            "not ours",
-            format!("msrps://{}:2855/abc;tcp {}", support::HOST, pair.bob_uri),
-        ),
-        (
-            "no session",
-            format!("msrps://{}:2855;tcp {}", support::HOST, pair.bob_uri),
-        ),
-        (
-            "another host",
-            format!(
-                "{} {}",
-                bob_id.replace(support::HOST, "x.example"),
-                pair.bob_uri
-            ),
-        ),
-        (
-            "not its client",
-            format!("{} {}", pair.bob_session, pair.alice_uri),
-        ),
-        (
-            "more behind",
-            format!("{} {} {}", pair.bob_session, pair.bob_uri, pair.alice_uri),
-        ),
+        ("not ours", format!("msrps://{}:2855/abc;tcp {}", support::HOST, pair.bob_uri)),
+        ("no session", format!("msrps://{}:2855;tcp {}", support::HOST, pair.bob_uri)),
+        ("another host", format!("{} {}", bob_id.replace(support::HOST, "x.example"), pair.bob_uri)),
+        ("not its client", format!("{} {}", pair.bob_session, pair.alice_uri)),
+        ("more behind", format!("{} {} {}", pair.bob_session, pair.bob_uri, pair.alice_uri)),
     ] {
         for core in [0, 1] {
             let conn = world.connect(core);
@@ -807,16 +716,12 @@ fn request_for_no_session_gets_481() {
 #[test]
 fn unwanted_answers_are_not_sent() {
     let mut world = World::new(1);
-    let to = format!(
-        "msrps://{}:2855/abc;tcp msrps://a.example:1/b;tcp",
-        support::HOST
-    );
+    let to = format!("msrps://{}:2855/abc;tcp msrps://a.example:1/b;tcp", support::HOST);
     let conn = world.connect(0);
     let uri = world.end(conn).uri.clone();
     let silent = Request::send(&to, &uri, "mess", b"x").header("Failure-Report", "no");
-    let report = Request::new("REPORT", &to, &uri)
-        .header("Message-ID", "mess")
-        .header("Status", "000 200 OK");
+    let report =
+        Request::new("REPORT", &to, &uri).header("Message-ID", "mess").header("Status", "000 200 OK");
     world.send(conn, silent.octets());
     world.send(conn, report.octets());
     world.run();
@@ -832,8 +737,8 @@ fn failure_report_decides_who_gets_200() {
     for (name, mut line) in lines() {
         for (wish, answers) in [("yes", 1), ("partial", 0), ("no", 0)] {
             let world = &mut line.world;
-            let request = Request::send(&line.path, &line.from_uri, "mess", b"x")
-                .header("Failure-Report", wish);
+            let request =
+                Request::send(&line.path, &line.from_uri, "mess", b"x").header("Failure-Report", wish);
             world.send(line.from, request.octets());
             world.run();
             assert_eq!(world.take(line.from).len(), answers, "{name} {wish}");
@@ -851,14 +756,8 @@ fn stolen_session_uri_on_another_connection_gets_481() {
         let mut world = World::new(2);
         let pair = world.pair(0, 1);
         let thief = world.connect(core);
-        for to in [
-            pair.to_bob.clone(),
-            format!("{} msrps://203.0.113.40:1/x;tcp", pair.alice_session),
-        ] {
-            world.send(
-                thief,
-                Request::send(&to, &pair.alice_uri, "mess", b"x").octets(),
-            );
+        for to in [pair.to_bob.clone(), format!("{} msrps://203.0.113.40:1/x;tcp", pair.alice_session)] {
+            world.send(thief, Request::send(&to, &pair.alice_uri, "mess", b"x").octets());
             assert_eq!(world.take_one(thief).status(), 481);
         }
         assert!(world.dialled.is_empty() && world.dials.is_empty());
@@ -889,10 +788,7 @@ fn third_session_gets_506_and_may_still_go_elsewhere() {
     for (a, b) in LAYOUTS {
         let mut world = World::new(2);
         let pair = world.pair(a, b);
-        world.send(
-            pair.alice,
-            Request::bodiless(&pair.to_bob, &pair.alice_uri, "mess").octets(),
-        );
+        world.send(pair.alice, Request::bodiless(&pair.to_bob, &pair.alice_uri, "mess").octets());
         assert_eq!(world.take_one(pair.alice).status(), 200);
         let (carol, session) = world.client(a, "carol");
         let uri = world.end(carol).uri.clone();
@@ -901,11 +797,7 @@ fn third_session_gets_506_and_may_still_go_elsewhere() {
         world.run();
         // Across cores it may have been answered before it is refused.
         let told = world.take(carol).pop().unwrap();
-        let code = if told.is("REPORT") {
-            told.reported()
-        } else {
-            told.status()
-        };
+        let code = if told.is("REPORT") { told.reported() } else { told.status() };
         assert_eq!(code, 506);
         // A link that never was binds nothing.
         let (dave, dave_session) = world.client(b, "bob");
@@ -925,10 +817,7 @@ fn bound_session_does_not_go_elsewhere() {
     let world = &mut line.world;
     let session = line.path.split(' ').next().unwrap();
     let to = format!("{session} msrps://203.0.113.41:49300/other;tcp");
-    world.send(
-        line.from,
-        Request::bodiless(&to, &line.from_uri, "mess").octets(),
-    );
+    world.send(line.from, Request::bodiless(&to, &line.from_uri, "mess").octets());
     assert_eq!(world.take_one(line.from).status(), 481);
     assert_eq!(world.dialled.len(), 1);
 }
@@ -939,10 +828,7 @@ fn same_uri_twice_in_a_path_gets_400() {
     let mut world = World::new(1);
     let pair = world.pair(0, 0);
     let to = format!("{0} {0} {1}", pair.alice_session, pair.bob_uri);
-    world.send(
-        pair.alice,
-        Request::bodiless(&to, &pair.alice_uri, "mess").octets(),
-    );
+    world.send(pair.alice, Request::bodiless(&to, &pair.alice_uri, "mess").octets());
     assert_eq!(world.take_one(pair.alice).status(), 400);
 }
 
@@ -954,11 +840,9 @@ fn next_hop_that_cannot_be_dialled_gets_408() {
     let mut world = World::with(settings);
     let (alice, session) = world.client(0, "alice");
     let uri = world.end(alice).uri.clone();
-    for next in [
-        "msrp://203.0.113.40:49300/x;tcp",
-        "msrps://203.0.113.40:49300/x;ws",
-        "msrps://peer.example/x;tcp",
-    ] {
+    for next in
+        ["msrp://203.0.113.40:49300/x;tcp", "msrps://203.0.113.40:49300/x;ws", "msrps://peer.example/x;tcp"]
+    {
         let to = format!("{session} {next}");
         world.send(alice, Request::bodiless(&to, &uri, "mess").octets());
         assert_eq!(world.take_one(alice).status(), 408, "{next}");
@@ -983,10 +867,7 @@ fn next_hop_with_more_behind_it_is_dialled_as_a_relay() {
     assert!(target.relay && target.secure);
     assert_eq!((&*target.host, target.port), ("r2.alder.example", 2855));
     let frame = only(world.take(conn), "SEND");
-    assert_eq!(
-        frame.to_path(),
-        "msrps://r2.alder.example:2855/Gm4y;tcp msrps://192.0.2.1:5/b;tcp"
-    );
+    assert_eq!(frame.to_path(), "msrps://r2.alder.example:2855/Gm4y;tcp msrps://192.0.2.1:5/b;tcp");
 }
 
 // Q2: a response that nobody waits for, or a second one, is dropped.
@@ -1021,10 +902,7 @@ fn response_with_a_wrong_path_still_ends_its_transaction() {
     world.run();
     world.take(line.from);
     let frame = only(world.take(line.to), "SEND");
-    world.send(
-        line.to,
-        response(frame.tid(), 200, &line.from_uri, &line.to_uri),
-    );
+    world.send(line.to, response(frame.tid(), 200, &line.from_uri, &line.to_uri));
     world.run();
     assert_eq!(world.sizes().transactions, 0);
     world.advance(Duration::from_secs(40));
@@ -1061,10 +939,7 @@ fn defective_request_gets_400_and_harms_nobody() {
         .body(b"hello");
     world.send(line.from, bad.octets());
     assert_eq!(world.take_one(line.from).status(), 400);
-    world.send(
-        line.from,
-        Request::send(&line.path, &line.from_uri, "mess", b"x").octets(),
-    );
+    world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", b"x").octets());
     assert_eq!(world.take_one(line.from).status(), 200);
 }
 
@@ -1077,10 +952,7 @@ fn unparseable_input_ends_its_own_connection_only() {
     world.send(stranger, "GET / HTTP/1.1\r\n\r\n");
     world.run();
     assert!(world.is_closed(stranger));
-    world.send(
-        pair.alice,
-        Request::send(&pair.to_bob, &pair.alice_uri, "m001", b"x").octets(),
-    );
+    world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "m001", b"x").octets());
     assert_eq!(world.take_one(pair.alice).status(), 200);
     assert_eq!(world.take(pair.bob).len(), 1);
 }

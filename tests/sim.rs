@@ -6,11 +6,7 @@
 //! connections are closed, no table holds anything. `SIM_SEED=n` replays one seed, `SIM_SEEDS=n`
 //! runs that many.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "tests state what must hold"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests state what must hold")]
 
 mod support;
 
@@ -95,12 +91,7 @@ struct Actor {
 
 #[derive(Clone, Debug)]
 enum Sent {
-    Chunk {
-        message: usize,
-        start: u64,
-        octets: u64,
-        aborted: bool,
-    },
+    Chunk { message: usize, start: u64, octets: u64, aborted: bool },
     Other,
 }
 
@@ -213,11 +204,7 @@ impl Simulation {
         if let Some(conn) = conn {
             self.by_conn.insert(conn, index);
         }
-        self.actors.push(Actor {
-            conn,
-            uri,
-            ..Actor::default()
-        });
+        self.actors.push(Actor { conn, uri, ..Actor::default() });
         index
     }
 
@@ -254,11 +241,7 @@ impl Simulation {
     }
 
     fn push_link(&mut self, ends: [usize; 2], paths: [String; 2]) {
-        self.links.push(Link {
-            ends,
-            paths,
-            faulty: false,
-        });
+        self.links.push(Link { ends, paths, faulty: false });
     }
 
     // -- what may happen -----------------------------------------------------------------------
@@ -293,10 +276,7 @@ impl Simulation {
         // Who has not been spoken to does not know where its peer is: it would have us dial it.
         let spoken = direction == 0
             || self.hosts.values().any(|a| *a == to)
-            || self
-                .messages
-                .iter()
-                .any(|m| m.link == link && m.to == from && !m.delivered.is_empty());
+            || self.messages.iter().any(|m| m.link == link && m.to == from && !m.delivered.is_empty());
         if self.actors[from].dead || self.actors[from].conn.is_none() || !spoken {
             return;
         }
@@ -329,10 +309,7 @@ impl Simulation {
     /// Somebody sends the next chunk of one of its messages.
     fn send_chunk(&mut self) {
         let actor = self.dice.below(self.actors.len());
-        let Some(conn) = self.actors[actor]
-            .conn
-            .filter(|c| !self.world.is_closed(*c))
-        else {
+        let Some(conn) = self.actors[actor].conn.filter(|c| !self.world.is_closed(*c)) else {
             return;
         };
         if self.actors[actor].sending.is_empty() || self.world.link(conn).wire.len() > 100_000 {
@@ -354,15 +331,11 @@ impl Simulation {
             0 => "*".to_owned(),
             _ => (message.sent + octets).to_string(),
         };
-        let total = if message.told_total {
-            message.total.to_string()
-        } else {
-            "*".to_owned()
-        };
+        let total = if message.told_total { message.total.to_string() } else { "*".to_owned() };
         let body: Vec<u8> = (start..start + octets).map(|at| octet(index, at)).collect();
         let uri = &self.actors[actor].uri;
-        let mut request = Request::new("SEND", &message.path, uri)
-            .header("Message-ID", &format!("mess{index:06}"));
+        let mut request =
+            Request::new("SEND", &message.path, uri).header("Message-ID", &format!("mess{index:06}"));
         if start > 1 || self.dice.chance(90) {
             request = request.header("Byte-Range", &format!("{start}-{end}/{total}"));
         }
@@ -383,21 +356,14 @@ impl Simulation {
         let request = request.flag(flag);
         message.sent += octets;
         message.over = aborted || last;
-        let sent = Sent::Chunk {
-            message: index,
-            start,
-            octets,
-            aborted,
-        };
+        let sent = Sent::Chunk { message: index, start, octets, aborted };
         if aborted {
             self.links[message.link].faulty = true;
         }
         if message.over {
             self.actors[actor].sending.swap_remove(slot);
         }
-        self.actors[actor]
-            .requests
-            .insert(request.tid.clone(), sent);
+        self.actors[actor].requests.insert(request.tid.clone(), sent);
         self.world.send(conn, request.octets());
     }
 
@@ -413,9 +379,7 @@ impl Simulation {
         }
         let path = &self.links[link].paths[direction];
         let request = Request::new("NICKNAME", path, &self.actors[from].uri);
-        self.actors[from]
-            .requests
-            .insert(request.tid.clone(), Sent::Other);
+        self.actors[from].requests.insert(request.tid.clone(), Sent::Other);
         self.world.send(conn, request.octets());
     }
 
@@ -428,11 +392,8 @@ impl Simulation {
     }
 
     fn let_read(&mut self) {
-        self.world.read_max = 1 + self.dice.below(
-            *[1, 40, 700, 5000, 16_000]
-                .get(self.seed as usize % 5)
-                .unwrap(),
-        );
+        self.world.read_max =
+            1 + self.dice.below(*[1, 40, 700, 5000, 16_000].get(self.seed as usize % 5).unwrap());
         for _ in 0..1 + self.dice.below(6) {
             if let Some(conn) = self.any_conn() {
                 self.world.read(conn);
@@ -497,24 +458,14 @@ impl Simulation {
     /// Somebody answers a chunk of which not all has arrived.
     fn answer_early(&mut self) {
         let index = self.dice.below(self.actors.len());
-        let Some(conn) = self.actors[index]
-            .conn
-            .filter(|c| !self.world.is_closed(*c))
-        else {
+        let Some(conn) = self.actors[index].conn.filter(|c| !self.world.is_closed(*c)) else {
             return;
         };
-        let code = if self.faults && self.dice.chance(70) {
-            413
-        } else {
-            200
-        };
+        let code = if self.faults && self.dice.chance(70) { 413 } else { 200 };
         let Some(arriving) = self.world.end(conn).arriving().cloned() else {
             return;
         };
-        let known = self.actors[index]
-            .early
-            .iter()
-            .any(|tid| tid == arriving.tid());
+        let known = self.actors[index].early.iter().any(|tid| tid == arriving.tid());
         if known || !arriving.is("SEND") || !arriving.wants_response(code) {
             return;
         }
@@ -556,9 +507,7 @@ impl Simulation {
 
     /// A far end that may be dialled comes by itself.
     fn come_in(&mut self) {
-        let waiting: Vec<usize> = (0..self.actors.len())
-            .filter(|a| self.actors[*a].conn.is_none())
-            .collect();
+        let waiting: Vec<usize> = (0..self.actors.len()).filter(|a| self.actors[*a].conn.is_none()).collect();
         if !waiting.is_empty() {
             let actor = self.dice.pick(&waiting);
             let core = self.dice.below(self.cores);
@@ -606,17 +555,13 @@ impl Simulation {
                 actor.dead = true;
             }
         }
-        self.strangers
-            .retain(|(conn, _)| !self.world.is_closed(*conn));
+        self.strangers.retain(|(conn, _)| !self.world.is_closed(*conn));
     }
 
     /// Responses nobody waits for, and requests for nobody.
     fn stray(&mut self) {
         let actor = self.dice.below(self.actors.len());
-        let Some(conn) = self.actors[actor]
-            .conn
-            .filter(|c| !self.world.is_closed(*c))
-        else {
+        let Some(conn) = self.actors[actor].conn.filter(|c| !self.world.is_closed(*c)) else {
             return;
         };
         let uri = self.actors[actor].uri.clone();
@@ -637,8 +582,7 @@ impl Simulation {
             let core = self.dice.below(self.cores);
             let conn = self.world.connect(core);
             let uri = self.world.end(conn).uri.clone();
-            self.world
-                .send(conn, Request::new("AUTH", &relay_uri(), &uri).octets());
+            self.world.send(conn, Request::new("AUTH", &relay_uri(), &uri).octets());
             self.strangers.push((conn, 0));
             return;
         }
@@ -654,8 +598,7 @@ impl Simulation {
             if frame.is("401") {
                 let password = self.dice.pick(&["1234", "guess"]);
                 let value = answer_challenge(&frame, "alice", password, &relay_uri(), 1);
-                let request =
-                    Request::new("AUTH", &relay_uri(), &uri).header("Authorization", &value);
+                let request = Request::new("AUTH", &relay_uri(), &uri).header("Authorization", &value);
                 self.world.send(conn, request.octets());
             }
         }
@@ -716,10 +659,7 @@ impl Simulation {
             assert_eq!(*got, octet(index, at), "message {index}, octet {at}");
         }
         let message = &mut self.messages[index];
-        assert_eq!(
-            actor, message.to,
-            "message {index} is not for actor {actor}"
-        );
+        assert_eq!(actor, message.to, "message {index} is not for actor {actor}");
         if let Some(end) = range.end.filter(|_| frame.flag != Flag::Aborted) {
             assert_eq!(end + 1, start + octets, "message {index}: {range}");
         }
@@ -769,13 +709,7 @@ impl Simulation {
         };
         let earlier = self.actors[actor].responses.insert(tid.clone(), code);
         assert_eq!(earlier, None, "{tid} answered twice");
-        if let Sent::Chunk {
-            message: index,
-            start,
-            octets,
-            aborted,
-        } = sent
-        {
+        if let Sent::Chunk { message: index, start, octets, aborted } = sent {
             let message = &mut self.messages[index];
             match message.wish {
                 "no" => panic!("an answer that nobody wanted"),
@@ -874,13 +808,7 @@ impl Simulation {
 
     /// What became of a request whose sender is still there.
     fn check_request(&self, tid: &str, sent: &Sent, response: Option<&u16>) {
-        let Sent::Chunk {
-            message: index,
-            start,
-            octets,
-            aborted,
-        } = sent
-        else {
+        let Sent::Chunk { message: index, start, octets, aborted } = sent else {
             assert!(response.is_some(), "{tid} was never answered");
             return;
         };
@@ -911,15 +839,8 @@ impl Simulation {
 
 impl Message {
     fn fail(&mut self, index: usize, start: u64, end: u64) {
-        let again = self
-            .failed
-            .iter()
-            .any(|(s, e)| start <= *e && *s <= end && start <= end);
-        assert!(
-            !again,
-            "message {index}: {start}-{end} told of again after {:?}",
-            self.failed
-        );
+        let again = self.failed.iter().any(|(s, e)| start <= *e && *s <= end && start <= end);
+        assert!(!again, "message {index}: {start}-{end} told of again after {:?}", self.failed);
         self.failed.push((start, end));
     }
 }

@@ -80,9 +80,7 @@ fn load(path: &Path) -> Result<Config, Reported> {
 /// Runs until told to stop.
 fn run_relay(config: Config, ready_file: Option<&Path>) -> Result<(), Reported> {
     let descriptors = preflight::check(config.cores.len()).map_err(|errors| {
-        errors
-            .iter()
-            .for_each(|error| eprintln!("msrprelay: {error}"));
+        errors.iter().for_each(|error| eprintln!("msrprelay: {error}"));
         Reported
     })?;
     let _telemetry = Telemetry::start(config.log)
@@ -166,10 +164,7 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
     vec![
         ("listen", joined(config.listen.iter().map(listen))),
         ("hostname", config.hostname.clone()),
-        (
-            "realm",
-            realm.unwrap_or("the domain a client names").to_owned(),
-        ),
+        ("realm", realm.unwrap_or("the domain a client names").to_owned()),
         ("domains", domains.unwrap_or_else(|| "any".to_owned())),
         ("certificates", joined(certificates)),
         ("cores", joined(config.cores.iter().map(usize::to_string))),
@@ -181,9 +176,5 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
 /// The items of a summary line.
 fn joined(items: impl Iterator<Item = String>) -> String {
     let items: Vec<_> = items.collect();
-    if items.is_empty() {
-        "none".to_owned()
-    } else {
-        items.join(", ")
-    }
+    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
 }

@@ -10,12 +10,7 @@ use crate::proto::status::Status;
 use crate::proto::write::FrameWriter;
 
 /// The response to this request, if it is to have one.
-pub(super) fn response(
-    head: &Head,
-    octets: &[u8],
-    status: Status,
-    comment: Option<&str>,
-) -> Option<Vec<u8>> {
+pub(super) fn response(head: &Head, octets: &[u8], status: Status, comment: Option<&str>) -> Option<Vec<u8>> {
     let Kind::Request(method) = head.kind() else {
         return None;
     };
@@ -26,14 +21,8 @@ pub(super) fn response(
         _ => true,
     };
     let from = head.from_path(octets);
-    let (own, to) = (
-        head.to_path(octets).first()?,
-        if method == Method::Send {
-            from.first()?
-        } else {
-            from.as_bytes()
-        },
-    );
+    let (own, to) =
+        (head.to_path(octets).first()?, if method == Method::Send { from.first()? } else { from.as_bytes() });
     if !wanted || to.is_empty() {
         return None;
     }
@@ -61,11 +50,7 @@ pub(super) struct Subject<'a> {
 /// A REPORT that speaks of the whole message.
 pub(super) fn report(subject: &Subject<'_>, status: Status, comment: Option<&str>) -> Vec<u8> {
     let tid = random_token(12);
-    let range = ByteRange {
-        start: 1,
-        end: Some(subject.octets),
-        total: Some(subject.octets),
-    };
+    let range = ByteRange { start: 1, end: Some(subject.octets), total: Some(subject.octets) };
     let comment = comment.unwrap_or_else(|| status.phrase());
     let mut frame = Vec::with_capacity(512);
     FrameWriter::request(&mut frame, tid.as_bytes(), "REPORT")
@@ -98,13 +83,8 @@ mod tests {
 
     fn parsed(frame: &str) -> (Head, Vec<u8>) {
         let octets = frame.replace('\n', "\r\n").into_bytes();
-        let step = Parser::new(ParserLimits::default())
-            .step(&octets)
-            .unwrap()
-            .unwrap();
-        let Piece::Head(head) = step.piece else {
-            panic!("not a head")
-        };
+        let step = Parser::new(ParserLimits::default()).step(&octets).unwrap().unwrap();
+        let Piece::Head(head) = step.piece else { panic!("not a head") };
         (head, octets.get(..step.consumed).unwrap().to_vec())
     }
 
@@ -131,38 +111,27 @@ mod tests {
     #[test]
     fn other_methods_are_answered_all_the_way_back() {
         let frame = answer("NICKNAME", "", Status::NOT_IMPLEMENTED).unwrap();
-        assert!(
-            frame.contains("To-Path: msrp://r:1/u;tcp msrp://w:1/w;tcp\r\n"),
-            "{frame}"
-        );
+        assert!(frame.contains("To-Path: msrp://r:1/u;tcp msrp://w:1/w;tcp\r\n"), "{frame}");
     }
 
     #[test]
     fn silence_where_silence_was_asked_for() {
         assert_eq!(answer("SEND", "Failure-Report: no\n", Status::OK), None);
         assert_eq!(answer("SEND", "Failure-Report: no\n", Status::STOP), None);
-        assert_eq!(
-            answer("SEND", "Failure-Report: partial\n", Status::OK),
-            None
-        );
+        assert_eq!(answer("SEND", "Failure-Report: partial\n", Status::OK), None);
         assert!(answer("SEND", "Failure-Report: partial\n", Status::STOP).is_some());
     }
 
     #[test]
     fn a_report_is_never_answered() {
-        assert_eq!(
-            answer("REPORT", "Status: 000 200 OK\n", Status::NOT_IMPLEMENTED),
-            None
-        );
+        assert_eq!(answer("REPORT", "Status: 000 200 OK\n", Status::NOT_IMPLEMENTED), None);
     }
 
     #[test]
     fn the_words_of_a_report_are_found() {
-        for (status, words) in [
-            ("000 413 Too much of it", "Too much of it"),
-            ("000 413", ""),
-            ("000 413 ", ""),
-        ] {
+        for (status, words) in
+            [("000 413 Too much of it", "Too much of it"), ("000 413", ""), ("000 413 ", "")]
+        {
             let (head, octets) = request("REPORT", &format!("Status: {status}\n"));
             assert_eq!(report_comment(&head, &octets), words);
         }
@@ -177,9 +146,6 @@ mod tests {
             octets: 0,
         };
         let frame = String::from_utf8(report(&subject, Status::OK, None)).unwrap();
-        assert!(
-            frame.contains("\r\nByte-Range: 1-0/0\r\nStatus: 000 200 OK\r\n-------"),
-            "{frame}"
-        );
+        assert!(frame.contains("\r\nByte-Range: 1-0/0\r\nStatus: 000 200 OK\r\n-------"), "{frame}");
     }
 }

@@ -31,10 +31,7 @@ pub struct Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Credentials")
-            .field("user", &self.user)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
     }
 }
 
@@ -74,21 +71,12 @@ impl Grant {
     /// The path peers send to: Use-Path reversed, then our URI (RFC 4976, 5.1).
     pub fn path_for_peers(&self) -> String {
         let relays = self.use_path.iter().rev();
-        relays
-            .chain([&self.own_uri])
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(" ")
+        relays.chain([&self.own_uri]).map(String::as_str).collect::<Vec<_>>().join(" ")
     }
 
     /// The To-Path of what is sent to a peer: our relays, then the peer's path.
     pub fn to_path(&self, peer_path: &str) -> String {
-        self.use_path
-            .iter()
-            .map(String::as_str)
-            .chain([peer_path])
-            .collect::<Vec<_>>()
-            .join(" ")
+        self.use_path.iter().map(String::as_str).chain([peer_path]).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -110,29 +98,17 @@ pub async fn authenticate(
     for attempt in 1..=2 {
         let (challenge, ha1) = answer.challenge(credentials)?;
         let cnonce = random_token(16);
-        let authorization =
-            challenge.answer(&credentials.user, &ha1, options.uri.as_bytes(), 1, &cnonce);
+        let authorization = challenge.answer(&credentials.user, &ha1, options.uri.as_bytes(), 1, &cnonce);
         let answered = Instant::now();
         let next = exchange(endpoint, options, Some(authorization.to_string())).await?;
         if next.is(Status::OK) {
-            let proved =
-                next.check_proof(authorization.rspauth(&ha1, options.uri.as_bytes()).as_str())?;
+            let proved = next.check_proof(authorization.rspauth(&ha1, options.uri.as_bytes()).as_str())?;
             let grant = next.grant(endpoint, challenge_took, answered.elapsed())?;
-            let (realm, algorithm) = (
-                Some(challenge.realm.clone().into_owned()),
-                Some(challenge.algorithm),
-            );
-            return Ok(Grant {
-                realm,
-                algorithm,
-                proved,
-                ..grant
-            });
+            let (realm, algorithm) = (Some(challenge.realm.clone().into_owned()), Some(challenge.algorithm));
+            return Ok(Grant { realm, algorithm, proved, ..grant });
         }
-        let stale = next.is(Status::UNAUTHORIZED)
-            && next
-                .challenge(credentials)
-                .is_ok_and(|(next, _)| next.stale);
+        let stale =
+            next.is(Status::UNAUTHORIZED) && next.challenge(credentials).is_ok_and(|(next, _)| next.stale);
         if attempt == 2 || !stale {
             return Err(next.refusal());
         }
@@ -161,18 +137,14 @@ async fn exchange(
     writer.end(Flag::Last);
     endpoint.outgoing.send(&frame).await?;
     let answer = within(options.limit, response_to(endpoint, tid.as_bytes())).await;
-    answer.unwrap_or(Err(ClientError::TimedOut {
-        what: "no answer to AUTH",
-        seconds: options.limit.as_secs(),
-    }))
+    answer
+        .unwrap_or(Err(ClientError::TimedOut { what: "no answer to AUTH", seconds: options.limit.as_secs() }))
 }
 
 async fn response_to(endpoint: &mut Endpoint, tid: &[u8]) -> Result<Answer, ClientError> {
     loop {
         let Some(frame) = endpoint.incoming.next_frame(0).await? else {
-            return Err(ClientError::ConnectionLost(
-                "before AUTH was answered".to_owned(),
-            ));
+            return Err(ClientError::ConnectionLost("before AUTH was answered".to_owned()));
         };
         match frame.head.kind() {
             Kind::Response(status) if frame.head.tid(&frame.octets) == tid => {
@@ -207,12 +179,7 @@ impl Answer {
         let challenge = challenge.ok_or_else(|| {
             ClientError::AuthAnswer("401 without a challenge that can be answered".to_owned())
         })?;
-        let ha1 = Ha1::new(
-            challenge.algorithm,
-            &credentials.user,
-            &challenge.realm,
-            &credentials.password,
-        );
+        let ha1 = Ha1::new(challenge.algorithm, &credentials.user, &challenge.realm, &credentials.password);
         Ok((challenge, ha1))
     }
 
@@ -239,11 +206,7 @@ impl Answer {
         answer_took: Duration,
     ) -> Result<Grant, ClientError> {
         let unusable = || ClientError::AuthAnswer("200 without a usable Use-Path".to_owned());
-        let use_path = self
-            .frame
-            .head
-            .use_path(&self.frame.octets)
-            .ok_or_else(unusable)?;
+        let use_path = self.frame.head.use_path(&self.frame.octets).ok_or_else(unusable)?;
         let mut uris = Vec::new();
         for uri in use_path.uris() {
             MsrpUri::parse(uri).map_err(|_| unusable())?;
@@ -273,11 +236,7 @@ impl Answer {
             _ => String::new(),
         };
         let comment = words(self.status, &answer::comment(head, &self.frame.octets));
-        ClientError::AuthRefused {
-            status: self.status,
-            comment,
-            hint,
-        }
+        ClientError::AuthRefused { status: self.status, comment, hint }
     }
 }
 
@@ -302,10 +261,7 @@ mod tests {
     #[test]
     fn peers_see_the_relays_in_reverse() {
         let grant = grant(&["msrps://r1:1/a;tcp", "msrps://r2:1/b;tcp"]);
-        assert_eq!(
-            grant.path_for_peers(),
-            "msrps://r2:1/b;tcp msrps://r1:1/a;tcp msrps://w:1/w;tcp"
-        );
+        assert_eq!(grant.path_for_peers(), "msrps://r2:1/b;tcp msrps://r1:1/a;tcp msrps://w:1/w;tcp");
         assert_eq!(
             grant.to_path("msrps://x:1/x;tcp"),
             "msrps://r1:1/a;tcp msrps://r2:1/b;tcp msrps://x:1/x;tcp"
@@ -314,10 +270,7 @@ mod tests {
 
     #[test]
     fn a_password_is_never_shown() {
-        let credentials = Credentials {
-            user: "alice".to_owned(),
-            password: "hunter2".to_owned(),
-        };
+        let credentials = Credentials { user: "alice".to_owned(), password: "hunter2".to_owned() };
         assert!(!format!("{credentials:?}").contains("hunter2"));
     }
 }

@@ -106,12 +106,7 @@ fn any_element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         0..=0x7f => (usize::from(first), rest),
         0x81..=0x84 => {
             let (octets, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (
-                octets
-                    .iter()
-                    .fold(0, |length, octet| length << 8 | usize::from(*octet)),
-                rest,
-            )
+            (octets.iter().fold(0, |length, octet| length << 8 | usize::from(*octet)), rest)
         }
         _ => return None,
     };
@@ -135,15 +130,7 @@ fn time(input: &[u8]) -> Option<(String, &[u8])> {
     };
     let part = |range| full.get(range);
     let date = format!("{}-{}-{}", part(0..4)?, part(4..6)?, part(6..8)?);
-    Some((
-        format!(
-            "{date} {}:{}:{}Z",
-            part(8..10)?,
-            part(10..12)?,
-            part(12..14)?
-        ),
-        rest,
-    ))
+    Some((format!("{date} {}:{}:{}Z", part(8..10)?, part(10..12)?, part(12..14)?), rest))
 }
 
 #[cfg(test)]
@@ -158,20 +145,13 @@ mod tests {
         .unwrap();
         parameters.not_before = rcgen::date_time_ymd(2024, 2, 29);
         parameters.not_after = rcgen::date_time_ymd(2061, 12, 1);
-        parameters
-            .self_signed(&rcgen::KeyPair::generate().unwrap())
-            .unwrap()
-            .der()
-            .clone()
+        parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().clone()
     }
 
     #[test]
     fn names_and_validity_are_read_in_both_time_forms() {
         let certificate = certificate();
-        assert_eq!(
-            covered_names(&certificate),
-            ["relay.example", "*.example", "192.0.2.7", "2001:db8::7"]
-        );
+        assert_eq!(covered_names(&certificate), ["relay.example", "*.example", "192.0.2.7", "2001:db8::7"]);
         let (not_before, not_after) = validity(&certificate).unwrap();
         assert_eq!(not_before, "2024-02-29 00:00:00Z");
         assert_eq!(not_after, "2061-12-01 00:00:00Z");

@@ -73,22 +73,16 @@ impl Disposition {
 
 /// Lower-case hex, as `sha256sum` prints it.
 pub fn hex(digest: &[u8]) -> String {
-    digest.iter().fold(
-        String::with_capacity(digest.len() * 2),
-        |mut text, octet| {
-            let _ = write!(text, "{octet:02x}");
-            text
-        },
-    )
+    digest.iter().fold(String::with_capacity(digest.len() * 2), |mut text, octet| {
+        let _ = write!(text, "{octet:02x}");
+        text
+    })
 }
 
 /// The parameters behind the first `;`, with quoted strings unescaped.
 fn parameters(text: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
-    let mut rest = text
-        .find(';')
-        .and_then(|at| text.get(at + 1..))
-        .unwrap_or_default();
+    let mut rest = text.find(';').and_then(|at| text.get(at + 1..)).unwrap_or_default();
     while let Some((name, after_name)) = rest.split_once('=') {
         let (value, after_value) = parameter_value(after_name.trim_start());
         // A parameter without a value, as in `; inline; filename="x"`, leaves its name in front.
@@ -146,16 +140,8 @@ fn parse_hash(value: &str) -> Option<Sha256Digest> {
 /// all becomes `file`.
 pub fn safe_name(offered: &str) -> String {
     let last = offered.rsplit(['/', '\\']).next().unwrap_or_default();
-    let printable: String = last
-        .chars()
-        .map(|character| {
-            if is_printable(character) {
-                character
-            } else {
-                '_'
-            }
-        })
-        .collect();
+    let printable: String =
+        last.chars().map(|character| if is_printable(character) { character } else { '_' }).collect();
     let visible = printable
         .trim_start_matches(|character: char| character == '.' || character.is_whitespace())
         .trim_end_matches(|character: char| character == '.' || character.is_whitespace());
@@ -186,14 +172,8 @@ fn shortened(name: &str) -> String {
     }
     let (stem, extension) = split_extension(name);
     let room = NAME_BYTES_MAX - extension.len();
-    let cut = (0..=room)
-        .rev()
-        .find(|at| stem.is_char_boundary(*at))
-        .unwrap_or(0);
-    format!(
-        "{}{extension}",
-        stem.get(..cut).unwrap_or_default().trim_end()
-    )
+    let cut = (0..=room).rev().find(|at| stem.is_char_boundary(*at)).unwrap_or(0);
+    format!("{}{extension}", stem.get(..cut).unwrap_or_default().trim_end())
 }
 
 /// The name up to its last dot, and the rest with the dot; no extension if that would be overlong or the whole name.
@@ -238,76 +218,44 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        for filename in [
-            "plain.bin",
-            "semi; colon=\"x\".txt",
-            "Grüße – 日本.pdf",
-            "back\\slash",
-            "",
-            "a=b",
-        ] {
+        for filename in ["plain.bin", "semi; colon=\"x\".txt", "Grüße – 日本.pdf", "back\\slash", "", "a=b"]
+        {
             let disposition = Disposition {
                 filename: Some(filename.to_owned()),
                 size: Some(u64::MAX),
                 sha256: Some(DIGEST),
             };
-            assert_eq!(
-                Disposition::parse(disposition.to_header().as_bytes()),
-                disposition
-            );
+            assert_eq!(Disposition::parse(disposition.to_header().as_bytes()), disposition);
         }
     }
 
     #[test]
     fn hashes_are_read_in_both_spellings() {
-        let colons = format!(
-            "attachment; hash=sha-256:{}",
-            DIGEST.map(|octet| format!("{octet:02X}")).join(":")
-        );
+        let colons =
+            format!("attachment; hash=sha-256:{}", DIGEST.map(|octet| format!("{octet:02X}")).join(":"));
         let plain = format!("render;HASH=\"SHA-256:{}\"", hex(&DIGEST));
         assert_eq!(Disposition::parse(colons.as_bytes()).sha256, Some(DIGEST));
         assert_eq!(Disposition::parse(plain.as_bytes()).sha256, Some(DIGEST));
-        for wrong in [
-            "hash=sha-1:00:11",
-            "hash=sha-256:00",
-            "hash=sha-256:zz",
-            "hash=",
-            "hash",
-        ] {
-            assert_eq!(
-                Disposition::parse(format!("attachment; {wrong}").as_bytes()).sha256,
-                None
-            );
+        for wrong in ["hash=sha-1:00:11", "hash=sha-256:00", "hash=sha-256:zz", "hash=", "hash"] {
+            assert_eq!(Disposition::parse(format!("attachment; {wrong}").as_bytes()).sha256, None);
         }
     }
 
     #[test]
     fn a_mangled_header_gives_what_can_be_read() {
-        let parsed = Disposition::parse(
-            b"attachment ;; inline; Filename = unquoted name.txt ; size=x; size=7",
-        );
+        let parsed =
+            Disposition::parse(b"attachment ;; inline; Filename = unquoted name.txt ; size=x; size=7");
         assert_eq!(parsed.filename.as_deref(), Some("unquoted name.txt"));
         assert_eq!(parsed.size, Some(7));
-        assert_eq!(
-            Disposition::parse(b"attachment; filename=\"open")
-                .filename
-                .as_deref(),
-            Some("open")
-        );
+        assert_eq!(Disposition::parse(b"attachment; filename=\"open").filename.as_deref(), Some("open"));
         assert_eq!(Disposition::parse(b""), Disposition::default());
-        assert_eq!(
-            Disposition::parse(b"\xff\xfe;=;\"="),
-            Disposition::default()
-        );
+        assert_eq!(Disposition::parse(b"\xff\xfe;=;\"="), Disposition::default());
     }
 
     #[test]
     fn a_line_break_in_a_name_never_reaches_the_wire() {
-        let header = Disposition {
-            filename: Some("a\r\nX-Evil: 1\0".to_owned()),
-            ..Disposition::default()
-        }
-        .to_header();
+        let header = Disposition { filename: Some("a\r\nX-Evil: 1\0".to_owned()), ..Disposition::default() }
+            .to_header();
         assert_eq!(header, "attachment; filename=\"a__X-Evil: 1_\"");
     }
 
@@ -338,10 +286,7 @@ mod tests {
     #[test]
     fn an_overlong_name_keeps_its_extension() {
         let name = safe_name(&format!("{}.tar.gz", "é".repeat(400)));
-        assert!(
-            name.len() <= NAME_BYTES_MAX && name.ends_with("é.gz"),
-            "{name}"
-        );
+        assert!(name.len() <= NAME_BYTES_MAX && name.ends_with("é.gz"), "{name}");
         let no_extension = safe_name(&format!("a.{}", "b".repeat(400)));
         assert_eq!(no_extension.len(), NAME_BYTES_MAX);
     }

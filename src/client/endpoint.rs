@@ -52,11 +52,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// As [`Transport::connect`].
-    pub async fn connect(
-        target: &Target,
-        security: &Security,
-        limit: Duration,
-    ) -> Result<Self, ClientError> {
+    pub async fn connect(target: &Target, security: &Security, limit: Duration) -> Result<Self, ClientError> {
         let transport = Transport::connect(target, security, limit).await?;
         let own_uri = Self::mint_uri(transport.local(), transport.is_tls());
         Ok(Self::new(transport, own_uri))
@@ -69,11 +65,7 @@ impl Endpoint {
         let activity = Activity::default();
         Self {
             incoming: Incoming::new(Rc::clone(&transport), activity.clone()),
-            outgoing: Outgoing {
-                transport,
-                urgent: Urgent::default(),
-                activity: activity.clone(),
-            },
+            outgoing: Outgoing { transport, urgent: Urgent::default(), activity: activity.clone() },
             activity,
             own_uri,
             local,
@@ -85,10 +77,7 @@ impl Endpoint {
     /// A fresh URI for a session at this address.
     pub fn mint_uri(address: SocketAddr, tls: bool) -> String {
         let scheme = if tls { "msrps" } else { "msrp" };
-        format!(
-            "{scheme}://{address}/{};tcp",
-            random_token(SESSION_ID_LENGTH)
-        )
+        format!("{scheme}://{address}/{};tcp", random_token(SESSION_ID_LENGTH))
     }
 
     /// The URI of our session.
@@ -174,14 +163,7 @@ pub struct Incoming {
 impl Incoming {
     fn new(transport: Rc<RefCell<Transport>>, activity: Activity) -> Self {
         let buffer = vec![0; READ_BUFFER_BYTES].into_boxed_slice();
-        Self {
-            transport,
-            parser: Parser::new(ParserLimits::default()),
-            buffer,
-            start: 0,
-            end: 0,
-            activity,
-        }
+        Self { transport, parser: Parser::new(ParserLimits::default()), buffer, start: 0, end: 0, activity }
     }
 
     /// The next step; `None` when the peer has closed between frames.
@@ -195,9 +177,7 @@ impl Incoming {
             }
             if self.fill().await? == 0 {
                 return match self.parser.in_frame() || self.start < self.end {
-                    true => Err(ClientError::ConnectionLost(
-                        "in the middle of a frame".to_owned(),
-                    )),
+                    true => Err(ClientError::ConnectionLost("in the middle of a frame".to_owned())),
                     false => Ok(None),
                 };
             }
@@ -205,10 +185,7 @@ impl Incoming {
         let consumed = &self.buffer[self.start..self.start + step.consumed];
         self.start += step.consumed;
         Ok(Some(match step.piece {
-            Piece::Head(head) => Event::Head {
-                head,
-                octets: consumed,
-            },
+            Piece::Head(head) => Event::Head { head, octets: consumed },
             Piece::Body(range) => Event::Body(&consumed[range]),
             Piece::End(flag) => Event::End(flag),
         }))
@@ -218,10 +195,7 @@ impl Incoming {
     ///
     /// # Errors
     /// As [`Self::next`], and [`ClientError::TooLarge`] for a body of more than `body_bytes_max` octets.
-    pub async fn next_frame(
-        &mut self,
-        body_bytes_max: usize,
-    ) -> Result<Option<Frame>, ClientError> {
+    pub async fn next_frame(&mut self, body_bytes_max: usize) -> Result<Option<Frame>, ClientError> {
         let (head, octets) = match self.next().await? {
             Some(Event::Head { head, octets }) => (head, octets.to_vec()),
             _ => return Ok(None),
@@ -233,17 +207,10 @@ impl Incoming {
                     body.extend_from_slice(piece)
                 }
                 Some(Event::Body(_)) => {
-                    return Err(ClientError::TooLarge {
-                        octets_max: body_bytes_max,
-                    });
+                    return Err(ClientError::TooLarge { octets_max: body_bytes_max });
                 }
                 Some(Event::End(flag)) => {
-                    return Ok(Some(Frame {
-                        head,
-                        octets,
-                        body,
-                        flag,
-                    }));
+                    return Ok(Some(Frame { head, octets, body, flag }));
                 }
                 Some(Event::Head { .. }) | None => return Ok(None),
             }
@@ -307,10 +274,8 @@ impl Outgoing {
     pub async fn write(&mut self, mut octets: &[u8]) -> Result<(), ClientError> {
         while !octets.is_empty() {
             let transport = &self.transport;
-            let written = poll_fn(|context| {
-                Pin::new(&mut *transport.borrow_mut()).poll_write(context, octets)
-            })
-            .await?;
+            let written =
+                poll_fn(|context| Pin::new(&mut *transport.borrow_mut()).poll_write(context, octets)).await?;
             if written == 0 {
                 return Err(io::Error::from(io::ErrorKind::WriteZero).into());
             }
@@ -348,8 +313,7 @@ impl Outgoing {
         while !self.urgent.is_empty() {
             let written = poll_fn(|context| {
                 let mut octets = queue.octets.borrow_mut();
-                let written =
-                    ready!(Pin::new(&mut *transport.borrow_mut()).poll_write(context, &octets))?;
+                let written = ready!(Pin::new(&mut *transport.borrow_mut()).poll_write(context, &octets))?;
                 octets.drain(..written);
                 Poll::Ready(io::Result::Ok(written))
             })
@@ -410,10 +374,7 @@ impl Urgent {
 
     /// Returns once less than 64 KiB wait.
     pub async fn room(&self) {
-        self.0
-            .drained
-            .until(|| self.0.octets.borrow().len() < URGENT_BYTES_HIGH)
-            .await;
+        self.0.drained.until(|| self.0.octets.borrow().len() < URGENT_BYTES_HIGH).await;
     }
 
     /// Returns once something waits.

@@ -143,10 +143,7 @@ pub enum ClientError {
 impl ClientError {
     /// Nothing moved on the connection for so long.
     pub fn stalled(limit: std::time::Duration) -> Self {
-        Self::TimedOut {
-            what: "nothing moved on the connection",
-            seconds: limit.as_secs(),
-        }
+        Self::TimedOut { what: "nothing moved on the connection", seconds: limit.as_secs() }
     }
 
     /// The stage this error belongs to.
@@ -167,10 +164,7 @@ impl ClientError {
 /// What to do about the commonest certificate failures.
 fn tls_hint(source: &io::Error) -> &'static str {
     use futures_rustls::rustls::{CertificateError, Error};
-    match source
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<Error>())
-    {
+    match source.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
             " (give its issuer, or a self-signed certificate itself, with --ca FILE)"
         }

@@ -29,10 +29,7 @@ pub struct EngineError(String);
 ///
 /// # Errors
 /// If io_uring is missing, forbidden or short of memory.
-pub fn run_on_executor<T>(
-    cpu: Option<usize>,
-    future: impl Future<Output = T>,
-) -> Result<T, EngineError> {
+pub fn run_on_executor<T>(cpu: Option<usize>, future: impl Future<Output = T>) -> Result<T, EngineError> {
     let executor = LocalExecutorBuilder::new(cpu.map_or(Placement::Unbound, Placement::Fixed))
         .io_memory(IO_MEMORY_BYTES)
         .preempt_timer(PREEMPT_TIMER)

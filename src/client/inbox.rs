@@ -113,13 +113,7 @@ impl Inbox {
         let activity = endpoint.activity();
         let idle_limit = self.options.idle_limit;
         let reading = self.read_all(&mut endpoint.incoming, observe);
-        let serving = async {
-            endpoint
-                .outgoing
-                .serve()
-                .await
-                .map(|never: Infallible| match never {})
-        };
+        let serving = async { endpoint.outgoing.serve().await.map(|never: Infallible| match never {}) };
         let stalled = async {
             match idle_limit {
                 Some(limit) => activity.stops(limit).await,
@@ -142,11 +136,7 @@ impl Inbox {
         incoming: &mut Incoming,
         observe: &mut dyn FnMut(InboxEvent<'_>),
     ) -> Result<(), ClientError> {
-        while self
-            .options
-            .messages
-            .is_none_or(|messages| self.arrivals.len() < messages)
-        {
+        while self.options.messages.is_none_or(|messages| self.arrivals.len() < messages) {
             match incoming.next().await? {
                 Some(Event::Head { head, octets }) => self.head(head, octets, observe),
                 Some(Event::Body(octets)) => self.body(octets, observe).await,
@@ -163,11 +153,7 @@ impl Inbox {
             Ok(()) => self.chunk(&head, octets, observe),
             Err(status) => Content::Unwanted(status),
         };
-        self.frame = Some(OpenFrame {
-            head,
-            octets: octets.to_vec(),
-            content,
-        });
+        self.frame = Some(OpenFrame { head, octets: octets.to_vec(), content });
     }
 
     /// Whether the frame is a chunk of content for this session; if not, the answer that is due.
@@ -193,12 +179,7 @@ impl Inbox {
     }
 
     /// Finds or opens the message that the chunk belongs to.
-    fn chunk(
-        &mut self,
-        head: &Head,
-        octets: &[u8],
-        observe: &mut dyn FnMut(InboxEvent<'_>),
-    ) -> Content {
+    fn chunk(&mut self, head: &Head, octets: &[u8], observe: &mut dyn FnMut(InboxEvent<'_>)) -> Content {
         let mut key = head.message_id(octets).unwrap_or_default().to_vec();
         key.push(b' ');
         key.extend_from_slice(head.from_path(octets).last().unwrap_or_default());
@@ -207,48 +188,27 @@ impl Inbox {
         }
         if !self.open.contains_key(&key) {
             if self.open.len() == FILES_OPEN_MAX {
-                return self.refuse_now(
-                    head,
-                    octets,
-                    Status::STOP,
-                    Some("Too many messages at once"),
-                );
+                return self.refuse_now(head, octets, Status::STOP, Some("Too many messages at once"));
             }
-            match IncomingFile::begin(&self.options.directory, head, octets, self.options.size_max)
-            {
+            match IncomingFile::begin(&self.options.directory, head, octets, self.options.size_max) {
                 Ok(file) => {
-                    observe(InboxEvent::Began {
-                        name: &file.name(),
-                        total: file.total(),
-                    });
+                    observe(InboxEvent::Began { name: &file.name(), total: file.total() });
                     self.open.insert(key.clone(), file);
                 }
                 Err(rejection) => {
                     self.remember_refused(key);
-                    let content =
-                        self.refuse_now(head, octets, Status::STOP, Some(rejection.words()));
+                    let content = self.refuse_now(head, octets, Status::STOP, Some(rejection.words()));
                     self.arrived(unopened(rejection), observe);
                     return content;
                 }
             }
         }
-        let start = self
-            .open
-            .get(&key)
-            .map_or(0, |file| file.offset_of(head.byte_range()));
-        Content::Chunk {
-            key,
-            start,
-            end: start,
-        }
+        let start = self.open.get(&key).map_or(0, |file| file.offset_of(head.byte_range()));
+        Content::Chunk { key, start, end: start }
     }
 
     async fn body(&mut self, octets: &[u8], observe: &mut dyn FnMut(InboxEvent<'_>)) {
-        let Some(OpenFrame {
-            content: Content::Chunk { key, end, .. },
-            ..
-        }) = &mut self.frame
-        else {
+        let Some(OpenFrame { content: Content::Chunk { key, end, .. }, .. }) = &mut self.frame else {
             return;
         };
         let Some(file) = self.open.get_mut(key) else {
@@ -293,12 +253,7 @@ impl Inbox {
                 self.give_up(&key, Rejection::Aborted, observe);
             }
             Err(rejection) => {
-                self.answer(
-                    &frame.head,
-                    &frame.octets,
-                    Some(Status::STOP),
-                    Some(rejection.words()),
-                );
+                self.answer(&frame.head, &frame.octets, Some(Status::STOP), Some(rejection.words()));
                 self.remember_refused(key.clone());
                 self.give_up(&key, rejection, observe);
             }
@@ -311,28 +266,14 @@ impl Inbox {
             return;
         };
         let (back, message_id) = (file.back.clone(), file.message_id.clone());
-        let (wants_success, wants_failure) = (
-            file.success_report,
-            file.failure_report != FailureReport::No,
-        );
+        let (wants_success, wants_failure) = (file.success_report, file.failure_report != FailureReport::No);
         let octets = file.octets();
         let arrival = file.finish().await;
-        let subject = Subject {
-            back: &back,
-            own_uri: &self.own_uri,
-            message_id: &message_id,
-            octets,
-        };
+        let subject = Subject { back: &back, own_uri: &self.own_uri, message_id: &message_id, octets };
         match &arrival.stored {
-            Ok(_) if wants_success => self
-                .urgent
-                .push(&answer::report(&subject, Status::OK, None)),
+            Ok(_) if wants_success => self.urgent.push(&answer::report(&subject, Status::OK, None)),
             Err(rejection) if wants_failure => {
-                self.urgent.push(&answer::report(
-                    &subject,
-                    Status::STOP,
-                    Some(rejection.words()),
-                ));
+                self.urgent.push(&answer::report(&subject, Status::STOP, Some(rejection.words())));
             }
             _ => {}
         }
@@ -340,19 +281,10 @@ impl Inbox {
     }
 
     /// Ends the message in the middle of a chunk, telling the sender at once.
-    fn refuse_running(
-        &mut self,
-        key: &Key,
-        rejection: Rejection,
-        observe: &mut dyn FnMut(InboxEvent<'_>),
-    ) {
+    fn refuse_running(&mut self, key: &Key, rejection: Rejection, observe: &mut dyn FnMut(InboxEvent<'_>)) {
         if let Some(mut frame) = self.frame.take() {
-            frame.content = self.refuse_now(
-                &frame.head,
-                &frame.octets,
-                Status::STOP,
-                Some(rejection.words()),
-            );
+            frame.content =
+                self.refuse_now(&frame.head, &frame.octets, Status::STOP, Some(rejection.words()));
             self.frame = Some(frame);
         }
         self.remember_refused(key.clone());
@@ -360,31 +292,18 @@ impl Inbox {
     }
 
     /// Answers before the end of the frame; nothing is due then.
-    fn refuse_now(
-        &self,
-        head: &Head,
-        octets: &[u8],
-        status: Status,
-        comment: Option<&str>,
-    ) -> Content {
+    fn refuse_now(&self, head: &Head, octets: &[u8], status: Status, comment: Option<&str>) -> Content {
         self.answer(head, octets, Some(status), comment);
         Content::Unwanted(None)
     }
 
     fn answer(&self, head: &Head, octets: &[u8], status: Option<Status>, comment: Option<&str>) {
-        if let Some(frame) =
-            status.and_then(|status| answer::response(head, octets, status, comment))
-        {
+        if let Some(frame) = status.and_then(|status| answer::response(head, octets, status, comment)) {
             self.urgent.push(&frame);
         }
     }
 
-    fn give_up(
-        &mut self,
-        key: &Key,
-        rejection: Rejection,
-        observe: &mut dyn FnMut(InboxEvent<'_>),
-    ) {
+    fn give_up(&mut self, key: &Key, rejection: Rejection, observe: &mut dyn FnMut(InboxEvent<'_>)) {
         if let Some(file) = self.open.remove(key) {
             self.arrived(file.reject(rejection), observe);
         }

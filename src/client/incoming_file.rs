@@ -86,27 +86,19 @@ impl IncomingFile {
     ) -> Result<Self, Rejection> {
         let announced = Disposition::parse(head.content_disposition(octets).unwrap_or_default());
         let total = head.byte_range().and_then(|range| range.total);
-        if total
-            .max(announced.size)
-            .is_some_and(|size| size > size_max)
-        {
+        if total.max(announced.size).is_some_and(|size| size > size_max) {
             return Err(Rejection::TooLarge);
         }
         if total.is_some() && announced.size.is_some() && total != announced.size {
             return Err(Rejection::Size);
         }
-        let is_text = head
-            .content_type(octets)
-            .is_some_and(|value| value.to_ascii_lowercase().starts_with(b"text/"));
+        let is_text =
+            head.content_type(octets).is_some_and(|value| value.to_ascii_lowercase().starts_with(b"text/"));
         Ok(Self {
             part: PartFile::create(directory).map_err(|error| Rejection::disk(&error))?,
             total: total.or(announced.size),
             announced,
-            fallback_name: if is_text {
-                "message.txt"
-            } else {
-                "message.bin"
-            },
+            fallback_name: if is_text { "message.txt" } else { "message.bin" },
             ranges: RangeSet::new(),
             last_chunk_ended: false,
             size_max,
@@ -125,12 +117,7 @@ impl IncomingFile {
 
     /// The name shown while it arrives.
     pub(super) fn name(&self) -> String {
-        safe_name(
-            self.announced
-                .filename
-                .as_deref()
-                .unwrap_or(self.fallback_name),
-        )
+        safe_name(self.announced.filename.as_deref().unwrap_or(self.fallback_name))
     }
 
     /// How long it will be, if that is known.
@@ -140,32 +127,20 @@ impl IncomingFile {
 
     /// Stores octets of a chunk.
     pub(super) async fn write(&mut self, offset: u64, octets: &[u8]) -> Result<u64, Rejection> {
-        let end = offset
-            .checked_add(octets.len() as u64)
-            .ok_or(Rejection::TooLarge)?;
+        let end = offset.checked_add(octets.len() as u64).ok_or(Rejection::TooLarge)?;
         if self.total.is_some_and(|total| end > total) {
             return Err(Rejection::Size);
         }
         if end > self.size_max {
             return Err(Rejection::TooLarge);
         }
-        self.part
-            .write(offset, octets)
-            .await
-            .map_err(|error| Rejection::disk(&error))?;
+        self.part.write(offset, octets).await.map_err(|error| Rejection::disk(&error))?;
         Ok(end)
     }
 
     /// A chunk of the octets `start..end` has ended. Whether the message is complete now.
-    pub(super) fn chunk_ended(
-        &mut self,
-        start: u64,
-        end: u64,
-        flag: Flag,
-    ) -> Result<bool, Rejection> {
-        self.ranges
-            .insert(start, end)
-            .map_err(|_| Rejection::Scattered)?;
+    pub(super) fn chunk_ended(&mut self, start: u64, end: u64, flag: Flag) -> Result<bool, Rejection> {
+        self.ranges.insert(start, end).map_err(|_| Rejection::Scattered)?;
         match flag {
             Flag::Aborted => return Err(Rejection::Aborted),
             Flag::More => {}
@@ -191,32 +166,14 @@ impl IncomingFile {
             Ok(digest) => digest,
             Err(error) => return self.reject(Rejection::disk(&error)),
         };
-        if self
-            .announced
-            .sha256
-            .is_some_and(|announced| announced != digest)
-        {
-            return Arrival {
-                sha256: Some(digest),
-                ..self.reject(Rejection::Hash)
-            };
+        if self.announced.sha256.is_some_and(|announced| announced != digest) {
+            return Arrival { sha256: Some(digest), ..self.reject(Rejection::Hash) };
         }
         let name = self.name();
         let (offered_name, elapsed) = (self.announced.filename, self.began.elapsed());
-        let stored = self
-            .part
-            .publish(&name)
-            .await
-            .map_err(|error| Rejection::disk(&error));
+        let stored = self.part.publish(&name).await.map_err(|error| Rejection::disk(&error));
         let hash_announced = self.announced.sha256.is_some();
-        Arrival {
-            offered_name,
-            octets: total,
-            sha256: Some(digest),
-            hash_announced,
-            stored,
-            elapsed,
-        }
+        Arrival { offered_name, octets: total, sha256: Some(digest), hash_announced, stored, elapsed }
     }
 
     /// Gives the message up; its temporary file goes.

@@ -38,11 +38,7 @@ struct Inner {
 impl Ledger {
     /// For a message sent under this Failure-Report.
     pub fn new(failure_report: FailureReport) -> Self {
-        Self {
-            failure_report,
-            inner: RefCell::default(),
-            changed: Signal::default(),
-        }
+        Self { failure_report, inner: RefCell::default(), changed: Signal::default() }
     }
 
     /// A chunk begins at this octet, counted from 0.
@@ -60,11 +56,7 @@ impl Ledger {
     /// A response came in. Whether it belonged to this message.
     pub fn answered(&self, tid: &[u8], status: Status, comment: &str) -> bool {
         let mut inner = self.inner.borrow_mut();
-        let Some(at) = inner
-            .open
-            .iter()
-            .position(|(open, _)| open.as_bytes() == tid)
-        else {
+        let Some(at) = inner.open.iter().position(|(open, _)| open.as_bytes() == tid) else {
             return false;
         };
         let Some((_, octet)) = inner.open.remove(at) else {
@@ -73,11 +65,7 @@ impl Ledger {
         inner.answers += 1;
         if !status.is_success() {
             let comment = words(status, comment);
-            inner.failure.get_or_insert(ClientError::Refused {
-                status,
-                comment,
-                octet: octet + 1,
-            });
+            inner.failure.get_or_insert(ClientError::Refused { status, comment, octet: octet + 1 });
         }
         self.changed.wake();
         true
@@ -88,15 +76,8 @@ impl Ledger {
         let mut inner = self.inner.borrow_mut();
         if !status.is_success() {
             let comment = words(status, comment);
-            inner
-                .failure
-                .get_or_insert(ClientError::Reported { status, comment });
-        } else if let Some(ByteRange {
-            start,
-            end: Some(end),
-            ..
-        }) = range
-        {
+            inner.failure.get_or_insert(ClientError::Reported { status, comment });
+        } else if let Some(ByteRange { start, end: Some(end), .. }) = range {
             // A receiver that scatters its reports beyond the bound is not believed any further, so this waits for the time limit.
             let _ = inner.confirmed.insert(start.saturating_sub(1), end);
             inner.whole_confirmed |= end == 0;
@@ -128,9 +109,7 @@ impl Ledger {
 
     /// Returns once fewer than `window` chunks wait for their answer, or something has failed.
     pub async fn window(&self, window: usize) {
-        self.changed
-            .until(|| self.has_failed() || self.unanswered() < window)
-            .await;
+        self.changed.until(|| self.has_failed() || self.unanswered() < window).await;
     }
 
     /// Returns once every chunk is answered and, where asked for, all `octets` are reported as arrived, or something
@@ -138,8 +117,7 @@ impl Ledger {
     pub async fn settled(&self, octets: u64, report_wanted: bool) {
         self.changed
             .until(|| {
-                self.has_failed()
-                    || (self.unanswered() == 0 && (!report_wanted || self.arrived(octets)))
+                self.has_failed() || (self.unanswered() == 0 && (!report_wanted || self.arrived(octets)))
             })
             .await;
     }
@@ -160,11 +138,7 @@ impl Ledger {
 
 /// The peer's words, or the usual ones for the code.
 pub(super) fn words(status: Status, comment: &str) -> String {
-    if comment.is_empty() {
-        status.phrase().to_owned()
-    } else {
-        comment.to_owned()
-    }
+    if comment.is_empty() { status.phrase().to_owned() } else { comment.to_owned() }
 }
 
 #[cfg(test)]
@@ -173,18 +147,12 @@ mod tests {
     use super::*;
 
     fn range(start: u64, end: u64) -> Option<ByteRange> {
-        Some(ByteRange {
-            start,
-            end: Some(end),
-            total: None,
-        })
+        Some(ByteRange { start, end: Some(end), total: None })
     }
 
     fn is_settled(ledger: &Ledger, octets: u64, report_wanted: bool) -> bool {
-        futures_lite::future::block_on(futures_lite::future::poll_once(
-            ledger.settled(octets, report_wanted),
-        ))
-        .is_some()
+        futures_lite::future::block_on(futures_lite::future::poll_once(ledger.settled(octets, report_wanted)))
+            .is_some()
     }
 
     #[test]
@@ -206,10 +174,7 @@ mod tests {
         assert!(!ledger.answered(b"other", Status::BAD_REQUEST, ""));
         assert!(!ledger.has_failed());
         assert!(ledger.answered(b"tid1", Status::OK, ""));
-        assert!(
-            !ledger.answered(b"tid1", Status::BAD_REQUEST, ""),
-            "a transaction has one answer"
-        );
+        assert!(!ledger.answered(b"tid1", Status::BAD_REQUEST, ""), "a transaction has one answer");
     }
 
     #[test]

@@ -85,9 +85,7 @@ impl MessageSpec {
         if let Some(disposition) = &self.disposition {
             writer = writer.header("Content-Disposition", disposition.as_bytes());
         }
-        writer
-            .header("Content-Type", self.content_type.as_bytes())
-            .body_start();
+        writer.header("Content-Type", self.content_type.as_bytes()).body_start();
     }
 
     fn byte_range(&self, offset: u64) -> ByteRange {
@@ -100,11 +98,7 @@ impl MessageSpec {
             }
             _ => None,
         };
-        ByteRange {
-            start: offset + 1,
-            end,
-            total: self.total,
-        }
+        ByteRange { start: offset + 1, end, total: self.total }
     }
 }
 
@@ -130,15 +124,7 @@ struct Chunk {
 impl<'a> MessageStream<'a> {
     /// Nothing is written before the first octet or the end.
     pub fn new(outgoing: &'a mut Outgoing, spec: &'a MessageSpec, ledger: Rc<Ledger>) -> Self {
-        Self {
-            outgoing,
-            spec,
-            ledger,
-            chunk: None,
-            sent: 0,
-            chunks: 0,
-            scratch: Vec::with_capacity(1024),
-        }
+        Self { outgoing, spec, ledger, chunk: None, sent: 0, chunks: 0, scratch: Vec::with_capacity(1024) }
     }
 
     /// How many octets of the message have been handed to the transport.
@@ -162,10 +148,7 @@ impl<'a> MessageStream<'a> {
             let Some(chunk) = &mut self.chunk else {
                 continue;
             };
-            let limit = usize::try_from(room)
-                .unwrap_or(usize::MAX)
-                .min(PIECE_BYTES)
-                .min(octets.len());
+            let limit = usize::try_from(room).unwrap_or(usize::MAX).min(PIECE_BYTES).min(octets.len());
             let (piece, _) = octets.split_at(limit);
             let take = chunk.guard.safe_prefix(piece);
             let (piece, rest) = octets.split_at(take.unwrap_or(limit));
@@ -209,10 +192,7 @@ impl<'a> MessageStream<'a> {
         let Some(chunk) = &self.chunk else {
             return self.outgoing.send_urgent().await;
         };
-        let full = self
-            .spec
-            .chunk_bytes
-            .is_some_and(|chunk_bytes| chunk.octets >= chunk_bytes);
+        let full = self.spec.chunk_bytes.is_some_and(|chunk_bytes| chunk.octets >= chunk_bytes);
         let interruptible = chunk.octets > EXACT_CHUNK_BYTES_MAX;
         if full || (interruptible && !self.outgoing.urgent().is_empty()) {
             self.close_chunk(Flag::More).await?;
@@ -232,9 +212,10 @@ impl<'a> MessageStream<'a> {
     /// Begins a chunk if none is open; how many octets it has room for.
     async fn open_chunk(&mut self) -> Result<u64, ClientError> {
         if let Some(chunk) = &self.chunk {
-            return Ok(self.spec.chunk_bytes.map_or(u64::MAX, |chunk_bytes| {
-                chunk_bytes.saturating_sub(chunk.octets)
-            }));
+            return Ok(self
+                .spec
+                .chunk_bytes
+                .map_or(u64::MAX, |chunk_bytes| chunk_bytes.saturating_sub(chunk.octets)));
         }
         self.await_window().await?;
         let tid = random_token(TID_LENGTH);
@@ -243,11 +224,7 @@ impl<'a> MessageStream<'a> {
         self.outgoing.write(&self.scratch).await?;
         self.ledger.opened(&tid, self.sent);
         self.chunks += 1;
-        self.chunk = Some(Chunk {
-            guard: EndLineGuard::new(&tid),
-            tid,
-            octets: 0,
-        });
+        self.chunk = Some(Chunk { guard: EndLineGuard::new(&tid), tid, octets: 0 });
         Ok(self.spec.chunk_bytes.unwrap_or(u64::MAX))
     }
 
@@ -314,8 +291,7 @@ impl EndLineGuard {
         }
         if piece.len() >= keep {
             self.tail.clear();
-            self.tail
-                .extend_from_slice(piece.get(piece.len() - keep..).unwrap_or_default());
+            self.tail.extend_from_slice(piece.get(piece.len() - keep..).unwrap_or_default());
         } else {
             self.tail.drain(..self.tail.len().saturating_sub(keep));
         }
@@ -324,12 +300,7 @@ impl EndLineGuard {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may fail loudly"
-)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -395,8 +366,7 @@ mod tests {
 
     #[test]
     fn ranges_are_open_where_a_chunk_may_be_interrupted() {
-        let range =
-            |total, chunk_bytes, offset| spec(total, chunk_bytes).byte_range(offset).to_string();
+        let range = |total, chunk_bytes, offset| spec(total, chunk_bytes).byte_range(offset).to_string();
         assert_eq!(range(Some(0), None, 0), "1-0/0");
         assert_eq!(range(Some(2048), None, 0), "1-2048/2048");
         assert_eq!(range(Some(2049), None, 0), "1-*/2049");

@@ -86,16 +86,8 @@ impl PartFile {
             .write(true)
             .create_new(true)
             .open(&path)
-            .map_err(|source| ClientError::File {
-                path: path.clone(),
-                source,
-            })?;
-        let disk = Disk {
-            file,
-            hasher: Sha256::new(),
-            hashed: 0,
-            in_order: true,
-        };
+            .map_err(|source| ClientError::File { path: path.clone(), source })?;
+        let disk = Disk { file, hasher: Sha256::new(), hashed: 0, in_order: true };
         Ok(Self {
             directory: directory.to_owned(),
             path,
@@ -108,11 +100,7 @@ impl PartFile {
     }
 
     /// Takes octets that belong at this offset. They may reach the disk only with a later call.
-    pub(super) async fn write(
-        &mut self,
-        offset: u64,
-        mut octets: &[u8],
-    ) -> Result<(), ClientError> {
+    pub(super) async fn write(&mut self, offset: u64, mut octets: &[u8]) -> Result<(), ClientError> {
         if offset != self.offset + self.buffer.len() as u64 {
             self.submit().await?;
             self.offset = offset;
@@ -136,18 +124,15 @@ impl PartFile {
         let Some(disk) = self.disk.take() else {
             return Err(self.failure(io::ErrorKind::BrokenPipe.into()));
         };
-        let digest = glommio::executor()
-            .spawn_blocking(move || disk.digest(size))
-            .await;
+        let digest = glommio::executor().spawn_blocking(move || disk.digest(size)).await;
         digest.map_err(|source| self.failure(source))
     }
 
     /// Gives the file its name, or the first free `name (n)` where that is taken. Never replaces anything.
     pub(super) async fn publish(mut self, name: &str) -> Result<PathBuf, ClientError> {
         let (from, directory, name) = (self.path.clone(), self.directory.clone(), name.to_owned());
-        let named = glommio::executor()
-            .spawn_blocking(move || move_to_free_name(&from, &directory, &name))
-            .await;
+        let named =
+            glommio::executor().spawn_blocking(move || move_to_free_name(&from, &directory, &name)).await;
         let path = named.map_err(|source| self.failure(source))?;
         self.published = true;
         Ok(path)
@@ -165,12 +150,10 @@ impl PartFile {
         let octets = std::mem::replace(&mut self.buffer, spare);
         let offset = self.offset;
         self.offset += octets.len() as u64;
-        self.job = Some(glommio::spawn_local(glommio::executor().spawn_blocking(
-            move || {
-                let result = disk.write(&octets, offset);
-                (disk, octets, result)
-            },
-        )));
+        self.job = Some(glommio::spawn_local(glommio::executor().spawn_blocking(move || {
+            let result = disk.write(&octets, offset);
+            (disk, octets, result)
+        })));
         Ok(())
     }
 
@@ -187,10 +170,7 @@ impl PartFile {
     }
 
     fn failure(&self, source: io::Error) -> ClientError {
-        ClientError::File {
-            path: self.path.clone(),
-            source,
-        }
+        ClientError::File { path: self.path.clone(), source }
     }
 }
 
@@ -217,10 +197,7 @@ fn move_to_free_name(from: &Path, directory: &Path, name: &str) -> io::Result<Pa
             Err(error) => return Err(error),
         }
     }
-    Err(io::Error::new(
-        io::ErrorKind::AlreadyExists,
-        format!("every name like {name:?} is taken"),
-    ))
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("every name like {name:?} is taken")))
 }
 
 /// File systems without hard links: the name is reserved with an empty file of ours, which the rename then replaces.
@@ -243,11 +220,7 @@ mod tests {
     use glommio::{LocalExecutorBuilder, Placement};
 
     fn run<T>(future: impl Future<Output = T>) -> T {
-        LocalExecutorBuilder::new(Placement::Unbound)
-            .io_memory(64 << 10)
-            .make()
-            .unwrap()
-            .run(future)
+        LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10).make().unwrap().run(future)
     }
 
     fn names_in(directory: &Path) -> Vec<String> {
@@ -297,8 +270,7 @@ mod tests {
     fn what_is_there_is_never_replaced() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("a.txt"), "mine").unwrap();
-        std::os::unix::fs::symlink("/nonexistent/elsewhere", directory.path().join("a (1).txt"))
-            .unwrap();
+        std::os::unix::fs::symlink("/nonexistent/elsewhere", directory.path().join("a (1).txt")).unwrap();
         let path = run(async {
             let mut part = PartFile::create(directory.path()).unwrap();
             part.write(0, b"theirs").await.unwrap();

@@ -22,9 +22,7 @@ pub struct TooScattered;
 impl RangeSet {
     /// The empty set.
     pub const fn new() -> Self {
-        Self {
-            islands: Vec::new(),
-        }
+        Self { islands: Vec::new() }
     }
 
     /// Adds the octets `start..end`; an empty range changes nothing.
@@ -35,12 +33,8 @@ impl RangeSet {
         if start >= end {
             return Ok(());
         }
-        let first = self
-            .islands
-            .partition_point(|&(_, island_end)| island_end < start);
-        let after = self
-            .islands
-            .partition_point(|&(island_start, _)| island_start <= end);
+        let first = self.islands.partition_point(|&(_, island_end)| island_end < start);
+        let after = self.islands.partition_point(|&(island_start, _)| island_start <= end);
         let mut merged = (start, end);
         for &(island_start, island_end) in self.islands.get(first..after).unwrap_or_default() {
             merged = (merged.0.min(island_start), merged.1.max(island_end));
@@ -54,11 +48,7 @@ impl RangeSet {
 
     /// Whether every octet of `0..total` is in the set; true of the empty message.
     pub fn covers(&self, total: u64) -> bool {
-        total == 0
-            || self
-                .islands
-                .first()
-                .is_some_and(|&(start, end)| start == 0 && end >= total)
+        total == 0 || self.islands.first().is_some_and(|&(start, end)| start == 0 && end >= total)
     }
 
     /// One past the highest octet in the set; 0 when empty.
@@ -119,11 +109,7 @@ mod tests {
             set.insert(index * 2, index * 2 + 1).unwrap();
         }
         assert_eq!(set.insert(u64::MAX - 1, u64::MAX), Err(TooScattered));
-        assert_eq!(
-            set.insert(1, 2),
-            Ok(()),
-            "closing a gap needs no new island"
-        );
+        assert_eq!(set.insert(1, 2), Ok(()), "closing a gap needs no new island");
     }
 
     proptest! {

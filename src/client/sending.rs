@@ -63,19 +63,8 @@ pub async fn send_message(
     let began = Instant::now();
     let ledger = Rc::new(Ledger::new(spec.failure_report));
     let (urgent, activity) = (endpoint.outgoing.urgent(), endpoint.activity());
-    let mut writing = pin!(write_all(
-        &mut endpoint.outgoing,
-        spec,
-        source,
-        &ledger,
-        progress
-    ));
-    let mut reading = pin!(read_all(
-        &mut endpoint.incoming,
-        &ledger,
-        spec.message_id.as_bytes(),
-        &urgent
-    ));
+    let mut writing = pin!(write_all(&mut endpoint.outgoing, spec, source, &ledger, progress));
+    let mut reading = pin!(read_all(&mut endpoint.incoming, &ledger, spec.message_id.as_bytes(), &urgent));
 
     let written = async { Turn::Written(writing.as_mut().await) };
     let ended = async { Turn::Ended(reading.as_mut().await) };
@@ -96,20 +85,14 @@ pub async fn send_message(
         Turn::Written(result) => result,
         // The last confirmation may have come together with the end.
         Turn::Ended(error) => poll_once(writing).await.unwrap_or(Err(error)),
-        Turn::Failed => within(LAST_WORDS_LIMIT, writing)
-            .await
-            .unwrap_or_else(|| Err(lost("after a failure"))),
+        Turn::Failed => {
+            within(LAST_WORDS_LIMIT, writing).await.unwrap_or_else(|| Err(lost("after a failure")))
+        }
         Turn::Stalled => Err(ClientError::stalled(options.idle_limit)),
     };
     let (octets, chunks) = result.map_err(|error| ledger.take_failure().unwrap_or(error))?;
     let (answers, reported) = (ledger.answers(), ledger.arrived(octets));
-    Ok(Delivery {
-        octets,
-        chunks,
-        answers,
-        reported,
-        elapsed: began.elapsed(),
-    })
+    Ok(Delivery { octets, chunks, answers, reported, elapsed: began.elapsed() })
 }
 
 /// Which of the things that go on at the same time was over first.
@@ -153,12 +136,7 @@ async fn write_all(
         ledger.settled(octets, spec.success_report).await;
         ledger.take_failure().map_or(Ok((octets, chunks)), Err)
     };
-    let served = async {
-        outgoing
-            .serve()
-            .await
-            .map(|never: Infallible| match never {})
-    };
+    let served = async { outgoing.serve().await.map(|never: Infallible| match never {}) };
     or(settled, served).await
 }
 
@@ -198,11 +176,7 @@ fn note(head: &Head, octets: &[u8], ledger: &Ledger, message_id: &[u8]) -> Optio
         Kind::Request(Method::Report) => {
             let status = head.reported_status(octets)?;
             if head.message_id(octets) == Some(message_id) {
-                ledger.reported(
-                    status,
-                    &answer::report_comment(head, octets),
-                    head.byte_range(),
-                );
+                ledger.reported(status, &answer::report_comment(head, octets), head.byte_range());
             }
             None
         }
@@ -210,11 +184,7 @@ fn note(head: &Head, octets: &[u8], ledger: &Ledger, message_id: &[u8]) -> Optio
             answer::response(head, octets, Status::BAD_REQUEST, None)
         }
         Kind::Request(Method::Send) => {
-            let status = if head.has_body() {
-                Status::STOP
-            } else {
-                Status::OK
-            };
+            let status = if head.has_body() { Status::STOP } else { Status::OK };
             answer::response(head, octets, status, None)
         }
         Kind::Request(_) => answer::response(head, octets, Status::NOT_IMPLEMENTED, None),

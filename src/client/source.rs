@@ -38,15 +38,8 @@ impl Source {
         std::thread::Builder::new()
             .name("source".to_owned())
             .spawn(move || read_all(input, size, &piece_sender, &spare_receiver))
-            .map_err(|source| ClientError::File {
-                path: label.clone(),
-                source,
-            })?;
-        Ok(Self {
-            label,
-            pieces,
-            spare,
-        })
+            .map_err(|source| ClientError::File { path: label.clone(), source })?;
+        Ok(Self { label, pieces, spare })
     }
 
     /// The next octets, at most 256 KiB and never none; `None` at the end.
@@ -56,10 +49,7 @@ impl Source {
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>, ClientError> {
         match self.pieces.recv().await {
             Ok(Ok(piece)) => Ok(Some(piece)),
-            Ok(Err(source)) => Err(ClientError::File {
-                path: self.label.clone(),
-                source,
-            }),
+            Ok(Err(source)) => Err(ClientError::File { path: self.label.clone(), source }),
             Err(_) => Ok(None),
         }
     }
@@ -80,17 +70,13 @@ fn read_all(
     let mut left = size;
     while left != Some(0) {
         let mut piece = spare.try_recv().unwrap_or_default();
-        let limit = left.map_or(PIECE_BYTES, |left| {
-            usize::try_from(left)
-                .unwrap_or(PIECE_BYTES)
-                .min(PIECE_BYTES)
-        });
+        let limit =
+            left.map_or(PIECE_BYTES, |left| usize::try_from(left).unwrap_or(PIECE_BYTES).min(PIECE_BYTES));
         let piece = match fill(&mut input, &mut piece, limit) {
             Ok(0) if left.is_none() => return,
-            Ok(0) => Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "it has become shorter while it was read",
-            )),
+            Ok(0) => {
+                Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it has become shorter while it was read"))
+            }
             Ok(octets) => {
                 left = left.map(|left| left - octets as u64);
                 Ok(piece)
@@ -157,9 +143,6 @@ mod tests {
 
     #[test]
     fn a_file_that_shrank_is_an_error() {
-        assert!(matches!(
-            read(b"0123", Some(5)),
-            Err(ClientError::File { .. })
-        ));
+        assert!(matches!(read(b"0123", Some(5)), Err(ClientError::File { .. })));
     }
 }

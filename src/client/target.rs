@@ -36,23 +36,14 @@ impl FromStr for Target {
                 None => (text, None),
             },
         };
-        if host.is_empty()
-            || host.contains(|character: char| character.is_whitespace() || character == '/')
-        {
+        if host.is_empty() || host.contains(|character: char| character.is_whitespace() || character == '/') {
             return Err("expected HOST:PORT".to_owned());
         }
         let port = match port {
-            Some(port) => port
-                .parse()
-                .ok()
-                .filter(|port| *port != 0)
-                .ok_or("the port must be 1 to 65535")?,
+            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or("the port must be 1 to 65535")?,
             None => PORT_DEFAULT,
         };
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-        })
+        Ok(Self { host: host.to_owned(), port })
     }
 }
 

@@ -53,10 +53,7 @@ impl Security {
     /// Unreadable or empty certificate files, and names that are no names.
     pub fn tls(trust: &Trust, name: Option<&str>) -> Result<Self, ClientError> {
         let name = name.map(server_name).transpose()?;
-        Ok(Self::Tls {
-            config: client_config(trust)?,
-            name,
-        })
+        Ok(Self::Tls { config: client_config(trust)?, name })
     }
 
     /// Whether this is TLS.
@@ -80,8 +77,7 @@ pub enum ListenSecurity {
 /// Files that cannot be read or hold nothing usable, and a key that does not fit the certificate.
 pub fn server_identity(certificate: &Path, key: &Path) -> Result<ListenSecurity, ClientError> {
     let chain = read_certificates(certificate)?;
-    let private =
-        PrivateKeyDer::from_pem_file(key).map_err(|error| tls_setup(key.display(), error))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| tls_setup(key.display(), error))?;
     let config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| tls_setup("TLS", error))?
@@ -100,10 +96,7 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 fn tls_setup(what: impl fmt::Display, reason: impl fmt::Display) -> ClientError {
-    ClientError::TlsSetup {
-        what: what.to_string(),
-        reason: reason.to_string(),
-    }
+    ClientError::TlsSetup { what: what.to_string(), reason: reason.to_string() }
 }
 
 pub(super) fn server_name(host: &str) -> Result<ServerName<'static>, ClientError> {
@@ -112,15 +105,11 @@ pub(super) fn server_name(host: &str) -> Result<ServerName<'static>, ClientError
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
-        .map_err(|error| tls_setup(path.display(), error))?
-        .collect();
+    let certificates: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(path).map_err(|error| tls_setup(path.display(), error))?.collect();
     let certificates = certificates.map_err(|error| tls_setup(path.display(), error))?;
     if certificates.is_empty() {
-        return Err(tls_setup(
-            path.display(),
-            "no certificate in it (PEM is expected)",
-        ));
+        return Err(tls_setup(path.display(), "no certificate in it (PEM is expected)"));
     }
     Ok(certificates)
 }
@@ -130,24 +119,17 @@ fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, ClientError> {
         .with_safe_default_protocol_versions()
         .map_err(|error| tls_setup("TLS", error))?;
     let config = match trust {
-        Trust::System => builder
-            .with_root_certificates(system_roots()?)
-            .with_no_client_auth(),
+        Trust::System => builder.with_root_certificates(system_roots()?).with_no_client_auth(),
         Trust::File(path) => {
             let mut roots = RootCertStore::empty();
             for certificate in read_certificates(path)? {
-                roots
-                    .add(certificate)
-                    .map_err(|error| tls_setup(path.display(), error))?;
+                roots.add(certificate).map_err(|error| tls_setup(path.display(), error))?;
             }
             builder.with_root_certificates(roots).with_no_client_auth()
         }
         Trust::Anybody => {
             let verifier = Arc::new(TrustAnybody(provider()));
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(verifier)
-                .with_no_client_auth()
+            builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
         }
     };
     Ok(Arc::new(config))
@@ -188,12 +170,7 @@ impl ServerCertVerifier for TrustAnybody {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -202,12 +179,7 @@ impl ServerCertVerifier for TrustAnybody {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -57,17 +57,10 @@ impl Transport {
     ///
     /// # Errors
     /// Names without addresses, addresses that do not answer, certificates that are not trusted.
-    pub async fn connect(
-        target: &Target,
-        security: &Security,
-        limit: Duration,
-    ) -> Result<Self, ClientError> {
+    pub async fn connect(target: &Target, security: &Security, limit: Duration) -> Result<Self, ClientError> {
         let socket = Socket::dial(target, limit).await?;
         let (local, peer) = (socket.stream.local_addr(), socket.stream.peer_addr());
-        let (local, peer) = (
-            local.map_err(io::Error::from)?,
-            peer.map_err(io::Error::from)?,
-        );
+        let (local, peer) = (local.map_err(io::Error::from)?, peer.map_err(io::Error::from)?);
         let stream = match security {
             Security::Plain => Stream::Plain(socket),
             Security::Tls { config, name } => {
@@ -77,11 +70,7 @@ impl Transport {
                 Stream::Tls(Box::new(TlsStream::Client(tls)))
             }
         };
-        Ok(Self {
-            stream,
-            local,
-            peer,
-        })
+        Ok(Self { stream, local, peer })
     }
 
     /// Our address on this connection.
@@ -106,13 +95,11 @@ impl Transport {
         };
         let (_, state) = tls.get_ref();
         Some(TlsFacts {
-            version: state
-                .protocol_version()
-                .map_or_else(String::new, |version| match version {
-                    ProtocolVersion::TLSv1_2 => "TLSv1.2".to_owned(),
-                    ProtocolVersion::TLSv1_3 => "TLSv1.3".to_owned(),
-                    other => format!("{other:?}"),
-                }),
+            version: state.protocol_version().map_or_else(String::new, |version| match version {
+                ProtocolVersion::TLSv1_2 => "TLSv1.2".to_owned(),
+                ProtocolVersion::TLSv1_3 => "TLSv1.3".to_owned(),
+                other => format!("{other:?}"),
+            }),
             suite: state
                 .negotiated_cipher_suite()
                 .map_or_else(String::new, |suite| format!("{:?}", suite.suite())),
@@ -182,10 +169,8 @@ impl Listener {
     /// # Errors
     /// Addresses that are taken or not ours.
     pub fn bind(address: SocketAddr, security: ListenSecurity) -> Result<Self, ClientError> {
-        let socket = TcpListener::bind(address).map_err(|error| ClientError::Listen {
-            address: address.to_string(),
-            source: error.into(),
-        })?;
+        let socket = TcpListener::bind(address)
+            .map_err(|error| ClientError::Listen { address: address.to_string(), source: error.into() })?;
         Ok(Self { socket, security })
     }
 
@@ -219,11 +204,7 @@ impl Listener {
                 Stream::Tls(Box::new(TlsStream::Server(tls)))
             }
         };
-        Ok(Transport {
-            stream,
-            local,
-            peer,
-        })
+        Ok(Transport { stream, local, peer })
     }
 }
 
@@ -244,18 +225,12 @@ async fn shaken_hands<T>(
 ) -> Result<T, ClientError> {
     match within(limit, handshake).await {
         Some(result) => result.map_err(|source| ClientError::Handshake { peer, source }),
-        None => Err(ClientError::Handshake {
-            peer,
-            source: timed_out(limit),
-        }),
+        None => Err(ClientError::Handshake { peer, source: timed_out(limit) }),
     }
 }
 
 fn timed_out(limit: Duration) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::TimedOut,
-        format!("no answer within {} s", limit.as_secs()),
-    )
+    io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", limit.as_secs()))
 }
 
 /// A TCP stream that reads ahead, so that small reads above it cost no system call each.
@@ -270,12 +245,7 @@ struct Socket {
 impl Socket {
     fn new(stream: TcpStream) -> Result<Self, ClientError> {
         stream.set_nodelay(true).map_err(io::Error::from)?;
-        Ok(Self {
-            stream,
-            ahead: vec![0; SOCKET_BUFFER_BYTES].into_boxed_slice(),
-            start: 0,
-            end: 0,
-        })
+        Ok(Self { stream, ahead: vec![0; SOCKET_BUFFER_BYTES].into_boxed_slice(), start: 0, end: 0 })
     }
 
     async fn dial(target: &Target, limit: Duration) -> Result<Self, ClientError> {
@@ -290,10 +260,7 @@ impl Socket {
                     let source = io::Error::from(error);
                     let timeout = source.kind() == io::ErrorKind::TimedOut;
                     let source = if timeout { timed_out(limit) } else { source };
-                    failure = ClientError::Connect {
-                        address: address.to_string(),
-                        source,
-                    };
+                    failure = ClientError::Connect { address: address.to_string(), source };
                 }
             }
         }
@@ -305,16 +272,9 @@ impl Socket {
 async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, ClientError> {
     let (host, port) = (target.host.clone(), target.port);
     let looked_up = glommio::executor()
-        .spawn_blocking(move || {
-            (host.as_str(), port)
-                .to_socket_addrs()
-                .map(Iterator::collect::<Vec<_>>)
-        })
+        .spawn_blocking(move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>))
         .await;
-    looked_up.map_err(|source| ClientError::Resolve {
-        host: target.host.clone(),
-        source,
-    })
+    looked_up.map_err(|source| ClientError::Resolve { host: target.host.clone(), source })
 }
 
 impl AsyncRead for Socket {

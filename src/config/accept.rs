@@ -12,8 +12,7 @@ use super::certificates::{self, CertifiedPair, PairSource};
 use super::raw::{Raw, RawPair, RawUser};
 use super::walk::{Problems, spell_duration};
 use super::{
-    Auth, Backend, CaSource, Config, ConfigErrors, Listen, MemorySecret, MemoryUser, Outbound,
-    Sessions, Tls,
+    Auth, Backend, CaSource, Config, ConfigErrors, Listen, MemorySecret, MemoryUser, Outbound, Sessions, Tls,
 };
 use crate::proto::digest::Algorithm;
 
@@ -25,38 +24,20 @@ impl TryFrom<Raw> for Config {
         let mut warnings = Vec::new();
 
         check_listen(&raw.listen, &mut problems);
-        check_duplicates(
-            "domains",
-            raw.domains.as_deref().unwrap_or_default(),
-            &mut problems,
-        );
-        let files = Files {
-            directory: Path::new(&raw.origin)
-                .parent()
-                .unwrap_or_else(|| Path::new("")),
-        };
-        let tls = files.tls(
-            std::mem::take(&mut raw.certificates),
-            &raw.listen,
-            &mut problems,
-            &mut warnings,
-        );
+        check_duplicates("domains", raw.domains.as_deref().unwrap_or_default(), &mut problems);
+        let files = Files { directory: Path::new(&raw.origin).parent().unwrap_or_else(|| Path::new("")) };
+        let tls = files.tls(std::mem::take(&mut raw.certificates), &raw.listen, &mut problems, &mut warnings);
         let hostname = hostname(raw.hostname.take(), &tls, &mut problems);
         let available = available_cpus();
         let cores = cores(raw.cores.take(), &available, &mut problems);
         check_sessions(&raw.sessions, &mut problems);
-        let outbound = Outbound {
-            ca: files.ca(raw.ca.take(), &mut problems),
-            ..std::mem::take(&mut raw.outbound)
-        };
+        let outbound =
+            Outbound { ca: files.ca(raw.ca.take(), &mut problems), ..std::mem::take(&mut raw.outbound) };
         let users = users(&mut raw, &mut problems);
         warn_of_secrets(&raw, &users, &mut warnings);
 
         if !problems.is_empty() {
-            return Err(ConfigErrors {
-                origin: raw.origin,
-                problems: problems.into_vec(),
-            });
+            return Err(ConfigErrors { origin: raw.origin, problems: problems.into_vec() });
         }
         Ok(Self {
             listen: raw.listen,
@@ -86,18 +67,12 @@ impl TryFrom<Raw> for Config {
 
 fn check_listen(listen: &[Listen], problems: &mut Problems) {
     if listen.is_empty() && !problems.under("listen") {
-        problems.add(
-            "listen",
-            "is empty: name an address, such as {address: \"0.0.0.0:2855\"}",
-        );
+        problems.add("listen", "is empty: name an address, such as {address: \"0.0.0.0:2855\"}");
     }
     let mut seen = HashSet::new();
     for (index, Listen { address, .. }) in listen.iter().enumerate() {
         if address.port() != 0 && !seen.insert(address) {
-            problems.add(
-                format!("listen[{index}].address"),
-                format!("{address} is there twice: remove one"),
-            );
+            problems.add(format!("listen[{index}].address"), format!("{address} is there twice: remove one"));
         }
     }
 }
@@ -106,10 +81,7 @@ fn check_duplicates(key: &str, names: &[String], problems: &mut Problems) {
     let mut seen = HashSet::new();
     for (index, name) in names.iter().enumerate() {
         if !seen.insert(name) {
-            problems.add(
-                format!("{key}[{index}]"),
-                format!("{name} is there twice: remove one"),
-            );
+            problems.add(format!("{key}[{index}]"), format!("{name} is there twice: remove one"));
         }
     }
 }
@@ -134,14 +106,9 @@ impl Files<'_> {
                 "is missing, but a listener speaks TLS: name certificate and key (scripts/gen-cert.sh makes a pair)",
             );
         }
-        let sources: Vec<_> = pairs
-            .into_iter()
-            .filter_map(|pair| self.source(pair, problems))
-            .collect();
+        let sources: Vec<_> = pairs.into_iter().filter_map(|pair| self.source(pair, problems)).collect();
         let load = |source: PairSource| source.load(problems, warnings);
-        Tls {
-            certificates: sources.into_iter().filter_map(load).collect(),
-        }
+        Tls { certificates: sources.into_iter().filter_map(load).collect() }
     }
 
     /// Where a pair is read, once both its keys are there.
@@ -153,11 +120,7 @@ impl Files<'_> {
             }
         }
         let (certificate, key) = (self.resolve(&pair.certificate?), self.resolve(&pair.key?));
-        Some(PairSource {
-            at: pair.at,
-            certificate,
-            key,
-        })
+        Some(PairSource { at: pair.at, certificate, key })
     }
 
     fn ca(&self, path: Option<PathBuf>, problems: &mut Problems) -> CaSource {
@@ -186,35 +149,31 @@ fn hostname(given: Option<String>, tls: &Tls, problems: &mut Problems) -> String
         (Some(name), None) => name,
         (Some(name), Some(_)) => covered(name, &tls.certificates, problems),
         (None, None) => {
-            problems.add("hostname", "is missing, and there is no certificate to take it from: name the relay's host");
+            problems.add(
+                "hostname",
+                "is missing, and there is no certificate to take it from: name the relay's host",
+            );
             String::new()
         }
-        (None, Some(first)) => first.names.iter().find(|name| !name.starts_with('*')).cloned().unwrap_or_else(|| {
-            let path = first.certificate_path.display();
-            let message = format!("is missing, and {path} holds no DNS name to take it from: name the relay's host");
-            problems.add("hostname", message);
-            String::new()
-        }),
+        (None, Some(first)) => {
+            first.names.iter().find(|name| !name.starts_with('*')).cloned().unwrap_or_else(|| {
+                let path = first.certificate_path.display();
+                let message = format!(
+                    "is missing, and {path} holds no DNS name to take it from: name the relay's host"
+                );
+                problems.add("hostname", message);
+                String::new()
+            })
+        }
     }
 }
 
 fn covered(name: String, certificates: &[CertifiedPair], problems: &mut Problems) -> String {
-    let covered = ServerName::try_from(name.as_str()).is_ok_and(|name| {
-        certificates
-            .iter()
-            .any(|certificate| certificate.covers(&name))
-    });
+    let covered = ServerName::try_from(name.as_str())
+        .is_ok_and(|name| certificates.iter().any(|certificate| certificate.covers(&name)));
     if !covered {
-        let names: Vec<_> = certificates
-            .iter()
-            .flat_map(|pair| &pair.names)
-            .map(String::as_str)
-            .collect();
-        let names = if names.is_empty() {
-            "no DNS name".to_owned()
-        } else {
-            names.join(", ")
-        };
+        let names: Vec<_> = certificates.iter().flat_map(|pair| &pair.names).map(String::as_str).collect();
+        let names = if names.is_empty() { "no DNS name".to_owned() } else { names.join(", ") };
         let remedy = "use one of its names or issue it for this one";
         problems.add(
             "hostname",
@@ -226,11 +185,8 @@ fn covered(name: String, certificates: &[CertifiedPair], problems: &mut Problems
 
 /// The CPUs of the affinity mask, ascending. Read on the thread that loads the config: boot has not pinned it.
 fn available_cpus() -> Vec<usize> {
-    let mut cpus: Vec<_> = core_affinity::get_core_ids()
-        .unwrap_or_default()
-        .iter()
-        .map(|core| core.id)
-        .collect();
+    let mut cpus: Vec<_> =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
     cpus.sort_unstable();
     cpus
 }
@@ -238,10 +194,7 @@ fn available_cpus() -> Vec<usize> {
 fn cores(given: Option<Vec<usize>>, available: &[usize], problems: &mut Problems) -> Vec<usize> {
     let Some(mut cores) = given else {
         if available.is_empty() {
-            problems.add(
-                "cores",
-                "the CPUs open to this process cannot be read: list them, such as [0]",
-            );
+            problems.add("cores", "the CPUs open to this process cannot be read: list them, such as [0]");
         }
         return available.to_vec();
     };
@@ -256,9 +209,7 @@ fn cores(given: Option<Vec<usize>>, available: &[usize], problems: &mut Problems
         } else if !available.is_empty() && !available.contains(cpu) {
             problems.add(
                 at(),
-                format!(
-                    "CPU {cpu} is not open to this process, only {available:?}: choose among these"
-                ),
+                format!("CPU {cpu} is not open to this process, only {available:?}: choose among these"),
             );
         }
     }
@@ -267,33 +218,15 @@ fn cores(given: Option<Vec<usize>>, available: &[usize], problems: &mut Problems
 }
 
 fn check_sessions(sessions: &Sessions, problems: &mut Problems) {
-    let Sessions {
-        expires_min,
-        expires_default,
-        expires_max,
-        ..
-    } = *sessions;
+    let Sessions { expires_min, expires_default, expires_max, .. } = *sessions;
     let ordered = [
-        (
-            "sessions.expires_min",
-            expires_min,
-            "expires_default",
-            expires_default,
-        ),
-        (
-            "sessions.expires_default",
-            expires_default,
-            "expires_max",
-            expires_max,
-        ),
+        ("sessions.expires_min", expires_min, "expires_default", expires_default),
+        ("sessions.expires_default", expires_default, "expires_max", expires_max),
     ];
     for (key, low, high_key, high) in ordered {
         if low > high && !problems.under("sessions") {
             let high = spell_duration(high);
-            problems.add(
-                key,
-                format!("is above {high_key} ({high}): lower it or raise the other"),
-            );
+            problems.add(key, format!("is above {high_key} ({high}): lower it or raise the other"));
         }
     }
 }
@@ -310,10 +243,7 @@ fn users(raw: &mut Raw, problems: &mut Problems) -> Vec<MemoryUser> {
             continue;
         };
         if !seen.insert((user.user.clone(), user.domain.clone())) {
-            problems.add(
-                at,
-                format!("{}@{} is there twice: remove one", user.user, user.domain),
-            );
+            problems.add(at, format!("{}@{} is there twice: remove one", user.user, user.domain));
         }
         users.push(user);
     }
@@ -324,11 +254,7 @@ fn accept_user(written: RawUser, raw: &Raw, problems: &mut Problems) -> Option<M
     let name = accept_name(&written, raw, problems);
     let secret = accept_secret(written, &raw.auth.algorithms, problems);
     let ((user, domain), secret) = (name?, secret?);
-    Some(MemoryUser {
-        user,
-        domain,
-        secret,
-    })
+    Some(MemoryUser { user, domain, secret })
 }
 
 /// User and domain. A domain that the relay does not serve is a mistake: that user could never log in.
@@ -347,9 +273,7 @@ fn accept_name(written: &RawUser, raw: &Raw, problems: &mut Problems) -> Option<
             let remedy = format!("write \"{name}@example.com\" or set realm");
             problems.add(
                 at,
-                format!(
-                    "\"{name}\" has no domain, and there is no realm to stand for it: {remedy}"
-                ),
+                format!("\"{name}\" has no domain, and there is no realm to stand for it: {remedy}"),
             );
             return None;
         }
@@ -361,9 +285,7 @@ fn accept_name(written: &RawUser, raw: &Raw, problems: &mut Problems) -> Option<
     let domain = domain.to_ascii_lowercase();
     let refusal = match (&raw.realm, &raw.domains) {
         (Some(realm), _) if !realm.eq_ignore_ascii_case(&domain) => {
-            format!(
-                "is not of the realm {realm}: correct it, or remove realm to serve several domains"
-            )
+            format!("is not of the realm {realm}: correct it, or remove realm to serve several domains")
         }
         (None, Some(domains)) if !domains.contains(&domain) => {
             format!("is not of a domain in `domains`: correct it or add {domain} there")
@@ -382,10 +304,7 @@ fn accept_secret(
     algorithms: &[Algorithm],
     problems: &mut Problems,
 ) -> Option<MemorySecret> {
-    if ["password", "ha1", "ha1_sha256"]
-        .iter()
-        .any(|key| problems.under(&format!("{}.{key}", written.at)))
-    {
+    if ["password", "ha1", "ha1_sha256"].iter().any(|key| problems.under(&format!("{}.{key}", written.at))) {
         return None;
     }
     let (md5, sha256) = (written.ha1, written.ha1_sha256);
@@ -398,15 +317,13 @@ fn accept_secret(
             refuse("has a password and an ha1: keep the ha1 and remove the password")
         }
         Some(password) => Some(MemorySecret::Password(password)),
-        None if md5.is_none() && sha256.is_none() => {
-            refuse("has neither password nor ha1: give one")
-        }
+        None if md5.is_none() && sha256.is_none() => refuse("has neither password nor ha1: give one"),
         None if md5.is_none() && algorithms.contains(&Algorithm::Md5) => {
             refuse("has no ha1, but auth.algorithms offers md5: add it, or take md5 out")
         }
-        None if sha256.is_none() && algorithms.contains(&Algorithm::Sha256) => refuse(
-            "has no ha1_sha256, but auth.algorithms offers sha-256: add it, or take sha-256 out",
-        ),
+        None if sha256.is_none() && algorithms.contains(&Algorithm::Sha256) => {
+            refuse("has no ha1_sha256, but auth.algorithms offers sha-256: add it, or take sha-256 out")
+        }
         None => Some(MemorySecret::Ha1 { md5, sha256 }),
     }
 }
@@ -417,12 +334,9 @@ fn warn_of_secrets(raw: &Raw, users: &[MemoryUser], warnings: &mut Vec<String>) 
         warnings.push("auth.insecure_plain: clients may authenticate without TLS, and session URIs travel in clear: for tests only".to_owned());
     }
     if users.is_empty() {
-        warnings
-            .push("auth.memory.users: is empty, so nobody can authenticate: add a user".to_owned());
+        warnings.push("auth.memory.users: is empty, so nobody can authenticate: add a user".to_owned());
     } else if certificates::readable_by_others(Path::new(origin)) {
         // An HA1 opens the account as well as the password does.
-        warnings.push(format!(
-            "{origin}: holds secrets and can be read by every user: chmod 640 {origin}"
-        ));
+        warnings.push(format!("{origin}: holds secrets and can be read by every user: chmod 640 {origin}"));
     }
 }

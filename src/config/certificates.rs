@@ -50,54 +50,29 @@ pub(super) struct PairSource {
 
 impl PairSource {
     /// Reads both files; what is wrong goes to `problems`, what is merely unwise to `warnings`.
-    pub(super) fn load(
-        self,
-        problems: &mut Problems,
-        warnings: &mut Vec<String>,
-    ) -> Option<CertifiedPair> {
-        let (at_certificate, at_key) = (
-            format!("{}.certificate", self.at),
-            format!("{}.key", self.at),
-        );
-        let chain =
-            read_chain(&self.certificate).map_err(|message| problems.add(&at_certificate, message));
+    pub(super) fn load(self, problems: &mut Problems, warnings: &mut Vec<String>) -> Option<CertifiedPair> {
+        let (at_certificate, at_key) = (format!("{}.certificate", self.at), format!("{}.key", self.at));
+        let chain = read_chain(&self.certificate).map_err(|message| problems.add(&at_certificate, message));
         let key = read_key(&self.key).map_err(|message| problems.add(&at_key, message));
         let (Ok(chain), Ok(key)) = (chain, key) else {
             return None;
         };
 
-        let certified = CertifiedKey::from_der(
-            chain.clone(),
-            key.clone_key(),
-            &aws_lc_rs::default_provider(),
-        );
+        let certified =
+            CertifiedKey::from_der(chain.clone(), key.clone_key(), &aws_lc_rs::default_provider());
         if let Err(error) = certified {
-            problems.add(
-                at_key,
-                explain_mismatch(&error, &self.key, &self.certificate),
-            );
+            problems.add(at_key, explain_mismatch(&error, &self.key, &self.certificate));
             return None;
         }
         let names = match chain.first().map(EndEntityCert::try_from) {
-            Some(Ok(cert)) => cert
-                .valid_dns_names()
-                .map(str::to_ascii_lowercase)
-                .collect(),
+            Some(Ok(cert)) => cert.valid_dns_names().map(str::to_ascii_lowercase).collect(),
             _ => Vec::new(),
         };
         if readable_by_others(&self.key) {
             let path = self.key.display();
-            warnings.push(format!(
-                "{at_key}: {path} can be read by every user: chmod 640 {path}"
-            ));
+            warnings.push(format!("{at_key}: {path} can be read by every user: chmod 640 {path}"));
         }
-        Some(CertifiedPair {
-            chain,
-            key,
-            names,
-            certificate_path: self.certificate,
-            key_path: self.key,
-        })
+        Some(CertifiedPair { chain, key, names, certificate_path: self.certificate, key_path: self.key })
     }
 }
 
@@ -107,12 +82,10 @@ pub(super) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, St
     let text = fs::read(path).map_err(|error| explain_io(path, &error))?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<_, _>>()
-        .map_err(|error| {
-            format!("{shown}: not a PEM file ({error}): give a file with BEGIN CERTIFICATE")
-        })?;
-    let first = chain.first().ok_or_else(|| {
-        format!("{shown}: holds no certificate: give a PEM file with BEGIN CERTIFICATE")
-    })?;
+        .map_err(|error| format!("{shown}: not a PEM file ({error}): give a file with BEGIN CERTIFICATE"))?;
+    let first = chain
+        .first()
+        .ok_or_else(|| format!("{shown}: holds no certificate: give a PEM file with BEGIN CERTIFICATE"))?;
     EndEntityCert::try_from(first).map_err(|error| {
         format!("{shown}: the first certificate is unusable ({error}): issue an X.509 v3 one")
     })?;
@@ -124,7 +97,9 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let text = fs::read(path).map_err(|error| explain_io(path, &error))?;
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
         if memchr::memmem::find(&text, b"ENCRYPTED").is_some() {
-            return format!("{shown}: the key is encrypted: store it without a passphrase (openssl pkey -in ... -out ...)");
+            return format!(
+                "{shown}: the key is encrypted: store it without a passphrase (openssl pkey -in ... -out ...)"
+            );
         }
         match error {
             pem::Error::NoItemsFound => {
@@ -141,9 +116,9 @@ fn explain_mismatch(error: &rustls::Error, key: &Path, certificate: &Path) -> St
         rustls::Error::InconsistentKeys(_) => format!(
             "{key}: does not match the certificate {certificate}: give the key the certificate was issued for"
         ),
-        error => format!(
-            "{key}: unusable ({error}): use an ECDSA P-256, P-384, Ed25519 or RSA (2048 or more) key"
-        ),
+        error => {
+            format!("{key}: unusable ({error}): use an ECDSA P-256, P-384, Ed25519 or RSA (2048 or more) key")
+        }
     }
 }
 

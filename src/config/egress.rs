@@ -60,8 +60,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     // site-local and the unspecified address lie outside it. Inside it, documentation and Teredo do not count.
     let [first, second, ..] = address.segments();
     let global = first & 0xe000 == 0x2000;
-    let documentation =
-        (first == 0x2001 && second == 0xdb8) || (first == 0x3fff && second < 0x1000);
+    let documentation = (first == 0x2001 && second == 0xdb8) || (first == 0x3fff && second < 0x1000);
     let teredo = first == 0x2001 && second == 0;
     global && !documentation && !teredo
 }
@@ -73,23 +72,13 @@ mod tests {
 
     fn outbound(allow: &[&str], deny: &[&str]) -> Outbound {
         let nets = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect();
-        Outbound {
-            allow: nets(allow),
-            deny: nets(deny),
-            ..Outbound::default()
-        }
+        Outbound { allow: nets(allow), deny: nets(deny), ..Outbound::default() }
     }
 
     #[test]
     fn only_public_addresses_are_dialled_by_default() {
         let outbound = outbound(&[], &[]);
-        for address in [
-            "8.8.8.8",
-            "100.63.0.1",
-            "172.32.0.1",
-            "2606:4700::1",
-            "2002:808:808::1",
-        ] {
+        for address in ["8.8.8.8", "100.63.0.1", "172.32.0.1", "2606:4700::1", "2002:808:808::1"] {
             assert!(outbound.permits(address.parse().unwrap()), "{address}");
         }
         for address in [

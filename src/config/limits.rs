@@ -82,79 +82,41 @@ struct Row<T>(&'static str, T, T, fn(&mut Limits) -> &mut T);
 
 /// Limits in octets. The floors of the head leave room for two relays' URIs and a digest.
 const SIZES: [Row<usize>; 9] = [
-    Row("head_bytes_max", 2 << 10, 1 << 20, |limits| {
-        &mut limits.head_bytes_max
-    }),
-    Row("line_bytes_max", 1 << 10, 1 << 20, |limits| {
-        &mut limits.line_bytes_max
-    }),
-    Row("uri_bytes_max", 256, 8 << 10, |limits| {
-        &mut limits.uri_bytes_max
-    }),
-    Row("session_id_bytes_max", 64, 1 << 10, |limits| {
-        &mut limits.session_id_bytes_max
-    }),
-    Row("comment_bytes_max", 64, 8 << 10, |limits| {
-        &mut limits.comment_bytes_max
-    }),
-    Row("message_id_bytes_max", 32, 1 << 10, |limits| {
-        &mut limits.message_id_bytes_max
-    }),
-    Row("queue_bytes_high", 32 << 10, 16 << 20, |limits| {
-        &mut limits.queue_bytes_high
-    }),
-    Row("queue_bytes_low", 16 << 10, 8 << 20, |limits| {
-        &mut limits.queue_bytes_low
-    }),
-    Row("flush_bytes_max", 16 << 10, 1 << 20, |limits| {
-        &mut limits.flush_bytes_max
-    }),
+    Row("head_bytes_max", 2 << 10, 1 << 20, |limits| &mut limits.head_bytes_max),
+    Row("line_bytes_max", 1 << 10, 1 << 20, |limits| &mut limits.line_bytes_max),
+    Row("uri_bytes_max", 256, 8 << 10, |limits| &mut limits.uri_bytes_max),
+    Row("session_id_bytes_max", 64, 1 << 10, |limits| &mut limits.session_id_bytes_max),
+    Row("comment_bytes_max", 64, 8 << 10, |limits| &mut limits.comment_bytes_max),
+    Row("message_id_bytes_max", 32, 1 << 10, |limits| &mut limits.message_id_bytes_max),
+    Row("queue_bytes_high", 32 << 10, 16 << 20, |limits| &mut limits.queue_bytes_high),
+    Row("queue_bytes_low", 16 << 10, 8 << 20, |limits| &mut limits.queue_bytes_low),
+    Row("flush_bytes_max", 16 << 10, 1 << 20, |limits| &mut limits.flush_bytes_max),
 ];
 
 /// Limits that count things.
 const COUNTS: [Row<usize>; 6] = [
     Row("headers_max", 16, 1024, |limits| &mut limits.headers_max),
     Row("path_uris_max", 4, 128, |limits| &mut limits.path_uris_max),
-    Row("connections_max", 16, 4 << 20, |limits| {
-        &mut limits.connections_max
-    }),
-    Row("transactions_per_peer_max", 16, 1 << 20, |limits| {
-        &mut limits.transactions_per_peer_max
-    }),
-    Row("lookups_waiting_max", 16, 1 << 16, |limits| {
-        &mut limits.lookups_waiting_max
-    }),
-    Row("addresses_per_name_max", 1, 64, |limits| {
-        &mut limits.addresses_per_name_max
-    }),
+    Row("connections_max", 16, 4 << 20, |limits| &mut limits.connections_max),
+    Row("transactions_per_peer_max", 16, 1 << 20, |limits| &mut limits.transactions_per_peer_max),
+    Row("lookups_waiting_max", 16, 1 << 16, |limits| &mut limits.lookups_waiting_max),
+    Row("addresses_per_name_max", 1, 64, |limits| &mut limits.addresses_per_name_max),
 ];
 
 /// Limits on time.
 const TIMES: [Row<Duration>; 4] = [
-    Row(
-        "handshake_timeout",
-        Duration::from_secs(1),
-        Duration::from_secs(60),
-        |limits| &mut limits.handshake_timeout,
-    ),
-    Row(
-        "first_request_timeout",
-        Duration::from_secs(1),
-        Duration::from_secs(600),
-        |limits| &mut limits.first_request_timeout,
-    ),
-    Row(
-        "lookup_timeout",
-        Duration::from_millis(100),
-        Duration::from_secs(60),
-        |limits| &mut limits.lookup_timeout,
-    ),
-    Row(
-        "resolve_timeout",
-        Duration::from_millis(100),
-        Duration::from_secs(60),
-        |limits| &mut limits.resolve_timeout,
-    ),
+    Row("handshake_timeout", Duration::from_secs(1), Duration::from_secs(60), |limits| {
+        &mut limits.handshake_timeout
+    }),
+    Row("first_request_timeout", Duration::from_secs(1), Duration::from_secs(600), |limits| {
+        &mut limits.first_request_timeout
+    }),
+    Row("lookup_timeout", Duration::from_millis(100), Duration::from_secs(60), |limits| {
+        &mut limits.lookup_timeout
+    }),
+    Row("resolve_timeout", Duration::from_millis(100), Duration::from_secs(60), |limits| {
+        &mut limits.resolve_timeout
+    }),
 ];
 
 impl Limits {
@@ -186,10 +148,7 @@ impl Limits {
             let read = walk::bounded(walk::duration, (floor, ceiling), walk::spell_duration);
             section.value(key, slot(self), read);
         }
-        for key in [
-            "connections_per_address_max",
-            "unauthenticated_per_address_max",
-        ] {
+        for key in ["connections_per_address_max", "unauthenticated_per_address_max"] {
             section.unavailable(key, "remove it; connections_max bounds the whole process");
         }
         self.compare(section);
@@ -199,43 +158,19 @@ impl Limits {
     fn compare(&self, section: &mut Section<'_>) {
         if self.queue_bytes_low >= self.queue_bytes_high {
             let high = walk::spell_size(self.queue_bytes_high);
-            disagree(
-                section,
-                "queue_bytes_low",
-                "stay below",
-                "queue_bytes_high",
-                &high,
-            );
+            disagree(section, "queue_bytes_low", "stay below", "queue_bytes_high", &high);
         }
         if self.line_bytes_max > self.head_bytes_max {
             let head = walk::spell_size(self.head_bytes_max);
-            disagree(
-                section,
-                "line_bytes_max",
-                "not exceed",
-                "head_bytes_max",
-                &head,
-            );
+            disagree(section, "line_bytes_max", "not exceed", "head_bytes_max", &head);
         }
         if self.uri_bytes_max > self.line_bytes_max {
             let line = walk::spell_size(self.line_bytes_max);
-            disagree(
-                section,
-                "uri_bytes_max",
-                "not exceed",
-                "line_bytes_max",
-                &line,
-            );
+            disagree(section, "uri_bytes_max", "not exceed", "line_bytes_max", &line);
         }
         if self.handshake_timeout > self.first_request_timeout {
             let first = walk::spell_duration(self.first_request_timeout);
-            disagree(
-                section,
-                "handshake_timeout",
-                "not exceed",
-                "first_request_timeout",
-                &first,
-            );
+            disagree(section, "handshake_timeout", "not exceed", "first_request_timeout", &first);
         }
     }
 }
@@ -243,10 +178,7 @@ impl Limits {
 /// Reports that `key` must be less than `other`, unless one of them is wrong by itself.
 fn disagree(section: &mut Section<'_>, key: &str, must: &str, other: &str, value: &str) {
     if !section.is_wrong(key) && !section.is_wrong(other) {
-        section.problem(
-            key,
-            format!("must {must} {other} ({value}): lower it or raise the other"),
-        );
+        section.problem(key, format!("must {must} {other} ({value}): lower it or raise the other"));
     }
 }
 
@@ -257,35 +189,22 @@ mod tests {
     /// The line of the sample that sets `key`.
     fn sample_line(key: &str) -> &'static str {
         let mut lines = include_str!("../../config.yaml.sample").lines();
-        let is_it = |line: &&str| {
-            line.trim_start()
-                .strip_prefix(key)
-                .is_some_and(|rest| rest.starts_with(':'))
-        };
+        let is_it =
+            |line: &&str| line.trim_start().strip_prefix(key).is_some_and(|rest| rest.starts_with(':'));
         lines.rfind(is_it).unwrap_or_default()
     }
 
     #[test]
     fn the_sample_names_every_limit_with_its_range() {
-        let sizes = SIZES.map(|Row(key, floor, ceiling, _)| {
-            (key, walk::spell_size(floor), walk::spell_size(ceiling))
-        });
-        let counts =
-            COUNTS.map(|Row(key, floor, ceiling, _)| (key, floor.to_string(), ceiling.to_string()));
+        let sizes = SIZES
+            .map(|Row(key, floor, ceiling, _)| (key, walk::spell_size(floor), walk::spell_size(ceiling)));
+        let counts = COUNTS.map(|Row(key, floor, ceiling, _)| (key, floor.to_string(), ceiling.to_string()));
         let times = TIMES.map(|Row(key, floor, ceiling, _)| {
-            (
-                key,
-                walk::spell_duration(floor),
-                walk::spell_duration(ceiling),
-            )
+            (key, walk::spell_duration(floor), walk::spell_duration(ceiling))
         });
         for (key, floor, ceiling) in sizes.into_iter().chain(counts).chain(times) {
             let range = format!("# {floor} to {ceiling}");
-            assert!(
-                sample_line(key).contains(&range),
-                "{key}: {range}: {}",
-                sample_line(key)
-            );
+            assert!(sample_line(key).contains(&range), "{key}: {range}: {}", sample_line(key));
         }
     }
 

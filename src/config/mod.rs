@@ -313,13 +313,7 @@ pub struct ConfigErrors {
 impl ConfigErrors {
     /// One problem that concerns the file as a whole.
     fn whole(origin: &str, message: String) -> Self {
-        Self {
-            origin: origin.to_owned(),
-            problems: vec![Problem {
-                key: String::new(),
-                message,
-            }],
-        }
+        Self { origin: origin.to_owned(), problems: vec![Problem { key: String::new(), message }] }
     }
 
     /// The problems, in the order of the sections.

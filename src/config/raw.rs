@@ -13,8 +13,8 @@ use serde_yaml::Value;
 
 use super::walk::{self, Problems, Section};
 use super::{
-    ConfigErrors, Dns, DnsServers, EndpointTls, Limits, Listen, Log, LogFormat, LogLevel, Methods,
-    Outbound, PlainPolicy, Sessions,
+    ConfigErrors, Dns, DnsServers, EndpointTls, Limits, Listen, Log, LogFormat, LogLevel, Methods, Outbound,
+    PlainPolicy, Sessions,
 };
 use crate::proto::digest::{Algorithm, Ha1};
 
@@ -75,10 +75,7 @@ impl Default for Raw {
         Self {
             origin: String::new(),
             problems: Problems::default(),
-            listen: vec![Listen {
-                address: SocketAddr::from(([0, 0, 0, 0], 2855)),
-                tls: true,
-            }],
+            listen: vec![Listen { address: SocketAddr::from(([0, 0, 0, 0], 2855)), tls: true }],
             hostname: None,
             realm: None,
             domains: None,
@@ -101,14 +98,9 @@ impl Default for Raw {
             methods: Methods { allow_other: true },
             outbound: Outbound::default(),
             ca: None,
-            dns: Dns {
-                servers: DnsServers::System,
-            },
+            dns: Dns { servers: DnsServers::System },
             limits: Limits::default(),
-            log: Log {
-                level: LogLevel::Info,
-                format: LogFormat::Text,
-            },
+            log: Log { level: LogLevel::Info, format: LogFormat::Text },
         }
     }
 }
@@ -116,10 +108,7 @@ impl Default for Raw {
 impl Raw {
     /// Reads the document. A text that is no mapping in YAML is the one problem there is to tell.
     pub(super) fn read(text: &str, origin: &str) -> Result<Self, ConfigErrors> {
-        let mut raw = Self {
-            origin: origin.to_owned(),
-            ..Self::default()
-        };
+        let mut raw = Self { origin: origin.to_owned(), ..Self::default() };
         let document = serde_yaml::from_str::<Value>(text).map_err(|error| {
             ConfigErrors::whole(origin, format!("not valid YAML: {error}: correct the line"))
         })?;
@@ -148,9 +137,7 @@ impl Raw {
             methods.value("allow_other", &mut self.methods.allow_other, walk::boolean);
         });
         root.section("outbound", |outbound| self.read_outbound(outbound));
-        root.section("dns", |dns| {
-            dns.value("servers", &mut self.dns.servers, dns_servers)
-        });
+        root.section("dns", |dns| dns.value("servers", &mut self.dns.servers, dns_servers));
         root.section("limits", |limits| self.limits.read(limits));
         root.section("log", |log| self.read_log(log));
         root.unavailable("drain_timeout", "remove it");
@@ -188,43 +175,27 @@ impl Raw {
     }
 
     fn read_tls(&mut self, tls: &mut Section<'_>) {
-        let mut single = RawPair {
-            at: tls.path().to_owned(),
-            certificate: None,
-            key: None,
-        };
+        let mut single = RawPair { at: tls.path().to_owned(), certificate: None, key: None };
         single.read(tls);
         let mut several = Vec::new();
         let given = tls.sections("certificates", |section| {
-            let mut pair = RawPair {
-                at: section.path().to_owned(),
-                certificate: None,
-                key: None,
-            };
+            let mut pair = RawPair { at: section.path().to_owned(), certificate: None, key: None };
             pair.read(section);
             several.push(pair);
         });
         match (single.certificate.is_some() || single.key.is_some(), given) {
-            (true, true) => tls.problem(
-                "certificates",
-                "stands beside certificate and key: keep one of the two forms",
-            ),
+            (true, true) => {
+                tls.problem("certificates", "stands beside certificate and key: keep one of the two forms")
+            }
             (false, true) => self.certificates = several,
             (_, false) => self.certificates = vec![single],
         }
-        tls.unavailable(
-            "client_ca",
-            "remove it; peer relays are not asked for certificates yet",
-        );
+        tls.unavailable("client_ca", "remove it; peer relays are not asked for certificates yet");
         let mut record_layer = ();
-        tls.value("record_layer", &mut record_layer, |value| {
-            match value.as_str() {
-                Some("rustls") => Ok(()),
-                Some("direct") => {
-                    Err("direct is not available in this version: write rustls".to_owned())
-                }
-                _ => Err("is not known here: write rustls".to_owned()),
-            }
+        tls.value("record_layer", &mut record_layer, |value| match value.as_str() {
+            Some("rustls") => Ok(()),
+            Some("direct") => Err("direct is not available in this version: write rustls".to_owned()),
+            _ => Err("is not known here: write rustls".to_owned()),
         });
     }
 
@@ -234,11 +205,7 @@ impl Raw {
         section.value("expires_min", &mut sessions.expires_min, expires());
         section.value("expires_default", &mut sessions.expires_default, expires());
         section.value("expires_max", &mut sessions.expires_max, expires());
-        section.value(
-            "enforce_default",
-            &mut sessions.enforce_default,
-            walk::boolean,
-        );
+        section.value("enforce_default", &mut sessions.enforce_default, walk::boolean);
     }
 
     fn read_outbound(&mut self, section: &mut Section<'_>) {
@@ -248,15 +215,8 @@ impl Raw {
             ("verify", EndpointTls::Verify),
             ("refuse", EndpointTls::Refuse),
         ];
-        section.value(
-            "endpoint_tls",
-            &mut outbound.endpoint_tls,
-            walk::word(&endpoint_tls),
-        );
-        let plain = [
-            ("refuse", PlainPolicy::Refuse),
-            ("allow", PlainPolicy::Allow),
-        ];
+        section.value("endpoint_tls", &mut outbound.endpoint_tls, walk::word(&endpoint_tls));
+        let plain = [("refuse", PlainPolicy::Refuse), ("allow", PlainPolicy::Allow)];
         section.value("plain", &mut outbound.plain, walk::word(&plain));
         section.value("ca", &mut self.ca, |value| {
             walk::text(value).map(|ca| (ca != "system").then(|| PathBuf::from(ca)))
@@ -300,9 +260,9 @@ impl RawAuth {
     fn read(&mut self, section: &mut Section<'_>) {
         section.value("backend", &mut (), |value| match value.as_str() {
             Some("memory") => Ok(()),
-            Some(later @ ("sqlite" | "mysql")) => Err(format!(
-                "{later} is not available in this version: write memory"
-            )),
+            Some(later @ ("sqlite" | "mysql")) => {
+                Err(format!("{later} is not available in this version: write memory"))
+            }
             _ => Err("is not known here: write memory".to_owned()),
         });
         let algorithms = [("md5", Algorithm::Md5), ("sha-256", Algorithm::Sha256)];
@@ -329,27 +289,18 @@ impl RawAuth {
             section.problem("algorithms", "is empty: write [md5]");
         }
         let offered = |algorithm| self.algorithms.contains(&algorithm);
-        let ordered = [Algorithm::Sha256, Algorithm::Md5]
-            .into_iter()
-            .filter(|algorithm| offered(*algorithm));
+        let ordered = [Algorithm::Sha256, Algorithm::Md5].into_iter().filter(|algorithm| offered(*algorithm));
         self.algorithms = ordered.collect();
     }
 }
 
 impl RawUser {
     fn read(section: &mut Section<'_>) -> Self {
-        let mut user = Self {
-            at: section.path().to_owned(),
-            ..Self::default()
-        };
+        let mut user = Self { at: section.path().to_owned(), ..Self::default() };
         section.optional("user", &mut user.user, walk::text);
         section.optional("password", &mut user.password, walk::text);
         section.optional("ha1", &mut user.ha1, ha1(Algorithm::Md5, 32));
-        section.optional(
-            "ha1_sha256",
-            &mut user.ha1_sha256,
-            ha1(Algorithm::Sha256, 64),
-        );
+        section.optional("ha1_sha256", &mut user.ha1_sha256, ha1(Algorithm::Sha256, 64));
         user
     }
 }
@@ -359,9 +310,7 @@ impl RawUser {
 fn socket_address(value: &Value) -> Result<SocketAddr, String> {
     let text = walk::text(value)?;
     text.parse().map_err(|_| {
-        format!(
-            "\"{text}\" is not an address and port: write it as \"0.0.0.0:2855\" or \"[::]:2855\""
-        )
+        format!("\"{text}\" is not an address and port: write it as \"0.0.0.0:2855\" or \"[::]:2855\"")
     })
 }
 
@@ -382,10 +331,8 @@ fn realm(value: &Value) -> Result<String, String> {
     let plain = |octet: u8| matches!(octet, b' '..=b'~') && !matches!(octet, b'"' | b'\\');
     match text.len() <= 255 && text.bytes().all(plain) {
         true => Ok(text),
-        false => Err(
-            "is not fit for a realm: write up to 255 ASCII letters, without quotes and backslashes"
-                .to_owned(),
-        ),
+        false => Err("is not fit for a realm: write up to 255 ASCII letters, without quotes and backslashes"
+            .to_owned()),
     }
 }
 
@@ -393,11 +340,9 @@ fn cores(value: &Value) -> Result<Option<Vec<usize>>, String> {
     let refused = || "is neither: write auto, or a list of CPU numbers such as [0, 1]".to_owned();
     match value {
         Value::String(text) if text == "auto" => Ok(None),
-        Value::Sequence(cpus) => cpus
-            .iter()
-            .map(|cpu| walk::count(cpu).map_err(|_| refused()))
-            .collect::<Result<_, _>>()
-            .map(Some),
+        Value::Sequence(cpus) => {
+            cpus.iter().map(|cpu| walk::count(cpu).map_err(|_| refused())).collect::<Result<_, _>>().map(Some)
+        }
         _ => Err(refused()),
     }
 }
@@ -406,10 +351,7 @@ fn whole_seconds(value: &Value) -> Result<Duration, String> {
     let duration = walk::duration(value)?;
     match duration.subsec_nanos() {
         0 => Ok(duration),
-        _ => Err(
-            "has a fraction of a second, which Expires cannot carry: write whole seconds"
-                .to_owned(),
-        ),
+        _ => Err("has a fraction of a second, which Expires cannot carry: write whole seconds".to_owned()),
     }
 }
 
@@ -427,24 +369,20 @@ fn dns_servers(value: &Value) -> Result<DnsServers, String> {
     match value {
         Value::String(text) if text == "system" => Ok(DnsServers::System),
         Value::Sequence(servers) if servers.is_empty() => Err(format!("is empty: {REMEDY}")),
-        Value::Sequence(servers) => servers
-            .iter()
-            .map(dns_server)
-            .collect::<Result<_, _>>()
-            .map(DnsServers::List),
+        Value::Sequence(servers) => {
+            servers.iter().map(dns_server).collect::<Result<_, _>>().map(DnsServers::List)
+        }
         _ => Err(format!("is neither: {REMEDY}")),
     }
 }
 
 fn dns_server(value: &Value) -> Result<SocketAddr, String> {
     let text = walk::text(value)?;
-    let with_port = || {
-        text.parse::<IpAddr>()
-            .ok()
-            .map(|address| SocketAddr::new(address, 53))
-    };
+    let with_port = || text.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, 53));
     text.parse().ok().or_else(with_port).ok_or_else(|| {
-        format!("\"{text}\" is not a name server's address: write it as \"192.0.2.53\" or \"192.0.2.53:5353\"")
+        format!(
+            "\"{text}\" is not a name server's address: write it as \"192.0.2.53\" or \"192.0.2.53:5353\""
+        )
     })
 }
 

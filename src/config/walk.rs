@@ -32,9 +32,7 @@ impl Problems {
     pub(super) fn under(&self, key: &str) -> bool {
         let wrong = self.list.iter().map(|problem| &problem.key);
         wrong.chain(&self.meant).any(|wrong| {
-            wrong
-                .strip_prefix(key)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            wrong.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
         })
     }
 
@@ -69,20 +67,11 @@ impl<'p> Section<'p> {
             Value::Null => Mapping::new(),
             other => {
                 let remedy = "write it as `key: value` lines";
-                problems.add(
-                    &path,
-                    format!("is {}, not a section: {remedy}", kind(&other)),
-                );
+                problems.add(&path, format!("is {}, not a section: {remedy}", kind(&other)));
                 Mapping::new()
             }
         };
-        Self {
-            path,
-            entries,
-            known: Vec::new(),
-            missing: Vec::new(),
-            problems,
-        }
+        Self { path, entries, known: Vec::new(), missing: Vec::new(), problems }
     }
 
     /// The path of `key` in this section, as the operator reads it.
@@ -158,11 +147,7 @@ impl<'p> Section<'p> {
     }
 
     /// Reads the mapping under `key`; true if the key was there.
-    pub(super) fn section(
-        &mut self,
-        key: &'static str,
-        read: impl FnOnce(&mut Section<'_>),
-    ) -> bool {
+    pub(super) fn section(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>)) -> bool {
         let Some(value) = self.take(key) else {
             return false;
         };
@@ -173,11 +158,7 @@ impl<'p> Section<'p> {
     }
 
     /// Reads the list of mappings under `key`; true if there was one.
-    pub(super) fn sections(
-        &mut self,
-        key: &'static str,
-        mut read: impl FnMut(&mut Section<'_>),
-    ) -> bool {
+    pub(super) fn sections(&mut self, key: &'static str, mut read: impl FnMut(&mut Section<'_>)) -> bool {
         let Some(items) = self.items(key) else {
             return false;
         };
@@ -185,8 +166,7 @@ impl<'p> Section<'p> {
             let path = self.path_of(&format!("{key}[{index}]"));
             if !item.is_mapping() {
                 let found = kind(&item);
-                self.problems
-                    .add(path, format!("is {found}: write it as {{key: value, ...}}"));
+                self.problems.add(path, format!("is {found}: write it as {{key: value, ...}}"));
                 continue;
             }
             let mut section = Section::open(path, item, self.problems);
@@ -201,10 +181,7 @@ impl<'p> Section<'p> {
             Value::Sequence(items) => Some(items),
             other => {
                 let found = kind(&other);
-                self.problem(
-                    key,
-                    format!("is {found}, not a list: write it in [brackets]"),
-                );
+                self.problem(key, format!("is {found}, not a list: write it in [brackets]"));
                 None
             }
         }
@@ -226,8 +203,7 @@ impl<'p> Section<'p> {
     pub(super) fn finish(self) {
         for key in self.entries.keys() {
             let Some(key) = key.as_str() else {
-                self.problems
-                    .add(&self.path, "has a key that is not text: remove it");
+                self.problems.add(&self.path, "has a key that is not text: remove it");
                 continue;
             };
             let remedy = match nearest(key, &self.known) {
@@ -237,8 +213,7 @@ impl<'p> Section<'p> {
                 }
                 None => "remove it, or see config.yaml.sample for the keys there are".to_owned(),
             };
-            self.problems
-                .add(join(&self.path, key), format!("unknown key: {remedy}"));
+            self.problems.add(join(&self.path, key), format!("unknown key: {remedy}"));
         }
         for (key, message) in self.missing {
             let key = join(&self.path, key);
@@ -250,11 +225,7 @@ impl<'p> Section<'p> {
 }
 
 fn join(path: &str, key: &str) -> String {
-    if path.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{path}.{key}")
-    }
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
 /// What a value is, in an operator's words.
@@ -277,19 +248,16 @@ pub(super) fn text(value: &Value) -> Result<String, String> {
     match value {
         Value::String(text) if text.is_empty() => Err("is empty: give a value".to_owned()),
         Value::String(text) => Ok(text.clone()),
-        Value::Number(_) | Value::Bool(_) => Err(format!(
-            "is {}, not text: put it in \"quotes\"",
-            kind(value)
-        )),
+        Value::Number(_) | Value::Bool(_) => {
+            Err(format!("is {}, not text: put it in \"quotes\"", kind(value)))
+        }
         other => Err(format!("is {}, not text: give a single value", kind(other))),
     }
 }
 
 /// `true` or `false`; YAML's older `yes` and `on` are text to this parser.
 pub(super) fn boolean(value: &Value) -> Result<bool, String> {
-    value
-        .as_bool()
-        .ok_or_else(|| format!("{} is neither: write true or false", shown(value)))
+    value.as_bool().ok_or_else(|| format!("{} is neither: write true or false", shown(value)))
 }
 
 /// A whole number, not negative.
@@ -297,12 +265,7 @@ pub(super) fn count(value: &Value) -> Result<usize, String> {
     value
         .as_u64()
         .and_then(|count| usize::try_from(count).ok())
-        .ok_or_else(|| {
-            format!(
-                "{} is not a count: write a whole number such as 64",
-                shown(value)
-            )
-        })
+        .ok_or_else(|| format!("{} is not a count: write a whole number such as 64", shown(value)))
 }
 
 /// A length of time with its unit: ms, s, m, h or d.
@@ -317,16 +280,11 @@ pub(super) fn duration(value: &Value) -> Result<Duration, String> {
         "h" => 60 * 60 * 1000,
         "d" => 24 * 60 * 60 * 1000,
         "" => {
-            return Err(format!(
-                "{number} has no unit: write it as {number}s, or with ms, m, h or d"
-            ));
+            return Err(format!("{number} has no unit: write it as {number}s, or with ms, m, h or d"));
         }
         _ => return Err(refused()),
     };
-    number
-        .checked_mul(millis)
-        .map(Duration::from_millis)
-        .ok_or_else(refused)
+    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(refused)
 }
 
 /// A number of octets: B, KiB, MiB or GiB; a bare number counts octets.
@@ -341,10 +299,7 @@ pub(super) fn size(value: &Value) -> Result<usize, String> {
         "GiB" => 30,
         _ => return Err(refused()),
     };
-    number
-        .checked_mul(1 << shift)
-        .and_then(|octets| usize::try_from(octets).ok())
-        .ok_or_else(refused)
+    number.checked_mul(1 << shift).and_then(|octets| usize::try_from(octets).ok()).ok_or_else(refused)
 }
 
 /// `16KiB` as (16, "KiB"); a space between them is fine.
@@ -364,16 +319,10 @@ fn split_unit(value: &Value) -> Option<(u64, &str)> {
 /// One of a fixed set of words.
 pub(super) fn word<T: Copy>(words: &[(&'static str, T)]) -> impl Fn(&Value) -> Result<T, String> {
     move |value| {
-        let found = value
-            .as_str()
-            .and_then(|text| words.iter().find(|(word, _)| *word == text));
+        let found = value.as_str().and_then(|text| words.iter().find(|(word, _)| *word == text));
         found.map(|(_, meaning)| *meaning).ok_or_else(|| {
             let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-            format!(
-                "{} is not known here: write {}",
-                shown(value),
-                words.join(" or ")
-            )
+            format!("{} is not known here: write {}", shown(value), words.join(" or "))
         })
     }
 }
@@ -447,12 +396,7 @@ fn edits(from: &str, to: &str) -> usize {
 /// A length of time as the config spells it: in the largest unit that leaves nothing over.
 pub(super) fn spell_duration(time: Duration) -> String {
     let millis = time.as_millis();
-    for (unit, length) in [
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1000),
-    ] {
+    for (unit, length) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)] {
         if millis >= length && millis.is_multiple_of(length) {
             return format!("{}{unit}", millis / length);
         }
@@ -481,56 +425,25 @@ mod tests {
 
     #[test]
     fn durations_need_a_unit() {
-        for (text, millis) in [
-            ("250ms", 250),
-            ("30s", 30_000),
-            ("5 m", 300_000),
-            ("1h", 3_600_000),
-            ("1d", 86_400_000),
-        ] {
-            assert_eq!(
-                duration(&yaml(text)),
-                Ok(Duration::from_millis(millis)),
-                "{text}"
-            );
+        for (text, millis) in
+            [("250ms", 250), ("30s", 30_000), ("5 m", 300_000), ("1h", 3_600_000), ("1d", 86_400_000)]
+        {
+            assert_eq!(duration(&yaml(text)), Ok(Duration::from_millis(millis)), "{text}");
         }
-        assert!(
-            duration(&yaml("30"))
-                .unwrap_err()
-                .contains("write it as 30s")
-        );
-        for text in [
-            "1.5s",
-            "-1s",
-            "s",
-            "10w",
-            "[]",
-            "99999999999999999999s",
-            "18446744073709551615d",
-        ] {
+        assert!(duration(&yaml("30")).unwrap_err().contains("write it as 30s"));
+        for text in ["1.5s", "-1s", "s", "10w", "[]", "99999999999999999999s", "18446744073709551615d"] {
             assert!(duration(&yaml(text)).is_err(), "{text}");
         }
     }
 
     #[test]
     fn sizes_are_binary() {
-        for (text, octets) in [
-            ("64KiB", 64 << 10),
-            ("1 MiB", 1 << 20),
-            ("2GiB", 2 << 30),
-            ("77B", 77),
-            ("77", 77),
-        ] {
+        for (text, octets) in
+            [("64KiB", 64 << 10), ("1 MiB", 1 << 20), ("2GiB", 2 << 30), ("77B", 77), ("77", 77)]
+        {
             assert_eq!(size(&yaml(text)), Ok(octets), "{text}");
         }
-        for text in [
-            "64KB",
-            "64k",
-            "-1",
-            "1.5MiB",
-            "18446744073709551615KiB",
-            "true",
-        ] {
+        for text in ["64KB", "64k", "-1", "1.5MiB", "18446744073709551615KiB", "true"] {
             assert!(size(&yaml(text)).is_err(), "{text}");
         }
     }
@@ -563,10 +476,6 @@ mod tests {
         problems.add("tls.key", "x");
         problems.add("listen[1].address", "x");
         assert!(problems.under("tls") && problems.under("tls.key") && problems.under("listen"));
-        assert!(
-            !problems.under("tls.keys")
-                && !problems.under("tls.certificate")
-                && !problems.under("lis")
-        );
+        assert!(!problems.under("tls.keys") && !problems.under("tls.certificate") && !problems.under("lis"));
     }
 }

@@ -78,11 +78,7 @@ impl Resolver {
             .map_err(|_| ResolveError::TimedOut)?
             .map_err(|error| explain(&error))?;
         let addresses: Vec<_> = found.iter().take(self.addresses_max).collect();
-        if addresses.is_empty() {
-            Err(ResolveError::NoAddress)
-        } else {
-            Ok(addresses)
-        }
+        if addresses.is_empty() { Err(ResolveError::NoAddress) } else { Ok(addresses) }
     }
 }
 

@@ -52,9 +52,7 @@ pub enum ControlError {
     #[error("the control thread cannot be started: {0}")]
     Thread(#[source] std::io::Error),
     /// The name servers are not known.
-    #[error(
-        "dns.servers: the system's resolver configuration cannot be used ({0}): list name servers there"
-    )]
+    #[error("dns.servers: the system's resolver configuration cannot be used ({0}): list name servers there")]
     Resolver(#[source] NetError),
     /// The thread died.
     #[error("the control thread died")]
@@ -84,10 +82,7 @@ impl Control {
 
         let (servers, limits) = (config.dns.servers.clone(), config.limits.clone());
         let cpu = spare_cpu(&config.cores);
-        let queues = Queues {
-            look_ups: Draining(look_ups),
-            resolves: Draining(resolves),
-        };
+        let queues = Queues { look_ups: Draining(look_ups), resolves: Draining(resolves) };
         let run = move || {
             let _end = end;
             if let Some(cpu) = cpu {
@@ -96,11 +91,7 @@ impl Control {
             match prepare(|| Resolver::new(&servers, &limits)) {
                 Ok((runtime, resolver)) => {
                     let _ = report.send(Ok(()));
-                    let plane = Plane {
-                        accounts,
-                        resolver,
-                        lookup_timeout: limits.lookup_timeout,
-                    };
+                    let plane = Plane { accounts, resolver, lookup_timeout: limits.lookup_timeout };
                     plane.run(&runtime, queues, stopped);
                 }
                 Err(error) => {
@@ -108,17 +99,10 @@ impl Control {
                 }
             }
         };
-        let thread = thread::Builder::new()
-            .name("control".to_owned())
-            .spawn(run)
-            .map_err(ControlError::Thread)?;
+        let thread =
+            thread::Builder::new().name("control".to_owned()).spawn(run).map_err(ControlError::Thread)?;
         started.recv().map_err(|_| ControlError::Died)??;
-        Ok(Self {
-            handle: ControlHandle { look_up, resolve },
-            stop,
-            ended,
-            thread,
-        })
+        Ok(Self { handle: ControlHandle { look_up, resolve }, stop, ended, thread })
     }
 
     /// What data cores ask through.
@@ -187,11 +171,7 @@ impl ControlHandle {
     /// Looks up the account that `user` names in `realm`.
     pub async fn look_up(&self, user: String, realm: String) -> Answer {
         let (reply, answer) = oneshot::channel();
-        if self
-            .look_up
-            .try_send(LookUp { user, realm, reply })
-            .is_err()
-        {
+        if self.look_up.try_send(LookUp { user, realm, reply }).is_err() {
             return Answer::Unavailable;
         }
         answer.await.unwrap_or(Answer::Unavailable)
@@ -240,12 +220,8 @@ impl Plane {
     fn run(self, runtime: &Runtime, queues: Queues, stopped: oneshot::Receiver<()>) {
         let plane = Rc::new(self);
         let looking_up = Rc::clone(&plane);
-        let look_ups = serve(queues.look_ups, move |request| {
-            Rc::clone(&looking_up).look_up(request)
-        });
-        let resolves = serve(queues.resolves, move |request| {
-            Rc::clone(&plane).resolve(request)
-        });
+        let look_ups = serve(queues.look_ups, move |request| Rc::clone(&looking_up).look_up(request));
+        let resolves = serve(queues.resolves, move |request| Rc::clone(&plane).resolve(request));
         let until_stopped = async {
             tokio::select! {
                 () = look_ups => {}
@@ -258,8 +234,7 @@ impl Plane {
     }
 
     async fn look_up(self: Rc<Self>, LookUp { user, realm, reply }: LookUp) {
-        let answer =
-            tokio::time::timeout(self.lookup_timeout, self.accounts.look_up(&user, &realm)).await;
+        let answer = tokio::time::timeout(self.lookup_timeout, self.accounts.look_up(&user, &realm)).await;
         // Who asked may be gone by now.
         let _ = reply.send(answer.unwrap_or(Answer::Unavailable));
     }

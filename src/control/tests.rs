@@ -1,9 +1,5 @@
 //! The control plane, asked from outside it: every request ends in an answer, and in the right one.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a failed unwrap is a failed test"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::thread::JoinHandle;
@@ -22,11 +18,7 @@ fn config(extra: &str) -> Config {
 
 /// A plane without name servers of its own, so that no test depends on the machine's.
 fn plane(accounts: Accounts, extra: &str) -> Control {
-    Control::start_with(
-        &config(&format!("dns: {{servers: ['127.0.0.1:9']}}\n{extra}")),
-        accounts,
-    )
-    .unwrap()
+    Control::start_with(&config(&format!("dns: {{servers: ['127.0.0.1:9']}}\n{extra}")), accounts).unwrap()
 }
 
 fn look_up(control: &Control, user: &str, realm: &str) -> Answer {
@@ -49,10 +41,7 @@ fn users_of_the_config_are_found_and_others_are_unknown() {
     let control = Control::start(&config).unwrap();
     let found = look_up(&control, "alice", "example.com");
     assert!(matches!(found, Answer::Found(Secret::Password(password)) if password == "secret"));
-    assert!(matches!(
-        look_up(&control, "bob", "example.com"),
-        Answer::Unknown
-    ));
+    assert!(matches!(look_up(&control, "bob", "example.com"), Answer::Unknown));
     control.stop(PATIENCE).unwrap();
 }
 
@@ -62,16 +51,11 @@ fn answers_wake_a_data_core() {
     let control = server.plane("");
     let handle = control.handle();
     let core = glommio::LocalExecutorBuilder::default().spawn(|| async move {
-        let answer = handle
-            .look_up("alice".to_owned(), "example.com".to_owned())
-            .await;
+        let answer = handle.look_up("alice".to_owned(), "example.com".to_owned()).await;
         assert!(matches!(answer, Answer::Unknown));
         handle.resolve("both.example.com".to_owned()).await
     });
-    assert_eq!(
-        core.unwrap().join().unwrap().map(|found| found.len()),
-        Ok(2)
-    );
+    assert_eq!(core.unwrap().join().unwrap().map(|found| found.len()), Ok(2));
 }
 
 #[test]
@@ -86,30 +70,20 @@ fn a_panicking_backend_reads_as_unavailable_and_the_plane_lives_on() {
     for _ in 0..3 {
         assert_unavailable(look_up(&control, "alice", "example.com"));
     }
-    assert_eq!(
-        resolve(&control, "192.0.2.1"),
-        Ok(vec![IpAddr::from([192, 0, 2, 1])])
-    );
+    assert_eq!(resolve(&control, "192.0.2.1"), Ok(vec![IpAddr::from([192, 0, 2, 1])]));
     control.stop(PATIENCE).unwrap();
 }
 
 #[test]
 fn a_full_queue_reads_as_unavailable_at_once_and_so_do_those_left_in_it_at_the_end() {
-    let control = plane(
-        Accounts::Silent,
-        "limits: {lookups_waiting_max: 16, lookup_timeout: 60s}",
-    );
+    let control = plane(Accounts::Silent, "limits: {lookups_waiting_max: 16, lookup_timeout: 60s}");
     let handle = control.handle();
     let ask = || Box::pin(handle.look_up("alice".to_owned(), "example.com".to_owned()));
     let deadline = Instant::now() + PATIENCE;
     let mut waiting = Vec::new();
     // The thread takes RUNNING_MAX out of the queue, at its own pace; then the queue fills.
     while waiting.len() < RUNNING_MAX + 16 {
-        assert!(
-            Instant::now() < deadline,
-            "only {} were taken",
-            waiting.len()
-        );
+        assert!(Instant::now() < deadline, "only {} were taken", waiting.len());
         let mut asking = ask();
         match block_on(poll_once(&mut asking)) {
             None => waiting.push(asking),
@@ -119,10 +93,7 @@ fn a_full_queue_reads_as_unavailable_at_once_and_so_do_those_left_in_it_at_the_e
             }
         }
     }
-    assert!(matches!(
-        block_on(poll_once(ask())),
-        Some(Answer::Unavailable)
-    ));
+    assert!(matches!(block_on(poll_once(ask())), Some(Answer::Unavailable)));
     // Names have a queue of their own.
     assert_eq!(resolve(&control, "::1"), Ok(vec!["::1".parse().unwrap()]));
 
@@ -131,10 +102,7 @@ fn a_full_queue_reads_as_unavailable_at_once_and_so_do_those_left_in_it_at_the_e
         assert_unavailable(block_on(asking));
     }
     assert_unavailable(block_on(ask()));
-    assert_eq!(
-        block_on(handle.resolve("192.0.2.1".to_owned())),
-        Err(ResolveError::Busy)
-    );
+    assert_eq!(block_on(handle.resolve("192.0.2.1".to_owned())), Err(ResolveError::Busy));
 }
 
 #[test]
@@ -142,24 +110,15 @@ fn a_dropped_plane_answers_nobody_but_leaves_nobody_waiting() {
     let control = plane(Accounts::Silent, "limits: {lookup_timeout: 60s}");
     let handle = control.handle();
     drop(control);
-    assert_unavailable(block_on(
-        handle.look_up("alice".to_owned(), "example.com".to_owned()),
-    ));
+    assert_unavailable(block_on(handle.look_up("alice".to_owned(), "example.com".to_owned())));
 }
 
 #[test]
 fn stored_hashes_answer_for_their_own_algorithm_alone() {
     use crate::proto::digest::{Algorithm, Ha1};
 
-    let secret = Secret::Hashed {
-        md5: Ha1::from_hex(&"07".repeat(16)),
-        sha256: None,
-    };
-    let algorithm = |algorithm| {
-        secret
-            .ha1("alice", "example.com", algorithm)
-            .map(|ha1| ha1.algorithm())
-    };
+    let secret = Secret::Hashed { md5: Ha1::from_hex(&"07".repeat(16)), sha256: None };
+    let algorithm = |algorithm| secret.ha1("alice", "example.com", algorithm).map(|ha1| ha1.algorithm());
     assert_eq!(algorithm(Algorithm::Md5), Some(Algorithm::Md5));
     assert_eq!(algorithm(Algorithm::Sha256), None);
     assert!(!format!("{:?}", Secret::Password("hush".to_owned())).contains("hush"));
@@ -190,10 +149,7 @@ impl NameServer {
                 }
             }
         });
-        Self {
-            address,
-            thread: Some(thread),
-        }
+        Self { address, thread: Some(thread) }
     }
 
     fn answer(query: &[u8]) -> Option<Vec<u8>> {
@@ -211,18 +167,7 @@ impl NameServer {
             _ => (0, 1),
         };
         let mut answer = query[..2].to_vec();
-        answer.extend([
-            0x81,
-            0x80 | code,
-            0,
-            1,
-            0,
-            u8::try_from(answers).unwrap(),
-            0,
-            0,
-            0,
-            0,
-        ]);
+        answer.extend([0x81, 0x80 | code, 0, 1, 0, u8::try_from(answers).unwrap(), 0, 0, 0, 0]);
         answer.extend(question);
         for n in 0..answers {
             let n = u8::try_from(n).unwrap() + 1;
@@ -230,9 +175,7 @@ impl NameServer {
             answer.extend([0xc0, 12, 0, if is_a { 1 } else { 28 }, 0, 1, 0, 0, 0, 60]);
             match is_a {
                 true => answer.extend([0, 4, 198, 51, 100, n]),
-                false => answer.extend([
-                    0, 16, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n,
-                ]),
+                false => answer.extend([0, 16, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n]),
             }
         }
         Some(answer)
@@ -256,10 +199,7 @@ impl Drop for NameServer {
 fn both_families_are_asked_for_and_ipv4_comes_first() {
     let server = NameServer::start();
     let control = server.plane("");
-    let (four, six): (IpAddr, IpAddr) = (
-        "198.51.100.1".parse().unwrap(),
-        "2001:db8::1".parse().unwrap(),
-    );
+    let (four, six): (IpAddr, IpAddr) = ("198.51.100.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
     assert_eq!(resolve(&control, "both.example.com"), Ok(vec![four, six]));
     assert_eq!(resolve(&control, "BOTH.example.com."), Ok(vec![four, six]));
     assert_eq!(resolve(&control, "four.example.com"), Ok(vec![four]));
@@ -277,18 +217,9 @@ fn answers_are_cut_at_the_limit() {
 fn names_without_address_are_told_from_servers_that_fail() {
     let server = NameServer::start();
     let control = server.plane("");
-    assert_eq!(
-        resolve(&control, "missing.example.com"),
-        Err(ResolveError::NoAddress)
-    );
-    assert_eq!(
-        resolve(&control, "empty.example.com"),
-        Err(ResolveError::NoAddress)
-    );
-    assert!(matches!(
-        resolve(&control, "broken.example.com"),
-        Err(ResolveError::Failed(_))
-    ));
+    assert_eq!(resolve(&control, "missing.example.com"), Err(ResolveError::NoAddress));
+    assert_eq!(resolve(&control, "empty.example.com"), Err(ResolveError::NoAddress));
+    assert!(matches!(resolve(&control, "broken.example.com"), Err(ResolveError::Failed(_))));
 }
 
 #[test]
@@ -307,10 +238,7 @@ fn a_silent_name_server_does_not_hold_up_others() {
     let mut silent = Box::pin(handle.resolve("silent.example.com".to_owned()));
     assert!(block_on(poll_once(&mut silent)).is_none());
     assert!(resolve(&control, "both.example.com").is_ok());
-    assert!(matches!(
-        look_up(&control, "alice", "example.com"),
-        Answer::Unknown
-    ));
+    assert!(matches!(look_up(&control, "alice", "example.com"), Answer::Unknown));
     control.stop(PATIENCE).unwrap();
     assert_eq!(block_on(silent), Err(ResolveError::Busy));
 }
@@ -319,24 +247,14 @@ fn a_silent_name_server_does_not_hold_up_others() {
 fn localhost_and_literals_need_no_server() {
     let control = plane(Accounts::Silent, "");
     let local = resolve(&control, "localhost").unwrap();
-    assert!(
-        !local.is_empty() && local.iter().all(IpAddr::is_loopback),
-        "{local:?}"
-    );
-    assert_eq!(
-        resolve(&control, "192.0.2.7"),
-        Ok(vec!["192.0.2.7".parse().unwrap()])
-    );
+    assert!(!local.is_empty() && local.iter().all(IpAddr::is_loopback), "{local:?}");
+    assert_eq!(resolve(&control, "192.0.2.7"), Ok(vec!["192.0.2.7".parse().unwrap()]));
 }
 
 #[test]
 fn what_cannot_be_a_name_has_no_address() {
     let control = plane(Accounts::Silent, "");
     for host in ["", ".", "a..b", &"x".repeat(64), &"long.".repeat(60)] {
-        assert_eq!(
-            resolve(&control, host),
-            Err(ResolveError::NoAddress),
-            "{host}"
-        );
+        assert_eq!(resolve(&control, host), Err(ResolveError::NoAddress), "{host}");
     }
 }

@@ -39,9 +39,7 @@ impl Algorithm {
     /// The algorithm of that name. Not the `-sess` variants, which are not allowed (RFC 4976 §9.1).
     #[must_use]
     pub fn of(name: &str) -> Option<Self> {
-        [Self::Md5, Self::Sha256]
-            .into_iter()
-            .find(|algorithm| algorithm.as_str().eq_ignore_ascii_case(name))
+        [Self::Md5, Self::Sha256].into_iter().find(|algorithm| algorithm.as_str().eq_ignore_ascii_case(name))
     }
 }
 
@@ -100,17 +98,7 @@ impl<'a> Authorization<'a> {
         if !qop.eq_ignore_ascii_case("auth") {
             return Err(AuthorizationError::Unsupported);
         }
-        Ok(Self {
-            username,
-            realm,
-            nonce,
-            response,
-            cnonce,
-            nc,
-            opaque,
-            algorithm,
-            nc_digits,
-        })
+        Ok(Self { username, realm, nonce, response, cnonce, nc, opaque, algorithm, nc_digits })
     }
 
     /// The digest the server owes in return, `rspauth`: H(HA1:nonce:nc:cnonce:auth:H(":" uri)).
@@ -144,28 +132,13 @@ impl<'a> Authorization<'a> {
 impl fmt::Display for Authorization<'_> {
     /// The value of an Authorization header.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Digest username={}, realm={}",
-            Quoted(&self.username),
-            Quoted(&self.realm)
-        )?;
+        write!(f, "Digest username={}, realm={}", Quoted(&self.username), Quoted(&self.realm))?;
         write!(f, ", nonce={}", Quoted(&self.nonce))?;
         if let Some(opaque) = &self.opaque {
             write!(f, ", opaque={}", Quoted(opaque))?;
         }
-        write!(
-            f,
-            ", algorithm={}, qop=auth, nc={}",
-            self.algorithm.as_str(),
-            digits(&self.nc_digits)
-        )?;
-        write!(
-            f,
-            ", cnonce={}, response={}",
-            Quoted(&self.cnonce),
-            Quoted(&self.response)
-        )
+        write!(f, ", algorithm={}, qop=auth, nc={}", self.algorithm.as_str(), digits(&self.nc_digits))?;
+        write!(f, ", cnonce={}, response={}", Quoted(&self.cnonce), Quoted(&self.response))
     }
 }
 
@@ -191,17 +164,8 @@ impl Ha1 {
     /// From a password.
     #[must_use]
     pub fn new(algorithm: Algorithm, user: &str, realm: &str, password: &str) -> Self {
-        let parts = [
-            user.as_bytes(),
-            b":",
-            realm.as_bytes(),
-            b":",
-            password.as_bytes(),
-        ];
-        Self {
-            hash: Hash::of(algorithm, &parts),
-            real: true,
-        }
+        let parts = [user.as_bytes(), b":", realm.as_bytes(), b":", password.as_bytes()];
+        Self { hash: Hash::of(algorithm, &parts), real: true }
     }
 
     /// From 32 (MD5) or 64 (SHA-256) hexadecimal digits of either case.
@@ -268,12 +232,7 @@ impl Verified {
 /// the request's. The digest is computed and compared in the same time whether it is right, wrong, or `ha1` is a
 /// dummy.
 #[must_use]
-pub fn check(
-    authorization: &Authorization<'_>,
-    ha1: &Ha1,
-    method: &str,
-    uri: &[u8],
-) -> Option<Verified> {
+pub fn check(authorization: &Authorization<'_>, ha1: &Ha1, method: &str, uri: &[u8]) -> Option<Verified> {
     if authorization.algorithm != ha1.algorithm() {
         return None;
     }
@@ -313,23 +272,13 @@ impl<'a> Challenge<'a> {
         let nonce = parameters.required("nonce")?;
         let opaque = parameters.optional("opaque");
         let algorithm = parameters.algorithm()?;
-        let stale = parameters
-            .optional("stale")
-            .is_some_and(|stale| stale.eq_ignore_ascii_case("true"));
-        let offers_auth = |qop: Cow<'_, str>| {
-            qop.split(',')
-                .any(|offered| offered.trim().eq_ignore_ascii_case("auth"))
-        };
+        let stale = parameters.optional("stale").is_some_and(|stale| stale.eq_ignore_ascii_case("true"));
+        let offers_auth =
+            |qop: Cow<'_, str>| qop.split(',').any(|offered| offered.trim().eq_ignore_ascii_case("auth"));
         if !parameters.optional("qop").is_none_or(offers_auth) {
             return Err(AuthorizationError::Unsupported);
         }
-        Ok(Self {
-            realm,
-            nonce,
-            opaque,
-            algorithm,
-            stale,
-        })
+        Ok(Self { realm, nonce, opaque, algorithm, stale })
     }
 
     /// The client's answer. `ha1` is of the challenge's algorithm, `uri` the rightmost To-Path URI exactly as it
@@ -362,12 +311,7 @@ impl<'a> Challenge<'a> {
 impl fmt::Display for Challenge<'_> {
     /// The value of a WWW-Authenticate header.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Digest realm={}, nonce={}",
-            Quoted(&self.realm),
-            Quoted(&self.nonce)
-        )?;
+        write!(f, "Digest realm={}, nonce={}", Quoted(&self.realm), Quoted(&self.nonce))?;
         if let Some(opaque) = &self.opaque {
             write!(f, ", opaque={}", Quoted(opaque))?;
         }
@@ -402,12 +346,7 @@ impl<'a> AuthenticationInfo<'a> {
         let rspauth = parameters.required("rspauth")?;
         let cnonce = parameters.required("cnonce")?;
         let (nc, _) = nonce_count(&parameters.required("nc")?)?;
-        Ok(Self {
-            nextnonce,
-            rspauth,
-            cnonce,
-            nc,
-        })
+        Ok(Self { nextnonce, rspauth, cnonce, nc })
     }
 }
 
@@ -417,12 +356,7 @@ impl fmt::Display for AuthenticationInfo<'_> {
         if let Some(nextnonce) = &self.nextnonce {
             write!(f, "nextnonce={}, ", Quoted(nextnonce))?;
         }
-        write!(
-            f,
-            "rspauth={}, cnonce={}",
-            Quoted(&self.rspauth),
-            Quoted(&self.cnonce)
-        )?;
+        write!(f, "rspauth={}, cnonce={}", Quoted(&self.rspauth), Quoted(&self.cnonce))?;
         write!(f, ", nc={:08x}, qop=auth", self.nc)
     }
 }
@@ -437,13 +371,9 @@ fn nc_digits(nc: u32) -> [u8; 8] {
 
 /// Eight hexadecimal digits, and the number they are.
 fn nonce_count(text: &str) -> Result<(u32, [u8; 8]), AuthorizationError> {
-    let digits: [u8; 8] = text
-        .as_bytes()
-        .try_into()
-        .map_err(|_| AuthorizationError::Malformed)?;
-    let number = digits.iter().try_fold(0, |number: u32, &digit| {
-        Some(number << 4 | u32::from(hex_value(digit)?))
-    });
+    let digits: [u8; 8] = text.as_bytes().try_into().map_err(|_| AuthorizationError::Malformed)?;
+    let number =
+        digits.iter().try_fold(0, |number: u32, &digit| Some(number << 4 | u32::from(hex_value(digit)?)));
     Ok((number.ok_or(AuthorizationError::Malformed)?, digits))
 }
 
@@ -474,10 +404,9 @@ mod tests {
     // RFC 7616 section 3.9.1.
     #[test]
     fn the_examples_of_rfc_7616_are_verified() {
-        for (algorithm, name, response) in [
-            (Algorithm::Md5, "MD5", MD5),
-            (Algorithm::Sha256, "SHA-256", SHA_256),
-        ] {
+        for (algorithm, name, response) in
+            [(Algorithm::Md5, "MD5", MD5), (Algorithm::Sha256, "SHA-256", SHA_256)]
+        {
             let text = authorization(name, response);
             let parsed = Authorization::parse(text.as_bytes()).unwrap();
             assert_eq!((parsed.algorithm, parsed.nc), (algorithm, 1));
@@ -492,29 +421,13 @@ mod tests {
         let ha1 = Ha1::new(Algorithm::Md5, USERNAME, REALM, PASSWORD);
         let right = authorization("MD5", MD5);
         let passes = |text: &str, ha1: &Ha1, method, uri| {
-            check(
-                &Authorization::parse(text.as_bytes()).unwrap(),
-                ha1,
-                method,
-                uri,
-            )
-            .is_some()
+            check(&Authorization::parse(text.as_bytes()).unwrap(), ha1, method, uri).is_some()
         };
         assert!(passes(&right, &ha1, "GET", URI));
         assert!(!passes(&right, &ha1, "AUTH", URI));
         assert!(!passes(&right, &ha1, "GET", b"/dir/INDEX.html"));
-        assert!(!passes(
-            &right,
-            &Ha1::new(Algorithm::Md5, USERNAME, REALM, "circle of life"),
-            "GET",
-            URI
-        ));
-        assert!(!passes(
-            &right,
-            &Ha1::new(Algorithm::Sha256, USERNAME, REALM, PASSWORD),
-            "GET",
-            URI
-        ));
+        assert!(!passes(&right, &Ha1::new(Algorithm::Md5, USERNAME, REALM, "circle of life"), "GET", URI));
+        assert!(!passes(&right, &Ha1::new(Algorithm::Sha256, USERNAME, REALM, PASSWORD), "GET", URI));
         for response in [
             "",
             "0",
@@ -523,10 +436,7 @@ mod tests {
             SHA_256,
             &"0".repeat(66),
         ] {
-            assert!(
-                !passes(&authorization("MD5", response), &ha1, "GET", URI),
-                "{response:?}"
-            );
+            assert!(!passes(&authorization("MD5", response), &ha1, "GET", URI), "{response:?}");
         }
         for (from, to) in [("xlj9", "xlj8"), ("00000001", "00000002"), ("wE4q", "wE4r")] {
             assert!(!passes(&right.replace(from, to), &ha1, "GET", URI), "{to}");
@@ -537,15 +447,7 @@ mod tests {
     fn a_response_may_be_in_upper_case() {
         let text = authorization("md5", &MD5.to_ascii_uppercase());
         let ha1 = Ha1::new(Algorithm::Md5, USERNAME, REALM, PASSWORD);
-        assert!(
-            check(
-                &Authorization::parse(text.as_bytes()).unwrap(),
-                &ha1,
-                "GET",
-                URI
-            )
-            .is_some()
-        );
+        assert!(check(&Authorization::parse(text.as_bytes()).unwrap(), &ha1, "GET", URI).is_some());
     }
 
     // The dummy's value is known to everybody who reads this file.
@@ -554,13 +456,8 @@ mod tests {
         for algorithm in [Algorithm::Md5, Algorithm::Sha256] {
             let dummy = Ha1::dummy(algorithm);
             let real = Ha1::from_hex(dummy.hash.to_hex().as_str()).unwrap();
-            let challenge = Challenge {
-                realm: "r".into(),
-                nonce: "n".into(),
-                opaque: None,
-                algorithm,
-                stale: false,
-            };
+            let challenge =
+                Challenge { realm: "r".into(), nonce: "n".into(), opaque: None, algorithm, stale: false };
             let answer = challenge.answer("u", &real, URI, 1, "c");
             assert!(check(&answer, &real, "AUTH", URI).is_some());
             assert!(check(&answer, &dummy, "AUTH", URI).is_none());
@@ -570,24 +467,13 @@ mod tests {
     #[test]
     fn ha1_is_read_from_hex_of_the_right_length_only() {
         let ha1 = Ha1::new(Algorithm::Md5, "wren", "osier.example", "Tarn-Quill-77");
-        assert_eq!(
-            ha1.hash.to_hex().as_str(),
-            "1b32ae9f3174d83f44fafdc148d1c8ee"
-        );
+        assert_eq!(ha1.hash.to_hex().as_str(), "1b32ae9f3174d83f44fafdc148d1c8ee");
         let upper = Ha1::from_hex("1B32AE9F3174D83F44FAFDC148D1C8EE").unwrap();
         assert_eq!(upper.hash.as_bytes(), ha1.hash.as_bytes());
-        assert_eq!(
-            Ha1::from_hex(&"ab".repeat(32)).unwrap().algorithm(),
-            Algorithm::Sha256
-        );
-        for hex in [
-            "",
-            "1b",
-            "xb32ae9f3174d83f44fafdc148d1c8ee",
-            &"a".repeat(31),
-            &"a".repeat(33),
-            &"a".repeat(66),
-        ] {
+        assert_eq!(Ha1::from_hex(&"ab".repeat(32)).unwrap().algorithm(), Algorithm::Sha256);
+        for hex in
+            ["", "1b", "xb32ae9f3174d83f44fafdc148d1c8ee", &"a".repeat(31), &"a".repeat(33), &"a".repeat(66)]
+        {
             assert!(Ha1::from_hex(hex).is_none(), "{hex}");
         }
     }
@@ -598,10 +484,7 @@ mod tests {
         assert_eq!(format!("{ha1:?}"), "Ha1(MD5)");
         let text = authorization("MD5", MD5);
         let printed = format!("{:?}", Authorization::parse(text.as_bytes()).unwrap());
-        assert!(
-            !printed.contains(MD5) && !printed.contains(USERNAME),
-            "{printed}"
-        );
+        assert!(!printed.contains(MD5) && !printed.contains(USERNAME), "{printed}");
     }
 
     #[test]
@@ -614,28 +497,18 @@ mod tests {
             // White space, upper case, unknown parameters, empty elements.
             "dIGEST \t USERNAME = \"u\" ,\trealm=\"r\",, nonce=n , uri=msrps://h:1;tcp, response=x, qop=AUTH, nc=0000000A, x=\"a,b=\\\"c\", cnonce=\"c\", Algorithm=md5, opaque=\"o\",",
         ] {
-            let parsed = Authorization::parse(text.as_bytes())
-                .unwrap_or_else(|error| panic!("{error}: {text}"));
-            let fields = [
-                &parsed.username,
-                &parsed.realm,
-                &parsed.nonce,
-                &parsed.response,
-                &parsed.cnonce,
-            ];
+            let parsed =
+                Authorization::parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error}: {text}"));
+            let fields = [&parsed.username, &parsed.realm, &parsed.nonce, &parsed.response, &parsed.cnonce];
             assert_eq!(fields, ["u", "r", "n", "x", "c"], "{text}");
             assert_eq!(
                 (parsed.nc, parsed.opaque.as_deref(), parsed.algorithm),
                 (10, Some("o"), Algorithm::Md5)
             );
         }
-        let bare =
-            "Digest username=u,realm=r,nonce=MTc3/a+b==,response=x,qop=auth,nc=00000001,cnonce=c";
+        let bare = "Digest username=u,realm=r,nonce=MTc3/a+b==,response=x,qop=auth,nc=00000001,cnonce=c";
         let parsed = Authorization::parse(bare.as_bytes()).unwrap();
-        assert_eq!(
-            (&*parsed.nonce, parsed.opaque, parsed.algorithm),
-            ("MTc3/a+b==", None, Algorithm::Md5)
-        );
+        assert_eq!((&*parsed.nonce, parsed.opaque, parsed.algorithm), ("MTc3/a+b==", None, Algorithm::Md5));
     }
 
     #[test]
@@ -643,10 +516,7 @@ mod tests {
         let text = r#"Digest username="a\"b\\c", realm="r", nonce="n", response="x", qop=auth, nc=00000001, cnonce="", algorithm=MD5"#;
         let parsed = Authorization::parse(text.as_bytes()).unwrap();
         assert_eq!((&*parsed.username, &*parsed.cnonce), (r#"a"b\c"#, ""));
-        assert!(
-            parsed.to_string().contains(r#"username="a\"b\\c""#),
-            "{parsed}"
-        );
+        assert!(parsed.to_string().contains(r#"username="a\"b\\c""#), "{parsed}");
     }
 
     #[test]
@@ -654,9 +524,7 @@ mod tests {
         let good = "Digest username=\"u\", realm=\"r\", nonce=\"n\", response=\"x\", qop=auth, nc=00000001, cnonce=\"c\"";
         assert!(Authorization::parse(good.as_bytes()).is_ok());
         let error = |text: &str| Authorization::parse(text.as_bytes()).unwrap_err();
-        for name in [
-            "username", "realm", "nonce", "response", "qop", "nc", "cnonce",
-        ] {
+        for name in ["username", "realm", "nonce", "response", "qop", "nc", "cnonce"] {
             assert_eq!(
                 error(&good.replace(&format!("{name}="), "x=")),
                 AuthorizationError::Malformed,
@@ -712,24 +580,16 @@ mod tests {
                 stale,
             };
             let text = challenge.to_string();
-            assert_eq!(
-                Challenge::parse(text.as_bytes()).unwrap(),
-                challenge,
-                "{text}"
-            );
+            assert_eq!(Challenge::parse(text.as_bytes()).unwrap(), challenge, "{text}");
         }
     }
 
     #[test]
     fn a_challenge_must_offer_auth() {
-        let parse = |qop: &str| {
-            Challenge::parse(format!("Digest realm=\"r\", nonce=\"n\"{qop}").as_bytes()).is_ok()
-        };
+        let parse =
+            |qop: &str| Challenge::parse(format!("Digest realm=\"r\", nonce=\"n\"{qop}").as_bytes()).is_ok();
         assert!(
-            parse("")
-                && parse(", qop=\"auth\"")
-                && parse(", qop=auth")
-                && parse(", qop=\"auth-int, AUTH\"")
+            parse("") && parse(", qop=\"auth\"") && parse(", qop=auth") && parse(", qop=\"auth-int, AUTH\"")
         );
         assert!(!parse(", qop=\"auth-int\"") && !parse(", qop=\"\""));
     }
@@ -749,10 +609,7 @@ mod tests {
             let ha1 = Ha1::new(algorithm, "u", "r", "password");
             let uri = b"msrps://relay.example:2855;tcp";
             let answer = challenge.answer("u", &ha1, uri, 0xab, "c").to_string();
-            assert!(
-                answer.contains("nc=000000ab") && answer.contains("opaque=\"o\""),
-                "{answer}"
-            );
+            assert!(answer.contains("nc=000000ab") && answer.contains("opaque=\"o\""), "{answer}");
             let received = Authorization::parse(answer.as_bytes()).unwrap();
             assert!(check(&received, &ha1, "AUTH", uri).is_some());
             let info = AuthenticationInfo {
@@ -765,13 +622,7 @@ mod tests {
             let info = AuthenticationInfo::parse(info.as_bytes()).unwrap();
             assert_eq!(
                 (&*info.rspauth, info.nextnonce),
-                (
-                    challenge
-                        .answer("u", &ha1, uri, 0xab, "c")
-                        .rspauth(&ha1, uri)
-                        .as_str(),
-                    None
-                )
+                (challenge.answer("u", &ha1, uri, 0xab, "c").rspauth(&ha1, uri).as_str(), None)
             );
         }
     }

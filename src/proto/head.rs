@@ -249,11 +249,7 @@ impl Head {
     /// The code in a REPORT's Status header if its namespace is `000`, whose codes mean what they mean in a response.
     #[must_use]
     pub fn reported_status(&self, octets: &[u8]) -> Option<Status> {
-        let rest = self
-            .status
-            .of(octets)?
-            .strip_prefix(b"000 ")?
-            .trim_ascii_start();
+        let rest = self.status.of(octets)?.strip_prefix(b"000 ")?.trim_ascii_start();
         let (code, comment) = rest.split_at_checked(3)?;
         if !comment.is_empty() && !comment.starts_with(b" ") {
             return None;
@@ -311,10 +307,7 @@ impl Head {
 
     /// Names and values of all headers in their order, white space around values removed. Lines that are no header
     /// are left out.
-    pub fn headers<'a>(
-        &self,
-        octets: &'a [u8],
-    ) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+    pub fn headers<'a>(&self, octets: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let mut rest = octets.get(..self.len()).unwrap_or(octets);
         let mut first = true;
         core::iter::from_fn(move || {
@@ -359,14 +352,8 @@ impl ByteRange {
         let rest = rest.strip_prefix(b"-")?;
         let (end, total) = rest.split_at_checked(memchr(b'/', rest)?)?;
         let total = total.strip_prefix(b"/")?;
-        let range = Self {
-            start: number(start)?,
-            end: number_or_star(end)?,
-            total: number_or_star(total)?,
-        };
-        let within = range
-            .total
-            .is_none_or(|total| range.start <= total.saturating_add(1));
+        let range = Self { start: number(start)?, end: number_or_star(end)?, total: number_or_star(total)? };
+        let within = range.total.is_none_or(|total| range.start <= total.saturating_add(1));
         (range.start > 0 && within).then_some(range)
     }
 }
@@ -399,11 +386,7 @@ fn number(digits: &[u8]) -> Option<u64> {
 }
 
 fn number_or_star(value: &[u8]) -> Option<Option<u64>> {
-    if value == b"*" {
-        Some(None)
-    } else {
-        number(value).map(Some)
-    }
+    if value == b"*" { Some(None) } else { number(value).map(Some) }
 }
 
 /// A part of a head. Heads are shorter than 4 GiB; [`Span::ABSENT`] lies outside every one.
@@ -414,16 +397,10 @@ struct Span {
 }
 
 impl Span {
-    const ABSENT: Self = Self {
-        start: u32::MAX,
-        end: u32::MAX,
-    };
+    const ABSENT: Self = Self { start: u32::MAX, end: u32::MAX };
 
     fn new(range: Range<usize>) -> Self {
-        Self {
-            start: offset(range.start),
-            end: offset(range.end),
-        }
+        Self { start: offset(range.start), end: offset(range.end) }
     }
 
     fn is_absent(self) -> bool {
@@ -448,9 +425,7 @@ mod tests {
 
     fn parse_with(limits: ParserLimits, octets: &[u8]) -> Head {
         let step = Parser::new(limits).step(octets).unwrap().unwrap();
-        let Piece::Head(head) = step.piece else {
-            panic!("{step:?}")
-        };
+        let Piece::Head(head) = step.piece else { panic!("{step:?}") };
         assert_eq!(head.len(), step.consumed);
         head
     }
@@ -484,21 +459,11 @@ mod tests {
         assert_eq!(head.comment(&octets), None);
         assert_eq!(head.to_path(&octets).as_bytes(), b"msrp://h:1/t;tcp");
         assert_eq!(head.from_path(&octets).as_bytes(), b"msrp://h:2/f;tcp");
-        assert_eq!(
-            head.use_path(&octets).unwrap().as_bytes(),
-            b"msrp://u:1/u;tcp"
-        );
+        assert_eq!(head.use_path(&octets).unwrap().as_bytes(), b"msrp://u:1/u;tcp");
         assert_eq!(head.message_id(&octets), Some(&b"m1"[..]));
         assert!(head.success_report());
         assert_eq!(head.failure_report(), FailureReport::Partial);
-        assert_eq!(
-            head.byte_range(),
-            Some(ByteRange {
-                start: 3,
-                end: None,
-                total: Some(9)
-            })
-        );
+        assert_eq!(head.byte_range(), Some(ByteRange { start: 3, end: None, total: Some(9) }));
         assert_eq!(head.status_header(&octets), Some(&b"000 413 Stop"[..]));
         assert_eq!(head.reported_status(&octets), Some(Status::STOP));
         assert_eq!(head.authorization(&octets), Some(&b"A"[..]));
@@ -510,10 +475,7 @@ mod tests {
         assert_eq!(head.content_disposition(&octets), Some(&b"attachment"[..]));
         assert!(head.has_body());
         assert_eq!(head.headers(&octets).count(), 18);
-        assert!(
-            head.headers(&octets)
-                .any(|header| header == (b"X-Own", b"value"))
-        );
+        assert!(head.headers(&octets).any(|header| header == (b"X-Own", b"value")));
     }
 
     #[test]
@@ -523,27 +485,16 @@ mod tests {
         assert_eq!(head.defect(), None);
         assert_eq!(head.failure_report(), FailureReport::Yes);
         assert!(!head.success_report() && !head.has_body());
-        assert_eq!(
-            (head.byte_range(), head.expires(), head.message_id(&octets)),
-            (None, None, None)
-        );
+        assert_eq!((head.byte_range(), head.expires(), head.message_id(&octets)), (None, None, None));
         assert!(head.use_path(&octets).is_none());
     }
 
     #[test]
     fn a_response_needs_no_comment() {
-        for (start, comment) in [
-            ("200", None),
-            ("200 ", Some(&b""[..])),
-            ("200 OK then", Some(b"OK then")),
-        ] {
+        for (start, comment) in [("200", None), ("200 ", Some(&b""[..])), ("200 OK then", Some(b"OK then"))] {
             let octets = frame(start, "");
             let head = parse(&octets);
-            assert_eq!(
-                (head.defect(), head.kind()),
-                (None, Kind::Response(Status::OK)),
-                "{start:?}"
-            );
+            assert_eq!((head.defect(), head.kind()), (None, Kind::Response(Status::OK)), "{start:?}");
             assert_eq!(head.comment(&octets), comment, "{start:?}");
             assert_eq!(head.method_octets(&octets), b"200");
         }
@@ -577,10 +528,7 @@ mod tests {
         ] {
             assert_eq!(parse(&frame("SEND", rest)).defect(), None, "{rest:?}");
         }
-        assert_eq!(
-            parse(&frame("REPORT", "Message-ID: m\nStatus: 000 200 OK\n")).defect(),
-            None
-        );
+        assert_eq!(parse(&frame("REPORT", "Message-ID: m\nStatus: 000 200 OK\n")).defect(), None);
         assert_eq!(parse(&frame("200 OK", "Message-ID: m\n")).defect(), None);
         assert_eq!(parse(&frame("XYZ", "")).defect(), None);
     }
@@ -592,10 +540,7 @@ mod tests {
             (format!("{id}no colon\n"), Defect::HeaderLine),
             (format!("{id}: no name\n"), Defect::HeaderLine),
             (format!("{id}X Y: space in the name\n"), Defect::HeaderLine),
-            (
-                format!("{id}X-A : space before the colon\n"),
-                Defect::HeaderLine,
-            ),
+            (format!("{id}X-A : space before the colon\n"), Defect::HeaderLine),
             (format!("{id}X-A: 1\n folded\n"), Defect::HeaderLine),
             (format!("{id}-------tid2$\n"), Defect::HeaderLine),
             (format!("{id}X-A: a\rb\n"), Defect::ControlOctet),
@@ -603,18 +548,9 @@ mod tests {
             (format!("{id}X-A: a\u{7f}\n"), Defect::ControlOctet),
             (format!("{id}Message-ID: m\n"), Defect::Repeated),
             (format!("{id}To-Path: msrp://h:1/t;tcp\n"), Defect::Repeated),
-            (
-                format!("{id}from-path: msrp://h:1/t;tcp\n"),
-                Defect::Repeated,
-            ),
-            (
-                format!("{id}Byte-Range: 1-1/1\nByte-Range: 1-1/1\n"),
-                Defect::Repeated,
-            ),
-            (
-                format!("{id}Authorization: a\nAuthorization: a\n"),
-                Defect::Repeated,
-            ),
+            (format!("{id}from-path: msrp://h:1/t;tcp\n"), Defect::Repeated),
+            (format!("{id}Byte-Range: 1-1/1\nByte-Range: 1-1/1\n"), Defect::Repeated),
+            (format!("{id}Authorization: a\nAuthorization: a\n"), Defect::Repeated),
             (format!("{id}Expires: 1\nExpires: 1\n"), Defect::Repeated),
             (format!("{id}Byte-Range: 0-1/1\n"), Defect::ByteRange),
             (format!("{id}Failure-Report: maybe\n"), Defect::ReportWish),
@@ -623,10 +559,7 @@ mod tests {
             (format!("{id}Expires:\n"), Defect::Expires),
             ("Message-ID:\n".to_owned(), Defect::MessageId),
             ("Message-ID: a b\n".to_owned(), Defect::MessageId),
-            (
-                format!("Message-ID: {}\n", "m".repeat(129)),
-                Defect::MessageId,
-            ),
+            (format!("Message-ID: {}\n", "m".repeat(129)), Defect::MessageId),
             (String::new(), Defect::MessageId),
         ] {
             let octets = frame("SEND", &rest);
@@ -640,7 +573,8 @@ mod tests {
 
     #[test]
     fn a_bare_lf_ends_no_line() {
-        let octets = b"MSRP tid1 SEND\r\nTo-Path: msrp://h:1/t;tcp\nFrom-Path: msrp://h:2/f;tcp\r\n-------tid1$\r\n";
+        let octets =
+            b"MSRP tid1 SEND\r\nTo-Path: msrp://h:1/t;tcp\nFrom-Path: msrp://h:2/f;tcp\r\n-------tid1$\r\n";
         let head = parse(octets);
         assert_eq!(head.defect(), Some(Defect::ControlOctet));
         assert!(head.to_path(octets).is_empty() && head.from_path(octets).is_empty());
@@ -648,10 +582,7 @@ mod tests {
 
     #[test]
     fn paths_must_be_there_first_valid_and_in_order() {
-        let (to, from) = (
-            "To-Path: msrp://h:1/t;tcp\r\n",
-            "From-Path: msrp://h:2/f;tcp\r\n",
-        );
+        let (to, from) = ("To-Path: msrp://h:1/t;tcp\r\n", "From-Path: msrp://h:2/f;tcp\r\n");
         for (headers, defect, readable) in [
             (String::new(), Defect::PathMissing, (0, 0)),
             (to.to_owned(), Defect::PathMissing, (1, 0)),
@@ -659,25 +590,13 @@ mod tests {
             (format!("X-A: 1\r\n{to}{from}"), Defect::PathOrder, (1, 1)),
             (format!("{to}X-A: 1\r\n{from}"), Defect::PathOrder, (1, 1)),
             (format!("To-Path: \r\n{from}"), Defect::BadUri, (0, 1)),
-            (
-                format!("To-Path: msrp://h:1/t;tcp sip:x\r\n{from}"),
-                Defect::BadUri,
-                (0, 1),
-            ),
-            (
-                format!("{to}From-Path: msrp://h:2/f;tcp\tmsrp://h:2/f;tcp\r\n"),
-                Defect::BadUri,
-                (1, 0),
-            ),
+            (format!("To-Path: msrp://h:1/t;tcp sip:x\r\n{from}"), Defect::BadUri, (0, 1)),
+            (format!("{to}From-Path: msrp://h:2/f;tcp\tmsrp://h:2/f;tcp\r\n"), Defect::BadUri, (1, 0)),
         ] {
             let octets = format!("MSRP tid1 AUTH\r\n{headers}-------tid1$\r\n").into_bytes();
             let head = parse(&octets);
             assert_eq!(head.defect(), Some(defect), "{headers:?}");
-            assert_eq!(
-                (head.to_path(&octets).len(), head.from_path(&octets).len()),
-                readable,
-                "{headers:?}"
-            );
+            assert_eq!((head.to_path(&octets).len(), head.from_path(&octets).len()), readable, "{headers:?}");
         }
     }
 
@@ -700,59 +619,29 @@ mod tests {
         };
         let uri = "msrp://h:1/t;tcp";
         let check = |text: String, defect| {
-            assert_eq!(
-                parse_with(limits.clone(), text.as_bytes()).defect(),
-                defect,
-                "{text}"
-            )
+            assert_eq!(parse_with(limits.clone(), text.as_bytes()).defect(), defect, "{text}")
         };
         check(request(uri, "A: 1\r\nA: 1\r\n"), None);
-        check(
-            request(uri, "A: 1\r\nA: 1\r\nA: 1\r\n"),
-            Some(Defect::TooManyHeaders),
-        );
+        check(request(uri, "A: 1\r\nA: 1\r\nA: 1\r\n"), Some(Defect::TooManyHeaders));
         check(request(uri, &format!("A: {}\r\n", "x".repeat(57))), None);
-        check(
-            request(uri, &format!("A: {}\r\n", "x".repeat(58))),
-            Some(Defect::LineTooLong),
-        );
+        check(request(uri, &format!("A: {}\r\n", "x".repeat(58))), Some(Defect::LineTooLong));
         check(request(&format!("{uri} {uri}"), ""), None);
-        check(
-            request(&format!("{uri} {uri} {uri}"), ""),
-            Some(Defect::TooManyUris),
-        );
+        check(request(&format!("{uri} {uri} {uri}"), ""), Some(Defect::TooManyUris));
         check(request("msrp://hosthosthos:1;tcp", ""), None);
-        check(
-            request("msrp://hosthosthost:1;tcp", ""),
-            Some(Defect::UriTooLong),
-        );
+        check(request("msrp://hosthosthost:1;tcp", ""), Some(Defect::UriTooLong));
         check(request("msrp://h:1/sessio;tcp", ""), None);
-        check(
-            request("msrp://h:1/session;tcp", ""),
-            Some(Defect::UriTooLong),
-        );
+        check(request("msrp://h:1/session;tcp", ""), Some(Defect::UriTooLong));
         check(request(uri, "Message-ID: 12345678\r\n"), None);
-        check(
-            request(uri, "Message-ID: 123456789\r\n"),
-            Some(Defect::MessageId),
-        );
+        check(request(uri, "Message-ID: 123456789\r\n"), Some(Defect::MessageId));
         check(request(uri, "").replace("AUTH", "200 12345"), None);
-        check(
-            request(uri, "").replace("AUTH", "200 123456"),
-            Some(Defect::CommentTooLong),
-        );
+        check(request(uri, "").replace("AUTH", "200 123456"), Some(Defect::CommentTooLong));
     }
 
     // RFC 4975 section 7.2: a response has no body and ends the message.
     #[test]
     fn a_response_with_a_body_or_a_flag_is_defective() {
-        assert_eq!(
-            parse(&frame("200 OK", "\nbody\n")).defect(),
-            Some(Defect::ResponseShape)
-        );
-        let text = String::from_utf8(frame("200 OK", ""))
-            .unwrap()
-            .replace("tid1$", "tid1+");
+        assert_eq!(parse(&frame("200 OK", "\nbody\n")).defect(), Some(Defect::ResponseShape));
+        let text = String::from_utf8(frame("200 OK", "")).unwrap().replace("tid1$", "tid1+");
         assert_eq!(parse(text.as_bytes()).defect(), Some(Defect::ResponseShape));
     }
 
@@ -817,21 +706,9 @@ mod tests {
         let head = parse(&frame("SEND", "Message-ID: m\nByte-Range: 1-1/1\n\nx\n"));
         for len in 0..40 {
             let other = vec![b' '; len];
-            let _ = (
-                head.tid(&other),
-                head.to_path(&other).first(),
-                head.headers(&other).count(),
-            );
+            let _ = (head.tid(&other), head.to_path(&other).first(), head.headers(&other).count());
             let mut out = Vec::new();
-            head.rewrite(
-                &other,
-                &Rewrite {
-                    tid: b"x",
-                    moves: 1,
-                    byte_range: None,
-                },
-                &mut out,
-            );
+            head.rewrite(&other, &Rewrite { tid: b"x", moves: 1, byte_range: None }, &mut out);
         }
     }
 }

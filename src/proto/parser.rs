@@ -130,11 +130,7 @@ enum State {
     /// Awaits a whole start line; so many octets hold no line end.
     StartLine { scanned: usize },
     /// Awaits the blank line or the end-line.
-    Headers {
-        builder: HeadBuilder,
-        tid: Tid,
-        lines: Lines,
-    },
+    Headers { builder: HeadBuilder, tid: Tid, lines: Lines },
     /// Awaits body octets or the end-line with the CRLF in front of it. The blank line's CRLF is none: what
     /// stands right behind the blank line is data, hyphens and all (RFC 4975 §9).
     Body { tid: Tid },
@@ -160,17 +156,13 @@ const END_LINE_BYTES_MAX: usize = 7 + 32 + 1 + 2;
 /// A head's offsets are 32 bits wide; no limit allows more than this.
 const HEAD_BYTES_CEILING: usize = 1 << 30;
 
-static END_LINE: LazyLock<memmem::Finder<'static>> =
-    LazyLock::new(|| memmem::Finder::new(b"\r\n-------"));
+static END_LINE: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(b"\r\n-------"));
 
 impl Parser {
     /// A parser at the beginning of a frame.
     #[must_use]
     pub fn new(limits: ParserLimits) -> Self {
-        Self {
-            limits,
-            state: State::StartLine { scanned: 0 },
-        }
+        Self { limits, state: State::StartLine { scanned: 0 } }
     }
 
     /// Whether octets of a frame have been seen whose end-line has not been consumed.
@@ -201,54 +193,31 @@ impl Parser {
             let Some((builder, tid, next)) = read_start_line(input, scanned, &self.limits)? else {
                 return Ok(None);
             };
-            self.state = State::Headers {
-                builder,
-                tid,
-                lines: Lines {
-                    line: next,
-                    scanned: next,
-                },
-            };
+            self.state = State::Headers { builder, tid, lines: Lines { line: next, scanned: next } };
         }
         match &mut self.state {
-            State::Headers {
-                builder,
-                tid,
-                lines,
-            } => {
-                let Some((len, ending)) = read_headers(input, builder, tid, lines, &self.limits)?
-                else {
+            State::Headers { builder, tid, lines } => {
+                let Some((len, ending)) = read_headers(input, builder, tid, lines, &self.limits)? else {
                     return Ok(None);
                 };
                 let head = builder.finish(len, ending);
                 self.state = match ending {
                     Ending::Body => State::Body { tid: *tid },
-                    Ending::EndLine(flag) => State::End {
-                        bytes: end_line_bytes(tid),
-                        flag,
-                    },
+                    Ending::EndLine(flag) => State::End { bytes: end_line_bytes(tid), flag },
                 };
-                Ok(Some(Step {
-                    consumed: len,
-                    piece: Piece::Head(head),
-                }))
+                Ok(Some(Step { consumed: len, piece: Piece::Head(head) }))
             }
             State::Body { tid } => match read_body(input, tid) {
                 BodyRead::Octets { len, end } => {
                     if let Some((bytes, flag)) = end {
                         self.state = State::End { bytes, flag };
                     }
-                    Ok(Some(Step {
-                        consumed: len,
-                        piece: Piece::Body(0..len),
-                    }))
+                    Ok(Some(Step { consumed: len, piece: Piece::Body(0..len) }))
                 }
                 BodyRead::End { bytes, flag } => Ok(Some(self.end(bytes, flag))),
                 BodyRead::Nothing => Ok(None),
             },
-            &mut State::End { bytes, flag } if bytes <= input.len() => {
-                Ok(Some(self.end(bytes, flag)))
-            }
+            &mut State::End { bytes, flag } if bytes <= input.len() => Ok(Some(self.end(bytes, flag))),
             State::StartLine { .. } | State::End { .. } => Ok(None),
             State::Lost(error) => Err(*error),
         }
@@ -256,10 +225,7 @@ impl Parser {
 
     fn end(&mut self, bytes: usize, flag: Flag) -> Step {
         self.state = State::StartLine { scanned: 0 };
-        Step {
-            consumed: bytes,
-            piece: Piece::End(flag),
-        }
+        Step { consumed: bytes, piece: Piece::End(flag) }
     }
 }
 
@@ -269,11 +235,7 @@ fn read_start_line(
     scanned: &mut usize,
     limits: &ParserLimits,
 ) -> Result<Option<(HeadBuilder, Tid, usize)>, ParseError> {
-    if input
-        .iter()
-        .zip(b"MSRP ")
-        .any(|(octet, expected)| octet != expected)
-    {
+    if input.iter().zip(b"MSRP ").any(|(octet, expected)| octet != expected) {
         return Err(ParseError::StartLine);
     }
     let Some(end) = line_end(input, scanned) else {
@@ -308,9 +270,7 @@ fn read_headers(
         if begin > head_bytes_max {
             return Err(ParseError::HeadTooLong);
         }
-        if let EndLine::Whole(flag) =
-            match_end_line(input.get(begin..next).unwrap_or_default(), tid)
-        {
+        if let EndLine::Whole(flag) = match_end_line(input.get(begin..next).unwrap_or_default(), tid) {
             return Ok(Some((begin, Ending::EndLine(flag))));
         }
         if next > head_bytes_max {
@@ -322,11 +282,7 @@ fn read_headers(
         builder.header(input, begin..end, limits);
     }
     // Only an end-line may still follow a head of the greatest length.
-    if input.len() > head_bytes_max + END_LINE_BYTES_MAX {
-        Err(ParseError::HeadTooLong)
-    } else {
-        Ok(None)
-    }
+    if input.len() > head_bytes_max + END_LINE_BYTES_MAX { Err(ParseError::HeadTooLong) } else { Ok(None) }
 }
 
 /// Where the next CRLF is. A bare LF ends no line; it stays in it and is found to be a defect.
@@ -334,10 +290,7 @@ fn line_end(input: &[u8], scanned: &mut usize) -> Option<usize> {
     while let Some(found) = input.get(*scanned..).and_then(|rest| memchr(b'\n', rest)) {
         let newline = *scanned + found;
         *scanned = newline + 1;
-        if let Some(end) = newline
-            .checked_sub(1)
-            .filter(|&end| input.get(end) == Some(&b'\r'))
-        {
+        if let Some(end) = newline.checked_sub(1).filter(|&end| input.get(end) == Some(&b'\r')) {
             return Some(end);
         }
     }
@@ -347,10 +300,7 @@ fn line_end(input: &[u8], scanned: &mut usize) -> Option<usize> {
 
 enum BodyRead {
     /// So many octets of body, then perhaps an end-line of `bytes` at hand.
-    Octets {
-        len: usize,
-        end: Option<(usize, Flag)>,
-    },
+    Octets { len: usize, end: Option<(usize, Flag)> },
     /// An end-line of `bytes`.
     End { bytes: usize, flag: Flag },
     /// What there is may become an end-line.
@@ -367,10 +317,7 @@ fn read_body(input: &[u8], tid: &Tid) -> BodyRead {
                 return if at == 0 {
                     BodyRead::End { bytes, flag }
                 } else {
-                    BodyRead::Octets {
-                        len: at,
-                        end: Some((bytes, flag)),
-                    }
+                    BodyRead::Octets { len: at, end: Some((bytes, flag)) }
                 };
             }
             EndLine::Begun => return octets(at),
@@ -382,27 +329,15 @@ fn read_body(input: &[u8], tid: &Tid) -> BodyRead {
 }
 
 fn octets(len: usize) -> BodyRead {
-    if len == 0 {
-        BodyRead::Nothing
-    } else {
-        BodyRead::Octets { len, end: None }
-    }
+    if len == 0 { BodyRead::Nothing } else { BodyRead::Octets { len, end: None } }
 }
 
 /// How many octets at the end of `input` are a CRLF and hyphens begun but not finished.
 fn begun_at_end(input: &[u8]) -> usize {
     let needle = END_LINE.needle();
-    let tail = input
-        .get(input.len().saturating_sub(needle.len() - 1)..)
-        .unwrap_or_default();
-    let begun = memrchr(b'\r', tail)
-        .and_then(|at| tail.get(at..))
-        .unwrap_or_default();
-    if needle.starts_with(begun) {
-        begun.len()
-    } else {
-        0
-    }
+    let tail = input.get(input.len().saturating_sub(needle.len() - 1)..).unwrap_or_default();
+    let begun = memrchr(b'\r', tail).and_then(|at| tail.get(at..)).unwrap_or_default();
+    if needle.starts_with(begun) { begun.len() } else { 0 }
 }
 
 enum EndLine {
@@ -437,12 +372,7 @@ fn end_line_bytes(tid: &Tid) -> usize {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests"
-)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use proptest::prelude::*;
 
@@ -482,11 +412,7 @@ mod tests {
                 }
                 Piece::Body(range) => {
                     assert!(!range.is_empty() && range == (0..octets.len()), "{range:?}");
-                    self.frames
-                        .last_mut()
-                        .unwrap()
-                        .body
-                        .extend_from_slice(octets);
+                    self.frames.last_mut().unwrap().body.extend_from_slice(octets);
                 }
                 Piece::End(flag) => {
                     let frame = self.frames.last_mut().unwrap();
@@ -497,8 +423,7 @@ mod tests {
         }
 
         fn joined(&self) -> Vec<u8> {
-            let parts =
-                |frame: &Frame| [&frame.head_octets[..], &frame.body, &frame.end_octets].concat();
+            let parts = |frame: &Frame| [&frame.head_octets[..], &frame.body, &frame.end_octets].concat();
             self.frames.iter().flat_map(parts).collect()
         }
     }
@@ -518,11 +443,7 @@ mod tests {
                     }
                     Ok(None) => break,
                     Err(error) => {
-                        assert_eq!(
-                            parser.step(&input[at..end]).unwrap_err(),
-                            error,
-                            "it stays lost"
-                        );
+                        assert_eq!(parser.step(&input[at..end]).unwrap_err(), error, "it stays lost");
                         outcome.error = Some(error);
                         return outcome;
                     }
@@ -531,11 +452,7 @@ mod tests {
             assert_withheld_is_little(&parser, end - at);
             assert_eq!(
                 parser.in_frame(),
-                at < end
-                    || outcome
-                        .frames
-                        .last()
-                        .is_some_and(|frame| frame.flag.is_none())
+                at < end || outcome.frames.last().is_some_and(|frame| frame.flag.is_none())
             );
         }
         assert!(input.starts_with(&outcome.joined()));
@@ -561,11 +478,7 @@ mod tests {
         let every: Vec<usize> = (0..input.len()).collect();
         assert_eq!(parse_split(limits, input, &every), whole, "byte by byte");
         for split in 0..input.len() {
-            assert_eq!(
-                parse_split(limits, input, &[split]),
-                whole,
-                "split at {split}"
-            );
+            assert_eq!(parse_split(limits, input, &[split]), whole, "split at {split}");
         }
         whole
     }
@@ -574,36 +487,23 @@ mod tests {
         parse_with(&ParserLimits::default(), input)
     }
 
-    const HEAD: &str = "MSRP tid1 SEND\r\nTo-Path: msrp://h:1/t;tcp\r\nFrom-Path: msrp://h:2/f;tcp\r\nMessage-ID: m\r\n";
+    const HEAD: &str =
+        "MSRP tid1 SEND\r\nTo-Path: msrp://h:1/t;tcp\r\nFrom-Path: msrp://h:2/f;tcp\r\nMessage-ID: m\r\n";
 
     fn chunk(body: &[u8], end: &[u8]) -> Vec<u8> {
         [HEAD.as_bytes(), b"\r\n", body, end].concat()
     }
 
     fn only(outcome: Outcome) -> Frame {
-        assert_eq!(
-            (outcome.frames.len(), outcome.error),
-            (1, None),
-            "{outcome:?}"
-        );
+        assert_eq!((outcome.frames.len(), outcome.error), (1, None), "{outcome:?}");
         outcome.frames.into_iter().next().unwrap()
     }
 
     #[test]
     fn each_flag_ends_a_body() {
-        for (octet, flag) in [
-            (b'$', Flag::Last),
-            (b'+', Flag::More),
-            (b'#', Flag::Aborted),
-        ] {
-            let frame = only(parse(&chunk(
-                b"body",
-                &[b"\r\n-------tid1", &[octet][..], b"\r\n"].concat(),
-            )));
-            assert_eq!(
-                (frame.body.as_slice(), frame.flag),
-                (&b"body"[..], Some(flag))
-            );
+        for (octet, flag) in [(b'$', Flag::Last), (b'+', Flag::More), (b'#', Flag::Aborted)] {
+            let frame = only(parse(&chunk(b"body", &[b"\r\n-------tid1", &[octet][..], b"\r\n"].concat())));
+            assert_eq!((frame.body.as_slice(), frame.flag), (&b"body"[..], Some(flag)));
             assert_eq!(flag.octet(), octet);
         }
     }
@@ -621,10 +521,7 @@ mod tests {
     #[test]
     fn an_end_line_right_behind_the_blank_line_is_body() {
         let frame = only(parse(&chunk(b"-------tid1+\r\n", b"\r\n-------tid1$\r\n")));
-        assert_eq!(
-            (frame.body.as_slice(), frame.flag),
-            (&b"-------tid1+\r\n"[..], Some(Flag::Last))
-        );
+        assert_eq!((frame.body.as_slice(), frame.flag), (&b"-------tid1+\r\n"[..], Some(Flag::Last)));
     }
 
     #[test]
@@ -653,10 +550,7 @@ mod tests {
         ] {
             let input = chunk(body, b"\r\n-------tid1$\r\n");
             let frame = only(parse(&input));
-            assert_eq!(
-                frame.body.escape_ascii().to_string(),
-                body.escape_ascii().to_string()
-            );
+            assert_eq!(frame.body.escape_ascii().to_string(), body.escape_ascii().to_string());
             assert_eq!(frame.flag, Some(Flag::Last));
         }
     }
@@ -664,10 +558,7 @@ mod tests {
     #[test]
     fn a_body_of_all_octets_is_given_back() {
         let body: Vec<u8> = (0..=255).chain((0..=255).rev()).collect();
-        assert_eq!(
-            only(parse(&chunk(&body, b"\r\n-------tid1$\r\n"))).body,
-            body
-        );
+        assert_eq!(only(parse(&chunk(&body, b"\r\n-------tid1$\r\n"))).body, body);
     }
 
     #[test]
@@ -702,11 +593,7 @@ mod tests {
         let outcome = parse(&input);
         assert_eq!(outcome.joined(), input);
         assert_eq!(
-            outcome
-                .frames
-                .iter()
-                .map(|frame| frame.body.as_slice())
-                .collect::<Vec<_>>(),
+            outcome.frames.iter().map(|frame| frame.body.as_slice()).collect::<Vec<_>>(),
             [&b"one"[..], b"", b"two"]
         );
     }
@@ -720,23 +607,16 @@ mod tests {
         assert_eq!(outcome.frames[0].head.defect(), Some(Defect::HeaderLine));
         assert_eq!(outcome.frames[0].body, b"body");
         assert_eq!(
-            (
-                outcome.frames[1].head.defect(),
-                outcome.frames[1].body.as_slice()
-            ),
+            (outcome.frames[1].head.defect(), outcome.frames[1].body.as_slice()),
             (None, &b"good"[..])
         );
     }
 
     #[test]
     fn what_is_not_msrp_fails_at_the_first_octet_that_differs() {
-        for (input, last_good) in [
-            ("GET / HTTP", 0),
-            ("\r\nMSRP", 0),
-            ("msrp tid1", 0),
-            ("MSRP\ttid1", 4),
-            ("MSRPS", 4),
-        ] {
+        for (input, last_good) in
+            [("GET / HTTP", 0), ("\r\nMSRP", 0), ("msrp tid1", 0), ("MSRP\ttid1", 4), ("MSRPS", 4)]
+        {
             for end in 0..=input.len() {
                 let step = Parser::new(ParserLimits::default()).step(&input.as_bytes()[..end]);
                 assert_eq!(step.is_err(), end > last_good, "{input:?} {end}");
@@ -768,78 +648,42 @@ mod tests {
             let outcome = parse(format!("{line}\r\n").as_bytes());
             assert_eq!(outcome.error, Some(ParseError::StartLine), "{line:?}");
         }
-        for line in [
-            "MSRP 0123456789abcdef0123456789abcdef SEND",
-            "MSRP a.-+%= SEND",
-            "MSRP tid1 X",
-        ] {
-            assert_eq!(
-                parse(format!("{line}\r\n").as_bytes()).error,
-                None,
-                "{line:?}"
-            );
+        for line in ["MSRP 0123456789abcdef0123456789abcdef SEND", "MSRP a.-+%= SEND", "MSRP tid1 X"] {
+            assert_eq!(parse(format!("{line}\r\n").as_bytes()).error, None, "{line:?}");
         }
     }
 
     #[test]
     fn a_head_may_have_head_bytes_max_octets_and_no_more() {
         for body in [true, false] {
-            let head = format!(
-                "{HEAD}X-Pad: 12345678\r\n{}",
-                if body { "\r\n" } else { "" }
-            );
+            let head = format!("{HEAD}X-Pad: 12345678\r\n{}", if body { "\r\n" } else { "" });
             let input = format!("{head}{}-------tid1$\r\n", if body { "\r\n" } else { "" });
-            let limits = |head_bytes_max| ParserLimits {
-                head_bytes_max,
-                ..ParserLimits::default()
-            };
+            let limits = |head_bytes_max| ParserLimits { head_bytes_max, ..ParserLimits::default() };
             let fits = parse_with(&limits(head.len()), input.as_bytes());
             assert_eq!((fits.error, fits.frames.len()), (None, 1));
             let over = parse_with(&limits(head.len() - 1), input.as_bytes());
-            assert_eq!(
-                (over.error, over.frames.len()),
-                (Some(ParseError::HeadTooLong), 0)
-            );
+            assert_eq!((over.error, over.frames.len()), (Some(ParseError::HeadTooLong), 0));
         }
     }
 
     #[test]
     fn an_endless_line_is_given_up() {
-        let limits = ParserLimits {
-            head_bytes_max: 200,
-            line_bytes_max: 40,
-            ..ParserLimits::default()
-        };
+        let limits = ParserLimits { head_bytes_max: 200, line_bytes_max: 40, ..ParserLimits::default() };
         let start = format!("MSRP tid1 {}", "A".repeat(300));
-        assert_eq!(
-            parse_with(&limits, start.as_bytes()).error,
-            Some(ParseError::LineTooLong)
-        );
+        assert_eq!(parse_with(&limits, start.as_bytes()).error, Some(ParseError::LineTooLong));
         let exact = format!("MSRP tid1 {}\r\n-------tid1$\r\n", "A".repeat(30));
         assert_eq!(parse_with(&limits, exact.as_bytes()).error, None);
         let over = exact.replacen('A', "AA", 1);
-        assert_eq!(
-            parse_with(&limits, over.as_bytes()).error,
-            Some(ParseError::LineTooLong)
-        );
+        assert_eq!(parse_with(&limits, over.as_bytes()).error, Some(ParseError::LineTooLong));
         let header = format!("MSRP tid1 SEND\r\nX: {}", "a".repeat(300));
-        assert_eq!(
-            parse_with(&limits, header.as_bytes()).error,
-            Some(ParseError::HeadTooLong)
-        );
+        assert_eq!(parse_with(&limits, header.as_bytes()).error, Some(ParseError::HeadTooLong));
     }
 
     #[test]
     fn a_long_header_line_within_the_head_is_a_defect_only() {
-        let limits = ParserLimits {
-            line_bytes_max: 100,
-            ..ParserLimits::default()
-        };
+        let limits = ParserLimits { line_bytes_max: 100, ..ParserLimits::default() };
         let input = format!("{HEAD}X-Pad: {}\r\n-------tid1$\r\n", "a".repeat(500));
-        assert_eq!(
-            only(parse_with(&limits, input.as_bytes())).head.defect(),
-            Some(Defect::LineTooLong)
-        );
+        assert_eq!(only(parse_with(&limits, input.as_bytes())).head.defect(), Some(Defect::LineTooLong));
     }
 
     #[test]
@@ -854,16 +698,9 @@ mod tests {
     /// What the body of a frame must be by a search too simple to be wrong: body, flag, length of both.
     fn expected_body(behind_head: &[u8]) -> Option<(&[u8], Flag, usize)> {
         for at in 0..behind_head.len() {
-            for (octet, flag) in [
-                (b'$', Flag::Last),
-                (b'+', Flag::More),
-                (b'#', Flag::Aborted),
-            ] {
+            for (octet, flag) in [(b'$', Flag::Last), (b'+', Flag::More), (b'#', Flag::Aborted)] {
                 let line = [b"-------tid1", &[octet][..], b"\r\n"].concat();
-                if behind_head[at..]
-                    .strip_prefix(b"\r\n")
-                    .is_some_and(|rest| rest.starts_with(&line))
-                {
+                if behind_head[at..].strip_prefix(b"\r\n").is_some_and(|rest| rest.starts_with(&line)) {
                     return Some((&behind_head[..at], flag, at + 2 + line.len()));
                 }
             }

@@ -45,11 +45,7 @@ impl Status {
         if digits.len() != 3 || !digits.iter().all(u8::is_ascii_digit) {
             return None;
         }
-        Some(Self(
-            digits
-                .iter()
-                .fold(0, |code, digit| code * 10 + u16::from(digit - b'0')),
-        ))
+        Some(Self(digits.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'))))
     }
 
     /// The number.

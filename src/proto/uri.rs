@@ -71,15 +71,7 @@ impl<'a> MsrpUri<'a> {
         let (port, rest) = split_port(rest)?;
         let (session_id, rest) = split_session_id(rest)?;
         let transport = split_transport(rest)?;
-        Ok(Self {
-            octets,
-            secure,
-            host,
-            v6,
-            port,
-            session_id,
-            transport,
-        })
+        Ok(Self { octets, secure, host, v6, port, session_id, transport })
     }
 
     /// The octets it was parsed from.
@@ -192,9 +184,7 @@ impl<'a> Path<'a> {
 
     /// The URIs from left to right.
     pub fn uris(&self) -> impl DoubleEndedIterator<Item = &'a [u8]> + Clone + use<'a> {
-        self.0
-            .split(|&octet| octet == b' ')
-            .filter(|uri| !uri.is_empty())
+        self.0.split(|&octet| octet == b' ').filter(|uri| !uri.is_empty())
     }
 
     /// The leftmost URI: in a To-Path, who is to handle the frame.
@@ -215,9 +205,7 @@ impl<'a> Path<'a> {
         let mut rest = self.0;
         for _ in 0..n {
             let uri = skip_spaces(rest);
-            let behind = memchr(b' ', uri)
-                .and_then(|at| uri.get(at..))
-                .unwrap_or_default();
+            let behind = memchr(b' ', uri).and_then(|at| uri.get(at..)).unwrap_or_default();
             rest = skip_spaces(behind);
         }
         Self(rest)
@@ -265,9 +253,7 @@ fn skip_user_info(rest: &[u8]) -> Result<&[u8], UriError> {
         return Ok(rest);
     };
     let (info, rest) = rest.split_at_checked(at).ok_or(UriError::UserInfo)?;
-    if !is_escaped_text(info, |octet| {
-        is_reg_name(octet) || matches!(octet, b';' | b':')
-    }) {
+    if !is_escaped_text(info, |octet| is_reg_name(octet) || matches!(octet, b';' | b':')) {
         return Err(UriError::UserInfo);
     }
     rest.strip_prefix(b"@").ok_or(UriError::UserInfo)
@@ -277,27 +263,18 @@ type HostParts<'a> = (&'a str, Option<Ipv6Addr>, &'a [u8]);
 
 fn split_host(rest: &[u8]) -> Result<HostParts<'_>, UriError> {
     if let Some(inside) = rest.strip_prefix(b"[") {
-        let (literal, rest) = memchr(b']', inside)
-            .and_then(|at| inside.split_at_checked(at))
-            .ok_or(UriError::Host)?;
+        let (literal, rest) =
+            memchr(b']', inside).and_then(|at| inside.split_at_checked(at)).ok_or(UriError::Host)?;
         let host = str::from_utf8(literal).map_err(|_| UriError::Host)?;
         let address = host.parse().map_err(|_| UriError::Host)?;
-        return Ok((
-            host,
-            Some(address),
-            rest.strip_prefix(b"]").ok_or(UriError::Host)?,
-        ));
+        return Ok((host, Some(address), rest.strip_prefix(b"]").ok_or(UriError::Host)?));
     }
     let end = memchr3(b':', b'/', b';', rest).unwrap_or(rest.len());
     let (host, rest) = rest.split_at_checked(end).ok_or(UriError::Host)?;
     if host.is_empty() || !is_escaped_text(host, is_reg_name) {
         return Err(UriError::Host);
     }
-    Ok((
-        str::from_utf8(host).map_err(|_| UriError::Host)?,
-        None,
-        rest,
-    ))
+    Ok((str::from_utf8(host).map_err(|_| UriError::Host)?, None, rest))
 }
 
 fn split_port(rest: &[u8]) -> Result<(Option<u16>, &[u8]), UriError> {
@@ -309,9 +286,7 @@ fn split_port(rest: &[u8]) -> Result<(Option<u16>, &[u8]), UriError> {
     if !matches!(digits.len(), 1..=5) || !digits.iter().all(u8::is_ascii_digit) {
         return Err(UriError::Port);
     }
-    let port = digits
-        .iter()
-        .fold(0_u32, |port, digit| port * 10 + u32::from(digit - b'0'));
+    let port = digits.iter().fold(0_u32, |port, digit| port * 10 + u32::from(digit - b'0'));
     Ok((Some(u16::try_from(port).map_err(|_| UriError::Port)?), rest))
 }
 
@@ -325,10 +300,7 @@ fn split_session_id(rest: &[u8]) -> Result<(Option<&str>, &[u8]), UriError> {
     if id.is_empty() || !id.iter().all(valid) {
         return Err(UriError::SessionId);
     }
-    Ok((
-        Some(str::from_utf8(id).map_err(|_| UriError::SessionId)?),
-        rest,
-    ))
+    Ok((Some(str::from_utf8(id).map_err(|_| UriError::SessionId)?), rest))
 }
 
 /// `;transport` and whatever parameters follow it.
@@ -459,29 +431,17 @@ mod tests {
 
         let bare = uri("msrp://example.com;ws");
         assert!(!bare.is_secure());
-        assert_eq!(
-            (bare.port(), bare.session_id(), bare.transport()),
-            (None, None, "ws")
-        );
+        assert_eq!((bare.port(), bare.session_id(), bare.transport()), (None, None, "ws"));
     }
 
     #[test]
     fn hosts_are_told_apart() {
-        assert_eq!(
-            uri("msrp://192.0.2.1:9/s;tcp").host(),
-            Host::V4(Ipv4Addr::new(192, 0, 2, 1))
-        );
-        assert_eq!(
-            uri("msrp://192.0.2.256:9/s;tcp").host(),
-            Host::Name("192.0.2.256")
-        );
+        assert_eq!(uri("msrp://192.0.2.1:9/s;tcp").host(), Host::V4(Ipv4Addr::new(192, 0, 2, 1)));
+        assert_eq!(uri("msrp://192.0.2.256:9/s;tcp").host(), Host::Name("192.0.2.256"));
         let v6 = uri("msrp://[2001:DB8::1]:9/s;tcp");
         assert_eq!(v6.host(), Host::V6("2001:db8::1".parse().unwrap()));
         assert_eq!(v6.host_str(), "2001:DB8::1");
-        assert_eq!(
-            uri("msrps://df7jal23ls0d.invalid/98cjs;ws").host(),
-            Host::Name("df7jal23ls0d.invalid")
-        );
+        assert_eq!(uri("msrps://df7jal23ls0d.invalid/98cjs;ws").host(), Host::Name("df7jal23ls0d.invalid"));
     }
 
     #[test]
@@ -547,9 +507,7 @@ mod tests {
         ] {
             assert!(!reference.same_as(&uri(other)), "{other}");
         }
-        assert!(
-            uri("msrp://[2001:DB8:0::1]:1/s;tcp").same_as(&uri("msrp://[2001:db8::1]:1/s;tcp"))
-        );
+        assert!(uri("msrp://[2001:DB8:0::1]:1/s;tcp").same_as(&uri("msrp://[2001:db8::1]:1/s;tcp")));
         assert!(!uri("msrp://[2001:db8::1]:1/s;tcp").same_as(&uri("msrp://[2001:db8::2]:1/s;tcp")));
     }
 
@@ -576,10 +534,7 @@ mod tests {
     fn a_path_accepts_runs_of_spaces_and_keeps_what_remains() {
         let path = Path::new(b"a  b c");
         assert_eq!(path.uris().collect::<Vec<_>>(), [&b"a"[..], b"b", b"c"]);
-        assert_eq!(
-            (path.first(), path.last(), path.len()),
-            (Some(&b"a"[..]), Some(&b"c"[..]), 3)
-        );
+        assert_eq!((path.first(), path.last(), path.len()), (Some(&b"a"[..]), Some(&b"c"[..]), 3));
         assert_eq!(path.after(0).as_bytes(), b"a  b c");
         assert_eq!(path.after(1).as_bytes(), b"b c");
         assert_eq!(path.after(2).as_bytes(), b"c");
@@ -590,10 +545,7 @@ mod tests {
     #[test]
     fn a_session_id_is_not_printed_whole() {
         let printed = format!("{:?}", uri("msrp://h:1/secretsecret;tcp"));
-        assert!(
-            printed.contains("secr") && !printed.contains("secrets"),
-            "{printed}"
-        );
+        assert!(printed.contains("secr") && !printed.contains("secrets"), "{printed}");
     }
 
     fn any_uri() -> impl Strategy<Value = String> {
@@ -603,14 +555,7 @@ mod tests {
             Just("[::1]".to_owned()),
             Just("[0::1]".to_owned())
         ];
-        (
-            "(msrps?|MSRP)",
-            "(u@)?",
-            host,
-            "(:[0-9]{1,4})?",
-            "(/[aA+/=]{1,2})?",
-            "(tcp|TCP|ws)(;x(=1)?)?",
-        )
+        ("(msrps?|MSRP)", "(u@)?", host, "(:[0-9]{1,4})?", "(/[aA+/=]{1,2})?", "(tcp|TCP|ws)(;x(=1)?)?")
             .prop_map(|(scheme, user, host, port, session, tail)| {
                 format!("{scheme}://{user}{host}{port}{session};{tail}")
             })

@@ -26,12 +26,7 @@ impl<'a> FrameWriter<'a> {
     }
 
     /// Begins a response; without a comment of one's own it carries the status's phrase.
-    pub fn response(
-        out: &'a mut Vec<u8>,
-        tid: &'a [u8],
-        status: Status,
-        comment: Option<&str>,
-    ) -> Self {
+    pub fn response(out: &'a mut Vec<u8>, tid: &'a [u8], status: Status, comment: Option<&str>) -> Self {
         let comment = comment.unwrap_or_else(|| status.phrase());
         Self { out, tid }.start_line(format_args!("{status} {comment}"))
     }
@@ -83,11 +78,7 @@ impl<'a> FrameWriter<'a> {
         // Writing to a Vec cannot fail.
         let _ = self.out.write_fmt(text);
         debug_assert!(
-            !self
-                .out
-                .iter()
-                .skip(begin)
-                .any(|octet| matches!(octet, b'\r' | b'\n')),
+            !self.out.iter().skip(begin).any(|octet| matches!(octet, b'\r' | b'\n')),
             "a line end within a line"
         );
         self.out.extend_from_slice(b"\r\n");
@@ -114,11 +105,7 @@ mod tests {
         let mut out = b"before|".to_vec();
         FrameWriter::request(&mut out, b"tid1", "SEND")
             .header("To-Path", b"msrp://h:1/t;tcp")
-            .byte_range(ByteRange {
-                start: 1,
-                end: None,
-                total: Some(4),
-            })
+            .byte_range(ByteRange { start: 1, end: None, total: Some(4) })
             .header_fmt("X-Sum", format_args!("{}", 1 + 1))
             .body_start();
         out.extend_from_slice(b"body");
@@ -131,9 +118,9 @@ mod tests {
     fn a_response_carries_its_phrase_unless_told_otherwise() {
         let mut out = Vec::new();
         FrameWriter::response(&mut out, b"tid1", Status::NO_SESSION, None).end(Flag::Last);
-        FrameWriter::response(&mut out, b"tid2", Status::FORBIDDEN, Some("Not here"))
-            .end(Flag::Aborted);
-        let expected = "MSRP tid1 481 No Such Session\r\n-------tid1$\r\nMSRP tid2 403 Not here\r\n-------tid2#\r\n";
+        FrameWriter::response(&mut out, b"tid2", Status::FORBIDDEN, Some("Not here")).end(Flag::Aborted);
+        let expected =
+            "MSRP tid1 481 No Such Session\r\n-------tid1$\r\nMSRP tid2 403 Not here\r\n-------tid2#\r\n";
         assert_eq!(String::from_utf8_lossy(&out), expected);
     }
 }

@@ -16,8 +16,7 @@ use super::peer::{Peer, Role, response_to_path};
 use super::session::NewSession;
 use super::{CloseReason, Effect, Effects, Event, LookUpAnswer, Relay, Settings};
 use crate::proto::digest::{
-    Algorithm, AuthenticationInfo, Authorization, AuthorizationError, Challenge, Ha1, Verified,
-    check,
+    Algorithm, AuthenticationInfo, Authorization, AuthorizationError, Challenge, Ha1, Verified, check,
 };
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
@@ -80,10 +79,7 @@ impl AuthState {
 
     /// Takes a nonce's next use. `None`: never ours, or a replay; else whether it is stale.
     fn use_nonce(&mut self, text: &str, count: u32, now: Instant) -> Option<bool> {
-        let nonce = [&mut self.challenge, &mut self.next]
-            .into_iter()
-            .flatten()
-            .find(|n| n.text == text)?;
+        let nonce = [&mut self.challenge, &mut self.next].into_iter().flatten().find(|n| n.text == text)?;
         if count <= nonce.count {
             return None;
         }
@@ -94,11 +90,7 @@ impl AuthState {
 
 impl Nonce {
     fn new(entropy: &mut Entropy, expires: Option<Instant>) -> Self {
-        Self {
-            text: entropy.nonce(),
-            expires,
-            count: 0,
-        }
+        Self { text: entropy.nonce(), expires, count: 0 }
     }
 }
 
@@ -141,31 +133,14 @@ impl Relay {
     }
 
     /// Everything that can be judged without the accounts, so that a bad request costs no look-up.
-    fn judge(
-        &mut self,
-        key: PeerKey,
-        transit: &Transit,
-        fx: &mut Effects,
-    ) -> Result<Waiting, Refusal> {
+    fn judge(&mut self, key: PeerKey, transit: &Transit, fx: &mut Effects) -> Result<Waiting, Refusal> {
         let settings = &self.core.settings;
-        let peer = self
-            .peers
-            .get_mut(key)
-            .ok_or(Refusal::Close(CloseReason::Misaddressed))?;
+        let peer = self.peers.get_mut(key).ok_or(Refusal::Close(CloseReason::Misaddressed))?;
         if !peer.transport.secure && !settings.insecure_plain {
-            return Err(Refusal::RespondAndClose(
-                Status::FORBIDDEN,
-                CloseReason::AuthWithoutTls,
-            ));
+            return Err(Refusal::RespondAndClose(Status::FORBIDDEN, CloseReason::AuthWithoutTls));
         }
-        let uri = transit
-            .to_path()
-            .last()
-            .and_then(|uri| MsrpUri::parse(uri).ok());
-        let uri = uri.ok_or(Refusal::Respond(
-            Status::BAD_REQUEST,
-            "To-Path is not a URI",
-        ))?;
+        let uri = transit.to_path().last().and_then(|uri| MsrpUri::parse(uri).ok());
+        let uri = uri.ok_or(Refusal::Respond(Status::BAD_REQUEST, "To-Path is not a URI"))?;
         if !settings.answers_to(&uri) {
             return Err(Refusal::Close(CloseReason::Misaddressed));
         }
@@ -173,40 +148,25 @@ impl Relay {
             return Err(Refusal::Respond(Status::BAD_REQUEST, "pipelined AUTH"));
         }
         if transit.received_from_path().len() != 1 {
-            return Err(Refusal::Respond(
-                Status::FORBIDDEN,
-                "AUTH through another relay",
-            ));
+            return Err(Refusal::Respond(Status::FORBIDDEN, "AUTH through another relay"));
         }
         let own = match &peer.role {
             Role::Foreign if peer.bound.is_empty() => &[][..],
             Role::Client { sessions } => sessions,
             _ => {
-                return Err(Refusal::Respond(
-                    Status::FORBIDDEN,
-                    "AUTH on a connection in other use",
-                ));
+                return Err(Refusal::Respond(Status::FORBIDDEN, "AUTH on a connection in other use"));
             }
         };
         let refreshes = match uri.session_id() {
             None => None,
             Some(text) => {
                 let named = SessionId::parse(text);
-                let found = own
-                    .iter()
-                    .copied()
-                    .find(|s| named.is_some() && self.sessions.id_of(*s) == named);
+                let found = own.iter().copied().find(|s| named.is_some() && self.sessions.id_of(*s) == named);
                 let live = found.filter(|s| self.sessions.is_live(*s, self.core.now));
-                Some(live.ok_or(Refusal::Respond(
-                    Status::NO_SESSION,
-                    "refresh of a session not its own",
-                ))?)
+                Some(live.ok_or(Refusal::Respond(Status::NO_SESSION, "refresh of a session not its own"))?)
             }
         };
-        let value = transit
-            .head
-            .authorization(&transit.octets)
-            .ok_or(Refusal::Challenge)?;
+        let value = transit.head.authorization(&transit.octets).ok_or(Refusal::Challenge)?;
         let authorization = Authorization::parse(value).map_err(|error| match error {
             AuthorizationError::Malformed => Refusal::Malformed("malformed credentials"),
             AuthorizationError::Unsupported => Refusal::Wrong("unsupported kind of credentials"),
@@ -223,36 +183,18 @@ impl Relay {
             .ok_or(Refusal::Wrong("nonce unknown or used before"))?;
         auth.ticket = auth.ticket.wrapping_add(1);
         fx.push(Effect::LookUp {
-            ticket: LookUpTicket {
-                peer: key,
-                number: auth.ticket,
-            },
+            ticket: LookUpTicket { peer: key, number: auth.ticket },
             user: authorization.username.clone().into_owned(),
             realm: authorization.realm.clone().into_owned(),
             algorithm: authorization.algorithm,
         });
         let algorithm = authorization.algorithm;
-        Ok(Waiting {
-            ticket: auth.ticket,
-            transit: transit.clone(),
-            stale,
-            refreshes,
-            algorithm,
-        })
+        Ok(Waiting { ticket: auth.ticket, transit: transit.clone(), stale, refreshes, algorithm })
     }
 
     /// The accounts have answered.
-    pub(crate) fn on_looked_up(
-        &mut self,
-        ticket: LookUpTicket,
-        answer: LookUpAnswer,
-        fx: &mut Effects,
-    ) {
-        let Some(auth) = self
-            .peers
-            .get_mut(ticket.peer)
-            .and_then(|p| p.auth.as_mut())
-        else {
+    pub(crate) fn on_looked_up(&mut self, ticket: LookUpTicket, answer: LookUpAnswer, fx: &mut Effects) {
+        let Some(auth) = self.peers.get_mut(ticket.peer).and_then(|p| p.auth.as_mut()) else {
             return;
         };
         let Some(waiting) = auth.waiting.take_if(|w| w.ticket == ticket.number) else {
@@ -284,10 +226,7 @@ impl Relay {
         };
         let transit = &waiting.transit;
         let uri = transit.to_path().last().unwrap_or_default();
-        let value = transit
-            .head
-            .authorization(&transit.octets)
-            .unwrap_or_default();
+        let value = transit.head.authorization(&transit.octets).unwrap_or_default();
         let authorization =
             Authorization::parse(value).map_err(|_| Refusal::Malformed("malformed credentials"))?;
         let verified = check(&authorization, &ha1, "AUTH", uri)
@@ -318,18 +257,11 @@ impl Relay {
         granted: &Granted,
         fx: &mut Effects,
     ) -> Result<SessionKey, Refusal> {
-        const ANOTHER: Refusal = Refusal::Respond(
-            Status::FORBIDDEN,
-            "Open another connection for another session",
-        );
+        const ANOTHER: Refusal =
+            Refusal::Respond(Status::FORBIDDEN, "Open another connection for another session");
         let now = self.core.now;
-        let expires = granted
-            .enforced
-            .then(|| now + std::time::Duration::from_secs(granted.seconds));
-        let peer = self
-            .peers
-            .get_mut(key)
-            .ok_or(Refusal::Close(CloseReason::Misaddressed))?;
+        let expires = granted.enforced.then(|| now + std::time::Duration::from_secs(granted.seconds));
+        let peer = self.peers.get_mut(key).ok_or(Refusal::Close(CloseReason::Misaddressed))?;
         let auth = peer.auth.as_mut().ok_or(Refusal::Challenge)?;
         if auth.user.as_ref().is_some_and(|user| **user != verified) {
             return Err(ANOTHER);
@@ -339,20 +271,12 @@ impl Relay {
             return Ok(session);
         }
         if let Role::Client { sessions } = &peer.role
-            && sessions
-                .iter()
-                .filter(|s| self.sessions.is_live(**s, now))
-                .count()
-                >= URIS_PER_SESSION_MAX
+            && sessions.iter().filter(|s| self.sessions.is_live(**s, now)).count() >= URIS_PER_SESSION_MAX
         {
             return Err(ANOTHER);
         }
         let verified = Arc::clone(auth.user.get_or_insert_with(|| Arc::new(verified)));
-        let inner_uri = waiting
-            .transit
-            .received_from_path()
-            .first()
-            .unwrap_or_default();
+        let inner_uri = waiting.transit.received_from_path().first().unwrap_or_default();
         let new = NewSession {
             inner: key,
             inner_uri: Arc::from(inner_uri),
@@ -371,18 +295,10 @@ impl Relay {
                 }
                 sessions.push(session);
             }
-            role => {
-                *role = Role::Client {
-                    sessions: vec![session],
-                }
-            }
+            role => *role = Role::Client { sessions: vec![session] },
         }
         fx.event(Event::SessionOpened {
-            session: self
-                .sessions
-                .id_of(session)
-                .map(|id| id.prefix().to_owned())
-                .unwrap_or_default(),
+            session: self.sessions.id_of(session).map(|id| id.prefix().to_owned()).unwrap_or_default(),
             user: verified.username().to_owned(),
             realm: verified.realm().to_owned(),
             peer: key,
@@ -390,10 +306,7 @@ impl Relay {
         Ok(session)
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts of one answer, each of another kind"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "the parts of one answer, each of another kind")]
     fn accept_auth(
         &mut self,
         key: PeerKey,
@@ -434,13 +347,7 @@ impl Relay {
         peer.wake(fx);
     }
 
-    fn refuse_auth(
-        &mut self,
-        key: PeerKey,
-        transit: &Transit,
-        refusal: &Refusal,
-        fx: &mut Effects,
-    ) {
+    fn refuse_auth(&mut self, key: PeerKey, transit: &Transit, refusal: &Refusal, fx: &mut Effects) {
         let (status, why) = match refusal {
             Refusal::Challenge => return self.challenge(key, transit, false, fx),
             Refusal::Close(reason) => return self.close_peer(key, *reason, fx),
@@ -452,11 +359,7 @@ impl Relay {
             Refusal::Respond(status, why) => (*status, *why),
             Refusal::RespondAndClose(status, reason) => (*status, reason.as_str()),
         };
-        fx.event(Event::AuthRefused {
-            peer: key,
-            status,
-            why,
-        });
+        fx.event(Event::AuthRefused { peer: key, status, why });
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
@@ -488,23 +391,15 @@ impl Relay {
     /// 401 with a fresh nonce; one header per algorithm, strongest first (norm T14).
     fn challenge(&mut self, key: PeerKey, transit: &Transit, stale: bool, fx: &mut Effects) {
         let settings = &self.core.settings;
-        let uri = transit
-            .to_path()
-            .last()
-            .and_then(|uri| MsrpUri::parse(uri).ok());
+        let uri = transit.to_path().last().and_then(|uri| MsrpUri::parse(uri).ok());
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
         let Some(auth) = peer.auth.as_mut() else {
             return;
         };
-        let realm = uri
-            .map(|uri| settings.realm_for(&uri, auth))
-            .unwrap_or_default();
-        let nonce = Nonce::new(
-            &mut self.core.entropy,
-            Some(self.core.now + settings.challenge_lifetime),
-        );
+        let realm = uri.map(|uri| settings.realm_for(&uri, auth)).unwrap_or_default();
+        let nonce = Nonce::new(&mut self.core.entropy, Some(self.core.now + settings.challenge_lifetime));
         let challenges: Vec<String> = settings
             .algorithms
             .iter()
@@ -552,14 +447,9 @@ fn auth_response<'p>(
     comment: Option<&str>,
 ) -> FrameWriter<'p> {
     let from = transit.to_path().last().unwrap_or_default();
-    FrameWriter::response(
-        peer.out.control(),
-        transit.head.tid(&transit.octets),
-        status,
-        comment,
-    )
-    .header("To-Path", response_to_path(transit))
-    .header("From-Path", from)
+    FrameWriter::response(peer.out.control(), transit.head.tid(&transit.octets), status, comment)
+        .header("To-Path", response_to_path(transit))
+        .header("From-Path", from)
 }
 
 /// For how long a session is granted.
@@ -581,8 +471,7 @@ impl Settings {
         let served = match &self.domains {
             None => true,
             Some(domains) => {
-                host_matches(host, &self.hostname)
-                    || domains.iter().any(|domain| host_matches(host, domain))
+                host_matches(host, &self.hostname) || domains.iter().any(|domain| host_matches(host, domain))
             }
         };
         served && uri.port().is_none_or(|port| self.ports.contains(&port))
@@ -600,20 +489,10 @@ impl Settings {
 
     fn grant(&self, asked: Option<u64>) -> Result<Granted, Bound> {
         match asked {
-            None => Ok(Granted {
-                seconds: self.expires_seconds_default,
-                enforced: self.enforce_default,
-            }),
-            Some(seconds) if seconds < self.expires_seconds_min => {
-                Err(Bound::Min(self.expires_seconds_min))
-            }
-            Some(seconds) if seconds > self.expires_seconds_max => {
-                Err(Bound::Max(self.expires_seconds_max))
-            }
-            Some(seconds) => Ok(Granted {
-                seconds,
-                enforced: true,
-            }),
+            None => Ok(Granted { seconds: self.expires_seconds_default, enforced: self.enforce_default }),
+            Some(seconds) if seconds < self.expires_seconds_min => Err(Bound::Min(self.expires_seconds_min)),
+            Some(seconds) if seconds > self.expires_seconds_max => Err(Bound::Max(self.expires_seconds_max)),
+            Some(seconds) => Ok(Granted { seconds, enforced: true }),
         }
     }
 }

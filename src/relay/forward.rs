@@ -70,25 +70,14 @@ impl Outbound {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.control.is_empty()
-            && self
-                .flows
-                .iter()
-                .all(|f| f.items.is_empty() && f.current.is_none())
+        self.control.is_empty() && self.flows.iter().all(|f| f.items.is_empty() && f.current.is_none())
     }
 
     pub(crate) fn open(&mut self, stream: StreamId, hop: Hop, transit: Transit) {
         let flow = self.flow(stream.peer);
-        debug_assert!(
-            flow.tail.is_none(),
-            "a request begins before the one before it has ended"
-        );
+        debug_assert!(flow.tail.is_none(), "a request begins before the one before it has ended");
         flow.tail = Some(stream);
-        flow.items.push_back(Item::Head {
-            stream,
-            hop,
-            transit,
-        });
+        flow.items.push_back(Item::Head { stream, hop, transit });
     }
 
     /// Queues body octets; gives back those that nobody will want.
@@ -224,8 +213,7 @@ impl Outbound {
         if !self.chunk_open {
             return;
         }
-        let others_wait =
-            || self.has_room(cx) && self.flows.iter().skip(1).any(|f| f.is_ready(budget));
+        let others_wait = || self.has_room(cx) && self.flows.iter().skip(1).any(|f| f.is_ready(budget));
         if self.control.is_empty() && !others_wait() {
             return;
         }
@@ -240,20 +228,13 @@ impl Outbound {
 
     /// Requests coming in from a core that is gone: their end will never come.
     pub(crate) fn streams_from(&self, gone: CoreId) -> Vec<StreamId> {
-        self.flows
-            .iter()
-            .filter_map(|f| f.tail)
-            .filter(|s| s.peer.core == gone)
-            .collect()
+        self.flows.iter().filter_map(|f| f.tail).filter(|s| s.peer.core == gone).collect()
     }
 
     /// Hands everything queued to another connection. For one that was never up: nothing of it has
     /// been written.
     pub(crate) fn release(&mut self, to: PeerRef) -> Vec<Message> {
-        std::mem::take(&mut self.flows)
-            .into_iter()
-            .flat_map(|flow| flow.release(to))
-            .collect()
+        std::mem::take(&mut self.flows).into_iter().flat_map(|flow| flow.release(to)).collect()
     }
 
     /// The connection is gone. A chunk on the wire is ended, should there still be a flush.
@@ -270,10 +251,8 @@ impl Outbound {
         let mut loss = Loss::default();
         let mut flows = std::mem::take(&mut self.flows);
         // Pieces of requests that are still coming in belong to those, not to the message so far.
-        let pieces: Vec<Option<Notice>> = flows
-            .iter()
-            .map(|f| self.transactions.take_merged(f.tail?))
-            .collect();
+        let pieces: Vec<Option<Notice>> =
+            flows.iter().map(|f| self.transactions.take_merged(f.tail?)).collect();
         loss.notices = self.transactions.drain_merged();
         for (flow, pieces) in flows.iter_mut().zip(pieces) {
             flow.drain(pieces, &mut loss);

@@ -187,10 +187,7 @@ mod tests {
     #[test]
     fn session_id_carries_its_home() {
         let mut entropy = Entropy::new([7; 32]);
-        let home = CoreId {
-            index: 513,
-            incarnation: 65_535,
-        };
+        let home = CoreId { index: 513, incarnation: 65_535 };
         let id = SessionId::mint(home, &mut entropy);
         assert_eq!(id.home(), home);
         assert_eq!(SessionId::parse(id.as_str()), Some(id));
@@ -199,27 +196,16 @@ mod tests {
 
     #[test]
     fn foreign_session_ids_are_not_ours() {
-        for text in [
-            "",
-            "abc",
-            "p8Yc2nB6vH1xLk",
-            "u4Kd0wR9sQ2mZ7u4Kd0wR9sQ2m/7",
-            &"=".repeat(28),
-            &"ä".repeat(14),
-        ] {
+        for text in
+            ["", "abc", "p8Yc2nB6vH1xLk", "u4Kd0wR9sQ2mZ7u4Kd0wR9sQ2m/7", &"=".repeat(28), &"ä".repeat(14)]
+        {
             assert_eq!(SessionId::parse(text), None, "{text}");
         }
     }
 
     #[test]
     fn session_id_keeps_its_secret_in_debug_output() {
-        let id = SessionId::mint(
-            CoreId {
-                index: 0,
-                incarnation: 0,
-            },
-            &mut Entropy::new([1; 32]),
-        );
+        let id = SessionId::mint(CoreId { index: 0, incarnation: 0 }, &mut Entropy::new([1; 32]));
         let shown = format!("{id:?}");
         assert!(!shown.contains(id.as_str()));
         assert!(shown.contains(id.prefix()));

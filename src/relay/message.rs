@@ -29,11 +29,7 @@ pub struct Transit {
 
 impl Transit {
     pub(crate) fn new(head: Head, octets: Bytes) -> Self {
-        Self {
-            head,
-            octets,
-            moves: 0,
-        }
+        Self { head, octets, moves: 0 }
     }
 
     pub(crate) fn method(&self) -> Method {
@@ -45,9 +41,7 @@ impl Transit {
 
     /// To-Path as the hop that has it now sees it.
     pub(crate) fn to_path(&self) -> Path<'_> {
-        self.head
-            .to_path(&self.octets)
-            .after(usize::from(self.moves))
+        self.head.to_path(&self.octets).after(usize::from(self.moves))
     }
 
     /// From-Path as received: what an answer or the first hop's REPORT goes back to.
@@ -76,10 +70,7 @@ impl Transit {
 
     /// A copy that does not hold the read buffer of a busy connection in memory.
     pub(crate) fn compact(self) -> Self {
-        Self {
-            octets: Bytes::copy_from_slice(&self.octets),
-            ..self
-        }
+        Self { octets: Bytes::copy_from_slice(&self.octets), ..self }
     }
 
     /// Whether somebody waits for a response to this request on this hop (RFC 4975, 7.2).
@@ -106,10 +97,7 @@ impl MessageId {
             Some(room) => {
                 room.copy_from_slice(text);
                 // At most 39.
-                Self::Short {
-                    octets,
-                    len: u8::try_from(text.len()).unwrap_or(39),
-                }
+                Self::Short { octets, len: u8::try_from(text.len()).unwrap_or(39) }
             }
             None => Self::Long(text.into()),
         }

@@ -294,14 +294,8 @@ impl Effects {
         });
         let list = &mut self.parcels[index].1;
         // Credits of one flush become one message.
-        if let (
-            Message::Credit { peer, octets, .. },
-            Some(Message::Credit {
-                peer: last,
-                octets: sum,
-                ..
-            }),
-        ) = (&message, list.last_mut())
+        if let (Message::Credit { peer, octets, .. }, Some(Message::Credit { peer: last, octets: sum, .. })) =
+            (&message, list.last_mut())
             && peer == last
         {
             *sum += octets;
@@ -538,11 +532,7 @@ impl Relay {
             alarms: BinaryHeap::new(),
             stats: Stats::default(),
         };
-        Self {
-            peers: SlotMap::with_key(),
-            sessions,
-            core,
-        }
+        Self { peers: SlotMap::with_key(), sessions, core }
     }
 
     /// A connection has been accepted. `None`: there are too many, close it.
@@ -551,10 +541,7 @@ impl Relay {
             return None;
         }
         let me = self.core.me;
-        Some(
-            self.peers
-                .insert_with_key(|key| Peer::accepted(PeerRef { core: me, key }, transport)),
-        )
+        Some(self.peers.insert_with_key(|key| Peer::accepted(PeerRef { core: me, key }, transport)))
     }
 
     /// Something has happened.
@@ -591,34 +578,18 @@ impl Relay {
         out: &mut OutBatch,
         fx: &mut Effects,
     ) -> WriteState {
-        debug_assert!(
-            out.is_empty(),
-            "a batch is written before the next is asked for"
-        );
+        debug_assert!(out.is_empty(), "a batch is written before the next is asked for");
         self.core.now = now;
         let Some(entry) = self.peers.get_mut(peer) else {
             return WriteState::Finished;
         };
         entry.woken = false;
         let limits = &self.core.settings.limits;
-        let (budget, transactions_max) =
-            (limits.flush_octets_max, limits.transactions_per_peer_max);
+        let (budget, transactions_max) = (limits.flush_octets_max, limits.transactions_per_peer_max);
         // What is not yet credited must not keep its source from being read again.
         let credit_batch = limits.queue_octets_low / 2;
-        let Core {
-            entropy,
-            stats,
-            inbox,
-            me,
-            ended,
-            ..
-        } = &mut self.core;
-        let Stats {
-            chunks_out,
-            body_octets_out,
-            parcels,
-            ..
-        } = stats;
+        let Core { entropy, stats, inbox, me, ended, .. } = &mut self.core;
+        let Stats { chunks_out, body_octets_out, parcels, .. } = stats;
         let mut post = |message: Message| {
             let to = message.core();
             if to == *me {
@@ -644,11 +615,7 @@ impl Relay {
         entry.update_pause(&self.core.settings.limits, fx);
         let finished = entry.closing && entry.out.is_empty();
         self.settle(fx);
-        if finished {
-            WriteState::Finished
-        } else {
-            WriteState::Open
-        }
+        if finished { WriteState::Finished } else { WriteState::Open }
     }
 
     /// When to say [`Input::Tick`], if nothing happens before.
@@ -668,11 +635,7 @@ impl Relay {
             sessions: self.sessions.len(),
             transactions: self.peers.values().map(|p| p.out.transactions.len()).sum(),
             unanswered: self.core.orphans.len()
-                + self
-                    .peers
-                    .values()
-                    .map(|p| p.unanswered.len())
-                    .sum::<usize>(),
+                + self.peers.values().map(|p| p.unanswered.len()).sum::<usize>(),
             octets_queued: self.peers.values().map(|p| p.outstanding).sum(),
         }
     }
@@ -696,51 +659,20 @@ impl Relay {
 
     fn step(&mut self, message: Message, fx: &mut Effects) {
         match message {
-            Message::Request {
-                session,
-                giver,
-                stream,
-                transit,
-            } => self.on_request(session, giver, stream, transit, fx),
-            Message::Body {
-                session,
-                stream,
-                octets,
-            } => self.on_request_body(session, stream, octets, fx),
-            Message::End {
-                session,
-                stream,
-                flag,
-            } => self.on_request_end(session, stream, flag, fx),
-            Message::Broken {
-                session,
-                stream,
-                status,
-            } => self.on_broken(session, stream, status, fx),
-            Message::Report {
-                session,
-                from,
-                octets,
-            } => self.on_report(session, from, octets, fx),
+            Message::Request { session, giver, stream, transit } => {
+                self.on_request(session, giver, stream, transit, fx)
+            }
+            Message::Body { session, stream, octets } => self.on_request_body(session, stream, octets, fx),
+            Message::End { session, stream, flag } => self.on_request_end(session, stream, flag, fx),
+            Message::Broken { session, stream, status } => self.on_broken(session, stream, status, fx),
+            Message::Report { session, from, octets } => self.on_report(session, from, octets, fx),
             Message::Failed { notice, status } => self.on_hop_failed(&notice, status, fx),
             Message::InnerLost { session } => self.on_inner_lost(session, fx),
-            Message::OuterLost {
-                session,
-                outer,
-                was_up,
-                status,
-            } => self.on_outer_lost(session, outer, was_up, status, fx),
-            Message::Open {
-                peer,
-                hop,
-                stream,
-                transit,
-            } => self.on_open(peer, hop, stream, transit, fx),
-            Message::Piece {
-                peer,
-                stream,
-                octets,
-            } => self.on_piece(peer, stream, octets, fx),
+            Message::OuterLost { session, outer, was_up, status } => {
+                self.on_outer_lost(session, outer, was_up, status, fx)
+            }
+            Message::Open { peer, hop, stream, transit } => self.on_open(peer, hop, stream, transit, fx),
+            Message::Piece { peer, stream, octets } => self.on_piece(peer, stream, octets, fx),
             Message::Close { peer, stream, flag } => self.on_close(peer, stream, flag, fx),
             Message::Answer { stream, status } => self.on_answer(stream, status, fx),
             Message::Reply { stream, transit } => self.on_reply(stream, &transit, fx),

@@ -35,10 +35,7 @@ pub(crate) struct Failure {
 impl Failure {
     /// To the session whose hop failed.
     pub(crate) fn into_message(self) -> Message {
-        Message::Failed {
-            notice: self.notice,
-            status: self.status,
-        }
+        Message::Failed { notice: self.notice, status: self.status }
     }
 }
 
@@ -67,8 +64,7 @@ impl Orphans {
 
     /// A core is gone: the ends that it would have sent will not come.
     pub(crate) fn forget_core(&mut self, gone: CoreId) {
-        self.table.retain(|(stream, _), failure| {
-            stream.peer.core != gone && failure.notice.session.home() != gone
-        });
+        self.table
+            .retain(|(stream, _), failure| stream.peer.core != gone && failure.notice.session.home() != gone);
     }
 }

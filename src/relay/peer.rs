@@ -140,28 +140,15 @@ impl Peer {
             || self.out.control_len() >= CONTROL_OCTETS_MAX
             || self.unanswered.len() >= limits.transactions_per_peer_max
             || self.unanswered_octets >= limits.queue_octets_high;
-        let bound = if self.paused {
-            limits.queue_octets_low
-        } else {
-            limits.queue_octets_high
-        };
+        let bound = if self.paused { limits.queue_octets_low } else { limits.queue_octets_high };
         let pause = busy || self.outstanding > bound;
         if pause != self.paused {
             self.paused = pause;
-            if pause
-                && self
-                    .out
-                    .transactions
-                    .is_full(limits.transactions_per_peer_max)
-            {
+            if pause && self.out.transactions.is_full(limits.transactions_per_peer_max) {
                 // Writing does not wait for answers that are not read.
                 self.wake(fx);
             }
-            fx.push(if pause {
-                Effect::Pause(self.me.key)
-            } else {
-                Effect::Resume(self.me.key)
-            });
+            fx.push(if pause { Effect::Pause(self.me.key) } else { Effect::Resume(self.me.key) });
         }
     }
 
@@ -191,23 +178,15 @@ impl Peer {
         let octets = &transit.octets;
         let to = response_to_path(transit);
         let from = transit.head.to_path(octets).first().unwrap_or_default();
-        FrameWriter::response(
-            self.out.control(),
-            transit.head.tid(octets),
-            status,
-            comment,
-        )
-        .header("To-Path", to)
-        .header("From-Path", from)
-        .end(Flag::Last);
+        FrameWriter::response(self.out.control(), transit.head.tid(octets), status, comment)
+            .header("To-Path", to)
+            .header("From-Path", from)
+            .end(Flag::Last);
         self.wake(fx);
     }
 
     fn take_unanswered(&mut self, sequence: u32) -> Option<Transit> {
-        let index = self
-            .unanswered
-            .iter()
-            .position(|u| u.sequence == sequence)?;
+        let index = self.unanswered.iter().position(|u| u.sequence == sequence)?;
         let transit = self.unanswered.remove(index)?.transit;
         self.unanswered_octets -= transit.cost();
         Some(transit)
@@ -254,26 +233,16 @@ impl Peer {
     }
 
     /// Answers all requests whose session is no longer able to.
-    pub(crate) fn answer_all(
-        &self,
-        core: &mut Core,
-        fx: &mut Effects,
-        lost: impl Fn(SessionId) -> bool,
-    ) {
+    pub(crate) fn answer_all(&self, core: &mut Core, fx: &mut Effects, lost: impl Fn(SessionId) -> bool) {
         let running = match &self.incoming {
-            Incoming::Request {
-                session, stream, ..
-            } if lost(*session) => Some(stream.sequence),
+            Incoming::Request { session, stream, .. } if lost(*session) => Some(stream.sequence),
             _ => None,
         };
         let waiting = self.unanswered.iter().filter(|u| lost(u.session));
         for sequence in waiting.map(|u| u.sequence).chain(running) {
             let peer = self.me;
             core.post(
-                Message::Answer {
-                    stream: StreamId { peer, sequence },
-                    status: Some(Status::NO_SESSION),
-                },
+                Message::Answer { stream: StreamId { peer, sequence }, status: Some(Status::NO_SESSION) },
                 fx,
             );
         }
@@ -315,10 +284,7 @@ impl Relay {
             Kind::Response(status) => self.on_response(key, status, transit, fx),
             Kind::Request(_) if head.defect().is_some() => self.on_defect(key, &transit, fx),
             Kind::Request(Method::Auth) if transit.to_path().len() == 1 => {
-                peer.incoming = Incoming::Auth {
-                    transit: transit.compact(),
-                    room: NON_SEND_BODY_MAX,
-                };
+                peer.incoming = Incoming::Auth { transit: transit.compact(), room: NON_SEND_BODY_MAX };
             }
             Kind::Request(method) => self.on_request_head(key, method, transit, fx),
         }
@@ -327,37 +293,20 @@ impl Relay {
     /// The frame is delimited but its head is wrong: 400 where a response is due (norm C4).
     fn on_defect(&mut self, key: PeerKey, transit: &Transit, fx: &mut Effects) {
         let readable = !transit.received_from_path().is_empty() && !transit.to_path().is_empty();
-        if let Some(peer) = self
-            .peers
-            .get_mut(key)
-            .filter(|_| readable && transit.wants_answer())
-        {
+        if let Some(peer) = self.peers.get_mut(key).filter(|_| readable && transit.wants_answer()) {
             peer.respond(transit, Status::BAD_REQUEST, None, fx);
             peer.update_pause(&self.core.settings.limits, fx);
         }
-        fx.event(Event::RequestRefused {
-            session: None,
-            status: Status::BAD_REQUEST,
-            why: "malformed head",
-        });
+        fx.event(Event::RequestRefused { session: None, status: Status::BAD_REQUEST, why: "malformed head" });
     }
 
     /// A request to be forwarded: its first To-Path URI says which session's home decides.
-    fn on_request_head(
-        &mut self,
-        key: PeerKey,
-        method: Method,
-        transit: Transit,
-        fx: &mut Effects,
-    ) {
+    fn on_request_head(&mut self, key: PeerKey, method: Method, transit: Transit, fx: &mut Effects) {
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
         peer.sequence = peer.sequence.wrapping_add(1);
-        let stream = StreamId {
-            peer: peer.me,
-            sequence: peer.sequence,
-        };
+        let stream = StreamId { peer: peer.me, sequence: peer.sequence };
         if method == Method::Send {
             self.core.stats.chunks_in += 1;
         }
@@ -365,11 +314,8 @@ impl Relay {
             peer.respond(&transit, Status::NOT_IMPLEMENTED, None, fx);
             return;
         }
-        let session = transit
-            .to_path()
-            .first()
-            .and_then(named_session)
-            .filter(|id| self.core.is_alive(id.home()));
+        let session =
+            transit.to_path().first().and_then(named_session).filter(|id| self.core.is_alive(id.home()));
         let Some(session) = session else {
             if transit.wants_answer() {
                 peer.respond(&transit, Status::NO_SESSION, None, fx);
@@ -385,38 +331,18 @@ impl Relay {
         peer.incoming = Incoming::Request {
             session,
             stream,
-            room: if method == Method::Send {
-                usize::MAX
-            } else {
-                NON_SEND_BODY_MAX
-            },
+            room: if method == Method::Send { usize::MAX } else { NON_SEND_BODY_MAX },
         };
         if transit.wants_answer() {
             // Requests answered end to end wait long: they must not hold a read buffer meanwhile.
-            let kept = if method == Method::Send {
-                transit.clone()
-            } else {
-                transit.clone().compact()
-            };
+            let kept = if method == Method::Send { transit.clone() } else { transit.clone().compact() };
             peer.unanswered_octets += kept.cost();
-            peer.unanswered.push_back(Unanswered {
-                sequence: stream.sequence,
-                session,
-                transit: kept,
-            });
+            peer.unanswered.push_back(Unanswered { sequence: stream.sequence, session, transit: kept });
         }
         peer.outstanding += transit.cost();
         peer.lend(session.home(), transit.cost());
         peer.update_pause(&self.core.settings.limits, fx);
-        self.core.post(
-            Message::Request {
-                session,
-                giver: Giver::Peer,
-                stream,
-                transit,
-            },
-            fx,
-        );
+        self.core.post(Message::Request { session, giver: Giver::Peer, stream, transit }, fx);
     }
 
     pub(crate) fn on_body(&mut self, key: PeerKey, octets: Bytes, fx: &mut Effects) {
@@ -431,24 +357,14 @@ impl Relay {
             return self.refuse_long_body(key, fx);
         };
         *room = left;
-        let Incoming::Request {
-            session, stream, ..
-        } = peer.incoming
-        else {
+        let Incoming::Request { session, stream, .. } = peer.incoming else {
             return;
         };
         self.core.stats.body_octets_in += octets.len() as u64;
         peer.outstanding += octets.len();
         peer.lend(session.home(), octets.len());
         peer.update_pause(&self.core.settings.limits, fx);
-        self.core.post(
-            Message::Body {
-                session,
-                stream,
-                octets,
-            },
-            fx,
-        );
+        self.core.post(Message::Body { session, stream, octets }, fx);
     }
 
     fn refuse_long_body(&mut self, key: PeerKey, fx: &mut Effects) {
@@ -471,29 +387,16 @@ impl Relay {
             return;
         };
         match mem::replace(&mut peer.incoming, Incoming::Nothing) {
-            Incoming::Request {
-                session, stream, ..
-            } => self.core.post(
-                Message::End {
-                    session,
-                    stream,
-                    flag,
-                },
-                fx,
-            ),
+            Incoming::Request { session, stream, .. } => {
+                self.core.post(Message::End { session, stream, flag }, fx)
+            }
             Incoming::Auth { transit, .. } => self.on_auth(key, transit, fx),
             Incoming::Nothing | Incoming::Dropped => {}
         }
     }
 
     /// A response: only the transaction id says what it belongs to (norm Q2).
-    fn on_response(
-        &mut self,
-        key: PeerKey,
-        status: Status,
-        mut transit: Transit,
-        fx: &mut Effects,
-    ) {
+    fn on_response(&mut self, key: PeerKey, status: Status, mut transit: Transit, fx: &mut Effects) {
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
@@ -510,18 +413,9 @@ impl Relay {
         if notice.method != Method::Send {
             // Answered end to end: our URIs go the way back that they came (RFC 4976, 6.4.3).
             // A response whose To-Path is too short keeps it: the transaction id is what counts (I5).
-            transit.moves = if transit.to_path().len() > usize::from(notice.moves) {
-                notice.moves
-            } else {
-                0
-            };
-            self.core.post(
-                Message::Reply {
-                    stream: notice.stream,
-                    transit: transit.compact(),
-                },
-                fx,
-            );
+            transit.moves =
+                if transit.to_path().len() > usize::from(notice.moves) { notice.moves } else { 0 };
+            self.core.post(Message::Reply { stream: notice.stream, transit: transit.compact() }, fx);
         } else if !status.is_success() {
             self.fail(key, Failure { notice, status }, fx);
         }
@@ -571,11 +465,7 @@ impl Relay {
             return peer.update_pause(&self.core.settings.limits, fx);
         }
         let tid = request.head.tid(&request.octets);
-        let rewrite = Rewrite {
-            tid,
-            moves: usize::from(reply.moves),
-            byte_range: None,
-        };
+        let rewrite = Rewrite { tid, moves: usize::from(reply.moves), byte_range: None };
         let control = peer.out.control();
         reply.head.rewrite(&reply.octets, &rewrite, control);
         write_end_line(control, tid, Flag::Last, false);
@@ -592,13 +482,7 @@ impl Relay {
         peer.update_pause(&self.core.settings.limits, fx);
     }
 
-    pub(crate) fn on_credit(
-        &mut self,
-        peer: PeerRef,
-        from: CoreId,
-        octets: usize,
-        fx: &mut Effects,
-    ) {
+    pub(crate) fn on_credit(&mut self, peer: PeerRef, from: CoreId, octets: usize, fx: &mut Effects) {
         let Some(peer) = self.peers.get_mut(peer.key) else {
             return;
         };
@@ -625,13 +509,7 @@ impl Relay {
         }
     }
 
-    pub(crate) fn on_piece(
-        &mut self,
-        to: PeerRef,
-        stream: StreamId,
-        octets: Bytes,
-        fx: &mut Effects,
-    ) {
+    pub(crate) fn on_piece(&mut self, to: PeerRef, stream: StreamId, octets: Bytes, fx: &mut Effects) {
         let len = octets.len();
         let unwanted = match self.peers.get_mut(to.key) {
             Some(peer) => {
@@ -697,10 +575,7 @@ impl Relay {
         peer.role = Role::Dialled;
         peer.wake(fx);
         if peer.closing {
-            fx.push(Effect::Close {
-                peer: key,
-                reason: CloseReason::SessionOver,
-            });
+            fx.push(Effect::Close { peer: key, reason: CloseReason::SessionOver });
         }
     }
 
@@ -745,10 +620,8 @@ impl Relay {
             return;
         };
         peer.alarm_set = false;
-        while let Some(notice) = self
-            .peers
-            .get_mut(key)
-            .and_then(|p| p.out.transactions.expire(self.core.now))
+        while let Some(notice) =
+            self.peers.get_mut(key).and_then(|p| p.out.transactions.expire(self.core.now))
         {
             let status = Status::TIMEOUT;
             self.fail(key, Failure { notice, status }, fx);
@@ -767,14 +640,7 @@ impl Relay {
             peer.write_off(gone);
             peer.answer_all(&mut self.core, fx, |session| session.home() == gone);
             for stream in peer.out.streams_from(gone) {
-                self.core.post(
-                    Message::Close {
-                        peer: peer.me,
-                        stream,
-                        flag: Flag::Aborted,
-                    },
-                    fx,
-                );
+                self.core.post(Message::Close { peer: peer.me, stream, flag: Flag::Aborted }, fx);
             }
             peer.update_pause(&self.core.settings.limits, fx);
         }
@@ -796,19 +662,9 @@ fn sever(peer: &mut Peer, core: &mut Core, sessions: &Sessions, fx: &mut Effects
         let status = Status::TIMEOUT;
         core.post(Message::Failed { notice, status }, fx);
     }
-    if let Incoming::Request {
-        session, stream, ..
-    } = peer.incoming
-    {
+    if let Incoming::Request { session, stream, .. } = peer.incoming {
         let flag = Flag::Aborted;
-        core.post(
-            Message::End {
-                session,
-                stream,
-                flag,
-            },
-            fx,
-        );
+        core.post(Message::End { session, stream, flag }, fx);
     }
     peer.incoming = Incoming::Dropped;
     peer.unanswered.clear();
@@ -820,11 +676,7 @@ fn sever(peer: &mut Peer, core: &mut Core, sessions: &Sessions, fx: &mut Effects
                 session,
                 outer: Outer::Peer(peer.me),
                 was_up,
-                status: if was_up {
-                    Status::NO_SESSION
-                } else {
-                    Status::TIMEOUT
-                },
+                status: if was_up { Status::NO_SESSION } else { Status::TIMEOUT },
             },
             fx,
         );
@@ -838,8 +690,5 @@ fn sever(peer: &mut Peer, core: &mut Core, sessions: &Sessions, fx: &mut Effects
 
 /// The session a URI names, if this relay can have minted it.
 pub(crate) fn named_session(uri: &[u8]) -> Option<SessionId> {
-    MsrpUri::parse(uri)
-        .ok()?
-        .session_id()
-        .and_then(SessionId::parse)
+    MsrpUri::parse(uri).ok()?.session_id().and_then(SessionId::parse)
 }

@@ -106,10 +106,7 @@ impl BuildHasher for SecretHasher {
 impl Sessions {
     pub(crate) fn new(entropy: &mut Entropy) -> Self {
         let hasher = SecretHasher(entropy.next_u64(), entropy.next_u64());
-        Self {
-            table: SlotMap::with_key(),
-            by_id: HashMap::with_hasher(hasher),
-        }
+        Self { table: SlotMap::with_key(), by_id: HashMap::with_hasher(hasher) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -144,17 +141,8 @@ impl Sessions {
     /// Mints a URI (norm A8): the host our certificate proves, the port the client came in by.
     pub(crate) fn open(&mut self, new: NewSession, core: &mut Core) -> SessionKey {
         let id = SessionId::mint(core.me, &mut core.entropy);
-        let scheme = if new.transport.secure {
-            "msrps"
-        } else {
-            "msrp"
-        };
-        let uri = format!(
-            "{scheme}://{}:{}/{};tcp",
-            core.settings.hostname,
-            new.transport.port,
-            id.as_str()
-        );
+        let scheme = if new.transport.secure { "msrps" } else { "msrp" };
+        let uri = format!("{scheme}://{}:{}/{};tcp", core.settings.hostname, new.transport.port, id.as_str());
         let session = Session {
             id,
             uri: Arc::from(uri.into_bytes()),
@@ -192,9 +180,7 @@ impl Session {
     }
 
     fn running_mut(&mut self, stream: StreamId) -> Option<&mut Option<Running>> {
-        self.running
-            .iter_mut()
-            .find(|r| r.as_ref().is_some_and(|r| r.stream == stream))
+        self.running.iter_mut().find(|r| r.as_ref().is_some_and(|r| r.stream == stream))
     }
 }
 
@@ -218,43 +204,24 @@ impl Relay {
     ) {
         match self.route(id, giver, stream, &transit, fx) {
             Ok((next, inward)) => {
-                let running = Running {
-                    stream,
-                    giver,
-                    next,
-                    transit: transit.clone(),
-                    octets: 0,
-                };
+                let running = Running { stream, giver, next, transit: transit.clone(), octets: 0 };
                 if let Some(session) = self.sessions.find(&id) {
                     session.running[direction(inward)] = Some(running);
                 }
                 transit.moves += 1;
                 self.lend(stream, next.core(), transit.cost());
                 let message = match next {
-                    Outer::Peer(peer) => Message::Open {
-                        peer,
-                        hop: Hop {
-                            session: id,
-                            inward,
-                        },
-                        stream,
-                        transit,
-                    },
-                    Outer::Session(session) => Message::Request {
-                        session,
-                        giver: Giver::Session(id),
-                        stream,
-                        transit,
-                    },
+                    Outer::Peer(peer) => {
+                        Message::Open { peer, hop: Hop { session: id, inward }, stream, transit }
+                    }
+                    Outer::Session(session) => {
+                        Message::Request { session, giver: Giver::Session(id), stream, transit }
+                    }
                 };
                 self.core.post(message, fx);
             }
             Err((status, why)) => {
-                fx.event(Event::RequestRefused {
-                    session: Some(id.prefix().to_owned()),
-                    status,
-                    why,
-                });
+                fx.event(Event::RequestRefused { session: Some(id.prefix().to_owned()), status, why });
                 self.core.credit(stream.peer, transit.cost(), fx);
                 if let Giver::Session(before) = giver
                     && !self.is_linked(&id, before)
@@ -268,13 +235,7 @@ impl Relay {
                     };
                     self.core.post(message, fx);
                 }
-                let refused = Running {
-                    stream,
-                    giver,
-                    next: Outer::Session(id),
-                    transit,
-                    octets: 0,
-                };
+                let refused = Running { stream, giver, next: Outer::Session(id), transit, octets: 0 };
                 refuse(&mut self.core, id, &refused, status, fx);
             }
         }
@@ -291,9 +252,7 @@ impl Relay {
 
     fn is_linked(&mut self, id: &SessionId, other: SessionId) -> bool {
         let session = self.sessions.find(id);
-        session.is_some_and(
-            |s| matches!(s.outer, OuterSide::Bound { to, .. } if to == Outer::Session(other)),
-        )
+        session.is_some_and(|s| matches!(s.outer, OuterSide::Bound { to, .. } if to == Outer::Session(other)))
     }
 
     pub(crate) fn on_request_body(
@@ -303,11 +262,7 @@ impl Relay {
         octets: Bytes,
         fx: &mut Effects,
     ) {
-        let running = self
-            .sessions
-            .find(&id)
-            .and_then(|s| s.running_mut(stream))
-            .and_then(|r| r.as_mut());
+        let running = self.sessions.find(&id).and_then(|s| s.running_mut(stream)).and_then(|r| r.as_mut());
         let len = octets.len();
         let next = running.map(|running| {
             running.octets = running.octets.saturating_add(len as u64);
@@ -317,22 +272,8 @@ impl Relay {
             self.lend(stream, next.core(), len);
         }
         match next {
-            Some(Outer::Peer(peer)) => self.core.post(
-                Message::Piece {
-                    peer,
-                    stream,
-                    octets,
-                },
-                fx,
-            ),
-            Some(Outer::Session(session)) => self.core.post(
-                Message::Body {
-                    session,
-                    stream,
-                    octets,
-                },
-                fx,
-            ),
+            Some(Outer::Peer(peer)) => self.core.post(Message::Piece { peer, stream, octets }, fx),
+            Some(Outer::Session(session)) => self.core.post(Message::Body { session, stream, octets }, fx),
             None => {
                 self.core.orphans.count(Outer::Session(id), stream, len);
                 self.core.credit(stream.peer, len, fx);
@@ -341,18 +282,8 @@ impl Relay {
     }
 
     /// The end of a request: passed on, and a SEND answered to the hop before (norm F6).
-    pub(crate) fn on_request_end(
-        &mut self,
-        id: SessionId,
-        stream: StreamId,
-        flag: Flag,
-        fx: &mut Effects,
-    ) {
-        let running = self
-            .sessions
-            .find(&id)
-            .and_then(|s| s.running_mut(stream))
-            .and_then(Option::take);
+    pub(crate) fn on_request_end(&mut self, id: SessionId, stream: StreamId, flag: Flag, fx: &mut Effects) {
+        let running = self.sessions.find(&id).and_then(|s| s.running_mut(stream)).and_then(Option::take);
         let Some(running) = running else {
             if let Some(failure) = self.core.orphans.end(Outer::Session(id), stream, flag) {
                 self.core.post(failure.into_message(), fx);
@@ -362,13 +293,7 @@ impl Relay {
         running.end(flag, &mut self.core, fx);
         if running.giver == Giver::Peer && running.transit.method() == Method::Send {
             let answered = running.transit.head.failure_report() == FailureReport::Yes;
-            self.core.post(
-                Message::Answer {
-                    stream,
-                    status: answered.then_some(Status::OK),
-                },
-                fx,
-            );
+            self.core.post(Message::Answer { stream, status: answered.then_some(Status::OK) }, fx);
         }
     }
 
@@ -382,10 +307,7 @@ impl Relay {
         fx: &mut Effects,
     ) -> Result<(Outer, bool), Refusal> {
         let now = self.core.now;
-        let session = self
-            .sessions
-            .find(&id)
-            .ok_or((Status::NO_SESSION, "no such session"))?;
+        let session = self.sessions.find(&id).ok_or((Status::NO_SESSION, "no such session"))?;
         let to_path = transit.to_path();
         if !to_path.first().is_some_and(|uri| session.is_named_by(uri)) {
             return Err((Status::NO_SESSION, "session id under another address"));
@@ -393,33 +315,20 @@ impl Relay {
         if session.is_expired(now) {
             return Err((Status::NO_SESSION, "session expired"));
         }
-        let next = to_path
-            .after(1)
-            .first()
-            .ok_or((Status::NO_SESSION, "nobody to forward to"))?;
-        if to_path
-            .after(1)
-            .uris()
-            .any(|uri| named_session(uri) == Some(id))
-        {
+        let next = to_path.after(1).first().ok_or((Status::NO_SESSION, "nobody to forward to"))?;
+        if to_path.after(1).uris().any(|uri| named_session(uri) == Some(id)) {
             return Err((Status::BAD_REQUEST, "the same URI twice in a path"));
         }
-        let from_inner = giver == Giver::Peer
-            && stream.peer.core == self.core.me
-            && stream.peer.key == session.inner;
+        let from_inner =
+            giver == Giver::Peer && stream.peer.core == self.core.me && stream.peer.key == session.inner;
         if from_inner {
             let beyond = to_path.len() > 2;
-            return self
-                .bind_outward(id, next, beyond, fx)
-                .map(|outer| (outer, false));
+            return self.bind_outward(id, next, beyond, fx).map(|outer| (outer, false));
         }
         if !same_uri(&session.inner_uri, next) || to_path.len() != 2 {
             return Err((Status::NO_SESSION, "not the client of this session"));
         }
-        let inner = PeerRef {
-            core: self.core.me,
-            key: session.inner,
-        };
+        let inner = PeerRef { core: self.core.me, key: session.inner };
         self.bind_inward(id, giver, stream, transit, fx)?;
         Ok((Outer::Peer(inner), true))
     }
@@ -433,10 +342,7 @@ impl Relay {
         beyond: bool,
         fx: &mut Effects,
     ) -> Result<Outer, Refusal> {
-        let session = self
-            .sessions
-            .find(&id)
-            .ok_or((Status::NO_SESSION, "no such session"))?;
+        let session = self.sessions.find(&id).ok_or((Status::NO_SESSION, "no such session"))?;
         match &session.outer {
             OuterSide::Bound { to, uri } if same_uri(uri, next) => return Ok(*to),
             OuterSide::Bound { .. } => {
@@ -445,13 +351,10 @@ impl Relay {
             OuterSide::Lost => return Err((Status::NO_SESSION, "the other side is gone")),
             OuterSide::Unbound => {}
         }
-        let uri =
-            MsrpUri::parse(next).map_err(|_| (Status::BAD_REQUEST, "next hop is not a URI"))?;
+        let uri = MsrpUri::parse(next).map_err(|_| (Status::BAD_REQUEST, "next hop is not a URI"))?;
         let to = if self.core.is_ours(&uri) {
-            let other = uri
-                .session_id()
-                .and_then(SessionId::parse)
-                .filter(|id| self.core.is_alive(id.home()));
+            let other =
+                uri.session_id().and_then(SessionId::parse).filter(|id| self.core.is_alive(id.home()));
             let other = other.ok_or((Status::NO_SESSION, "no such session"))?;
             self.core.count_link(other.home());
             Outer::Session(other)
@@ -461,10 +364,7 @@ impl Relay {
             Outer::Peer(self.dial(id, target, fx)?)
         };
         if let Some(session) = self.sessions.find(&id) {
-            session.outer = OuterSide::Bound {
-                to,
-                uri: Arc::from(next),
-            };
+            session.outer = OuterSide::Bound { to, uri: Arc::from(next) };
         }
         Ok(to)
     }
@@ -485,10 +385,7 @@ impl Relay {
         if giver == Giver::Peer && self.take_over_dial(id, stream.peer, transit, fx) {
             return Ok(());
         }
-        let session = self
-            .sessions
-            .find(&id)
-            .ok_or((Status::NO_SESSION, "no such session"))?;
+        let session = self.sessions.find(&id).ok_or((Status::NO_SESSION, "no such session"))?;
         match &session.outer {
             OuterSide::Bound { to, .. } if *to == from => Ok(()),
             OuterSide::Bound { .. } => Err((Status::SESSION_IN_USE, "bound to another connection")),
@@ -500,10 +397,7 @@ impl Relay {
                 let mut path = Vec::new();
                 transit.append_from_path(&mut path);
                 let previous = Path::new(&path).first().unwrap_or_default();
-                session.outer = OuterSide::Bound {
-                    to: from,
-                    uri: Arc::from(previous),
-                };
+                session.outer = OuterSide::Bound { to: from, uri: Arc::from(previous) };
                 if let Outer::Peer(peer) = from {
                     self.core.count_link(peer.core);
                     self.core.post(Message::Bind { peer, session: id }, fx);
@@ -516,13 +410,7 @@ impl Relay {
     /// The far end that we are dialling has come to us instead: both ends believe that they are the
     /// active one (norm T9), and two crossing first requests of one pair are one link. What waits
     /// for the dial goes out over the connection that is there.
-    fn take_over_dial(
-        &mut self,
-        id: SessionId,
-        comer: PeerRef,
-        transit: &Transit,
-        fx: &mut Effects,
-    ) -> bool {
+    fn take_over_dial(&mut self, id: SessionId, comer: PeerRef, transit: &Transit, fx: &mut Effects) -> bool {
         let Some(session) = self.sessions.find(&id) else {
             return false;
         };
@@ -533,9 +421,11 @@ impl Relay {
             return false;
         };
         let previous = transit.received_from_path().first().unwrap_or_default();
-        let Some(dial) = self.peers.get_mut(dialled.key).filter(|peer| {
-            dialled == peer.me && peer.role == Role::Dialling && same_uri(uri, previous)
-        }) else {
+        let Some(dial) = self
+            .peers
+            .get_mut(dialled.key)
+            .filter(|peer| dialled == peer.me && peer.role == Role::Dialling && same_uri(uri, previous))
+        else {
             return false;
         };
         *to = Outer::Peer(comer);
@@ -547,13 +437,7 @@ impl Relay {
         let queued = dial.out.release(comer);
         dial.bound.clear();
         self.core.count_link(comer.core);
-        self.core.post(
-            Message::Bind {
-                peer: comer,
-                session: id,
-            },
-            fx,
-        );
+        self.core.post(Message::Bind { peer: comer, session: id }, fx);
         for message in queued {
             if let Some(client) = self.peers.get_mut(inner) {
                 client.lend(comer.core, message.cost());
@@ -564,20 +448,12 @@ impl Relay {
         true
     }
 
-    fn dial(
-        &mut self,
-        id: SessionId,
-        target: Target,
-        fx: &mut Effects,
-    ) -> Result<PeerRef, Refusal> {
+    fn dial(&mut self, id: SessionId, target: Target, fx: &mut Effects) -> Result<PeerRef, Refusal> {
         if self.peers.len() >= self.core.settings.limits.peers_max {
             return Err((Status::TIMEOUT, "too many connections"));
         }
         let me = self.core.me;
-        let transport = Transport {
-            secure: target.secure,
-            port: target.port,
-        };
+        let transport = Transport { secure: target.secure, port: target.port };
         let key = self.peers.insert_with_key(|key| {
             let mut peer = Peer::dialling(PeerRef { core: me, key }, transport);
             peer.bound.push(id);
@@ -590,18 +466,8 @@ impl Relay {
 
     /// The hop after a session refuses a request that is still coming in: it is stopped here, and
     /// the hop before is told by the response it still waits for (norm F7).
-    pub(crate) fn on_broken(
-        &mut self,
-        id: SessionId,
-        stream: StreamId,
-        status: Status,
-        fx: &mut Effects,
-    ) {
-        let running = self
-            .sessions
-            .find(&id)
-            .and_then(|s| s.running_mut(stream))
-            .and_then(Option::take);
+    pub(crate) fn on_broken(&mut self, id: SessionId, stream: StreamId, status: Status, fx: &mut Effects) {
+        let running = self.sessions.find(&id).and_then(|s| s.running_mut(stream)).and_then(Option::take);
         if let Some(running) = running {
             running.end(Flag::Aborted, &mut self.core, fx);
             refuse(&mut self.core, id, &running, status, fx);
@@ -625,18 +491,13 @@ impl Relay {
         let Some(session) = self.sessions.find(&notice.session) else {
             return;
         };
-        let Some(message_id) = notice
-            .message_id
-            .as_ref()
-            .filter(|_| notice.failure_report != FailureReport::No)
+        let Some(message_id) =
+            notice.message_id.as_ref().filter(|_| notice.failure_report != FailureReport::No)
         else {
             return;
         };
         let back = match (&session.outer, notice.inward) {
-            (_, false) => Outer::Peer(PeerRef {
-                core: self.core.me,
-                key: session.inner,
-            }),
+            (_, false) => Outer::Peer(PeerRef { core: self.core.me, key: session.inner }),
             (OuterSide::Bound { to, .. }, true) => *to,
             (OuterSide::Unbound | OuterSide::Lost, true) => return,
         };
@@ -659,44 +520,25 @@ impl Relay {
             .header("From-Path", &from_path)
             .header("Message-ID", message_id.as_bytes())
             .byte_range(notice.range)
-            .header_fmt(
-                "Status",
-                format_args!("000 {} {}", status.code(), status.phrase()),
-            )
+            .header_fmt("Status", format_args!("000 {} {}", status.code(), status.phrase()))
             .end(Flag::Last);
         self.core.stats.reports_sent += 1;
-        fx.event(Event::ReportSent {
-            session: notice.session.prefix().to_owned(),
-            status,
-        });
+        fx.event(Event::ReportSent { session: notice.session.prefix().to_owned(), status });
         let octets = Bytes::from(frame);
         let message = match back {
             Outer::Peer(peer) => Message::Frame { peer, octets },
-            Outer::Session(session) => Message::Report {
-                session,
-                from: notice.session,
-                octets,
-            },
+            Outer::Session(session) => Message::Report { session, from: notice.session, octets },
         };
         self.core.post(message, fx);
     }
 
     /// A REPORT of this relay's own, from the session that `id` is linked to.
-    pub(crate) fn on_report(
-        &mut self,
-        id: SessionId,
-        from: SessionId,
-        octets: Bytes,
-        fx: &mut Effects,
-    ) {
+    pub(crate) fn on_report(&mut self, id: SessionId, from: SessionId, octets: Bytes, fx: &mut Effects) {
         if !self.is_linked(&id, from) {
             return;
         }
         if let Some(session) = self.sessions.find(&id) {
-            let peer = PeerRef {
-                core: self.core.me,
-                key: session.inner,
-            };
+            let peer = PeerRef { core: self.core.me, key: session.inner };
             self.core.post(Message::Frame { peer, octets }, fx);
         }
     }
@@ -745,11 +587,7 @@ impl Relay {
             return;
         }
         // A dial that never succeeded bound nothing: the other side may still come to us.
-        session.outer = if was_up {
-            OuterSide::Lost
-        } else {
-            OuterSide::Unbound
-        };
+        session.outer = if was_up { OuterSide::Lost } else { OuterSide::Unbound };
         if let Some(running) = session.running[direction(false)].take() {
             running.end(Flag::Aborted, &mut self.core, fx);
             refuse(&mut self.core, id, &running, status, fx);
@@ -774,12 +612,7 @@ impl Relay {
                     client.answer_all(&mut self.core, fx, |id| id == session.id);
                 }
             }
-            for running in session
-                .running
-                .iter()
-                .flatten()
-                .filter(|r| r.stream.peer.core == gone)
-            {
+            for running in session.running.iter().flatten().filter(|r| r.stream.peer.core == gone) {
                 messages.push(Message::End {
                     session: session.id,
                     stream: running.stream,
@@ -797,16 +630,8 @@ impl Running {
     /// Passes the end of the request on to where it went.
     fn end(&self, flag: Flag, core: &mut Core, fx: &mut Effects) {
         let message = match self.next {
-            Outer::Peer(peer) => Message::Close {
-                peer,
-                stream: self.stream,
-                flag,
-            },
-            Outer::Session(session) => Message::End {
-                session,
-                stream: self.stream,
-                flag,
-            },
+            Outer::Peer(peer) => Message::Close { peer, stream: self.stream, flag },
+            Outer::Session(session) => Message::End { session, stream: self.stream, flag },
         };
         core.post(message, fx);
     }
@@ -826,11 +651,7 @@ fn refuse(core: &mut Core, id: SessionId, running: &Running, status: Status, fx:
             notice.extend(running.octets);
             let place = Outer::Session(id);
             core.orphans.adopt(place, Failure { notice, status });
-            let broken = Message::Broken {
-                session: before,
-                stream,
-                status,
-            };
+            let broken = Message::Broken { session: before, stream, status };
             core.post(broken, fx);
         }
         Giver::Session(_) => {}
@@ -881,40 +702,25 @@ impl Core {
             Host::Name(name) => crate::proto::uri::host_matches(name, &self.settings.hostname),
             Host::V4(_) | Host::V6(_) => uri.host_str() == self.settings.hostname,
         };
-        host && uri
-            .port()
-            .is_some_and(|port| self.settings.ports.contains(&port))
+        host && uri.port().is_some_and(|port| self.settings.ports.contains(&port))
     }
 
     fn count_link(&mut self, other: CoreId) {
-        let counter = if other == self.me {
-            &mut self.stats.links_local
-        } else {
-            &mut self.stats.links_split
-        };
+        let counter =
+            if other == self.me { &mut self.stats.links_local } else { &mut self.stats.links_split };
         *counter += 1;
     }
 
     /// Where to dial for a next hop; a hop that cannot be dialled is like one that does not answer:
     /// the client learns nothing about the network from the difference.
     fn target(&self, uri: &MsrpUri<'_>, relay: bool) -> Result<Target, Refusal> {
-        let port = uri
-            .port()
-            .ok_or((Status::TIMEOUT, "next hop without a port"))?;
+        let port = uri.port().ok_or((Status::TIMEOUT, "next hop without a port"))?;
         if !uri.transport().eq_ignore_ascii_case("tcp") {
-            return Err((
-                Status::TIMEOUT,
-                "next hop with a transport that cannot be dialled",
-            ));
+            return Err((Status::TIMEOUT, "next hop with a transport that cannot be dialled"));
         }
         if !uri.is_secure() && !self.settings.dial_plain {
             return Err((Status::TIMEOUT, "plain next hop; outbound.plain is refuse"));
         }
-        Ok(Target {
-            secure: uri.is_secure(),
-            host: uri.host_str().to_owned(),
-            port,
-            relay,
-        })
+        Ok(Target { secure: uri.is_secure(), host: uri.host_str().to_owned(), port, relay })
     }
 }

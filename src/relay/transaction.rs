@@ -156,21 +156,14 @@ impl Transactions {
     /// When [`expire`](Self::expire) will next find something.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let fronts = [&self.awaited, &self.unlikely].map(|order| order.tids.front());
-        fronts
-            .into_iter()
-            .flatten()
-            .filter_map(|tid| self.open.get(tid))
-            .map(|t| t.deadline)
-            .min()
+        fronts.into_iter().flatten().filter_map(|tid| self.open.get(tid)).map(|t| t.deadline).min()
     }
 
     /// The connection is gone: everything still awaited, oldest first, the pieces of one message
     /// merged into one notice (one REPORT per Message-ID, not a storm).
     pub(crate) fn drain_merged(&mut self) -> Vec<Notice> {
         let mut merged: Vec<Notice> = Vec::new();
-        let Self {
-            mut open, awaited, ..
-        } = std::mem::take(self);
+        let Self { mut open, awaited, .. } = std::mem::take(self);
         for tid in awaited.tids {
             if let Some(transaction) = open.remove(&tid) {
                 merge(&mut merged, transaction.notice);
@@ -180,11 +173,7 @@ impl Transactions {
     }
 
     fn order_of(&mut self, notice: &Notice) -> &mut Order {
-        if notice.failure_report == FailureReport::Partial {
-            &mut self.unlikely
-        } else {
-            &mut self.awaited
-        }
+        if notice.failure_report == FailureReport::Partial { &mut self.unlikely } else { &mut self.awaited }
     }
 
     fn forget_ended(&mut self) {
@@ -209,10 +198,7 @@ impl Transactions {
 }
 
 fn weight(notice: &Notice) -> usize {
-    let id = notice
-        .message_id
-        .as_ref()
-        .map_or(0, |id| id.as_bytes().len());
+    let id = notice.message_id.as_ref().map_or(0, |id| id.as_bytes().len());
     size_of::<Transaction>() + notice.report_to.len() + id
 }
 

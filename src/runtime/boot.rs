@@ -100,7 +100,9 @@ impl Server {
         let control = Control::start(&config)?;
         let tls = tls_setup(&config)?;
         if tls.roots == 0 {
-            tracing::warn!("No trusted CA found: every next hop that is a relay will be refused; see outbound.ca");
+            tracing::warn!(
+                "No trusted CA found: every next hop that is a relay will be refused; see outbound.ca"
+            );
         }
         let count = NonZeroUsize::new(config.cores.len()).unwrap_or(NonZeroUsize::MIN);
         let listeners = listen(&config, count)?;
@@ -171,7 +173,8 @@ fn tls_setup(config: &Config) -> Result<TlsSetup, BootError> {
 }
 
 fn listen(config: &Config, cores: NonZeroUsize) -> Result<Vec<(Listeners, bool)>, BootError> {
-    let bind = |listen: &crate::config::Listen| Ok((Listeners::bind(listen.address, cores, BACKLOG)?, listen.tls));
+    let bind =
+        |listen: &crate::config::Listen| Ok((Listeners::bind(listen.address, cores, BACKLOG)?, listen.tls));
     config.listen.iter().map(bind).collect()
 }
 
@@ -234,7 +237,9 @@ impl Supervisor {
 
     /// Starts a core in its present incarnation and introduces it and the others to each other.
     fn start_core(&mut self, index: usize) -> Result<(), BootError> {
-        let (Some(&cpu), Some(counters)) = (self.cpus.get(index), self.counters.get(index)) else { return Ok(()) };
+        let (Some(&cpu), Some(counters)) = (self.cpus.get(index), self.counters.get(index)) else {
+            return Ok(());
+        };
         let (sender, receiver) = inbox();
         let id = self.id(index);
         let plan = CorePlan {
@@ -288,7 +293,8 @@ impl Supervisor {
         for (index, other) in self.cores.iter().enumerate() {
             if let Some(theirs) = other.inbox.as_ref().filter(|_| index != newcomer) {
                 let _ = inbox.send_blocking(Parcel::CoreUp { core: self.id(index), inbox: theirs.clone() });
-                let _ = theirs.send_blocking(Parcel::CoreUp { core: self.id(newcomer), inbox: inbox.clone() });
+                let _ =
+                    theirs.send_blocking(Parcel::CoreUp { core: self.id(newcomer), inbox: inbox.clone() });
             }
         }
     }
@@ -327,7 +333,12 @@ impl Supervisor {
         let pause = core.pause;
         core.pause = (pause * 2).min(RESTART_PAUSE_MAX);
         core.incarnation = core.incarnation.wrapping_add(1);
-        tracing::error!(core = index, reason = why, pause_ms = pause.as_millis(), "Core died; starting it again");
+        tracing::error!(
+            core = index,
+            reason = why,
+            pause_ms = pause.as_millis(),
+            "Core died; starting it again"
+        );
         for other in (0..self.cores.len()).filter(|other| *other != index) {
             self.tell(other, Parcel::CoreDown { core: gone });
         }

@@ -72,7 +72,13 @@ enum ReadEnd {
 }
 
 impl Conn {
-    pub(crate) fn new(key: PeerKey, socket: Socket, address: SocketAddr, tls: Option<TlsConn>, dialling: bool) -> Self {
+    pub(crate) fn new(
+        key: PeerKey,
+        socket: Socket,
+        address: SocketAddr,
+        tls: Option<TlsConn>,
+        dialling: bool,
+    ) -> Self {
         Self {
             key,
             socket,
@@ -247,8 +253,12 @@ impl Conn {
                     }
                 };
                 let input = match step.piece {
-                    Piece::Head(head) => Input::Head { peer, head, octets: part(&octets, at..at + step.consumed) },
-                    Piece::Body(range) => Input::Body { peer, octets: part(&octets, at + range.start..at + range.end) },
+                    Piece::Head(head) => {
+                        Input::Head { peer, head, octets: part(&octets, at..at + step.consumed) }
+                    }
+                    Piece::Body(range) => {
+                        Input::Body { peer, octets: part(&octets, at + range.start..at + range.end) }
+                    }
                     Piece::End(flag) => Input::End { peer, flag },
                 };
                 at += step.consumed;
@@ -387,7 +397,11 @@ impl Conn {
 /// is counted for.
 fn part(octets: &Bytes, range: Range<usize>) -> Bytes {
     let wanted = octets.get(range.clone()).unwrap_or_default();
-    if wanted.len() * PINNED_FACTOR_MAX < octets.len() { Bytes::copy_from_slice(wanted) } else { octets.slice(range) }
+    if wanted.len() * PINNED_FACTOR_MAX < octets.len() {
+        Bytes::copy_from_slice(wanted)
+    } else {
+        octets.slice(range)
+    }
 }
 
 async fn late(after: Duration) -> std::io::Result<()> {

@@ -26,8 +26,8 @@ use crate::config::{Limits, Outbound};
 use crate::control::{Answer, ControlHandle};
 use crate::proto::digest::Algorithm;
 use crate::relay::{
-    CloseReason, CoreId, Effect, Effects, Input, LookUpAnswer, LookUpTicket, OutBatch, PeerKey,
-    Relay, Settings, Stats, Transport, WriteState,
+    CloseReason, CoreId, Effect, Effects, Input, LookUpAnswer, LookUpTicket, OutBatch, PeerKey, Relay,
+    Settings, Stats, Transport, WriteState,
 };
 use crate::telemetry::Counters;
 
@@ -174,7 +174,10 @@ impl Shared {
     }
 
     fn take_listeners(plan: &CorePlan) -> Vec<(Acceptor, Transport)> {
-        let duplicates = plan.listeners.iter().filter_map(|(socket, transport)| Some((socket.try_clone().ok()?, *transport)));
+        let duplicates = plan
+            .listeners
+            .iter()
+            .filter_map(|(socket, transport)| Some((socket.try_clone().ok()?, *transport)));
         duplicates.map(|(socket, transport)| (Acceptor::new(socket), transport)).collect()
     }
 
@@ -316,7 +319,13 @@ impl Shared {
 
     // -- what waits ------------------------------------------------------------------------------
 
-    async fn look_up(self: &Rc<Self>, ticket: LookUpTicket, user: String, realm: String, algorithm: Algorithm) {
+    async fn look_up(
+        self: &Rc<Self>,
+        ticket: LookUpTicket,
+        user: String,
+        realm: String,
+        algorithm: Algorithm,
+    ) {
         let answer = match self.control.look_up(user.clone(), realm.clone()).await {
             Answer::Found(secret) => {
                 secret.ha1(&user, &realm, algorithm).map_or(LookUpAnswer::Unknown, LookUpAnswer::Found)

@@ -63,15 +63,10 @@ pub fn check(cores: usize) -> Result<u64, Vec<PreflightError>> {
         errors.push(error);
         0
     });
-    let locked =
-        raise(Resource::MEMLOCK, "RLIMIT_MEMLOCK").and_then(|limit| enough_locked(limit, cores));
+    let locked = raise(Resource::MEMLOCK, "RLIMIT_MEMLOCK").and_then(|limit| enough_locked(limit, cores));
     let probed = locked.and_then(|()| probe_io_uring());
     errors.extend(probed.err());
-    if errors.is_empty() {
-        Ok(descriptors)
-    } else {
-        Err(errors)
-    }
+    if errors.is_empty() { Ok(descriptors) } else { Err(errors) }
 }
 
 /// Sets the soft limit to the hard one and returns it.
@@ -89,11 +84,7 @@ fn enough_locked(limit: u64, cores: usize) -> Result<(), PreflightError> {
     if limit == INFINITY || limit >= needed {
         Ok(())
     } else {
-        Err(PreflightError::MemLock {
-            limit,
-            needed,
-            cores,
-        })
+        Err(PreflightError::MemLock { limit, needed, cores })
     }
 }
 
@@ -103,15 +94,8 @@ fn probe_io_uring() -> Result<(), PreflightError> {
         Some(setting) => PreflightError::IoUringDisabled(setting),
         None => PreflightError::IoUring(error.to_string()),
     };
-    let probe = LocalExecutorBuilder::default()
-        .name("probe")
-        .ring_depth(8)
-        .io_memory(64 << 10);
-    probe
-        .spawn(|| async {})
-        .map_err(explain)?
-        .join()
-        .map_err(explain)
+    let probe = LocalExecutorBuilder::default().name("probe").ring_depth(8).io_memory(64 << 10);
+    probe.spawn(|| async {}).map_err(explain)?.join().map_err(explain)
 }
 
 fn disabled_by_sysctl() -> Option<String> {
@@ -127,14 +111,8 @@ mod tests {
     #[test]
     fn too_little_locked_memory_is_told_with_its_remedy() {
         let error = enough_locked(1 << 20, 3).unwrap_err().to_string();
-        assert!(
-            error.contains("1024 KiB, but 3 cores need 1536 KiB"),
-            "{error}"
-        );
-        assert!(
-            error.contains("LimitMEMLOCK=infinity") && error.contains("ulimit -l 1536"),
-            "{error}"
-        );
+        assert!(error.contains("1024 KiB, but 3 cores need 1536 KiB"), "{error}");
+        assert!(error.contains("LimitMEMLOCK=infinity") && error.contains("ulimit -l 1536"), "{error}");
     }
 
     #[test]

@@ -64,11 +64,7 @@ impl Listeners {
     /// with SO_REUSEPORT or without, is refused, even to two processes that start at the same moment. Only then is
     /// it opened to its siblings. Trying the port first with another socket would leave a gap between the two.
     /// SO_REUSEADDR admits the port while old connections linger in TIME_WAIT, and nothing more.
-    pub fn bind(
-        address: SocketAddr,
-        cores: NonZeroUsize,
-        backlog: u16,
-    ) -> Result<Self, ListenError> {
+    pub fn bind(address: SocketAddr, cores: NonZeroUsize, backlog: u16) -> Result<Self, ListenError> {
         listen_on_each(address, cores, backlog).map_err(|source| ListenError { address, source })
     }
 
@@ -103,10 +99,8 @@ fn listen_on_each(address: SocketAddr, cores: NonZeroUsize, backlog: u16) -> io:
     first.listen(backlog.into())?;
     first.set_reuse_port(true)?;
 
-    let address = first
-        .local_addr()?
-        .as_socket()
-        .ok_or_else(|| io::Error::other("not an internet address"))?;
+    let address =
+        first.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an internet address"))?;
     let mut sockets = vec![first];
     while sockets.len() < cores.get() {
         let sibling = unbound(address)?;
@@ -155,16 +149,11 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// Takes a socket that listens, see [`Listeners::for_core`]. Must be called on the executor that will accept.
-    #[expect(
-        unsafe_code,
-        reason = "glommio takes over a listening socket only as a number"
-    )]
+    #[expect(unsafe_code, reason = "glommio takes over a listening socket only as a number")]
     pub fn new(socket: socket2::Socket) -> Self {
         // SAFETY: `into_raw_fd` gives up the ownership of an open descriptor, which the listener takes over and closes.
         let listener = unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) };
-        Self {
-            listener: Listener(listener),
-        }
+        Self { listener: Listener(listener) }
     }
 
     /// Waits for a connection; its options are set. One that is gone before it can be accepted is skipped.
@@ -230,9 +219,7 @@ impl Socket {
         options.set_tcp_nodelay(true)?;
         options.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
         options.set_tcp_keepalive(&KEEPALIVE)?;
-        Ok(Self {
-            stream: RefCell::new(stream),
-        })
+        Ok(Self { stream: RefCell::new(stream) })
     }
 
     /// Connects to `address`; `timeout` must not be zero. Fails with [`io::ErrorKind::TimedOut`] when it is over.
@@ -315,10 +302,7 @@ impl Socket {
         let drained = async {
             loop {
                 let mut kept = Vec::new();
-                match self
-                    .read_with(scratch, &mut kept, |octets| (octets.len(), ()))
-                    .await
-                {
+                match self.read_with(scratch, &mut kept, |octets| (octets.len(), ())).await {
                     Ok(Some(())) => glommio::executor().yield_if_needed().await,
                     Ok(None) => return true,
                     Err(_) => return false,
@@ -361,10 +345,7 @@ fn keep(kept: &mut Vec<u8>, rest: &[u8]) {
     }
 }
 
-#[expect(
-    unsafe_code,
-    reason = "glommio's stream lends its descriptor only as a number"
-)]
+#[expect(unsafe_code, reason = "glommio's stream lends its descriptor only as a number")]
 fn descriptor(stream: &TcpStream) -> BorrowedFd<'_> {
     // SAFETY: the stream owns the descriptor and closes it when dropped, which the borrow forbids while it lasts.
     unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
@@ -384,17 +365,13 @@ mod tests {
     const LONG: Duration = Duration::from_secs(30);
 
     fn run<T>(test: impl Future<Output = T>) -> T {
-        glommio::LocalExecutorBuilder::default()
-            .io_memory(64 << 10)
-            .make()
-            .unwrap()
-            .run(async {
-                let late = async {
-                    Timer::new(LONG * 2).await;
-                    panic!("the test hangs");
-                };
-                future::or(test, late).await
-            })
+        glommio::LocalExecutorBuilder::default().io_memory(64 << 10).make().unwrap().run(async {
+            let late = async {
+                Timer::new(LONG * 2).await;
+                panic!("the test hangs");
+            };
+            future::or(test, late).await
+        })
     }
 
     fn cores(count: usize) -> NonZeroUsize {
@@ -430,11 +407,7 @@ mod tests {
             all.extend_from_slice(octets);
             (octets.len(), ())
         };
-        while socket
-            .read_with(scratch, &mut kept, |octets| take(&mut all, octets))
-            .await?
-            .is_some()
-        {}
+        while socket.read_with(scratch, &mut kept, |octets| take(&mut all, octets)).await?.is_some() {}
         Ok(all)
     }
 
@@ -458,9 +431,8 @@ mod tests {
     #[test]
     fn connections_are_spread_over_all_cores() {
         let listeners = Listeners::bind(LOOPBACK, cores(2), 256).unwrap();
-        let clients: Vec<_> = (0..128)
-            .map(|_| std::net::TcpStream::connect(listeners.address()).unwrap())
-            .collect();
+        let clients: Vec<_> =
+            (0..128).map(|_| std::net::TcpStream::connect(listeners.address()).unwrap()).collect();
         let mut accepted = [0; 2];
         for (core, count) in accepted.iter_mut().enumerate() {
             let socket = listeners.for_core(core).unwrap();
@@ -496,10 +468,7 @@ mod tests {
         let _ = client.read(&mut [0]);
         let again = Listeners::bind(address, cores(2), 16).unwrap();
         let mut client = std::net::TcpStream::connect(address).unwrap();
-        let accepted = (0..2)
-            .find_map(|core| again.for_core(core).unwrap().accept().ok())
-            .unwrap()
-            .0;
+        let accepted = (0..2).find_map(|core| again.for_core(core).unwrap().accept().ok()).unwrap().0;
         drop(accepted);
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
         drop((client, again));
@@ -545,9 +514,7 @@ mod tests {
             let error = acceptor.accept().await.unwrap_err();
             assert!(matches!(error, AcceptError::Stopped), "{error}");
             stopper.await;
-            let error = Socket::connect(listeners.address(), LONG)
-                .await
-                .unwrap_err();
+            let error = Socket::connect(listeners.address(), LONG).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         });
     }
@@ -580,10 +547,7 @@ mod tests {
                 assert!(options.tcp_nodelay().unwrap());
                 assert_eq!(options.tcp_notsent_lowat().unwrap(), UNSENT_BYTES_MAX);
                 assert!(options.keepalive().unwrap());
-                assert_eq!(
-                    options.tcp_keepalive_time().unwrap(),
-                    Duration::from_secs(60)
-                );
+                assert_eq!(options.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
                 assert!(closes_on_exec(descriptor.as_raw_fd()));
             }
             let listening = listeners.for_core(0).unwrap();
@@ -618,9 +582,8 @@ mod tests {
                         writer.shutdown_write().unwrap();
                     });
                     let scratch = Rc::clone(&scratch);
-                    let reading = glommio::spawn_local(async move {
-                        read_to_end(&socket, &scratch).await.unwrap()
-                    });
+                    let reading =
+                        glommio::spawn_local(async move { read_to_end(&socket, &scratch).await.unwrap() });
                     (writing, reading)
                 })
                 .collect();
@@ -697,10 +660,7 @@ mod tests {
             // The read was given up: nothing is lost.
             dialled.write_all(b"after all").await.unwrap();
             dialled.shutdown_both().unwrap();
-            assert_eq!(
-                read_to_end(&accepted, &scratch).await.unwrap(),
-                b"after all"
-            );
+            assert_eq!(read_to_end(&accepted, &scratch).await.unwrap(), b"after all");
         });
     }
 
@@ -733,10 +693,8 @@ mod tests {
             dialled.write_all(b"ping").await.unwrap();
             let scratch = scratch();
             let mut kept = Vec::new();
-            let got = accepted
-                .read_with(&scratch, &mut kept, |octets| (octets.len(), octets.len()))
-                .await
-                .unwrap();
+            let got =
+                accepted.read_with(&scratch, &mut kept, |octets| (octets.len(), octets.len())).await.unwrap();
             assert!(got.is_some());
             assert!(!written.get());
             let all = read_to_end(&dialled, &scratch).await.unwrap();
@@ -751,11 +709,9 @@ mod tests {
             let (accepted, _dialled) = pair().await;
             let accepted = Rc::new(accepted);
             let reader = Rc::clone(&accepted);
-            let reading =
-                glommio::spawn_local(async move { read_to_end(&reader, &scratch()).await });
+            let reading = glommio::spawn_local(async move { read_to_end(&reader, &scratch()).await });
             let writer = Rc::clone(&accepted);
-            let writing =
-                glommio::spawn_local(async move { writer.write_all(&pattern(30_000_000)).await });
+            let writing = glommio::spawn_local(async move { writer.write_all(&pattern(30_000_000)).await });
             // Both are waiting once the other tasks have had their turns.
             for _ in 0..10 {
                 glommio::executor().yield_task_queue_now().await;
@@ -789,11 +745,7 @@ mod tests {
         run(async {
             let (accepted, dialled) = pair().await;
             let scratch = scratch();
-            assert!(
-                !accepted
-                    .close_gracefully(&scratch, Duration::from_millis(10))
-                    .await
-            );
+            assert!(!accepted.close_gracefully(&scratch, Duration::from_millis(10)).await);
             // And the peer knows.
             assert_eq!(read_to_end(&dialled, &scratch).await.unwrap(), b"");
         });

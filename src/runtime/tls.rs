@@ -24,8 +24,8 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError,
-    UnbufferedStatus, WriteTraffic,
+    ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError, UnbufferedStatus,
+    WriteTraffic,
 };
 use rustls::{ClientConfig, CommonState, ServerConfig};
 
@@ -102,13 +102,7 @@ impl TlsConn {
     }
 
     fn new(role: Role) -> Self {
-        Self {
-            role,
-            fragments: Vec::new(),
-            failed: false,
-            close_sent: false,
-            peer_closed: false,
-        }
+        Self { role, fragments: Vec::new(), failed: false, close_sent: false, peer_closed: false }
     }
 
     /// Takes octets from the peer, decrypting in place; appends plaintext to `plain` and what must be sent (handshake,
@@ -183,12 +177,8 @@ impl TlsConn {
         let common = self.common();
         Details {
             version: common.protocol_version().and_then(|v| v.as_str()),
-            suite: common
-                .negotiated_cipher_suite()
-                .and_then(|suite| suite.suite().as_str()),
-            group: common
-                .negotiated_key_exchange_group()
-                .and_then(|group| group.name().as_str()),
+            suite: common.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()),
+            group: common.negotiated_key_exchange_group().and_then(|group| group.name().as_str()),
         }
     }
 
@@ -462,9 +452,7 @@ fn seal_all<Side>(
     out: &mut Vec<u8>,
 ) -> Result<Step, TlsError> {
     for plaintext in plain.chunks(PLAINTEXT_BYTES_MAX) {
-        seal(out, plaintext.len() + RECORD_OVERHEAD_MAX, |to| {
-            writer.encrypt(plaintext, to)
-        })?;
+        seal(out, plaintext.len() + RECORD_OVERHEAD_MAX, |to| writer.encrypt(plaintext, to))?;
     }
     Ok(Step::Blocked)
 }
@@ -502,9 +490,7 @@ fn seal(
 /// The header of the first record is never written over.
 fn starts_with_whole_record(records: &[u8]) -> bool {
     match records {
-        [_, _, _, high, low, payload @ ..] => {
-            payload.len() >= usize::from(u16::from_be_bytes([*high, *low]))
-        }
+        [_, _, _, high, low, payload @ ..] => payload.len() >= usize::from(u16::from_be_bytes([*high, *low])),
         _ => false,
     }
 }

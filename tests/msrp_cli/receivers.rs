@@ -15,9 +15,7 @@ fn with_scripted_sender(receiver: &Receiver, script: impl AsyncFn(&mut Endpoint,
     let (target, path) = (receiver.target(), receiver.path.clone());
     run_on_executor(None, async {
         let play = async {
-            let mut endpoint = Endpoint::connect(&target, &Security::Plain, LIMIT)
-                .await
-                .unwrap();
+            let mut endpoint = Endpoint::connect(&target, &Security::Plain, LIMIT).await.unwrap();
             script(&mut endpoint, &path).await;
             endpoint.close().await.unwrap();
         };
@@ -60,10 +58,7 @@ async fn next_code(endpoint: &mut Endpoint) -> (bool, u16) {
     let frame = endpoint.incoming.next_frame(0).await.unwrap().unwrap();
     match frame.head.kind() {
         Kind::Response(status) => (false, status.code()),
-        Kind::Request(_) => (
-            true,
-            frame.head.reported_status(&frame.octets).unwrap().code(),
-        ),
+        Kind::Request(_) => (true, frame.head.reported_status(&frame.octets).unwrap().code()),
     }
 }
 
@@ -92,26 +87,14 @@ fn chunks_out_of_order_and_of_two_messages_are_put_together() {
             send_chunk(endpoint, path, &part).await;
             assert_eq!(next_code(endpoint).await, (false, 200));
         }
-        assert_eq!(
-            next_code(endpoint).await,
-            (true, 200),
-            "the second message is complete first"
-        );
-        send_chunk(
-            endpoint,
-            path,
-            &chunk("one1", "1-6/18", b"hello ", Flag::More),
-        )
-        .await;
+        assert_eq!(next_code(endpoint).await, (true, 200), "the second message is complete first");
+        send_chunk(endpoint, path, &chunk("one1", "1-6/18", b"hello ", Flag::More)).await;
         assert_eq!(next_code(endpoint).await, (false, 200));
         assert_eq!(next_code(endpoint).await, (true, 200));
     });
     let (code, said) = receiver.finish();
     assert_eq!(code, 0, "{said}");
-    assert_eq!(
-        fs::read(scene.path("in/one")).unwrap(),
-        b"hello world, here."
-    );
+    assert_eq!(fs::read(scene.path("in/one")).unwrap(), b"hello world, here.");
     assert_eq!(fs::read(scene.path("in/two")).unwrap(), b"second file");
 }
 
@@ -120,10 +103,8 @@ fn a_file_with_another_hash_is_reported_and_not_kept() {
     let scene = Scene::new();
     let receiver = scene.receiver(&["--plain"]);
     with_scripted_sender(&receiver, async |endpoint, path| {
-        let disposition = format!(
-            "attachment; filename=\"f\"; size=4; hash=sha-256:{}",
-            ["AB"; 32].join(":")
-        );
+        let disposition =
+            format!("attachment; filename=\"f\"; size=4; hash=sha-256:{}", ["AB"; 32].join(":"));
         let chunk = Chunk {
             message: "bad1",
             range: "1-4/4",
@@ -147,21 +128,11 @@ fn too_many_octets_are_refused_while_they_come() {
     for (arguments, range, disposition) in [
         (vec!["--plain", "--max-size", "1000"], "1-*/*", "attachment"),
         (vec!["--plain"], "1-*/1000", "attachment"),
-        (
-            vec!["--plain", "--max-size", "1000"],
-            "1-*/*",
-            "attachment; size=2000",
-        ),
+        (vec!["--plain", "--max-size", "1000"], "1-*/*", "attachment; size=2000"),
     ] {
         let receiver = scene.receiver(&arguments);
         with_scripted_sender(&receiver, async |endpoint, path| {
-            let chunk = Chunk {
-                message: "big1",
-                range,
-                disposition,
-                body: &[b'x'; 2000],
-                flag: Flag::Last,
-            };
+            let chunk = Chunk { message: "big1", range, disposition, body: &[b'x'; 2000], flag: Flag::Last };
             send_chunk(endpoint, path, &chunk).await;
             assert_eq!(next_code(endpoint).await, (false, 413));
         });
@@ -222,12 +193,7 @@ fn other_sessions_methods_and_keep_alives_get_the_answers_they_deserve() {
         let other = path.replace(";tcp", "x;tcp");
         for (method, to, headers, expected) in [
             ("SEND", path, "Byte-Range: 1-0/0\r\n", 200),
-            (
-                "SEND",
-                path,
-                "Byte-Range: 1-0/0\r\nKeep-Alive: yes\r\n",
-                200,
-            ),
+            ("SEND", path, "Byte-Range: 1-0/0\r\nKeep-Alive: yes\r\n", 200),
             ("SEND", other.as_str(), "Byte-Range: 1-0/0\r\n", 481),
             ("SEND", path, "Byte-Range: 0-0/0\r\n", 400),
             ("NICKNAME", path, "", 501),
@@ -258,13 +224,7 @@ fn an_interrupted_receiver_leaves_nothing_behind() {
         assert_eq!(next_code(endpoint).await, (false, 200));
         assert_eq!(scene.received().len(), 1, "the temporary file");
         let pid = receiver.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-INT", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
         while let Ok(Some(_)) = endpoint.incoming.next().await {}
     });
     assert_eq!(receiver.child.wait().unwrap().code(), Some(130));

@@ -25,11 +25,8 @@ fn with_scripted_relay(
     let (port_sender, port_receiver) = std::sync::mpsc::channel();
     let relay = std::thread::spawn(move || {
         run_on_executor(None, async {
-            let listener =
-                Listener::bind("127.0.0.1:0".parse().unwrap(), ListenSecurity::Plain).unwrap();
-            port_sender
-                .send(listener.address().unwrap().port())
-                .unwrap();
+            let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), ListenSecurity::Plain).unwrap();
+            port_sender.send(listener.address().unwrap().port()).unwrap();
             let play = async {
                 let transport = listener.accept(LIMIT).await.unwrap();
                 answer_auth(&mut Endpoint::new(transport, AUTH_URI.to_owned()), proof).await;
@@ -40,41 +37,24 @@ fn with_scripted_relay(
     });
     let relay_address = format!("127.0.0.1:{}", port_receiver.recv().unwrap());
     fs::write(scene.path("password"), format!("{password}\nsecond line\n")).unwrap();
-    let common = [
-        "--plain",
-        "--relay",
-        &relay_address,
-        "--user",
-        "alice@example.com",
-        "--password-file",
-        "password",
-    ];
-    let output = scene
-        .msrp(arguments)
-        .args(common)
-        .args(["--auth-uri", AUTH_URI])
-        .output()
-        .unwrap();
+    let common =
+        ["--plain", "--relay", &relay_address, "--user", "alice@example.com", "--password-file", "password"];
+    let output = scene.msrp(arguments).args(common).args(["--auth-uri", AUTH_URI]).output().unwrap();
     relay.join().unwrap();
     output
 }
 
 async fn answer_auth(endpoint: &mut Endpoint, proof: Option<&str>) {
-    let weak =
-        "Digest realm=\"example.com\", nonce=\"n1\", opaque=\"o\", algorithm=MD5, qop=\"auth\"";
+    let weak = "Digest realm=\"example.com\", nonce=\"n1\", opaque=\"o\", algorithm=MD5, qop=\"auth\"";
     let strong = weak.replace("MD5", "SHA-256");
     let first = endpoint.incoming.next_frame(0).await.unwrap().unwrap();
-    assert_eq!(
-        first.head.to_path(&first.octets).as_bytes(),
-        AUTH_URI.as_bytes()
-    );
+    assert_eq!(first.head.to_path(&first.octets).as_bytes(), AUTH_URI.as_bytes());
     let respond = |frame: &Frame, status: u16, headers: &[(&str, &str)]| {
         let mut out = Vec::new();
         let status = Status::new(status).unwrap();
-        let mut writer =
-            FrameWriter::response(&mut out, frame.head.tid(&frame.octets), status, None)
-                .header("To-Path", frame.head.from_path(&frame.octets).as_bytes())
-                .header("From-Path", AUTH_URI.as_bytes());
+        let mut writer = FrameWriter::response(&mut out, frame.head.tid(&frame.octets), status, None)
+            .header("To-Path", frame.head.from_path(&frame.octets).as_bytes())
+            .header("From-Path", AUTH_URI.as_bytes());
         for (name, value) in headers {
             writer = writer.header(name, value.as_bytes());
         }
@@ -86,31 +66,15 @@ async fn answer_auth(endpoint: &mut Endpoint, proof: Option<&str>) {
         ("WWW-Authenticate", &strong),
         ("WWW-Authenticate", weak),
     ];
-    endpoint
-        .outgoing
-        .send(&respond(&first, 401, &challenges))
-        .await
-        .unwrap();
+    endpoint.outgoing.send(&respond(&first, 401, &challenges)).await.unwrap();
     let second = endpoint.incoming.next_frame(0).await.unwrap().unwrap();
-    let authorization =
-        Authorization::parse(second.head.authorization(&second.octets).unwrap()).unwrap();
+    let authorization = Authorization::parse(second.head.authorization(&second.octets).unwrap()).unwrap();
     let ha1 = Ha1::new(Algorithm::Sha256, "alice", "example.com", "s3cret");
     let answer = if check(&authorization, &ha1, "AUTH", AUTH_URI.as_bytes()).is_some() {
         let rspauth = authorization.rspauth(&ha1, AUTH_URI.as_bytes());
         let proof = proof.unwrap_or_else(|| rspauth.as_str());
-        let info = format!(
-            "rspauth=\"{proof}\", cnonce=\"{}\", nc=00000001, qop=auth",
-            authorization.cnonce
-        );
-        respond(
-            &second,
-            200,
-            &[
-                ("Use-Path", USE_PATH),
-                ("Expires", "600"),
-                ("Authentication-Info", &info),
-            ],
-        )
+        let info = format!("rspauth=\"{proof}\", cnonce=\"{}\", nc=00000001, qop=auth", authorization.cnonce);
+        respond(&second, 200, &[("Use-Path", USE_PATH), ("Expires", "600"), ("Authentication-Info", &info)])
     } else {
         respond(&second, 401, &challenges)
     };
@@ -126,15 +90,11 @@ fn probe_tells_what_the_relay_grants() {
     let object: Value = serde_json::from_slice(&output.stdout).unwrap();
     let auth = &object["auth"];
     assert_eq!(auth["realm"], "example.com");
-    assert_eq!(
-        auth["algorithm"], "SHA-256",
-        "the strongest challenge is answered"
-    );
+    assert_eq!(auth["algorithm"], "SHA-256", "the strongest challenge is answered");
     assert_eq!(auth["expires"], 600);
     assert_eq!(auth["relay_proved_itself"], true);
     let peers = auth["path_for_peers"].as_str().unwrap();
-    let reversed =
-        "msrps://far.example:2855/bbb;tcp msrps://near.example:2855/aaa;tcp msrp://127.0.0.1:";
+    let reversed = "msrps://far.example:2855/bbb;tcp msrps://near.example:2855/aaa;tcp msrp://127.0.0.1:";
     assert!(peers.starts_with(reversed), "{peers}");
 }
 
@@ -143,22 +103,13 @@ fn a_wrong_password_has_its_own_status() {
     let scene = Scene::new();
     let output = with_scripted_relay(&scene, &["probe"], "wrong", None);
     assert_eq!(status(&output), 4);
-    assert!(
-        errors(&output).contains("401 Unauthorized (wrong user"),
-        "{}",
-        errors(&output)
-    );
+    assert!(errors(&output).contains("401 Unauthorized (wrong user"), "{}", errors(&output));
 }
 
 #[test]
 fn a_relay_that_does_not_know_the_password_is_not_believed() {
     let scene = Scene::new();
-    let output = with_scripted_relay(
-        &scene,
-        &["probe"],
-        "s3cret",
-        Some("00000000000000000000000000000000"),
-    );
+    let output = with_scripted_relay(&scene, &["probe"], "s3cret", Some("00000000000000000000000000000000"));
     assert_eq!(status(&output), 4);
     assert!(errors(&output).contains("rspauth"), "{}", errors(&output));
 }
@@ -166,18 +117,12 @@ fn a_relay_that_does_not_know_the_password_is_not_believed() {
 #[test]
 fn the_path_is_printed_and_silence_is_given_up() {
     let scene = Scene::new();
-    let output = with_scripted_relay(
-        &scene,
-        &["receive", "--out", "in", "--timeout", "300ms"],
-        "s3cret",
-        None,
-    );
+    let output =
+        with_scripted_relay(&scene, &["receive", "--out", "in", "--timeout", "300ms"], "s3cret", None);
     assert_eq!(status(&output), 1, "{}", errors(&output));
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(
-        stdout.starts_with(
-            "msrps://far.example:2855/bbb;tcp msrps://near.example:2855/aaa;tcp msrp://"
-        ),
+        stdout.starts_with("msrps://far.example:2855/bbb;tcp msrps://near.example:2855/aaa;tcp msrp://"),
         "{stdout}"
     );
 }

@@ -22,14 +22,9 @@ impl Scene {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("in")).unwrap();
         let identity =
-            rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])
-                .unwrap();
+            rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
         fs::write(directory.path().join("crt"), identity.cert.pem()).unwrap();
-        fs::write(
-            directory.path().join("key"),
-            identity.signing_key.serialize_pem(),
-        )
-        .unwrap();
+        fs::write(directory.path().join("key"), identity.signing_key.serialize_pem()).unwrap();
         Self { directory }
     }
 
@@ -52,14 +47,8 @@ impl Scene {
 
     pub(crate) fn msrp(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_msrp"));
-        command
-            .args(arguments)
-            .current_dir(self.directory.path())
-            .stdin(Stdio::null());
-        command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .env_remove("MSRP_PASSWORD");
+        command.args(arguments).current_dir(self.directory.path()).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("MSRP_PASSWORD");
         command
     }
 
@@ -71,33 +60,18 @@ impl Scene {
     /// The same on another address.
     pub(crate) fn receiver_at(&self, address: &str, arguments: &[&str]) -> Receiver {
         let mut child = self
-            .msrp(&[
-                "receive",
-                "--listen",
-                address,
-                "--out",
-                "in",
-                "--timeout",
-                "20s",
-            ])
+            .msrp(&["receive", "--listen", address, "--out", "in", "--timeout", "20s"])
             .args(arguments)
             .spawn()
             .unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut path = String::new();
         stdout.read_line(&mut path).unwrap();
-        Receiver {
-            child,
-            stdout,
-            path: path.trim_end().to_owned(),
-        }
+        Receiver { child, stdout, path: path.trim_end().to_owned() }
     }
 
     pub(crate) fn send(&self, path: &str, arguments: &[&str]) -> Output {
-        self.msrp(&["send", "--to", path])
-            .args(arguments)
-            .output()
-            .unwrap()
+        self.msrp(&["send", "--to", path]).args(arguments).output().unwrap()
     }
 
     pub(crate) fn received(&self) -> Vec<String> {
@@ -129,10 +103,7 @@ impl Receiver {
 
     pub(crate) fn target(&self) -> Target {
         let uri = MsrpUri::parse(self.path.as_bytes()).unwrap();
-        Target {
-            host: uri.host_str().to_owned(),
-            port: uri.port().unwrap(),
-        }
+        Target { host: uri.host_str().to_owned(), port: uri.port().unwrap() }
     }
 }
 

@@ -4,8 +4,8 @@ use std::process::Output;
 use std::rc::Rc;
 
 use msrprelay::client::{
-    Endpoint, Event, Frame, Ledger, ListenSecurity, Listener, MessageSpec, MessageStream, Security,
-    Target, run_on_executor,
+    Endpoint, Event, Frame, Ledger, ListenSecurity, Listener, MessageSpec, MessageStream, Security, Target,
+    run_on_executor,
 };
 use msrprelay::proto::head::{ByteRange, FailureReport, Kind, Method};
 use msrprelay::proto::parser::Flag;
@@ -24,8 +24,7 @@ fn with_scripted_receiver(
     let (path_sender, path_receiver) = std::sync::mpsc::channel();
     let peer = std::thread::spawn(move || {
         run_on_executor(None, async {
-            let listener =
-                Listener::bind("127.0.0.1:0".parse().unwrap(), ListenSecurity::Plain).unwrap();
+            let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), ListenSecurity::Plain).unwrap();
             let own_uri = Endpoint::mint_uri(listener.address().unwrap(), false);
             path_sender.send(own_uri.clone()).unwrap();
             let play = async {
@@ -71,30 +70,13 @@ fn report(frame: &Frame, status: &str, range: &str) -> Vec<u8> {
 fn an_error_response_stops_the_sender() {
     let scene = Scene::new();
     scene.file("f.bin", 1_000_000);
-    let output = with_scripted_receiver(
-        &scene,
-        &["f.bin", "--chunk-size", "10K"],
-        async |endpoint| {
-            let frame = endpoint
-                .incoming
-                .next_frame(1 << 20)
-                .await
-                .unwrap()
-                .unwrap();
-            endpoint
-                .outgoing
-                .send(&response(&frame, 413))
-                .await
-                .unwrap();
-            while let Ok(Some(_)) = endpoint.incoming.next().await {}
-        },
-    );
+    let output = with_scripted_receiver(&scene, &["f.bin", "--chunk-size", "10K"], async |endpoint| {
+        let frame = endpoint.incoming.next_frame(1 << 20).await.unwrap().unwrap();
+        endpoint.outgoing.send(&response(&frame, 413)).await.unwrap();
+        while let Ok(Some(_)) = endpoint.incoming.next().await {}
+    });
     assert_eq!(status(&output), 1);
-    assert!(
-        errors(&output).contains("413 Because"),
-        "{}",
-        errors(&output)
-    );
+    assert!(errors(&output).contains("413 Because"), "{}", errors(&output));
 }
 
 #[test]
@@ -106,17 +88,8 @@ fn a_giant_chunk_is_aborted_in_the_middle_when_refused() {
         let Some(Event::Head { head, octets }) = endpoint.incoming.next().await.unwrap() else {
             panic!("no head")
         };
-        let frame = Frame {
-            head,
-            octets: octets.to_vec(),
-            body: Vec::new(),
-            flag: Flag::Last,
-        };
-        endpoint
-            .outgoing
-            .send(&response(&frame, 413))
-            .await
-            .unwrap();
+        let frame = Frame { head, octets: octets.to_vec(), body: Vec::new(), flag: Flag::Last };
+        endpoint.outgoing.send(&response(&frame, 413)).await.unwrap();
         while let Ok(Some(event)) = endpoint.incoming.next().await {
             if let Event::End(flag) = event {
                 flag_sender.send(flag).unwrap();
@@ -124,10 +97,7 @@ fn a_giant_chunk_is_aborted_in_the_middle_when_refused() {
         }
     });
     assert_eq!(status(&output), 1, "{}", errors(&output));
-    assert_eq!(
-        flag_receiver.try_iter().collect::<Vec<_>>(),
-        [Flag::Aborted]
-    );
+    assert_eq!(flag_receiver.try_iter().collect::<Vec<_>>(), [Flag::Aborted]);
 }
 
 #[test]
@@ -135,59 +105,25 @@ fn a_failure_report_stops_the_sender_even_after_200() {
     let scene = Scene::new();
     scene.file("f.bin", 1000);
     let output = with_scripted_receiver(&scene, &["f.bin"], async |endpoint| {
-        let frame = endpoint
-            .incoming
-            .next_frame(1 << 20)
-            .await
-            .unwrap()
-            .unwrap();
-        endpoint
-            .outgoing
-            .send(&response(&frame, 200))
-            .await
-            .unwrap();
-        endpoint
-            .outgoing
-            .send(&report(&frame, "000 408 Downstream timeout", "1-1000/1000"))
-            .await
-            .unwrap();
+        let frame = endpoint.incoming.next_frame(1 << 20).await.unwrap().unwrap();
+        endpoint.outgoing.send(&response(&frame, 200)).await.unwrap();
+        endpoint.outgoing.send(&report(&frame, "000 408 Downstream timeout", "1-1000/1000")).await.unwrap();
         while let Ok(Some(_)) = endpoint.incoming.next().await {}
     });
     assert_eq!(status(&output), 1);
-    assert!(
-        errors(&output).contains("408 Downstream timeout"),
-        "{}",
-        errors(&output)
-    );
+    assert!(errors(&output).contains("408 Downstream timeout"), "{}", errors(&output));
 }
 
 #[test]
 fn reports_for_parts_add_up_to_a_delivery() {
     let scene = Scene::new();
     scene.file("f.bin", 1000);
-    let output = with_scripted_receiver(
-        &scene,
-        &["f.bin", "--failure-report", "no"],
-        async |endpoint| {
-            let frame = endpoint
-                .incoming
-                .next_frame(1 << 20)
-                .await
-                .unwrap()
-                .unwrap();
-            endpoint
-                .outgoing
-                .send(&report(&frame, "000 200 OK", "601-1000/1000"))
-                .await
-                .unwrap();
-            endpoint
-                .outgoing
-                .send(&report(&frame, "000 200 OK", "1-600/1000"))
-                .await
-                .unwrap();
-            while let Ok(Some(_)) = endpoint.incoming.next().await {}
-        },
-    );
+    let output = with_scripted_receiver(&scene, &["f.bin", "--failure-report", "no"], async |endpoint| {
+        let frame = endpoint.incoming.next_frame(1 << 20).await.unwrap().unwrap();
+        endpoint.outgoing.send(&report(&frame, "000 200 OK", "601-1000/1000")).await.unwrap();
+        endpoint.outgoing.send(&report(&frame, "000 200 OK", "1-600/1000")).await.unwrap();
+        while let Ok(Some(_)) = endpoint.incoming.next().await {}
+    });
     assert_eq!(status(&output), 0, "{}", errors(&output));
 }
 
@@ -196,35 +132,21 @@ fn a_connection_lost_before_the_report_is_a_failure() {
     let scene = Scene::new();
     scene.file("f.bin", 1000);
     let output = with_scripted_receiver(&scene, &["f.bin"], async |endpoint| {
-        let frame = endpoint
-            .incoming
-            .next_frame(1 << 20)
-            .await
-            .unwrap()
-            .unwrap();
-        endpoint
-            .outgoing
-            .send(&response(&frame, 200))
-            .await
-            .unwrap();
+        let frame = endpoint.incoming.next_frame(1 << 20).await.unwrap().unwrap();
+        endpoint.outgoing.send(&response(&frame, 200)).await.unwrap();
         endpoint.outgoing.finish().await.unwrap();
     });
     assert_eq!(status(&output), 1);
-    assert!(
-        errors(&output).contains("connection ended"),
-        "{}",
-        errors(&output)
-    );
+    assert!(errors(&output).contains("connection ended"), "{}", errors(&output));
 }
 
 #[test]
 fn silence_is_given_up_after_the_time_limit() {
     let scene = Scene::new();
     scene.file("f.bin", 1000);
-    let output =
-        with_scripted_receiver(&scene, &["f.bin", "--timeout", "300ms"], async |endpoint| {
-            while let Ok(Some(_)) = endpoint.incoming.next().await {}
-        });
+    let output = with_scripted_receiver(&scene, &["f.bin", "--timeout", "300ms"], async |endpoint| {
+        while let Ok(Some(_)) = endpoint.incoming.next().await {}
+    });
     assert_eq!(status(&output), 1);
 }
 
@@ -236,45 +158,25 @@ fn a_request_in_the_middle_of_a_giant_chunk_is_answered_at_once() {
         let Some(Event::Head { head, octets }) = endpoint.incoming.next().await.unwrap() else {
             panic!("no head")
         };
-        let first = Frame {
-            head,
-            octets: octets.to_vec(),
-            body: Vec::new(),
-            flag: Flag::Last,
-        };
+        let first = Frame { head, octets: octets.to_vec(), body: Vec::new(), flag: Flag::Last };
         let mut ping = Vec::new();
         FrameWriter::request(&mut ping, b"keepalive", "SEND")
             .header("To-Path", first.head.from_path(&first.octets).as_bytes())
             .header("From-Path", first.head.to_path(&first.octets).as_bytes())
             .header("Message-ID", b"ping1")
-            .byte_range(ByteRange {
-                start: 1,
-                end: Some(0),
-                total: Some(0),
-            })
+            .byte_range(ByteRange { start: 1, end: Some(0), total: Some(0) })
             .end(Flag::Last);
         endpoint.outgoing.send(&ping).await.unwrap();
-        let (mut hash, mut octets, mut frames, mut answered_at) =
-            (Sha256::new(), 0, vec![first], None);
+        let (mut hash, mut octets, mut frames, mut answered_at) = (Sha256::new(), 0, vec![first], None);
         loop {
             match endpoint.incoming.next().await.unwrap().unwrap() {
-                Event::Head {
-                    head,
-                    octets: head_octets,
-                } => {
+                Event::Head { head, octets: head_octets } => {
                     if let Kind::Response(answer) = head.kind() {
-                        assert_eq!(
-                            (answer, head.tid(head_octets)),
-                            (Status::OK, b"keepalive".as_slice())
-                        );
+                        assert_eq!((answer, head.tid(head_octets)), (Status::OK, b"keepalive".as_slice()));
                         answered_at = Some(octets);
                     } else {
                         assert_eq!(head.kind(), Kind::Request(Method::Send));
-                        assert_eq!(
-                            head.byte_range().unwrap().start,
-                            octets + 1,
-                            "gapless after the cut"
-                        );
+                        assert_eq!(head.byte_range().unwrap().start, octets + 1, "gapless after the cut");
                         frames.push(Frame {
                             head,
                             octets: head_octets.to_vec(),
@@ -292,20 +194,13 @@ fn a_request_in_the_middle_of_a_giant_chunk_is_answered_at_once() {
             }
         }
         assert_eq!(hash.finalize()[..], Sha256::digest(&content)[..]);
-        assert!(
-            answered_at.is_some_and(|at| at < content.len() as u64),
-            "answered before the end"
-        );
+        assert!(answered_at.is_some_and(|at| at < content.len() as u64), "answered before the end");
         assert_eq!(frames.len(), 2, "one cut for one answer");
         for frame in &frames {
             endpoint.outgoing.send(&response(frame, 200)).await.unwrap();
         }
         let range = format!("1-{0}/{0}", content.len());
-        endpoint
-            .outgoing
-            .send(&report(&frames[0], "000 200 OK", &range))
-            .await
-            .unwrap();
+        endpoint.outgoing.send(&report(&frames[0], "000 200 OK", &range)).await.unwrap();
         while let Ok(Some(_)) = endpoint.incoming.next().await {}
     });
     assert_eq!(status(&output), 0, "{}", errors(&output));
@@ -342,21 +237,12 @@ fn both_directions_of_one_connection_carry_messages_at_once() {
         futures_lite::future::zip(sending, receiving).await.1
     };
     run_on_executor(None, async {
-        let listener =
-            Listener::bind("127.0.0.1:0".parse().unwrap(), ListenSecurity::Plain).unwrap();
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), ListenSecurity::Plain).unwrap();
         let address = listener.address().unwrap();
         let own_uri = Endpoint::mint_uri(address, false);
-        let target = Target {
-            host: address.ip().to_string(),
-            port: address.port(),
-        };
-        let dialling = async {
-            Endpoint::connect(&target, &Security::Plain, LIMIT)
-                .await
-                .unwrap()
-        };
-        let accepting =
-            async { Endpoint::new(listener.accept(LIMIT).await.unwrap(), own_uri.clone()) };
+        let target = Target { host: address.ip().to_string(), port: address.port() };
+        let dialling = async { Endpoint::connect(&target, &Security::Plain, LIMIT).await.unwrap() };
+        let accepting = async { Endpoint::new(listener.accept(LIMIT).await.unwrap(), own_uri.clone()) };
         let (mut alice, mut bob) = futures_lite::future::zip(dialling, accepting).await;
         let alice_uri = alice.own_uri().to_owned();
         let (to_alice, to_bob) = futures_lite::future::zip(

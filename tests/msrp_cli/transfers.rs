@@ -13,13 +13,9 @@ use crate::scene::{Scene, errors, names_in, status};
 #[test]
 fn files_of_all_sizes_arrive_over_tls() {
     let scene = Scene::new();
-    for (name, octets) in [
-        ("none", 0),
-        ("one", 1),
-        ("small.txt", 2048),
-        ("odd.bin", 300_001),
-        ("large.bin", 9 << 20),
-    ] {
+    for (name, octets) in
+        [("none", 0), ("one", 1), ("small.txt", 2048), ("odd.bin", 300_001), ("large.bin", 9 << 20)]
+    {
         let content = scene.file(name, octets);
         let receiver = scene.receiver(&["--cert", "crt", "--key", "key"]);
         let sent = scene.send(&receiver.path, &[name, "--ca", "crt"]);
@@ -41,22 +37,12 @@ fn chunks_and_report_wishes_of_all_kinds_arrive_plain() {
         &["--chunk-size", "1000", "--window", "1"],
         &["--chunk-size", "64K"],
         &["--chunk-size", "2049", "--failure-report", "partial"],
-        &[
-            "--chunk-size",
-            "999",
-            "--failure-report",
-            "no",
-            "--success-report",
-        ],
+        &["--chunk-size", "999", "--failure-report", "no", "--success-report"],
         &["--chunk-size", "7K", "--success-report", "no"],
     ];
     for wish in wishes {
         let receiver = scene.receiver(&["--plain"]);
-        let sent = scene
-            .msrp(&["send", "f.bin", "--to", &receiver.path])
-            .args(wish)
-            .output()
-            .unwrap();
+        let sent = scene.msrp(&["send", "f.bin", "--to", &receiver.path]).args(wish).output().unwrap();
         assert_eq!(status(&sent), 0, "{wish:?}: {}", errors(&sent));
         assert_eq!(receiver.finish().0, 0);
         assert_eq!(fs::read(scene.path("in/f.bin")).unwrap(), content);
@@ -104,14 +90,11 @@ fn json_is_one_object_at_both_ends() {
         .spawn()
         .unwrap();
     let mut path = String::new();
-    BufReader::new(receiver.stderr.take().unwrap())
-        .read_line(&mut path)
-        .unwrap();
+    BufReader::new(receiver.stderr.take().unwrap()).read_line(&mut path).unwrap();
     assert_eq!(fs::read_to_string(scene.path("path")).unwrap(), path);
     let sent = scene.send(path.trim_end(), &["j.bin", "--json"]);
     let sent: Value = serde_json::from_slice(&sent.stdout).unwrap();
-    let received: Value =
-        serde_json::from_slice(&receiver.wait_with_output().unwrap().stdout).unwrap();
+    let received: Value = serde_json::from_slice(&receiver.wait_with_output().unwrap().stdout).unwrap();
     let digest = msrprelay::client::hex(&Sha256::digest(&content));
     for (object, key, expected) in [
         (&sent, "ok", Value::from(true)),
@@ -143,17 +126,10 @@ fn offered_names_cannot_leave_the_directory_or_replace_anything() {
         let sent = scene.send(&receiver.path, &["f.bin", "--name", offered]);
         assert_eq!(status(&sent), 0, "{}", errors(&sent));
         assert_eq!(receiver.finish().0, 0);
-        assert_eq!(
-            fs::read(scene.path("in").join(stored)).unwrap(),
-            content,
-            "{offered:?}"
-        );
+        assert_eq!(fs::read(scene.path("in").join(stored)).unwrap(), content, "{offered:?}");
     }
     assert_eq!(fs::read(scene.path("in/passwd")).unwrap(), b"precious");
-    assert_eq!(
-        names_in(scene.directory.path()),
-        ["crt", "f.bin", "in", "key"]
-    );
+    assert_eq!(names_in(scene.directory.path()), ["crt", "f.bin", "in", "key"]);
     assert_eq!(scene.received().len(), 6);
 }
 
@@ -165,10 +141,8 @@ fn a_certificate_nobody_vouches_for_is_refused() {
     let refused = scene.send(&receiver.path, &["f.bin"]);
     assert_eq!(status(&refused), 3, "{}", errors(&refused));
     assert!(errors(&refused).contains("--ca"), "{}", errors(&refused));
-    let other_name = scene.send(
-        &receiver.path,
-        &["f.bin", "--ca", "crt", "--server-name", "elsewhere.example"],
-    );
+    let other_name =
+        scene.send(&receiver.path, &["f.bin", "--ca", "crt", "--server-name", "elsewhere.example"]);
     assert_eq!(status(&other_name), 3);
     let insecure = scene.send(&receiver.path, &["f.bin", "--insecure"]);
     assert_eq!(status(&insecure), 0, "{}", errors(&insecure));
@@ -185,27 +159,11 @@ fn usage_errors_have_their_own_status() {
         &["send", "f.bin", "--to", "not a path"],
         &["send", "f.bin", "--to", uri, "--chunk-size", "0"],
         &["send", "f.bin", "--to", uri, "--relay", "127.0.0.1:9"],
-        &[
-            "send",
-            "f.bin",
-            "--to",
-            uri,
-            "--user",
-            "alice@example.com",
-            "--relay",
-            "127.0.0.1:9",
-        ],
+        &["send", "f.bin", "--to", uri, "--user", "alice@example.com", "--relay", "127.0.0.1:9"],
         &["send", "in", "--to", uri],
         &["receive"],
         &["receive", "--listen", "127.0.0.1:0"],
-        &[
-            "receive",
-            "--listen",
-            "127.0.0.1:0",
-            "--plain",
-            "--out",
-            "nowhere",
-        ],
+        &["receive", "--listen", "127.0.0.1:0", "--plain", "--out", "nowhere"],
     ];
     for arguments in wrong {
         let output = scene.msrp(arguments).output().unwrap();
@@ -232,9 +190,7 @@ fn what_is_not_msrp_ends_the_transfer() {
     let path = format!("msrp://{}/x;tcp", listener.local_addr().unwrap());
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        stream
-            .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-            .unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
         let _ = stream.read_to_end(&mut Vec::new());
     });
     let output = scene.send(&path, &["f.bin"]);
@@ -254,10 +210,7 @@ fn a_body_full_of_look_alike_end_lines_arrives() {
         let sent = scene.send(&receiver.path, &[file, "--chunk-size", chunk_size]);
         assert_eq!(status(&sent), 0, "{}", errors(&sent));
         assert_eq!(receiver.finish().0, 0);
-        assert_eq!(
-            fs::read(scene.path("in").join(file)).unwrap(),
-            fs::read(scene.path(file)).unwrap()
-        );
+        assert_eq!(fs::read(scene.path("in").join(file)).unwrap(), fs::read(scene.path(file)).unwrap());
         fs::remove_file(scene.path("in").join(file)).unwrap();
     }
 }
@@ -267,11 +220,7 @@ fn addresses_of_ipv6_work_as_well() {
     let scene = Scene::new();
     let content = scene.file("six.bin", 5000);
     let receiver = scene.receiver_at("[::1]:0", &["--plain"]);
-    assert!(
-        receiver.path.starts_with("msrp://[::1]:"),
-        "{}",
-        receiver.path
-    );
+    assert!(receiver.path.starts_with("msrp://[::1]:"), "{}", receiver.path);
     let sent = scene.send(&receiver.path, &["six.bin"]);
     assert_eq!(status(&sent), 0, "{}", errors(&sent));
     assert_eq!(receiver.finish().0, 0);

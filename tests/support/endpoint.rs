@@ -43,10 +43,7 @@ pub struct Frame {
 impl Endpoint {
     pub fn new(number: usize) -> Self {
         Self {
-            uri: format!(
-                "msrps://198.51.100.23:{}/endpoint{number};tcp",
-                40_000 + number
-            ),
+            uri: format!("msrps://198.51.100.23:{}/endpoint{number};tcp", 40_000 + number),
             answers: Answers::None,
             octets_received: 0,
             parser: Parser::new(ParserLimits::default()),
@@ -68,12 +65,8 @@ impl Endpoint {
             match step.piece {
                 Piece::Head(head) => {
                     assert_eq!(head.defect(), None, "{}", String::from_utf8_lossy(piece));
-                    self.current = Some(Frame {
-                        head,
-                        octets: piece.to_vec(),
-                        body: Vec::new(),
-                        flag: Flag::Last,
-                    });
+                    self.current =
+                        Some(Frame { head, octets: piece.to_vec(), body: Vec::new(), flag: Flag::Last });
                 }
                 Piece::Body(_) => {
                     let frame = self.current.as_mut().unwrap();
@@ -202,11 +195,7 @@ impl Frame {
     /// A response to this request, as an endpoint sends it.
     pub fn response(&self, code: u16) -> Vec<u8> {
         let (to_path, from_path) = (self.to_path(), self.from_path());
-        let back = if self.is("SEND") {
-            from_path.split(' ').next().unwrap()
-        } else {
-            &from_path
-        };
+        let back = if self.is("SEND") { from_path.split(' ').next().unwrap() } else { &from_path };
         response(self.tid(), code, back, to_path.split(' ').next().unwrap())
     }
 }

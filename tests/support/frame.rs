@@ -46,9 +46,7 @@ impl Request {
 
     /// A SEND without a body.
     pub fn bodiless(to: &str, from: &str, message_id: &str) -> Self {
-        Self::new("SEND", to, from)
-            .header("Message-ID", message_id)
-            .header("Byte-Range", "1-0/0")
+        Self::new("SEND", to, from).header("Message-ID", message_id).header("Byte-Range", "1-0/0")
     }
 
     pub fn tid(mut self, tid: &str) -> Self {
@@ -77,16 +75,8 @@ impl Request {
     }
 
     pub fn head(&self) -> Vec<u8> {
-        let Self {
-            tid,
-            method,
-            to,
-            from,
-            headers,
-            ..
-        } = self;
-        let mut text =
-            format!("MSRP {tid} {method}\r\nTo-Path: {to}\r\nFrom-Path: {from}\r\n{headers}");
+        let Self { tid, method, to, from, headers, .. } = self;
+        let mut text = format!("MSRP {tid} {method}\r\nTo-Path: {to}\r\nFrom-Path: {from}\r\n{headers}");
         if let Some((content_type, _)) = &self.body {
             text.push_str(&format!("Content-Type: {content_type}\r\n\r\n"));
         }

@@ -97,25 +97,13 @@ pub fn line(shape: Shape, a: usize, b: usize) -> Line {
             let first = only(world.take(to), "SEND");
             world.send(to, first.response(200));
             world.run();
-            Line {
-                from: alice,
-                to,
-                back: format!("{session} {from_uri}"),
-                path,
-                from_uri,
-                to_uri,
-                world,
-            }
+            Line { from: alice, to, back: format!("{session} {from_uri}"), path, from_uri, to_uri, world }
         }
     }
 }
 
 pub fn lines() -> impl Iterator<Item = (String, Line)> {
-    [Shape::Both, Shape::Receiver, Shape::Sender]
-        .into_iter()
-        .flat_map(|shape| {
-            LAYOUTS
-                .into_iter()
-                .map(move |(a, b)| (format!("{shape:?} {a} {b}"), line(shape, a, b)))
-        })
+    [Shape::Both, Shape::Receiver, Shape::Sender].into_iter().flat_map(|shape| {
+        LAYOUTS.into_iter().map(move |(a, b)| (format!("{shape:?} {a} {b}"), line(shape, a, b)))
+    })
 }

@@ -26,8 +26,8 @@ use bytes::Bytes;
 use msrprelay::proto::digest::{Algorithm, Challenge, Ha1};
 use msrprelay::proto::parser::{Parser, ParserLimits, Piece};
 use msrprelay::relay::{
-    CloseReason, CoreId, Effect, Effects, Event, Input, Limits, LookUpAnswer, LookUpTicket,
-    Message, OutBatch, PeerKey, Relay, Settings, TableSizes, Target, Transport, WriteState,
+    CloseReason, CoreId, Effect, Effects, Event, Input, Limits, LookUpAnswer, LookUpTicket, Message,
+    OutBatch, PeerKey, Relay, Settings, TableSizes, Target, Transport, WriteState,
 };
 
 pub use endpoint::{Endpoint, Frame};
@@ -380,10 +380,7 @@ impl World {
             self.cores[core].out = out;
             self.apply(core, fx);
             if state == WriteState::Finished {
-                assert!(
-                    self.links[conn.0].closing.is_some(),
-                    "finished without having been closed"
-                );
+                assert!(self.links[conn.0].closing.is_some(), "finished without having been closed");
                 self.lose(conn);
                 return true;
             }
@@ -425,11 +422,7 @@ impl World {
                 link.paused = false;
             }),
             Effect::Close { peer, reason } => {
-                if let Some(at) = self
-                    .dials
-                    .iter()
-                    .position(|d| d.core == core && d.key == peer)
-                {
+                if let Some(at) = self.dials.iter().position(|d| d.core == core && d.key == peer) {
                     self.dials.remove(at);
                     self.input(core, Input::Lost { peer });
                     return;
@@ -440,26 +433,11 @@ impl World {
                 });
             }
             Effect::Connect { peer, target } => {
-                let dial = Dial {
-                    core,
-                    key: peer,
-                    target,
-                };
+                let dial = Dial { core, key: peer, target };
                 self.dials.push(dial);
             }
-            Effect::LookUp {
-                ticket,
-                user,
-                realm,
-                algorithm,
-            } => {
-                self.look_ups.push(LookUp {
-                    core,
-                    ticket,
-                    user,
-                    realm,
-                    algorithm,
-                });
+            Effect::LookUp { ticket, user, realm, algorithm } => {
+                self.look_ups.push(LookUp { core, ticket, user, realm, algorithm });
             }
             Effect::Event(event) => {
                 if let Event::SessionOpened { session, .. } = &event {
@@ -496,12 +474,8 @@ impl World {
         let look_up = self.look_ups.remove(index);
         let (user, realm) = (&look_up.user, &look_up.realm);
         let answer = match self.accounts.get(&format!("{user}@{realm}")) {
-            _ if !self.accounts_up || self.look_up_decision == Decision::Fail => {
-                LookUpAnswer::Unavailable
-            }
-            Some(password) => {
-                LookUpAnswer::Found(Ha1::new(look_up.algorithm, user, realm, password))
-            }
+            _ if !self.accounts_up || self.look_up_decision == Decision::Fail => LookUpAnswer::Unavailable,
+            Some(password) => LookUpAnswer::Found(Ha1::new(look_up.algorithm, user, realm, password)),
             None => LookUpAnswer::Unknown,
         };
         let ticket = look_up.ticket;
@@ -512,12 +486,8 @@ impl World {
 
     /// Ordered pairs of cores with parcels under way.
     pub fn lanes(&self) -> Vec<(usize, usize)> {
-        let mut lanes: Vec<_> = self
-            .parcels
-            .iter()
-            .filter(|(_, queue)| !queue.is_empty())
-            .map(|(lane, _)| *lane)
-            .collect();
+        let mut lanes: Vec<_> =
+            self.parcels.iter().filter(|(_, queue)| !queue.is_empty()).map(|(lane, _)| *lane).collect();
         lanes.sort_unstable();
         lanes
     }
@@ -594,24 +564,15 @@ impl World {
             running = Some(incarnation);
         }
         for core in 0..self.cores.len() {
-            let change = Input::CoreChanged {
-                index: position,
-                running,
-            };
+            let change = Input::CoreChanged { index: position, running };
             if core != index {
                 self.input(core, change);
             }
         }
         // The newcomer learns which of the others are in a later life than their first.
         for core in (0..self.cores.len()).filter(|core| *core != index) {
-            let running = self.cores[core]
-                .relay
-                .as_ref()
-                .map(|_| self.cores[core].incarnation);
-            let change = Input::CoreChanged {
-                index: u16::try_from(core).unwrap(),
-                running,
-            };
+            let running = self.cores[core].relay.as_ref().map(|_| self.cores[core].incarnation);
+            let change = Input::CoreChanged { index: u16::try_from(core).unwrap(), running };
             self.input(index, change);
         }
     }
@@ -672,28 +633,15 @@ impl World {
         self.auth_to(conn, user, &relay_uri(), own_uri, more)
     }
 
-    pub fn auth_to(
-        &mut self,
-        conn: Conn,
-        user: &str,
-        to: &str,
-        own_uri: &str,
-        more: &str,
-    ) -> Frame {
+    pub fn auth_to(&mut self, conn: Conn, user: &str, to: &str, own_uri: &str, more: &str) -> Frame {
         let first = Request::new("AUTH", to, own_uri).octets();
         self.send(conn, first);
         let challenge = self.take_one(conn);
         assert_eq!(challenge.status(), 401, "{challenge:?}");
-        let password = self
-            .accounts
-            .get(&format!("{user}@{REALM}"))
-            .cloned()
-            .unwrap_or_default();
+        let password = self.accounts.get(&format!("{user}@{REALM}")).cloned().unwrap_or_default();
         let authorization = answer_challenge(&challenge, user, &password, to, 1);
-        let second = Request::new("AUTH", to, own_uri)
-            .header("Authorization", &authorization)
-            .raw(more)
-            .octets();
+        let second =
+            Request::new("AUTH", to, own_uri).header("Authorization", &authorization).raw(more).octets();
         self.send(conn, second);
         self.take_one(conn)
     }
@@ -742,17 +690,9 @@ pub fn relay_uri() -> String {
 }
 
 /// The value of Authorization that answers a 401.
-pub fn answer_challenge(
-    challenge: &Frame,
-    user: &str,
-    password: &str,
-    uri: &str,
-    nc: u32,
-) -> String {
+pub fn answer_challenge(challenge: &Frame, user: &str, password: &str, uri: &str, nc: u32) -> String {
     let value = challenge.header("WWW-Authenticate").unwrap();
     let challenge = Challenge::parse(value.as_bytes()).unwrap();
     let ha1 = Ha1::new(challenge.algorithm, user, &challenge.realm, password);
-    challenge
-        .answer(user, &ha1, uri.as_bytes(), nc, "5cdf0a9e71b2")
-        .to_string()
+    challenge.answer(user, &ha1, uri.as_bytes(), nc, "5cdf0a9e71b2").to_string()
 }

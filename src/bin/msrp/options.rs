@@ -89,29 +89,18 @@ impl RelayArguments {
         };
         let name = user.split_once('@').map_or(user.as_str(), |(name, _)| name);
         let scheme = if connection.plain { "msrp" } else { "msrps" };
-        let uri = self
-            .auth_uri
-            .clone()
-            .unwrap_or_else(|| format!("{scheme}://{relay};tcp"));
+        let uri = self.auth_uri.clone().unwrap_or_else(|| format!("{scheme}://{relay};tcp"));
         Ok(Some(Login {
             relay: relay.clone(),
-            credentials: Credentials {
-                user: name.to_owned(),
-                password: self.password(user)?,
-            },
-            options: AuthOptions {
-                uri,
-                expires: self.expires,
-                limit: connection.connect_timeout,
-            },
+            credentials: Credentials { user: name.to_owned(), password: self.password(user)? },
+            options: AuthOptions { uri, expires: self.expires, limit: connection.connect_timeout },
         }))
     }
 
     fn password(&self, user: &str) -> Result<String, Failure> {
         if let Some(file) = &self.password_file {
-            let text = std::fs::read_to_string(file).map_err(|error| {
-                Failure::Usage(format!("--password-file {}: {error}", file.display()))
-            })?;
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| Failure::Usage(format!("--password-file {}: {error}", file.display())))?;
             return match text.lines().next() {
                 Some(password) if !password.is_empty() => Ok(password.to_owned()),
                 _ => Err(Failure::Usage(format!(
@@ -124,9 +113,7 @@ impl RelayArguments {
             return Ok(password);
         }
         if !std::io::stderr().is_terminal() {
-            return Err(Failure::Usage(format!(
-                "no password: use --password-file or {PASSWORD_VARIABLE}"
-            )));
+            return Err(Failure::Usage(format!("no password: use --password-file or {PASSWORD_VARIABLE}")));
         }
         rpassword::prompt_password(format!("Password of {user}: "))
             .map_err(|error| Failure::Usage(format!("no password: {error}")))
@@ -139,12 +126,8 @@ impl Login {
         &self,
         connection: &ConnectionArguments,
     ) -> Result<(Endpoint, Grant), ClientError> {
-        let mut endpoint = Endpoint::connect(
-            &self.relay,
-            &connection.security()?,
-            connection.connect_timeout,
-        )
-        .await?;
+        let mut endpoint =
+            Endpoint::connect(&self.relay, &connection.security()?, connection.connect_timeout).await?;
         let grant = self.ask(&mut endpoint).await?;
         Ok((endpoint, grant))
     }
@@ -158,11 +141,7 @@ impl Login {
 impl ConnectionArguments {
     /// TLS as the options say, or none.
     pub(crate) fn security(&self) -> Result<Security, ClientError> {
-        if self.plain {
-            Ok(Security::Plain)
-        } else {
-            self.tls()
-        }
+        if self.plain { Ok(Security::Plain) } else { self.tls() }
     }
 
     /// TLS as the options say.
@@ -178,23 +157,16 @@ impl ConnectionArguments {
 
 /// A URI as a command-line argument.
 pub(crate) fn parse_uri(text: &str) -> Result<String, String> {
-    MsrpUri::parse(text.as_bytes())
-        .map(|_| text.to_owned())
-        .map_err(|error| error.to_string())
+    MsrpUri::parse(text.as_bytes()).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// A path as a command-line argument: one space between URIs, however they were separated.
 pub(crate) fn parse_path(text: &str) -> Result<String, String> {
     let path = text.split_whitespace().collect::<Vec<_>>().join(" ");
     for uri in Path::new(path.as_bytes()).uris() {
-        MsrpUri::parse(uri)
-            .map_err(|error| format!("{}: {error}", String::from_utf8_lossy(uri)))?;
+        MsrpUri::parse(uri).map_err(|error| format!("{}: {error}", String::from_utf8_lossy(uri)))?;
     }
-    if path.is_empty() {
-        Err("at least one URI is needed".to_owned())
-    } else {
-        Ok(path)
-    }
+    if path.is_empty() { Err("at least one URI is needed".to_owned()) } else { Ok(path) }
 }
 
 #[cfg(test)]
@@ -205,10 +177,7 @@ mod tests {
     #[test]
     fn paths_are_made_of_uris() {
         let path = " msrps://r.example:2855/abc;tcp   msrps://192.0.2.1:9/x;tcp\n";
-        assert_eq!(
-            parse_path(path).unwrap(),
-            "msrps://r.example:2855/abc;tcp msrps://192.0.2.1:9/x;tcp"
-        );
+        assert_eq!(parse_path(path).unwrap(), "msrps://r.example:2855/abc;tcp msrps://192.0.2.1:9/x;tcp");
         assert!(parse_path("").is_err());
         assert!(parse_path("msrps://r.example:2855/abc;tcp nonsense").is_err());
     }

@@ -70,11 +70,7 @@ pub(crate) fn conclude(as_json: bool, report: Report, result: Result<(), Failure
     let mut stdout = std::io::stdout().lock();
     // A reader of stdout that has gone away does not change what happened.
     if as_json {
-        let mut object = if report.json.is_object() {
-            report.json
-        } else {
-            json!({})
-        };
+        let mut object = if report.json.is_object() { report.json } else { json!({}) };
         object["ok"] = json!(result.is_ok());
         if let Err(failure) = &result {
             object["error"] = json!(failure.to_string());
@@ -101,9 +97,8 @@ pub(crate) fn run_until_interrupted(
     cpu: Option<usize>,
     command: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
-    let no_signals = |error: glommio::GlommioError<()>| {
-        Failure::Engine(format!("signals cannot be awaited: {error}"))
-    };
+    let no_signals =
+        |error: glommio::GlommioError<()>| Failure::Engine(format!("signals cannot be awaited: {error}"));
     // Blocked here, so that every thread started from now on leaves them to the executor.
     glommio::signal::block(&[SIGINT, SIGTERM]).map_err(no_signals)?;
     let interrupted = async {

@@ -31,25 +31,15 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let as_json = arguments.json;
-    let mut report = Report {
-        lines: Vec::new(),
-        json: json!({}),
-    };
+    let mut report = Report { lines: Vec::new(), json: json!({}) };
     let login = arguments.relay.login(&arguments.connection);
     let result = login.and_then(|login| {
-        run_until_interrupted(
-            arguments.connection.cpu,
-            probe(&arguments, login, &mut report),
-        )
+        run_until_interrupted(arguments.connection.cpu, probe(&arguments, login, &mut report))
     });
     conclude(as_json, report, result)
 }
 
-async fn probe(
-    arguments: &Arguments,
-    login: Option<Login>,
-    report: &mut Report,
-) -> Result<(), Failure> {
+async fn probe(arguments: &Arguments, login: Option<Login>, report: &mut Report) -> Result<(), Failure> {
     let connection = &arguments.connection;
     let Some(relay) = &arguments.relay.relay else {
         return Err(Failure::Usage("--relay is needed".to_owned()));
@@ -59,10 +49,7 @@ async fn probe(
     let mut endpoint = Endpoint::connect(relay, &security, connection.connect_timeout).await?;
     let took = began.elapsed();
     let (local, peer) = (endpoint.local(), endpoint.peer());
-    report.lines.push(format!(
-        "connected    {peer} from {local} in {}",
-        millis(took)
-    ));
+    report.lines.push(format!("connected    {peer} from {local} in {}", millis(took)));
     report.json["address"] = json!(peer);
     report.json["connect_seconds"] = json!(took.as_secs_f64());
     match endpoint.tls() {
@@ -83,37 +70,21 @@ fn millis(duration: Duration) -> String {
 }
 
 fn describe_tls(facts: &TlsFacts, insecure: bool, report: &mut Report) {
-    report.lines.push(format!(
-        "TLS          {}, {}, {}",
-        facts.version, facts.suite, facts.group
-    ));
+    report.lines.push(format!("TLS          {}, {}, {}", facts.version, facts.suite, facts.group));
     let mut certificates = Vec::new();
     for (index, certificate) in facts.certificates.iter().enumerate() {
         let names = covered_names(certificate);
         let (not_before, not_after) = validity(certificate).unzip();
-        let label = if index == 0 {
-            "certificate"
-        } else {
-            "issued by  "
-        };
+        let label = if index == 0 { "certificate" } else { "issued by  " };
         let period = match (&not_before, &not_after) {
             (Some(from), Some(to)) => format!("valid {from} to {to}"),
             _ => "validity unreadable".to_owned(),
         };
-        let covered = if names.is_empty() {
-            "no names".to_owned()
-        } else {
-            names.join(", ")
-        };
+        let covered = if names.is_empty() { "no names".to_owned() } else { names.join(", ") };
         report.lines.push(format!("{label}  {covered}; {period}"));
-        certificates
-            .push(json!({ "names": names, "not_before": not_before, "not_after": not_after }));
+        certificates.push(json!({ "names": names, "not_before": not_before, "not_after": not_after }));
     }
-    let trusted = if insecure {
-        "not checked (--insecure)"
-    } else {
-        "trusted, and for this name"
-    };
+    let trusted = if insecure { "not checked (--insecure)" } else { "trusted, and for this name" };
     report.lines.push(format!("trust        {trusted}"));
     report.json["tls"] = json!({
         "version": facts.version,
@@ -125,22 +96,13 @@ fn describe_tls(facts: &TlsFacts, insecure: bool, report: &mut Report) {
 }
 
 fn describe_grant(grant: &Grant, report: &mut Report) {
-    let (realm, algorithm) = (
-        grant.realm.as_deref().unwrap_or("none"),
-        grant.algorithm.map(|one| one.as_str()),
-    );
-    let proof = if grant.proved {
-        "and proved itself"
-    } else {
-        "without proving itself"
-    };
+    let (realm, algorithm) =
+        (grant.realm.as_deref().unwrap_or("none"), grant.algorithm.map(|one| one.as_str()));
+    let proof = if grant.proved { "and proved itself" } else { "without proving itself" };
     let (challenge, answer) = (millis(grant.challenge_took), millis(grant.answer_took));
     report.lines.extend([
         format!("AUTH         accepted, {proof}; challenge in {challenge}, answer in {answer}"),
-        format!(
-            "realm        {realm} ({})",
-            algorithm.unwrap_or("no digest")
-        ),
+        format!("realm        {realm} ({})", algorithm.unwrap_or("no digest")),
         format!("Use-Path     {}", grant.use_path.join(" ")),
         grant.expires.map_or_else(
             || "Expires      not said".to_owned(),

@@ -29,17 +29,10 @@ impl Progress {
     pub(crate) fn new(label: &str, total: Option<u64>, forced: bool) -> Self {
         let display = match (std::io::stderr().is_terminal(), forced) {
             (true, _) => Display::Bar(bar(label, total)),
-            (false, true) => Display::Lines {
-                last: Cell::new(Instant::now()),
-            },
+            (false, true) => Display::Lines { last: Cell::new(Instant::now()) },
             (false, false) => Display::Off,
         };
-        Self {
-            label: label.to_owned(),
-            total,
-            began: Instant::now(),
-            display,
-        }
+        Self { label: label.to_owned(), total, began: Instant::now(), display }
     }
 
     /// So many octets are done.
@@ -70,10 +63,7 @@ impl Progress {
             Some(total) if total > 0 => {
                 let percent = octets as f64 * 100.0 / total as f64;
                 let (done, all) = (units::size(octets), units::size(total));
-                eprintln!(
-                    "{}: {percent:3.0} %  {done} of {all}  {rate:.1} MB/s",
-                    self.label
-                );
+                eprintln!("{}: {percent:3.0} %  {done} of {all}  {rate:.1} MB/s", self.label);
             }
             _ => eprintln!("{}: {}  {rate:.1} MB/s", self.label, units::size(octets)),
         }
@@ -94,10 +84,7 @@ fn bar(label: &str, total: Option<u64>) -> ProgressBar {
             ProgressBar::new(total),
             "{msg} {wide_bar} {percent:>3} %  {binary_bytes} of {binary_total_bytes}  {decimal_bytes_per_sec}  ETA {eta}",
         ),
-        None => (
-            ProgressBar::new_spinner(),
-            "{msg} {spinner} {binary_bytes}  {decimal_bytes_per_sec}",
-        ),
+        None => (ProgressBar::new_spinner(), "{msg} {spinner} {binary_bytes}  {decimal_bytes_per_sec}"),
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);

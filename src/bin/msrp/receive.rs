@@ -68,46 +68,31 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let as_json = arguments.output.json;
-    let mut report = Report {
-        lines: Vec::new(),
-        json: json!({ "files": [] }),
-    };
+    let mut report = Report { lines: Vec::new(), json: json!({ "files": [] }) };
     let result = prepare(&arguments).and_then(|login| {
-        run_until_interrupted(
-            arguments.connection.cpu,
-            receive(&arguments, login, &mut report),
-        )
+        run_until_interrupted(arguments.connection.cpu, receive(&arguments, login, &mut report))
     });
     conclude(as_json, report, result)
 }
 
 fn prepare(arguments: &Arguments) -> Result<Option<Login>, Failure> {
     if !arguments.out.is_dir() {
-        return Err(Failure::Usage(format!(
-            "--out {}: no such directory",
-            arguments.out.display()
-        )));
+        return Err(Failure::Usage(format!("--out {}: no such directory", arguments.out.display())));
     }
     match arguments.listen {
         Some(address) if address.ip().is_unspecified() => Err(Failure::Usage(format!(
             "--listen {address}: the path needs an address that senders can reach"
         ))),
-        Some(_) if arguments.cert.is_none() && !arguments.connection.plain => Err(Failure::Usage(
-            "--listen needs --cert and --key, or --plain".to_owned(),
-        )),
-        Some(_) => Ok(None),
-        None if arguments.relay.user.is_none() => {
-            Err(Failure::Usage("--relay needs --user".to_owned()))
+        Some(_) if arguments.cert.is_none() && !arguments.connection.plain => {
+            Err(Failure::Usage("--listen needs --cert and --key, or --plain".to_owned()))
         }
+        Some(_) => Ok(None),
+        None if arguments.relay.user.is_none() => Err(Failure::Usage("--relay needs --user".to_owned())),
         None => arguments.relay.login(&arguments.connection),
     }
 }
 
-async fn receive(
-    arguments: &Arguments,
-    login: Option<Login>,
-    report: &mut Report,
-) -> Result<(), Failure> {
+async fn receive(arguments: &Arguments, login: Option<Login>, report: &mut Report) -> Result<(), Failure> {
     let mut arrivals = Vec::new();
     let result = match (login, arguments.listen) {
         (Some(login), _) => behind_relay(arguments, &login, report, &mut arrivals).await,
@@ -116,15 +101,9 @@ async fn receive(
     };
     report.json["files"] = arrivals.iter().map(file_json).collect();
     result?;
-    let rejected = arrivals
-        .iter()
-        .filter(|arrival| arrival.stored.is_err())
-        .count();
+    let rejected = arrivals.iter().filter(|arrival| arrival.stored.is_err()).count();
     if rejected > 0 {
-        return Err(Failure::Rejected {
-            rejected,
-            total: arrivals.len(),
-        });
+        return Err(Failure::Rejected { rejected, total: arrivals.len() });
     }
     Ok(())
 }
@@ -209,9 +188,7 @@ async fn serve(
             show(arguments.output.json, arrival);
         }
     };
-    Inbox::new(endpoint, options)
-        .receive(endpoint, arrivals, &mut observe)
-        .await
+    Inbox::new(endpoint, options).receive(endpoint, arrivals, &mut observe).await
 }
 
 /// Tells the path: first line of stdout, or of stderr if stdout is for JSON; and the file, complete or not there at all.
@@ -242,28 +219,16 @@ fn show(as_json: bool, arrival: &Arrival) {
     match &arrival.stored {
         Ok(_) if as_json => {}
         Ok(path) => {
-            let (seconds, rate) = (
-                arrival.elapsed.as_secs_f64(),
-                units::megabytes_per_second(arrival.octets, arrival.elapsed),
-            );
-            let checked = if arrival.hash_announced {
-                "SHA-256 verified"
-            } else {
-                "no SHA-256 announced"
-            };
+            let (seconds, rate) =
+                (arrival.elapsed.as_secs_f64(), units::megabytes_per_second(arrival.octets, arrival.elapsed));
+            let checked = if arrival.hash_announced { "SHA-256 verified" } else { "no SHA-256 announced" };
             let mut stdout = std::io::stdout().lock();
-            let line = format!(
-                "received {}: {size} in {seconds:.2} s ({rate:.1} MB/s), {checked}",
-                path.display()
-            );
+            let line =
+                format!("received {}: {size} in {seconds:.2} s ({rate:.1} MB/s), {checked}", path.display());
             let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
         }
         Err(rejection) => {
-            let name = arrival
-                .offered_name
-                .as_deref()
-                .unwrap_or("a message")
-                .escape_debug();
+            let name = arrival.offered_name.as_deref().unwrap_or("a message").escape_debug();
             eprintln!("msrp: rejected {name} after {size}: {rejection}");
         }
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use msrprelay::client::{
-    ClientError, Delivery, Disposition, Endpoint, MessageSpec, Security, SendOptions, Sha256Digest,
-    Source, Target, hex, send_message,
+    ClientError, Delivery, Disposition, Endpoint, MessageSpec, Security, SendOptions, Sha256Digest, Source,
+    Target, hex, send_message,
 };
 use msrprelay::proto::head::FailureReport;
 use msrprelay::proto::uri::MsrpUri;
@@ -122,10 +122,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let as_json = arguments.output.json;
     let mut report = Report::default();
     let result = prepare(&arguments).and_then(|(login, content)| {
-        run_until_interrupted(
-            arguments.connection.cpu,
-            transfer(&arguments, login, content, &mut report),
-        )
+        run_until_interrupted(arguments.connection.cpu, transfer(&arguments, login, content, &mut report))
     });
     conclude(as_json, report, result)
 }
@@ -136,13 +133,8 @@ fn prepare(arguments: &Arguments) -> Result<(Option<Login>, Content), Failure> {
             "--relay needs --user; without a relay of your own leave both away".to_owned(),
         ));
     }
-    if arguments.connection.plain
-        && arguments.relay.user.is_none()
-        && first_uri(&arguments.to)?.is_secure()
-    {
-        return Err(Failure::Usage(
-            "--plain, but the path begins with an msrps: URI".to_owned(),
-        ));
+    if arguments.connection.plain && arguments.relay.user.is_none() && first_uri(&arguments.to)?.is_secure() {
+        return Err(Failure::Usage("--plain, but the path begins with an msrps: URI".to_owned()));
     }
     let login = arguments.relay.login(&arguments.connection)?;
     Ok((login, open(arguments)?))
@@ -150,54 +142,27 @@ fn prepare(arguments: &Arguments) -> Result<(Option<Login>, Content), Failure> {
 
 fn open(arguments: &Arguments) -> Result<Content, Failure> {
     let path = &arguments.file;
-    let failed = |source| {
-        Failure::Client(ClientError::File {
-            path: path.clone(),
-            source,
-        })
-    };
+    let failed = |source| Failure::Client(ClientError::File { path: path.clone(), source });
     if path.as_os_str() == "-" {
         let label = arguments.name.clone().unwrap_or_else(|| "stdin".to_owned());
-        return Ok(Content {
-            label,
-            size: None,
-            sha256: None,
-            input: Box::new(io::stdin()),
-        });
+        return Ok(Content { label, size: None, sha256: None, input: Box::new(io::stdin()) });
     }
     let mut file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if metadata.is_dir() {
-        return Err(Failure::Usage(format!(
-            "{}: is a directory",
-            path.display()
-        )));
+        return Err(Failure::Usage(format!("{}: is a directory", path.display())));
     }
     let label = arguments.name.clone().unwrap_or_else(|| file_name(path));
     if !metadata.is_file() {
-        return Ok(Content {
-            label,
-            size: None,
-            sha256: None,
-            input: Box::new(file),
-        });
+        return Ok(Content { label, size: None, sha256: None, input: Box::new(file) });
     }
-    let (size, digest) =
-        hash(&mut file, metadata.len(), arguments.output.progress).map_err(failed)?;
+    let (size, digest) = hash(&mut file, metadata.len(), arguments.output.progress).map_err(failed)?;
     file.rewind().map_err(failed)?;
-    Ok(Content {
-        label,
-        size: Some(size),
-        sha256: Some(digest),
-        input: Box::new(file),
-    })
+    Ok(Content { label, size: Some(size), sha256: Some(digest), input: Box::new(file) })
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name().map_or_else(
-        || "file".to_owned(),
-        |name| name.to_string_lossy().into_owned(),
-    )
+    path.file_name().map_or_else(|| "file".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// The hash travels in front of the file, so the file is read once before it is sent.
@@ -231,16 +196,9 @@ async fn transfer(
     };
     let spec = message(arguments, &content, &to_path, endpoint.own_uri());
     let progress = Progress::new(&content.label, content.size, arguments.output.progress);
-    let options = SendOptions {
-        idle_limit: arguments.timeout,
-    };
+    let options = SendOptions { idle_limit: arguments.timeout };
     let update = |sent| progress.update(sent);
-    let Content {
-        label,
-        size,
-        sha256,
-        input,
-    } = content;
+    let Content { label, size, sha256, input } = content;
     let mut source = Source::new(arguments.file.clone(), input, size)?;
     let result = send_message(&mut endpoint, &spec, &mut source, options, &update).await;
     if let Ok(delivery) = &result {
@@ -278,8 +236,7 @@ fn message(arguments: &Arguments, content: &Content, to_path: &str, own_uri: &st
 
 fn first_uri(path: &str) -> Result<MsrpUri<'_>, Failure> {
     let first = path.split(' ').next().unwrap_or_default();
-    MsrpUri::parse(first.as_bytes())
-        .map_err(|error| Failure::Usage(format!("--to {first}: {error}")))
+    MsrpUri::parse(first.as_bytes()).map_err(|error| Failure::Usage(format!("--to {first}: {error}")))
 }
 
 async fn connect_directly(arguments: &Arguments) -> Result<Endpoint, Failure> {
@@ -287,24 +244,12 @@ async fn connect_directly(arguments: &Arguments) -> Result<Endpoint, Failure> {
     let Some(port) = uri.port() else {
         return Err(Failure::Usage("--to: the first URI has no port".to_owned()));
     };
-    let target = Target {
-        host: uri.host_str().to_owned(),
-        port,
-    };
-    let security = if uri.is_secure() {
-        arguments.connection.tls()?
-    } else {
-        Security::Plain
-    };
+    let target = Target { host: uri.host_str().to_owned(), port };
+    let security = if uri.is_secure() { arguments.connection.tls()? } else { Security::Plain };
     Ok(Endpoint::connect(&target, &security, arguments.connection.connect_timeout).await?)
 }
 
-fn describe(
-    label: &str,
-    sha256: Option<Sha256Digest>,
-    spec: &MessageSpec,
-    delivery: &Delivery,
-) -> Report {
+fn describe(label: &str, sha256: Option<Sha256Digest>, spec: &MessageSpec, delivery: &Delivery) -> Report {
     let rate = units::megabytes_per_second(delivery.octets, delivery.elapsed);
     let seconds = delivery.elapsed.as_secs_f64();
     let confirmed = match (delivery.reported, delivery.answers == delivery.chunks) {
@@ -314,9 +259,7 @@ fn describe(
     };
     let size = units::size(delivery.octets);
     Report {
-        lines: vec![format!(
-            "sent {label}: {size} in {seconds:.2} s ({rate:.1} MB/s), {confirmed}"
-        )],
+        lines: vec![format!("sent {label}: {size} in {seconds:.2} s ({rate:.1} MB/s), {confirmed}")],
         json: json!({
             "file": label,
             "octets": delivery.octets,

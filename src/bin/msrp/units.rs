@@ -4,13 +4,10 @@ use std::time::Duration;
 
 /// `1000`, `64K`, `64KiB`, `10M`, `1G`: powers of 1024, in octets.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    let digits_end = text
-        .find(|character: char| !character.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits_end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(digits_end);
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "expected a number such as 1000, 64K, 10M or 1G".to_owned())?;
+    let number: u64 =
+        digits.parse().map_err(|_| "expected a number such as 1000, 64K, 10M or 1G".to_owned())?;
     let shift = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 0,
         "k" | "kb" | "kib" => 10,
@@ -19,9 +16,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
         "t" | "tb" | "tib" => 40,
         _ => return Err(format!("unknown unit {unit:?}: use K, M, G or T")),
     };
-    number
-        .checked_mul(1 << shift)
-        .ok_or_else(|| "too large".to_owned())
+    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
 }
 
 /// As [`parse_size`], but at least 1.
@@ -34,13 +29,9 @@ pub(crate) fn parse_chunk_size(text: &str) -> Result<u64, String> {
 
 /// `10`, `10s`, `500ms`, `2m`, `1h`; at least a millisecond.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits_end = text
-        .find(|character: char| !character.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits_end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(digits_end);
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "expected a time such as 10s, 500ms or 2m".to_owned())?;
+    let number: u64 = digits.parse().map_err(|_| "expected a time such as 10s, 500ms or 2m".to_owned())?;
     let millis = match unit {
         "ms" => 1,
         "" | "s" => 1000,
@@ -63,21 +54,13 @@ pub(crate) fn size(octets: u64) -> String {
         }
         (value, unit) = (value / 1024.0, larger);
     }
-    if unit == "B" {
-        format!("{octets} B")
-    } else {
-        format!("{value:.2} {unit}")
-    }
+    if unit == "B" { format!("{octets} B") } else { format!("{value:.2} {unit}") }
 }
 
 /// Millions of octets a second; 0 where no time has passed.
 pub(crate) fn megabytes_per_second(octets: u64, elapsed: Duration) -> f64 {
     let seconds = elapsed.as_secs_f64();
-    if seconds > 0.0 {
-        octets as f64 / 1e6 / seconds
-    } else {
-        0.0
-    }
+    if seconds > 0.0 { octets as f64 / 1e6 / seconds } else { 0.0 }
 }
 
 #[cfg(test)]
@@ -87,25 +70,12 @@ mod tests {
 
     #[test]
     fn sizes_are_powers_of_1024() {
-        for (text, octets) in [
-            ("0", 0),
-            ("17", 17),
-            ("64K", 65536),
-            ("64KiB", 65536),
-            ("10m", 10 << 20),
-            ("1G", 1 << 30),
-        ] {
+        for (text, octets) in
+            [("0", 0), ("17", 17), ("64K", 65536), ("64KiB", 65536), ("10m", 10 << 20), ("1G", 1 << 30)]
+        {
             assert_eq!(parse_size(text).unwrap(), octets);
         }
-        for text in [
-            "",
-            "K",
-            "-1",
-            "1X",
-            "1.5G",
-            "99999999999999999999",
-            "99999999T",
-        ] {
+        for text in ["", "K", "-1", "1X", "1.5G", "99999999999999999999", "99999999T"] {
             assert!(parse_size(text).is_err(), "{text:?}");
         }
         assert!(parse_chunk_size("0").is_err());
@@ -113,13 +83,9 @@ mod tests {
 
     #[test]
     fn times_have_units() {
-        for (text, millis) in [
-            ("10", 10_000),
-            ("10s", 10_000),
-            ("500ms", 500),
-            ("2m", 120_000),
-            ("1h", 3_600_000),
-        ] {
+        for (text, millis) in
+            [("10", 10_000), ("10s", 10_000), ("500ms", 500), ("2m", 120_000), ("1h", 3_600_000)]
+        {
             assert_eq!(parse_duration(text).unwrap(), Duration::from_millis(millis));
         }
         for text in ["", "0", "s", "1d", "99999999999999999h"] {

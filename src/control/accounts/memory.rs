@@ -17,16 +17,8 @@ pub(in crate::control) struct Memory {
 impl Memory {
     pub(super) fn new(users: &[MemoryUser]) -> Self {
         let mut domains: HashMap<String, HashMap<String, Secret>> = HashMap::new();
-        for MemoryUser {
-            user,
-            domain,
-            secret,
-        } in users
-        {
-            domains
-                .entry(domain.clone())
-                .or_default()
-                .insert(user.clone(), Secret::from(secret));
+        for MemoryUser { user, domain, secret } in users {
+            domains.entry(domain.clone()).or_default().insert(user.clone(), Secret::from(secret));
         }
         Self { domains }
     }
@@ -51,10 +43,7 @@ mod tests {
             domain: domain.to_owned(),
             secret: MemorySecret::Password(password.to_owned()),
         };
-        Memory::new(&[
-            user("alice", "example.com", "one"),
-            user("alice", "example.org", "two"),
-        ])
+        Memory::new(&[user("alice", "example.com", "one"), user("alice", "example.org", "two")])
     }
 
     fn is_found(user: &str, realm: &str, expected: &str) -> bool {
@@ -69,16 +58,10 @@ mod tests {
 
     #[test]
     fn user_names_are_case_sensitive_and_nobody_else_is_known() {
-        for (user, realm) in [
-            ("Alice", "example.com"),
-            ("bob", "example.com"),
-            ("alice", "example.net"),
-            ("", ""),
-        ] {
-            assert!(
-                matches!(memory().look_up(user, realm), Answer::Unknown),
-                "{user}@{realm}"
-            );
+        for (user, realm) in
+            [("Alice", "example.com"), ("bob", "example.com"), ("alice", "example.net"), ("", "")]
+        {
+            assert!(matches!(memory().look_up(user, realm), Answer::Unknown), "{user}@{realm}");
         }
     }
 }

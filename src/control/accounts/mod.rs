@@ -55,10 +55,7 @@ impl From<&MemorySecret> for Secret {
     fn from(secret: &MemorySecret) -> Self {
         match secret {
             MemorySecret::Password(password) => Self::Password(password.clone()),
-            MemorySecret::Ha1 { md5, sha256 } => Self::Hashed {
-                md5: md5.clone(),
-                sha256: sha256.clone(),
-            },
+            MemorySecret::Ha1 { md5, sha256 } => Self::Hashed { md5: md5.clone(), sha256: sha256.clone() },
         }
     }
 }
@@ -88,10 +85,7 @@ impl Accounts {
     }
 
     /// May take as long as its storage does; the caller sets the time-out.
-    #[cfg_attr(
-        not(test),
-        expect(clippy::unused_async, reason = "a backend that has to wait will")
-    )]
+    #[cfg_attr(not(test), expect(clippy::unused_async, reason = "a backend that has to wait will"))]
     pub(super) async fn look_up(&self, user: &str, realm: &str) -> Answer {
         match self {
             Self::Memory(memory) => memory.look_up(user, realm),

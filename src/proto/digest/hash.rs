@@ -38,18 +38,10 @@ impl Hash {
     pub(super) fn of(algorithm: Algorithm, parts: &[&[u8]]) -> Self {
         match algorithm {
             Algorithm::Md5 => Self::Md5(
-                parts
-                    .iter()
-                    .fold(Md5::new(), |hash, part| hash.chain_update(part))
-                    .finalize()
-                    .into(),
+                parts.iter().fold(Md5::new(), |hash, part| hash.chain_update(part)).finalize().into(),
             ),
             Algorithm::Sha256 => Self::Sha256(
-                parts
-                    .iter()
-                    .fold(Sha256::new(), |hash, part| hash.chain_update(part))
-                    .finalize()
-                    .into(),
+                parts.iter().fold(Sha256::new(), |hash, part| hash.chain_update(part)).finalize().into(),
             ),
         }
     }
@@ -62,17 +54,8 @@ impl Hash {
     }
 
     pub(super) fn to_hex(&self) -> Hex {
-        let mut hex = Hex {
-            digits: [0; 64],
-            len: self.as_bytes().len() * 2,
-        };
-        for (pair, octet) in hex
-            .digits
-            .as_chunks_mut::<2>()
-            .0
-            .iter_mut()
-            .zip(self.as_bytes())
-        {
+        let mut hex = Hex { digits: [0; 64], len: self.as_bytes().len() * 2 };
+        for (pair, octet) in hex.digits.as_chunks_mut::<2>().0.iter_mut().zip(self.as_bytes()) {
             *pair = [hex_digit(octet >> 4), hex_digit(octet & 15)];
         }
         hex
@@ -80,11 +63,7 @@ impl Hash {
 }
 
 pub(super) fn hex_digit(value: u8) -> u8 {
-    if value < 10 {
-        b'0' + value
-    } else {
-        b'a' + value - 10
-    }
+    if value < 10 { b'0' + value } else { b'a' + value - 10 }
 }
 
 /// How many octets were decoded; `None` if these are not pairs of digits or too many.

@@ -50,10 +50,8 @@ impl<'a> Parameters<'a> {
     /// Behind the scheme, which must be `Digest`.
     pub(super) fn of_digest(value: &'a [u8]) -> Result<Self, AuthorizationError> {
         let value = str::from_utf8(value).map_err(|_| AuthorizationError::Malformed)?;
-        let (scheme, list) = value
-            .trim_start()
-            .split_once([' ', '\t'])
-            .ok_or(AuthorizationError::Malformed)?;
+        let (scheme, list) =
+            value.trim_start().split_once([' ', '\t']).ok_or(AuthorizationError::Malformed)?;
         if !scheme.eq_ignore_ascii_case("Digest") {
             return Err(AuthorizationError::Unsupported);
         }
@@ -62,9 +60,7 @@ impl<'a> Parameters<'a> {
 
     pub(super) fn parse(list: &'a [u8]) -> Result<Self, AuthorizationError> {
         let mut rest = str::from_utf8(list).map_err(|_| AuthorizationError::Malformed)?;
-        let mut parameters = Self {
-            values: [const { None }; NAMES.len()],
-        };
+        let mut parameters = Self { values: [const { None }; NAMES.len()] };
         loop {
             rest = rest.trim_start_matches([' ', '\t', ',']);
             if rest.is_empty() {
@@ -93,9 +89,7 @@ impl<'a> Parameters<'a> {
     }
 
     fn slot(&mut self, name: &str) -> Option<&mut Option<Cow<'a, str>>> {
-        let at = NAMES
-            .iter()
-            .position(|known| known.eq_ignore_ascii_case(name))?;
+        let at = NAMES.iter().position(|known| known.eq_ignore_ascii_case(name))?;
         self.values.get_mut(at)
     }
 
@@ -119,9 +113,7 @@ impl<'a> Parameters<'a> {
 fn split_value(text: &str) -> Result<(Cow<'_, str>, &str), AuthorizationError> {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find([',', ' ', '\t']).unwrap_or(text.len());
-        let (value, behind) = text
-            .split_at_checked(end)
-            .ok_or(AuthorizationError::Malformed)?;
+        let (value, behind) = text.split_at_checked(end).ok_or(AuthorizationError::Malformed)?;
         // Many things are sent bare; a quote in the midst of one is garbage.
         return if value.is_empty() || value.contains('"') {
             Err(AuthorizationError::Malformed)
@@ -132,18 +124,11 @@ fn split_value(text: &str) -> Result<(Cow<'_, str>, &str), AuthorizationError> {
     let mut unescaped = String::new();
     let mut rest = quoted;
     loop {
-        let stop = rest
-            .find(['"', '\\'])
-            .ok_or(AuthorizationError::Malformed)?;
-        let (plain, behind) = rest
-            .split_at_checked(stop)
-            .ok_or(AuthorizationError::Malformed)?;
+        let stop = rest.find(['"', '\\']).ok_or(AuthorizationError::Malformed)?;
+        let (plain, behind) = rest.split_at_checked(stop).ok_or(AuthorizationError::Malformed)?;
         if let Some(behind) = behind.strip_prefix('"') {
-            let value = if unescaped.is_empty() {
-                Cow::Borrowed(plain)
-            } else {
-                Cow::Owned(unescaped + plain)
-            };
+            let value =
+                if unescaped.is_empty() { Cow::Borrowed(plain) } else { Cow::Owned(unescaped + plain) };
             return Ok((value, behind));
         }
         let mut escaped = behind.chars();

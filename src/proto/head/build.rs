@@ -29,20 +29,13 @@ impl Tid {
     /// `None` unless 4 to 32 octets of the right kind, a letter or digit first.
     fn new(tid: &[u8]) -> Option<Self> {
         let mut octets = [0; TID_BYTES_MAX];
-        let valid = |octet: &u8| {
-            octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-' | b'+' | b'%' | b'=')
-        };
-        if tid.len() < TID_BYTES_MIN
-            || !tid.first()?.is_ascii_alphanumeric()
-            || !tid.iter().all(valid)
-        {
+        let valid =
+            |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-' | b'+' | b'%' | b'=');
+        if tid.len() < TID_BYTES_MIN || !tid.first()?.is_ascii_alphanumeric() || !tid.iter().all(valid) {
             return None;
         }
         octets.get_mut(..tid.len())?.copy_from_slice(tid);
-        Some(Self {
-            octets,
-            len: u8::try_from(tid.len()).ok()?,
-        })
+        Some(Self { octets, len: u8::try_from(tid.len()).ok()? })
     }
 
     pub(in crate::proto) fn as_bytes(&self) -> &[u8] {
@@ -112,23 +105,11 @@ impl HeadBuilder {
                 head.check_comment(comment, limits);
             }
         }
-        Some((
-            Self {
-                head,
-                headers: 0,
-                seen: 0,
-            },
-            Tid::new(tid)?,
-        ))
+        Some((Self { head, headers: 0, seen: 0 }, Tid::new(tid)?))
     }
 
     /// Reads the header line `octets[line]`, its CRLF not included.
-    pub(in crate::proto) fn header(
-        &mut self,
-        octets: &[u8],
-        line: Range<usize>,
-        limits: &ParserLimits,
-    ) {
+    pub(in crate::proto) fn header(&mut self, octets: &[u8], line: Range<usize>, limits: &ParserLimits) {
         self.headers = self.headers.saturating_add(1);
         if self.headers as usize > limits.headers_max {
             self.head.note(Defect::TooManyHeaders);
@@ -142,10 +123,7 @@ impl HeadBuilder {
             self.head.note(Defect::HeaderLine);
             return;
         };
-        let (name, value) = (
-            at + name.start..at + name.end,
-            at + value.start..at + value.end,
-        );
+        let (name, value) = (at + name.start..at + name.end, at + value.start..at + value.end);
         if self.head.content_at == u32::MAX && octets.get(name.clone()).is_some_and(is_content) {
             self.head.content_at = offset(at);
         }
@@ -167,10 +145,7 @@ impl HeadBuilder {
             return;
         }
         self.seen |= bit;
-        if matches!(
-            (known, self.headers),
-            (Known::ToPath, 2..) | (Known::FromPath, 1 | 3..)
-        ) {
+        if matches!((known, self.headers), (Known::ToPath, 2..) | (Known::FromPath, 1 | 3..)) {
             self.head.note(Defect::PathOrder);
         }
         self.head.take(known, text, span, limits);
@@ -182,19 +157,11 @@ impl HeadBuilder {
         head.len = offset(len);
         head.has_body = ending == Ending::Body;
         if head.content_at == u32::MAX {
-            head.content_at = offset(if head.has_body {
-                len.saturating_sub(2)
-            } else {
-                len
-            });
+            head.content_at = offset(if head.has_body { len.saturating_sub(2) } else { len });
         }
         match head.kind {
-            Kind::Response(_) if ending != Ending::EndLine(Flag::Last) => {
-                head.note(Defect::ResponseShape)
-            }
-            Kind::Request(Method::Send) if head.message_id.is_absent() => {
-                head.note(Defect::MessageId)
-            }
+            Kind::Response(_) if ending != Ending::EndLine(Flag::Last) => head.note(Defect::ResponseShape),
+            Kind::Request(Method::Send) if head.message_id.is_absent() => head.note(Defect::MessageId),
             _ => {}
         }
         if head.to_path.is_absent() || head.from_path.is_absent() {
@@ -265,22 +232,17 @@ impl Head {
         match known {
             Known::ToPath => self.to_path = self.checked(check_path(text, limits), span),
             Known::FromPath => self.from_path = self.checked(check_path(text, limits), span),
-            Known::MessageId => {
-                self.message_id = self.checked(check_message_id(text, limits), span)
-            }
+            Known::MessageId => self.message_id = self.checked(check_message_id(text, limits), span),
             Known::ByteRange => {
                 self.byte_range = self.or_note(ByteRange::parse(text), Defect::ByteRange);
                 self.byte_range_text = span;
             }
             Known::FailureReport => {
-                self.failure_report = self
-                    .or_note(failure_report(text), Defect::ReportWish)
-                    .unwrap_or_default();
+                self.failure_report =
+                    self.or_note(failure_report(text), Defect::ReportWish).unwrap_or_default();
             }
             Known::SuccessReport => {
-                self.success_report = self
-                    .or_note(yes_or_no(text), Defect::ReportWish)
-                    .unwrap_or_default();
+                self.success_report = self.or_note(yes_or_no(text), Defect::ReportWish).unwrap_or_default();
             }
             Known::UsePath => self.use_path = span,
             Known::Status => self.status = span,
@@ -343,12 +305,7 @@ fn method(word: &[u8]) -> Option<Method> {
 fn locate(line: &[u8]) -> Option<(Range<usize>, Range<usize>)> {
     let (name, value) = split_header(line)?;
     let behind = line.get(name.len() + 1..)?;
-    let start = name.len()
-        + 1
-        + behind
-            .iter()
-            .take_while(|&&octet| octet == b' ' || octet == b'\t')
-            .count();
+    let start = name.len() + 1 + behind.iter().take_while(|&&octet| octet == b' ' || octet == b'\t').count();
     // A value of nothing but white space ends where the line does.
     let start = start.min(line.len() - value.len());
     Some((0..name.len(), start..start + value.len()))
@@ -356,17 +313,14 @@ fn locate(line: &[u8]) -> Option<(Range<usize>, Range<usize>)> {
 
 /// Content-* and MIME headers come last: nothing may be put behind them.
 fn is_content(name: &[u8]) -> bool {
-    let begins = |prefix: &[u8]| {
-        name.get(..prefix.len())
-            .is_some_and(|front| front.eq_ignore_ascii_case(prefix))
-    };
+    let begins =
+        |prefix: &[u8]| name.get(..prefix.len()).is_some_and(|front| front.eq_ignore_ascii_case(prefix));
     begins(b"Content-") || begins(b"MIME-")
 }
 
 /// Control octets, the tab excepted: no value may hold CR, LF or NUL (they would smuggle headers into the next hop).
 fn has_control(text: &[u8]) -> bool {
-    text.iter()
-        .any(|&octet| (octet < b' ' && octet != b'\t') || octet == 0x7f)
+    text.iter().any(|&octet| (octet < b' ' && octet != b'\t') || octet == 0x7f)
 }
 
 fn check_path(text: &[u8], limits: &ParserLimits) -> Result<(), Defect> {
@@ -380,42 +334,25 @@ fn check_path(text: &[u8], limits: &ParserLimits) -> Result<(), Defect> {
             return Err(Defect::UriTooLong);
         }
         let uri = MsrpUri::parse(octets).map_err(|_| Defect::BadUri)?;
-        if uri
-            .session_id()
-            .is_some_and(|id| id.len() > limits.session_id_bytes_max)
-        {
+        if uri.session_id().is_some_and(|id| id.len() > limits.session_id_bytes_max) {
             return Err(Defect::UriTooLong);
         }
     }
-    if count == 0 {
-        Err(Defect::BadUri)
-    } else {
-        Ok(())
-    }
+    if count == 0 { Err(Defect::BadUri) } else { Ok(()) }
 }
 
 fn check_message_id(text: &[u8], limits: &ParserLimits) -> Result<(), Defect> {
     let valid = !text.is_empty()
         && text.len() <= limits.message_id_bytes_max
         && text.iter().all(u8::is_ascii_graphic);
-    if valid {
-        Ok(())
-    } else {
-        Err(Defect::MessageId)
-    }
+    if valid { Ok(()) } else { Err(Defect::MessageId) }
 }
 
 fn failure_report(text: &[u8]) -> Option<FailureReport> {
     if text.eq_ignore_ascii_case(b"partial") {
         return Some(FailureReport::Partial);
     }
-    yes_or_no(text).map(|yes| {
-        if yes {
-            FailureReport::Yes
-        } else {
-            FailureReport::No
-        }
-    })
+    yes_or_no(text).map(|yes| if yes { FailureReport::Yes } else { FailureReport::No })
 }
 
 fn yes_or_no(text: &[u8]) -> Option<bool> {
@@ -433,9 +370,8 @@ fn seconds(text: &[u8]) -> Option<u32> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    Some(text.iter().fold(0_u32, |number, digit| {
-        number
-            .saturating_mul(10)
-            .saturating_add(u32::from(digit - b'0'))
-    }))
+    Some(
+        text.iter()
+            .fold(0_u32, |number, digit| number.saturating_mul(10).saturating_add(u32::from(digit - b'0'))),
+    )
 }

@@ -29,11 +29,7 @@ impl Head {
         debug_assert!(self.defect.is_none(), "a defective head is never forwarded");
         let octets = octets.get(..self.len()).unwrap_or(octets);
         out.reserve(octets.len() + GROWTH_BYTES);
-        let mut copy = Copying {
-            octets,
-            copied: 0,
-            out,
-        };
+        let mut copy = Copying { octets, copied: 0, out };
 
         copy.up_to(self.tid);
         copy.out.extend_from_slice(rewrite.tid);
@@ -43,9 +39,7 @@ impl Head {
         copy.up_to(self.to_path);
         copy.out.extend_from_slice(remaining.as_bytes());
 
-        let moved = to_path
-            .as_bytes()
-            .get(..to_path.as_bytes().len() - remaining.as_bytes().len());
+        let moved = to_path.as_bytes().get(..to_path.as_bytes().len() - remaining.as_bytes().len());
         copy.before(self.from_path.start);
         for uri in Path::new(moved.unwrap_or_default()).uris().rev() {
             copy.out.extend_from_slice(uri);
@@ -79,8 +73,7 @@ impl Copying<'_> {
     /// Copies what stands before `at`.
     fn before(&mut self, at: u32) {
         let at = at as usize;
-        self.out
-            .extend_from_slice(self.octets.get(self.copied..at).unwrap_or_default());
+        self.out.extend_from_slice(self.octets.get(self.copied..at).unwrap_or_default());
         self.copied = self.copied.max(at);
     }
 
@@ -105,79 +98,40 @@ mod tests {
     use crate::proto::parser::{Parser, ParserLimits, Piece};
 
     fn rewritten(text: &str, rewrite: &Rewrite<'_>) -> String {
-        let step = Parser::new(ParserLimits::default())
-            .step(text.as_bytes())
-            .unwrap()
-            .unwrap();
-        let Piece::Head(head) = step.piece else {
-            panic!("{step:?}")
-        };
+        let step = Parser::new(ParserLimits::default()).step(text.as_bytes()).unwrap().unwrap();
+        let Piece::Head(head) = step.piece else { panic!("{step:?}") };
         assert_eq!(head.defect(), None, "{text}");
         let mut out = b"before ".to_vec();
-        head.rewrite(
-            text.get(..step.consumed).unwrap().as_bytes(),
-            rewrite,
-            &mut out,
-        );
-        String::from_utf8(out)
-            .unwrap()
-            .strip_prefix("before ")
-            .unwrap()
-            .to_owned()
+        head.rewrite(text.get(..step.consumed).unwrap().as_bytes(), rewrite, &mut out);
+        String::from_utf8(out).unwrap().strip_prefix("before ").unwrap().to_owned()
     }
 
-    const RANGE: ByteRange = ByteRange {
-        start: 1,
-        end: None,
-        total: Some(9),
-    };
+    const RANGE: ByteRange = ByteRange { start: 1, end: None, total: Some(9) };
 
     #[test]
     fn an_absent_byte_range_goes_before_the_content_headers() {
         let head = "MSRP tid1 SEND\r\nTo-Path: msrp://a:1/a;tcp msrp://b:1/b;tcp\r\nFrom-Path: msrp://c:1/c;tcp\r\nMessage-ID: m\r\n";
         let start = "MSRP tid2 SEND\r\nTo-Path: msrp://b:1/b;tcp\r\nFrom-Path: msrp://a:1/a;tcp msrp://c:1/c;tcp\r\nMessage-ID: m\r\n";
-        let rewrite = Rewrite {
-            tid: b"tid2",
-            moves: 1,
-            byte_range: Some(RANGE),
-        };
+        let rewrite = Rewrite { tid: b"tid2", moves: 1, byte_range: Some(RANGE) };
         for (rest, expected) in [
             (
                 "X-A: 1\r\nContent-ID: c\r\nContent-Type: t/s\r\n\r\n",
                 "X-A: 1\r\nByte-Range: 1-*/9\r\nContent-ID: c\r\nContent-Type: t/s\r\n\r\n",
             ),
-            (
-                "mime-version: 1\r\n\r\n",
-                "Byte-Range: 1-*/9\r\nmime-version: 1\r\n\r\n",
-            ),
+            ("mime-version: 1\r\n\r\n", "Byte-Range: 1-*/9\r\nmime-version: 1\r\n\r\n"),
             ("\r\n", "Byte-Range: 1-*/9\r\n\r\n"),
-            (
-                "X-A: 1\r\n-------tid1$\r\n",
-                "X-A: 1\r\nByte-Range: 1-*/9\r\n",
-            ),
-            (
-                "bYTE-rANGE:  4-5/*  \r\nX-A: 1\r\n\r\n",
-                "bYTE-rANGE:  1-*/9  \r\nX-A: 1\r\n\r\n",
-            ),
+            ("X-A: 1\r\n-------tid1$\r\n", "X-A: 1\r\nByte-Range: 1-*/9\r\n"),
+            ("bYTE-rANGE:  4-5/*  \r\nX-A: 1\r\n\r\n", "bYTE-rANGE:  1-*/9  \r\nX-A: 1\r\n\r\n"),
         ] {
-            assert_eq!(
-                rewritten(&format!("{head}{rest}"), &rewrite),
-                format!("{start}{expected}")
-            );
+            assert_eq!(rewritten(&format!("{head}{rest}"), &rewrite), format!("{start}{expected}"));
         }
     }
 
     #[test]
     fn without_moves_only_the_transaction_id_changes() {
         let text = "MSRP tid1 200\r\nTO-PATH:  msrp://a:1/a;tcp   msrp://b:1/b;tcp \r\nfrom-path:msrp://c:1/c;tcp\r\n-------tid1$\r\n";
-        let rewrite = Rewrite {
-            tid: b"longer-tid",
-            moves: 0,
-            byte_range: None,
-        };
-        let expected = text
-            .replace("-------tid1$\r\n", "")
-            .replace("tid1", "longer-tid");
+        let rewrite = Rewrite { tid: b"longer-tid", moves: 0, byte_range: None };
+        let expected = text.replace("-------tid1$\r\n", "").replace("tid1", "longer-tid");
         assert_eq!(rewritten(text, &rewrite), expected);
     }
 
@@ -186,10 +140,7 @@ mod tests {
     }
 
     fn uris() -> impl Strategy<Value = Vec<String>> {
-        prop::collection::vec(
-            "msrps?://[a-z]{1,5}:[1-9]{1,4}/[A-Za-z0-9+/=]{1,9};(tcp|ws;x=y)",
-            1..6,
-        )
+        prop::collection::vec("msrps?://[a-z]{1,5}:[1-9]{1,4}/[A-Za-z0-9+/=]{1,9};(tcp|ws;x=y)", 1..6)
     }
 
     proptest! {

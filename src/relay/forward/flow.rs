@@ -42,16 +42,9 @@ pub(super) struct Flow {
 }
 
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "heads travel unboxed: a box would be an allocation per chunk"
-)]
+#[expect(clippy::large_enum_variant, reason = "heads travel unboxed: a box would be an allocation per chunk")]
 pub(super) enum Item {
-    Head {
-        stream: StreamId,
-        hop: Hop,
-        transit: Transit,
-    },
+    Head { stream: StreamId, hop: Hop, transit: Transit },
     Body(Bytes),
     End(Flag),
 }
@@ -127,19 +120,12 @@ impl Flow {
     }
 
     pub(super) fn was_cut(&self, stream: StreamId) -> bool {
-        self.current
-            .as_ref()
-            .is_some_and(|c| c.stream == stream && c.was_cut)
+        self.current.as_ref().is_some_and(|c| c.stream == stream && c.was_cut)
     }
 
     /// The failure of `stream`, if it failed while it was still coming in.
     pub(super) fn refused(&mut self, stream: StreamId) -> Option<&mut Failure> {
-        match self
-            .current
-            .as_mut()
-            .filter(|c| c.stream == stream)?
-            .progress
-        {
+        match self.current.as_mut().filter(|c| c.stream == stream)?.progress {
             Progress::Refused(ref mut failure) => Some(failure),
             Progress::Going | Progress::Over => None,
         }
@@ -158,8 +144,7 @@ impl Flow {
 
     /// A refused request is forgotten once its end has come and its `#` has been written.
     fn forget_if_over(&mut self) {
-        self.current
-            .take_if(|c| !c.on_wire && matches!(c.progress, Progress::Over));
+        self.current.take_if(|c| !c.on_wire && matches!(c.progress, Progress::Over));
     }
 
     /// The transaction id of the chunk on the wire.
@@ -218,12 +203,7 @@ impl Flow {
     }
 
     /// Makes sure that a chunk is on the wire, writing its head if it can be written now.
-    pub(super) fn begin(
-        &mut self,
-        out: &mut OutBatch,
-        budget: usize,
-        cx: &mut WriteContext<'_>,
-    ) -> bool {
+    pub(super) fn begin(&mut self, out: &mut OutBatch, budget: usize, cx: &mut WriteContext<'_>) -> bool {
         match self.next(out.len(), budget) {
             None => return false,
             Some(Next::Resume) => {
@@ -232,19 +212,13 @@ impl Flow {
                 }
             }
             Some(Next::Begin { whole, body_octets }) => {
-                let Some(Item::Head {
-                    stream,
-                    hop,
-                    transit,
-                }) = self.items.pop_front()
-                else {
+                let Some(Item::Head { stream, hop, transit }) = self.items.pop_front() else {
                     return false;
                 };
                 self.owed += transit.cost();
                 let transit = if whole { transit } else { transit.compact() };
                 self.share_report_to(&transit);
-                let mut current =
-                    Current::unwritten(stream, hop, transit, Arc::clone(&self.report_to));
+                let mut current = Current::unwritten(stream, hop, transit, Arc::clone(&self.report_to));
                 current.tid = Tid::mint(cx.entropy);
                 current.interruptible = !whole;
                 current.on_wire = true;
@@ -269,9 +243,7 @@ impl Flow {
             return true;
         };
         // An end is written at once: a cut before it would leave nothing for the last piece.
-        while !current.interruptible
-            || out.len() < budget
-            || matches!(self.items.front(), Some(Item::End(_)))
+        while !current.interruptible || out.len() < budget || matches!(self.items.front(), Some(Item::End(_)))
         {
             match self.items.pop_front() {
                 Some(Item::Body(mut octets)) => {
@@ -336,18 +308,10 @@ impl Flow {
     /// The request being written has failed. Returns the octets to credit, and whom to tell: the
     /// sender, if all of it has come in; its session, so that it is stopped, if not.
     pub(super) fn refuse(&mut self, mut failure: Failure) -> (usize, Option<Message>) {
-        let Some(current) = self
-            .current
-            .as_mut()
-            .filter(|c| matches!(c.progress, Progress::Going))
-        else {
+        let Some(current) = self.current.as_mut().filter(|c| matches!(c.progress, Progress::Going)) else {
             return (0, None);
         };
-        let bodies = self
-            .items
-            .iter()
-            .take_while(|i| matches!(i, Item::Body(_)))
-            .count();
+        let bodies = self.items.iter().take_while(|i| matches!(i, Item::Body(_))).count();
         let dropped: usize = self.items.drain(..bodies).map(|item| item.cost()).sum();
         let credit = dropped + mem::take(&mut self.owed);
         let unwritten = u64::from(current.held.take().is_some()).saturating_add(dropped as u64);
@@ -414,22 +378,9 @@ impl Flow {
             }
             let stream = front?;
             Some(match item {
-                Item::Head { hop, transit, .. } => Message::Open {
-                    peer: to,
-                    hop,
-                    stream,
-                    transit,
-                },
-                Item::Body(octets) => Message::Piece {
-                    peer: to,
-                    stream,
-                    octets,
-                },
-                Item::End(flag) => Message::Close {
-                    peer: to,
-                    stream,
-                    flag,
-                },
+                Item::Head { hop, transit, .. } => Message::Open { peer: to, hop, stream, transit },
+                Item::Body(octets) => Message::Piece { peer: to, stream, octets },
+                Item::End(flag) => Message::Close { peer: to, stream, flag },
             })
         })
     }
@@ -442,11 +393,7 @@ impl Flow {
         for item in mem::take(&mut self.items) {
             credit += item.cost();
             match item {
-                Item::Head {
-                    stream,
-                    hop,
-                    transit,
-                } => {
+                Item::Head { stream, hop, transit } => {
                     self.share_report_to(&transit);
                     let report_to = Arc::clone(&self.report_to);
                     current = Some(Current::unwritten(stream, hop, transit, report_to));
@@ -538,36 +485,24 @@ impl Current {
         self.tid = Tid::mint(entropy);
         self.on_wire = true;
         self.answered = false;
-        let range = ByteRange {
-            start: self.next,
-            end: None,
-            total: self.total,
-        };
+        let range = ByteRange { start: self.next, end: None, total: self.total };
         self.write_head(out, Some(range));
     }
 
     /// What is to be told of a request whose connection is gone, with the octets counted so far.
     fn into_failure(mut self) -> Option<Failure> {
-        self.next = self
-            .next
-            .saturating_add(u64::from(self.held.take().is_some()));
+        self.next = self.next.saturating_add(u64::from(self.held.take().is_some()));
         match self.progress {
             Progress::Refused(failure) => Some(*failure),
-            Progress::Going if self.transit.wants_answer() => Some(Failure {
-                notice: self.notice(),
-                status: Status::TIMEOUT,
-            }),
+            Progress::Going if self.transit.wants_answer() => {
+                Some(Failure { notice: self.notice(), status: Status::TIMEOUT })
+            }
             Progress::Going | Progress::Over => None,
         }
     }
 
     /// The Byte-Range of the first piece; `None` leaves the header as it came.
-    fn first_byte_range(
-        &self,
-        whole: bool,
-        at_hand: usize,
-        flag: Option<Flag>,
-    ) -> Option<ByteRange> {
+    fn first_byte_range(&self, whole: bool, at_hand: usize, flag: Option<Flag>) -> Option<ByteRange> {
         if self.transit.method() != Method::Send {
             return None;
         }
@@ -578,31 +513,16 @@ impl Current {
             None if whole => {
                 let end = at_hand as u64;
                 let total = (flag == Some(Flag::Last)).then_some(end);
-                Some(ByteRange {
-                    start: 1,
-                    end: Some(end),
-                    total,
-                })
+                Some(ByteRange { start: 1, end: Some(end), total })
             }
-            None => Some(ByteRange {
-                start: 1,
-                end: None,
-                total: None,
-            }),
+            None => Some(ByteRange { start: 1, end: None, total: None }),
         }
     }
 
     fn write_head(&self, out: &mut OutBatch, byte_range: Option<ByteRange>) {
-        let rewrite = Rewrite {
-            tid: self.tid.as_bytes(),
-            moves: usize::from(self.transit.moves),
-            byte_range,
-        };
-        out.small(|small| {
-            self.transit
-                .head
-                .rewrite(&self.transit.octets, &rewrite, small)
-        });
+        let rewrite =
+            Rewrite { tid: self.tid.as_bytes(), moves: usize::from(self.transit.moves), byte_range };
+        out.small(|small| self.transit.head.rewrite(&self.transit.octets, &rewrite, small));
     }
 
     fn release_held(&mut self, out: &mut OutBatch, cx: &mut WriteContext<'_>) {
@@ -653,11 +573,7 @@ impl Current {
                 FailureReport::No
             },
             report_to: Arc::clone(&self.report_to),
-            message_id: self
-                .transit
-                .head
-                .message_id(&self.transit.octets)
-                .map(MessageId::new),
+            message_id: self.transit.head.message_id(&self.transit.octets).map(MessageId::new),
             range: ByteRange {
                 start: self.piece_start,
                 end: Some(self.next.saturating_sub(1)),

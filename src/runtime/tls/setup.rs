@@ -119,12 +119,7 @@ pub(super) fn provider() -> CryptoProvider {
             cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
             cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
         ],
-        kx_groups: vec![
-            kx_group::X25519,
-            kx_group::SECP256R1,
-            kx_group::SECP384R1,
-            kx_group::X25519MLKEM768,
-        ],
+        kx_groups: vec![kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1, kx_group::X25519MLKEM768],
         ..aws_lc_rs::default_provider()
     }
 }
@@ -191,10 +186,7 @@ fn load_roots(roots: &Roots) -> Result<RootCertStore, TlsSetupError> {
             store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
         Roots::File(path) => {
-            let unreadable = |source| TlsSetupError::RootsFile {
-                path: path.clone(),
-                source,
-            };
+            let unreadable = |source| TlsSetupError::RootsFile { path: path.clone(), source };
             let certificates = CertificateDer::pem_file_iter(path)
                 .map_err(unreadable)?
                 .collect::<Result<Vec<_>, _>>()
@@ -233,12 +225,8 @@ impl CertificatesByName {
             all: Vec::with_capacity(identities.len()),
         };
         for Identity { chain, key, names } in identities {
-            let certified = CertifiedKey::from_der(chain, key, provider).map_err(|source| {
-                TlsSetupError::Identity {
-                    names: names.join(", "),
-                    source,
-                }
-            })?;
+            let certified = CertifiedKey::from_der(chain, key, provider)
+                .map_err(|source| TlsSetupError::Identity { names: names.join(", "), source })?;
             this.add(Arc::new(certified), &names);
         }
         Ok(this)
@@ -270,12 +258,9 @@ impl ResolvesServerCert for CertificatesByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let named = hello.server_name().and_then(|name| self.named(name));
         let candidates = named.unwrap_or(&self.all);
-        let usable = candidates.iter().find(|certified| {
-            certified
-                .key
-                .choose_scheme(hello.signature_schemes())
-                .is_some()
-        });
+        let usable = candidates
+            .iter()
+            .find(|certified| certified.key.choose_scheme(hello.signature_schemes()).is_some());
         // With none usable the first one makes rustls answer with the alert that says so.
         usable.or_else(|| candidates.first()).cloned()
     }
@@ -330,11 +315,7 @@ mod tests {
         assert_eq!(found("A.example.COM"), Some(2));
         assert_eq!(found("default.example.com"), Some(0));
         assert_eq!(found("b.example.com"), Some(1));
-        assert_eq!(
-            found("c.b.example.com"),
-            None,
-            "a wildcard covers one label"
-        );
+        assert_eq!(found("c.b.example.com"), None, "a wildcard covers one label");
         assert_eq!(found("example.com"), None);
         assert_eq!(found("localhost"), None);
     }
@@ -358,10 +339,7 @@ mod tests {
         let path = directory.path().join("roots.pem");
         let made = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).unwrap();
         std::fs::write(&path, made.cert.pem()).unwrap();
-        assert_eq!(
-            TlsSetup::new(Vec::new(), &Roots::File(path)).unwrap().roots,
-            1
-        );
+        assert_eq!(TlsSetup::new(Vec::new(), &Roots::File(path)).unwrap().roots, 1);
     }
 
     #[test]

@@ -28,9 +28,7 @@ fn pki() -> &'static Pki {
     PKI.get_or_init(|| {
         let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, "Test root");
+        params.distinguished_name.push(rcgen::DnType::CommonName, "Test root");
         let key = rcgen::KeyPair::generate().unwrap();
         let root = params.self_signed(&key).unwrap().der().clone();
         let issuer = rcgen::Issuer::new(params, key);
@@ -40,11 +38,7 @@ fn pki() -> &'static Pki {
     })
 }
 
-fn signed(
-    issuer: &rcgen::Issuer<'_, rcgen::KeyPair>,
-    key: &rcgen::KeyPair,
-    names: &[&str],
-) -> Identity {
+fn signed(issuer: &rcgen::Issuer<'_, rcgen::KeyPair>, key: &rcgen::KeyPair, names: &[&str]) -> Identity {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let params = rcgen::CertificateParams::new(names.clone()).unwrap();
     let certificate = params.signed_by(key, issuer).unwrap();
@@ -74,11 +68,7 @@ fn identity_with(key: Key) -> Identity {
     let rsa = &pki().rsa;
     match key {
         Key::Ecdsa => identity(&[NAME]),
-        Key::Rsa => Identity {
-            chain: rsa.chain.clone(),
-            key: rsa.key.clone_key(),
-            names: rsa.names.clone(),
-        },
+        Key::Rsa => Identity { chain: rsa.chain.clone(), key: rsa.key.clone_key(), names: rsa.names.clone() },
     }
 }
 
@@ -116,11 +106,7 @@ enum Make {
 
 impl End {
     fn new(make: Make) -> Self {
-        Self {
-            make,
-            plain: Vec::new(),
-            out: Vec::new(),
-        }
+        Self { make, plain: Vec::new(), out: Vec::new() }
     }
 
     fn ours(tls: TlsConn) -> Self {
@@ -321,19 +307,13 @@ fn versions_suites_and_group_are_the_modern_ones() {
     let setup = setup(vec![identity(&[NAME])]);
     let (mut client, mut server) = connected(&setup);
     assert_eq!(client.tls().describe(), server.tls().describe());
-    assert_eq!(
-        client.tls().describe().to_string(),
-        "TLSv1_3 TLS13_AES_128_GCM_SHA256 X25519"
-    );
+    assert_eq!(client.tls().describe().to_string(), "TLSv1_3 TLS13_AES_128_GCM_SHA256 X25519");
 
     let mut client = End::our_client(&client_of(&rustls::version::TLS12), NAME);
     let mut server = End::our_server(&setup.server);
     assert_eq!(server.tls().describe().to_string(), "- - -");
     exchange(&mut client, &mut server, usize::MAX).unwrap();
-    assert_eq!(
-        server.tls().describe().to_string(),
-        "TLSv1_2 TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 X25519"
-    );
+    assert_eq!(server.tls().describe().to_string(), "TLSv1_2 TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 X25519");
 }
 
 #[test]
@@ -490,10 +470,7 @@ fn tampered_record_ends_the_connection_with_an_alert() {
             let mut wire = client.take_out();
             *wire.last_mut().unwrap() ^= 1;
             let error = server.feed(&wire).unwrap_err();
-            assert!(matches!(
-                error,
-                TlsError::Protocol(rustls::Error::DecryptError)
-            ));
+            assert!(matches!(error, TlsError::Protocol(rustls::Error::DecryptError)));
             if let Make::Ours { tls, .. } = &mut server.make {
                 assert_eq!(server.plain, b"genuine");
                 let again = tls.receive(&mut [], &mut Vec::new(), &mut Vec::new());
@@ -524,9 +501,7 @@ fn garbage_in_place_of_a_client_hello_is_an_error_with_an_alert() {
     ] {
         for size in [1, usize::MAX] {
             let mut server = End::our_server(&setup.server);
-            let failed = garbage
-                .chunks(size)
-                .any(|piece| server.feed(piece).is_err());
+            let failed = garbage.chunks(size).any(|piece| server.feed(piece).is_err());
             assert!(failed, "{garbage:?}");
             // A fatal alert, in the clear.
             assert!(matches!(server.out[..], [21, 3, _, 0, 2, 2, _]));
@@ -541,9 +516,7 @@ fn fatal_and_unknown_alerts_of_the_peer_are_errors() {
     let error = client.feed(b"\x15\x03\x03\x00\x02\x02\x28").unwrap_err();
     assert!(matches!(
         error,
-        TlsError::Protocol(rustls::Error::AlertReceived(
-            AlertDescription::HandshakeFailure
-        ))
+        TlsError::Protocol(rustls::Error::AlertReceived(AlertDescription::HandshakeFailure))
     ));
 }
 
@@ -560,11 +533,7 @@ fn tls_1_1_is_refused() {
     wire.extend(hello);
     let mut server = End::our_server(&setup.server);
     let error = server.feed(&wire).unwrap_err();
-    assert!(
-        matches!(server.out[..], [21, 3, _, 0, 2, 2, 70]),
-        "{error:?} {:?}",
-        server.out
-    );
+    assert!(matches!(server.out[..], [21, 3, _, 0, 2, 2, 70]), "{error:?} {:?}", server.out);
 }
 
 #[test]
@@ -583,10 +552,7 @@ fn certificate_of_another_name_or_issuer_is_refused_when_verifying() {
             ))
         ));
         let error = server.feed(&client.take_out()).unwrap_err();
-        assert!(matches!(
-            error,
-            TlsError::Protocol(rustls::Error::AlertReceived(_))
-        ));
+        assert!(matches!(error, TlsError::Protocol(rustls::Error::AlertReceived(_))));
     }
 }
 
@@ -628,10 +594,7 @@ fn key_must_be_held_even_when_only_encrypting() {
     #[derive(Debug)]
     struct Impostor(Arc<rustls::sign::CertifiedKey>);
     impl rustls::server::ResolvesServerCert for Impostor {
-        fn resolve(
-            &self,
-            _: rustls::server::ClientHello<'_>,
-        ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
             Some(Arc::clone(&self.0))
         }
     }
@@ -651,9 +614,7 @@ fn key_must_be_held_even_when_only_encrypting() {
         let error = exchange(&mut client, &mut server, usize::MAX).unwrap_err();
         assert!(matches!(
             error,
-            TlsError::Protocol(rustls::Error::InvalidCertificate(
-                CertificateError::BadSignature
-            ))
+            TlsError::Protocol(rustls::Error::InvalidCertificate(CertificateError::BadSignature))
         ));
     }
 }
@@ -668,11 +629,7 @@ fn certificate_is_chosen_by_server_name() {
         exchange(&mut client, &mut server, usize::MAX).unwrap();
         assert!(client.done() && server.done(), "{good}");
     }
-    for (to, shown) in [
-        ("unknown.example.com", 0),
-        ("192.0.2.7", 0),
-        ("b.example.org", 1),
-    ] {
+    for (to, shown) in [("unknown.example.com", 0), ("192.0.2.7", 0), ("b.example.org", 1)] {
         let mut client = End::their_client(&setup.client_encrypt_only, to);
         let mut server = End::our_server(&setup.server);
         exchange(&mut client, &mut server, usize::MAX).unwrap();
@@ -790,9 +747,7 @@ fn endless_handshake_message_is_refused() {
     let setup = setup(vec![identity(&[NAME])]);
     let mut server = End::our_server(&setup.server);
     // The beginning of a ClientHello of 65,000 octets, then the rest of it, one octet in a record.
-    server
-        .feed(b"\x16\x03\x01\x00\x04\x01\x00\xfd\xe8")
-        .unwrap();
+    server.feed(b"\x16\x03\x01\x00\x04\x01\x00\xfd\xe8").unwrap();
     let mut fed = 0;
     let error = loop {
         match server.feed(b"\x16\x03\x01\x00\x01\x00") {
