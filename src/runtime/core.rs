@@ -119,6 +119,8 @@ impl Buffers {
 pub(crate) async fn run(plan: CorePlan) -> CoreEnd {
     let (inbox, listeners) = (plan.inbox.clone(), Shared::take_listeners(&plan));
     let shared = Rc::new(Shared::new(plan));
+    // aws-lc's first random draw on a thread takes tens of milliseconds: not at a client's expense.
+    let _ = shared.tls.server.crypto_provider().secure_random.fill(&mut [0]);
     for (listener, transport) in listeners {
         let core = Rc::clone(&shared);
         shared.tasks.spawn(async move { core.accept(listener, transport).await });
