@@ -1,6 +1,6 @@
 //! AUTH with this relay as its target: challenge, look-up, check, a session (RFC 4976, 5.1, 6.3, 9.1).
 //!
-//! Invariants: a session is opened with a [`Verified`](crate::proto::digest::Verified) only; nonces
+//! Invariants: a session is opened with a [`Verified`] only; nonces
 //! belong to the connection that asked for them and their count strictly rises; an unknown user and
 //! a wrong password cost the same work and get the same answer; accounts that cannot be asked never
 //! look like a wrong password.
