@@ -4,18 +4,23 @@
 //! arrive while a core is started again wait instead of being refused; the cores know each other's
 //! present life and nothing older; a core that dies takes nobody with it.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::task::{Poll, Waker};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use glommio::{LocalExecutorBuilder, Placement};
 
 use super::core::{self, CoreEnd, CorePlan};
 use super::mesh::{Parcel, inbox};
 use super::sock::{ListenError, Listeners};
+use super::tasks::panic_message;
 use super::tls::{Identity, Roots, TlsSetup, TlsSetupError};
 use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy};
 use crate::control::{Control, ControlError};
@@ -27,6 +32,8 @@ const BACKLOG: u16 = 4096;
 /// IO, timers and wakes from other threads are looked at this often while a task stays runnable; the
 /// engine's own default is 100 ms.
 const PREEMPT: Duration = Duration::from_millis(1);
+/// How often a core that starts is woken until it runs.
+const START_LOOK: Duration = Duration::from_millis(20);
 /// Memory the engine registers with the kernel per executor; nothing here uses it.
 const IO_MEMORY: usize = 64 << 10;
 /// A core that has died rests this long at first, then twice as long each time, ...
@@ -79,7 +86,7 @@ enum BootEvent {
     /// Stop everything.
     Stop,
     /// Make a core panic.
-    Crash(usize),
+    Crash { index: usize, in_task: bool },
 }
 
 /// A running relay: its cores, its control plane, its supervisor.
@@ -88,7 +95,7 @@ pub struct Server {
     addresses: Vec<(SocketAddr, bool)>,
     counters: Vec<Arc<Counters>>,
     events: Sender<BootEvent>,
-    supervisor: Option<std::thread::JoinHandle<()>>,
+    supervisor: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -111,7 +118,11 @@ impl Server {
         let mut supervisor = Supervisor::new(config, control, tls, listeners, (events.clone(), inbox));
         let counters = supervisor.counters.clone();
         for index in 0..count.get() {
-            supervisor.start_core(index)?;
+            if let Err(error) = supervisor.start_core(index) {
+                // The cores that run already know each other, and would go on.
+                supervisor.stop();
+                return Err(error);
+            }
         }
         let thread = std::thread::Builder::new()
             .name("supervisor".to_owned())
@@ -131,10 +142,16 @@ impl Server {
         self.counters.iter().map(|c| c.snapshot()).collect()
     }
 
-    /// Makes a core panic, for tests of what happens then.
+    /// Makes a task of a core panic, for tests of what happens then.
     #[doc(hidden)]
     pub fn crash_core(&self, index: usize) {
-        let _ = self.events.send_blocking(BootEvent::Crash(index));
+        let _ = self.events.send_blocking(BootEvent::Crash { index, in_task: true });
+    }
+
+    /// Makes a core panic outside its tasks, as an error in the relay on a message from another core would.
+    #[doc(hidden)]
+    pub fn crash_core_loop(&self, index: usize) {
+        let _ = self.events.send_blocking(BootEvent::Crash { index, in_task: false });
     }
 
     /// Stops accepting, closes every connection in order, ends the cores. Returns what they counted.
@@ -198,7 +215,7 @@ struct Supervisor {
 struct RunningCore {
     incarnation: u16,
     inbox: Option<Sender<Parcel>>,
-    thread: Option<ExecutorJoinHandle<CoreEnd>>,
+    thread: Option<JoinHandle<CoreEnd>>,
     started: Instant,
     pause: Duration,
 }
@@ -255,17 +272,10 @@ impl Supervisor {
             log_failures: self.log_failures,
             seed: seed()?,
         };
-        let farewell = Farewell(index, self.events.clone());
-        let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
-            .name(&format!("core-{index}"))
-            .io_memory(IO_MEMORY)
-            .preempt_timer(PREEMPT)
-            .spawn(move || async move {
-                let _farewell = farewell;
-                core::run(plan).await
-            })
-            .map_err(|error| BootError::Core { index, cpu, reason: error.to_string() })?;
+        // Before it runs: whoever it speaks to must know it already.
         self.introduce(index, &sender);
+        let thread = spawn_core(cpu, plan, Farewell(index, self.events.clone()))
+            .map_err(|reason| BootError::Core { index, cpu, reason })?;
         if let Some(core) = self.cores.get_mut(index) {
             core.inbox = Some(sender);
             core.thread = Some(thread);
@@ -304,7 +314,7 @@ impl Supervisor {
         while let Ok(event) = self.inbox.recv_blocking() {
             match event {
                 BootEvent::CoreEnded(index) => self.restart(index),
-                BootEvent::Crash(index) => self.tell(index, Parcel::Panic),
+                BootEvent::Crash { index, in_task } => self.tell(index, Parcel::Panic { in_task }),
                 BootEvent::Stop => break,
             }
         }
@@ -320,16 +330,20 @@ impl Supervisor {
     /// A core has died: the others end what they had with it, then it begins a new life.
     fn restart(&mut self, index: usize) {
         let gone = self.id(index);
-        let Some(core) = self.cores.get_mut(index) else { return };
+        let Some(core) = self.cores.get_mut(index) else {
+            return;
+        };
         core.inbox = None;
-        let why = match core.thread.take().map(ExecutorJoinHandle::join) {
+        let why = match core.thread.take().map(JoinHandle::join) {
             Some(Ok(CoreEnd::Panicked(message))) => message,
-            Some(Err(error)) => error.to_string(),
+            Some(Err(panic)) => panic_message(panic.as_ref()),
             Some(Ok(CoreEnd::Stopped)) | None => "stopped".to_owned(),
         };
         if core.started.elapsed() > RESTART_FORGIVEN_AFTER {
             core.pause = RESTART_PAUSE_MIN;
         }
+        // An attempt that fails is no life to be forgiven for.
+        core.started = Instant::now();
         let pause = core.pause;
         core.pause = (pause * 2).min(RESTART_PAUSE_MAX);
         core.incarnation = core.incarnation.wrapping_add(1);
@@ -360,12 +374,66 @@ impl Supervisor {
             self.tell(index, Parcel::Stop);
         }
         for thread in self.cores.iter_mut().filter_map(|core| core.thread.take()) {
-            if let Err(error) = thread.join() {
-                tracing::error!(reason = %error, "A core died while stopping");
+            if let Err(panic) = thread.join() {
+                tracing::error!(reason = panic_message(panic.as_ref()), "A core died while stopping");
             }
         }
         if let Err(error) = self.control.stop(CONTROL_STOP_TIMEOUT) {
             tracing::warn!(reason = %error, "The control plane did not stop in order");
+        }
+    }
+}
+
+/// What a core's thread says of itself while it starts.
+enum Progress {
+    /// There is an executor; this wakes it.
+    Made(Waker),
+    /// Its first task runs.
+    Running,
+}
+
+/// Starts a core's thread and returns when the core runs.
+///
+/// The engine may go to sleep over a task that is due: where the preemption timer fires just before it looks at its
+/// queue, it takes the timer for an event that came to nothing. Any later event wakes it up again, and a running core
+/// has a timer of its own, but before its first task has run there is none. So it is woken from here until it has.
+fn spawn_core(cpu: usize, plan: CorePlan, farewell: Farewell) -> Result<JoinHandle<CoreEnd>, String> {
+    let (progress, reached) = mpsc::channel();
+    let thread = std::thread::Builder::new().name(format!("core-{}", farewell.0));
+    let body = move || {
+        let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
+            .io_memory(IO_MEMORY)
+            .preempt_timer(PREEMPT)
+            .make();
+        let executor = match executor {
+            Ok(executor) => executor,
+            Err(error) => {
+                // The one who waits reports it.
+                let _ = progress.send(Err(error.to_string()));
+                return CoreEnd::Stopped;
+            }
+        };
+        let _farewell = farewell;
+        // Polled here and now, before the executor runs: that is how its waker can be had.
+        let woken = executor.spawn(poll_fn(|cx| {
+            let _ = progress.send(Ok(Progress::Made(cx.waker().clone())));
+            Poll::<()>::Pending
+        }));
+        executor.run(async {
+            drop(woken);
+            let _ = progress.send(Ok(Progress::Running));
+            core::run(plan).await
+        })
+    };
+    let thread = thread.spawn(body).map_err(|error| error.to_string())?;
+    let mut waker = None;
+    loop {
+        match reached.recv_timeout(START_LOOK) {
+            Ok(Ok(Progress::Made(made))) => waker = Some(made),
+            Ok(Ok(Progress::Running)) => return Ok(thread),
+            Ok(Err(reason)) => return Err(reason),
+            Err(RecvTimeoutError::Timeout) => waker.iter().for_each(Waker::wake_by_ref),
+            Err(RecvTimeoutError::Disconnected) => return Err("its thread died".to_owned()),
         }
     }
 }

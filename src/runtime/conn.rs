@@ -55,6 +55,8 @@ pub(crate) struct Conn {
     stop_reading: Event,
     pub(crate) writable: Event,
     lost: Cell<bool>,
+    /// TLS can encrypt no more: what is queued cannot be sent.
+    broken: Cell<bool>,
 }
 
 /// Why reading ended.
@@ -94,6 +96,7 @@ impl Conn {
             stop_reading: Event::default(),
             writable: Event::default(),
             lost: Cell::new(false),
+            broken: Cell::new(false),
         }
     }
 
@@ -318,6 +321,9 @@ impl Conn {
                     tracing::debug!(peer = ?self.key, address = %self.address, reason = %error, "Connection gone");
                     return self.lose(shared);
                 }
+                if self.broken.get() {
+                    return self.lose(shared);
+                }
                 if state == WriteState::Finished {
                     return self.finish(shared).await;
                 }
@@ -341,8 +347,7 @@ impl Conn {
         shared.next_flush(self.key, |plain| {
             if let Err(error) = tls.borrow_mut().encrypt(plain, out) {
                 tracing::warn!(peer = ?self.key, reason = %error, "Cannot encrypt");
-                self.stop_reading.notify();
-                self.closing.set(true);
+                self.broken.set(true);
             }
         })
     }

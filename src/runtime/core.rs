@@ -6,21 +6,22 @@
 //! its listeners free for the next life.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
-use futures_lite::future;
+use futures_lite::{FutureExt as _, future};
 use glommio::timer::Timer;
 
 use super::conn::Conn;
 use super::log;
 use super::mesh::{Mesh, Parcel};
 use super::sock::{AcceptError, Acceptor, Socket};
-use super::tasks::{Event, Tasks};
+use super::tasks::{Event, Tasks, panic_message};
 use super::tls::{TlsConn, TlsSetup};
 use crate::config::{Limits, Outbound};
 use crate::control::{Answer, ControlHandle};
@@ -78,9 +79,14 @@ pub(crate) enum CoreEnd {
 pub(crate) struct Shared {
     relay: RefCell<Relay>,
     effects: RefCell<Effects>,
+    /// Effects not applied yet, in the order in which the relay asked for them.
+    due: RefCell<VecDeque<Effect>>,
+    applying: Cell<bool>,
     batch: RefCell<OutBatch>,
     gathered: RefCell<Vec<u8>>,
     conns: RefCell<HashMap<PeerKey, Rc<Conn>>>,
+    /// Dials under way, and how to end them: their slots are taken until they do.
+    pub(crate) dialling: RefCell<HashMap<PeerKey, Rc<Event>>>,
     published: RefCell<Stats>,
     pub(crate) scratch: RefCell<Vec<u8>>,
     pub(crate) buffers: Buffers,
@@ -116,12 +122,13 @@ impl Buffers {
 }
 
 /// Runs a core until it is told to stop or one of its tasks panics.
-pub(crate) async fn run(plan: CorePlan) -> CoreEnd {
-    let (inbox, listeners) = (plan.inbox.clone(), Shared::take_listeners(&plan));
+pub(crate) async fn run(mut plan: CorePlan) -> CoreEnd {
+    let (inbox, listeners) = (plan.inbox.clone(), std::mem::take(&mut plan.listeners));
     let shared = Rc::new(Shared::new(plan));
     // aws-lc's first random draw on a thread takes tens of milliseconds: not at a client's expense.
     let _ = shared.tls.server.crypto_provider().secure_random.fill(&mut [0]);
-    for (listener, transport) in listeners {
+    for (socket, transport) in listeners {
+        let listener = Acceptor::new(socket);
         let core = Rc::clone(&shared);
         shared.tasks.spawn(async move { core.accept(listener, transport).await });
     }
@@ -139,10 +146,15 @@ pub(crate) async fn run(plan: CorePlan) -> CoreEnd {
     shared.tasks.spawn(async move { core.heartbeat().await });
 
     let panicked = async { CoreEnd::Panicked(shared.tasks.failed().await) };
-    let stopped = async {
+    let served = AssertUnwindSafe(async {
         shared.read_inbox(&inbox).await;
         shared.close_all().await;
-        CoreEnd::Stopped
+    });
+    let stopped = async {
+        match served.catch_unwind().await {
+            Ok(()) => CoreEnd::Stopped,
+            Err(panic) => CoreEnd::Panicked(panic_message(panic.as_ref())),
+        }
     };
     let end = future::or(panicked, stopped).await;
     shared.tasks.cancel_all().await;
@@ -156,9 +168,12 @@ impl Shared {
         Self {
             relay: RefCell::new(Relay::new(plan.id, plan.settings, plan.seed, Instant::now())),
             effects: RefCell::default(),
+            due: RefCell::default(),
+            applying: Cell::new(false),
             batch: RefCell::default(),
             gathered: RefCell::default(),
             conns: RefCell::default(),
+            dialling: RefCell::default(),
             published: RefCell::default(),
             scratch: RefCell::new(vec![0; READ_OCTETS + RECORD_OCTETS_MAX]),
             buffers: Buffers::default(),
@@ -173,14 +188,6 @@ impl Shared {
             emptied: Event::default(),
             turns: Cell::new(0),
         }
-    }
-
-    fn take_listeners(plan: &CorePlan) -> Vec<(Acceptor, Transport)> {
-        let duplicates = plan
-            .listeners
-            .iter()
-            .filter_map(|(socket, transport)| Some((socket.try_clone().ok()?, *transport)));
-        duplicates.map(|(socket, transport)| (Acceptor::new(socket), transport)).collect()
     }
 
     fn cores(&self) -> usize {
@@ -223,15 +230,26 @@ impl Shared {
         state
     }
 
+    /// An effect may feed the relay again before it returns, for a task runs as soon as it is spawned. What comes of
+    /// that waits behind the effects that are due already: a resume must not overtake the pause before it.
     fn apply(self: &Rc<Self>, mut fx: Effects) {
         for (core, messages) in fx.parcels.drain(..) {
             self.mesh.send(core, messages);
         }
-        for effect in fx.list.drain(..) {
+        self.due.borrow_mut().extend(fx.list.drain(..));
+        // Kept for its memory.
+        *self.effects.borrow_mut() = fx;
+        if self.applying.replace(true) {
+            return;
+        }
+        while let Some(effect) = self.next_due() {
             self.apply_one(effect);
         }
-        // Kept for its memory; an effect that fed the relay again has left a list of its own.
-        *self.effects.borrow_mut() = fx;
+        self.applying.set(false);
+    }
+
+    fn next_due(&self) -> Option<Effect> {
+        self.due.borrow_mut().pop_front()
     }
 
     fn apply_one(self: &Rc<Self>, effect: Effect) {
@@ -241,8 +259,10 @@ impl Shared {
             Effect::Resume(peer) => self.with_conn(peer, |conn| conn.set_paused(false)),
             Effect::Close { peer, reason } => self.close(peer, reason),
             Effect::Connect { peer, target } => {
+                let given_up = Rc::new(Event::default());
+                self.dialling.borrow_mut().insert(peer, Rc::clone(&given_up));
                 let core = Rc::clone(self);
-                self.tasks.spawn(async move { core.dial(peer, target).await });
+                self.tasks.spawn(async move { core.dial(peer, target, &given_up).await });
             }
             Effect::LookUp { ticket, user, realm, algorithm } => {
                 let core = Rc::clone(self);
@@ -262,11 +282,12 @@ impl Shared {
 
     fn close(self: &Rc<Self>, peer: PeerKey, reason: CloseReason) {
         tracing::debug!(?peer, reason = reason.as_str(), "Closing connection");
+        if let Some(given_up) = self.dialling.borrow().get(&peer) {
+            given_up.notify();
+        }
         let conn = self.conns.borrow().get(&peer).map(Rc::clone);
-        match conn {
-            Some(conn) => conn.close(),
-            // Still being dialled: there is nothing to close, and the dial will find nobody.
-            None => self.feed([Input::Lost { peer }]),
+        if let Some(conn) = conn {
+            conn.close();
         }
     }
 
@@ -379,8 +400,10 @@ impl Shared {
                     self.feed([Input::CoreChanged { index: core.index, running: None }]);
                 }
                 Parcel::Stop => return,
-                Parcel::Panic => self.tasks.spawn(async { crash() }),
+                Parcel::Panic { in_task: true } => self.tasks.spawn(async { crash() }),
+                Parcel::Panic { in_task: false } => crash(),
             }
+            glommio::executor().yield_if_needed().await;
         }
     }
 

@@ -8,11 +8,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures_lite::future;
 use rustls_pki_types::ServerName;
 
 use super::conn::Conn;
 use super::core::Shared;
 use super::sock::Socket;
+use super::tasks::Event;
 use super::tls::{TlsConn, TlsError};
 use crate::config::EndpointTls;
 use crate::control::ResolveError;
@@ -36,11 +38,19 @@ enum DialError {
 }
 
 impl Shared {
-    /// Opens the connection that the relay asked for.
-    pub(crate) async fn dial(self: &Rc<Self>, peer: PeerKey, target: Target) {
-        match self.connect(peer, &target).await {
-            Ok(conn) => self.adopt(conn),
-            Err(error) => {
+    /// Opens the connection that the relay asked for, unless it gives it up meanwhile.
+    pub(crate) async fn dial(self: &Rc<Self>, peer: PeerKey, target: Target, given_up: &Event) {
+        let abandoned = async {
+            given_up.wait().await;
+            None
+        };
+        let connected = async { Some(self.connect(peer, &target).await) };
+        let outcome = future::or(abandoned, connected).await;
+        self.dialling.borrow_mut().remove(&peer);
+        match outcome {
+            None => self.feed([Input::Lost { peer }]),
+            Some(Ok(conn)) => self.adopt(conn),
+            Some(Err(error)) => {
                 tracing::info!(?peer, host = target.host, port = target.port, reason = %error, "Cannot connect");
                 self.feed([Input::DialFailed { peer }]);
             }

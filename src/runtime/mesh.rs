@@ -26,8 +26,8 @@ pub(crate) enum Parcel {
     CoreDown { core: CoreId },
     /// Close everything in order and end.
     Stop,
-    /// Fail: how a test sees what a panic does.
-    Panic,
+    /// Fail, in a task or in the core's own loop: how a test sees what a panic does.
+    Panic { in_task: bool },
 }
 
 /// A core's way in.

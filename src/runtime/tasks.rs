@@ -59,11 +59,16 @@ pub(crate) struct Tasks {
     ended: RefCell<Vec<TaskKey>>,
     failure: RefCell<Option<String>>,
     failed: Event,
+    /// The core is ending: nothing new begins.
+    closed: Cell<bool>,
 }
 
 impl Tasks {
     /// Starts a task on this core.
     pub(crate) fn spawn(self: &Rc<Self>, body: impl Future<Output = ()> + 'static) {
+        if self.closed.get() {
+            return;
+        }
         self.reap();
         let key = self.running.borrow_mut().insert(None);
         let tasks = Rc::clone(self);
@@ -90,6 +95,7 @@ impl Tasks {
 
     /// Cancels everything and waits until it is gone.
     pub(crate) async fn cancel_all(&self) {
+        self.closed.set(true);
         let tasks: Vec<_> = self.running.borrow_mut().drain().filter_map(|(_, task)| task).collect();
         for task in tasks {
             task.cancel().await;
