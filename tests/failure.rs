@@ -948,6 +948,35 @@ fn transactions_are_bounded_and_the_table_drains() {
     world.assert_idle();
 }
 
+// S13: what a peer makes us keep is bounded in octets, not only in number: paths may be long.
+#[test]
+fn long_paths_fill_the_table_of_transactions_earlier() {
+    let mut settings = support::settings(1);
+    settings.limits.transactions_per_peer_max = 64;
+    for (uris, least, most) in [(1, 64, 64), (15, 4, 16)] {
+        let mut world = World::with(settings.clone());
+        let (bob, session) = world.client(0, "bob");
+        let to = format!("{session} {}", world.end(bob).uri);
+        let far = world.connect(0);
+        for n in 0..100 {
+            // Another path each time, so that nothing can be shared.
+            let uri = format!("msrps://a.example:1/{}{n:03};tcp", "x".repeat(100));
+            let long = format!("msrps://a.example:1/{}{n:03};tcp;p={}", "x".repeat(100), "y".repeat(380));
+            let from = [&[uri][..], &vec![long; uris - 1]].concat().join(" ");
+            world.send(far, Request::send(&to, &from, "mess1", b"x").octets());
+        }
+        world.run();
+        let written = world.take(bob).len();
+        assert!((least..=most).contains(&written), "{uris}: {written}");
+        world.end(bob).answers = Answers::Always(200);
+        world.advance(Duration::from_secs(31));
+        assert_eq!(written + world.take(bob).len(), 100);
+        world.advance(Duration::from_secs(31));
+        assert_eq!(world.sizes().transactions, 0);
+        world.assert_idle();
+    }
+}
+
 // S13: so are the requests that wait for an answer from the far end; reading stops at the cap.
 #[test]
 fn requests_that_wait_are_bounded() {
