@@ -597,7 +597,10 @@ impl Relay {
             return;
         }
         peer.closing = true;
-        if reason != CloseReason::SessionOver {
+        if reason == CloseReason::Stopping {
+            // What others have sent it is still delivered; what it was sending breaks off here.
+            break_off(peer, &mut self.core, fx);
+        } else if reason != CloseReason::SessionOver {
             sever(peer, &mut self.core, &self.sessions, fx);
         } else if peer.role == Role::Dialling && !peer.out.is_empty() {
             // Once it is up, what its client left is still delivered.
@@ -662,11 +665,7 @@ fn sever(peer: &mut Peer, core: &mut Core, sessions: &Sessions, fx: &mut Effects
         let status = Status::TIMEOUT;
         core.post(Message::Failed { notice, status }, fx);
     }
-    if let Incoming::Request { session, stream, .. } = peer.incoming {
-        let flag = Flag::Aborted;
-        core.post(Message::End { session, stream, flag }, fx);
-    }
-    peer.incoming = Incoming::Dropped;
+    break_off(peer, core, fx);
     peer.unanswered.clear();
     peer.unanswered_octets = 0;
     let was_up = peer.role != Role::Dialling;
@@ -686,6 +685,15 @@ fn sever(peer: &mut Peer, core: &mut Core, sessions: &Sessions, fx: &mut Effects
             core.post(Message::InnerLost { session }, fx);
         }
     }
+}
+
+/// No more comes of the request that is coming in: its receivers are told.
+fn break_off(peer: &mut Peer, core: &mut Core, fx: &mut Effects) {
+    if let Incoming::Request { session, stream, .. } = peer.incoming {
+        let flag = Flag::Aborted;
+        core.post(Message::End { session, stream, flag }, fx);
+    }
+    peer.incoming = Incoming::Dropped;
 }
 
 /// The session a URI names, if this relay can have minted it.

@@ -1,0 +1,96 @@
+//! The real binary, in a directory of its own.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use tempfile::TempDir;
+
+use super::endpoint::Endpoint;
+use super::relay::{Setup, raise_descriptors, trusting};
+use super::until;
+
+/// Where cargo has put the server.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_msrprelay");
+
+/// A relay in a process of its own, which ends with the test.
+pub(crate) struct RelayProcess {
+    child: Child,
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) client: Arc<ClientConfig>,
+    place: TempDir,
+}
+
+impl RelayProcess {
+    pub(crate) fn start(setup: &Setup) -> Self {
+        raise_descriptors();
+        let place = tempfile::tempdir().unwrap();
+        let config = place.path().join("config.yaml");
+        fs::write(&config, setup.write(place.path())).unwrap();
+        let ready = place.path().join("ready");
+        let log = File::create(place.path().join("log")).unwrap();
+        let mut command = Command::new(BINARY);
+        command.arg("--config").arg(config).arg("--ready-file").arg(&ready);
+        let mut child = command.stdin(Stdio::null()).stderr(log).spawn().unwrap();
+        let addresses = until("the relay to be ready", || {
+            let ended = child.try_wait().unwrap();
+            assert_eq!(ended, None, "{}", log_of(place.path()));
+            fs::read_to_string(&ready).ok()
+        });
+        let addresses = addresses.lines().map(|line| line.parse().unwrap()).collect();
+        let client = Arc::new(trusting(place.path()));
+        Self { child, addresses, client, place }
+    }
+
+    /// A connection that has not authenticated.
+    pub(crate) fn stranger(&self, name: &str) -> Endpoint {
+        Endpoint::tls(self.addresses[0], &self.client, name)
+    }
+
+    /// A client with a session.
+    pub(crate) fn client(&self, user: &str) -> Endpoint {
+        self.stranger(user).log_in(user, self.addresses[0].port())
+    }
+
+    /// Memory in use, in KiB.
+    pub(crate) fn rss_kib(&self) -> u64 {
+        let status = fs::read_to_string(self.proc("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    fn proc(&self, what: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{what}", self.child.id()))
+    }
+
+    /// Sends a signal such as `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Waits for the end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        until("the relay to end", || self.child.try_wait().unwrap())
+    }
+
+    /// What it has written to standard error.
+    pub(crate) fn log(&self) -> String {
+        log_of(self.place.path())
+    }
+}
+
+impl Drop for RelayProcess {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn log_of(place: &Path) -> String {
+    fs::read_to_string(place.join("log")).unwrap_or_default()
+}
