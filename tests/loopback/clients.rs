@@ -283,8 +283,7 @@ fn a_stop_lets_everything_queued_arrive_and_then_ends_in_order() {
                 assert_same(&message.body, &words);
             }
             assert_eq!(bob.end(), End::Clean);
-            let end = std::iter::from_fn(|| Some(alice.reader.next())).find_map(Result::err);
-            assert_eq!(end, Some(End::Clean));
+            assert_eq!(alice.reader.until_end(), End::Clean);
             bob.close();
             alice.close();
             stopping.join().unwrap();

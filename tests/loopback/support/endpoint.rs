@@ -267,6 +267,16 @@ impl Reader {
         }
     }
 
+    /// Waits for the end, whatever comes before it.
+    #[track_caller]
+    pub(crate) fn until_end(&mut self) -> End {
+        loop {
+            if let Err(end) = self.next() {
+                return end;
+            }
+        }
+    }
+
     /// Parses what is at hand, up to the end of a frame.
     fn parse(&mut self) -> Option<Frame> {
         while let Some(step) = self.parser.step(&self.plain[self.at..]).unwrap() {

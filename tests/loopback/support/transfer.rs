@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, channel};
 
 use msrprelay::proto::parser::Flag;
 
@@ -79,9 +79,9 @@ impl Endpoint {
         std::thread::scope(|scope| {
             let progress = &progress;
             scope.spawn(move || {
-                let mut writer = writer.into_inner().unwrap();
+                let writer = writer.into_inner().unwrap();
                 if let (Some(outgoing), Some(to)) = (outgoing, to) {
-                    write_message(&mut writer, outgoing, (&to, &from), &waiting, progress);
+                    write_message(writer, outgoing, (&to, &from), &waiting, progress);
                 }
                 progress.all_sent.store(true, Ordering::SeqCst);
                 for answer in waiting {
@@ -169,10 +169,7 @@ fn write_message(
             let step = end.min(sent + STEP);
             writer.write(&outgoing.data[sent..step]);
             sent = step;
-            waiting = match answers.try_recv() {
-                Ok(answer) => Some(answer),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-            };
+            waiting = answers.try_recv().ok();
         }
         // Said before the end-line is written: its answer may overtake everything said later.
         progress.sent.fetch_add(1, Ordering::SeqCst);
