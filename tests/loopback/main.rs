@@ -7,3 +7,4 @@ mod clients;
 mod crowd;
 mod delivery;
 mod refusals;
+mod resilience;
