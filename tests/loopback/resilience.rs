@@ -276,7 +276,7 @@ fn a_receiver_that_rests_for_20_seconds_costs_less_than_2_mib_and_then_gets_ever
 
 /// Two relays rest together: one with a file, one with many sessions.
 #[test]
-#[ignore = "300 threads and 150,000 messages: for a release build, `cargo test --release --test loopback -- --ignored`"]
+#[ignore = "fails: an open fault, reading stalls with hundreds of busy connections; see CHANGELOG.md, Known faults"]
 fn memory_is_bounded_while_receivers_do_not_read_and_everything_arrives_when_they_do() {
     bounded(|| {
         let setup = Setup::default();
@@ -304,7 +304,7 @@ fn memory_is_bounded_while_receivers_do_not_read_and_everything_arrives_when_the
             let peak = rest(&one, &many);
             assert!(file_sent.load(Ordering::SeqCst) < FILE, "the file's sender was never held up");
             let held_up = sent.iter().filter(|sent| sent.load(Ordering::SeqCst) < MESSAGES).count();
-            assert!(held_up > PAIRS / 2, "{held_up} senders held up");
+            assert_eq!(held_up, PAIRS, "senders held up");
             let grown = (peak.0.saturating_sub(before.0), peak.1.saturating_sub(before.1));
             println!("grown by {} KiB for the file, {} KiB for {} sessions", grown.0, grown.1, 2 * PAIRS);
             let waiting: usize = sent.iter().map(|sent| sent.load(Ordering::SeqCst)).sum();
