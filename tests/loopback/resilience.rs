@@ -255,7 +255,7 @@ fn a_receiver_that_rests_for_20_seconds_costs_less_than_2_mib_and_then_gets_ever
     bounded(|| {
         let relay = RelayProcess::start(&Setup::default());
         let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
-        [&alice, &bob].map(|client| client.wait_for(LONG));
+        [&alice, &bob].into_iter().for_each(|client| client.wait_for(LONG));
         // What a transfer needs at all is not what a stopped one needs.
         move_files(&mut alice, &mut bob, 7);
         let before = relay.rss_kib();
@@ -282,7 +282,7 @@ fn memory_is_bounded_while_receivers_do_not_read_and_everything_arrives_when_the
         let setup = Setup::default();
         let (one, many) = (RelayProcess::start(&setup), RelayProcess::start(&setup));
         let (mut alice, mut bob) = (one.client("alice"), one.client("bob"));
-        [&alice, &bob].map(|client| client.wait_for(LONG));
+        [&alice, &bob].into_iter().for_each(|client| client.wait_for(LONG));
         // What a transfer needs at all is not what a stopped one needs.
         move_files(&mut alice, &mut bob, 7);
         let mut pairs: Vec<(Endpoint, Endpoint)> = (0..PAIRS)
