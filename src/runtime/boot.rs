@@ -34,6 +34,8 @@ const BACKLOG: u16 = 4096;
 const PREEMPT: Duration = Duration::from_millis(1);
 /// How often a core that starts is woken until it runs.
 const START_LOOK: Duration = Duration::from_millis(20);
+/// How often a core is woken from outside, in case it sleeps with work to do.
+const PULSE: Duration = Duration::from_millis(50);
 /// Memory the engine registers with the kernel per executor; nothing here uses it.
 const IO_MEMORY: usize = 64 << 10;
 /// A core that has died rests this long at first, then twice as long each time, ...
@@ -430,12 +432,29 @@ fn spawn_core(cpu: usize, plan: CorePlan, farewell: Farewell) -> Result<JoinHand
     loop {
         match reached.recv_timeout(START_LOOK) {
             Ok(Ok(Progress::Made(made))) => waker = Some(made),
-            Ok(Ok(Progress::Running)) => return Ok(thread),
+            Ok(Ok(Progress::Running)) => break,
             Ok(Err(reason)) => return Err(reason),
             Err(RecvTimeoutError::Timeout) => waker.iter().for_each(Waker::wake_by_ref),
             Err(RecvTimeoutError::Disconnected) => return Err("its thread died".to_owned()),
         }
     }
+    if let Some(waker) = waker {
+        pulse(waker, reached).map_err(|error| error.to_string())?;
+    }
+    Ok(thread)
+}
+
+/// Wakes a core from outside, again and again, until its thread has ended.
+///
+/// An executor that parks with work to do (see `core::Shared::heartbeat`) may do so twice in a row, the tasks of
+/// its own timers among the work: then nothing inside wakes it again.
+fn pulse(waker: Waker, reached: mpsc::Receiver<Result<Progress, String>>) -> io::Result<()> {
+    let body = move || {
+        while let Ok(_) | Err(RecvTimeoutError::Timeout) = reached.recv_timeout(PULSE) {
+            waker.wake_by_ref();
+        }
+    };
+    std::thread::Builder::new().name("pulse".to_owned()).spawn(body).map(|_| ())
 }
 
 /// Says that a core's thread has ended, however it ends.

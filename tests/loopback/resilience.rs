@@ -276,7 +276,6 @@ fn a_receiver_that_rests_for_20_seconds_costs_less_than_2_mib_and_then_gets_ever
 
 /// Two relays rest together: one with a file, one with many sessions.
 #[test]
-#[ignore = "fails: an open fault, reading stalls with hundreds of busy connections; see CHANGELOG.md, Known faults"]
 fn memory_is_bounded_while_receivers_do_not_read_and_everything_arrives_when_they_do() {
     bounded(|| {
         let setup = Setup::default();
