@@ -16,6 +16,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::config::{Log, LogFormat, LogLevel};
+use crate::relay::Limit;
 
 /// Lines waiting for the writing thread. Full: the line is dropped and counted, nobody waits.
 const LINES_WAITING_MAX: usize = 16 * 1024;
@@ -115,19 +116,22 @@ macro_rules! counters {
         #[repr(align(128))]
         pub struct Counters {
             $($(#[$doc])* pub $name: Counter,)*
+            limits_reached: [Counter; Limit::COUNT],
         }
 
         /// The values of [`Counters`] at one moment, of one core or summed over several.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Snapshot {
             $($(#[$doc])* pub $name: u64,)*
+            limits_reached: [u64; Limit::COUNT],
         }
 
         impl Counters {
             /// All values, each exact, but not all of the very same moment.
             #[must_use]
             pub fn snapshot(&self) -> Snapshot {
-                Snapshot { $($name: self.$name.value(),)* }
+                let limits_reached = std::array::from_fn(|at| self.limits_reached[at].value());
+                Snapshot { $($name: self.$name.value(),)* limits_reached }
             }
         }
 
@@ -142,7 +146,10 @@ macro_rules! counters {
             type Output = Self;
 
             fn add(self, other: Self) -> Self {
-                Self { $($name: self.$name.saturating_add(other.$name),)* }
+                let limits_reached = std::array::from_fn(|at| {
+                    self.limits_reached[at].saturating_add(other.limits_reached[at])
+                });
+                Self { $($name: self.$name.saturating_add(other.$name),)* limits_reached }
             }
         }
     };
@@ -187,6 +194,20 @@ counters! {
     parcels_sent,
     /// Times this core was started again after a panic.
     core_restarts,
+}
+
+impl Counters {
+    /// A limit was reached `times` more.
+    pub fn limit_reached(&self, limit: Limit, times: u64) {
+        self.limits_reached[limit as usize].add(times);
+    }
+}
+
+impl Snapshot {
+    /// How often each limit was reached.
+    pub fn limits_reached(&self) -> impl Iterator<Item = (Limit, u64)> {
+        Limit::ALL.iter().copied().zip(self.limits_reached)
+    }
 }
 
 impl std::iter::Sum for Snapshot {

@@ -373,8 +373,15 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "limits: {connections_per_address_max: 10}",
-        "limits.connections_per_address_max: not available in this version: ",
+        "limits.unauthenticated_per_address_max: must not exceed connections_per_address_max (10): ",
     ),
+    (
+        "limits: {queue_bytes_low: 20KiB}",
+        "limits.queue_bytes_low: must not be below head_bytes_max and the longest body of a request other than SEND (",
+    ),
+    ("outbound: {ports: [\"80-70\"]}", "outbound.ports[0]: \"80-70\" is no range of ports: "),
+    ("outbound: {ports: [0]}", "outbound.ports[0]: \"0\" is no range of ports: "),
+    ("hostname: \"2001:db8::1\"", "hostname: is an address, 2001:db8::1: "),
     ("log: {level: loud}", "log.level: \"loud\" is not known here: write error or warn or info or debug"),
     ("log: {format: xml}", "log.format: \"xml\" is not known here: write text or json"),
 ];

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use msrprelay::config::{Backend, CaSource, Config, Listen};
 use msrprelay::runtime::boot::Server;
 use msrprelay::runtime::preflight;
-use msrprelay::telemetry::Telemetry;
+use msrprelay::telemetry::{Snapshot, Telemetry};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -120,6 +120,10 @@ fn run_relay(config: Config, ready_file: Option<&Path>) -> Result<(), Reported> 
             links_split = counters.links_split,
             "Core stopped"
         );
+    }
+    let all: Snapshot = counters.into_iter().sum();
+    for (limit, times) in all.limits_reached().filter(|(_, times)| *times > 0) {
+        tracing::info!(limit = limit.key(), times, "Limit was reached while the relay ran");
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ impl TryFrom<Raw> for Config {
         let outbound =
             Outbound { ca: files.ca(raw.ca.take(), &mut problems), ..std::mem::take(&mut raw.outbound) };
         let users = users(&mut raw, &mut problems);
-        warn_of_secrets(&raw, &users, &mut warnings);
+        warn(&raw, &hostname, &users, &mut warnings);
 
         if !problems.is_empty() {
             return Err(ConfigErrors { origin: raw.origin, problems: problems.into_vec() });
@@ -143,6 +143,11 @@ impl Files<'_> {
 fn hostname(given: Option<String>, tls: &Tls, problems: &mut Problems) -> String {
     // Without what the certificates say, nothing can be said about the name.
     if problems.under("tls") || problems.under("hostname") {
+        return String::new();
+    }
+    if let Some(address) = given.as_deref().and_then(|name| name.parse::<std::net::Ipv6Addr>().ok()) {
+        let message = format!("is an address, {address}: a relay's URIs need a host name (RFC 4976, 4.2)");
+        problems.add("hostname", message);
         return String::new();
     }
     match (given, tls.certificates.first()) {
@@ -328,8 +333,11 @@ fn accept_secret(
     }
 }
 
-fn warn_of_secrets(raw: &Raw, users: &[MemoryUser], warnings: &mut Vec<String>) {
+fn warn(raw: &Raw, hostname: &str, users: &[MemoryUser], warnings: &mut Vec<String>) {
     let origin = &raw.origin;
+    if hostname.parse::<std::net::Ipv4Addr>().is_ok() {
+        warnings.push(format!("hostname: {hostname} is an address: RFC 4976, 4.2, asks for a host name"));
+    }
     if raw.auth.insecure_plain {
         warnings.push("auth.insecure_plain: clients may authenticate without TLS, and session URIs travel in clear: for tests only".to_owned());
     }

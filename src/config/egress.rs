@@ -20,6 +20,14 @@ impl Outbound {
     }
 }
 
+impl Outbound {
+    /// True if `port` may be dialled. The well-known ones belong to services that are not MSRP.
+    #[must_use]
+    pub fn permits_port(&self, port: u16) -> bool {
+        self.ports.iter().any(|range| range.contains(&port))
+    }
+}
+
 /// The IPv4 address inside a mapped, NAT64 or 6to4 address; anything else as it is.
 fn unwrapped(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address.to_canonical() else {
@@ -121,6 +129,13 @@ mod tests {
         assert!(outbound.permits("fd12::1".parse().unwrap()));
         assert!(!outbound.permits("10.0.0.1".parse().unwrap()));
         assert!(!outbound.permits("::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn well_known_ports_are_not_dialled_by_default() {
+        let outbound = outbound(&[], &[]);
+        assert!([2855, 1024, 65535].iter().all(|port| outbound.permits_port(*port)));
+        assert!([0, 9, 22, 25, 80, 443, 1023].iter().all(|port| !outbound.permits_port(*port)));
     }
 
     #[test]

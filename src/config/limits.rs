@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::walk::{self, Section};
 use crate::proto::parser::ParserLimits;
+use crate::relay::HEAD_OVERHEAD;
 
 /// The `limits:` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,20 +32,56 @@ pub struct Limits {
     pub queue_bytes_high: usize,
     /// Octets queued towards one peer at which a paused sender goes on; below `queue_bytes_high`.
     pub queue_bytes_low: usize,
+    /// Octets queued towards all peers of the process together at which no more connections are taken and
+    /// each of those there are is read only as far as its request needs. Divided among the cores, which lend
+    /// each other what they do not need.
+    pub queue_bytes_total: usize,
     /// The most octets handed to the socket in one piece: a waiting frame waits that long at most.
     pub flush_bytes_max: usize,
     /// The most connections the whole process holds at once.
     pub connections_max: usize,
+    /// The most connections from one address; a /64 of IPv6 is one address.
+    pub connections_per_address_max: usize,
+    /// The most of these that have neither authenticated nor had a request forwarded.
+    pub unauthenticated_per_address_max: usize,
+    /// The most connections that have neither authenticated nor had a request forwarded, in percent of
+    /// `connections_max`.
+    pub unauthenticated_percent_max: usize,
+    /// Requests refused to a connection that has neither, after which it is closed.
+    pub refused_requests_max: usize,
+    /// Failed AUTHs from one address within `failure_window`, after which it is refused for the rest of
+    /// it; 0 is any number.
+    pub auth_failures_per_address_max: usize,
+    /// The same for one user, whether or not there is such a user.
+    pub auth_failures_per_user_max: usize,
+    /// Next hops that could not be connected to for one user within `failure_window`, after which none is
+    /// tried for the rest of it; 0 is any number.
+    pub dial_failures_per_user_max: usize,
+    /// The most connections with a session of one user; 0 is any number.
+    pub sessions_per_user_max: usize,
+    /// The most octets one user may send in a second, over all connections; 0 is any number.
+    pub bytes_per_second_per_user_max: usize,
     /// The most transactions that may await an answer from one peer.
     pub transactions_per_peer_max: usize,
     /// The most account look-ups, and the most name look-ups, that may wait for the control thread.
     pub lookups_waiting_max: usize,
     /// The most addresses of one host name that are tried.
     pub addresses_per_name_max: usize,
+    /// How long failures are counted together, and so how long a ban can last.
+    pub failure_window: Duration,
     /// How long a TLS handshake may take.
     pub handshake_timeout: Duration,
     /// How long a new connection may go without a request that succeeds; includes the handshake.
     pub first_request_timeout: Duration,
+    /// How long the rest of a head may take from its first octet on.
+    pub head_timeout: Duration,
+    /// How long a receiver that takes nothing may hold up the other sessions of a connection, such as
+    /// another relay's; then what waits for it from there is refused with 413.
+    pub stall_timeout: Duration,
+    /// How long a peer may take nothing of what is written to it.
+    pub write_timeout: Duration,
+    /// How long a connection that no session uses may be silent.
+    pub idle_timeout: Duration,
     /// How long an account look-up may take before its answer is "unavailable".
     pub lookup_timeout: Duration,
     /// How long a name look-up may take, all servers and repetitions together.
@@ -64,13 +101,28 @@ impl Default for Limits {
             message_id_bytes_max: 128,
             queue_bytes_high: 256 << 10,
             queue_bytes_low: 128 << 10,
+            queue_bytes_total: 512 << 20,
             flush_bytes_max: 128 << 10,
             connections_max: 1 << 16,
+            connections_per_address_max: 1024,
+            unauthenticated_per_address_max: 256,
+            unauthenticated_percent_max: 20,
+            refused_requests_max: 16,
+            auth_failures_per_address_max: 100,
+            auth_failures_per_user_max: 100,
+            dial_failures_per_user_max: 100,
+            sessions_per_user_max: 0,
+            bytes_per_second_per_user_max: 0,
             transactions_per_peer_max: 4096,
             lookups_waiting_max: 1024,
             addresses_per_name_max: 16,
+            failure_window: Duration::from_secs(300),
             handshake_timeout: Duration::from_secs(10),
             first_request_timeout: Duration::from_secs(30),
+            head_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(5),
+            write_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(3600),
             lookup_timeout: Duration::from_secs(5),
             resolve_timeout: Duration::from_secs(5),
         }
@@ -81,7 +133,7 @@ impl Default for Limits {
 struct Row<T>(&'static str, T, T, fn(&mut Limits) -> &mut T);
 
 /// Limits in octets. The floors of the head leave room for two relays' URIs and a digest.
-const SIZES: [Row<usize>; 9] = [
+const SIZES: [Row<usize>; 11] = [
     Row("head_bytes_max", 2 << 10, 1 << 20, |limits| &mut limits.head_bytes_max),
     Row("line_bytes_max", 1 << 10, 1 << 20, |limits| &mut limits.line_bytes_max),
     Row("uri_bytes_max", 256, 8 << 10, |limits| &mut limits.uri_bytes_max),
@@ -90,26 +142,49 @@ const SIZES: [Row<usize>; 9] = [
     Row("message_id_bytes_max", 32, 1 << 10, |limits| &mut limits.message_id_bytes_max),
     Row("queue_bytes_high", 32 << 10, 16 << 20, |limits| &mut limits.queue_bytes_high),
     Row("queue_bytes_low", 16 << 10, 8 << 20, |limits| &mut limits.queue_bytes_low),
+    Row("queue_bytes_total", 16 << 20, 1 << 40, |limits| &mut limits.queue_bytes_total),
+    Row("bytes_per_second_per_user_max", 0, 1 << 40, |limits| &mut limits.bytes_per_second_per_user_max),
     Row("flush_bytes_max", 16 << 10, 1 << 20, |limits| &mut limits.flush_bytes_max),
 ];
 
 /// Limits that count things.
-const COUNTS: [Row<usize>; 6] = [
+const COUNTS: [Row<usize>; 14] = [
     Row("headers_max", 16, 1024, |limits| &mut limits.headers_max),
     Row("path_uris_max", 4, 128, |limits| &mut limits.path_uris_max),
     Row("connections_max", 16, 4 << 20, |limits| &mut limits.connections_max),
+    Row("connections_per_address_max", 1, 4 << 20, |limits| &mut limits.connections_per_address_max),
+    Row("unauthenticated_per_address_max", 1, 4 << 20, |limits| &mut limits.unauthenticated_per_address_max),
+    Row("unauthenticated_percent_max", 1, 100, |limits| &mut limits.unauthenticated_percent_max),
+    Row("refused_requests_max", 1, 1024, |limits| &mut limits.refused_requests_max),
+    Row("auth_failures_per_address_max", 0, 1 << 20, |limits| &mut limits.auth_failures_per_address_max),
+    Row("auth_failures_per_user_max", 0, 1 << 20, |limits| &mut limits.auth_failures_per_user_max),
+    Row("dial_failures_per_user_max", 0, 1 << 20, |limits| &mut limits.dial_failures_per_user_max),
+    Row("sessions_per_user_max", 0, 1 << 20, |limits| &mut limits.sessions_per_user_max),
     Row("transactions_per_peer_max", 16, 1 << 20, |limits| &mut limits.transactions_per_peer_max),
     Row("lookups_waiting_max", 16, 1 << 16, |limits| &mut limits.lookups_waiting_max),
     Row("addresses_per_name_max", 1, 64, |limits| &mut limits.addresses_per_name_max),
 ];
 
 /// Limits on time.
-const TIMES: [Row<Duration>; 4] = [
+const TIMES: [Row<Duration>; 9] = [
     Row("handshake_timeout", Duration::from_secs(1), Duration::from_secs(60), |limits| {
         &mut limits.handshake_timeout
     }),
     Row("first_request_timeout", Duration::from_secs(1), Duration::from_secs(600), |limits| {
         &mut limits.first_request_timeout
+    }),
+    Row("failure_window", Duration::from_secs(1), Duration::from_secs(86_400), |limits| {
+        &mut limits.failure_window
+    }),
+    Row("head_timeout", Duration::from_secs(1), Duration::from_secs(60), |limits| &mut limits.head_timeout),
+    Row("stall_timeout", Duration::from_secs(1), Duration::from_secs(600), |limits| {
+        &mut limits.stall_timeout
+    }),
+    Row("write_timeout", Duration::from_secs(1), Duration::from_secs(3600), |limits| {
+        &mut limits.write_timeout
+    }),
+    Row("idle_timeout", Duration::from_secs(1), Duration::from_secs(86_400), |limits| {
+        &mut limits.idle_timeout
     }),
     Row("lookup_timeout", Duration::from_millis(100), Duration::from_secs(60), |limits| {
         &mut limits.lookup_timeout
@@ -148,14 +223,33 @@ impl Limits {
             let read = walk::bounded(walk::duration, (floor, ceiling), walk::spell_duration);
             section.value(key, slot(self), read);
         }
-        for key in ["connections_per_address_max", "unauthenticated_per_address_max"] {
-            section.unavailable(key, "remove it; connections_max bounds the whole process");
-        }
         self.compare(section);
+    }
+
+    /// The most that a request which must be complete before it is written can cost in a queue: a head, the
+    /// longest body of a request other than SEND (RFC 4975, 7.1), and what is kept beside a head.
+    #[must_use]
+    pub fn request_bytes_max(&self) -> usize {
+        self.head_bytes_max + 10_240 + HEAD_OVERHEAD
     }
 
     /// The limits that must agree with each other.
     fn compare(&self, section: &mut Section<'_>) {
+        if self.queue_bytes_low < self.request_bytes_max() {
+            let request = walk::spell_size(self.request_bytes_max());
+            let other = "head_bytes_max and the longest body of a request other than SEND";
+            disagree(section, "queue_bytes_low", "not be below", other, &request);
+        }
+        if self.unauthenticated_per_address_max > self.connections_per_address_max {
+            let all = self.connections_per_address_max.to_string();
+            disagree(
+                section,
+                "unauthenticated_per_address_max",
+                "not exceed",
+                "connections_per_address_max",
+                &all,
+            );
+        }
         if self.queue_bytes_low >= self.queue_bytes_high {
             let high = walk::spell_size(self.queue_bytes_high);
             disagree(section, "queue_bytes_low", "stay below", "queue_bytes_high", &high);

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -171,6 +172,8 @@ pub struct Outbound {
     pub allow: Vec<IpNet>,
     /// Ranges that are never dialled; wins over `allow`.
     pub deny: Vec<IpNet>,
+    /// Ports that may be dialled.
+    pub ports: Vec<RangeInclusive<u16>>,
 }
 
 impl Default for Outbound {
@@ -182,6 +185,7 @@ impl Default for Outbound {
             connect_timeout: Duration::from_secs(10),
             allow: Vec::new(),
             deny: Vec::new(),
+            ports: vec![1024..=u16::MAX],
         }
     }
 }

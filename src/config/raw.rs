@@ -4,6 +4,7 @@
 //! value (but for the limits that must be in order), at a file or at the machine: that is `accept`'s part.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -226,6 +227,7 @@ impl Raw {
         section.value("connect_timeout", &mut outbound.connect_timeout, timeout);
         section.list("allow", &mut outbound.allow, net);
         section.list("deny", &mut outbound.deny, net);
+        section.list("ports", &mut outbound.ports, ports);
         section.unavailable(
             "relays",
             "remove it; every next hop that is a relay is verified by its certificate",
@@ -362,6 +364,17 @@ fn net(value: &Value) -> Result<IpNet, String> {
     text.parse::<IpNet>().ok().map(|net| net.trunc()).or_else(single).ok_or_else(|| {
         format!("\"{text}\" is not an address range: write it as \"192.0.2.0/24\" or \"2001:db8::/32\"")
     })
+}
+
+/// One port, or a range of them.
+fn ports(value: &Value) -> Result<RangeInclusive<u16>, String> {
+    let single = value.as_u64().map(|port| port.to_string());
+    let text = single.map_or_else(|| walk::text(value), Ok)?;
+    let (first, last) = text.split_once('-').unwrap_or((&text, &text));
+    match (first.trim().parse(), last.trim().parse()) {
+        (Ok(first), Ok(last)) if 0 < first && first <= last => Ok(first..=last),
+        _ => Err(format!("\"{text}\" is no range of ports: write it as \"1024-65535\", or one port as 2855")),
+    }
 }
 
 fn dns_servers(value: &Value) -> Result<DnsServers, String> {

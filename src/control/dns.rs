@@ -1,6 +1,6 @@
 //! Host names to addresses, for what the relay dials.
 //!
-//! Invariants: an answer is never empty and never longer than `addresses_per_name_max`; every look-up ends
+//! Invariants: an answer is never empty and at most one longer than `addresses_per_name_max`; every look-up ends
 //! within `resolve_timeout`; a name is always taken as complete, so the search list of the host the relay
 //! runs on cannot turn a client's `intranet` into an inside host. `localhost` and the hosts file are honoured.
 //! Must not know: which addresses may be dialled (that is judged afterwards). RFC 4976, section 5.2.
@@ -59,7 +59,7 @@ impl Resolver {
         Ok(Self {
             resolver: builder.build()?,
             timeout: limits.resolve_timeout,
-            addresses_max: limits.addresses_per_name_max,
+            addresses_max: limits.addresses_per_name_max + 1,
         })
     }
 

@@ -27,7 +27,7 @@ mod accounts;
 mod dns;
 
 use accounts::Accounts;
-pub use accounts::{Answer, Secret};
+pub use accounts::{Answer, Secret, WhyUnavailable};
 pub use dns::ResolveError;
 use dns::Resolver;
 
@@ -172,12 +172,13 @@ impl ControlHandle {
     pub async fn look_up(&self, user: String, realm: String) -> Answer {
         let (reply, answer) = oneshot::channel();
         if self.look_up.try_send(LookUp { user, realm, reply }).is_err() {
-            return Answer::Unavailable;
+            return Answer::Unavailable(WhyUnavailable::Busy);
         }
-        answer.await.unwrap_or(Answer::Unavailable)
+        answer.await.unwrap_or(Answer::Unavailable(WhyUnavailable::Failed))
     }
 
-    /// The addresses of `host`: at least one, IPv4 first, at most `limits.addresses_per_name_max`.
+    /// The addresses of `host`: at least one, IPv4 first, at most one more than
+    /// `limits.addresses_per_name_max`, which tells that there are too many.
     ///
     /// # Errors
     /// If there are none, or nobody says so in time.
@@ -236,7 +237,7 @@ impl Plane {
     async fn look_up(self: Rc<Self>, LookUp { user, realm, reply }: LookUp) {
         let answer = tokio::time::timeout(self.lookup_timeout, self.accounts.look_up(&user, &realm)).await;
         // Who asked may be gone by now.
-        let _ = reply.send(answer.unwrap_or(Answer::Unavailable));
+        let _ = reply.send(answer.unwrap_or(Answer::Unavailable(WhyUnavailable::Late)));
     }
 
     async fn resolve(self: Rc<Self>, Resolve { host, reply }: Resolve) {

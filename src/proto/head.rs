@@ -110,6 +110,9 @@ pub enum Defect {
     /// A control octet (bare CR or LF, NUL, ...) in a value or comment.
     #[error("a control octet in a value")]
     ControlOctet,
+    /// A value or comment that is not UTF-8 (RFC 4975 §9).
+    #[error("a value is not UTF-8")]
+    NotUtf8,
     /// A line longer than `line_bytes_max`.
     #[error("a line is too long")]
     LineTooLong,

@@ -165,6 +165,12 @@ impl Parser {
         Self { limits, state: State::StartLine { scanned: 0 } }
     }
 
+    /// Whether what is awaited is the rest of a head, of which not one octet need have come.
+    #[must_use]
+    pub fn in_head(&self) -> bool {
+        matches!(self.state, State::StartLine { .. } | State::Headers { .. })
+    }
+
     /// Whether octets of a frame have been seen whose end-line has not been consumed.
     #[must_use]
     pub fn in_frame(&self) -> bool {

@@ -10,7 +10,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::ids::{Entropy, LookUpTicket, PeerKey, SessionId, SessionKey};
+use super::admission::{Offence, Tally, UserKey, Who};
+use super::ids::{CoreId, Entropy, LookUpTicket, PeerKey, SessionId, SessionKey};
+use super::limit::Limit;
 use super::message::{Message, Transit};
 use super::peer::{Peer, Role, response_to_path};
 use super::session::NewSession;
@@ -37,6 +39,8 @@ pub(crate) struct AuthState {
     failures: u32,
     ticket: u32,
     waiting: Option<Waiting>,
+    /// An AUTH in order, whose user may have too many sessions.
+    claim: Option<Box<Claim>>,
     /// The user that this connection belongs to.
     user: Option<Arc<Verified>>,
 }
@@ -50,7 +54,7 @@ struct Nonce {
 }
 
 /// An AUTH whose user is being looked up.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Waiting {
     ticket: u32,
     transit: Transit,
@@ -58,6 +62,15 @@ struct Waiting {
     /// The session it refreshes; `None`: it asks for a new URI.
     refreshes: Option<SessionKey>,
     algorithm: Algorithm,
+}
+
+/// An AUTH that has been checked and needs a place among its user's sessions.
+#[derive(Debug)]
+struct Claim {
+    waiting: Waiting,
+    verified: Verified,
+    ha1: Ha1,
+    granted: Granted,
 }
 
 impl AuthState {
@@ -69,12 +82,13 @@ impl AuthState {
             failures: 0,
             ticket: 0,
             waiting: None,
+            claim: None,
             user: None,
         }
     }
 
     pub(crate) fn is_waiting(&self) -> bool {
-        self.waiting.is_some()
+        self.waiting.is_some() || self.claim.is_some()
     }
 
     /// Takes a nonce's next use. `None`: never ours, or a replay; else whether it is stale.
@@ -128,7 +142,7 @@ impl Relay {
             Err(refusal) => self.refuse_auth(key, &transit, &refusal, fx),
         }
         if let Some(peer) = self.peers.get_mut(key) {
-            peer.update_pause(&self.core.settings.limits, fx);
+            peer.update_pause(&mut self.core, fx);
         }
     }
 
@@ -174,6 +188,13 @@ impl Relay {
         if !settings.algorithms.contains(&authorization.algorithm) {
             return Err(Refusal::Wrong("algorithm that was not offered"));
         }
+        // Who has a session already is not locked out by others who guess at the password.
+        let (source, user) = (peer.source, UserKey::new(&authorization.username, &authorization.realm));
+        let suspects = [source.map(Who::Address), Some(Who::User(user))];
+        let is_banned = |who: &Who| self.core.bans.is_banned(*who, Offence::Auth, self.core.now);
+        if own.is_empty() && suspects.iter().flatten().any(is_banned) {
+            return Err(Refusal::Respond(Status::FORBIDDEN, "Too many failed attempts, try again later"));
+        }
         let auth = peer.auth.as_mut().ok_or(Refusal::Challenge)?;
         if authorization.realm != settings.realm_for(&uri, auth) {
             return Err(Refusal::Wrong("wrong realm"));
@@ -205,7 +226,7 @@ impl Relay {
             self.refuse_auth(key, &waiting.transit, &refusal, fx);
         }
         if let Some(peer) = self.peers.get_mut(key) {
-            peer.update_pause(&self.core.settings.limits, fx);
+            peer.update_pause(&mut self.core, fx);
         }
     }
 
@@ -242,9 +263,123 @@ impl Relay {
                 return Ok(());
             }
         };
-        let session = self.open_or_refresh(key, waiting, verified, &granted, fx)?;
-        self.accept_auth(key, session, transit, &authorization, &ha1, &granted, fx);
+        let claim = Claim { waiting: waiting.clone(), verified, ha1, granted };
+        if self.core.settings.limits.counts_users() && self.is_first_session(key, waiting) {
+            self.claim(key, claim, fx);
+            return Ok(());
+        }
+        self.admit(key, claim, fx)
+    }
+
+    fn is_first_session(&self, key: PeerKey, waiting: &Waiting) -> bool {
+        waiting.refreshes.is_none() && self.peers.get(key).is_some_and(|peer| peer.user.is_none())
+    }
+
+    /// Asks the core that counts the user for a place among the user's sessions.
+    fn claim(&mut self, key: PeerKey, claim: Claim, fx: &mut Effects) {
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        let Some(auth) = peer.auth.as_mut() else {
+            return;
+        };
+        let user = UserKey::new(claim.verified.username(), claim.verified.realm());
+        let ticket = LookUpTicket { peer: key, number: claim.waiting.ticket };
+        let peer = peer.me;
+        auth.claim = Some(Box::new(claim));
+        let counter = Who::User(user).counter(self.core.cores.len());
+        if self.core.running(counter).is_some() {
+            self.core.tally(Who::User(user), Tally::Claim { peer, ticket }, fx);
+        } else {
+            // Nobody counts just now: better one too many than nobody at all.
+            self.core.post(Message::Claimed { peer, ticket, granted: true }, fx);
+        }
+    }
+
+    /// The core that counts the user has answered.
+    pub(crate) fn on_claimed(&mut self, ticket: LookUpTicket, granted: bool, fx: &mut Effects) {
+        let key = ticket.peer;
+        let auth = self.peers.get_mut(key).and_then(|peer| peer.auth.as_mut());
+        let claim = auth.and_then(|auth| auth.claim.take_if(|c| c.waiting.ticket == ticket.number));
+        let Some(claim) = claim else {
+            return;
+        };
+        let transit = claim.waiting.transit.clone();
+        let outcome = if granted {
+            let user = UserKey::new(claim.verified.username(), claim.verified.realm());
+            if let Some(peer) = self.peers.get_mut(key) {
+                peer.count_among(user, &mut self.core);
+            }
+            self.admit(key, *claim, fx)
+        } else {
+            self.core.bite(Limit::SessionsPerUser, Some(key), fx);
+            Err(Refusal::Respond(Status::FORBIDDEN, "Too many sessions of this user"))
+        };
+        if let Err(refusal) = outcome {
+            self.refuse_auth(key, &transit, &refusal, fx);
+        }
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.update_pause(&mut self.core, fx);
+        }
+    }
+
+    /// A core that counted users is gone: what was asked of it is granted.
+    pub(crate) fn grant_claims_of(&mut self, gone: CoreId, fx: &mut Effects) {
+        let cores = self.core.cores.len();
+        for peer in self.peers.values() {
+            let Some(claim) = peer.auth.as_ref().and_then(|auth| auth.claim.as_ref()) else {
+                continue;
+            };
+            let user = UserKey::new(claim.verified.username(), claim.verified.realm());
+            if Who::User(user).counter(cores) == usize::from(gone.index) {
+                let ticket = LookUpTicket { peer: peer.me.key, number: claim.waiting.ticket };
+                self.core.post(Message::Claimed { peer: peer.me, ticket, granted: true }, fx);
+            }
+        }
+    }
+
+    /// Everything is in order: a session, or its prolongation.
+    fn admit(&mut self, key: PeerKey, claim: Claim, fx: &mut Effects) -> Result<(), Refusal> {
+        let Claim { waiting, verified, ha1, granted } = claim;
+        let value = waiting.transit.head.authorization(&waiting.transit.octets).unwrap_or_default();
+        let authorization =
+            Authorization::parse(value).map_err(|_| Refusal::Malformed("malformed credentials"))?;
+        let session = self.open_or_refresh(key, &waiting, verified, &granted, fx)?;
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.prove(&mut self.core, fx);
+        }
+        self.update_session_over(key);
+        self.accept_auth(key, session, &waiting.transit, &authorization, &ha1, &granted, fx);
         Ok(())
+    }
+
+    /// Notes when the first session of a connection is over, and sees to it then.
+    fn update_session_over(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        let Role::Client { sessions } = &peer.role else {
+            return;
+        };
+        peer.session_over = sessions.iter().filter_map(|s| self.sessions.over_at(*s)).min();
+        peer.set_alarm(&mut self.core);
+    }
+
+    /// Sessions that expired so long ago that no transaction can be open that went through them are
+    /// ended, as if their client had gone (norm A12). The connection stays: its client may ask for
+    /// another.
+    pub(crate) fn end_sessions(&mut self, key: PeerKey, fx: &mut Effects) {
+        let now = self.core.now;
+        if let Some(peer) = self.peers.get_mut(key)
+            && let Role::Client { sessions } = &mut peer.role
+        {
+            for over in sessions.extract_if(.., |s| self.sessions.is_over(*s, now)) {
+                if let Some(session) = self.sessions.id_of(over) {
+                    self.core.post(Message::InnerLost { session }, fx);
+                }
+            }
+        }
+        self.update_session_over(key);
     }
 
     /// One session per connection: the same user may have a replacement URI, nobody else any
@@ -286,15 +421,7 @@ impl Relay {
         };
         let session = self.sessions.open(new, &mut self.core);
         match &mut peer.role {
-            Role::Client { sessions } => {
-                // Replaced so long ago that nothing under way can need it any more.
-                for over in sessions.extract_if(.., |s| self.sessions.is_over(*s, now)) {
-                    if let Some(session) = self.sessions.id_of(over) {
-                        self.core.post(Message::InnerLost { session }, fx);
-                    }
-                }
-                sessions.push(session);
-            }
+            Role::Client { sessions } => sessions.push(session),
             role => *role = Role::Client { sessions: vec![session] },
         }
         fx.event(Event::SessionOpened {
@@ -383,7 +510,16 @@ impl Relay {
             return;
         };
         auth.failures += 1;
-        if auth.failures >= self.core.settings.attempts_max {
+        let too_many = auth.failures >= self.core.settings.attempts_max;
+        // For the user that was named, whether or not there is one: who exists must not show (norm S9).
+        let value = transit.head.authorization(&transit.octets).unwrap_or_default();
+        let user = Authorization::parse(value).ok().map(|a| UserKey::new(&a.username, &a.realm));
+        let blamed = [peer.source.map(Who::Address), user.map(Who::User)];
+        for who in blamed.into_iter().flatten() {
+            self.core.tally(who, Tally::Failed(Offence::Auth), fx);
+        }
+        if too_many {
+            self.core.bite(Limit::AuthAttempts, Some(key), fx);
             self.close_peer(key, CloseReason::AuthFailures, fx);
         }
     }
@@ -453,6 +589,7 @@ fn auth_response<'p>(
 }
 
 /// For how long a session is granted.
+#[derive(Debug)]
 struct Granted {
     seconds: u64,
     /// It ends then; otherwise it lives as long as its connection.

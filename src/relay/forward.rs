@@ -2,16 +2,20 @@
 //!
 //! Invariants, all of RFC 4975, 7.1.1 and RFC 4976, 6.4:
 //! - one chunk is open on a connection at a time;
-//! - a chunk is written either whole, from octets all at hand, or as interruptible (`start-*`);
+//! - a chunk is written either whole, from octets all at hand, or as interruptible; above 2048 octets
+//!   its Byte-Range says `start-*` either way;
 //! - a waiting response or REPORT, or another source's request, waits for at most one flush;
 //! - the pieces of a message are gapless and in order, each with a transaction id of its own, and
 //!   the last one carries the flag that was received;
+//! - the end-line of a chunk does not stand in its body (RFC 4975, 7.1): whoever reads our transaction
+//!   ids cannot make a friend send frames in our name;
 //! - a source's octets are credited back once, when they are written or dropped.
 //!
 //! While a chunk streams, its last octet at hand is held back until more comes or it ends: so a cut
 //! always leaves something for the piece that carries the final flag.
 
 mod flow;
+mod watch;
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -29,7 +33,7 @@ use crate::proto::status::Status;
 use crate::proto::write::write_end_line;
 
 pub(crate) use flow::unwritten_failure;
-use flow::{Flow, Item};
+use flow::{Flow, Item, Written};
 
 /// What is to be written to one connection.
 #[derive(Debug, Default)]
@@ -89,7 +93,7 @@ impl Outbound {
             failure.notice.extend(octets.len() as u64);
             return Some(octets.len());
         }
-        flow.items.push_back(Item::Body(octets));
+        flow.push_body(octets);
         None
     }
 
@@ -99,20 +103,27 @@ impl Outbound {
     }
 
     /// The end of a request. One that the next hop has refused meanwhile, but the hop before has
-    /// not stopped, is to be told of now.
-    pub(crate) fn close(&mut self, stream: StreamId, flag: Flag) -> Option<Failure> {
-        let flow = self.flows.iter_mut().find(|f| f.tail == Some(stream))?;
+    /// not stopped, is to be told of now. Of one that is aborted, what is still queued is dropped
+    /// (RFC 4975, 7.1.1): also returns the octets to credit.
+    pub(crate) fn close(&mut self, stream: StreamId, flag: Flag) -> (usize, Option<Failure>) {
+        let Some(flow) = self.flows.iter_mut().find(|f| f.tail == Some(stream)) else {
+            return (0, None);
+        };
         flow.tail = None;
         if flow.refused(stream).is_some() {
-            return flow.end_refused().filter(|_| flag != Flag::Aborted);
+            return (0, flow.end_refused().filter(|_| flag != Flag::Aborted));
         }
-        if flag == Flag::Aborted && flow.was_cut(stream) {
-            // Whoever aborts a request knows that it failed: its pieces need no verdict.
-            self.transactions.take_merged(stream);
+        let mut dropped = 0;
+        if flag == Flag::Aborted {
+            if flow.was_cut(stream) {
+                // Whoever aborts a request knows that it failed: its pieces need no verdict.
+                self.transactions.take_merged(stream);
+            }
+            dropped = flow.drop_tail();
         }
         flow.items.push_back(Item::End(flag));
         flow.ends += 1;
-        None
+        (dropped, None)
     }
 
     fn flow(&mut self, source: PeerRef) -> &mut Flow {
@@ -134,17 +145,49 @@ impl Outbound {
     }
 
     /// The next hop has refused a request, or has been silent for too long. If it is still being
-    /// written its chunk is aborted, and what is queued of it dropped. Returns the octets to credit
-    /// to its source, and whom to tell.
-    pub(crate) fn fail(&mut self, mut failure: Failure) -> (usize, Option<Message>) {
+    /// written its chunk is aborted, and what is queued of it dropped; if the next hop wants the
+    /// whole message stopped (413), so is what is queued of its other chunks. Returns the octets to
+    /// credit to its source, and whom to tell.
+    pub(crate) fn fail(&mut self, mut failure: Failure) -> (usize, Vec<Message>) {
         let stream = failure.notice.stream;
-        let Some(flow) = self.flows.iter_mut().find(|f| f.is_writing(stream)) else {
-            return (0, Some(failure.into_message()));
-        };
-        if flow.was_cut(stream) {
-            failure.notice = self.transactions.absorb(failure.notice);
+        let stopped = (failure.status == Status::STOP).then(|| failure.notice.clone());
+        let (mut dropped, mut messages) = (0, Vec::new());
+        match self.flows.iter_mut().find(|f| f.is_writing(stream)) {
+            Some(flow) => {
+                if flow.was_cut(stream) {
+                    failure.notice = self.transactions.absorb(failure.notice);
+                }
+                let (octets, message) = flow.refuse(failure);
+                dropped += octets;
+                messages.extend(message);
+            }
+            None => messages.push(failure.into_message()),
         }
-        flow.refuse(failure)
+        if let Some(stopped) = stopped
+            && let Some(flow) = self.flows.iter_mut().find(|f| f.source == stream.peer)
+        {
+            dropped += flow.stop(|hop, transit| stopped.is_of(hop, transit), &mut messages);
+        }
+        (dropped, messages)
+    }
+
+    /// Refuses everything that waits from one source, with 413. Returns the octets to credit to it, and
+    /// whom to tell.
+    pub(crate) fn shed(&mut self, source: PeerRef) -> (usize, Vec<Message>) {
+        let mut messages = Vec::new();
+        let Some(flow) = self.flows.iter_mut().find(|f| f.source == source) else {
+            return (0, messages);
+        };
+        let mut dropped = flow.stop(|_, _| true, &mut messages);
+        if let Some(mut failure) = flow.failure_of_current(Status::STOP) {
+            if flow.was_cut(failure.notice.stream) {
+                failure.notice = self.transactions.absorb(failure.notice);
+            }
+            let (octets, message) = flow.refuse(failure);
+            dropped += octets;
+            messages.extend(message);
+        }
+        (dropped, messages)
     }
 
     /// Moves what may be written now into `out`, up to about `budget` octets: one flush.
@@ -166,11 +209,12 @@ impl Outbound {
             if self.chunk_open || (room_for_transactions && flow.begin(out, budget, cx)) {
                 self.chunk_open = true;
                 give_up_answers(&mut self.transactions, cx);
-                ended = flow.write_pieces(out, budget, &mut self.transactions, cx);
-                self.chunk_open = !ended;
-                if !ended {
-                    break;
+                match flow.write_pieces(out, budget, &mut self.transactions, cx) {
+                    Written::Some => break,
+                    Written::End => ended = true,
+                    Written::Cut => {}
                 }
+                self.chunk_open = false;
             }
             waiting = if ended { 0 } else { waiting + 1 };
             if flow.is_idle() {

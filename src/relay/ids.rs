@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
+use siphasher::sip::SipHasher13;
 
 slotmap::new_key_type! {
     /// A connection's slot on the core that owns it.
@@ -151,6 +152,23 @@ impl core::hash::Hash for Tid {
         let mut word = [0_u8; 8];
         word.copy_from_slice(&self.0[8..]);
         state.write_u64(u64::from_ne_bytes(word));
+    }
+}
+
+/// Hashes under a secret key, for tables whose keys strangers choose or must not guess.
+#[derive(Debug)]
+pub(crate) struct SecretHasher(u64, u64);
+
+impl SecretHasher {
+    pub(crate) fn new(entropy: &mut Entropy) -> Self {
+        Self(entropy.next_u64(), entropy.next_u64())
+    }
+}
+
+impl core::hash::BuildHasher for SecretHasher {
+    type Hasher = SipHasher13;
+    fn build_hasher(&self) -> SipHasher13 {
+        SipHasher13::new_with_keys(self.0, self.1)
     }
 }
 

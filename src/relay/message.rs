@@ -7,13 +7,21 @@
 //! Order is kept between any two cores, which the whole design leans on: an end never overtakes
 //! the body before it.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 
-use super::ids::{CoreId, PeerRef, SessionId, StreamId};
+use super::admission::{Offence, Tally, UserKey, Who};
+use super::ids::{CoreId, LookUpTicket, PeerRef, SessionId, StreamId};
+use super::limit::Limit;
 use crate::proto::head::{ByteRange, FailureReport, Head, Kind, Method};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::uri::Path;
+
+/// What a request costs in a queue beside its octets: its head as it was understood, its end, and what is
+/// kept to answer it. In octets.
+pub const HEAD_OVERHEAD: usize = 1024;
 
 /// A head on its way through this relay: the octets as they came, and how many of our URIs have
 /// left the front of its To-Path so far.
@@ -63,10 +71,8 @@ impl Transit {
     /// What the head costs against its sender's credit, in octets: its own, and what we keep
     /// beside it. Without the second part a flood of empty messages would be free.
     pub(crate) fn cost(&self) -> usize {
-        self.octets.len() + Self::OVERHEAD
+        self.octets.len() + HEAD_OVERHEAD
     }
-
-    const OVERHEAD: usize = 256;
 
     /// A copy that does not hold the read buffer of a busy connection in memory.
     pub(crate) fn compact(self) -> Self {
@@ -133,6 +139,15 @@ pub struct Notice {
 }
 
 impl Notice {
+    /// Whether a request on its way out belongs to the same message, in the same direction.
+    pub(crate) fn is_of(&self, hop: Hop, transit: &Transit) -> bool {
+        let message_id = transit.head.message_id(&transit.octets);
+        transit.method() == Method::Send
+            && (hop.session, hop.inward) == (self.session, self.inward)
+            && message_id.is_some()
+            && self.message_id.as_ref().map(MessageId::as_bytes) == message_id
+    }
+
     /// More octets are concerned. The numbers are the peer's: they may be at the edge of 64 bits.
     pub(crate) fn extend(&mut self, octets: u64) {
         let before = self.range.start.saturating_sub(1);
@@ -323,6 +338,79 @@ pub enum Message {
         /// The session.
         session: SessionId,
     },
+    /// To a session's home: what a connection sent to its client is not taken, and the other sessions of that
+    /// connection wait for it.
+    Relieve {
+        /// The session.
+        session: SessionId,
+        /// The connection that is held up.
+        source: PeerRef,
+    },
+    /// To the core that counts an address or a user: something has changed.
+    Tally {
+        /// The core that counts.
+        counter: CoreId,
+        /// The core that tells.
+        from: CoreId,
+        /// Whose count.
+        who: Who,
+        /// What has changed.
+        tally: Tally,
+    },
+    /// To a connection: its address has too many, this one goes.
+    Excess {
+        /// The connection.
+        peer: PeerRef,
+        /// The limit.
+        limit: Limit,
+    },
+    /// To a connection that asked for a session: whether its user may have one more.
+    Claimed {
+        /// The connection.
+        peer: PeerRef,
+        /// As in the claim.
+        ticket: LookUpTicket,
+        /// The answer.
+        granted: bool,
+    },
+    /// To every core: somebody is to be refused for a while.
+    Ban {
+        /// The core.
+        core: CoreId,
+        /// Who.
+        who: Who,
+        /// What they may not do.
+        offence: Offence,
+        /// Until when.
+        until: Instant,
+    },
+    /// To a core that has sessions of a user: how many there are on all cores.
+    Share {
+        /// The core.
+        core: CoreId,
+        /// The user.
+        user: UserKey,
+        /// The user's sessions.
+        sessions: u32,
+    },
+    /// To a core: its memory budget is asked for a loan.
+    Borrow {
+        /// The core that is asked.
+        lender: CoreId,
+        /// The core that asks.
+        borrower: CoreId,
+    },
+    /// To a core: the loan, which may be nothing, or the return of one.
+    Lend {
+        /// The core that gets it.
+        to: CoreId,
+        /// The core that gives it.
+        from: CoreId,
+        /// How many octets.
+        octets: usize,
+        /// It had been lent by `to` before.
+        back: bool,
+    },
 }
 
 impl Message {
@@ -335,16 +423,24 @@ impl Message {
             | Self::Broken { session, .. }
             | Self::Report { session, .. }
             | Self::InnerLost { session }
+            | Self::Relieve { session, .. }
             | Self::OuterLost { session, .. } => session.home(),
             Self::Failed { notice, .. } => notice.session.home(),
             Self::Answer { stream, .. } | Self::Reply { stream, .. } => stream.peer.core,
+            Self::Tally { counter: core, .. }
+            | Self::Ban { core, .. }
+            | Self::Share { core, .. }
+            | Self::Borrow { lender: core, .. }
+            | Self::Lend { to: core, .. } => *core,
             Self::Open { peer, .. }
             | Self::Piece { peer, .. }
             | Self::Close { peer, .. }
             | Self::Frame { peer, .. }
             | Self::Credit { peer, .. }
             | Self::Bind { peer, .. }
-            | Self::Unbind { peer, .. } => peer.core,
+            | Self::Unbind { peer, .. }
+            | Self::Excess { peer, .. }
+            | Self::Claimed { peer, .. } => peer.core,
         }
     }
 
@@ -357,12 +453,16 @@ impl Message {
         }
     }
 
-    /// The core that will send what this message promises to follow, for those that begin something.
+    /// The core whose death makes this message void: the one that will send what it promises to follow,
+    /// or whose part of a sum it changes.
     pub(crate) fn origin(&self) -> Option<CoreId> {
         match self {
             Self::Request { stream, .. } => Some(stream.peer.core),
             Self::Open { hop, .. } => Some(hop.session.home()),
             Self::Bind { session, .. } => Some(session.home()),
+            Self::Tally { from, .. } | Self::Borrow { borrower: from, .. } | Self::Lend { from, .. } => {
+                Some(*from)
+            }
             _ => None,
         }
     }

@@ -16,36 +16,51 @@
 //! What it must not know: sockets, TLS, glommio, logging. It counts in [`Stats`] and explains itself
 //! in [`Event`]s; the runtime logs them.
 
+mod admission;
 mod auth;
+mod budget;
+mod effect;
 mod forward;
 mod ids;
+mod limit;
 mod message;
 mod orphan;
 mod output;
 mod peer;
+mod rate;
 mod session;
+mod settings;
+mod stats;
 mod transaction;
 
-use std::collections::{BinaryHeap, VecDeque};
-use std::time::{Duration, Instant};
-use std::{cmp::Reverse, mem};
+use core::net::IpAddr;
+use std::collections::{BTreeSet, VecDeque};
+use std::mem;
+use std::time::Instant;
 
 use bytes::Bytes;
 use slotmap::SlotMap;
 
-use crate::proto::digest::{Algorithm, Ha1};
+use crate::proto::digest::Ha1;
 use crate::proto::head::Head;
 use crate::proto::parser::Flag;
-use crate::proto::status::Status;
 
+pub use admission::{AddressKey, Offence, Tally, UserKey, Who};
+pub use effect::{CloseReason, Effect, Effects, Event, Target};
 pub use ids::{CoreId, LookUpTicket, PeerKey, PeerRef, SessionId, StreamId, Tid};
-pub use message::{Giver, Hop, Message, Notice, Outer, Transit};
+pub use limit::Limit;
+pub use message::{Giver, HEAD_OVERHEAD, Hop, Message, Notice, Outer, Transit};
 pub use output::OutBatch;
+pub use settings::{Limits, Settings};
+pub use stats::{Stats, TableSizes};
 
+use admission::{Bans, Register};
+use budget::Budget;
 use forward::WriteContext;
 use ids::Entropy;
 use orphan::Orphans;
 use peer::Peer;
+use rate::Rates;
 use session::Sessions;
 
 /// What the relay is told.
@@ -89,6 +104,11 @@ pub enum Input {
         /// The connection.
         peer: PeerKey,
     },
+    /// The peer will send no more, but may still be listening: what is queued for it can be written.
+    Ended {
+        /// The connection.
+        peer: PeerKey,
+    },
     /// A connection is gone.
     Lost {
         /// The connection.
@@ -126,305 +146,6 @@ pub enum LookUpAnswer {
     Unknown,
     /// The accounts could not be asked: never to be taken for a wrong password.
     Unavailable,
-}
-
-/// What the caller must do.
-#[derive(Debug)]
-pub enum Effect {
-    /// There is something to write: call [`Relay::poll_write`] when the connection can take octets.
-    Wake(PeerKey),
-    /// Read no more from this connection for now: back-pressure.
-    Pause(PeerKey),
-    /// Read on.
-    Resume(PeerKey),
-    /// Read no more; write what [`Relay::poll_write`] still has; close; say [`Input::Lost`].
-    Close {
-        /// The connection.
-        peer: PeerKey,
-        /// Why.
-        reason: CloseReason,
-    },
-    /// Open a connection; say [`Input::Connected`] or [`Input::DialFailed`].
-    Connect {
-        /// The slot it will have.
-        peer: PeerKey,
-        /// Where to.
-        target: Target,
-    },
-    /// Ask the accounts; say [`Input::LookedUp`].
-    LookUp {
-        /// To be given back.
-        ticket: LookUpTicket,
-        /// User name as the client gave it.
-        user: String,
-        /// The realm of the challenge.
-        realm: String,
-        /// Which hash is wanted.
-        algorithm: Algorithm,
-    },
-    /// Something worth a log line.
-    Event(Event),
-}
-
-/// Where a next hop is.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Target {
-    /// `msrps`: TLS, never fallen back from.
-    pub secure: bool,
-    /// Host name or address literal without brackets.
-    pub host: String,
-    /// As in the URI; there is no default (RFC 4975, 6).
-    pub port: u16,
-    /// More URIs follow in To-Path: the next hop is a relay and its certificate must prove its name.
-    pub relay: bool,
-}
-
-/// Why the relay closes a connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CloseReason {
-    /// Frames cannot be told apart any more (C4).
-    Unparseable,
-    /// AUTH for a name that is not ours (C3).
-    Misaddressed,
-    /// AUTH on a connection without TLS (A1).
-    AuthWithoutTls,
-    /// Too many failed AUTHs (A13).
-    AuthFailures,
-    /// The body of a request other than SEND exceeded 10240 octets (RFC 4975, 7.1).
-    BodyTooLong,
-    /// The session it was dialled for is over.
-    SessionOver,
-    /// The relay stops.
-    Stopping,
-}
-
-impl CloseReason {
-    /// The word for logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unparseable => "unparseable input",
-            Self::Misaddressed => "request for another host",
-            Self::AuthWithoutTls => "AUTH without TLS",
-            Self::AuthFailures => "too many failed AUTHs",
-            Self::BodyTooLong => "body of a non-SEND request too long",
-            Self::SessionOver => "session over",
-            Self::Stopping => "the relay stops",
-        }
-    }
-}
-
-/// Things an operator may want to read about.
-#[derive(Debug)]
-pub enum Event {
-    /// AUTH succeeded: a session exists.
-    SessionOpened {
-        /// Prefix of its id.
-        session: String,
-        /// The user.
-        user: String,
-        /// The realm.
-        realm: String,
-        /// Its client's connection.
-        peer: PeerKey,
-    },
-    /// A session is over.
-    SessionClosed {
-        /// Prefix of its id.
-        session: String,
-        /// The user.
-        user: String,
-        /// How long it lived.
-        age: Duration,
-    },
-    /// AUTH was refused.
-    AuthRefused {
-        /// The connection.
-        peer: PeerKey,
-        /// The code it got.
-        status: Status,
-        /// Why, for the log only.
-        why: &'static str,
-    },
-    /// A request was refused.
-    RequestRefused {
-        /// The session it named or came through, if known.
-        session: Option<String>,
-        /// The code.
-        status: Status,
-        /// Why, for the log only.
-        why: &'static str,
-    },
-    /// A failure REPORT was sent.
-    ReportSent {
-        /// Prefix of the session's id.
-        session: String,
-        /// The code in it.
-        status: Status,
-    },
-}
-
-/// What the caller must do, in order, and what must go to other cores.
-#[derive(Debug, Default)]
-pub struct Effects {
-    /// In the order in which they must happen.
-    pub list: Vec<Effect>,
-    /// Messages to other cores, each list in order, by the core's position.
-    pub parcels: Vec<(CoreId, Vec<Message>)>,
-}
-
-impl Effects {
-    /// Nothing to do.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    fn push(&mut self, effect: Effect) {
-        self.list.push(effect);
-    }
-
-    fn event(&mut self, event: Event) {
-        self.list.push(Effect::Event(event));
-    }
-
-    fn parcel(&mut self, to: CoreId, message: Message) {
-        let found = self.parcels.iter().position(|(core, _)| *core == to);
-        let index = found.unwrap_or_else(|| {
-            self.parcels.push((to, Vec::new()));
-            self.parcels.len() - 1
-        });
-        let list = &mut self.parcels[index].1;
-        // Credits of one flush become one message.
-        if let (Message::Credit { peer, octets, .. }, Some(Message::Credit { peer: last, octets: sum, .. })) =
-            (&message, list.last_mut())
-            && peer == last
-        {
-            *sum += octets;
-            return;
-        }
-        list.push(message);
-    }
-}
-
-/// What the relay needs to know of its configuration.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The host of the URIs it mints; what its certificate proves.
-    pub hostname: String,
-    /// The realm of every challenge; absent: the To-Path host of the AUTH.
-    pub realm: Option<String>,
-    /// SIP domains served beside the host name; absent: any.
-    pub domains: Option<Vec<String>>,
-    /// The ports it listens on.
-    pub ports: Vec<u16>,
-    /// How many cores there are.
-    pub cores: u16,
-    /// Digest algorithms offered, strongest first.
-    pub algorithms: Vec<Algorithm>,
-    /// How long a challenge may be answered.
-    pub challenge_lifetime: Duration,
-    /// Failed AUTHs after which a connection is closed.
-    pub attempts_max: u32,
-    /// AUTH accepted without TLS: for debugging only.
-    pub insecure_plain: bool,
-    /// Bounds of Expires, in seconds.
-    pub expires_seconds_min: u64,
-    /// Announced where the client asked for nothing.
-    pub expires_seconds_default: u64,
-    /// Bounds of Expires, in seconds.
-    pub expires_seconds_max: u64,
-    /// Whether the announced default ends the session too.
-    pub enforce_default: bool,
-    /// Methods beyond AUTH, SEND, REPORT and NICKNAME are forwarded.
-    pub allow_other_methods: bool,
-    /// `msrp` next hops may be dialled.
-    pub dial_plain: bool,
-    /// Bounds.
-    pub limits: Limits,
-}
-
-/// Bounds of one core's relay.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Octets received from a connection and not yet written out at which reading stops.
-    pub queue_octets_high: usize,
-    /// ... and at which it goes on. More than a head, 10240 octets of body and 256 together: a
-    /// request that must be complete before it is written has to come in whole.
-    pub queue_octets_low: usize,
-    /// Octets handed over at a time.
-    pub flush_octets_max: usize,
-    /// Connections of this core.
-    pub peers_max: usize,
-    /// Requests sent on one connection and not answered, and requests received and not answered.
-    pub transactions_per_peer_max: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            queue_octets_high: 256 << 10,
-            queue_octets_low: 128 << 10,
-            flush_octets_max: 128 << 10,
-            peers_max: 65_536,
-            transactions_per_peer_max: 4096,
-        }
-    }
-}
-
-/// What happened so far on this core; only ever rises.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Stats {
-    /// Sessions opened.
-    pub sessions_opened: u64,
-    /// Sessions over.
-    pub sessions_closed: u64,
-    /// AUTHs answered 200.
-    pub auth_ok: u64,
-    /// AUTHs with credentials that were refused.
-    pub auth_failed: u64,
-    /// Chunks received (SEND requests).
-    pub chunks_in: u64,
-    /// Chunks written, pieces counted.
-    pub chunks_out: u64,
-    /// Body octets received.
-    pub body_octets_in: u64,
-    /// Body octets written.
-    pub body_octets_out: u64,
-    /// Failure REPORTs of our own.
-    pub reports_sent: u64,
-    /// Responses nobody waited for.
-    pub strays_dropped: u64,
-    /// Sessions bound to an outer side on the same core.
-    pub links_local: u64,
-    /// Sessions bound to an outer side on another core.
-    pub links_split: u64,
-    /// Connections asked for.
-    pub dials: u64,
-    /// Connections that could not be had.
-    pub dials_failed: u64,
-    /// Messages to other cores.
-    pub parcels: u64,
-}
-
-impl Stats {
-    /// Sessions open now.
-    pub fn sessions_open(&self) -> u64 {
-        self.sessions_opened - self.sessions_closed
-    }
-}
-
-/// How many entries the tables hold: zero everywhere when all is over.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct TableSizes {
-    /// Connections.
-    pub peers: usize,
-    /// Sessions.
-    pub sessions: usize,
-    /// Requests sent and not answered.
-    pub transactions: usize,
-    /// Requests received and not answered, and those that failed and have not ended.
-    pub unanswered: usize,
-    /// Octets received and not yet written out or dropped.
-    pub octets_queued: usize,
 }
 
 /// What [`Relay::poll_write`] leaves to be done.
@@ -468,7 +189,13 @@ struct Core {
     inbox: VecDeque<Message>,
     orphans: Orphans,
     /// When to look at which connection; at most one entry per connection.
-    alarms: BinaryHeap<Reverse<(Instant, PeerKey)>>,
+    alarms: BTreeSet<(Instant, PeerKey)>,
+    /// Connections that nobody vouches for.
+    unproven: usize,
+    budget: Budget,
+    register: Register,
+    bans: Bans,
+    rates: Rates,
     stats: Stats,
 }
 
@@ -481,6 +208,26 @@ impl Core {
         } else if !self.has_ended(to) {
             self.stats.parcels += 1;
             fx.parcel(to, message);
+        }
+    }
+
+    /// A limit was reached: counted, and told to the log.
+    fn bite(&mut self, limit: Limit, peer: Option<PeerKey>, fx: &mut Effects) {
+        self.count_limit(limit);
+        fx.event(Event::LimitReached { limit, peer });
+    }
+
+    /// The same for what happens all the time and is nobody's fault.
+    fn count_limit(&mut self, limit: Limit) {
+        if let Some(count) = self.stats.limits_reached.get_mut(limit as usize) {
+            *count += 1;
+        }
+    }
+
+    /// Octets of a request have come in.
+    fn hold(&mut self, octets: usize, fx: &mut Effects) {
+        if self.budget.hold(octets) {
+            self.bite(Limit::QueueBytesTotal, None, fx);
         }
     }
 
@@ -523,25 +270,64 @@ impl Relay {
         let core = Core {
             me,
             ended: vec![None; cores.len()],
+            budget: Budget::new(settings.limits.queue_octets_total, cores.len()),
+            register: Register::new(cores.len(), &mut entropy),
+            bans: Bans::new(&mut entropy),
+            rates: Rates::new(settings.limits.octets_per_second_per_user_max, &mut entropy),
             cores,
             settings,
             entropy,
             now,
             inbox: VecDeque::new(),
             orphans: Orphans::default(),
-            alarms: BinaryHeap::new(),
+            alarms: BTreeSet::new(),
+            unproven: 0,
             stats: Stats::default(),
         };
         Self { peers: SlotMap::with_key(), sessions, core }
     }
 
-    /// A connection has been accepted. `None`: there are too many, close it.
-    pub fn accept(&mut self, transport: Transport) -> Option<PeerKey> {
-        if self.peers.len() >= self.core.settings.limits.peers_max {
-            return None;
+    /// A connection from `address` has been accepted.
+    ///
+    /// # Errors
+    /// The limit that forbids it: close the connection. One that only all cores together exceed is
+    /// found a little later, and ends with [`Effect::Close`].
+    pub fn accept(
+        &mut self,
+        now: Instant,
+        transport: Transport,
+        address: IpAddr,
+        fx: &mut Effects,
+    ) -> Result<PeerKey, Limit> {
+        self.core.now = now;
+        let limits = &self.core.settings.limits;
+        let refused = if self.peers.len() >= limits.peers_max {
+            Some(Limit::Connections)
+        } else if self.core.unproven >= limits.unproven_max {
+            Some(Limit::UnauthenticatedShare)
+        } else if self.core.budget.is_pressed() {
+            Some(Limit::QueueBytesTotal)
+        } else {
+            None
+        };
+        if let Some(limit) = refused {
+            self.core.bite(limit, None, fx);
+            return Err(limit);
         }
+        let until = now + limits.first_request_timeout;
+        let source = AddressKey::new(address);
         let me = self.core.me;
-        Some(self.peers.insert_with_key(|key| Peer::accepted(PeerRef { core: me, key }, transport)))
+        let key = self.peers.insert_with_key(|key| {
+            Peer::accepted(PeerRef { core: me, key }, transport, source, (now, until))
+        });
+        self.core.unproven += 1;
+        let peer = PeerRef { core: me, key };
+        self.core.tally(Who::Address(source), Tally::Connected(peer), fx);
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.set_alarm(&mut self.core);
+        }
+        self.settle(fx);
+        Ok(key)
     }
 
     /// Something has happened.
@@ -554,9 +340,9 @@ impl Relay {
             Input::Unparseable { peer } => self.close_peer(peer, CloseReason::Unparseable, fx),
             Input::Connected { peer } => self.on_connected(peer, fx),
             Input::DialFailed { peer } => {
-                self.core.stats.dials_failed += 1;
-                self.lose_peer(peer, fx);
+                self.on_dial_failed(peer, fx);
             }
+            Input::Ended { peer } => self.close_peer(peer, CloseReason::Ended, fx),
             Input::Lost { peer } => self.lose_peer(peer, fx),
             Input::LookedUp { ticket, answer } => self.on_looked_up(ticket, answer, fx),
             Input::Message(message) if self.core.may_come_in(&message) => {
@@ -584,6 +370,7 @@ impl Relay {
             return WriteState::Finished;
         };
         entry.woken = false;
+        entry.last_taken = now;
         let limits = &self.core.settings.limits;
         let (budget, transactions_max) = (limits.flush_octets_max, limits.transactions_per_peer_max);
         // What is not yet credited must not keep its source from being read again.
@@ -612,7 +399,8 @@ impl Relay {
         };
         entry.out.fill(out, budget, &mut cx);
         entry.set_alarm(&mut self.core);
-        entry.update_pause(&self.core.settings.limits, fx);
+        entry.count_full_table(&mut self.core, fx);
+        entry.update_pause(&mut self.core, fx);
         let finished = entry.closing && entry.out.is_empty();
         self.settle(fx);
         if finished { WriteState::Finished } else { WriteState::Open }
@@ -620,7 +408,7 @@ impl Relay {
 
     /// When to say [`Input::Tick`], if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.core.alarms.peek().map(|Reverse((at, _))| *at)
+        self.core.alarms.first().map(|(at, _)| *at)
     }
 
     /// What happened so far.
@@ -636,7 +424,8 @@ impl Relay {
             transactions: self.peers.values().map(|p| p.out.transactions.len()).sum(),
             unanswered: self.core.orphans.len()
                 + self.peers.values().map(|p| p.unanswered.len()).sum::<usize>(),
-            octets_queued: self.peers.values().map(|p| p.outstanding).sum(),
+            octets_queued: self.core.budget.held(),
+            counted: self.core.register.len() + self.core.rates.len(),
         }
     }
 
@@ -652,8 +441,26 @@ impl Relay {
 
     /// Takes the steps that are due on this core, until none is left.
     fn settle(&mut self, fx: &mut Effects) {
-        while let Some(message) = self.core.inbox.pop_front() {
-            self.step(message, fx);
+        loop {
+            while let Some(message) = self.core.inbox.pop_front() {
+                self.step(message, fx);
+            }
+            if !self.core.budget.take_relief() {
+                break;
+            }
+            for peer in self.peers.values_mut() {
+                peer.update_pause(&mut self.core, fx);
+            }
+        }
+        self.balance_budget(fx);
+    }
+
+    /// Asks another core for memory when it is getting tight here, or gives back what it lent.
+    fn balance_budget(&mut self, fx: &mut Effects) {
+        let core = &mut self.core;
+        let said = core.budget.balance(core.me, &core.cores);
+        if let Some(message) = said {
+            core.post(message, fx);
         }
     }
 
@@ -680,6 +487,19 @@ impl Relay {
             Message::Credit { peer, from, octets } => self.on_credit(peer, from, octets, fx),
             Message::Bind { peer, session } => self.on_bind(peer, session, fx),
             Message::Unbind { peer, session } => self.on_unbind(peer, session, fx),
+            Message::Relieve { session, source } => self.on_relieve(session, source, fx),
+            Message::Tally { from, who, tally, .. } => self.on_tally(from, who, tally, fx),
+            Message::Excess { peer, limit } => self.close_for_limit(peer.key, limit, fx),
+            Message::Claimed { ticket, granted, .. } => self.on_claimed(ticket, granted, fx),
+            Message::Ban { who, offence, until, .. } => {
+                self.core.bans.add(who, offence, until, self.core.now);
+            }
+            Message::Share { user, sessions, .. } => self.core.rates.share(user, sessions),
+            Message::Borrow { borrower, .. } => {
+                let (from, octets) = (self.core.me, self.core.budget.lend(borrower));
+                self.core.post(Message::Lend { to: borrower, from, octets, back: false }, fx);
+            }
+            Message::Lend { from, octets, back, .. } => self.core.budget.receive(from, octets, back),
         }
     }
 
@@ -692,14 +512,18 @@ impl Relay {
             self.core.ended[usize::from(index)] = Some(incarnation);
             self.forget_core(CoreId { index, incarnation }, fx);
         }
+        if running.is_some() {
+            // It may have started after this core, and missed what was said to it before.
+            self.restore(usize::from(index), fx);
+        }
     }
 
     fn on_tick(&mut self, fx: &mut Effects) {
-        while let Some(Reverse((at, key))) = self.core.alarms.peek().copied() {
+        while let Some((at, key)) = self.core.alarms.first().copied() {
             if at > self.core.now {
                 break;
             }
-            self.core.alarms.pop();
+            self.core.alarms.pop_first();
             self.on_alarm(key, fx);
         }
     }

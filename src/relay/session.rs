@@ -8,16 +8,16 @@
 //! Invariants: no session without [`Verified`]; at most one request runs through it in each
 //! direction; once bound, its outer side never becomes another's; a failure is told once.
 
-use std::collections::HashMap;
-use std::hash::BuildHasher;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use siphasher::sip::SipHasher13;
 use slotmap::SlotMap;
 
-use super::ids::{CoreId, Entropy, PeerKey, PeerRef, SessionId, SessionKey, StreamId, Tid};
+use super::admission::{Offence, UserKey, Who};
+use super::ids::{CoreId, Entropy, PeerKey, PeerRef, SecretHasher, SessionId, SessionKey, StreamId, Tid};
+use super::limit::Limit;
 use super::message::{Giver, Hop, Message, MessageId, Notice, Outer, Transit};
 use super::orphan::Failure;
 use super::peer::{Peer, Role, named_session};
@@ -45,7 +45,12 @@ pub(crate) struct Session {
     expires: Option<Instant>,
     /// The requests running through, outward and inward.
     running: [Option<Running>; 2],
+    /// Messages that the next hop has asked to be stopped, and their direction, latest last (RFC 4975, 10.5).
+    stopped: VecDeque<(bool, MessageId)>,
 }
+
+/// Stopped messages remembered: a sender has few under way at a time, and stops when it is told.
+const STOPPED_MAX: usize = 8;
 
 #[derive(Debug)]
 enum OuterSide {
@@ -85,28 +90,17 @@ pub(crate) struct NewSession {
     pub(crate) transport: Transport,
 }
 
-/// The sessions of one core, by id under a secret key.
+/// The sessions of one core. Ids are bearer secrets: how they spread in the table must not be
+/// guessable (norm S4).
 #[derive(Debug)]
 pub(crate) struct Sessions {
     table: SlotMap<SessionKey, Session>,
     by_id: HashMap<SessionId, SessionKey, SecretHasher>,
 }
 
-/// Ids are bearer secrets: how they spread in the table must not be guessable (norm S4).
-#[derive(Debug)]
-struct SecretHasher(u64, u64);
-
-impl BuildHasher for SecretHasher {
-    type Hasher = SipHasher13;
-    fn build_hasher(&self) -> SipHasher13 {
-        SipHasher13::new_with_keys(self.0, self.1)
-    }
-}
-
 impl Sessions {
     pub(crate) fn new(entropy: &mut Entropy) -> Self {
-        let hasher = SecretHasher(entropy.next_u64(), entropy.next_u64());
-        Self { table: SlotMap::with_key(), by_id: HashMap::with_hasher(hasher) }
+        Self { table: SlotMap::with_key(), by_id: HashMap::with_hasher(SecretHasher::new(entropy)) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -127,8 +121,18 @@ impl Sessions {
 
     /// Whether a session expired so long ago that no transaction can be open that went through it.
     pub(crate) fn is_over(&self, key: SessionKey, now: Instant) -> bool {
-        let expires = self.table.get(key).and_then(|s| s.expires);
-        expires.is_some_and(|at| at + RESPONSE_TIMEOUT <= now)
+        self.over_at(key).is_some_and(|at| at <= now)
+    }
+
+    /// When that will be the case, if ever.
+    pub(crate) fn over_at(&self, key: SessionKey) -> Option<Instant> {
+        self.table.get(key)?.expires.map(|at| at + RESPONSE_TIMEOUT)
+    }
+
+    /// Whose session it is.
+    pub(crate) fn user_of(&self, id: &SessionId) -> Option<UserKey> {
+        let session = self.by_id.get(id).and_then(|key| self.table.get(*key))?;
+        Some(UserKey::new(session.verified.username(), session.verified.realm()))
     }
 
     /// Prolongs a session by an AUTH to its own URI.
@@ -153,6 +157,7 @@ impl Sessions {
             opened: core.now,
             expires: new.expires,
             running: [None, None],
+            stopped: VecDeque::new(),
         };
         let key = self.table.insert(session);
         self.by_id.insert(id, key);
@@ -177,6 +182,20 @@ impl Session {
     /// Whether a To-Path URI that carries our session id is indeed ours (RFC 4975, 6.1).
     fn is_named_by(&self, uri: &[u8]) -> bool {
         same_uri(&self.uri, uri)
+    }
+
+    /// No more of a message is to be sent: its receiver said so.
+    fn stop(&mut self, inward: bool, message: MessageId) {
+        if !self.is_stopped(inward, Some(&message)) {
+            if self.stopped.len() >= STOPPED_MAX {
+                self.stopped.pop_front();
+            }
+            self.stopped.push_back((inward, message));
+        }
+    }
+
+    fn is_stopped(&self, inward: bool, message: Option<&MessageId>) -> bool {
+        message.is_some_and(|message| self.stopped.iter().any(|(way, id)| *way == inward && id == message))
     }
 
     fn running_mut(&mut self, stream: StreamId) -> Option<&mut Option<Running>> {
@@ -291,9 +310,15 @@ impl Relay {
             return;
         };
         running.end(flag, &mut self.core, fx);
-        if running.giver == Giver::Peer && running.transit.method() == Method::Send {
+        if running.giver != Giver::Peer {
+            return;
+        }
+        if running.transit.method() == Method::Send {
             let answered = running.transit.head.failure_report() == FailureReport::Yes;
             self.core.post(Message::Answer { stream, status: answered.then_some(Status::OK) }, fx);
+        } else if flag == Flag::Aborted {
+            // Nobody at the far end will answer what was never complete.
+            self.core.post(Message::Answer { stream, status: None }, fx);
         }
     }
 
@@ -312,7 +337,8 @@ impl Relay {
         if !to_path.first().is_some_and(|uri| session.is_named_by(uri)) {
             return Err((Status::NO_SESSION, "session id under another address"));
         }
-        if session.is_expired(now) {
+        // What was sent before may still be reported (norm A12): until the session is over, that is.
+        if session.is_expired(now) && transit.method() != Method::Report {
             return Err((Status::NO_SESSION, "session expired"));
         }
         let next = to_path.after(1).first().ok_or((Status::NO_SESSION, "nobody to forward to"))?;
@@ -321,6 +347,12 @@ impl Relay {
         }
         let from_inner =
             giver == Giver::Peer && stream.peer.core == self.core.me && stream.peer.key == session.inner;
+        if transit.method() == Method::Send && !session.stopped.is_empty() {
+            let message = transit.head.message_id(&transit.octets).map(MessageId::new);
+            if session.is_stopped(!from_inner, message.as_ref()) {
+                return Err((Status::STOP, "message stopped by its receiver"));
+            }
+        }
         if from_inner {
             let beyond = to_path.len() > 2;
             return self.bind_outward(id, next, beyond, fx).map(|outer| (outer, false));
@@ -450,12 +482,17 @@ impl Relay {
 
     fn dial(&mut self, id: SessionId, target: Target, fx: &mut Effects) -> Result<PeerRef, Refusal> {
         if self.peers.len() >= self.core.settings.limits.peers_max {
+            self.core.bite(Limit::Connections, None, fx);
             return Err((Status::TIMEOUT, "too many connections"));
+        }
+        let user = self.sessions.user_of(&id).map(Who::User);
+        if user.is_some_and(|user| self.core.bans.is_banned(user, Offence::Dial, self.core.now)) {
+            return Err((Status::TIMEOUT, "too many next hops of this user could not be reached"));
         }
         let me = self.core.me;
         let transport = Transport { secure: target.secure, port: target.port };
         let key = self.peers.insert_with_key(|key| {
-            let mut peer = Peer::dialling(PeerRef { core: me, key }, transport);
+            let mut peer = Peer::dialling(PeerRef { core: me, key }, transport, self.core.now);
             peer.bound.push(id);
             peer
         });
@@ -469,8 +506,38 @@ impl Relay {
     pub(crate) fn on_broken(&mut self, id: SessionId, stream: StreamId, status: Status, fx: &mut Effects) {
         let running = self.sessions.find(&id).and_then(|s| s.running_mut(stream)).and_then(Option::take);
         if let Some(running) = running {
+            let message = running.transit.head.message_id(&running.transit.octets).map(MessageId::new);
+            if status == Status::STOP
+                && let (Some(session), Some(message)) = (self.sessions.find(&id), message)
+            {
+                let inner = PeerRef { core: self.core.me, key: session.inner };
+                session.stop(running.next == Outer::Peer(inner), message);
+            }
             running.end(Flag::Aborted, &mut self.core, fx);
             refuse(&mut self.core, id, &running, status, fx);
+        }
+    }
+
+    /// A connection that serves several sessions is held up. If it is this session's client that takes
+    /// nothing, what waits for it from there is refused: one slow receiver must not stop the others (norm
+    /// S14).
+    pub(crate) fn on_relieve(&mut self, id: SessionId, source: PeerRef, fx: &mut Effects) {
+        let Some(inner) = self.sessions.find(&id).map(|session| session.inner) else {
+            return;
+        };
+        let stall_timeout = self.core.settings.limits.stall_timeout;
+        let now = self.core.now;
+        let Some(client) = self.peers.get_mut(inner).filter(|c| c.last_taken + stall_timeout <= now) else {
+            return;
+        };
+        let (dropped, messages) = client.out.shed(source);
+        if dropped > 0 {
+            client.wake(fx);
+            self.core.bite(Limit::StallTimeout, Some(inner), fx);
+            self.core.credit(source, dropped, fx);
+        }
+        for message in messages {
+            self.core.post(message, fx);
         }
     }
 
@@ -478,6 +545,12 @@ impl Relay {
     /// everything else is answered now (norms F7, F9).
     pub(crate) fn on_hop_failed(&mut self, notice: &Notice, status: Status, fx: &mut Effects) {
         if notice.method == Method::Send {
+            if status == Status::STOP
+                && let (Some(session), Some(message)) =
+                    (self.sessions.find(&notice.session), &notice.message_id)
+            {
+                session.stop(notice.inward, message.clone());
+            }
             self.report(notice, status, fx);
         } else {
             let stream = notice.stream;
@@ -697,7 +770,7 @@ impl Notice {
 
 impl Core {
     /// Whether a URI leads to this relay.
-    fn is_ours(&self, uri: &MsrpUri<'_>) -> bool {
+    pub(super) fn is_ours(&self, uri: &MsrpUri<'_>) -> bool {
         let host = match uri.host() {
             Host::Name(name) => crate::proto::uri::host_matches(name, &self.settings.hostname),
             Host::V4(_) | Host::V6(_) => uri.host_str() == self.settings.hostname,

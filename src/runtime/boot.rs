@@ -272,6 +272,7 @@ impl Supervisor {
             counters: Arc::clone(counters),
             inbox: receiver,
             log_failures: self.log_failures,
+            own: self.listeners.iter().map(|(listeners, _)| listeners.address()).collect(),
             seed: seed()?,
         };
         // Before it runs: whoever it speaks to must know it already.
@@ -479,6 +480,8 @@ fn seed() -> Result<[u8; 32], BootError> {
 /// What the relay needs of the config.
 fn settings(config: &Config, ports: Vec<u16>) -> Settings {
     let limits = &config.limits;
+    let peers_max = limits.connections_max.div_ceil(config.cores.len().max(1));
+    let narrow = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     Settings {
         hostname: config.hostname.clone(),
         realm: config.realm.clone(),
@@ -499,7 +502,22 @@ fn settings(config: &Config, ports: Vec<u16>) -> Settings {
             queue_octets_high: limits.queue_bytes_high,
             queue_octets_low: limits.queue_bytes_low,
             flush_octets_max: limits.flush_bytes_max,
-            peers_max: limits.connections_max.div_ceil(config.cores.len().max(1)),
+            request_octets_max: limits.request_bytes_max(),
+            queue_octets_total: limits.queue_bytes_total,
+            peers_max,
+            unproven_max: (peers_max * limits.unauthenticated_percent_max / 100).max(1),
+            peers_per_address_max: narrow(limits.connections_per_address_max),
+            unproven_per_address_max: narrow(limits.unauthenticated_per_address_max),
+            refusals_max: narrow(limits.refused_requests_max),
+            auth_failures_per_address_max: narrow(limits.auth_failures_per_address_max),
+            auth_failures_per_user_max: narrow(limits.auth_failures_per_user_max),
+            dial_failures_per_user_max: narrow(limits.dial_failures_per_user_max),
+            failure_window: limits.failure_window,
+            sessions_per_user_max: narrow(limits.sessions_per_user_max),
+            octets_per_second_per_user_max: limits.bytes_per_second_per_user_max as u64,
+            first_request_timeout: limits.first_request_timeout,
+            stall_timeout: limits.stall_timeout,
+            idle_timeout: limits.idle_timeout,
             transactions_per_peer_max: limits.transactions_per_peer_max,
         },
     }

@@ -16,19 +16,24 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_lite::future;
-use glommio::timer::Timer;
+use memchr::memmem;
 
 use super::core::Shared;
+use super::deadline::Deadline;
 use super::sock::Socket;
 use super::tasks::Event;
 use super::tls::TlsConn;
 use crate::proto::parser::{ParseError, Parser, Piece};
-use crate::relay::{Input, PeerKey, WriteState};
+use crate::relay::{Input, Limit, PeerKey, WriteState};
 
 /// How long a peer may take to close its side after we have closed ours.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection that is to be closed may take to accept what is still queued for it.
 const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
+/// One TLS record; the largest there is.
+const RECORD_OCTETS: usize = 16 << 10;
+/// An end-line and what belongs to it: CRLF, hyphens, a transaction id, a flag, CRLF (RFC 4975, 9).
+const END_LINE_OCTETS_MAX: usize = 2 + 7 + 32 + 1 + 2;
 
 /// Queued octets are counted by their length; the buffer they point into is at most so many times
 /// as long.
@@ -47,8 +52,9 @@ pub(crate) struct Conn {
     dialling: Cell<bool>,
     /// Frames can be sent and received.
     up: Cell<bool>,
-    /// When TLS must have got as far as its keys, then when the first request must have come.
+    /// When TLS must have got as far as its keys; later, when a head that has begun must be complete.
     deadline: Cell<Option<Instant>>,
+    closing_since: Cell<Option<Instant>>,
     paused: Cell<bool>,
     resumed: Event,
     closing: Cell<bool>,
@@ -61,16 +67,18 @@ pub(crate) struct Conn {
 
 /// Why reading ended.
 enum ReadEnd {
-    /// The peer closed, or the connection broke.
+    /// The connection broke, or ended before it was up.
     Gone(String),
+    /// The peer has closed its side in order.
+    Ended(&'static str),
     /// We are closing it.
     Closing,
     /// TLS failed; an alert is waiting to be sent.
     Tls(String),
     /// Frames cannot be told apart any more.
     Unparseable(ParseError),
-    /// The handshake or the first request did not come in time.
-    TooSlow(&'static str),
+    /// The handshake, or the rest of a head, did not come in time.
+    TooSlow(Limit),
 }
 
 impl Conn {
@@ -90,6 +98,7 @@ impl Conn {
             dialling: Cell::new(dialling),
             up: Cell::new(false),
             deadline: Cell::new(None),
+            closing_since: Cell::new(None),
             paused: Cell::new(false),
             resumed: Event::default(),
             closing: Cell::new(false),
@@ -110,6 +119,10 @@ impl Conn {
         shared.tasks.spawn(async move { self.read(&core).await });
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Back-pressure, on or off.
     pub(crate) fn set_paused(&self, paused: bool) {
         self.paused.set(paused);
@@ -121,6 +134,7 @@ impl Conn {
     /// Reads no more; what is queued is written, then the connection closes.
     pub(crate) fn close(&self) {
         self.closing.set(true);
+        self.closing_since.set(self.closing_since.get().or_else(|| Some(Instant::now())));
         self.stop_reading.notify();
         self.writable.notify();
     }
@@ -133,7 +147,13 @@ impl Conn {
         match end {
             ReadEnd::Closing => return,
             ReadEnd::Gone(why) => tracing::debug!(?peer, %address, reason = why, "Connection gone"),
-            ReadEnd::TooSlow(what) => tracing::debug!(?peer, %address, reason = what, "Connection too slow"),
+            ReadEnd::Ended(how) => {
+                tracing::debug!(?peer, %address, reason = how, "The peer has ended the connection");
+                // What waits for it can still be written: the answers to what it sent last.
+                shared.feed([Input::Ended { peer }]);
+                return;
+            }
+            ReadEnd::TooSlow(limit) => shared.limit_reached(limit, Some((peer, address))),
             ReadEnd::Tls(error) => {
                 shared.counters.tls_failures.add(1);
                 tracing::debug!(?peer, %address, reason = error, "TLS failed");
@@ -143,6 +163,9 @@ impl Conn {
             }
             ReadEnd::Unparseable(error) => {
                 tracing::debug!(?peer, %address, reason = %error, "Input cannot be parsed");
+                if let Some(limit) = limit_of(&error) {
+                    shared.limit_reached(limit, Some((peer, address)));
+                }
                 shared.feed([Input::Unparseable { peer }]);
                 return;
             }
@@ -178,6 +201,7 @@ impl Conn {
                 None if self.closing.get() => return ReadEnd::Closing,
                 None => return ReadEnd::TooSlow(self.late_for()),
                 Some(Err(error)) => return ReadEnd::Gone(error.to_string()),
+                Some(Ok(None)) if self.up.get() => return ReadEnd::Ended("end of stream"),
                 Some(Ok(None)) => return ReadEnd::Gone("end of stream".to_owned()),
                 Some(Ok(Some(Err(error)))) => return ReadEnd::Tls(error),
                 Some(Ok(Some(Ok(plain)))) => plain,
@@ -188,7 +212,10 @@ impl Conn {
                 Err(error) => return ReadEnd::Unparseable(error),
             }
             if self.peer_closed() {
-                return ReadEnd::Gone("closed by the peer".to_owned());
+                return ReadEnd::Ended("closed by the peer");
+            }
+            if self.up.get() {
+                self.watch_head(shared, &parser, &rest);
             }
             glommio::executor().yield_if_needed().await;
         }
@@ -235,12 +262,30 @@ impl Conn {
             tracing::debug!(peer = ?self.key, address = %self.address, "Connected");
             shared.feed([Input::Connected { peer: self.key }]);
         } else {
-            self.deadline.set(Some(Instant::now() + shared.limits.first_request_timeout));
+            self.deadline.set(None);
+        }
+    }
+
+    /// A head that has begun must end in time, whatever comes of it meanwhile (norm S11).
+    fn watch_head(&self, shared: &Rc<Shared>, parser: &Parser, rest: &[u8]) {
+        if rest.is_empty() || !parser.in_head() {
+            self.deadline.set(None);
+        } else if self.deadline.get().is_none() {
+            self.deadline.set(Some(Instant::now() + shared.limits.head_timeout));
         }
     }
 
     /// Cuts what was received into pieces and feeds them to the relay in one go. Returns what is left.
-    fn parse(&self, shared: &Rc<Shared>, parser: &mut Parser, plain: Vec<u8>) -> Result<Vec<u8>, ParseError> {
+    fn parse(
+        &self,
+        shared: &Rc<Shared>,
+        parser: &mut Parser,
+        mut plain: Vec<u8>,
+    ) -> Result<Vec<u8>, ParseError> {
+        if plain.capacity() > PINNED_FACTOR_MAX * plain.len() {
+            // Records may be nearly all overhead: what is kept is counted by its length.
+            plain.shrink_to_fit();
+        }
         let peer = self.key;
         let octets = Bytes::from(plain);
         let mut at = 0;
@@ -268,7 +313,8 @@ impl Conn {
                 relay.handle(now, input, fx);
             }
         });
-        if at > 0 {
+        if at > 0 && self.up.get() {
+            // A head that was incomplete is complete now; if another has begun, its time begins.
             self.deadline.set(None);
         }
         match failure {
@@ -283,7 +329,7 @@ impl Conn {
             None => received.await,
             Some(deadline) => {
                 let too_late = async {
-                    Timer::new(deadline.saturating_duration_since(Instant::now())).await;
+                    Deadline::at(deadline).await;
                     None
                 };
                 future::or(received, too_late).await
@@ -291,12 +337,8 @@ impl Conn {
         }
     }
 
-    fn late_for(&self) -> &'static str {
-        if self.up.get() {
-            "no request in limits.first_request_timeout"
-        } else {
-            "handshake not complete in limits.handshake_timeout"
-        }
+    fn late_for(&self) -> Limit {
+        if self.up.get() { Limit::HeadTimeout } else { Limit::HandshakeTimeout }
     }
 
     fn peer_closed(&self) -> bool {
@@ -315,7 +357,7 @@ impl Conn {
                 let mut out = shared.buffers.take();
                 let state = self.next_flush(shared, &mut out);
                 let empty = out.is_empty();
-                let written = self.write_flush(&out).await;
+                let written = self.write_flush(shared, &out).await;
                 shared.buffers.give(out);
                 if let Err(error) = written {
                     tracing::debug!(peer = ?self.key, address = %self.address, reason = %error, "Connection gone");
@@ -345,27 +387,40 @@ impl Conn {
             return if self.closing.get() { WriteState::Finished } else { WriteState::Open };
         }
         shared.next_flush(self.key, |plain| {
-            if let Err(error) = tls.borrow_mut().encrypt(plain, out) {
-                tracing::warn!(peer = ?self.key, reason = %error, "Cannot encrypt");
-                self.broken.set(true);
+            let mut tls = tls.borrow_mut();
+            for record in records(plain) {
+                if let Err(error) = tls.encrypt(record, out) {
+                    tracing::warn!(peer = ?self.key, reason = %error, "Cannot encrypt");
+                    self.broken.set(true);
+                    break;
+                }
             }
         })
     }
 
-    /// A connection that is being closed gets so long to take the last flush, and no longer.
-    async fn write_flush(&self, out: &[u8]) -> std::io::Result<()> {
-        if out.is_empty() {
-            return Ok(());
-        }
-        let too_late = async {
-            loop {
-                Timer::new(LAST_FLUSH_TIMEOUT).await;
-                if self.closing.get() {
+    /// Writes one flush. A peer that takes nothing for `limits.write_timeout` is given up (norm S14); one
+    /// that is being closed gets only so long for all that is left.
+    async fn write_flush(&self, shared: &Rc<Shared>, mut out: &[u8]) -> std::io::Result<()> {
+        while !out.is_empty() {
+            let stalled = async {
+                Deadline::after(shared.limits.write_timeout).await;
+                None
+            };
+            let written = async { Some(self.socket.write(out).await) };
+            match future::or(written, stalled).await {
+                None => {
+                    shared.limit_reached(Limit::WriteTimeout, Some((self.key, self.address)));
                     return Err(std::io::ErrorKind::TimedOut.into());
                 }
+                Some(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Some(Ok(written)) => out = out.get(written..).unwrap_or_default(),
+                Some(Err(error)) => return Err(error),
             }
-        };
-        future::or(self.socket.write_all(out), too_late).await
+            if self.closing_since.get().is_some_and(|since| since.elapsed() > LAST_FLUSH_TIMEOUT) {
+                return Err(std::io::ErrorKind::TimedOut.into());
+            }
+        }
+        Ok(())
     }
 
     /// Everything is written: close in order, so that no tail is cut off by a reset.
@@ -409,7 +464,69 @@ fn part(octets: &Bytes, range: Range<usize>) -> Bytes {
     }
 }
 
+/// Cuts a flush into records, none of which ends within an end-line: the most used client library loses
+/// the continuation flag where a read ends between a transaction id and its flag (norm I13).
+fn records(flush: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = flush;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let mut size = rest.len().min(RECORD_OCTETS);
+        if size < rest.len() {
+            let look_from = size - END_LINE_OCTETS_MAX;
+            // So that hyphens which begin here, or whose CRLF does, are seen whole.
+            let look_to = rest.len().min(size + 8);
+            let last = rest.get(look_from..look_to).unwrap_or_default();
+            // One that begins at the very front of this is complete by the end of it.
+            if let Some(at) = memmem::rfind(last, b"-------").filter(|at| *at >= 2) {
+                size = look_from + at - 2;
+            }
+        }
+        let (record, left) = rest.split_at_checked(size)?;
+        rest = left;
+        Some(record)
+    })
+}
+
+/// The limit that ended the parsing, if one did.
+fn limit_of(error: &ParseError) -> Option<Limit> {
+    match error {
+        ParseError::StartLine => None,
+        ParseError::LineTooLong => Some(Limit::LineBytes),
+        ParseError::HeadTooLong => Some(Limit::HeadBytes),
+    }
+}
+
 async fn late(after: Duration) -> std::io::Result<()> {
-    Timer::new(after).await;
+    Deadline::after(after).await;
     Err(std::io::ErrorKind::TimedOut.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // I13: whatever the flush, the records joined are the flush, and no end-line is cut.
+    #[test]
+    fn no_record_ends_within_an_end_line() {
+        let line = b"\r\n-------abcdefghijklmnop$\r\n";
+        for shift in 0..64 {
+            let mut flush = vec![b'x'; RECORD_OCTETS - 50 + shift];
+            flush.extend_from_slice(line);
+            let at = flush.len() - line.len();
+            flush.extend_from_slice(&[b'y'; 20_000]);
+            let mut begin = 0;
+            for record in records(&flush) {
+                let end = begin + record.len();
+                assert!(!record.is_empty() && record.len() <= RECORD_OCTETS);
+                assert!(end <= at || end >= at + line.len(), "cut at {end}, the line is at {at}");
+                begin = end;
+            }
+            assert_eq!(records(&flush).collect::<Vec<_>>().concat(), flush);
+        }
+        let hyphens = vec![b'-'; 100_000];
+        assert_eq!(records(&hyphens).map(<[u8]>::len).sum::<usize>(), hyphens.len());
+        assert_eq!(records(b"").count(), 0);
+    }
 }

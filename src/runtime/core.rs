@@ -15,20 +15,20 @@ use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
 use futures_lite::{FutureExt as _, future};
-use glommio::timer::Timer;
 
 use super::conn::Conn;
-use super::log;
+use super::deadline::Deadline;
+use super::log::{self, LimitLog};
 use super::mesh::{Mesh, Parcel};
 use super::sock::{AcceptError, Acceptor, Socket};
 use super::tasks::{Event, Tasks, panic_message};
 use super::tls::{TlsConn, TlsSetup};
 use crate::config::{Limits, Outbound};
-use crate::control::{Answer, ControlHandle};
+use crate::control::{Answer, ControlHandle, WhyUnavailable};
 use crate::proto::digest::Algorithm;
 use crate::relay::{
-    CloseReason, CoreId, Effect, Effects, Input, LookUpAnswer, LookUpTicket, OutBatch, PeerKey, Relay,
-    Settings, Stats, Transport, WriteState,
+    CloseReason, CoreId, Effect, Effects, Event as RelayEvent, Input, Limit, LookUpAnswer, LookUpTicket,
+    OutBatch, PeerKey, Relay, Settings, Stats, Transport, WriteState,
 };
 use crate::telemetry::Counters;
 
@@ -62,6 +62,8 @@ pub(crate) struct CorePlan {
     pub(crate) counters: Arc<Counters>,
     pub(crate) inbox: Receiver<Parcel>,
     pub(crate) log_failures: bool,
+    /// What all cores listen on: nothing of that is dialled.
+    pub(crate) own: Arc<[SocketAddr]>,
     pub(crate) seed: [u8; 32],
 }
 
@@ -97,7 +99,9 @@ pub(crate) struct Shared {
     pub(crate) control: ControlHandle,
     pub(crate) counters: Arc<Counters>,
     mesh: Mesh,
+    pub(crate) own: Arc<[SocketAddr]>,
     log_failures: bool,
+    limit_log: LimitLog,
     emptied: Event,
     /// Turns of the relay so far; wraps.
     turns: Cell<u32>,
@@ -184,7 +188,9 @@ impl Shared {
             control: plan.control,
             counters: plan.counters,
             mesh: Mesh::new(cores),
+            own: plan.own,
             log_failures: plan.log_failures,
+            limit_log: LimitLog::default(),
             emptied: Event::default(),
             turns: Cell::new(0),
         }
@@ -268,8 +274,19 @@ impl Shared {
                 let core = Rc::clone(self);
                 self.tasks.spawn(async move { core.look_up(ticket, user, realm, algorithm).await });
             }
+            Effect::Event(RelayEvent::LimitReached { limit, peer }) => {
+                // Counted by the relay already.
+                let address = peer.and_then(|peer| self.conns.borrow().get(&peer).map(|conn| conn.address()));
+                self.limit_log.reached(limit, peer, address);
+            }
             Effect::Event(event) => log::event(&event, self.log_failures),
         }
+    }
+
+    /// A limit that the relay knows nothing of was reached.
+    pub(crate) fn limit_reached(&self, limit: Limit, felt_by: Option<(PeerKey, SocketAddr)>) {
+        self.counters.limit_reached(limit, 1);
+        self.limit_log.reached(limit, felt_by.map(|(peer, _)| peer), felt_by.map(|(_, address)| address));
     }
 
     // -- connections -----------------------------------------------------------------------------
@@ -313,7 +330,7 @@ impl Shared {
                 Err(AcceptError::Stopped) => return,
                 Err(AcceptError::Exhausted(error)) => {
                     tracing::warn!(reason = %error, "Cannot accept connections for now; raise LimitNOFILE");
-                    Timer::new(EXHAUSTED_PAUSE).await;
+                    Deadline::after(EXHAUSTED_PAUSE).await;
                 }
                 Err(AcceptError::Failed(error)) => {
                     tracing::error!(reason = %error, port = transport.port, "Cannot accept connections any more");
@@ -326,18 +343,19 @@ impl Shared {
 
     fn accepted(self: &Rc<Self>, socket: Socket, address: SocketAddr, transport: Transport) {
         self.counters.connections_accepted.add(1);
-        let tls = match transport.secure.then(|| TlsConn::server(Arc::clone(&self.tls.server))).transpose() {
-            Ok(tls) => tls,
-            Err(error) => {
-                tracing::error!(reason = %error, "Cannot begin TLS");
-                return;
+        let mut fx = self.effects.take();
+        let accepted = self.relay.borrow_mut().accept(Instant::now(), transport, address.ip(), &mut fx);
+        // Before the effects: they may speak of this connection.
+        if let Ok(peer) = accepted {
+            match transport.secure.then(|| TlsConn::server(Arc::clone(&self.tls.server))).transpose() {
+                Ok(tls) => self.adopt(Conn::new(peer, socket, address, tls, false)),
+                Err(error) => {
+                    tracing::error!(reason = %error, "Cannot begin TLS");
+                    self.feed([Input::Lost { peer }]);
+                }
             }
-        };
-        let Some(peer) = self.relay.borrow_mut().accept(transport) else {
-            tracing::warn!(%address, "Connection refused: limits.connections_max is reached");
-            return;
-        };
-        self.adopt(Conn::new(peer, socket, address, tls, false));
+        }
+        self.apply(fx);
     }
 
     // -- what waits ------------------------------------------------------------------------------
@@ -354,14 +372,21 @@ impl Shared {
                 secret.ha1(&user, &realm, algorithm).map_or(LookUpAnswer::Unknown, LookUpAnswer::Found)
             }
             Answer::Unknown => LookUpAnswer::Unknown,
-            Answer::Unavailable => LookUpAnswer::Unavailable,
+            Answer::Unavailable(why) => {
+                match why {
+                    WhyUnavailable::Busy => self.limit_reached(Limit::LookUpsWaiting, None),
+                    WhyUnavailable::Late => self.limit_reached(Limit::LookUpTimeout, None),
+                    WhyUnavailable::Failed => {}
+                }
+                LookUpAnswer::Unavailable
+            }
         };
         self.feed([Input::LookedUp { ticket, answer }]);
     }
 
     async fn tick(self: &Rc<Self>) {
         loop {
-            Timer::new(TICK).await;
+            Deadline::after(TICK).await;
             let due = self.relay.borrow().next_deadline().is_some_and(|at| at <= Instant::now());
             if due {
                 self.feed([Input::Tick]);
@@ -379,9 +404,9 @@ impl Shared {
     async fn heartbeat(self: &Rc<Self>) {
         loop {
             let before = self.turns.get();
-            Timer::new(HEARTBEAT).await;
+            Deadline::after(HEARTBEAT).await;
             while self.turns.get() == before {
-                Timer::new(HEARTBEAT_IDLE).await;
+                Deadline::after(HEARTBEAT_IDLE).await;
             }
         }
     }
@@ -416,7 +441,7 @@ impl Shared {
             }
         };
         let late = async {
-            Timer::new(STOP_TIMEOUT).await;
+            Deadline::after(STOP_TIMEOUT).await;
         };
         future::or(emptied, late).await;
         self.publish();

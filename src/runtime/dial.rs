@@ -18,7 +18,7 @@ use super::tasks::Event;
 use super::tls::{TlsConn, TlsError};
 use crate::config::EndpointTls;
 use crate::control::ResolveError;
-use crate::relay::{Input, PeerKey, Target};
+use crate::relay::{Input, Limit, PeerKey, Target};
 
 /// Why a next hop could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +27,10 @@ enum DialError {
     Resolve(#[from] ResolveError),
     #[error("egress policy forbids {0}; outbound.allow may permit it")]
     Forbidden(IpAddr),
+    #[error("egress policy forbids port {0}; outbound.ports may permit it")]
+    ForbiddenPort(u16),
+    #[error("{0} is this relay's own")]
+    Own(SocketAddr),
     #[error("outbound.endpoint_tls is refuse")]
     EndpointTlsRefused,
     #[error("not a name for TLS")]
@@ -58,11 +62,22 @@ impl Shared {
     }
 
     async fn connect(&self, peer: PeerKey, target: &Target) -> Result<Conn, DialError> {
+        if !self.outbound.permits_port(target.port) {
+            return Err(DialError::ForbiddenPort(target.port));
+        }
         let tls = target.secure.then(|| self.client_tls(target)).transpose()?;
-        let addresses = match target.host.parse::<IpAddr>() {
+        let mut addresses = match target.host.parse::<IpAddr>() {
             Ok(address) => vec![address],
-            Err(_) => self.control.resolve(target.host.clone()).await?,
+            Err(_) => self.control.resolve(target.host.clone()).await.inspect_err(|error| match error {
+                ResolveError::TimedOut => self.limit_reached(Limit::ResolveTimeout, None),
+                ResolveError::Busy => self.limit_reached(Limit::LookUpsWaiting, None),
+                ResolveError::NoAddress | ResolveError::Failed(_) => {}
+            })?,
         };
+        if addresses.len() > self.limits.addresses_per_name_max {
+            addresses.truncate(self.limits.addresses_per_name_max);
+            self.limit_reached(Limit::AddressesPerName, None);
+        }
         let mut failure = None;
         for ip in addresses {
             if !self.outbound.permits(ip) {
@@ -70,12 +85,25 @@ impl Shared {
                 continue;
             }
             let address = SocketAddr::new(ip, target.port);
+            if self.own.contains(&address) {
+                failure = Some(DialError::Own(address));
+                continue;
+            }
             match Socket::connect(address, self.outbound.connect_timeout).await {
+                Ok(socket) if self.is_own(address, &socket) => failure = Some(DialError::Own(address)),
                 Ok(socket) => return Ok(Conn::new(peer, socket, address, tls, true)),
                 Err(error) => failure = Some(DialError::Connect(address, error)),
             }
         }
         Err(failure.unwrap_or(DialError::Resolve(ResolveError::NoAddress)))
+    }
+
+    /// Whether a connection leads back to this process: whoever listens on all addresses of a port has
+    /// those, too, from which one connects to oneself.
+    fn is_own(&self, address: SocketAddr, socket: &Socket) -> bool {
+        let everywhere = |own: &SocketAddr| own.ip().is_unspecified() && own.port() == address.port();
+        self.own.iter().any(everywhere)
+            && socket.local_addr().is_ok_and(|local| local.ip().to_canonical() == address.ip().to_canonical())
     }
 
     /// A relay must prove its name, whatever the policy for endpoints; those are usually self-signed.

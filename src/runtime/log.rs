@@ -1,7 +1,80 @@
 //! What the relay did, as log lines and counters. The relay itself knows neither.
 
-use crate::relay::{Event, Stats};
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::relay::{Event, Limit, PeerKey, Stats};
 use crate::telemetry::Counters;
+
+/// A limit that bites again and again is told of this often.
+const LIMIT_REPEATED: Duration = Duration::from_secs(60);
+
+/// Tells of limits that were reached, each of them now and then only: whoever runs into one may do so a
+/// thousand times a second.
+#[derive(Debug)]
+pub(crate) struct LimitLog(RefCell<[Told; Limit::COUNT]>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    last: Option<Instant>,
+    /// How often it was reached since, and not told.
+    since: u64,
+}
+
+impl Default for LimitLog {
+    fn default() -> Self {
+        Self(RefCell::new([Told::default(); Limit::COUNT]))
+    }
+}
+
+impl LimitLog {
+    pub(crate) fn reached(&self, limit: Limit, peer: Option<PeerKey>, address: Option<SocketAddr>) {
+        let now = Instant::now();
+        let mut all = self.0.borrow_mut();
+        let Some(told) = all.get_mut(limit as usize) else {
+            return;
+        };
+        if told.last.is_some_and(|last| now.duration_since(last) < LIMIT_REPEATED) {
+            told.since += 1;
+            return;
+        }
+        let untold = std::mem::take(&mut told.since);
+        told.last = Some(now);
+        let key = limit.key();
+        let address = address.map(tracing::field::display);
+        if concerns_operator(limit) {
+            tracing::warn!(
+                limit = key,
+                ?peer,
+                address,
+                untold,
+                "Limit reached; raise it in the config if this is no abuse"
+            );
+        } else {
+            tracing::info!(limit = key, ?peer, address, untold, "Limit reached by a peer");
+        }
+    }
+}
+
+/// Whether a limit holds up others than the peer that ran into it.
+fn concerns_operator(limit: Limit) -> bool {
+    matches!(
+        limit,
+        Limit::Connections
+            | Limit::UnauthenticatedShare
+            | Limit::ConnectionsPerAddress
+            | Limit::UnauthenticatedPerAddress
+            | Limit::QueueBytesTotal
+            | Limit::AuthFailuresPerAddress
+            | Limit::AuthFailuresPerUser
+            | Limit::DialFailuresPerUser
+            | Limit::SessionsPerUser
+            | Limit::LookUpsWaiting
+            | Limit::LookUpTimeout
+            | Limit::ResolveTimeout
+    )
+}
 
 /// Writes an event to the log. `failures`: refused AUTHs are worth a line at the normal level.
 pub(crate) fn event(event: &Event, failures: bool) {
@@ -21,6 +94,7 @@ pub(crate) fn event(event: &Event, failures: bool) {
         Event::RequestRefused { session, status, why } => {
             tracing::debug!(session, status = status.code(), reason = why, "Request refused");
         }
+        Event::LimitReached { .. } => {}
         Event::ReportSent { session, status } => {
             tracing::debug!(session, status = status.code(), "Failure REPORT sent");
         }
@@ -44,4 +118,8 @@ pub(crate) fn publish(counters: &Counters, before: &Stats, now: &Stats) {
     counters.dials.add(now.dials - before.dials);
     counters.dial_failures.add(now.dials_failed - before.dials_failed);
     counters.parcels_sent.add(now.parcels - before.parcels);
+    for (limit, (now, before)) in Limit::ALL.iter().zip(now.limits_reached.iter().zip(before.limits_reached))
+    {
+        counters.limit_reached(*limit, now - before);
+    }
 }

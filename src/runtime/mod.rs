@@ -7,6 +7,7 @@
 pub mod boot;
 mod conn;
 mod core;
+mod deadline;
 mod dial;
 mod log;
 mod mesh;

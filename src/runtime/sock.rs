@@ -21,12 +21,16 @@ use std::time::Duration;
 
 use futures_lite::{AsyncRead, AsyncWrite, future};
 use glommio::net::{TcpListener, TcpStream};
-use glommio::timer::Timer;
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
+
+use super::deadline::Deadline;
 
 /// Octets the kernel may hold unsent before a socket stops being writable. It bounds what a waiting frame waits for
 /// behind a chunk that is already written.
 pub const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+
+/// What a peer may still send after we have closed our side: a few windows. Who goes on after that does not read.
+const DRAINED_BYTES_MAX: usize = 16 << 20;
 
 /// A dead peer is found after 60 s + 4 * 20 s; a minute also keeps the address bindings of most NATs alive.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
@@ -293,24 +297,26 @@ impl Socket {
         self.shutdown(Shutdown::Both)
     }
 
-    /// Closes in order: tells the peer, then throws away what it still sends until it closes as well or `deadline` is
-    /// over. Closing a socket with octets unread makes the kernel send a reset, which can destroy what was written last
+    /// Closes in order: tells the peer, then throws away what it still sends until it closes as well, `deadline` is
+    /// over, or it has sent so much that it cannot be listening. Closing a socket with octets unread makes the kernel send a reset, which can destroy what was written last
     /// before the peer reads it.
     ///
     /// Nobody else may be reading. Returns whether the peer closed; the socket is of no more use either way.
     pub async fn close_gracefully(&self, scratch: &RefCell<Vec<u8>>, deadline: Duration) -> bool {
         let drained = async {
+            let mut left = DRAINED_BYTES_MAX;
             loop {
                 let mut kept = Vec::new();
-                match self.read_with(scratch, &mut kept, |octets| (octets.len(), ())).await {
-                    Ok(Some(())) => glommio::executor().yield_if_needed().await,
+                match self.read_with(scratch, &mut kept, |octets| (octets.len(), octets.len())).await {
+                    Ok(Some(read)) if read < left => left -= read,
                     Ok(None) => return true,
-                    Err(_) => return false,
+                    Ok(Some(_)) | Err(_) => return false,
                 }
+                glommio::executor().yield_if_needed().await;
             }
         };
         let too_late = async {
-            Timer::new(deadline).await;
+            Deadline::after(deadline).await;
             false
         };
         let closed = self.shutdown_write().is_ok() && future::or(drained, too_late).await;
@@ -367,7 +373,7 @@ mod tests {
     fn run<T>(test: impl Future<Output = T>) -> T {
         glommio::LocalExecutorBuilder::default().io_memory(64 << 10).make().unwrap().run(async {
             let late = async {
-                Timer::new(LONG * 2).await;
+                Deadline::after(LONG * 2).await;
                 panic!("the test hangs");
             };
             future::or(test, late).await

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use msrprelay::proto::digest::{Algorithm, Challenge, Ha1};
 use msrprelay::proto::parser::{Parser, ParserLimits, Piece};
 use msrprelay::relay::{
-    CloseReason, CoreId, Effect, Effects, Event, Input, Limits, LookUpAnswer, LookUpTicket, Message,
+    CloseReason, CoreId, Effect, Effects, Event, Input, Limit, Limits, LookUpAnswer, LookUpTicket, Message,
     OutBatch, PeerKey, Relay, Settings, TableSizes, Target, Transport, WriteState,
 };
 
@@ -36,6 +36,8 @@ pub use frame::Request;
 pub const HOST: &str = "relay.example.com";
 pub const PORT: u16 = 2855;
 pub const REALM: &str = "example.com";
+/// Where connections come from.
+pub const ADDRESS: &str = "198.51.100.7";
 
 /// A connection of the world: an index that is never used again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -194,9 +196,17 @@ impl World {
     }
 
     pub fn connect_by(&mut self, core: usize, secure: bool) -> Conn {
+        self.try_connect(core, secure, ADDRESS).unwrap()
+    }
+
+    /// A connection from an address of the test's choice.
+    pub fn try_connect(&mut self, core: usize, secure: bool, address: &str) -> Result<Conn, Limit> {
         let transport = Transport { secure, port: PORT };
-        let key = self.relay(core).accept(transport).unwrap();
-        self.add_link(core, key)
+        let (now, mut fx) = (self.now, Effects::new());
+        let accepted = self.relay(core).accept(now, transport, address.parse().unwrap(), &mut fx);
+        let accepted = accepted.map(|key| self.add_link(core, key));
+        self.apply(core, fx);
+        accepted
     }
 
     fn add_link(&mut self, core: usize, key: PeerKey) -> Conn {

@@ -20,8 +20,19 @@ pub enum Answer {
     Found(Secret),
     /// There is no such user.
     Unknown,
-    /// Nobody can tell now: a queue is full, a backend fails or takes too long.
-    Unavailable,
+    /// Nobody can tell now.
+    Unavailable(WhyUnavailable),
+}
+
+/// Why nobody can tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WhyUnavailable {
+    /// Too many look-ups wait already, or the control thread has gone.
+    Busy,
+    /// The backend takes too long.
+    Late,
+    /// The backend fails.
+    Failed,
 }
 
 /// What proves a user. Never printed.

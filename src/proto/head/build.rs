@@ -128,8 +128,8 @@ impl HeadBuilder {
             self.head.content_at = offset(at);
         }
         let text = octets.get(value.clone()).unwrap_or_default();
-        if has_control(text) {
-            self.head.note(Defect::ControlOctet);
+        if let Some(defect) = defect_of_text(text) {
+            self.head.note(defect);
         } else if let Some(known) = octets.get(name).and_then(Known::of) {
             self.known(known, text, Span::new(value), limits);
         }
@@ -261,8 +261,8 @@ impl Head {
         if comment.len() > limits.comment_bytes_max {
             self.note(Defect::CommentTooLong);
         }
-        if has_control(comment) {
-            self.note(Defect::ControlOctet);
+        if let Some(defect) = defect_of_text(comment) {
+            self.note(defect);
         }
     }
 
@@ -318,9 +318,13 @@ fn is_content(name: &[u8]) -> bool {
     begins(b"Content-") || begins(b"MIME-")
 }
 
-/// Control octets, the tab excepted: no value may hold CR, LF or NUL (they would smuggle headers into the next hop).
-fn has_control(text: &[u8]) -> bool {
-    text.iter().any(|&octet| (octet < b' ' && octet != b'\t') || octet == 0x7f)
+/// No value may hold control octets, the tab excepted: CR, LF or NUL would smuggle headers into the next hop. Nor
+/// anything but UTF-8, which some clients decode, and end their connection over.
+fn defect_of_text(text: &[u8]) -> Option<Defect> {
+    if text.iter().any(|&octet| (octet < b' ' && octet != b'\t') || octet == 0x7f) {
+        return Some(Defect::ControlOctet);
+    }
+    core::str::from_utf8(text).is_err().then_some(Defect::NotUtf8)
 }
 
 fn check_path(text: &[u8], limits: &ParserLimits) -> Result<(), Defect> {

@@ -8,8 +8,9 @@ use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 
+use super::watch::EndLineWatch;
 use super::{Loss, WriteContext};
 use crate::proto::head::{ByteRange, FailureReport, Method, Rewrite};
 use crate::proto::parser::Flag;
@@ -24,6 +25,9 @@ use crate::relay::transaction::{Transactions, merge};
 /// Chunks up to this many octets are never interruptible (RFC 4975, 7.1.1), so they are gathered
 /// before they are written.
 const INTERRUPTIBLE_FROM: u64 = 2048;
+
+/// Small pieces of a body are gathered up to so many octets.
+const GATHERED_MAX: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct Flow {
@@ -63,6 +67,8 @@ pub(super) struct Current {
     piece_start: u64,
     tid: Tid,
     interruptible: bool,
+    /// The octets of the piece on the wire, watched for its own end-line.
+    wire: EndLineWatch,
     /// Its head has been written, its end-line not yet.
     on_wire: bool,
     has_body: bool,
@@ -84,6 +90,17 @@ enum Progress {
     Over,
 }
 
+/// What came of an attempt to write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Written {
+    /// What there was; the chunk stays open.
+    Some,
+    /// The request has ended.
+    End,
+    /// The chunk was ended early, because its end-line would have stood in its body; the request goes on.
+    Cut,
+}
+
 /// What can be written of a flow.
 enum Next {
     /// A request that has not begun: whole, or as interruptible.
@@ -103,6 +120,29 @@ impl Flow {
             owed: 0,
             report_to: Arc::from(&b""[..]),
         }
+    }
+
+    /// Queues body octets. Small pieces in a row become one: each of them costs several hundred octets of
+    /// memory by itself, and only its length is counted.
+    pub(super) fn push_body(&mut self, octets: Bytes) {
+        if let Some(Item::Body(last)) = self.items.back_mut()
+            && last.len() + octets.len() <= GATHERED_MAX
+        {
+            *last = match mem::take(last).try_into_mut() {
+                Ok(mut gathered) => {
+                    gathered.extend_from_slice(&octets);
+                    gathered.freeze()
+                }
+                Err(last) => {
+                    let mut gathered = BytesMut::with_capacity(GATHERED_MAX);
+                    gathered.extend_from_slice(&last);
+                    gathered.extend_from_slice(&octets);
+                    gathered.freeze()
+                }
+            };
+            return;
+        }
+        self.items.push_back(Item::Body(octets));
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -195,10 +235,7 @@ impl Flow {
 
     /// Octets at hand of a request that was cut, as far as it matters how many.
     fn resumable_octets(&self, current: &Current) -> usize {
-        let bodies = self.items.iter().take(2).map(|item| match item {
-            Item::Body(octets) => octets.len(),
-            Item::Head { .. } | Item::End(_) => 0,
-        });
+        let bodies = self.items.iter().take(2).map(body_len);
         usize::from(current.held.is_some()) + bodies.sum::<usize>()
     }
 
@@ -220,6 +257,7 @@ impl Flow {
                 self.share_report_to(&transit);
                 let mut current = Current::unwritten(stream, hop, transit, Arc::clone(&self.report_to));
                 current.tid = Tid::mint(cx.entropy);
+                current.wire = EndLineWatch::new(current.tid);
                 current.interruptible = !whole;
                 current.on_wire = true;
                 let byte_range = current.first_byte_range(whole, body_octets, self.front_flag());
@@ -231,16 +269,16 @@ impl Flow {
         true
     }
 
-    /// Writes body octets and, when it is there, the end-line. Returns whether the request ended.
+    /// Writes body octets and, when it is there, the end-line.
     pub(super) fn write_pieces(
         &mut self,
         out: &mut OutBatch,
         budget: usize,
         transactions: &mut Transactions,
         cx: &mut WriteContext<'_>,
-    ) -> bool {
+    ) -> Written {
         let Some(current) = self.current.as_mut() else {
-            return true;
+            return Written::End;
         };
         // An end is written at once: a cut before it would leave nothing for the last piece.
         while !current.interruptible || out.len() < budget || matches!(self.items.front(), Some(Item::End(_)))
@@ -252,11 +290,23 @@ impl Flow {
                         let rest = octets.split_off(room);
                         self.items.push_front(Item::Body(rest));
                     }
+                    current.release_held(out, cx);
+                    let forged = current.interruptible.then(|| current.wire.end_line_in(&octets)).flatten();
+                    if let Some(forged) = forged {
+                        let rest = octets.split_off(forged);
+                        self.items.push_front(Item::Body(rest));
+                    }
                     self.owed += octets.len();
                     if self.owed >= cx.credit_batch {
                         pay(self.source, &mut self.owed, cx);
                     }
-                    current.release_held(out, cx);
+                    if forged.is_some() {
+                        current.write_body(octets, out, cx);
+                        if self.cut(out, transactions, cx) {
+                            return Written::Cut;
+                        }
+                        return Written::Some;
+                    }
                     if current.interruptible && self.items.is_empty() {
                         let last = octets.len() - 1;
                         current.held = octets.get(last).copied();
@@ -270,18 +320,18 @@ impl Flow {
                         current.finish(flag, out, transactions, cx);
                     }
                     pay(self.source, &mut self.owed, cx);
-                    return true;
+                    return Written::End;
                 }
                 // A head cannot follow before the end; put it back rather than lose it.
                 Some(head) => {
                     debug_assert!(false, "a request begins before the one before it has ended");
                     self.items.push_front(head);
-                    return true;
+                    return Written::End;
                 }
                 None => break,
             }
         }
-        false
+        Written::Some
     }
 
     /// Ends the piece on the wire with `+` so that something else can be written.
@@ -336,12 +386,76 @@ impl Flow {
         (credit, message)
     }
 
+    /// Drops what is queued of the last request's body: it will not be completed. Its head, should that
+    /// not have been written either, still brings the next hop the news. Returns the octets that cost.
+    pub(super) fn drop_tail(&mut self) -> usize {
+        let mut dropped = 0;
+        while let Some(item) = self.items.pop_back_if(|item| matches!(item, Item::Body(_))) {
+            dropped += item.cost();
+        }
+        dropped
+    }
+
+    /// What is to be told if the request being written fails now.
+    pub(super) fn failure_of_current(&self, status: Status) -> Option<Failure> {
+        let going = |c: &&Current| matches!(c.progress, Progress::Going);
+        let current = self.current.as_ref().filter(going)?;
+        Some(Failure { notice: current.notice(), status })
+    }
+
+    /// The next hop wants no more of a message, or can be given none: what waits of it is not written. Whole chunks have been
+    /// answered already, so each is told of; one still coming in is stopped at its session. Returns the
+    /// octets to credit.
+    pub(super) fn stop(
+        &mut self,
+        is_stopped: impl Fn(Hop, &Transit) -> bool,
+        messages: &mut Vec<Message>,
+    ) -> usize {
+        let mut dropped = 0;
+        let mut notices = Vec::new();
+        let mut kept = VecDeque::with_capacity(self.items.len());
+        let mut items = mem::take(&mut self.items).into_iter().peekable();
+        // What stands before the first head belongs to the request being written.
+        while let Some(item) = items.next_if(|item| !matches!(item, Item::Head { .. })) {
+            kept.push_back(item);
+        }
+        while let Some(head) = items.next() {
+            let mut request = vec![head];
+            while let Some(item) = items.next_if(|item| !matches!(item, Item::Head { .. })) {
+                request.push(item);
+            }
+            let complete = matches!(request.last(), Some(Item::End(_)));
+            match request.first() {
+                Some(Item::Head { stream, hop, transit }) if is_stopped(*hop, transit) => {
+                    let status = Status::STOP;
+                    if !complete {
+                        let (session, stream) = (hop.session, *stream);
+                        messages.push(Message::Broken { session, stream, status });
+                        kept.extend(request);
+                        continue;
+                    }
+                    let octets: usize = request.iter().map(body_len).sum();
+                    dropped += request.iter().map(Item::cost).sum::<usize>();
+                    self.ends -= 1;
+                    let aborted = matches!(request.last(), Some(Item::End(Flag::Aborted)));
+                    let mut failure = unwritten_failure(*stream, *hop, transit.clone());
+                    if let Some(failure) = failure.as_mut().filter(|_| !aborted) {
+                        failure.notice.extend(octets as u64);
+                        merge(&mut notices, failure.notice.clone());
+                    }
+                }
+                _ => kept.extend(request),
+            }
+        }
+        self.items = kept;
+        let status = Status::STOP;
+        messages.extend(notices.into_iter().map(|notice| Message::Failed { notice, status }));
+        dropped
+    }
+
     fn front_body_len(&self) -> usize {
-        let bodies = self.items.iter().skip(1).map_while(|item| match item {
-            Item::Body(octets) => Some(octets.len()),
-            Item::Head { .. } | Item::End(_) => None,
-        });
-        bodies.sum()
+        let bodies = self.items.iter().skip(1).take_while(|item| matches!(item, Item::Body(_)));
+        bodies.map(body_len).sum()
     }
 
     fn front_flag(&self) -> Option<Flag> {
@@ -429,6 +543,13 @@ fn pay(source: PeerRef, owed: &mut usize, cx: &mut WriteContext<'_>) {
     }
 }
 
+fn body_len(item: &Item) -> usize {
+    match item {
+        Item::Body(octets) => octets.len(),
+        Item::Head { .. } | Item::End(_) => 0,
+    }
+}
+
 impl Item {
     pub(super) fn cost(&self) -> usize {
         match self {
@@ -470,6 +591,7 @@ impl Current {
             piece_start: start,
             tid: Tid::NONE,
             interruptible: false,
+            wire: EndLineWatch::new(Tid::NONE),
             has_body: transit.head.has_body(),
             held: None,
             was_cut: false,
@@ -483,6 +605,7 @@ impl Current {
     /// Goes on after a cut, under a new transaction id.
     fn resume(&mut self, out: &mut OutBatch, entropy: &mut Entropy) {
         self.tid = Tid::mint(entropy);
+        self.wire = EndLineWatch::new(self.tid);
         self.on_wire = true;
         self.answered = false;
         let range = ByteRange { start: self.next, end: None, total: self.total };
@@ -508,12 +631,19 @@ impl Current {
         }
         let received = self.transit.head.byte_range();
         match received {
-            Some(_) if whole => None,
+            // What the sender promised and what it sent may differ: it was interrupted, or it lied.
+            Some(range) if whole && at_hand as u64 <= INTERRUPTIBLE_FROM => {
+                let counted = range.start.saturating_add(at_hand as u64).saturating_sub(1);
+                let wrong = range.end.is_some_and(|end| end != counted);
+                wrong.then_some(ByteRange { end: Some(counted), ..range })
+            }
+            Some(ByteRange { end: None, .. }) => None,
             Some(range) => Some(ByteRange { end: None, ..range }),
             None if whole => {
-                let end = at_hand as u64;
-                let total = (flag == Some(Flag::Last)).then_some(end);
-                Some(ByteRange { start: 1, end: Some(end), total })
+                let octets = at_hand as u64;
+                let total = (flag == Some(Flag::Last)).then_some(octets);
+                let end = (octets <= INTERRUPTIBLE_FROM).then_some(octets);
+                Some(ByteRange { start: 1, end, total })
             }
             None => Some(ByteRange { start: 1, end: None, total: None }),
         }
@@ -528,6 +658,7 @@ impl Current {
     fn release_held(&mut self, out: &mut OutBatch, cx: &mut WriteContext<'_>) {
         if let Some(octet) = self.held.take() {
             out.small(|small| small.push(octet));
+            self.wire.wrote(&[octet]);
             self.next = self.next.saturating_add(1);
             *cx.body_octets_out += 1;
         }
@@ -535,6 +666,9 @@ impl Current {
 
     fn write_body(&mut self, octets: Bytes, out: &mut OutBatch, cx: &mut WriteContext<'_>) {
         let written = octets.remaining() as u64;
+        if self.interruptible {
+            self.wire.wrote(&octets);
+        }
         self.next = self.next.saturating_add(written);
         *cx.body_octets_out += written;
         out.body(octets);

@@ -1,0 +1,551 @@
+//! Limits that hold for the whole process: how much one address, or one user, may have (norms S3, S10).
+//!
+//! Each address and each user is counted by one core, which its name alone decides, so that all cores
+//! agree without a shared table. The core that owns a connection tells that core what happens, by
+//! [`Message::Tally`]; the answer, if there is one, comes as a message too. None of it is on the path of
+//! a chunk.
+//!
+//! What is counted twice over: what there is now (connections, sessions) in the [`Register`], and what
+//! went wrong in a window of time. Who goes wrong too often is banned for the rest of the window; a ban
+//! is told to every core, which then refuses by itself ([`Bans`]).
+//!
+//! Invariants: what a core has told is taken back when it dies, and told again to a core that is
+//! started again; every table is bounded. The tables' order is under a secret key: addresses and user
+//! names are chosen by strangers.
+//!
+//! [`Message::Tally`]: super::Message::Tally
+
+use core::net::IpAddr;
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::time::Instant;
+
+use sha2::{Digest as _, Sha256};
+
+use super::ids::{CoreId, Entropy, LookUpTicket, PeerRef, SecretHasher};
+use super::limit::Limit;
+use super::message::Message;
+use super::settings::Limits;
+use super::{Core, Effects, Peer, Relay};
+
+/// Failures, and bans, remembered at a time; beyond that the oldest are forgotten.
+const REMEMBERED_MAX: usize = 1 << 16;
+
+/// An address as limits count it: one of IPv4, or the /64 network of one of IPv6, which is what one
+/// subscriber has.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct AddressKey(u64);
+
+impl AddressKey {
+    /// IPv4-mapped addresses are IPv4.
+    pub fn new(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self(u64::from(u32::from(address))),
+            IpAddr::V6(address) => {
+                let network = u128::from(address) >> 64;
+                // IPv4 takes ::/64, in which nobody has an address but the loopback.
+                Self(u64::try_from(network).unwrap_or_default())
+            }
+        }
+    }
+}
+
+/// A user of a realm: the first half of a SHA-256, so that nobody can make two of them meet.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct UserKey(u128);
+
+impl UserKey {
+    /// The user `name` of `realm`, octet by octet.
+    pub fn new(name: &str, realm: &str) -> Self {
+        let digest = Sha256::new().chain_update(realm).chain_update([0]).chain_update(name).finalize();
+        let half = digest.first_chunk().copied().unwrap_or_default();
+        Self(u128::from_be_bytes(half))
+    }
+}
+
+/// Whose share is counted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Who {
+    /// Everybody at an address.
+    Address(AddressKey),
+    /// A user.
+    User(UserKey),
+}
+
+impl Who {
+    /// The position of the core that counts it.
+    pub(crate) fn counter(self, cores: usize) -> usize {
+        let spread = match self {
+            Self::Address(AddressKey(octets)) => octets.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32,
+            Self::User(UserKey(digest)) => u64::try_from(digest >> 64).unwrap_or_default(),
+        };
+        usize::try_from(spread % cores.max(1) as u64).unwrap_or_default()
+    }
+}
+
+/// What can go wrong too often.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Offence {
+    /// Credentials were wrong.
+    Auth,
+    /// A next hop could not be connected to.
+    Dial,
+}
+
+/// What a core tells the one that counts.
+#[derive(Clone, Copy, Debug)]
+pub enum Tally {
+    /// A connection was accepted.
+    Connected(PeerRef),
+    /// It has authenticated, or had a request forwarded.
+    Proven,
+    /// It is gone.
+    Disconnected {
+        /// Whether it had been proven.
+        proven: bool,
+    },
+    /// A connection asks for the first session of its own.
+    Claim {
+        /// The connection.
+        peer: PeerRef,
+        /// To be given back.
+        ticket: LookUpTicket,
+    },
+    /// It has no session any more.
+    Released,
+    /// Something went wrong.
+    Failed(Offence),
+    /// All that the core has: the counter is new and knows nothing.
+    Restore(Share),
+}
+
+/// What one address or user has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Share {
+    pub(crate) connections: u32,
+    pub(crate) unproven: u32,
+    pub(crate) sessions: u32,
+}
+
+impl Share {
+    fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
+    fn add(&mut self, other: Self) {
+        self.connections = self.connections.saturating_add(other.connections);
+        self.unproven = self.unproven.saturating_add(other.unproven);
+        self.sessions = self.sessions.saturating_add(other.sessions);
+    }
+
+    fn sub(&mut self, other: Self) {
+        self.connections = self.connections.saturating_sub(other.connections);
+        self.unproven = self.unproven.saturating_sub(other.unproven);
+        self.sessions = self.sessions.saturating_sub(other.sessions);
+    }
+}
+
+type Table<K, V> = HashMap<K, V, SecretHasher>;
+
+/// The counting side: what all cores have of those that are counted here.
+#[derive(Debug)]
+pub(crate) struct Register {
+    totals: Table<Who, Share>,
+    /// The part of each core in them, by position.
+    parts: Vec<Table<Who, Share>>,
+    failures: Table<(Who, Offence), Window>,
+    /// When each window ends, oldest first; all are equally long.
+    ends: VecDeque<((Who, Offence), Instant)>,
+}
+
+#[derive(Debug)]
+struct Window {
+    failures: u32,
+    ends: Instant,
+}
+
+impl Register {
+    pub(crate) fn new(cores: usize, entropy: &mut Entropy) -> Self {
+        Self {
+            totals: HashMap::with_hasher(SecretHasher::new(entropy)),
+            parts: (0..cores).map(|_| HashMap::with_hasher(SecretHasher::new(entropy))).collect(),
+            failures: HashMap::with_hasher(SecretHasher::new(entropy)),
+            ends: VecDeque::new(),
+        }
+    }
+
+    /// How many addresses and users have something now.
+    pub(crate) fn len(&self) -> usize {
+        self.totals.len()
+    }
+
+    /// How many cores have sessions of `who`, and how many sessions there are.
+    pub(crate) fn sessions(&self, who: Who) -> (Vec<usize>, u32) {
+        let has = |part: &Table<Who, Share>| part.get(&who).is_some_and(|share| share.sessions > 0);
+        let cores = self.parts.iter().enumerate().filter(|(_, part)| has(part)).map(|(index, _)| index);
+        (cores.collect(), self.totals.get(&who).map_or(0, |share| share.sessions))
+    }
+
+    /// One connection more; says which limit that exceeds.
+    pub(crate) fn connected(&mut self, from: CoreId, who: Who, limits: &Limits) -> Option<Limit> {
+        let total = self.change(from, who, |share| {
+            share.connections = share.connections.saturating_add(1);
+            share.unproven = share.unproven.saturating_add(1);
+        });
+        if total.connections > limits.peers_per_address_max {
+            Some(Limit::ConnectionsPerAddress)
+        } else if total.unproven > limits.unproven_per_address_max {
+            Some(Limit::UnauthenticatedPerAddress)
+        } else {
+            None
+        }
+    }
+
+    pub(crate) fn proven(&mut self, from: CoreId, who: Who) {
+        self.change(from, who, |share| share.unproven = share.unproven.saturating_sub(1));
+    }
+
+    pub(crate) fn disconnected(&mut self, from: CoreId, who: Who, proven: bool) {
+        self.change(from, who, |share| {
+            share.connections = share.connections.saturating_sub(1);
+            share.unproven = share.unproven.saturating_sub(u32::from(!proven));
+        });
+    }
+
+    /// One session more, unless there are `max` already; 0 is any number.
+    pub(crate) fn claim(&mut self, from: CoreId, who: Who, max: u32) -> bool {
+        let have = self.totals.get(&who).map_or(0, |share| share.sessions);
+        let granted = max == 0 || have < max;
+        if granted {
+            self.change(from, who, |share| share.sessions = share.sessions.saturating_add(1));
+        }
+        granted
+    }
+
+    pub(crate) fn released(&mut self, from: CoreId, who: Who) {
+        self.change(from, who, |share| share.sessions = share.sessions.saturating_sub(1));
+    }
+
+    /// What a core says it has takes the place of what it said before.
+    pub(crate) fn restore(&mut self, from: CoreId, who: Who, all: Share) {
+        self.change(from, who, |share| *share = all);
+    }
+
+    /// A core is gone with all it had. Returns the users whose sessions are fewer now.
+    pub(crate) fn forget_core(&mut self, index: usize) -> Vec<Who> {
+        let Some(part) = self.parts.get_mut(index).map(|part| part.drain().collect::<Vec<_>>()) else {
+            return Vec::new();
+        };
+        for (who, share) in &part {
+            self.subtract(*who, *share);
+        }
+        part.into_iter().filter(|(_, share)| share.sessions > 0).map(|(who, _)| who).collect()
+    }
+
+    fn change(&mut self, from: CoreId, who: Who, change: impl FnOnce(&mut Share)) -> Share {
+        let Some(part) = self.parts.get_mut(usize::from(from.index)) else {
+            return Share::default();
+        };
+        let entry = part.entry(who).or_default();
+        let before = *entry;
+        change(entry);
+        let now = *entry;
+        if now.is_empty() {
+            part.remove(&who);
+        }
+        let total = self.totals.entry(who).or_default();
+        total.sub(before);
+        total.add(now);
+        let total = *total;
+        if total.is_empty() {
+            self.totals.remove(&who);
+        }
+        total
+    }
+
+    fn subtract(&mut self, who: Who, share: Share) {
+        if let Some(total) = self.totals.get_mut(&who) {
+            total.sub(share);
+            if total.is_empty() {
+                self.totals.remove(&who);
+            }
+        }
+    }
+
+    /// One failure more. Until when its author is banned, if it is the one too many; told once a window.
+    pub(crate) fn failed(
+        &mut self,
+        who: Who,
+        offence: Offence,
+        limits: &Limits,
+        now: Instant,
+    ) -> Option<Instant> {
+        let max = match (offence, who) {
+            (Offence::Auth, Who::Address(_)) => limits.auth_failures_per_address_max,
+            (Offence::Auth, Who::User(_)) => limits.auth_failures_per_user_max,
+            (Offence::Dial, _) => limits.dial_failures_per_user_max,
+        };
+        if max == 0 {
+            return None;
+        }
+        while self.ends.front().is_some_and(|(_, at)| *at <= now) || self.ends.len() >= REMEMBERED_MAX {
+            if let Some((key, _)) = self.ends.pop_front() {
+                self.failures.remove(&key);
+            }
+        }
+        let key = (who, offence);
+        let window = self.failures.entry(key).or_insert_with(|| {
+            let ends = now + limits.failure_window;
+            self.ends.push_back((key, ends));
+            Window { failures: 0, ends }
+        });
+        window.failures = window.failures.saturating_add(1);
+        (window.failures == max).then_some(window.ends)
+    }
+}
+
+/// Who is refused by this core for a while.
+#[derive(Debug)]
+pub(crate) struct Bans {
+    until: Table<(Who, Offence), Instant>,
+    order: VecDeque<((Who, Offence), Instant)>,
+}
+
+impl Bans {
+    pub(crate) fn new(entropy: &mut Entropy) -> Self {
+        Self { until: HashMap::with_hasher(SecretHasher::new(entropy)), order: VecDeque::new() }
+    }
+
+    pub(crate) fn add(&mut self, who: Who, offence: Offence, until: Instant, now: Instant) {
+        while self.order.front().is_some_and(|(_, at)| *at <= now) || self.order.len() >= REMEMBERED_MAX {
+            if let Some((key, at)) = self.order.pop_front()
+                && self.until.get(&key) == Some(&at)
+            {
+                self.until.remove(&key);
+            }
+        }
+        self.until.insert((who, offence), until);
+        self.order.push_back(((who, offence), until));
+    }
+
+    pub(crate) fn is_banned(&self, who: Who, offence: Offence, now: Instant) -> bool {
+        self.until.get(&(who, offence)).is_some_and(|until| *until > now)
+    }
+}
+
+impl Core {
+    /// Tells the core that counts `who`; nobody, while that core is down: it will be told when it is up.
+    pub(super) fn tally(&mut self, who: Who, tally: Tally, fx: &mut Effects) {
+        if let Some(counter) = self.running(who.counter(self.cores.len())) {
+            let from = self.me;
+            self.post(Message::Tally { counter, from, who, tally }, fx);
+        }
+    }
+
+    /// The present life of the core at a position.
+    pub(super) fn running(&self, index: usize) -> Option<CoreId> {
+        let incarnation = self.cores.get(index).copied().flatten()?;
+        Some(CoreId { index: u16::try_from(index).ok()?, incarnation })
+    }
+
+    fn all_running(&self) -> Vec<CoreId> {
+        (0..self.cores.len()).filter_map(|index| self.running(index)).collect()
+    }
+}
+
+impl Relay {
+    pub(super) fn on_tally(&mut self, from: CoreId, who: Who, tally: Tally, fx: &mut Effects) {
+        let core = &mut self.core;
+        match tally {
+            Tally::Connected(peer) => {
+                if let Some(limit) = core.register.connected(from, who, &core.settings.limits) {
+                    core.post(Message::Excess { peer, limit }, fx);
+                }
+            }
+            Tally::Proven => core.register.proven(from, who),
+            Tally::Disconnected { proven } => core.register.disconnected(from, who, proven),
+            Tally::Claim { peer, ticket } => {
+                let granted = core.register.claim(from, who, core.settings.limits.sessions_per_user_max);
+                self.tell_share(who, fx);
+                self.core.post(Message::Claimed { peer, ticket, granted }, fx);
+            }
+            Tally::Released => {
+                core.register.released(from, who);
+                self.tell_share(who, fx);
+            }
+            Tally::Failed(offence) => {
+                let failed = core.register.failed(who, offence, &core.settings.limits, core.now);
+                if let Some(until) = failed {
+                    core.bite(limit_of(who, offence), None, fx);
+                    for to in core.all_running() {
+                        core.post(Message::Ban { core: to, who, offence, until }, fx);
+                    }
+                }
+            }
+            Tally::Restore(share) => {
+                core.register.restore(from, who, share);
+                self.tell_share(who, fx);
+            }
+        }
+    }
+
+    /// How many sessions a user has, to the cores that have some: they divide the user's rate.
+    pub(super) fn tell_share(&mut self, who: Who, fx: &mut Effects) {
+        let Who::User(user) = who else {
+            return;
+        };
+        if self.core.settings.limits.octets_per_second_per_user_max == 0 {
+            return;
+        }
+        let (cores, sessions) = self.core.register.sessions(who);
+        for index in cores {
+            if let Some(core) = self.core.running(index) {
+                self.core.post(Message::Share { core, user, sessions }, fx);
+            }
+        }
+    }
+
+    /// A core that counts is new: it is told what this core has.
+    pub(super) fn restore(&mut self, index: usize, fx: &mut Effects) {
+        let cores = self.core.cores.len();
+        let mut shares: Vec<(Who, Share)> = self.peers.values().flat_map(Peer::shares).collect();
+        shares.retain(|(who, _)| who.counter(cores) == index);
+        shares.sort_unstable_by_key(|(who, _)| match who {
+            Who::Address(AddressKey(octets)) => (0, u128::from(*octets)),
+            Who::User(UserKey(digest)) => (1, *digest),
+        });
+        for same in shares.chunk_by(|(a, _), (b, _)| a == b) {
+            let Some((who, _)) = same.first() else { continue };
+            let mut all = Share::default();
+            same.iter().for_each(|(_, share)| all.add(*share));
+            self.core.tally(*who, Tally::Restore(all), fx);
+        }
+    }
+}
+
+fn limit_of(who: Who, offence: Offence) -> Limit {
+    match (offence, who) {
+        (Offence::Auth, Who::Address(_)) => Limit::AuthFailuresPerAddress,
+        (Offence::Auth, Who::User(_)) => Limit::AuthFailuresPerUser,
+        (Offence::Dial, _) => Limit::DialFailuresPerUser,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests state what must hold")]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn address(text: &str) -> Who {
+        Who::Address(AddressKey::new(text.parse().unwrap()))
+    }
+
+    fn core(index: u16) -> CoreId {
+        CoreId { index, incarnation: 0 }
+    }
+
+    fn register() -> Register {
+        Register::new(3, &mut Entropy::new([5; 32]))
+    }
+
+    // S10: a subscriber has a /64, not an address.
+    #[test]
+    fn addresses_of_one_ipv6_network_are_one_and_mapped_ones_are_ipv4() {
+        assert_eq!(address("2001:db8::1"), address("2001:db8::ffff:2"));
+        assert_ne!(address("2001:db8:0:1::1"), address("2001:db8:0:2::1"));
+        assert_eq!(address("::ffff:192.0.2.1"), address("192.0.2.1"));
+        assert_ne!(address("192.0.2.1"), address("192.0.2.2"));
+    }
+
+    #[test]
+    fn users_of_one_name_in_two_realms_are_two() {
+        assert_ne!(UserKey::new("a", "bc"), UserKey::new("ab", "c"));
+        assert_eq!(UserKey::new("alice", "example.com"), UserKey::new("alice", "example.com"));
+    }
+
+    // S10: connections of all cores together.
+    #[test]
+    fn connections_are_counted_over_all_cores_and_given_back() {
+        let limits = Limits { peers_per_address_max: 3, unproven_per_address_max: 2, ..Limits::default() };
+        let (mut register, who) = (register(), address("192.0.2.1"));
+        assert_eq!(register.connected(core(0), who, &limits), None);
+        assert_eq!(register.connected(core(1), who, &limits), None);
+        assert_eq!(register.connected(core(2), who, &limits), Some(Limit::UnauthenticatedPerAddress));
+        register.proven(core(0), who);
+        register.proven(core(1), who);
+        assert_eq!(register.connected(core(2), who, &limits), Some(Limit::ConnectionsPerAddress));
+        assert_eq!(register.connected(core(2), address("192.0.2.2"), &limits), None);
+        register.disconnected(core(2), address("192.0.2.2"), false);
+        register.forget_core(2);
+        assert_eq!(register.connected(core(1), who, &limits), None);
+        register.disconnected(core(1), who, false);
+        register.disconnected(core(1), who, true);
+        register.disconnected(core(0), who, true);
+        assert_eq!(register.len(), 0);
+    }
+
+    #[test]
+    fn what_a_core_restores_replaces_what_it_said_before() {
+        let (mut register, who) = (register(), address("192.0.2.1"));
+        let share = Share { connections: 2, unproven: 1, sessions: 0 };
+        register.restore(core(0), who, share);
+        register.restore(core(0), who, share);
+        register.disconnected(core(0), who, true);
+        register.disconnected(core(0), who, false);
+        assert_eq!(register.len(), 0);
+    }
+
+    #[test]
+    fn sessions_of_a_user_are_granted_up_to_the_limit() {
+        let (mut register, who) = (register(), Who::User(UserKey::new("alice", "example.com")));
+        assert!(register.claim(core(0), who, 2));
+        assert!(register.claim(core(1), who, 2));
+        assert!(!register.claim(core(2), who, 2));
+        assert_eq!(register.sessions(who), (vec![0, 1], 2));
+        assert!(register.claim(core(2), who, 0), "0 is any number");
+        register.released(core(2), who);
+        register.released(core(0), who);
+        assert!(register.claim(core(2), who, 2));
+        assert_eq!(register.forget_core(2), [who]);
+    }
+
+    // A ban is told once, holds to the end of its window, and another window begins with the next failure.
+    #[test]
+    fn the_failure_that_is_one_too_many_bans_until_the_window_ends() {
+        let limits = Limits { auth_failures_per_address_max: 3, ..Limits::default() };
+        let (mut register, who, start) = (register(), address("192.0.2.1"), Instant::now());
+        let mut fail =
+            |seconds| register.failed(who, Offence::Auth, &limits, start + Duration::from_secs(seconds));
+        assert_eq!([fail(0), fail(10)], [None, None]);
+        let until = fail(20).unwrap();
+        assert_eq!(until, start + limits.failure_window);
+        assert_eq!(fail(30), None);
+        assert_eq!([fail(300), fail(301)], [None, None]);
+        assert_eq!(fail(302), Some(start + 2 * limits.failure_window));
+
+        let mut bans = Bans::new(&mut Entropy::new([6; 32]));
+        bans.add(who, Offence::Auth, until, start);
+        assert!(bans.is_banned(who, Offence::Auth, start));
+        assert!(!bans.is_banned(who, Offence::Dial, start));
+        assert!(!bans.is_banned(who, Offence::Auth, until));
+    }
+
+    #[test]
+    fn failures_and_bans_that_are_remembered_are_bounded() {
+        let limits = Limits::default();
+        let (mut register, now) = (register(), Instant::now());
+        let mut bans = Bans::new(&mut Entropy::new([7; 32]));
+        for n in 0..u32::try_from(REMEMBERED_MAX).unwrap() + 1000 {
+            let who = Who::Address(AddressKey(u64::from(n)));
+            register.failed(who, Offence::Auth, &limits, now);
+            bans.add(who, Offence::Auth, now + Duration::from_secs(1), now);
+        }
+        assert!(register.failures.len() <= REMEMBERED_MAX && register.ends.len() <= REMEMBERED_MAX);
+        assert!(bans.until.len() <= REMEMBERED_MAX && bans.order.len() <= REMEMBERED_MAX);
+        let later = now + Duration::from_secs(1000);
+        register.failed(address("192.0.2.1"), Offence::Auth, &limits, later);
+        assert_eq!((register.failures.len(), register.ends.len()), (1, 1));
+    }
+}

@@ -1,0 +1,296 @@
+//! The memory budget: how many octets the queues of all cores may hold together.
+//!
+//! Each core has an allowance, at first an equal part of the whole. A core that comes close to its own
+//! asks another for some of what that one does not need, and gives it back when it no longer needs it.
+//! Above its allowance a core is *pressed*: it takes no new connections, and reads from each of those it
+//! has only as much as a request needs to be complete. So everybody goes on, slowly.
+//!
+//! What is counted is what came in through this core's connections and has neither been written nor
+//! dropped, wherever it is queued: the other side of the senders' credit.
+//!
+//! Invariants: the allowances of all cores, and what is under way between them, are the whole; a core
+//! that dies takes its loans with it and leaves its debts to nobody.
+
+use super::ids::CoreId;
+use super::message::Message;
+
+/// What is worth asking for.
+const LOAN_OCTETS_MIN: usize = 256 << 10;
+
+/// One core's share of the budget.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    held: usize,
+    /// What of it came from connections that are gone, by the core that holds it.
+    left_behind: Vec<(CoreId, usize)>,
+    base: usize,
+    borrowed: Vec<(CoreId, usize)>,
+    lent: Vec<(CoreId, usize)>,
+    pressed: bool,
+    /// The pressure is over; those it held up are not told yet.
+    relieved: bool,
+    /// Which core is asked next, by its distance from this one, and whether one has been asked.
+    next: usize,
+    asked: Option<CoreId>,
+    /// What was held when everybody had been asked in vain.
+    refused_at: Option<usize>,
+}
+
+impl Budget {
+    pub(crate) fn new(whole: usize, cores: usize) -> Self {
+        Self {
+            held: 0,
+            left_behind: Vec::new(),
+            base: whole / cores.max(1),
+            borrowed: Vec::new(),
+            lent: Vec::new(),
+            pressed: false,
+            relieved: false,
+            next: 1,
+            asked: None,
+            refused_at: None,
+        }
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
+    pub(crate) fn allowance(&self) -> usize {
+        (self.base + sum(&self.borrowed)).saturating_sub(sum(&self.lent))
+    }
+
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.pressed
+    }
+
+    /// Octets have come in. Returns whether that is what makes the core pressed.
+    pub(crate) fn hold(&mut self, octets: usize) -> bool {
+        self.held += octets;
+        let newly = !self.pressed && self.held > self.allowance();
+        self.pressed |= newly;
+        newly
+    }
+
+    /// Octets have been written or dropped.
+    pub(crate) fn free(&mut self, octets: usize) {
+        debug_assert!(self.held >= octets, "more given back than came in");
+        self.held = self.held.saturating_sub(octets);
+        self.look();
+    }
+
+    fn look(&mut self) {
+        let allowance = self.allowance();
+        // Not at the very edge, or each octet would change it.
+        if self.pressed && self.held <= allowance - allowance / 4 {
+            self.pressed = false;
+            self.relieved = true;
+        }
+        if self.refused_at.is_some_and(|held| self.held < held / 2) {
+            self.refused_at = None;
+        }
+    }
+
+    /// Whether the pressure has just ended.
+    pub(crate) fn take_relief(&mut self) -> bool {
+        std::mem::take(&mut self.relieved)
+    }
+
+    /// A connection is gone; what came from it is still held, some of it by other cores.
+    pub(crate) fn leave_behind(&mut self, with: CoreId, octets: usize) {
+        add(&mut self.left_behind, with, octets);
+    }
+
+    /// Some of that has been written or dropped by `holder`.
+    pub(crate) fn free_left_behind(&mut self, holder: CoreId, octets: usize) {
+        let freed = take(&mut self.left_behind, holder, octets);
+        self.free(freed);
+    }
+
+    /// What to say to other cores: a request for a loan when it is getting tight, the loans back when not.
+    /// `cores` are the present lives of all cores.
+    pub(crate) fn balance(&mut self, me: CoreId, cores: &[Option<u16>]) -> Option<Message> {
+        let allowance = self.allowance();
+        if self.held > allowance - allowance / 8 {
+            if self.asked.is_some() || self.refused_at.is_some() || cores.len() < 2 {
+                return None;
+            }
+            while self.next < cores.len() {
+                let index = (usize::from(me.index) + self.next) % cores.len();
+                self.next += 1;
+                if let (Some(Some(incarnation)), Ok(index)) = (cores.get(index), u16::try_from(index)) {
+                    let lender = CoreId { index, incarnation: *incarnation };
+                    self.asked = Some(lender);
+                    return Some(Message::Borrow { lender, borrower: me });
+                }
+            }
+            self.next = 1;
+            self.refused_at = Some(self.held);
+            return None;
+        }
+        let debts = sum(&self.borrowed);
+        if debts > 0 && self.held < (allowance - debts.min(allowance)) / 2 {
+            let (lender, octets) = self.borrowed.pop()?;
+            return Some(Message::Lend { to: lender, from: me, octets, back: true });
+        }
+        None
+    }
+
+    /// Another core asks for a loan: half of what is not needed here.
+    pub(crate) fn lend(&mut self, borrower: CoreId) -> usize {
+        let spare = self.allowance().saturating_sub(self.held) / 2;
+        if self.pressed || spare < LOAN_OCTETS_MIN {
+            return 0;
+        }
+        add(&mut self.lent, borrower, spare);
+        spare
+    }
+
+    /// A loan has come, or one comes back.
+    pub(crate) fn receive(&mut self, from: CoreId, octets: usize, back: bool) {
+        if back {
+            take(&mut self.lent, from, octets);
+        } else if self.asked.take_if(|lender| *lender == from).is_some() && octets > 0 {
+            add(&mut self.borrowed, from, octets);
+            self.next = 1;
+        }
+        self.look();
+    }
+
+    /// A core is gone: what it lent is void, what it borrowed is here again, what it held is lost.
+    pub(crate) fn forget_core(&mut self, gone: CoreId) {
+        take(&mut self.borrowed, gone, usize::MAX);
+        take(&mut self.lent, gone, usize::MAX);
+        self.asked.take_if(|lender| *lender == gone);
+        let lost = take(&mut self.left_behind, gone, usize::MAX);
+        self.free(lost);
+        self.pressed |= self.held > self.allowance();
+    }
+}
+
+fn sum(list: &[(CoreId, usize)]) -> usize {
+    list.iter().map(|(_, octets)| octets).sum()
+}
+
+fn add(list: &mut Vec<(CoreId, usize)>, core: CoreId, octets: usize) {
+    if octets == 0 {
+        return;
+    }
+    match list.iter_mut().find(|(other, _)| *other == core) {
+        Some((_, sum)) => *sum += octets,
+        None => list.push((core, octets)),
+    }
+}
+
+/// Takes up to `octets` of what stands for a core; returns how many there were.
+fn take(list: &mut Vec<(CoreId, usize)>, core: CoreId, octets: usize) -> usize {
+    let Some(index) = list.iter().position(|(other, _)| *other == core) else {
+        return 0;
+    };
+    let sum = &mut list[index].1;
+    let taken = octets.min(*sum);
+    *sum -= taken;
+    if *sum == 0 {
+        list.swap_remove(index);
+    }
+    taken
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests state what must hold")]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn core(index: u16) -> CoreId {
+        CoreId { index, incarnation: 0 }
+    }
+
+    const BOTH: [Option<u16>; 2] = [Some(0), Some(0)];
+
+    /// Carries messages between two budgets until there are none.
+    fn settle(a: &mut Budget, b: &mut Budget) {
+        for _ in 0..8 {
+            let said = [a.balance(core(0), &BOTH), b.balance(core(1), &BOTH)];
+            for message in said.into_iter().flatten() {
+                match message {
+                    Message::Borrow { lender, borrower } => {
+                        let (from, to) =
+                            if lender == core(0) { (&mut *a, &mut *b) } else { (&mut *b, &mut *a) };
+                        let octets = from.lend(borrower);
+                        to.receive(lender, octets, false);
+                    }
+                    Message::Lend { to, from, octets, back } => {
+                        if to == core(0) { &mut *a } else { &mut *b }.receive(from, octets, back);
+                    }
+                    _ => unreachable!("budgets say nothing else"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_tight_core_borrows_and_gives_back_and_nothing_is_lost_on_the_way() {
+        let (mut a, mut b) = (Budget::new(64 * MIB, 2), Budget::new(64 * MIB, 2));
+        assert!(!a.hold(30 * MIB));
+        settle(&mut a, &mut b);
+        assert_eq!((a.allowance(), b.allowance()), (48 * MIB, 16 * MIB));
+        assert!(!a.hold(10 * MIB), "not pressed with what it borrowed");
+        a.free(38 * MIB);
+        settle(&mut a, &mut b);
+        assert_eq!((a.allowance(), b.allowance()), (32 * MIB, 32 * MIB));
+    }
+
+    #[test]
+    fn who_holds_more_than_its_allowance_is_pressed_until_well_below_it() {
+        let mut budget = Budget::new(8 * MIB, 1);
+        assert!(budget.hold(9 * MIB) && budget.is_pressed());
+        assert!(!budget.hold(MIB), "told once");
+        budget.free(3 * MIB);
+        assert!(budget.is_pressed(), "just below is not enough");
+        budget.free(2 * MIB);
+        assert!(!budget.is_pressed() && budget.take_relief() && !budget.take_relief());
+    }
+
+    #[test]
+    fn two_tight_cores_ask_each_other_once_and_not_for_ever() {
+        let (mut a, mut b) = (Budget::new(2 * MIB, 2), Budget::new(2 * MIB, 2));
+        a.hold(MIB);
+        b.hold(MIB);
+        settle(&mut a, &mut b);
+        assert!(a.balance(core(0), &BOTH).is_none() && b.balance(core(1), &BOTH).is_none());
+        assert_eq!((a.allowance(), b.allowance()), (MIB, MIB));
+        b.free(MIB);
+        a.free(MIB);
+        a.hold(MIB);
+        settle(&mut a, &mut b);
+        assert!(a.allowance() > MIB, "asks again once it had become better");
+    }
+
+    #[test]
+    fn the_death_of_a_lender_or_a_borrower_restores_the_base() {
+        let (mut a, mut b) = (Budget::new(64 * MIB, 2), Budget::new(64 * MIB, 2));
+        a.hold(30 * MIB);
+        settle(&mut a, &mut b);
+        b.forget_core(core(0));
+        assert_eq!(b.allowance(), 32 * MIB);
+        a.hold(10 * MIB);
+        a.forget_core(core(1));
+        assert_eq!(a.allowance(), 32 * MIB);
+        assert!(a.is_pressed());
+    }
+
+    #[test]
+    fn what_a_lost_connection_left_with_another_core_goes_with_that_core() {
+        let mut budget = Budget::new(8 * MIB, 2);
+        budget.hold(3 * MIB);
+        budget.leave_behind(core(1), 2 * MIB);
+        budget.free_left_behind(core(1), MIB);
+        assert_eq!(budget.held(), 2 * MIB);
+        budget.forget_core(core(1));
+        assert_eq!(budget.held(), MIB);
+        budget.free_left_behind(core(1), MIB);
+        assert_eq!(budget.held(), MIB, "void");
+    }
+}

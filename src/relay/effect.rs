@@ -1,0 +1,206 @@
+//! What the relay asks of its runtime: the effects, in the order in which they must happen, and the
+//! parcels for other cores. Plain data; what is done with them is the runtime's.
+
+use std::time::Duration;
+
+use super::ids::{CoreId, LookUpTicket, PeerKey};
+use super::limit::Limit;
+use super::message::Message;
+use crate::proto::digest::Algorithm;
+use crate::proto::status::Status;
+
+/// What the caller must do.
+#[derive(Debug)]
+pub enum Effect {
+    /// There is something to write: call [`Relay::poll_write`] when the connection can take octets.
+    Wake(PeerKey),
+    /// Read no more from this connection for now: back-pressure.
+    Pause(PeerKey),
+    /// Read on.
+    Resume(PeerKey),
+    /// Read no more; write what [`Relay::poll_write`] still has; close; say [`Input::Lost`].
+    Close {
+        /// The connection.
+        peer: PeerKey,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// Open a connection; say [`Input::Connected`] or [`Input::DialFailed`].
+    Connect {
+        /// The slot it will have.
+        peer: PeerKey,
+        /// Where to.
+        target: Target,
+    },
+    /// Ask the accounts; say [`Input::LookedUp`].
+    LookUp {
+        /// To be given back.
+        ticket: LookUpTicket,
+        /// User name as the client gave it.
+        user: String,
+        /// The realm of the challenge.
+        realm: String,
+        /// Which hash is wanted.
+        algorithm: Algorithm,
+    },
+    /// Something worth a log line.
+    Event(Event),
+}
+
+/// Where a next hop is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// `msrps`: TLS, never fallen back from.
+    pub secure: bool,
+    /// Host name or address literal without brackets.
+    pub host: String,
+    /// As in the URI; there is no default (RFC 4975, 6).
+    pub port: u16,
+    /// More URIs follow in To-Path: the next hop is a relay and its certificate must prove its name.
+    pub relay: bool,
+}
+
+/// Why the relay closes a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CloseReason {
+    /// Frames cannot be told apart any more (C4).
+    Unparseable,
+    /// AUTH for a name that is not ours (C3).
+    Misaddressed,
+    /// AUTH on a connection without TLS (A1).
+    AuthWithoutTls,
+    /// Too many failed AUTHs (A13).
+    AuthFailures,
+    /// The body of a request other than SEND exceeded 10240 octets (RFC 4975, 7.1).
+    BodyTooLong,
+    /// It has had too many requests refused, and nobody vouches for it.
+    Refusals,
+    /// A limit, which the log names, was reached.
+    Limit(Limit),
+    /// It has no use any more.
+    Idle,
+    /// The peer sends no more.
+    Ended,
+    /// The session it was dialled for is over.
+    SessionOver,
+    /// The relay stops.
+    Stopping,
+}
+
+impl CloseReason {
+    /// The word for logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unparseable => "unparseable input",
+            Self::Misaddressed => "request for another host",
+            Self::AuthWithoutTls => "AUTH without TLS",
+            Self::AuthFailures => "too many failed AUTHs",
+            Self::BodyTooLong => "body of a non-SEND request too long",
+            Self::Refusals => "too many refused requests",
+            Self::Limit(limit) => limit.key(),
+            Self::Idle => "unused for limits.idle_timeout",
+            Self::Ended => "the peer sends no more",
+            Self::SessionOver => "session over",
+            Self::Stopping => "the relay stops",
+        }
+    }
+}
+
+/// Things an operator may want to read about.
+#[derive(Debug)]
+pub enum Event {
+    /// AUTH succeeded: a session exists.
+    SessionOpened {
+        /// Prefix of its id.
+        session: String,
+        /// The user.
+        user: String,
+        /// The realm.
+        realm: String,
+        /// Its client's connection.
+        peer: PeerKey,
+    },
+    /// A session is over.
+    SessionClosed {
+        /// Prefix of its id.
+        session: String,
+        /// The user.
+        user: String,
+        /// How long it lived.
+        age: Duration,
+    },
+    /// AUTH was refused.
+    AuthRefused {
+        /// The connection.
+        peer: PeerKey,
+        /// The code it got.
+        status: Status,
+        /// Why, for the log only.
+        why: &'static str,
+    },
+    /// A request was refused.
+    RequestRefused {
+        /// The session it named or came through, if known.
+        session: Option<String>,
+        /// The code.
+        status: Status,
+        /// Why, for the log only.
+        why: &'static str,
+    },
+    /// A limit was reached.
+    LimitReached {
+        /// Which one.
+        limit: Limit,
+        /// The connection that felt it, if it was one.
+        peer: Option<PeerKey>,
+    },
+    /// A failure REPORT was sent.
+    ReportSent {
+        /// Prefix of the session's id.
+        session: String,
+        /// The code in it.
+        status: Status,
+    },
+}
+
+/// What the caller must do, in order, and what must go to other cores.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// In the order in which they must happen.
+    pub list: Vec<Effect>,
+    /// Messages to other cores, each list in order, by the core's position.
+    pub parcels: Vec<(CoreId, Vec<Message>)>,
+}
+
+impl Effects {
+    /// Nothing to do.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn push(&mut self, effect: Effect) {
+        self.list.push(effect);
+    }
+
+    pub(super) fn event(&mut self, event: Event) {
+        self.list.push(Effect::Event(event));
+    }
+
+    pub(super) fn parcel(&mut self, to: CoreId, message: Message) {
+        let found = self.parcels.iter().position(|(core, _)| *core == to);
+        let index = found.unwrap_or_else(|| {
+            self.parcels.push((to, Vec::new()));
+            self.parcels.len() - 1
+        });
+        let list = &mut self.parcels[index].1;
+        // Credits of one flush become one message.
+        if let (Message::Credit { peer, octets, .. }, Some(Message::Credit { peer: last, octets: sum, .. })) =
+            (&message, list.last_mut())
+            && peer == last
+        {
+            *sum += octets;
+            return;
+        }
+        list.push(message);
+    }
+}

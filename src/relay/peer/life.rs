@@ -1,0 +1,235 @@
+//! How a connection begins and ends, and what may end it: probation, disuse, a limit, the relay's stop, the
+//! death of a core (RFC 4976, 6.1 and 6.5).
+//!
+//! Invariant: whoever waits for something from a connection that ends is told, once.
+
+use std::mem;
+
+use super::{Incoming, Peer, Role, Standing};
+use crate::proto::head::Method;
+use crate::proto::parser::Flag;
+use crate::proto::status::Status;
+use crate::relay::ids::{CoreId, PeerKey};
+use crate::relay::message::{Message, Outer};
+use crate::relay::orphan::Failure;
+use crate::relay::session::Sessions;
+use crate::relay::{CloseReason, Core, Effect, Effects, Limit, Offence, Relay, Tally, Who};
+
+impl Relay {
+    pub(crate) fn on_connected(&mut self, key: PeerKey, fx: &mut Effects) {
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        peer.role = Role::Dialled;
+        peer.wake(fx);
+        if peer.closing {
+            fx.push(Effect::Close { peer: key, reason: CloseReason::SessionOver });
+        }
+    }
+
+    /// The next hop cannot be had. Its user may try so often, and no more: nobody is to find out by us
+    /// what listens where (norm S3).
+    pub(crate) fn on_dial_failed(&mut self, key: PeerKey, fx: &mut Effects) {
+        self.core.stats.dials_failed += 1;
+        let session = self.peers.get(key).and_then(|peer| peer.bound.first().copied());
+        if let Some(user) = session.and_then(|id| self.sessions.user_of(&id)) {
+            self.core.tally(Who::User(user), Tally::Failed(Offence::Dial), fx);
+        }
+        self.lose_peer(key, fx);
+    }
+
+    pub(crate) fn close_all_peers(&mut self, fx: &mut Effects) {
+        let keys: Vec<PeerKey> = self.peers.keys().collect();
+        for key in keys {
+            self.close_peer(key, CloseReason::Stopping, fx);
+        }
+    }
+
+    /// No more is read; what is queued is written; then the connection closes. For everybody else a
+    /// connection that is closed for a fault of its peer's is gone at once: others do not wait
+    /// until it has taken what it was sent.
+    pub(crate) fn close_peer(&mut self, key: PeerKey, reason: CloseReason, fx: &mut Effects) {
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        if peer.closing {
+            return;
+        }
+        if reason == CloseReason::Ended && peer.owes_answers() {
+            // What it sent last is being taken care of, maybe on another core.
+            break_off(peer, &mut self.core, fx);
+            peer.ended = true;
+            return;
+        }
+        peer.closing = true;
+        if reason == CloseReason::Stopping {
+            // What others have sent it is still delivered; what it was sending breaks off here.
+            break_off(peer, &mut self.core, fx);
+        } else if reason != CloseReason::SessionOver {
+            sever(peer, &mut self.core, &self.sessions, fx);
+        } else if peer.role == Role::Dialling && !peer.out.is_empty() {
+            // Once it is up, what its client left is still delivered.
+            return;
+        }
+        fx.push(Effect::Close { peer: key, reason });
+        peer.wake(fx);
+    }
+
+    /// A limit that holds for all cores together is exceeded, and this connection was the one too many.
+    pub(crate) fn close_for_limit(&mut self, key: PeerKey, limit: Limit, fx: &mut Effects) {
+        if self.peers.contains_key(key) {
+            self.core.bite(limit, Some(key), fx);
+            self.close_peer(key, CloseReason::Limit(limit), fx);
+        }
+    }
+
+    /// The connection is gone.
+    pub(crate) fn lose_peer(&mut self, key: PeerKey, fx: &mut Effects) {
+        let Some(mut peer) = self.peers.remove(key) else {
+            return;
+        };
+        sever(&mut peer, &mut self.core, &self.sessions, fx);
+        if let Some(at) = peer.alarm {
+            self.core.alarms.remove(&(at, key));
+        }
+        let proven = peer.is_proven();
+        self.core.unproven -= usize::from(!proven);
+        if let Some(source) = peer.source {
+            self.core.tally(Who::Address(source), Tally::Disconnected { proven }, fx);
+        }
+        if let Some(user) = peer.user {
+            self.core.rates.end(user);
+            self.core.tally(Who::User(user), Tally::Released, fx);
+        }
+        peer.leave_behind(&mut self.core);
+    }
+
+    /// Something may be due on a connection.
+    pub(crate) fn on_alarm(&mut self, key: PeerKey, fx: &mut Effects) {
+        let now = self.core.now;
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        peer.alarm = None;
+        if peer.throttled_until.take_if(|until| *until <= now).is_some() {
+            peer.update_pause(&mut self.core, fx);
+        }
+        if matches!(peer.standing, Standing::Probation { until, .. } if until <= now) && !peer.closing {
+            return self.close_for_limit(key, Limit::FirstRequestTimeout, fx);
+        }
+        if !peer.is_in_use()
+            && peer.last_heard + self.core.settings.limits.idle_timeout <= now
+            && !peer.closing
+        {
+            self.core.bite(Limit::IdleTimeout, Some(key), fx);
+            return self.close_peer(key, CloseReason::Idle, fx);
+        }
+        let stall_timeout = self.core.settings.limits.stall_timeout;
+        if peer.held_up_since.is_some_and(|since| since + stall_timeout <= now) {
+            peer.held_up_since = Some(now);
+            let source = peer.me;
+            for session in peer.bound.clone() {
+                self.core.post(Message::Relieve { session, source }, fx);
+            }
+        }
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        if peer.session_over.is_some_and(|at| at <= now) {
+            self.end_sessions(key, fx);
+        }
+        while let Some(notice) =
+            self.peers.get_mut(key).and_then(|p| p.out.transactions.expire(self.core.now))
+        {
+            let status = Status::TIMEOUT;
+            self.fail(key, Failure { notice, status }, fx);
+        }
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.wake(fx);
+            peer.set_alarm(&mut self.core);
+        }
+    }
+
+    /// A core died with all its connections and sessions: local ones end what they had with it.
+    pub(crate) fn forget_core(&mut self, gone: CoreId, fx: &mut Effects) {
+        self.core.orphans.forget_core(gone);
+        for peer in self.peers.values_mut() {
+            peer.bound.retain(|session| session.home() != gone);
+            let lost = peer.write_off(gone);
+            self.core.budget.free(lost);
+            peer.answer_all(&mut self.core, fx, |session| session.home() == gone);
+            for stream in peer.out.streams_from(gone) {
+                self.core.post(Message::Close { peer: peer.me, stream, flag: Flag::Aborted }, fx);
+            }
+            peer.update_pause(&mut self.core, fx);
+            peer.set_alarm(&mut self.core);
+        }
+        self.core.budget.forget_core(gone);
+        for user in self.core.register.forget_core(usize::from(gone.index)) {
+            self.tell_share(user, fx);
+        }
+        self.grant_claims_of(gone, fx);
+        self.forget_core_in_sessions(gone, fx);
+    }
+}
+
+impl Peer {
+    /// Whether a SEND of its waits for its response, which depends on nobody outside.
+    fn owes_answers(&self) -> bool {
+        self.unanswered.iter().any(|request| request.transit.method() == Method::Send)
+    }
+
+    /// What came from it and has not been written yet stays with whoever holds it.
+    fn leave_behind(&self, core: &mut Core) {
+        let lent: usize = self.lent.iter().map(|(_, octets)| octets).sum();
+        for (holder, octets) in &self.lent {
+            core.budget.leave_behind(*holder, *octets);
+        }
+        core.budget.leave_behind(core.me, self.outstanding - lent);
+    }
+}
+
+/// Whoever waits for something from a connection is told that it is gone, in this order: senders of
+/// requests that did not get through; receivers of the request that broke off; its sessions.
+fn sever(peer: &mut Peer, core: &mut Core, sessions: &Sessions, fx: &mut Effects) {
+    let loss = peer.out.lose();
+    for (source, octets) in loss.credits {
+        core.credit(source, octets, fx);
+    }
+    for failure in loss.orphans {
+        core.orphans.adopt(Outer::Peer(peer.me), failure);
+    }
+    for notice in loss.notices {
+        let status = Status::TIMEOUT;
+        core.post(Message::Failed { notice, status }, fx);
+    }
+    break_off(peer, core, fx);
+    peer.unanswered.clear();
+    peer.unanswered_octets = 0;
+    let was_up = peer.role != Role::Dialling;
+    for session in mem::take(&mut peer.bound) {
+        core.post(
+            Message::OuterLost {
+                session,
+                outer: Outer::Peer(peer.me),
+                was_up,
+                status: if was_up { Status::NO_SESSION } else { Status::TIMEOUT },
+            },
+            fx,
+        );
+    }
+    if let Role::Client { sessions: own } = &mut peer.role {
+        for session in mem::take(own).into_iter().filter_map(|s| sessions.id_of(s)) {
+            core.post(Message::InnerLost { session }, fx);
+        }
+    }
+}
+
+/// No more comes of the request that is coming in: its receivers are told.
+fn break_off(peer: &mut Peer, core: &mut Core, fx: &mut Effects) {
+    if let Incoming::Request { session, stream, .. } = peer.incoming {
+        let flag = Flag::Aborted;
+        core.post(Message::End { session, stream, flag }, fx);
+    }
+    peer.incoming = Incoming::Dropped;
+}

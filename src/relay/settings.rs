@@ -1,0 +1,124 @@
+//! What one core's relay knows of the configuration: plain data, valid by construction (the config
+//! checks it), the same on every core.
+
+use std::time::Duration;
+
+use super::message::HEAD_OVERHEAD;
+use crate::proto::digest::Algorithm;
+
+/// What the relay needs to know of its configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The host of the URIs it mints; what its certificate proves.
+    pub hostname: String,
+    /// The realm of every challenge; absent: the To-Path host of the AUTH.
+    pub realm: Option<String>,
+    /// SIP domains served beside the host name; absent: any.
+    pub domains: Option<Vec<String>>,
+    /// The ports it listens on.
+    pub ports: Vec<u16>,
+    /// How many cores there are.
+    pub cores: u16,
+    /// Digest algorithms offered, strongest first.
+    pub algorithms: Vec<Algorithm>,
+    /// How long a challenge may be answered.
+    pub challenge_lifetime: Duration,
+    /// Failed AUTHs after which a connection is closed.
+    pub attempts_max: u32,
+    /// AUTH accepted without TLS: for debugging only.
+    pub insecure_plain: bool,
+    /// Bounds of Expires, in seconds.
+    pub expires_seconds_min: u64,
+    /// Announced where the client asked for nothing.
+    pub expires_seconds_default: u64,
+    /// Bounds of Expires, in seconds.
+    pub expires_seconds_max: u64,
+    /// Whether the announced default ends the session too.
+    pub enforce_default: bool,
+    /// Methods beyond AUTH, SEND, REPORT and NICKNAME are forwarded.
+    pub allow_other_methods: bool,
+    /// `msrp` next hops may be dialled.
+    pub dial_plain: bool,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Bounds of one core's relay. Those per address and per user hold for all cores together.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Octets received from a connection and not yet written out at which reading stops.
+    pub queue_octets_high: usize,
+    /// ... and at which it goes on. At least `request_octets_max`.
+    pub queue_octets_low: usize,
+    /// The most that a request which must be complete before it is written can cost: a head, 10240
+    /// octets of body, and what is kept beside it. Whatever the pressure, so much is read.
+    pub request_octets_max: usize,
+    /// Octets queued on all cores together.
+    pub queue_octets_total: usize,
+    /// Octets handed over at a time.
+    pub flush_octets_max: usize,
+    /// Connections of this core.
+    pub peers_max: usize,
+    /// Of those, the ones that have neither authenticated nor had a request forwarded.
+    pub unproven_max: usize,
+    /// Connections from one address.
+    pub peers_per_address_max: u32,
+    /// Of those, the ones that have neither authenticated nor had a request forwarded.
+    pub unproven_per_address_max: u32,
+    /// Requests sent on one connection and not answered, and requests received and not answered.
+    pub transactions_per_peer_max: usize,
+    /// Requests refused to a connection that nobody vouches for, before it is closed.
+    pub refusals_max: u32,
+    /// Failed AUTHs from one address in a window; 0: any number.
+    pub auth_failures_per_address_max: u32,
+    /// Failed AUTHs for one user in a window; 0: any number.
+    pub auth_failures_per_user_max: u32,
+    /// Connects to next hops that failed for one user in a window; 0: any number.
+    pub dial_failures_per_user_max: u32,
+    /// How long a window of failures is.
+    pub failure_window: Duration,
+    /// Connections with a session of one user; 0: any number.
+    pub sessions_per_user_max: u32,
+    /// Octets one user may send in a second; 0: any number.
+    pub octets_per_second_per_user_max: u64,
+    /// How long an accepted connection may go without a request that succeeds.
+    pub first_request_timeout: Duration,
+    /// How long one session may hold up the others on a connection that serves several.
+    pub stall_timeout: Duration,
+    /// How long a connection that serves nobody may be silent.
+    pub idle_timeout: Duration,
+}
+
+impl Limits {
+    /// Whether it matters how many sessions a user has.
+    pub(crate) fn counts_users(&self) -> bool {
+        self.sessions_per_user_max > 0 || self.octets_per_second_per_user_max > 0
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            queue_octets_high: 256 << 10,
+            queue_octets_low: 128 << 10,
+            request_octets_max: (16 << 10) + 10_240 + HEAD_OVERHEAD,
+            queue_octets_total: 512 << 20,
+            flush_octets_max: 128 << 10,
+            peers_max: 65_536,
+            unproven_max: 13_107,
+            peers_per_address_max: 1024,
+            unproven_per_address_max: 256,
+            transactions_per_peer_max: 4096,
+            refusals_max: 16,
+            auth_failures_per_address_max: 100,
+            auth_failures_per_user_max: 100,
+            dial_failures_per_user_max: 100,
+            failure_window: Duration::from_secs(300),
+            sessions_per_user_max: 0,
+            octets_per_second_per_user_max: 0,
+            first_request_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(3600),
+        }
+    }
+}

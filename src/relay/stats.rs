@@ -1,0 +1,64 @@
+//! What a relay counts: figures that only rise, and how full its tables are.
+
+use super::limit::Limit;
+
+/// What happened so far on this core; only ever rises.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Sessions opened.
+    pub sessions_opened: u64,
+    /// Sessions over.
+    pub sessions_closed: u64,
+    /// AUTHs answered 200.
+    pub auth_ok: u64,
+    /// AUTHs with credentials that were refused.
+    pub auth_failed: u64,
+    /// Chunks received (SEND requests).
+    pub chunks_in: u64,
+    /// Chunks written, pieces counted.
+    pub chunks_out: u64,
+    /// Body octets received.
+    pub body_octets_in: u64,
+    /// Body octets written.
+    pub body_octets_out: u64,
+    /// Failure REPORTs of our own.
+    pub reports_sent: u64,
+    /// Responses nobody waited for.
+    pub strays_dropped: u64,
+    /// Sessions bound to an outer side on the same core.
+    pub links_local: u64,
+    /// Sessions bound to an outer side on another core.
+    pub links_split: u64,
+    /// Connections asked for.
+    pub dials: u64,
+    /// Connections that could not be had.
+    pub dials_failed: u64,
+    /// Messages to other cores.
+    pub parcels: u64,
+    /// How often each limit was reached, in the order of [`Limit::ALL`].
+    pub limits_reached: [u64; Limit::COUNT],
+}
+
+impl Stats {
+    /// Sessions open now.
+    pub fn sessions_open(&self) -> u64 {
+        self.sessions_opened - self.sessions_closed
+    }
+}
+
+/// How many entries the tables hold: zero everywhere when all is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TableSizes {
+    /// Connections.
+    pub peers: usize,
+    /// Sessions.
+    pub sessions: usize,
+    /// Requests sent and not answered.
+    pub transactions: usize,
+    /// Requests received and not answered, and those that failed and have not ended.
+    pub unanswered: usize,
+    /// Octets received and not yet written out or dropped.
+    pub octets_queued: usize,
+    /// Addresses and users that are counted here, and users whose rate is.
+    pub counted: usize,
+}
