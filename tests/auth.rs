@@ -321,7 +321,7 @@ fn old_nonce_with_a_wrong_password_is_not_called_stale() {
 
 /// A world whose probation is longer than what these tests wait for.
 fn patient() -> World {
-    let mut settings = support::settings(1);
+    let mut settings = settings(1);
     settings.limits.first_request_timeout = Duration::from_secs(600);
     World::with(settings)
 }

@@ -22,6 +22,8 @@ pub struct Endpoint {
     pub answers: Answers,
     /// All octets ever received.
     pub octets_received: u64,
+    /// Those of them that were bodies.
+    pub body_octets: u64,
     parser: Parser,
     buffer: Vec<u8>,
     at: usize,
@@ -46,6 +48,7 @@ impl Endpoint {
             uri: format!("msrps://198.51.100.23:{}/endpoint{number};tcp", 40_000 + number),
             answers: Answers::None,
             octets_received: 0,
+            body_octets: 0,
             parser: Parser::new(ParserLimits::default()),
             buffer: Vec::new(),
             at: 0,
@@ -69,6 +72,7 @@ impl Endpoint {
                         Some(Frame { head, octets: piece.to_vec(), body: Vec::new(), flag: Flag::Last });
                 }
                 Piece::Body(_) => {
+                    self.body_octets += piece.len() as u64;
                     let frame = self.current.as_mut().unwrap();
                     frame.octets.extend_from_slice(piece);
                     frame.body.extend_from_slice(piece);

@@ -267,6 +267,13 @@ impl World {
         self.input(core, Input::Lost { peer: key });
     }
 
+    /// The endpoint ends its side once all that it has sent is read.
+    pub fn end_of_stream(&mut self, conn: Conn) {
+        while self.read(conn) {}
+        let (core, peer) = (self.link(conn).core, self.link(conn).key);
+        self.input(core, Input::Ended { peer });
+    }
+
     /// Takes the frames that arrived whole at the endpoint.
     pub fn take(&mut self, conn: Conn) -> Vec<Frame> {
         self.links[conn.0].end.take()
@@ -599,6 +606,7 @@ impl World {
             sum.transactions += sizes.transactions;
             sum.unanswered += sizes.unanswered;
             sum.octets_queued += sizes.octets_queued;
+            sum.counted += sizes.counted;
         }
         sum
     }

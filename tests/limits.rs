@@ -1,0 +1,317 @@
+//! Limits that hold for the whole process: by address, by user, over all cores; the memory budget; the
+//! times after which a connection goes (norms C2, C5, S3, S10, S14).
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests state what must hold")]
+
+mod support;
+
+use std::time::Duration;
+
+use msrprelay::relay::{CloseReason, Limit, Settings};
+
+use support::{Conn, Decision, Frame, Request, World, answer_challenge, relay_uri, settings};
+
+const CORES: usize = 3;
+
+fn world(change: impl FnOnce(&mut Settings)) -> World {
+    let mut settings = settings(CORES);
+    change(&mut settings);
+    World::with(settings)
+}
+
+/// Connects from an address; whether the connection is still there once all cores have had their say.
+fn stays(world: &mut World, core: usize, address: &str) -> Option<Conn> {
+    let conn = world.try_connect(core, true, address).ok()?;
+    world.run();
+    (!world.is_closed(conn)).then_some(conn)
+}
+
+fn was_reached(world: &World, limit: Limit) -> bool {
+    let name = format!("LimitReached {{ limit: {limit:?}");
+    world.events.iter().any(|event| event.contains(&name))
+}
+
+/// AUTH with a password of one's choice; the answer to the second round.
+fn guess(world: &mut World, conn: Conn, user: &str, password: &str) -> Frame {
+    let (to, uri) = (relay_uri(), world.end(conn).uri.clone());
+    world.send(conn, Request::new("AUTH", &to, &uri).octets());
+    let challenge = world.take_one(conn);
+    assert_eq!(challenge.status(), 401, "{challenge:?}");
+    let authorization = answer_challenge(&challenge, user, password, &to, 1);
+    world.send(conn, Request::new("AUTH", &to, &uri).header("Authorization", &authorization).octets());
+    world.take_one(conn)
+}
+
+// S10: the kernel spreads an address' connections over the cores; they are counted together.
+#[test]
+fn connections_of_one_address_are_bounded_over_all_cores() {
+    let mut world = world(|s| s.limits.unproven_per_address_max = 4);
+    let kept: Vec<Conn> = (0..4).map(|n| stays(&mut world, n % CORES, "192.0.2.1").unwrap()).collect();
+    assert!(stays(&mut world, 1, "192.0.2.1").is_none());
+    assert!(was_reached(&world, Limit::UnauthenticatedPerAddress));
+    assert!(stays(&mut world, 1, "192.0.2.2").is_some(), "another address");
+    // One that has authenticated no longer counts among those that have not.
+    world.auth(kept[0], "alice");
+    assert!(stays(&mut world, 2, "192.0.2.1").is_some());
+    world.lose(kept[1]);
+    world.run();
+    assert!(stays(&mut world, 0, "192.0.2.1").is_some());
+    world.close_all();
+}
+
+#[test]
+fn authenticated_connections_of_one_address_are_bounded_too() {
+    let mut world = world(|s| {
+        s.limits.peers_per_address_max = 2;
+        s.limits.unproven_per_address_max = 2;
+    });
+    for core in 0..2 {
+        let conn = stays(&mut world, core, "2001:db8::1").unwrap();
+        world.auth(conn, "alice");
+    }
+    assert!(stays(&mut world, 2, "2001:db8::99").is_none(), "the same /64");
+    assert!(was_reached(&world, Limit::ConnectionsPerAddress));
+    assert!(stays(&mut world, 2, "2001:db8:0:1::99").is_some());
+    world.close_all();
+}
+
+// A core that dies takes its counts along, and one that counts is told again.
+#[test]
+fn counts_survive_the_death_of_the_core_that_keeps_them() {
+    for dying in 0..CORES {
+        let mut world = world(|s| s.limits.unproven_per_address_max = 3);
+        let conns: Vec<Conn> = (0..3).map(|core| stays(&mut world, core, "192.0.2.1").unwrap()).collect();
+        assert!(stays(&mut world, 0, "192.0.2.1").is_none());
+        world.kill_core(dying, true);
+        world.run();
+        assert!(world.is_closed(conns[dying]));
+        // One place is free again, whoever counts: no more and no less.
+        assert!(stays(&mut world, dying, "192.0.2.1").is_some(), "core {dying}");
+        assert!(stays(&mut world, dying, "192.0.2.1").is_none(), "core {dying}");
+        world.close_all();
+    }
+}
+
+// S10: who does not authenticate cannot fill the relay.
+#[test]
+fn unauthenticated_connections_are_a_share_of_all() {
+    let mut world = world(|s| s.limits.unproven_max = 2);
+    let first = stays(&mut world, 0, "192.0.2.1").unwrap();
+    assert!(stays(&mut world, 0, "192.0.2.2").is_some());
+    let refused = world.try_connect(0, true, "192.0.2.3");
+    assert_eq!(refused, Err(Limit::UnauthenticatedShare));
+    world.auth(first, "alice");
+    assert!(stays(&mut world, 0, "192.0.2.3").is_some());
+    world.close_all();
+}
+
+// S10: guesses from one address, whatever the user and the core; others and live sessions go on.
+#[test]
+fn failed_auths_of_an_address_ban_it_on_every_core_until_the_window_ends() {
+    let mut world = world(|s| s.limits.auth_failures_per_address_max = 4);
+    let live = stays(&mut world, 0, "192.0.2.1").unwrap();
+    let session = world.auth(live, "alice");
+    for n in 0..4 {
+        let conn = stays(&mut world, n % CORES, "192.0.2.1").unwrap();
+        assert_eq!(guess(&mut world, conn, "bob", &format!("guess{n}")).status(), 401);
+        world.lose(conn);
+        world.run();
+    }
+    assert!(was_reached(&world, Limit::AuthFailuresPerAddress));
+    for core in 0..CORES {
+        let conn = stays(&mut world, core, "192.0.2.1").unwrap();
+        assert_eq!(guess(&mut world, conn, "bob", "5678").status(), 403, "right, but banned");
+        let elsewhere = stays(&mut world, core, "192.0.2.9").unwrap();
+        assert_eq!(guess(&mut world, elsewhere, "bob", "5678").status(), 200);
+    }
+    let uri = world.end(live).uri.clone();
+    assert_eq!(world.auth_to(live, "alice", &session, &uri, "").status(), 200, "a refresh");
+    world.advance(world.settings.limits.failure_window);
+    let conn = stays(&mut world, 1, "192.0.2.1").unwrap();
+    assert_eq!(guess(&mut world, conn, "bob", "5678").status(), 200);
+    world.close_all();
+}
+
+// S9, S10: the same for users, and for those that do not exist.
+#[test]
+fn failed_auths_for_a_user_ban_that_user_alone_known_or_not() {
+    for user in ["bob", "nobody"] {
+        let mut world = world(|s| s.limits.auth_failures_per_user_max = 3);
+        for n in 0..3_usize {
+            let conn = stays(&mut world, n, &format!("192.0.2.{n}")).unwrap();
+            assert_eq!(guess(&mut world, conn, user, "guess").status(), 401);
+        }
+        let conn = stays(&mut world, 0, "198.51.100.1").unwrap();
+        assert_eq!(guess(&mut world, conn, user, "5678").status(), 403, "{user}");
+        let conn = stays(&mut world, 0, "198.51.100.2").unwrap();
+        assert_eq!(guess(&mut world, conn, "alice", "1234").status(), 200);
+        world.close_all();
+    }
+}
+
+// S10: sessions of one user on all cores; the place is free when the connection goes.
+#[test]
+fn sessions_of_a_user_are_bounded_over_all_cores() {
+    let mut world = world(|s| s.limits.sessions_per_user_max = 2);
+    let (first, _) = world.client(0, "alice");
+    let (second, _) = world.client(1, "alice");
+    let third = world.connect(2);
+    let uri = world.end(third).uri.clone();
+    assert_eq!(world.auth_round(third, "alice", &uri, "").status(), 403);
+    assert!(was_reached(&world, Limit::SessionsPerUser));
+    world.client(2, "bob");
+    // A replacement is no further session.
+    let uri = world.end(second).uri.clone();
+    assert_eq!(world.auth_round(second, "alice", &uri, "").status(), 200);
+    world.lose(first);
+    world.run();
+    world.client(2, "alice");
+    world.close_all();
+}
+
+// Better one session too many than nobody at all.
+#[test]
+fn a_claim_is_granted_when_the_core_that_counts_dies() {
+    for dying in 1..CORES {
+        let mut world = world(|s| s.limits.sessions_per_user_max = 1);
+        let conn = world.connect(0);
+        let (to, uri) = (relay_uri(), world.end(conn).uri.clone());
+        world.send(conn, Request::new("AUTH", &to, &uri).octets());
+        let challenge = world.take_one(conn);
+        world.hold_parcels = true;
+        let authorization = answer_challenge(&challenge, "alice", "1234", &to, 1);
+        world.send(conn, Request::new("AUTH", &to, &uri).header("Authorization", &authorization).octets());
+        world.run();
+        world.kill_core(dying, false);
+        world.hold_parcels = false;
+        assert_eq!(world.take_one(conn).status(), 200, "core {dying}");
+        world.close_all();
+    }
+}
+
+// S10: octets a second of one user, over all connections; nobody else is slowed, nothing is lost.
+#[test]
+fn a_user_sends_no_faster_than_its_rate_and_loses_nothing() {
+    const RATE: u64 = 100_000;
+    let mut world = world(|s| s.limits.octets_per_second_per_user_max = RATE);
+    world.read_max = 4096;
+    let pair = world.pair(0, 1);
+    world.client(2, "alice");
+    let body = vec![b'x'; 500_000];
+    world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", &body).octets());
+    let mut received = Vec::new();
+    for _ in 0..20 {
+        world.advance(Duration::from_secs(1));
+        received.push(world.end(pair.bob).body_octets);
+    }
+    // Two sessions: half of the rate each, and one second's worth at once.
+    let expected = |seconds: u64| RATE + seconds * RATE / 2;
+    for (n, octets) in received.iter().take(6).enumerate() {
+        let seconds = n as u64 + 1;
+        assert!(*octets <= expected(seconds) + 8192, "after {seconds} s: {octets}");
+    }
+    assert!(received[19] >= 500_000, "{received:?}");
+    let stats = world.relay(0).stats();
+    assert!(stats.limits_reached[Limit::BytesPerSecondPerUser as usize] > 0);
+    world.close_all();
+}
+
+// S3: an account cannot find out what listens where by trying one next hop after another.
+#[test]
+fn failed_dials_of_a_user_ban_further_ones() {
+    let mut world = world(|s| s.limits.dial_failures_per_user_max = 3);
+    world.dial_decision = Decision::Fail;
+    let (alice, session) = world.client(0, "alice");
+    let uri = world.end(alice).uri.clone();
+    let attempt = |world: &mut World, n: usize| {
+        let to = format!("{session} msrps://192.0.2.{n}:7000/x;tcp");
+        world.send(alice, Request::send(&to, &uri, &format!("mess{n}"), b"x").octets());
+        world.run();
+        let told = world.take(alice);
+        let code = |frame: &Frame| if frame.is("REPORT") { frame.reported() } else { frame.status() };
+        assert!(told.iter().any(|frame| code(frame) == 408), "{told:?}");
+    };
+    for n in 0..3 {
+        attempt(&mut world, n);
+    }
+    world.dial_decision = Decision::Hold;
+    attempt(&mut world, 9);
+    assert!(world.dials.is_empty(), "nothing was tried");
+    assert!(was_reached(&world, Limit::DialFailuresPerUser));
+    world.advance(world.settings.limits.failure_window);
+    let to = format!("{session} msrps://192.0.2.1:7000/x;tcp");
+    world.send(alice, Request::send(&to, &uri, "again", b"x").octets());
+    world.run();
+    assert_eq!(world.dials.len(), 1);
+    world.close_all();
+}
+
+// S14: many stalled receivers fill the budget; then nobody new comes in, all others go on, and what one
+// core does not need another may use.
+#[test]
+fn the_memory_budget_holds_up_senders_and_newcomers_and_nobody_loses_an_octet() {
+    const BUDGET: usize = 4 << 20;
+    let mut world = world(|s| s.limits.queue_octets_total = BUDGET);
+    world.read_max = 4096;
+    let body = vec![b'y'; 400_000];
+    let mut pairs = Vec::new();
+    for _ in 0..40 {
+        let pair = world.pair(0, 0);
+        world.link_mut(pair.bob).stalled = true;
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", &body).octets());
+        pairs.push(pair);
+        world.run();
+        if was_reached(&world, Limit::QueueBytesTotal) {
+            break;
+        }
+    }
+    assert!(pairs.len() > 6, "a core alone has room for {} pairs only", pairs.len());
+    assert!(pairs.len() < 20, "the budget never bit");
+    let held = world.sizes().octets_queued;
+    assert!(held <= BUDGET + (300 << 10), "{held}");
+    assert_eq!(world.try_connect(0, true, "192.0.2.200"), Err(Limit::QueueBytesTotal));
+    for pair in &pairs {
+        world.link_mut(pair.bob).stalled = false;
+    }
+    world.run();
+    for pair in &pairs {
+        let octets: u64 = world.end(pair.bob).body_octets;
+        assert_eq!(octets, 400_000);
+    }
+    assert!(world.try_connect(0, true, "192.0.2.200").is_ok(), "the pressure is over");
+    world.close_all();
+}
+
+// C2: refused again and again before anybody vouches for it.
+#[test]
+fn a_stranger_whose_requests_are_all_refused_is_closed_early() {
+    let mut world = world(|s| s.limits.refusals_max = 5);
+    let conn = world.connect(0);
+    let uri = world.end(conn).uri.clone();
+    let to = format!("msrps://{}:{}/no-such-session;tcp {uri}", support::HOST, support::PORT);
+    for n in 0..5 {
+        assert!(!world.is_closed(conn), "after {n}");
+        world.send(conn, Request::send(&to, &uri, &format!("mess{n}"), b"x").octets());
+        assert_eq!(world.take_one(conn).status(), 481);
+    }
+    assert!(world.is_closed(conn));
+    assert_eq!(world.link(conn).closing, Some(CloseReason::Refusals));
+}
+
+// A client that sends a message and closes its side at once still gets the answer, on whatever core
+// that is decided.
+#[test]
+fn who_ends_its_side_right_behind_a_request_still_gets_the_answer() {
+    for bob_core in 0..2 {
+        let mut world = World::new(2);
+        let pair = world.pair(0, bob_core);
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", b"hello").octets());
+        world.end_of_stream(pair.alice);
+        world.run();
+        let answers = world.take(pair.alice);
+        assert_eq!(answers.iter().map(Frame::status).collect::<Vec<_>>(), [200], "core {bob_core}");
+        assert!(world.is_closed(pair.alice));
+        assert_eq!(world.take(pair.bob).len(), 1);
+        world.close_all();
+    }
+}
