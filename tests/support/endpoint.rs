@@ -24,6 +24,8 @@ pub struct Endpoint {
     pub octets_received: u64,
     /// Those of them that were bodies.
     pub body_octets: u64,
+    /// The relay's flush that is arriving, counted from 1.
+    pub flush: u64,
     parser: Parser,
     buffer: Vec<u8>,
     at: usize,
@@ -40,6 +42,8 @@ pub struct Frame {
     pub octets: Vec<u8>,
     pub body: Vec<u8>,
     pub flag: Flag,
+    /// The relay's flush in which it began.
+    pub flush: u64,
 }
 
 impl Endpoint {
@@ -49,6 +53,7 @@ impl Endpoint {
             answers: Answers::None,
             octets_received: 0,
             body_octets: 0,
+            flush: 0,
             parser: Parser::new(ParserLimits::default()),
             buffer: Vec::new(),
             at: 0,
@@ -68,8 +73,8 @@ impl Endpoint {
             match step.piece {
                 Piece::Head(head) => {
                     assert_eq!(head.defect(), None, "{}", String::from_utf8_lossy(piece));
-                    self.current =
-                        Some(Frame { head, octets: piece.to_vec(), body: Vec::new(), flag: Flag::Last });
+                    let (octets, flush) = (piece.to_vec(), self.flush);
+                    self.current = Some(Frame { head, octets, body: Vec::new(), flag: Flag::Last, flush });
                 }
                 Piece::Body(_) => {
                     self.body_octets += piece.len() as u64;

@@ -75,6 +75,8 @@ pub struct Link {
     pub end: Endpoint,
     /// Sent by the endpoint, not read by the relay yet.
     pub wire: VecDeque<u8>,
+    /// All octets ever sent by the endpoint.
+    pub octets_sent: u64,
     /// Read, not yet parsed.
     unparsed: Vec<u8>,
     parser: Parser,
@@ -216,6 +218,7 @@ impl World {
             key,
             end: Endpoint::new(conn.0),
             wire: VecDeque::new(),
+            octets_sent: 0,
             unparsed: Vec::new(),
             parser: Parser::new(ParserLimits::default()),
             paused: false,
@@ -251,7 +254,15 @@ impl World {
 
     /// The endpoint sends octets; `run` lets the relay read them.
     pub fn send(&mut self, conn: Conn, octets: impl AsRef<[u8]>) {
-        self.links[conn.0].wire.extend(octets.as_ref());
+        let link = &mut self.links[conn.0];
+        link.octets_sent += octets.as_ref().len() as u64;
+        link.wire.extend(octets.as_ref());
+    }
+
+    /// How many of the octets sent have reached the relay, as whole pieces.
+    pub fn octets_taken(&self, conn: Conn) -> u64 {
+        let link = &self.links[conn.0];
+        link.octets_sent - (link.wire.len() + link.unparsed.len()) as u64
     }
 
     /// The connection breaks off.
@@ -314,6 +325,7 @@ impl World {
             let link = &mut self.links[n];
             let answers = link.end.answer_now();
             progress |= !answers.is_empty();
+            link.octets_sent += answers.len() as u64;
             link.wire.extend(answers);
         }
         progress
@@ -341,7 +353,11 @@ impl World {
             return false;
         }
         let octets = link.wire.len().min(read_max);
-        link.unparsed.extend(link.wire.drain(..octets));
+        let (front, back) = link.wire.as_slices();
+        let in_front = front.len().min(octets);
+        link.unparsed.extend_from_slice(&front[..in_front]);
+        link.unparsed.extend_from_slice(&back[..octets - in_front]);
+        link.wire.drain(..octets);
         let (core, peer) = (link.core, link.key);
         let mut unparsed = mem::take(&mut link.unparsed);
         let mut parser = link.parser.clone();
@@ -388,6 +404,7 @@ impl World {
             let link = &mut self.links[conn.0];
             link.window = link.window.saturating_sub(out.len());
             assert_eq!(out.len(), out.parts().map(<[u8]>::len).sum::<usize>());
+            link.end.flush += u64::from(!out.is_empty());
             for part in out.parts() {
                 link.end.receive(part);
             }
@@ -559,6 +576,10 @@ impl World {
     }
 
     // -- cores ---------------------------------------------------------------------------------
+
+    pub fn is_up(&self, core: usize) -> bool {
+        self.cores[core].relay.is_some()
+    }
 
     /// A core dies with all it owns; the others are told, and it is started again if asked. What is
     /// under way from it and to it stays under way: the relays must know it for what it is.

@@ -1,0 +1,164 @@
+#!/usr/bin/env bash
+# Changes the pure layers in hundreds of small ways, one at a time, and sees whether the tests notice.
+set -euo pipefail
+
+usage() {
+    cat <<'USAGE'
+Usage: mutants.sh [--layer proto|relay] [--file GLOB]... [--shard K/N] [--jobs N] [--sim-seeds N] [--keep-caught]
+
+Runs cargo-mutants over src/proto and src/relay, in a small crate of these two and their tests that it makes under
+target/mutants (see pure-crate.sh): so a mutant costs seconds. Each layer has two passes: the tests that are quick first,
+all of them for the mutants that they let live. Lists the survivors, and tells for each file how many mutants were caught, hung (which
+counts as caught: a test that does not end is noticed), were missed, or are not viable (they do not compile).
+docs/mutants.md says which of those are expected, and why.
+
+  --layer LAYER    proto or relay; default: both
+  --file GLOB      only files that match, as src/relay/session.rs; may be given several times
+  --shard K/N      only each Nth mutant, beginning with the Kth, K from 0
+  --jobs N         builds and tests at a time, each in a copy of the crate; default 1, in place
+  --sim-seeds N    seeds of the simulator for each mutant in the last pass; default 24
+  --keep-caught    go on from the last run: mutants that it caught are taken for caught
+  -h, --help       this text
+
+Installs cargo-mutants if it is missing. Needs about 3 s of CPU for a mutant; `nice -n 19` is a good idea.
+Exit status: 0 if at least 85 % of the viable mutants were caught, 1 if not, 2 for wrong usage.
+USAGE
+}
+
+wrong() {
+    echo "mutants.sh: $*; see --help" >&2
+    exit 2
+}
+
+least_percent=85
+layers=(proto relay) files=() shard='' jobs=1 sim_seeds=24 keep_caught=no
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help) usage; exit 0 ;;
+        --keep-caught) keep_caught=yes; shift ;;
+        --layer | --file | --shard | --jobs | --sim-seeds)
+            [ $# -ge 2 ] || wrong "$1 needs a value"
+            case $1 in
+                --layer) layers=("$2") ;;
+                --file) files+=("$2") ;;
+                --shard) shard=$2 ;;
+                --jobs) jobs=$2 ;;
+                --sim-seeds) sim_seeds=$2 ;;
+            esac
+            shift 2
+            ;;
+        *) wrong "unknown argument $1" ;;
+    esac
+done
+[[ ${layers[*]} =~ ^(proto|relay)( relay)?$ ]] || wrong "--layer ${layers[*]}: write proto or relay"
+[[ -z $shard || $shard =~ ^[0-9]+/[1-9][0-9]*$ ]] || wrong "--shard $shard: write 0/4"
+[[ $jobs =~ ^[1-9][0-9]?$ ]] || wrong "--jobs $jobs: write a number"
+[[ $sim_seeds =~ ^[1-9][0-9]*$ ]] || wrong "--sim-seeds $sim_seeds: write a number"
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec < /dev/null
+export PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
+if ! cargo mutants --version > /dev/null 2>&1; then
+    echo "Installing: cargo-mutants"
+    cargo install --locked --quiet cargo-mutants
+fi
+
+crate=$PWD/target/mutants
+scripts/pure-crate.sh "$crate"
+# A mutant may ask for memory without end, and a backtrace for each panic would cost more than the test.
+ulimit -v 8388608 2> /dev/null || true
+export RUST_BACKTRACE=0 CARGO_TERM_COLOR=never
+
+# The tests of the first pass: for `proto` those that stand beside it, for `relay` all but those that move megabytes.
+quick_filters() { # LAYER
+    case $1 in
+        proto) echo proto:: vectors:: ;;
+        relay)
+            echo --skip proto:: --skip vectors:: --skip pair::flood_of --skip failure::two_floods \
+                --skip pair::stalled_receiver --skip pair::two_sources --skip sim::a_seed
+            ;;
+    esac
+}
+
+# Runs one pass over one layer; what it finds is in files. Survivors are no failure of the pass.
+pass() { # LAYER ITERATE SEEDS FILTER...
+    local layer=$1 iterate=$2 seeds=$3 status=0 args
+    shift 3
+    args=(--dir "$crate" --output "$crate/runs/$layer" --no-shuffle
+        --minimum-test-timeout 20 --build-timeout 300)
+    if [ "$jobs" = 1 ]; then args+=(--in-place); else args+=(--gitignore=false --jobs "$jobs"); fi
+    [ "$iterate" = no ] || args+=(--iterate)
+    [ -z "$shard" ] || args+=(--shard "$shard" --sharding round-robin)
+    if [ "${#files[@]}" = 0 ]; then
+        args+=(--file "src/$layer/**")
+    else
+        local file
+        for file in "${files[@]}"; do args+=(--file "$file"); done
+    fi
+    mkdir -p "$crate/runs/$layer"
+    SIM_SEEDS=$seeds cargo mutants "${args[@]}" -- --lib -- "$@" || status=$?
+    # 2 and 3: some survived, some hung.
+    case $status in
+        0 | 2 | 3) ;;
+        *) echo "mutants.sh: cargo mutants failed with $status" >&2; exit 1 ;;
+    esac
+}
+
+# Adds what a pass found to the books of its layer: a mutant that was caught once is no survivor.
+enter() { # LAYER
+    local books=$crate/runs/$1 out=$crate/runs/$1/mutants.out kind
+    for kind in caught unviable timeout missed; do
+        touch "$books/$kind"
+        sort -u -o "$books/$kind" "$books/$kind" "$out/$kind.txt"
+    done
+    cat "$books/caught" "$books/unviable" | strike "$books/timeout"
+    cat "$books/caught" "$books/timeout" | strike "$books/missed"
+}
+
+# Takes the lines of standard input out of a file.
+strike() { # FILE
+    grep -vxF -f - "$1" > "$1.rest" || true
+    mv "$1.rest" "$1"
+}
+
+began=$SECONDS books=()
+for layer in "${layers[@]}"; do
+    if [ "${#files[@]}" -gt 0 ] && ! printf '%s\n' "${files[@]}" | grep -q "src/$layer"; then continue; fi
+    [ "$keep_caught" = yes ] || rm -rf "$crate/runs/$layer"
+    books+=("$crate/runs/$layer")
+    echo "== src/$layer, the quick tests"
+    mapfile -t filters < <(quick_filters "$layer" | tr ' ' '\n')
+    pass "$layer" "$keep_caught" 8 "${filters[@]}"
+    enter "$layer"
+    echo "== src/$layer, all tests for those that are left"
+    pass "$layer" yes "$sim_seeds"
+    enter "$layer"
+done
+[ "${#books[@]}" -gt 0 ] || wrong "no file of src/proto or src/relay"
+
+echo "== Survivors"
+for book in "${books[@]}"; do cat "$book/missed"; done
+echo "== Figures, after $((SECONDS - began)) s"
+for book in "${books[@]}"; do
+    for kind in caught timeout missed unviable; do sed "s/^\([^:]*\):.*/\1 $kind/" "$book/$kind"; done
+done | sort | awk -v least="$least_percent" '
+    function row(name, caught, hung, missed, unviable,    viable) {
+        viable = caught + hung + missed
+        printf "%-30s %8d %8d %8d %8d %8d %7s\n", name, viable + unviable, caught, hung, missed, unviable,
+            viable ? sprintf("%.1f %%", 100 * (caught + hung) / viable) : "-"
+    }
+    !($1 in known) { known[$1]; files[++n] = $1 }
+    { count[$1, $2]++; sum[$2]++ }
+    END {
+        printf "%-30s %8s %8s %8s %8s %8s %7s\n", "file", "mutants", "caught", "hung", "missed", "unviable", "caught"
+        for (i = 1; i <= n; i++) {
+            f = files[i]
+            row(f, count[f, "caught"], count[f, "timeout"], count[f, "missed"], count[f, "unviable"])
+        }
+        row("all", sum["caught"], sum["timeout"], sum["missed"], sum["unviable"])
+        viable = sum["caught"] + sum["timeout"] + sum["missed"]
+        if (!viable || 100 * (sum["caught"] + sum["timeout"]) / viable < least) {
+            printf "Fewer than %d %% of the viable mutants were caught\n", least
+            exit 1
+        }
+    }'

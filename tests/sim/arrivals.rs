@@ -1,0 +1,226 @@
+//! What arrives at the endpoints, and whether it may.
+
+use msrprelay::proto::head::FailureReport;
+use msrprelay::proto::parser::Flag;
+
+use super::cast;
+use super::support::{Conn, Frame, Request, answer_challenge};
+use super::{Message, Sent, Simulation};
+
+impl Simulation {
+    pub(super) fn collect(&mut self) {
+        let mut conns: Vec<(Conn, usize)> = self.by_conn.iter().map(|(c, a)| (*c, *a)).collect();
+        conns.sort_unstable();
+        for (conn, actor) in conns {
+            for frame in self.world.take(conn) {
+                self.arrived(actor, frame);
+            }
+        }
+        for at in 0..self.strangers.len() {
+            for frame in self.world.take(self.strangers[at].conn) {
+                self.arrived_at_stranger(at, &frame);
+            }
+        }
+    }
+
+    fn arrived(&mut self, actor: usize, frame: Frame) {
+        let response = !frame.method().starts_with(|c: char| c.is_ascii_uppercase());
+        let of_relay = response || frame.is("REPORT") && frame.reported() != 200;
+        if of_relay {
+            let begun = self.actors[actor].send_began;
+            assert_ne!(frame.flush, begun, "kept behind a chunk that was not begun yet: {frame:?}");
+        }
+        if response {
+            return self.response_arrived(actor, &frame);
+        }
+        let fresh = self.actors[actor].tids.insert(frame.tid().to_owned());
+        assert!(fresh, "a transaction id a second time: {frame:?}");
+        assert_eq!(frame.to_path(), self.actors[actor].uri, "To-Path of {frame:?}");
+        match frame.method() {
+            "SEND" => {
+                self.actors[actor].send_began = frame.flush;
+                self.chunk_arrived(actor, &frame);
+                self.actors[actor].pending.push(frame);
+            }
+            "REPORT" => self.report_arrived(actor, &frame),
+            "NICKNAME" => self.actors[actor].pending.push(frame),
+            _ => panic!("nobody sent this: {frame:?}"),
+        }
+    }
+
+    pub(super) fn message_of(&self, frame: &Frame) -> usize {
+        let id = frame.message_id();
+        id.strip_prefix("mess").and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("a lie: {frame:?}"))
+    }
+
+    fn chunk_arrived(&mut self, actor: usize, frame: &Frame) {
+        let index = self.message_of(frame);
+        let disturbed = self.is_disturbed(index);
+        let message = &mut self.messages[index];
+        let range = frame.range();
+        let (start, octets) = (range.start - message.base, frame.body.len() as u64);
+        let expected = cast::body(index, start, frame.body.len());
+        assert!(frame.body == expected, "message {index}: other octets from {start} on");
+        assert_eq!(actor, message.to, "message {index} is not for actor {actor}");
+        let back = &self.links[message.link].paths[1 - message.way];
+        assert_eq!(frame.from_path(), *back, "message {index}");
+        message.check_head(index, frame);
+        if let Some(end) = range.end.filter(|_| frame.flag != Flag::Aborted && !message.lies) {
+            assert_eq!(end - message.base + 1, start + octets, "message {index}: {range}");
+        }
+        let before = message.delivered.last().map_or(0, |(_, end)| *end);
+        assert!(start > before, "message {index}: {start} after {before}");
+        assert!(!matches!(message.flag, Some(Flag::Last)), "message {index} goes on after its end");
+        if !disturbed {
+            assert_eq!(start, before + 1, "a gap in message {index}");
+            assert_ne!(frame.flag, Flag::Aborted, "nobody aborted message {index}");
+        }
+        if let Some(turn) = message.turn.take_if(|_| start == 1)
+            && let Some(due) = turn.due
+        {
+            let most = due + 2 * (turn.others + 1);
+            assert!(frame.flush <= most, "message {index} waited for {} flushes", frame.flush - due);
+        }
+        message.flag = Some(frame.flag);
+        if frame.flag == Flag::Aborted {
+            return;
+        }
+        if octets > 0 {
+            message.delivered.push((start, start + octets - 1));
+            let late = message.too_late.is_some_and(|late| start + octets > late);
+            assert!(!late, "message {index} went through a session that has expired");
+        }
+        self.links[message.link].bound = true;
+        if frame.flag == Flag::Last && message.success_report {
+            let conn = self.actors[actor].conn.unwrap();
+            let report = Request::new("REPORT", &frame.from_path(), &self.actors[actor].uri)
+                .header("Message-ID", &frame.message_id())
+                .header("Byte-Range", &format!("1-{0}/{0}", message.total))
+                .header("Status", "000 200 OK");
+            self.world.send(conn, report.octets());
+        }
+    }
+
+    fn report_arrived(&mut self, actor: usize, frame: &Frame) {
+        let index = self.message_of(frame);
+        // A REPORT is never answered; should somebody do it all the same, nothing happens.
+        if self.lies && self.dice.chance(20) {
+            let conn = self.actors[actor].conn.unwrap();
+            self.world.send(conn, frame.response(200));
+        }
+        let message = &mut self.messages[index];
+        assert_eq!(actor, message.from, "a REPORT for somebody else");
+        if frame.reported() == 200 {
+            message.success_reports += 1;
+            assert_eq!(message.success_reports, 1, "message {index}");
+            return;
+        }
+        assert_ne!(message.wish, "no", "a REPORT that nobody wanted");
+        assert!(frame.body.is_empty() && frame.flag == Flag::Last);
+        let range = frame.range();
+        let (start, end) = (range.start - message.base, range.end.unwrap() - message.base);
+        assert!(end <= message.sent, "message {index}: {range}");
+        message.fail(index, start, end);
+    }
+
+    fn response_arrived(&mut self, actor: usize, frame: &Frame) {
+        let (code, tid) = (frame.status(), frame.tid());
+        let Some(sent) = self.actors[actor].requests.get(tid).cloned() else {
+            panic!("a response to nothing: {frame:?}");
+        };
+        let earlier = self.actors[actor].responses.insert(tid.to_owned(), code);
+        assert_eq!(earlier, None, "{tid} answered twice");
+        assert_eq!(frame.to_path(), self.actors[actor].uri, "{frame:?}");
+        match sent {
+            Sent::Chunk { message, start, octets, aborted } => {
+                self.stop_waiting(actor, frame);
+                let Message { link, way, .. } = self.messages[message];
+                let addressed = self.links[link].paths[way].split(' ').next().unwrap();
+                assert_eq!(frame.from_path(), addressed, "an answer from somewhere else");
+                self.links[link].bound |= code == 200;
+                let message_index = message;
+                let message = &mut self.messages[message];
+                match message.wish {
+                    "no" => panic!("an answer that nobody wanted"),
+                    "partial" => assert_ne!(code, 200),
+                    _ => {}
+                }
+                if code != 200 && !aborted {
+                    message.fail(message_index, start, (start + octets).wrapping_sub(1));
+                }
+            }
+            Sent::Nickname => {}
+            Sent::Auth => self.refreshed(actor, frame),
+            Sent::Lie(codes) => assert!(codes.contains(&code), "a lie was answered: {frame:?}"),
+        }
+    }
+
+    /// The relay answers a SEND itself: that must not have waited behind more than one flush. (A chunk of
+    /// which nothing but the head has been written is not cut, so there may be one flush in between.)
+    fn stop_waiting(&mut self, actor: usize, frame: &Frame) {
+        let waits = &mut self.actors[actor].waits;
+        if let Some(at) = waits.iter().position(|wait| wait.tid == frame.tid())
+            && let Some(due) = waits.remove(at).due
+        {
+            assert!(frame.flush <= due + 2, "a response waited for {} flushes", frame.flush - due);
+        }
+    }
+
+    fn refreshed(&mut self, actor: usize, frame: &Frame) {
+        let conn = self.actors[actor].conn.unwrap();
+        let session = self.actors[actor].session.clone().unwrap();
+        match frame.status() {
+            200 => {
+                assert_eq!(frame.header("Use-Path").unwrap(), session);
+                self.actors[actor].refresh = None;
+            }
+            401 => {
+                let value = answer_challenge(frame, "alice", "1234", &session, 1);
+                let request =
+                    Request::new("AUTH", &session, &self.actors[actor].uri).header("Authorization", &value);
+                self.world.send(conn, request.octets());
+                self.actors[actor].requests.insert(request.tid, Sent::Auth);
+            }
+            408 => self.actors[actor].refresh = None,
+            _ => panic!("a refresh was refused: {frame:?}"),
+        }
+    }
+
+    fn arrived_at_stranger(&mut self, at: usize, frame: &Frame) {
+        let stranger = &mut self.strangers[at];
+        let Some(codes) = stranger.expected.get(frame.tid()) else {
+            panic!("a stranger received what is not for it: {frame:?}");
+        };
+        assert!(codes.contains(&frame.status()), "{codes:?} expected: {frame:?}");
+        assert!(stranger.answered.insert(frame.tid().to_owned()), "answered twice: {frame:?}");
+        if frame.status() == 401 {
+            stranger.challenge = Some(frame.clone());
+        }
+    }
+}
+
+impl Message {
+    fn check_head(&self, index: usize, frame: &Frame) {
+        let wish = match frame.head.failure_report() {
+            FailureReport::Yes => "yes",
+            FailureReport::Partial => "partial",
+            FailureReport::No => "no",
+        };
+        assert_eq!(wish, self.wish, "message {index}");
+        assert_eq!(frame.head.success_report(), self.success_report, "message {index}");
+        assert_eq!(frame.header("X-Trace").unwrap(), format!("trace {index}"));
+        if !frame.body.is_empty() {
+            assert_eq!(frame.header("Content-Type").unwrap(), "text/plain");
+        }
+    }
+
+    pub(super) fn octets_delivered(&self) -> u64 {
+        self.delivered.iter().map(|(start, end)| end - start + 1).sum()
+    }
+
+    fn fail(&mut self, index: usize, start: u64, end: u64) {
+        let again = self.failed.iter().any(|(s, e)| start <= *e && *s <= end && start <= end);
+        assert!(!again, "message {index}: {start}-{end} told of again after {:?}", self.failed);
+        self.failed.push((start, end));
+    }
+}
