@@ -78,8 +78,16 @@ impl Simulation {
         if let Some(turn) = message.turn.take_if(|_| start == 1)
             && let Some(due) = turn.due
         {
+            *self.seen.entry("a wait for a turn judged").or_default() += 1;
             let most = due + 2 * (turn.others + 1);
             assert!(frame.flush <= most, "message {index} waited for {} flushes", frame.flush - due);
+        }
+        if frame.flag == Flag::Aborted && !message.aborted {
+            *self.seen.entry("a chunk aborted by the relay").or_default() += 1;
+        }
+        // The sender has gone on to the next octet, but not with a new chunk.
+        if start > 1 && message.sent_in_one {
+            *self.seen.entry("a chunk cut").or_default() += 1;
         }
         message.flag = Some(frame.flag);
         if frame.flag == Flag::Aborted {
@@ -91,6 +99,9 @@ impl Simulation {
             assert!(!late, "message {index} went through a session that has expired");
         }
         self.links[message.link].bound = true;
+        if self.actors[message.from].came {
+            *self.seen.entry("a far end that came by itself heard").or_default() += 1;
+        }
         if frame.flag == Flag::Last && message.success_report {
             let conn = self.actors[actor].conn.unwrap();
             let report = Request::new("REPORT", &frame.from_path(), &self.actors[actor].uri)
@@ -116,6 +127,11 @@ impl Simulation {
             return;
         }
         assert_ne!(message.wish, "no", "a REPORT that nobody wanted");
+        match frame.reported() {
+            408 => *self.seen.entry("a REPORT of 408").or_default() += 1,
+            413 => *self.seen.entry("a REPORT of 413").or_default() += 1,
+            _ => {}
+        }
         assert!(frame.body.is_empty() && frame.flag == Flag::Last);
         let range = frame.range();
         let (start, end) = (range.start - message.base, range.end.unwrap() - message.base);
@@ -145,13 +161,27 @@ impl Simulation {
                     "partial" => assert_ne!(code, 200),
                     _ => {}
                 }
+                if code == 481 && message.too_late.is_some_and(|late| start >= late) {
+                    *self.seen.entry("an expired session refused").or_default() += 1;
+                }
                 if code != 200 && !aborted {
                     message.fail(message_index, start, (start + octets).wrapping_sub(1));
                 }
             }
-            Sent::Nickname => {}
+            Sent::Nickname => {
+                if code == 200 {
+                    self.saw("a nickname answered by its far end");
+                }
+            }
             Sent::Auth => self.refreshed(actor, frame),
-            Sent::Lie(codes) => assert!(codes.contains(&code), "a lie was answered: {frame:?}"),
+            Sent::Lie(codes) => {
+                assert!(codes.contains(&code), "a lie was answered: {frame:?}");
+                self.saw(if code == 400 {
+                    "an impossible range refused"
+                } else {
+                    "a forged session refused"
+                });
+            }
         }
     }
 
@@ -162,6 +192,7 @@ impl Simulation {
         if let Some(at) = waits.iter().position(|wait| wait.tid == frame.tid())
             && let Some(due) = waits.remove(at).due
         {
+            self.seen.entry("a wait for an answer judged").and_modify(|n| *n += 1).or_insert(1);
             assert!(frame.flush <= due + 2, "a response waited for {} flushes", frame.flush - due);
         }
     }
@@ -173,6 +204,7 @@ impl Simulation {
             200 => {
                 assert_eq!(frame.header("Use-Path").unwrap(), session);
                 self.actors[actor].refresh = None;
+                self.saw("a session refreshed");
             }
             401 => {
                 let value = answer_challenge(frame, "alice", "1234", &session, 1);
@@ -188,14 +220,20 @@ impl Simulation {
 
     fn arrived_at_stranger(&mut self, at: usize, frame: &Frame) {
         let stranger = &mut self.strangers[at];
-        let Some(codes) = stranger.expected.get(frame.tid()) else {
+        let Some(expected) = stranger.expected.get(frame.tid()) else {
             panic!("a stranger received what is not for it: {frame:?}");
         };
-        assert!(codes.contains(&frame.status()), "{codes:?} expected: {frame:?}");
+        assert!(expected.codes.contains(&frame.status()), "{expected:?} expected: {frame:?}");
         assert!(stranger.answered.insert(frame.tid().to_owned()), "answered twice: {frame:?}");
+        let seen = match frame.status() {
+            200 => "an AUTH accepted",
+            506 => "a second claim refused",
+            _ => expected.refusal,
+        };
         if frame.status() == 401 {
             stranger.challenge = Some(frame.clone());
         }
+        self.saw(seen);
     }
 }
 

@@ -59,7 +59,7 @@ impl Simulation {
     }
 
     pub(super) fn add_link(&mut self) {
-        match self.dice.below(4) {
+        match self.dice.below(5) {
             0 | 1 => {
                 let (a, a_session) = self.client();
                 let (b, b_session) = self.client();
@@ -67,7 +67,7 @@ impl Simulation {
                 let back = format!("{b_session} {a_session} {}", self.actors[a].uri);
                 self.push_link([a, b], [there, back]);
             }
-            2 => {
+            2 | 3 => {
                 // A foreign connection, perhaps shared by several sessions.
                 let a = self.foreign();
                 for _ in 0..1 + self.dice.below(3) {
@@ -102,6 +102,7 @@ impl Simulation {
             self.world.look_up_decision = Decision::Now;
             self.add_link();
             self.world.look_up_decision = Decision::Hold;
+            self.saw("newcomers");
         }
     }
 

@@ -46,6 +46,7 @@ impl Simulation {
             while let (Some(conn), Some(octets)) = (self.open_conn(actor), self.actors[actor].withheld.pop())
             {
                 self.world.send(conn, octets);
+                self.saw("an answer sent too late");
             }
         }
         self.quiet();
@@ -136,9 +137,9 @@ impl Simulation {
             }
         }
         for stranger in self.strangers.iter().filter(|s| !self.world.is_closed(s.conn) && !s.stuck) {
-            for (tid, codes) in &stranger.expected {
+            for (tid, expected) in &stranger.expected {
                 let answered = stranger.answered.contains(tid);
-                assert!(answered || codes.is_empty(), "{tid} of a stranger was never answered");
+                assert!(answered || expected.codes.is_empty(), "{tid} of a stranger was never answered");
             }
         }
     }

@@ -27,6 +27,7 @@ impl Simulation {
             if self.faults && self.world.look_ups[at].user == "carol" && self.dice.chance(10) {
                 let core = self.world.look_ups.remove(at).core;
                 self.mark_stuck(core);
+                self.saw("an AUTH that was never looked up");
             } else {
                 self.world.accounts_up = !self.faults || self.dice.chance(90);
                 self.world.finish_look_up(at);
@@ -44,10 +45,12 @@ impl Simulation {
             0..=19 if self.faults => {
                 self.fault_of(actor);
                 self.world.finish_dial(at, false);
+                self.saw("a dial failed");
             }
             20..=23 if self.faults => {
                 self.fault_of(actor);
                 self.never.insert(place);
+                self.saw("a dial without an end");
                 for link in self.links.iter_mut().filter(|link| link.ends[1] == actor) {
                     link.dangling = true;
                 }
@@ -85,6 +88,7 @@ impl Simulation {
         let core = self.any_core();
         let conn = self.world.connect(core);
         self.actors[actor].conn = Some(conn);
+        self.actors[actor].came = true;
         self.by_conn.insert(conn, actor);
         // It may be dialled too and find itself refused.
         self.fault_of(actor);
@@ -132,6 +136,7 @@ impl Simulation {
         };
         let lost: Vec<usize> = (0..self.actors.len()).filter(|a| lives_there(&self.actors[*a])).collect();
         self.world.kill_core(core, again);
+        self.saw(if again { "a core came again" } else { "a core died" });
         for actor in lost {
             self.actors[actor].dead = true;
             self.fault_of(actor);
@@ -151,6 +156,7 @@ impl Simulation {
             self.world.advance(Duration::from_secs(seconds));
             self.collect();
             self.world.hold_parcels = true;
+            self.saw("a calm jump of the clock");
         } else {
             self.world.now += Duration::from_secs(seconds);
             for core in 0..self.cores {
@@ -172,6 +178,7 @@ impl Simulation {
         let actor = self.dice.below(self.actors.len());
         if let (Some(conn), Some(octets)) = (self.open_conn(actor), self.actors[actor].withheld.pop()) {
             self.world.send(conn, octets);
+            self.saw("an answer sent late");
         }
     }
 }

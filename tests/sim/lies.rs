@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::support::frame::response;
 use super::support::{Conn, Frame, HOST, Request, answer_challenge, relay_uri};
-use super::{Sent, Simulation, Stranger};
+use super::{Expected, Sent, Simulation, Stranger};
 
 /// Who is bound may be told so, or, should its session end meanwhile, that there is none.
 const THIEF: &[u16] = &[506, 481];
@@ -76,6 +76,7 @@ impl Simulation {
             }
         };
         self.world.send(liar, frame.response(code));
+        self.saw("an answer from the wrong side");
     }
 
     /// The right transaction id in a response that cannot be read: it is dropped, and the right one still counts.
@@ -190,9 +191,9 @@ impl Simulation {
         }
     }
 
-    fn say(&mut self, at: usize, request: &Request, codes: &'static [u16]) {
+    fn say(&mut self, at: usize, request: &Request, codes: &'static [u16], refusal: &'static str) {
         let stranger = &mut self.strangers[at];
-        stranger.expected.insert(request.tid.clone(), codes);
+        stranger.expected.insert(request.tid.clone(), Expected { codes, refusal });
         self.world.send(stranger.conn, request.octets());
     }
 
@@ -201,12 +202,12 @@ impl Simulation {
         let stranger = &mut self.strangers[at];
         let request = Request::new("AUTH", &relay_uri(), &stranger.uri);
         let Some(challenge) = stranger.challenge.take() else {
-            return self.say(at, &request, REFUSED);
+            return self.say(at, &request, REFUSED, "an AUTH refused");
         };
         let (password, codes) = self.dice.pick(&[("9abc", GUESSED), ("guess", REFUSED)]);
         let value = answer_challenge(&challenge, "carol", password, &relay_uri(), 1);
         self.strangers[at].authorization = Some(value.clone());
-        self.say(at, &request.header("Authorization", &value), codes);
+        self.say(at, &request.header("Authorization", &value), codes, "an AUTH refused");
     }
 
     /// The same credentials again: a nonce's count must rise (RFC 7616, 3.4).
@@ -216,7 +217,7 @@ impl Simulation {
             return;
         };
         let request = Request::new("AUTH", &relay_uri(), &stranger.uri).header("Authorization", value);
-        self.say(at, &request, REFUSED);
+        self.say(at, &request, REFUSED, "an AUTH replayed and refused");
     }
 
     /// A second connection that sends to a session which has its other side already (RFC 4975, 5.4).
@@ -239,7 +240,7 @@ impl Simulation {
             0 => Request::new("NICKNAME", &to, from),
             _ => Request::send(&to, from, "thief00", b"stolen"),
         };
-        self.say(at, &request, THIEF);
+        self.say(at, &request, THIEF, "a second claim refused");
     }
 
     /// A client's URI on a connection that is not that client's: it leads nowhere.
@@ -255,7 +256,7 @@ impl Simulation {
         let to = self.dice.pick(&[link.paths[way].as_str(), &far]);
         let to = if self.dice.chance(10) { format!("{away} {}", sender.uri) } else { to.to_owned() };
         let request = Request::send(&to, &sender.uri, "thief00", b"stolen");
-        self.say(at, &request, UNKNOWN);
+        self.say(at, &request, UNKNOWN, "a stolen session refused");
     }
 
     /// A REPORT by somebody who has received nothing.
@@ -272,7 +273,7 @@ impl Simulation {
             .header("Message-ID", "thief00")
             .header("Byte-Range", "1-5/5")
             .header("Status", status);
-        self.say(at, &request, SILENCE);
+        self.say(at, &request, SILENCE, "a REPORT");
     }
 
     pub(super) fn mark_stuck(&mut self, core: usize) {

@@ -23,7 +23,7 @@ mod faults;
 mod lies;
 mod moves;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
@@ -43,13 +43,20 @@ fn random_conversations_keep_every_promise() {
         return;
     }
     let seeds = env::var("SIM_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap());
+    let mut seen = Seen::new();
     for seed in 0..seeds {
-        let run = AssertUnwindSafe(|| Simulation::new(seed).run());
-        if let Err(panic) = catch_unwind(run) {
-            eprintln!("failed: replay with SIM_SEED={seed}");
-            resume_unwind(panic);
+        match catch_unwind(AssertUnwindSafe(|| Simulation::new(seed).run())) {
+            Ok(run) => run.seen.into_iter().for_each(|(what, times)| *seen.entry(what).or_default() += times),
+            Err(panic) => {
+                eprintln!("failed: replay with SIM_SEED={seed}");
+                resume_unwind(panic);
+            }
         }
     }
+    println!("{seen:#?}");
+    let missing: Vec<_> =
+        EVENTS.iter().filter(|what| seen.get(**what).is_none_or(|times| *times == 0)).collect();
+    assert!(seeds < SEEDS || missing.is_empty(), "this never happened: {missing:?}");
 }
 
 // Without this a failing seed could not be replayed.
@@ -57,8 +64,53 @@ fn random_conversations_keep_every_promise() {
 fn a_seed_runs_the_same_way_again() {
     for seed in 0..12 {
         let [first, second] = [(); 2].map(|()| Simulation::new(seed).run());
-        assert_eq!(first, second, "seed {seed}");
+        assert_eq!(first.octets_received, second.octets_received, "seed {seed}");
+        assert_eq!(first.seen, second.seen, "seed {seed}");
     }
+}
+
+/// How often something happened.
+type Seen = BTreeMap<&'static str, u64>;
+
+/// What must have happened in the course of all seeds, lest they prove nothing.
+const EVENTS: &[&str] = &[
+    "a sender paused",
+    "a chunk cut",
+    "a chunk aborted by the relay",
+    "a wait for an answer judged",
+    "a wait for a turn judged",
+    "a REPORT of 408",
+    "a REPORT of 413",
+    "an answer sent twice",
+    "an answer sent late",
+    "an answer sent too late",
+    "an answer from the wrong side",
+    "an early 413",
+    "a nickname answered by its far end",
+    "a second claim refused",
+    "a stolen session refused",
+    "a forged session refused",
+    "an impossible range refused",
+    "an AUTH accepted",
+    "an AUTH replayed and refused",
+    "an AUTH that was never looked up",
+    "a session refreshed",
+    "an expired session refused",
+    "a core died",
+    "a core came again",
+    "a dial failed",
+    "a dial without an end",
+    "a dial given up",
+    "a far end that came by itself heard",
+    "a calm jump of the clock",
+    "newcomers",
+];
+
+/// What a seed came to.
+struct Outcome {
+    seen: Seen,
+    /// By each endpoint: differs if anything went another way.
+    octets_received: Vec<u64>,
 }
 
 /// SplitMix64.
@@ -99,6 +151,8 @@ struct Actor {
     expires: Option<Instant>,
     /// Its connection broke off, or its core died, or it is about to be closed.
     dead: bool,
+    /// It was to be dialled, and came by itself.
+    came: bool,
     /// Messages of which not all has been sent.
     sending: Vec<usize>,
     /// Frames to be answered.
@@ -175,6 +229,8 @@ struct Message {
     /// Ends and totals of its Byte-Ranges are made up.
     lies: bool,
     over: bool,
+    /// All of it is one chunk.
+    sent_in_one: bool,
     aborted: bool,
     /// It was answered badly, or not at all, or sent too late: not all of it must arrive.
     faulty: bool,
@@ -203,14 +259,22 @@ struct Turn {
 struct Stranger {
     conn: Conn,
     uri: String,
-    /// Codes that may come for each request, one of which must, if there are any.
-    expected: HashMap<String, &'static [u16]>,
+    /// What may become of each request.
+    expected: HashMap<String, Expected>,
     answered: HashSet<String>,
     /// The last challenge, and what it was last answered with.
     challenge: Option<Frame>,
     authorization: Option<String>,
     /// Its AUTH will be looked up for ever.
     stuck: bool,
+}
+
+#[derive(Debug)]
+struct Expected {
+    /// One of these must come, if there are any.
+    codes: &'static [u16],
+    /// What it is called if it is refused.
+    refusal: &'static str,
 }
 
 struct Simulation {
@@ -232,6 +296,7 @@ struct Simulation {
     jumps: bool,
     cores: usize,
     aged: u64,
+    seen: Seen,
 }
 
 impl Simulation {
@@ -263,11 +328,11 @@ impl Simulation {
             jumps,
             cores,
             aged: 0,
+            seen: Seen::new(),
         }
     }
 
-    /// Runs to the end; a summary that differs if anything went another way.
-    fn run(mut self) -> Vec<u64> {
+    fn run(mut self) -> Outcome {
         self.world.dial_decision = Decision::Hold;
         for _ in 0..1 + self.dice.below(4) {
             self.add_link();
@@ -280,8 +345,13 @@ impl Simulation {
         self.settle();
         self.check();
         self.world.close_all();
-        let received: Vec<Conn> = self.world.conns().collect();
-        received.into_iter().map(|conn| self.world.end(conn).octets_received).collect()
+        *self.seen.entry("a dial given up").or_default() += self.world.dials_given_up;
+        let octets_received = self.world.conns().map(|conn| self.world.link(conn).end.octets_received);
+        Outcome { octets_received: octets_received.collect(), seen: self.seen }
+    }
+
+    fn saw(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
     }
 
     fn step(&mut self) {

@@ -19,7 +19,7 @@ impl Simulation {
         }
         let total = match self.dice.below(6) {
             0 => self.dice.below(3),
-            1 | 2 => self.dice.below(600),
+            1 | 2 => 1 + self.dice.below(600),
             3 => 1500 + self.dice.below(3000),
             _ => self.dice.below(120_000),
         };
@@ -37,6 +37,7 @@ impl Simulation {
             told_total: self.dice.chance(70),
             lies: self.lies && self.dice.chance(20),
             over: false,
+            sent_in_one: false,
             aborted: false,
             faulty: false,
             too_late: None,
@@ -86,6 +87,7 @@ impl Simulation {
         let start = message.sent + 1;
         message.sent += octets;
         message.over = aborted || last;
+        message.sent_in_one = start == 1 && last;
         message.aborted |= aborted;
         message.faulty |= aborted;
         if expired {
@@ -274,6 +276,7 @@ impl Simulation {
             self.world.send(conn, &octets);
             if self.faults && self.dice.chance(3) {
                 self.world.send(conn, &octets);
+                self.saw("an answer sent twice");
             }
         }
     }
@@ -295,6 +298,7 @@ impl Simulation {
         if code != 200 {
             let message = self.message_of(&arriving);
             self.messages[message].faulty = true;
+            self.saw("an early 413");
         }
         self.actors[index].early.push(arriving.tid().to_owned());
         self.world.send(conn, arriving.response(code));

@@ -111,6 +111,8 @@ pub struct World {
     pub look_ups: Vec<LookUp>,
     pub dial_decision: Decision,
     pub dials: Vec<Dial>,
+    /// Dials that a relay no longer wanted.
+    pub dials_given_up: u64,
     /// Connections the relay dialled, in order.
     pub dialled: Vec<(Target, Conn)>,
     /// Parcels wait for `deliver`.
@@ -165,6 +167,7 @@ impl World {
             look_ups: Vec::new(),
             dial_decision: Decision::Now,
             dials: Vec::new(),
+            dials_given_up: 0,
             dialled: Vec::new(),
             hold_parcels: false,
             read_max: 16 << 10,
@@ -458,6 +461,7 @@ impl World {
             Effect::Close { peer, reason } => {
                 if let Some(at) = self.dials.iter().position(|d| d.core == core && d.key == peer) {
                     self.dials.remove(at);
+                    self.dials_given_up += 1;
                     self.input(core, Input::Lost { peer });
                     return;
                 }
