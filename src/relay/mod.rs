@@ -133,6 +133,9 @@ pub enum Input {
     },
     /// Time has passed.
     Tick,
+    /// The relay is about to stop: nothing more is read. What has been accepted, and maybe answered, still
+    /// finds its way, on whatever core that ends.
+    Quiesce,
     /// The relay stops: every connection is closed once what is queued for it is written.
     Shutdown,
 }
@@ -190,6 +193,8 @@ struct Core {
     orphans: Orphans,
     /// When to look at which connection; at most one entry per connection.
     alarms: BTreeSet<(Instant, PeerKey)>,
+    /// Nothing more is read.
+    stopping: bool,
     /// Connections that nobody vouches for.
     unproven: usize,
     budget: Budget,
@@ -281,6 +286,7 @@ impl Relay {
             inbox: VecDeque::new(),
             orphans: Orphans::default(),
             alarms: BTreeSet::new(),
+            stopping: false,
             unproven: 0,
             stats: Stats::default(),
         };
@@ -351,6 +357,7 @@ impl Relay {
             Input::Message(_) => {}
             Input::CoreChanged { index, running } => self.on_core_changed(index, running, fx),
             Input::Tick => self.on_tick(fx),
+            Input::Quiesce => self.quiesce(fx),
             Input::Shutdown => self.close_all_peers(fx),
         }
         self.settle(fx);

@@ -104,6 +104,8 @@ pub(crate) enum Role {
 /// Why a connection is not read from.
 #[derive(Clone, Copy)]
 enum PauseReason {
+    /// The relay is about to stop.
+    Stopping,
     /// Its AUTH is being looked up: AUTHs are not pipelined.
     LookUp,
     /// It does not take its answers.
@@ -119,7 +121,7 @@ enum PauseReason {
 impl PauseReason {
     fn limit(self) -> Option<Limit> {
         match self {
-            Self::LookUp | Self::AnswersNotTaken => None,
+            Self::Stopping | Self::LookUp | Self::AnswersNotTaken => None,
             Self::Transactions => Some(Limit::Transactions),
             Self::Queue => Some(Limit::QueueBytes),
             Self::Rate => Some(Limit::BytesPerSecondPerUser),
@@ -287,7 +289,9 @@ impl Peer {
             true => limits.queue_octets_low,
             false => limits.queue_octets_high,
         };
-        if self.auth.as_ref().is_some_and(|auth| auth.is_waiting()) {
+        if core.stopping {
+            Some(PauseReason::Stopping)
+        } else if self.auth.as_ref().is_some_and(|auth| auth.is_waiting()) {
             Some(PauseReason::LookUp)
         } else if self.out.control_len() >= CONTROL_OCTETS_MAX {
             Some(PauseReason::AnswersNotTaken)

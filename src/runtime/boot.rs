@@ -44,6 +44,12 @@ const RESTART_PAUSE_MIN: Duration = Duration::from_millis(50);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A core that lived this long starts with a clean record.
 const RESTART_FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+/// Rounds in which every core has said that it is quiet before the cores are stopped; see `Supervisor::quiesce`.
+const QUIET_ROUNDS: u32 = 3;
+/// Rounds in all: cores that never become quiet are stopped all the same.
+const QUIESCE_ROUNDS_MAX: u32 = 100;
+/// How long a core may take to answer.
+const QUIESCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the control plane may take to end.
 const CONTROL_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -369,10 +375,39 @@ impl Supervisor {
         }
     }
 
+    /// Lets what the cores have accepted reach the core that writes it: a message that has been answered must
+    /// not be on its way between two of them when they end. A request takes at most two parcels from the
+    /// core that reads it to the one that writes it, and inboxes keep their order, so each round brings
+    /// everything one step further.
+    fn quiesce(&self) {
+        let mut quiet_rounds = 0;
+        for _ in 0..QUIESCE_ROUNDS_MAX {
+            let (quiet, heard) = mpsc::channel();
+            for index in 0..self.cores.len() {
+                self.tell(index, Parcel::Quiesce(quiet.clone()));
+            }
+            drop(quiet);
+            let mut all_quiet = true;
+            // A core that is dead has dropped its sender with its inbox.
+            for _ in 0..self.cores.len() {
+                match heard.recv_timeout(QUIESCE_TIMEOUT) {
+                    Ok(flushed) => all_quiet &= flushed,
+                    Err(RecvTimeoutError::Disconnected) => break,
+                    Err(RecvTimeoutError::Timeout) => return,
+                }
+            }
+            quiet_rounds = if all_quiet { quiet_rounds + 1 } else { 0 };
+            if quiet_rounds >= QUIET_ROUNDS {
+                return;
+            }
+        }
+    }
+
     fn stop(mut self) {
         for (listeners, _) in &self.listeners {
             listeners.stop();
         }
+        self.quiesce();
         for index in 0..self.cores.len() {
             self.tell(index, Parcel::Stop);
         }

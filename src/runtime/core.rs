@@ -424,6 +424,11 @@ impl Shared {
                     self.mesh.core_down(core);
                     self.feed([Input::CoreChanged { index: core.index, running: None }]);
                 }
+                Parcel::Quiesce(quiet) => {
+                    self.feed([Input::Quiesce]);
+                    // The supervisor may no longer be waiting.
+                    let _ = quiet.send(self.mesh.is_flushed());
+                }
                 Parcel::Stop => return,
                 Parcel::Panic { in_task: true } => self.tasks.spawn(async { crash() }),
                 Parcel::Panic { in_task: false } => crash(),

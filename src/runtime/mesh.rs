@@ -6,6 +6,7 @@
 //! octets by the senders' credit, everything else by the tables of sessions and transactions.
 
 use std::cell::{Cell, RefCell};
+use std::sync::mpsc;
 
 use async_channel::{Receiver, Sender, TrySendError};
 
@@ -24,6 +25,9 @@ pub(crate) enum Parcel {
     CoreUp { core: CoreId, inbox: Sender<Self> },
     /// Another core is gone.
     CoreDown { core: CoreId },
+    /// Read no more; say so, and whether everything sent to other cores is in their inboxes. Said again, it
+    /// only asks again.
+    Quiesce(mpsc::Sender<bool>),
     /// Close everything in order and end.
     Stop,
     /// Fail, in a task or in the core's own loop: how a test sees what a panic does.
@@ -58,6 +62,11 @@ impl Mesh {
 
     pub(crate) fn outbox(&self, index: usize) -> Option<&Outbox> {
         self.outboxes.get(index)
+    }
+
+    /// Whether everything sent is in the inboxes of the other cores.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.outboxes.iter().all(|outbox| outbox.waiting.borrow().is_empty() && !outbox.flushing.get())
     }
 
     pub(crate) fn core_up(&self, core: CoreId, inbox: Sender<Parcel>) {

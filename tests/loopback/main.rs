@@ -8,3 +8,4 @@ mod crowd;
 mod delivery;
 mod refusals;
 mod resilience;
+mod stop;

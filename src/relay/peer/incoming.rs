@@ -28,7 +28,8 @@ impl Relay {
         let transit = Transit::new(head, octets);
         peer.last_heard = self.core.now;
         peer.incoming = Incoming::Dropped;
-        if peer.closing {
+        // A read that was under way when the relay said that it reads no more is not to be answered.
+        if peer.closing || self.core.stopping {
             return;
         }
         match head.kind() {

@@ -38,6 +38,15 @@ impl Relay {
         self.lose_peer(key, fx);
     }
 
+    /// Reads no more from anybody; requests that are coming in break off.
+    pub(crate) fn quiesce(&mut self, fx: &mut Effects) {
+        self.core.stopping = true;
+        for peer in self.peers.values_mut() {
+            break_off(peer, &mut self.core, fx);
+            peer.update_pause(&mut self.core, fx);
+        }
+    }
+
     pub(crate) fn close_all_peers(&mut self, fx: &mut Effects) {
         let keys: Vec<PeerKey> = self.peers.keys().collect();
         for key in keys {
