@@ -12,7 +12,7 @@
 //! ```text
 //! bin/msrprelay -> runtime -> relay   -> proto        bin/msrprelay, runtime, control, telemetry -> config
 //!                  runtime -> control -> proto        bin/msrprelay, runtime -> telemetry
-//! bin/msrp      -> client  -> proto                   config -> proto
+//! bin/msrp      -> client  -> proto                   config, telemetry -> relay (names of limits), proto
 //! ```
 //!
 //! * [`proto`] is bytes: parser, heads, URIs, digests. No socket, clock, randomness, log, or async.
@@ -69,11 +69,13 @@
 //! | Only the relay of the core that owns a connection writes to it | [`relay`] |
 //! | A request is answered at most once; octets a peer sent are outstanding until written or dropped | `relay::peer` |
 //! | No session without proof; a session never moves; once bound, its outer side is never another's | `relay::session` |
-//! | One open chunk per connection; only an interruptible one is cut; the pieces are gapless | `relay::forward` |
+//! | One open chunk per connection; only an interruptible one is cut; the pieces are gapless; no chunk holds its own end-line | `relay::forward` |
 //! | A transaction ends once: by its response, its deadline, or the loss of the connection | `relay::transaction` |
+//! | What addresses and users have is counted once, over all cores, and again by a core that is started again | `relay::admission` |
+//! | The allowances of all cores are the memory budget, whoever lends whom | `relay::budget` |
 //! | A nonce belongs to one connection and its count rises; an unknown user looks like a wrong password | `relay::auth` |
 //! | The relay is borrowed for one step, never across an await; every task is held | `runtime::core`, `runtime::tasks` |
-//! | At most one flush is out of the relay's hands | `runtime::conn` |
+//! | At most one flush is out of the relay's hands; no TLS record ends within an end-line | `runtime::conn` |
 //! | Only owned values cross cores; who empties an inbox never waits for another's | `runtime::mesh` |
 //! | Listening sockets outlive their cores; a core that dies takes nobody with it | [`runtime::boot`] |
 //! | A port that anybody listens on is refused; the only `unsafe` code | [`runtime::sock`] |
