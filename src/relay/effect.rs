@@ -12,27 +12,27 @@ use crate::proto::status::Status;
 /// What the caller must do.
 #[derive(Debug)]
 pub enum Effect {
-    /// There is something to write: call [`Relay::poll_write`] when the connection can take octets.
+    /// There is something to write: call [`Relay::poll_write`](super::Relay::poll_write) when the connection can take octets.
     Wake(PeerKey),
     /// Read no more from this connection for now: back-pressure.
     Pause(PeerKey),
     /// Read on.
     Resume(PeerKey),
-    /// Read no more; write what [`Relay::poll_write`] still has; close; say [`Input::Lost`].
+    /// Read no more; write what [`Relay::poll_write`](super::Relay::poll_write) still has; close; say [`Input::Lost`](super::Input::Lost).
     Close {
         /// The connection.
         peer: PeerKey,
         /// Why.
         reason: CloseReason,
     },
-    /// Open a connection; say [`Input::Connected`] or [`Input::DialFailed`].
+    /// Open a connection; say [`Input::Connected`](super::Input::Connected) or [`Input::DialFailed`](super::Input::DialFailed).
     Connect {
         /// The slot it will have.
         peer: PeerKey,
         /// Where to.
         target: Target,
     },
-    /// Ask the accounts; say [`Input::LookedUp`].
+    /// Ask the accounts; say [`Input::LookedUp`](super::Input::LookedUp).
     LookUp {
         /// To be given back.
         ticket: LookUpTicket,
