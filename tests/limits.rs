@@ -5,9 +5,11 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use msrprelay::relay::{CloseReason, Limit, Settings};
+use msrprelay::relay::{
+    CloseReason, CoreId, Effect, Effects, Input, Limit, OutBatch, Relay, Settings, Transport, WriteState,
+};
 
 use support::{Conn, Decision, Frame, Request, World, answer_challenge, relay_uri, settings};
 
@@ -296,6 +298,26 @@ fn a_stranger_whose_requests_are_all_refused_is_closed_early() {
     }
     assert!(world.is_closed(conn));
     assert_eq!(world.link(conn).closing, Some(CloseReason::Refusals));
+}
+
+// C2: a connection that is closed takes a while to be gone; what made it close is not due again meanwhile.
+#[test]
+fn a_connection_that_is_being_closed_is_not_closed_again_with_each_tick() {
+    let settings = settings(1);
+    let (start, wait) = (Instant::now(), settings.limits.first_request_timeout);
+    let me = CoreId { index: 0, incarnation: 0 };
+    let mut relay = Relay::new(me, settings, [1; 32], start);
+    let (mut fx, mut out) = (Effects::new(), OutBatch::new());
+    let transport = Transport { secure: true, port: support::PORT };
+    let peer = relay.accept(start, transport, "192.0.2.1".parse().unwrap(), &mut fx).unwrap();
+    assert_eq!(relay.next_deadline(), Some(start + wait));
+    relay.handle(start + wait, Input::Tick, &mut fx);
+    let closed = |effect: &Effect| matches!(effect, Effect::Close { .. });
+    assert_eq!(fx.list.iter().filter(|effect| closed(effect)).count(), 1);
+    assert_eq!(relay.poll_write(start + wait, peer, &mut out, &mut fx), WriteState::Finished);
+    assert_eq!(relay.next_deadline(), None);
+    relay.handle(start + 2 * wait, Input::Tick, &mut fx);
+    assert_eq!(fx.list.iter().filter(|effect| closed(effect)).count(), 1);
 }
 
 // A client that sends a message and closes its side at once still gets the answer, on whatever core

@@ -36,7 +36,7 @@ mod transaction;
 use core::net::IpAddr;
 use std::collections::{BTreeSet, VecDeque};
 use std::mem;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use slotmap::SlotMap;
@@ -526,11 +526,11 @@ impl Relay {
     }
 
     fn on_tick(&mut self, fx: &mut Effects) {
-        while let Some((at, key)) = self.core.alarms.first().copied() {
-            if at > self.core.now {
-                break;
-            }
-            self.core.alarms.pop_first();
+        // Only what is due now: should an alarm be set for the past again, it must not hold up the core.
+        let after = self.core.now + Duration::from_nanos(1);
+        let later = self.core.alarms.split_off(&(after, PeerKey::default()));
+        let due = mem::replace(&mut self.core.alarms, later);
+        for (_, key) in due {
             self.on_alarm(key, fx);
         }
     }

@@ -342,6 +342,10 @@ impl Peer {
     }
 
     fn next_deadline(&self, limits: &Limits) -> Option<Instant> {
+        if self.closing {
+            // Whatever else was due has been done by closing it, and would be due for ever.
+            return self.out.transactions.deadline();
+        }
         let probation = match self.standing {
             Standing::Probation { until, .. } => Some(until),
             Standing::Proven { .. } => None,

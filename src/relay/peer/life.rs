@@ -119,7 +119,9 @@ impl Relay {
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
-        peer.alarm = None;
+        if let Some(at) = peer.alarm.take() {
+            self.core.alarms.remove(&(at, key));
+        }
         if peer.throttled_until.take_if(|until| *until <= now).is_some() {
             peer.update_pause(&mut self.core, fx);
         }
