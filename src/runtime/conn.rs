@@ -184,6 +184,10 @@ impl Conn {
         loop {
             while self.paused.get() && !self.closing.get() {
                 future::or(self.resumed.wait(), self.stop_reading.wait()).await;
+                if self.up.get() && self.deadline.take().is_some() {
+                    // While it was not read from, the peer could not go on.
+                    self.deadline.set(Some(Instant::now() + shared.limits.head_timeout));
+                }
             }
             if self.closing.get() {
                 return ReadEnd::Closing;
