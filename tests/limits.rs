@@ -191,6 +191,28 @@ fn a_claim_is_granted_when_the_core_that_counts_dies() {
     }
 }
 
+// A client that goes before its claim is answered leaves nothing behind.
+#[test]
+fn a_session_that_was_granted_to_nobody_is_given_back() {
+    for core in 0..CORES {
+        let mut world = world(|s| s.limits.sessions_per_user_max = 1);
+        let conn = world.connect(core);
+        let (to, uri) = (relay_uri(), world.end(conn).uri.clone());
+        world.send(conn, Request::new("AUTH", &to, &uri).octets());
+        let challenge = world.take_one(conn);
+        world.hold_parcels = true;
+        let authorization = answer_challenge(&challenge, "alice", "1234", &to, 1);
+        world.send(conn, Request::new("AUTH", &to, &uri).header("Authorization", &authorization).octets());
+        world.run();
+        world.lose(conn);
+        world.hold_parcels = false;
+        world.run();
+        let (conn, _) = world.client(core, "alice");
+        world.lose(conn);
+        world.close_all();
+    }
+}
+
 // S10: octets a second of one user, over all connections; nobody else is slowed, nothing is lost.
 #[test]
 fn a_user_sends_no_faster_than_its_rate_and_loses_nothing() {

@@ -367,7 +367,8 @@ impl Relay {
             Tally::Claim { peer, ticket } => {
                 let granted = core.register.claim(from, who, core.settings.limits.sessions_per_user_max);
                 self.tell_share(who, fx);
-                self.core.post(Message::Claimed { peer, ticket, granted }, fx);
+                let counter = granted.then_some(self.core.me);
+                self.core.post(Message::Claimed { peer, ticket, who, granted, counter }, fx);
             }
             Tally::Released => {
                 core.register.released(from, who);

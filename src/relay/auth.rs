@@ -292,16 +292,29 @@ impl Relay {
             self.core.tally(Who::User(user), Tally::Claim { peer, ticket }, fx);
         } else {
             // Nobody counts just now: better one too many than nobody at all.
-            self.core.post(Message::Claimed { peer, ticket, granted: true }, fx);
+            let who = Who::User(user);
+            self.core.post(Message::Claimed { peer, ticket, who, granted: true, counter: None }, fx);
         }
     }
 
     /// The core that counts the user has answered.
-    pub(crate) fn on_claimed(&mut self, ticket: LookUpTicket, granted: bool, fx: &mut Effects) {
+    pub(crate) fn on_claimed(
+        &mut self,
+        ticket: LookUpTicket,
+        who: Who,
+        granted: bool,
+        counter: Option<CoreId>,
+        fx: &mut Effects,
+    ) {
         let key = ticket.peer;
         let auth = self.peers.get_mut(key).and_then(|peer| peer.auth.as_mut());
         let claim = auth.and_then(|auth| auth.claim.take_if(|c| c.waiting.ticket == ticket.number));
         let Some(claim) = claim else {
+            // Who asked is gone. A core that has died since has forgotten what it counted.
+            let index = who.counter(self.core.cores.len());
+            if counter.is_some() && counter == self.core.running(index) {
+                self.core.tally(who, Tally::Released, fx);
+            }
             return;
         };
         let transit = claim.waiting.transit.clone();
@@ -333,7 +346,8 @@ impl Relay {
             let user = UserKey::new(claim.verified.username(), claim.verified.realm());
             if Who::User(user).counter(cores) == usize::from(gone.index) {
                 let ticket = LookUpTicket { peer: peer.me.key, number: claim.waiting.ticket };
-                self.core.post(Message::Claimed { peer: peer.me, ticket, granted: true }, fx);
+                let (peer, who) = (peer.me, Who::User(user));
+                self.core.post(Message::Claimed { peer, ticket, who, granted: true, counter: None }, fx);
             }
         }
     }

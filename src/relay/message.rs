@@ -370,8 +370,12 @@ pub enum Message {
         peer: PeerRef,
         /// As in the claim.
         ticket: LookUpTicket,
+        /// Whose session.
+        who: Who,
         /// The answer.
         granted: bool,
+        /// The core that has counted it, if it was granted and one did.
+        counter: Option<CoreId>,
     },
     /// To every core: somebody is to be refused for a while.
     Ban {

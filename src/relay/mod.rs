@@ -497,7 +497,9 @@ impl Relay {
             Message::Relieve { session, source } => self.on_relieve(session, source, fx),
             Message::Tally { from, who, tally, .. } => self.on_tally(from, who, tally, fx),
             Message::Excess { peer, limit } => self.close_for_limit(peer.key, limit, fx),
-            Message::Claimed { ticket, granted, .. } => self.on_claimed(ticket, granted, fx),
+            Message::Claimed { ticket, who, granted, counter, .. } => {
+                self.on_claimed(ticket, who, granted, counter, fx);
+            }
             Message::Ban { who, offence, until, .. } => {
                 self.core.bans.add(who, offence, until, self.core.now);
             }

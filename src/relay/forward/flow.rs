@@ -608,7 +608,7 @@ impl Current {
         self.wire = EndLineWatch::new(self.tid);
         self.on_wire = true;
         self.answered = false;
-        let range = ByteRange { start: self.next, end: None, total: self.total };
+        let range = ByteRange { start: self.next, end: None, total: self.total_of_piece_at(self.next) };
         self.write_head(out, Some(range));
     }
 
@@ -694,6 +694,12 @@ impl Current {
         }
     }
 
+    /// The size of the message, in a piece that starts at an octet. A sender may have sent more than it announced:
+    /// the lie must not become a Byte-Range of ours that nobody can read.
+    fn total_of_piece_at(&self, start: u64) -> Option<u64> {
+        self.total.filter(|total| start.saturating_sub(1) <= *total)
+    }
+
     /// What to say of the piece on the wire should it fail.
     fn notice(&self) -> Notice {
         Notice {
@@ -711,7 +717,7 @@ impl Current {
             range: ByteRange {
                 start: self.piece_start,
                 end: Some(self.next.saturating_sub(1)),
-                total: self.total,
+                total: self.total_of_piece_at(self.piece_start),
             },
             moves: self.transit.moves,
         }
