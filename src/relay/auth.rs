@@ -5,21 +5,22 @@
 //! a wrong password cost the same work and get the same answer; accounts that cannot be asked never
 //! look like a wrong password.
 //!
+//! Here is what is judged before and after the look-up; what follows when all is right is in `admit`.
+//!
 //! While a look-up is under way nothing more is read from the connection: AUTHs are not pipelined.
+
+mod admit;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::admission::{Offence, Tally, UserKey, Who};
-use super::ids::{CoreId, Entropy, LookUpTicket, PeerKey, SessionId, SessionKey};
+use super::ids::{Entropy, LookUpTicket, PeerKey, SessionId, SessionKey};
 use super::limit::Limit;
-use super::message::{Message, Transit};
+use super::message::Transit;
 use super::peer::{Peer, Role, response_to_path};
-use super::session::NewSession;
 use super::{CloseReason, Effect, Effects, Event, LookUpAnswer, Relay, Settings};
-use crate::proto::digest::{
-    Algorithm, AuthenticationInfo, Authorization, AuthorizationError, Challenge, Ha1, Verified, check,
-};
+use crate::proto::digest::{Algorithm, Authorization, AuthorizationError, Challenge, Ha1, Verified, check};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::uri::{MsrpUri, host_matches};
@@ -269,223 +270,6 @@ impl Relay {
             return Ok(());
         }
         self.admit(key, claim, fx)
-    }
-
-    fn is_first_session(&self, key: PeerKey, waiting: &Waiting) -> bool {
-        waiting.refreshes.is_none() && self.peers.get(key).is_some_and(|peer| peer.user.is_none())
-    }
-
-    /// Asks the core that counts the user for a place among the user's sessions.
-    fn claim(&mut self, key: PeerKey, claim: Claim, fx: &mut Effects) {
-        let Some(peer) = self.peers.get_mut(key) else {
-            return;
-        };
-        let Some(auth) = peer.auth.as_mut() else {
-            return;
-        };
-        let user = UserKey::new(claim.verified.username(), claim.verified.realm());
-        let ticket = LookUpTicket { peer: key, number: claim.waiting.ticket };
-        let peer = peer.me;
-        auth.claim = Some(Box::new(claim));
-        let counter = Who::User(user).counter(self.core.cores.len());
-        if self.core.running(counter).is_some() {
-            self.core.tally(Who::User(user), Tally::Claim { peer, ticket }, fx);
-        } else {
-            // Nobody counts just now: better one too many than nobody at all.
-            let who = Who::User(user);
-            self.core.post(Message::Claimed { peer, ticket, who, granted: true, counter: None }, fx);
-        }
-    }
-
-    /// The core that counts the user has answered.
-    pub(crate) fn on_claimed(
-        &mut self,
-        ticket: LookUpTicket,
-        who: Who,
-        granted: bool,
-        counter: Option<CoreId>,
-        fx: &mut Effects,
-    ) {
-        let key = ticket.peer;
-        let auth = self.peers.get_mut(key).and_then(|peer| peer.auth.as_mut());
-        let claim = auth.and_then(|auth| auth.claim.take_if(|c| c.waiting.ticket == ticket.number));
-        let Some(claim) = claim else {
-            // Who asked is gone. A core that has died since has forgotten what it counted.
-            let index = who.counter(self.core.cores.len());
-            if counter.is_some() && counter == self.core.running(index) {
-                self.core.tally(who, Tally::Released, fx);
-            }
-            return;
-        };
-        let transit = claim.waiting.transit.clone();
-        let outcome = if granted {
-            let user = UserKey::new(claim.verified.username(), claim.verified.realm());
-            if let Some(peer) = self.peers.get_mut(key) {
-                peer.count_among(user, &mut self.core);
-            }
-            self.admit(key, *claim, fx)
-        } else {
-            self.core.bite(Limit::SessionsPerUser, Some(key), fx);
-            Err(Refusal::Respond(Status::FORBIDDEN, "Too many sessions of this user"))
-        };
-        if let Err(refusal) = outcome {
-            self.refuse_auth(key, &transit, &refusal, fx);
-        }
-        if let Some(peer) = self.peers.get_mut(key) {
-            peer.update_pause(&mut self.core, fx);
-        }
-    }
-
-    /// A core that counted users is gone: what was asked of it is granted.
-    pub(crate) fn grant_claims_of(&mut self, gone: CoreId, fx: &mut Effects) {
-        let cores = self.core.cores.len();
-        for peer in self.peers.values() {
-            let Some(claim) = peer.auth.as_ref().and_then(|auth| auth.claim.as_ref()) else {
-                continue;
-            };
-            let user = UserKey::new(claim.verified.username(), claim.verified.realm());
-            if Who::User(user).counter(cores) == usize::from(gone.index) {
-                let ticket = LookUpTicket { peer: peer.me.key, number: claim.waiting.ticket };
-                let (peer, who) = (peer.me, Who::User(user));
-                self.core.post(Message::Claimed { peer, ticket, who, granted: true, counter: None }, fx);
-            }
-        }
-    }
-
-    /// Everything is in order: a session, or its prolongation.
-    fn admit(&mut self, key: PeerKey, claim: Claim, fx: &mut Effects) -> Result<(), Refusal> {
-        let Claim { waiting, verified, ha1, granted } = claim;
-        let value = waiting.transit.head.authorization(&waiting.transit.octets).unwrap_or_default();
-        let authorization =
-            Authorization::parse(value).map_err(|_| Refusal::Malformed("malformed credentials"))?;
-        let session = self.open_or_refresh(key, &waiting, verified, &granted, fx)?;
-        if let Some(peer) = self.peers.get_mut(key) {
-            peer.prove(&mut self.core, fx);
-        }
-        self.update_session_over(key);
-        self.accept_auth(key, session, &waiting.transit, &authorization, &ha1, &granted, fx);
-        Ok(())
-    }
-
-    /// Notes when the first session of a connection is over, and sees to it then.
-    fn update_session_over(&mut self, key: PeerKey) {
-        let Some(peer) = self.peers.get_mut(key) else {
-            return;
-        };
-        let Role::Client { sessions } = &peer.role else {
-            return;
-        };
-        peer.session_over = sessions.iter().filter_map(|s| self.sessions.over_at(*s)).min();
-        peer.set_alarm(&mut self.core);
-    }
-
-    /// Sessions that expired so long ago that no transaction can be open that went through them are
-    /// ended, as if their client had gone (norm A12). The connection stays: its client may ask for
-    /// another.
-    pub(crate) fn end_sessions(&mut self, key: PeerKey, fx: &mut Effects) {
-        let now = self.core.now;
-        if let Some(peer) = self.peers.get_mut(key)
-            && let Role::Client { sessions } = &mut peer.role
-        {
-            for over in sessions.extract_if(.., |s| self.sessions.is_over(*s, now)) {
-                if let Some(session) = self.sessions.id_of(over) {
-                    self.core.post(Message::InnerLost { session }, fx);
-                }
-            }
-        }
-        self.update_session_over(key);
-    }
-
-    /// One session per connection: the same user may have a replacement URI, nobody else any
-    /// (decision: every session gets a congestion control of its own).
-    fn open_or_refresh(
-        &mut self,
-        key: PeerKey,
-        waiting: &Waiting,
-        verified: Verified,
-        granted: &Granted,
-        fx: &mut Effects,
-    ) -> Result<SessionKey, Refusal> {
-        const ANOTHER: Refusal =
-            Refusal::Respond(Status::FORBIDDEN, "Open another connection for another session");
-        let now = self.core.now;
-        let expires = granted.enforced.then(|| now + std::time::Duration::from_secs(granted.seconds));
-        let peer = self.peers.get_mut(key).ok_or(Refusal::Close(CloseReason::Misaddressed))?;
-        let auth = peer.auth.as_mut().ok_or(Refusal::Challenge)?;
-        if auth.user.as_ref().is_some_and(|user| **user != verified) {
-            return Err(ANOTHER);
-        }
-        if let Some(session) = waiting.refreshes {
-            self.sessions.prolong(session, expires);
-            return Ok(session);
-        }
-        if let Role::Client { sessions } = &peer.role
-            && sessions.iter().filter(|s| self.sessions.is_live(**s, now)).count() >= URIS_PER_SESSION_MAX
-        {
-            return Err(ANOTHER);
-        }
-        let verified = Arc::clone(auth.user.get_or_insert_with(|| Arc::new(verified)));
-        let inner_uri = waiting.transit.received_from_path().first().unwrap_or_default();
-        let new = NewSession {
-            inner: key,
-            inner_uri: Arc::from(inner_uri),
-            verified: Arc::clone(&verified),
-            expires,
-            transport: peer.transport,
-        };
-        let session = self.sessions.open(new, &mut self.core);
-        match &mut peer.role {
-            Role::Client { sessions } => sessions.push(session),
-            role => *role = Role::Client { sessions: vec![session] },
-        }
-        fx.event(Event::SessionOpened {
-            session: self.sessions.id_of(session).map(|id| id.prefix().to_owned()).unwrap_or_default(),
-            user: verified.username().to_owned(),
-            realm: verified.realm().to_owned(),
-            peer: key,
-        });
-        Ok(session)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the parts of one answer, each of another kind")]
-    fn accept_auth(
-        &mut self,
-        key: PeerKey,
-        session: SessionKey,
-        transit: &Transit,
-        authorization: &Authorization<'_>,
-        ha1: &Ha1,
-        granted: &Granted,
-        fx: &mut Effects,
-    ) {
-        self.core.stats.auth_ok += 1;
-        let Some(use_path) = self.sessions.uri_of(session) else {
-            return;
-        };
-        let Some(peer) = self.peers.get_mut(key) else {
-            return;
-        };
-        let Some(auth) = peer.auth.as_mut() else {
-            return;
-        };
-        let next = Nonce::new(&mut self.core.entropy, None);
-        let uri = transit.to_path().last().unwrap_or_default();
-        let info = AuthenticationInfo {
-            nextnonce: Some(next.text.as_str().into()),
-            rspauth: authorization.rspauth(ha1, uri).as_str().to_owned().into(),
-            cnonce: authorization.cnonce.clone(),
-            nc: authorization.nc,
-        };
-        let info = info.to_string();
-        auth.next = Some(next);
-        auth.challenge = None;
-        auth.failures = 0;
-        auth_response(peer, transit, Status::OK, None)
-            .header("Use-Path", &use_path)
-            .header_fmt("Expires", format_args!("{}", granted.seconds))
-            .header("Authentication-Info", info.as_bytes())
-            .end(Flag::Last);
-        peer.wake(fx);
     }
 
     fn refuse_auth(&mut self, key: PeerKey, transit: &Transit, refusal: &Refusal, fx: &mut Effects) {

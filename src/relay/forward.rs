@@ -74,7 +74,7 @@ impl Outbound {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.control.is_empty() && self.flows.iter().all(|f| f.items.is_empty() && f.current.is_none())
+        self.control.is_empty() && self.flows.iter().all(Flow::is_idle)
     }
 
     pub(crate) fn open(&mut self, stream: StreamId, hop: Hop, transit: Transit) {

@@ -4,20 +4,25 @@
 //! counting what was written (RFC 4975, 7.1.1 and 7.3.1), never by what its head claims.
 //! Which flow may write when is not known here: that is [`Outbound`](super::Outbound)'s.
 
+mod current;
+
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
+
+pub(crate) use current::unwritten_failure;
+use current::{Current, Progress, may_stream};
 
 use super::watch::EndLineWatch;
 use super::{Loss, WriteContext};
-use crate::proto::head::{ByteRange, FailureReport, Method, Rewrite};
+use crate::proto::head::Method;
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::write::write_end_line;
-use crate::relay::ids::{Entropy, PeerRef, StreamId, Tid};
-use crate::relay::message::{Hop, Message, MessageId, Notice, Transit};
+use crate::relay::ids::{PeerRef, StreamId, Tid};
+use crate::relay::message::{Hop, Message, Notice, Transit};
 use crate::relay::orphan::Failure;
 use crate::relay::output::OutBatch;
 use crate::relay::transaction::{Transactions, merge};
@@ -37,7 +42,7 @@ pub(super) struct Flow {
     pub(super) ends: usize,
     /// The request whose end has not come yet.
     pub(super) tail: Option<StreamId>,
-    pub(super) current: Option<Current>,
+    current: Option<Current>,
     /// Octets written and not yet credited to the source: a credit per piece would wake another core
     /// for each.
     owed: usize,
@@ -51,43 +56,6 @@ pub(super) enum Item {
     Head { stream: StreamId, hop: Hop, transit: Transit },
     Body(Bytes),
     End(Flag),
-}
-
-/// A request that has begun to be written and has not ended.
-#[derive(Debug)]
-pub(super) struct Current {
-    stream: StreamId,
-    hop: Hop,
-    transit: Transit,
-    report_to: Arc<[u8]>,
-    total: Option<u64>,
-    /// Number of the next octet to be written.
-    next: u64,
-    /// Number of the first octet of the piece that is on the wire, or comes next.
-    piece_start: u64,
-    tid: Tid,
-    interruptible: bool,
-    /// The octets of the piece on the wire, watched for its own end-line.
-    wire: EndLineWatch,
-    /// Its head has been written, its end-line not yet.
-    on_wire: bool,
-    has_body: bool,
-    /// Held back while the request streams; see the module's notes.
-    held: Option<u8>,
-    /// It was interrupted: pieces of it have been written and wait for their answers.
-    was_cut: bool,
-    /// The piece on the wire has been answered already.
-    answered: bool,
-    progress: Progress,
-}
-
-#[derive(Debug)]
-enum Progress {
-    Going,
-    /// It has failed: what still comes is dropped and counted.
-    Refused(Box<Failure>),
-    /// ... and its end has come; at most the `#` of its last piece is still to be written.
-    Over,
 }
 
 /// What came of an attempt to write.
@@ -556,170 +524,6 @@ impl Item {
             Self::Head { transit, .. } => transit.cost(),
             Self::Body(octets) => octets.len(),
             Self::End(_) => 0,
-        }
-    }
-}
-
-/// Whether a chunk that is not complete yet may go out as interruptible: not while it may still
-/// turn out to be one of those that must not be interrupted.
-fn may_stream(transit: &Transit, at_hand: usize) -> bool {
-    let announced = transit.head.byte_range().and_then(|range| {
-        let octets = range.end.or(range.total)?.checked_sub(range.start)?;
-        Some(octets.saturating_add(1))
-    });
-    let small = announced.is_some_and(|octets| octets <= INTERRUPTIBLE_FROM);
-    at_hand as u64 > INTERRUPTIBLE_FROM || (at_hand > 1 && !small)
-}
-
-/// What is to be told of a request that could not even be queued.
-pub(crate) fn unwritten_failure(stream: StreamId, hop: Hop, transit: Transit) -> Option<Failure> {
-    let mut flow = Flow::new(stream.peer);
-    flow.share_report_to(&transit);
-    Current::unwritten(stream, hop, transit, flow.report_to).into_failure()
-}
-
-impl Current {
-    fn unwritten(stream: StreamId, hop: Hop, transit: Transit, report_to: Arc<[u8]>) -> Self {
-        let range = transit.head.byte_range();
-        let start = range.map_or(1, |r| r.start);
-        Self {
-            stream,
-            hop,
-            report_to,
-            total: range.and_then(|r| r.total),
-            next: start,
-            piece_start: start,
-            tid: Tid::NONE,
-            interruptible: false,
-            wire: EndLineWatch::new(Tid::NONE),
-            has_body: transit.head.has_body(),
-            held: None,
-            was_cut: false,
-            answered: false,
-            progress: Progress::Going,
-            on_wire: false,
-            transit,
-        }
-    }
-
-    /// Goes on after a cut, under a new transaction id.
-    fn resume(&mut self, out: &mut OutBatch, entropy: &mut Entropy) {
-        self.tid = Tid::mint(entropy);
-        self.wire = EndLineWatch::new(self.tid);
-        self.on_wire = true;
-        self.answered = false;
-        let range = ByteRange { start: self.next, end: None, total: self.total_of_piece_at(self.next) };
-        self.write_head(out, Some(range));
-    }
-
-    /// What is to be told of a request whose connection is gone, with the octets counted so far.
-    fn into_failure(mut self) -> Option<Failure> {
-        self.next = self.next.saturating_add(u64::from(self.held.take().is_some()));
-        match self.progress {
-            Progress::Refused(failure) => Some(*failure),
-            Progress::Going if self.transit.wants_answer() => {
-                Some(Failure { notice: self.notice(), status: Status::TIMEOUT })
-            }
-            Progress::Going | Progress::Over => None,
-        }
-    }
-
-    /// The Byte-Range of the first piece; `None` leaves the header as it came.
-    fn first_byte_range(&self, whole: bool, at_hand: usize, flag: Option<Flag>) -> Option<ByteRange> {
-        if self.transit.method() != Method::Send {
-            return None;
-        }
-        let received = self.transit.head.byte_range();
-        match received {
-            // What the sender promised and what it sent may differ: it was interrupted, or it lied.
-            Some(range) if whole && at_hand as u64 <= INTERRUPTIBLE_FROM => {
-                let counted = range.start.saturating_add(at_hand as u64).saturating_sub(1);
-                let wrong = range.end.is_some_and(|end| end != counted);
-                wrong.then_some(ByteRange { end: Some(counted), ..range })
-            }
-            Some(ByteRange { end: None, .. }) => None,
-            Some(range) => Some(ByteRange { end: None, ..range }),
-            None if whole => {
-                let octets = at_hand as u64;
-                let total = (flag == Some(Flag::Last)).then_some(octets);
-                let end = (octets <= INTERRUPTIBLE_FROM).then_some(octets);
-                Some(ByteRange { start: 1, end, total })
-            }
-            None => Some(ByteRange { start: 1, end: None, total: None }),
-        }
-    }
-
-    fn write_head(&self, out: &mut OutBatch, byte_range: Option<ByteRange>) {
-        let rewrite =
-            Rewrite { tid: self.tid.as_bytes(), moves: usize::from(self.transit.moves), byte_range };
-        out.small(|small| self.transit.head.rewrite(&self.transit.octets, &rewrite, small));
-    }
-
-    fn release_held(&mut self, out: &mut OutBatch, cx: &mut WriteContext<'_>) {
-        if let Some(octet) = self.held.take() {
-            out.small(|small| small.push(octet));
-            self.wire.wrote(&[octet]);
-            self.next = self.next.saturating_add(1);
-            *cx.body_octets_out += 1;
-        }
-    }
-
-    fn write_body(&mut self, octets: Bytes, out: &mut OutBatch, cx: &mut WriteContext<'_>) {
-        let written = octets.remaining() as u64;
-        if self.interruptible {
-            self.wire.wrote(&octets);
-        }
-        self.next = self.next.saturating_add(written);
-        *cx.body_octets_out += written;
-        out.body(octets);
-    }
-
-    fn finish(
-        mut self,
-        flag: Flag,
-        out: &mut OutBatch,
-        transactions: &mut Transactions,
-        cx: &mut WriteContext<'_>,
-    ) {
-        self.release_held(out, cx);
-        out.small(|small| write_end_line(small, self.tid.as_bytes(), flag, self.has_body));
-        if flag != Flag::Aborted {
-            self.expect_answer(transactions, cx);
-        }
-    }
-
-    fn expect_answer(&self, transactions: &mut Transactions, cx: &WriteContext<'_>) {
-        if self.transit.wants_answer() && !self.answered {
-            transactions.begin(self.tid, self.notice(), cx.now, cx.transactions_max);
-        }
-    }
-
-    /// The size of the message, in a piece that starts at an octet. A sender may have sent more than it announced:
-    /// the lie must not become a Byte-Range of ours that nobody can read.
-    fn total_of_piece_at(&self, start: u64) -> Option<u64> {
-        self.total.filter(|total| start.saturating_sub(1) <= *total)
-    }
-
-    /// What to say of the piece on the wire should it fail.
-    fn notice(&self) -> Notice {
-        Notice {
-            stream: self.stream,
-            session: self.hop.session,
-            inward: self.hop.inward,
-            method: self.transit.method(),
-            failure_report: if self.transit.method() == Method::Send {
-                self.transit.head.failure_report()
-            } else {
-                FailureReport::No
-            },
-            report_to: Arc::clone(&self.report_to),
-            message_id: self.transit.head.message_id(&self.transit.octets).map(MessageId::new),
-            range: ByteRange {
-                start: self.piece_start,
-                end: Some(self.next.saturating_sub(1)),
-                total: self.total_of_piece_at(self.piece_start),
-            },
-            moves: self.transit.moves,
         }
     }
 }
