@@ -25,7 +25,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 crate=$1
 # Those that are there; the list is what `cargo test` runs of the pure layers.
 tests=()
-for name in sim pair failure auth vectors rfc; do
+for name in sim pair failure auth limits vectors rfc; do
     if [ -e "$here/tests/$name.rs" ] || [ -e "$here/tests/$name/main.rs" ]; then tests+=("$name"); fi
 done
 

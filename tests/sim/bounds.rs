@@ -1,12 +1,14 @@
 //! What must hold at every moment: the bounds of queues and tables, and who waits for how long.
 
+use msrprelay::relay::HEAD_OVERHEAD;
+
 use super::Simulation;
 use super::support::Conn;
 
 /// The most that one read brings.
 const READ_MAX: usize = 16_000;
-/// A request that is answered takes up at least so much of a read.
-const REQUEST_MIN: usize = 60;
+/// A request to a session takes up at least so much of a read.
+const REQUEST_MIN: usize = 150;
 
 impl Simulation {
     pub(super) fn check_bounds(&mut self) {
@@ -15,36 +17,47 @@ impl Simulation {
         self.note_what_is_due();
     }
 
-    /// No core holds more than its connections may make it hold.
+    /// No core holds more than its connections may make it hold, and all together hold what the budget allows.
     fn check_tables(&mut self) {
         let limits = self.world.settings.limits.clone();
-        let mut conns = vec![0; self.cores];
-        for conn in self.world.conns().filter(|conn| !self.world.is_closed(*conn)) {
-            conns[self.world.link(conn).core] += 1;
-            if self.world.link(conn).paused {
+        let (mut conns, mut ever) = (vec![0; self.cores], vec![0; self.cores]);
+        for conn in self.world.conns() {
+            let link = self.world.link(conn);
+            ever[link.core] += 1;
+            conns[link.core] += usize::from(!link.gone);
+            if link.paused && !link.gone {
                 *self.seen.entry("a sender paused").or_default() += 1;
             }
         }
         for dial in &self.world.dials {
             conns[dial.core] += 1;
+            ever[dial.core] += 1;
         }
-        for (core, conns) in conns.into_iter().enumerate() {
-            if !self.world.is_up(core) {
-                continue;
-            }
+        // Whatever the limits say, what one read has brought is held, each head at a little more than its octets.
+        let read = READ_MAX + READ_MAX / REQUEST_MIN * HEAD_OVERHEAD;
+        let everybody: usize = ever.iter().sum();
+        let mut sum = 0;
+        for core in (0..self.cores).filter(|core| self.world.is_up(*core)).collect::<Vec<_>>() {
             let sizes = self.world.relay(core).table_sizes();
+            let (conns, ever) = (conns[core], ever[core]);
+            sum += sizes.octets_queued;
             assert!(sizes.peers <= conns, "core {core}: {sizes:?}");
-            // Each head costs a little more than its octets.
-            let octets = limits.queue_octets_high + READ_MAX + READ_MAX / REQUEST_MIN * 256;
-            assert!(sizes.octets_queued <= conns * octets, "core {core}: {sizes:?}");
+            // What is left of a connection that is gone is held as before, until it has been written.
+            assert!(
+                sizes.octets_queued <= ever * (limits.queue_octets_high + read),
+                "core {core}: {sizes:?}"
+            );
             let most = limits.transactions_per_peer_max;
             // Those that are awaited, and those that are unlikely to be answered.
             assert!(sizes.transactions <= conns * 2 * (most + 1), "core {core}: {sizes:?}");
             // Requests that failed here may still be coming in anywhere.
-            let coming_in = self.world.conns().count();
-            let unanswered = conns * (most + 2 * READ_MAX / REQUEST_MIN) + coming_in;
+            let unanswered = conns * (most + 2 * READ_MAX / REQUEST_MIN) + everybody;
             assert!(sizes.unanswered <= unanswered, "core {core}: {sizes:?}");
+            // An address, and two users.
+            assert!(sizes.counted <= 6, "core {core}: {sizes:?}");
         }
+        let most = limits.queue_octets_total + everybody * (limits.request_octets_max + read);
+        assert!(sum <= most, "{sum} octets are held, {most} may be");
     }
 
     /// What a sender has sent and its receivers have not got is on the wire, or is within the bound.

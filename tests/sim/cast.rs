@@ -3,8 +3,10 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use msrprelay::relay::Limit;
+
 use super::support::frame::pattern;
-use super::support::{Conn, Decision, HOST};
+use super::support::{ADDRESS, Conn, Decision, HOST};
 use super::{Actor, Link, Simulation};
 
 /// More than a message has octets.
@@ -28,9 +30,21 @@ impl Simulation {
         self.dice.pick(&running)
     }
 
-    fn client(&mut self) -> (usize, String) {
+    /// A new connection; a core that is short of memory takes none.
+    pub(super) fn connect(&mut self) -> Option<Conn> {
         let core = self.any_core();
-        let conn = self.world.connect(core);
+        match self.world.try_connect(core, true, ADDRESS) {
+            Ok(conn) => Some(conn),
+            Err(limit) => {
+                assert_eq!(limit, Limit::QueueBytesTotal);
+                self.saw("a newcomer turned away");
+                None
+            }
+        }
+    }
+
+    fn client(&mut self) -> Option<(usize, String)> {
+        let conn = self.connect()?;
         let uri = self.world.end(conn).uri.clone();
         let expires = self.jumps && self.dice.chance(40);
         let more = if expires { format!("Expires: {EXPIRES_SECONDS}\r\n") } else { String::new() };
@@ -39,14 +53,13 @@ impl Simulation {
         let index = self.add_actor(Some(conn), uri);
         self.actors[index].session = Some(session.clone());
         self.actors[index].expires = expires.then(|| self.world.now + Duration::from_secs(EXPIRES_SECONDS));
-        (index, session)
+        Some((index, session))
     }
 
-    fn foreign(&mut self) -> usize {
-        let core = self.any_core();
-        let conn = self.world.connect(core);
+    fn foreign(&mut self) -> Option<usize> {
+        let conn = self.connect()?;
         let uri = self.world.end(conn).uri.clone();
-        self.add_actor(Some(conn), uri)
+        Some(self.add_actor(Some(conn), uri))
     }
 
     fn add_actor(&mut self, conn: Option<Conn>, uri: String) -> usize {
@@ -58,27 +71,27 @@ impl Simulation {
         index
     }
 
-    pub(super) fn add_link(&mut self) {
+    pub(super) fn add_link(&mut self) -> Option<()> {
         match self.dice.below(5) {
             0 | 1 => {
-                let (a, a_session) = self.client();
-                let (b, b_session) = self.client();
+                let (a, a_session) = self.client()?;
+                let (b, b_session) = self.client()?;
                 let there = format!("{a_session} {b_session} {}", self.actors[b].uri);
                 let back = format!("{b_session} {a_session} {}", self.actors[a].uri);
                 self.push_link([a, b], [there, back]);
             }
             2 | 3 => {
                 // A foreign connection, perhaps shared by several sessions.
-                let a = self.foreign();
+                let a = self.foreign()?;
                 for _ in 0..1 + self.dice.below(3) {
-                    let (b, session) = self.client();
+                    let (b, session) = self.client()?;
                     let there = format!("{session} {}", self.actors[b].uri);
                     let back = format!("{session} {}", self.actors[a].uri);
                     self.push_link([a, b], [there, back]);
                 }
             }
             _ => {
-                let (a, session) = self.client();
+                let (a, session) = self.client()?;
                 let host = format!("far{}.example", self.actors.len());
                 let uri = format!("msrps://{host}:7777/abc;tcp");
                 let b = self.add_actor(None, uri.clone());
@@ -88,6 +101,7 @@ impl Simulation {
                 self.push_link([a, b], [there, back]);
             }
         }
+        Some(())
     }
 
     fn push_link(&mut self, ends: [usize; 2], paths: [String; 2]) {
@@ -100,9 +114,12 @@ impl Simulation {
         if self.links.len() < 7 {
             // They authenticate at once; all else goes on as slowly as before.
             self.world.look_up_decision = Decision::Now;
-            self.add_link();
+            self.world.hold_parcels = false;
+            if self.add_link().is_some() {
+                self.saw("newcomers");
+            }
             self.world.look_up_decision = Decision::Hold;
-            self.saw("newcomers");
+            self.world.hold_parcels = true;
         }
     }
 

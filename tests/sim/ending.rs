@@ -37,10 +37,18 @@ impl Simulation {
             self.send_chunk();
             if self.dice.chance(5) {
                 self.quiet();
+                self.wait_for_rates();
             }
         }
         self.calm();
         self.faults = false;
+        for _ in 0..200 {
+            let waits = |conn| !self.world.is_closed(conn) && !self.world.link(conn).wire.is_empty();
+            if !self.world.conns().any(waits) {
+                break;
+            }
+            self.wait_for_rates();
+        }
         self.let_time_pass();
         for actor in 0..self.actors.len() {
             while let (Some(conn), Some(octets)) = (self.open_conn(actor), self.actors[actor].withheld.pop())
@@ -59,6 +67,14 @@ impl Simulation {
         if !self.links.iter().any(|link| link.dangling) {
             self.world.assert_idle();
             assert_eq!(self.world.sizes().transactions, 0);
+        }
+    }
+
+    /// Who has sent too much in too short a time is read again after a while.
+    fn wait_for_rates(&mut self) {
+        if self.world.settings.limits.octets_per_second_per_user_max > 0 {
+            self.world.advance(Duration::from_secs(1));
+            self.quiet();
         }
     }
 
@@ -135,6 +151,10 @@ impl Simulation {
                     self.check_request(tid, sent, self.actors[actor].responses.get(tid));
                 }
             }
+        }
+        for actor in self.actors.iter().filter(|actor| actor.leaving) {
+            let dangles = self.links.iter().any(|link| link.dangling);
+            assert!(dangles || actor.waits.is_empty(), "somebody left, and was not answered before");
         }
         for stranger in self.strangers.iter().filter(|s| !self.world.is_closed(s.conn) && !s.stuck) {
             for (tid, expected) in &stranger.expected {

@@ -13,8 +13,9 @@ impl Simulation {
             30..=41 => self.lose_somebody(),
             42..=45 => self.kill(),
             46..=51 => self.babble(),
-            52..=57 if self.jumps => self.jump(),
-            58..=70 => self.answer_late(),
+            52..=55 => self.leave(),
+            56..=61 if self.jumps => self.jump(),
+            62..=74 => self.answer_late(),
             _ => self.decide(),
         }
     }
@@ -85,8 +86,9 @@ impl Simulation {
             return;
         }
         let actor = self.dice.pick(&waiting);
-        let core = self.any_core();
-        let conn = self.world.connect(core);
+        let Some(conn) = self.connect() else {
+            return;
+        };
         self.actors[actor].conn = Some(conn);
         self.actors[actor].came = true;
         self.by_conn.insert(conn, actor);
@@ -99,6 +101,7 @@ impl Simulation {
         if let Some(conn) = self.actors[actor].conn {
             self.fault_of(actor);
             self.actors[actor].dead = true;
+            self.actors[actor].leaving = false;
             self.world.lose(conn);
         }
     }
@@ -112,6 +115,18 @@ impl Simulation {
             let octets =
                 self.dice.pick(&["GET / HTTP/1.1\r\n\r\n", "\r\n\r\n", "MSRP x SEND\r\n", "MSRP\r\n"]);
             self.world.send(conn, octets);
+        }
+    }
+
+    /// Somebody closes its side right behind its last request: it still gets the answers it is owed.
+    fn leave(&mut self) {
+        let actor = self.dice.below(self.actors.len());
+        if let Some(conn) = self.open_conn(actor) {
+            self.fault_of(actor);
+            self.actors[actor].dead = true;
+            self.actors[actor].leaving = true;
+            self.world.hang_up(conn);
+            self.saw("a connection ended behind its last request");
         }
     }
 
@@ -139,6 +154,7 @@ impl Simulation {
         self.saw(if again { "a core came again" } else { "a core died" });
         for actor in lost {
             self.actors[actor].dead = true;
+            self.actors[actor].leaving = false;
             self.fault_of(actor);
             for link in self.links.iter_mut().filter(|link| link.ends.contains(&actor)) {
                 link.core_died = true;

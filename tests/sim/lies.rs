@@ -30,9 +30,12 @@ impl Simulation {
         }
     }
 
+    /// Somebody who may be refused as often as it likes: it has been accepted for something else.
     fn anybody(&mut self) -> Option<(usize, Conn)> {
         let actor = self.dice.below(self.actors.len());
-        self.open_conn(actor).map(|conn| (actor, conn))
+        let bound = self.links.iter().any(|link| link.bound && link.ends.contains(&actor));
+        let proven = bound || self.actors[actor].session.is_some();
+        self.open_conn(actor).filter(|_| proven).map(|conn| (actor, conn))
     }
 
     /// A response that nobody waits for, and a request for nobody that asks for no answer.
@@ -163,8 +166,9 @@ impl Simulation {
 
     pub(super) fn stranger(&mut self) {
         if self.strangers.is_empty() || self.strangers.len() < 4 && self.dice.chance(20) {
-            let core = self.any_core();
-            let conn = self.world.connect(core);
+            let Some(conn) = self.connect() else {
+                return;
+            };
             self.strangers.push(Stranger {
                 conn,
                 uri: self.world.end(conn).uri.clone(),

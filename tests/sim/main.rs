@@ -26,7 +26,7 @@ mod moves;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use msrprelay::proto::parser::Flag;
 use msrprelay::relay::PeerKey;
@@ -94,6 +94,10 @@ const EVENTS: &[&str] = &[
     "an AUTH accepted",
     "an AUTH replayed and refused",
     "an AUTH that was never looked up",
+    "a connection ended behind its last request",
+    "a sender relieved of a receiver that rests",
+    "a core pressed for memory",
+    "a sender throttled",
     "a session refreshed",
     "an expired session refused",
     "a core died",
@@ -104,6 +108,7 @@ const EVENTS: &[&str] = &[
     "a far end that came by itself heard",
     "a calm jump of the clock",
     "newcomers",
+    "a newcomer turned away",
 ];
 
 /// What a seed came to.
@@ -153,6 +158,8 @@ struct Actor {
     dead: bool,
     /// It was to be dialled, and came by itself.
     came: bool,
+    /// It sends no more, and wants the answers to what it has sent.
+    leaving: bool,
     /// Messages of which not all has been sent.
     sending: Vec<usize>,
     /// Frames to be answered.
@@ -307,11 +314,16 @@ impl Simulation {
         let limits = &mut settings.limits;
         limits.queue_octets_high = dice.pick(&[32 << 10, 64 << 10]);
         limits.queue_octets_low = limits.queue_octets_high / 2;
+        limits.request_octets_max = 14 << 10;
+        limits.queue_octets_total = dice.pick(&[512 << 20, 512 << 20, 1 << 20, 192 << 10]);
         limits.flush_octets_max = dice.pick(&[3 << 10, 8 << 10, 32 << 10, 128 << 10]);
         limits.transactions_per_peer_max = dice.pick(&[8, 64, 4096]);
         let faults = dice.chance(60);
         let lies = dice.chance(60);
         let jumps = faults && dice.chance(30);
+        // Without faults nobody is relieved of what another one does not take.
+        limits.stall_timeout = if faults { limits.stall_timeout } else { Duration::from_secs(3600) };
+        limits.octets_per_second_per_user_max = if dice.chance(10) { 200_000 } else { 0 };
         Self {
             seed,
             dice,
@@ -346,6 +358,14 @@ impl Simulation {
         self.check();
         self.world.close_all();
         *self.seen.entry("a dial given up").or_default() += self.world.dials_given_up;
+        for (what, limit) in [
+            ("a sender relieved of a receiver that rests", "StallTimeout"),
+            ("a core pressed for memory", "QueueBytesTotal"),
+            ("a sender throttled", "BytesPerSecondPerUser"),
+        ] {
+            let times = self.world.events.iter().filter(|event| event.contains(limit)).count();
+            *self.seen.entry(what).or_default() += times as u64;
+        }
         let octets_received = self.world.conns().map(|conn| self.world.link(conn).end.octets_received);
         Outcome { octets_received: octets_received.collect(), seen: self.seen }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use msrprelay::proto::parser::Flag;
+use msrprelay::relay::Input;
 
 use super::cast;
 use super::support::{Conn, Request};
@@ -310,6 +311,23 @@ impl Simulation {
             let seconds = self.dice.below(3) as u64;
             self.aged += seconds;
             self.world.now += Duration::from_secs(seconds);
+            if self.faults {
+                self.expect_relief();
+            }
+            for core in 0..self.cores {
+                self.world.input(core, Input::Tick);
+            }
+        }
+    }
+
+    /// Whoever serves several sessions may be relieved of one that does not take what it is sent (413).
+    fn expect_relief(&mut self) {
+        for index in 0..self.messages.len() {
+            let from = self.messages[index].from;
+            let shared = self.links.iter().filter(|link| link.ends.contains(&from)).count() > 1;
+            if shared && self.messages[index].octets_delivered() < self.messages[index].total {
+                self.messages[index].faulty = true;
+            }
         }
     }
 

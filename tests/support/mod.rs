@@ -82,6 +82,8 @@ pub struct Link {
     parser: Parser,
     pub paused: bool,
     awake: bool,
+    /// The endpoint sends nothing more.
+    pub ended: bool,
     /// The endpoint takes nothing.
     pub stalled: bool,
     /// Octets the endpoint still takes before it stalls.
@@ -226,6 +228,7 @@ impl World {
             parser: Parser::new(ParserLimits::default()),
             paused: false,
             awake: false,
+            ended: false,
             stalled: false,
             window: usize::MAX,
             closing: None,
@@ -286,6 +289,11 @@ impl World {
         while self.read(conn) {}
         let (core, peer) = (self.link(conn).core, self.link(conn).key);
         self.input(core, Input::Ended { peer });
+    }
+
+    /// The endpoint ends its side once all it has sent is read; it still takes what comes.
+    pub fn hang_up(&mut self, conn: Conn) {
+        self.links[conn.0].ended = true;
     }
 
     /// Takes the frames that arrived whole at the endpoint.
@@ -352,8 +360,16 @@ impl World {
     pub fn read(&mut self, conn: Conn) -> bool {
         let read_max = self.read_max;
         let link = &mut self.links[conn.0];
-        if link.gone || link.paused || link.closing.is_some() || link.wire.is_empty() {
+        if link.gone || link.paused || link.closing.is_some() {
             return false;
+        }
+        if link.wire.is_empty() {
+            let (core, peer) = (link.core, link.key);
+            let ended = mem::take(&mut link.ended);
+            if ended {
+                self.input(core, Input::Ended { peer });
+            }
+            return ended;
         }
         let octets = link.wire.len().min(read_max);
         let (front, back) = link.wire.as_slices();
