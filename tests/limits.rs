@@ -359,22 +359,3 @@ fn who_ends_its_side_right_behind_a_request_still_gets_the_answer() {
         world.close_all();
     }
 }
-
-// A connection that is being closed, but has not taken its last answer, must not keep the core busy for ever when its
-// probation ends.
-#[test]
-#[ignore = "does not end: an alarm of a closing connection that is due is set again for the same moment"]
-fn probation_that_ends_while_a_connection_is_being_closed_is_over() {
-    let mut world = World::new(1);
-    let conn = world.connect(0);
-    world.link_mut(conn).stalled = true;
-    world.send(conn, Request::new("AUTH", &relay_uri(), &world.link(conn).end.uri.clone()).octets());
-    world.send(conn, "no MSRP\r\n");
-    world.run();
-    assert_eq!(world.link(conn).closing, Some(CloseReason::Unparseable));
-    world.advance(Duration::from_secs(31));
-    world.link_mut(conn).stalled = false;
-    world.run();
-    assert!(world.is_closed(conn));
-    world.close_all();
-}

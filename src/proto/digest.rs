@@ -417,6 +417,14 @@ mod tests {
     }
 
     #[test]
+    fn what_a_log_may_show_of_credentials_is_no_secret() {
+        let text = authorization("MD5", MD5);
+        let shown = format!("{:?}", Authorization::parse(text.as_bytes()).unwrap());
+        assert!(shown.contains("Md5") && shown.contains("nc: 1"), "{shown}");
+        assert!(!shown.contains(MD5) && !shown.contains(USERNAME), "{shown}");
+    }
+
+    #[test]
     fn anything_wrong_is_not_verified() {
         let ha1 = Ha1::new(Algorithm::Md5, USERNAME, REALM, PASSWORD);
         let right = authorization("MD5", MD5);

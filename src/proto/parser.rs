@@ -672,6 +672,34 @@ mod tests {
         }
     }
 
+    // A head of the greatest length still gets its end-line, however slowly that comes; nothing longer is waited for.
+    #[test]
+    fn behind_the_longest_head_an_end_line_is_waited_for_and_no_more() {
+        let tid = "0123456789abcdef0123456789abcdef";
+        let head = HEAD.replace("tid1", tid);
+        let limits = ParserLimits { head_bytes_max: head.len(), ..ParserLimits::default() };
+        let end_line = format!("-------{tid}$\r\n");
+        let input = format!("{head}{end_line}");
+        let every_split: Vec<usize> = (1..input.len()).collect();
+        let outcome = parse_split(&limits, input.as_bytes(), &every_split);
+        assert_eq!((outcome.error, outcome.frames.len()), (None, 1));
+        let junk = |octets: usize| format!("{head}{}", "j".repeat(octets));
+        assert_eq!(parse_with(&limits, junk(end_line.len()).as_bytes()).error, None);
+        let over = parse_with(&limits, junk(end_line.len() + 1).as_bytes());
+        assert_eq!(over.error, Some(ParseError::HeadTooLong));
+    }
+
+    // A caller may show less of what it has than it showed before.
+    #[test]
+    fn an_end_line_that_has_been_seen_is_consumed_once_all_of_it_is_there() {
+        let input = format!("{HEAD}-------tid1$\r\n");
+        let mut parser = Parser::new(ParserLimits::default());
+        let head = parser.step(input.as_bytes()).unwrap().unwrap();
+        let end = &input.as_bytes()[head.consumed..];
+        assert!(parser.step(&end[..end.len() - 1]).unwrap().is_none());
+        assert_eq!(parser.step(end).unwrap().unwrap().consumed, end.len());
+    }
+
     #[test]
     fn an_endless_line_is_given_up() {
         let limits = ParserLimits { head_bytes_max: 200, line_bytes_max: 40, ..ParserLimits::default() };

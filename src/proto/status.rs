@@ -117,6 +117,32 @@ mod tests {
         }
     }
 
+    // RFC 4975, 10; RFC 4976, 9; RFC 7701, 9: what they say of each code they define.
+    #[test]
+    fn every_code_has_the_phrase_that_fits_it() {
+        for (code, phrase) in [
+            (200, "OK"),
+            (400, "Bad Request"),
+            (401, "Unauthorized"),
+            (403, "Forbidden"),
+            (404, "Not Found"),
+            (408, "Request Timeout"),
+            (413, "Stop Sending Message"),
+            (415, "Unsupported Media Type"),
+            (423, "Interval Out-of-Bounds"),
+            (424, "Malformed Nickname"),
+            (425, "Nickname Not Available"),
+            (428, "Private Messages Not Supported"),
+            (481, "No Such Session"),
+            (501, "Not Implemented"),
+            (506, "Session Already In Use"),
+            (999, "Unspecified"),
+        ] {
+            let status = Status::new(code).unwrap();
+            assert_eq!((status.code(), status.phrase()), (code, phrase));
+        }
+    }
+
     #[test]
     fn only_the_200_class_is_success() {
         assert!(Status::OK.is_success() && Status::new(299).unwrap().is_success());

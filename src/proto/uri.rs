@@ -531,6 +531,12 @@ mod tests {
     }
 
     #[test]
+    fn what_a_log_may_show_of_a_path_is_its_length() {
+        let path = Path::new(b"msrp://h:1/secret;tcp msrp://h:2/other;tcp");
+        assert_eq!(format!("{path:?}"), "Path(2 URIs)");
+    }
+
+    #[test]
     fn a_path_accepts_runs_of_spaces_and_keeps_what_remains() {
         let path = Path::new(b"a  b c");
         assert_eq!(path.uris().collect::<Vec<_>>(), [&b"a"[..], b"b", b"c"]);
