@@ -123,8 +123,8 @@ impl Simulation {
             _ => (message.base + message.sent + octets).to_string(),
         };
         let total = match lie {
-            // As if this were the last of it.
-            true if claim => (message.base + message.sent + octets).to_string(),
+            // Neither less than was sent before nor true.
+            true if claim => (wire - 1).to_string(),
             true => u64::MAX.to_string(),
             false if message.told_total => (message.base + message.total).to_string(),
             false => "*".to_owned(),
