@@ -7,7 +7,7 @@ use msrprelay::proto::parser::Flag;
 use crate::support::frame::pattern;
 use crate::support::line::{Shape, line, lines, only};
 use crate::support::{Request, World, settings};
-use crate::{FAR, words};
+use crate::{FAR, bind, words};
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -254,5 +254,26 @@ fn message_that_was_stopped_stays_stopped() {
         world.send(line.from, chunk("another", 1).octets());
         assert_eq!(world.take_one(line.from).status(), 200);
         assert_eq!(world.take(line.to)[0].message_id(), "another");
+    }
+}
+
+// F8, F10: under `partial` silence is no failure, so neither is a receiver that leaves after the last octet was written;
+// one that leaves before is.
+#[test]
+fn receiver_that_leaves_is_no_failure_of_what_it_was_sent_under_partial() {
+    for (written, reports) in [(true, 0), (false, 1)] {
+        for (name, mut line) in lines() {
+            bind(&mut line);
+            let world = &mut line.world;
+            world.link_mut(line.to).stalled = !written;
+            let request =
+                Request::send(&line.path, &line.from_uri, "mess", b"x").header("Failure-Report", "partial");
+            world.send(line.from, request.octets());
+            world.run();
+            world.lose(line.to);
+            world.advance(seconds(60));
+            let told = world.take(line.from);
+            assert_eq!(words(&told), vec!["REPORT"; reports], "{name} {written}");
+        }
     }
 }
