@@ -14,7 +14,6 @@ fn seconds(seconds: u64) -> Duration {
 
 // C2: whoever asks for nothing within 30 s is not waited for.
 #[test]
-#[ignore = "norm C2: probation is about to move into the relay"]
 fn connection_that_asks_for_nothing_is_closed_after_30_s() {
     let mut world = World::new(1);
     let conn = world.connect(0);
@@ -26,7 +25,6 @@ fn connection_that_asks_for_nothing_is_closed_after_30_s() {
 
 // C2: a challenge is no success, nor is a refusal.
 #[test]
-#[ignore = "norm C2: probation is about to move into the relay"]
 fn requests_that_fail_do_not_end_the_probation() {
     let mut world = World::new(1);
     let (asking, lost) = (world.connect(0), world.connect(0));
@@ -57,7 +55,6 @@ fn who_succeeds_once_is_past_the_probation() {
 
 // C3: whose first To-Path URI is another host's has lost its way: the connection goes, and only that one.
 #[test]
-#[ignore = "norm C3: only AUTH is judged by its authority so far"]
 fn request_for_another_host_ends_its_connection() {
     for authenticated in [false, true] {
         for to in ["msrps://other.example.org:2855/abc;tcp", "msrps://relay.example.com:2856/abc;tcp"] {
@@ -121,7 +118,6 @@ fn silent_connection_of_a_live_session_is_kept() {
 
 // C5: a connection that no session uses any more need not be kept beyond an hour.
 #[test]
-#[ignore = "norm C5: idle connections are not closed so far"]
 fn connection_that_serves_nobody_is_closed_after_an_hour() {
     let mut line = line(Shape::Receiver, 0, 0);
     let world = &mut line.world;

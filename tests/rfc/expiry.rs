@@ -71,7 +71,6 @@ fn chunk_that_runs_at_expiry_may_finish() {
 
 // A12: ... but not for longer than 30 s: then it ends with `#`, and its sender is told.
 #[test]
-#[ignore = "norm A12: sessions are not ended after their expiry so far"]
 fn chunk_that_runs_30_s_after_expiry_is_aborted() {
     let Scene { mut world, alice, bob, to_bob, alice_uri, .. } = shortly_before_expiry();
     let body = pattern(100_000);
@@ -89,7 +88,6 @@ fn chunk_that_runs_30_s_after_expiry_is_aborted() {
 
 // A12: what was delivered before can still be reported on.
 #[test]
-#[ignore = "norm A12: REPORTs are refused at expiry like any other request so far"]
 fn reports_pass_for_30_s_after_expiry() {
     let Scene { mut world, alice, bob, to_bob, to_alice, alice_uri, bob_uri } = shortly_before_expiry();
     world.send(alice, Request::send(&to_bob, &alice_uri, "mess", b"x").octets());
@@ -130,7 +128,6 @@ fn transactions_open_at_expiry_are_ended_as_ever() {
 
 // A12: 30 s later there is nothing left of it, though its client stays connected.
 #[test]
-#[ignore = "norm A12: sessions are not ended after their expiry so far"]
 fn session_is_gone_30_s_after_its_expiry() {
     let Scene { mut world, .. } = shortly_before_expiry();
     world.advance(seconds(4));

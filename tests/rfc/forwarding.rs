@@ -170,7 +170,6 @@ fn body_of_another_request_may_have_10240_octets_and_no_more() {
 
 // F16, S14: refusals that nobody reads are bounded: whoever floods us with unknown methods is not read from any more.
 #[test]
-#[ignore = "norm F16: the 501s to a peer that does not read are not counted"]
 fn refused_methods_of_a_peer_that_does_not_read_are_bounded() {
     let mut settings = settings(1);
     settings.allow_other_methods = false;

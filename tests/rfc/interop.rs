@@ -4,7 +4,7 @@ use msrprelay::relay::Settings;
 
 use crate::support::endpoint::Answers;
 use crate::support::line::{Shape, line, only};
-use crate::support::{Decision, Frame, Request, World, relay_uri, settings};
+use crate::support::{Decision, Frame, HOST, Request, World, relay_uri, settings};
 use crate::{FAR, auth_with, bind, challenged};
 
 /// Every kind of frame that this relay makes itself.
@@ -28,7 +28,8 @@ fn own_frames() -> Vec<Frame> {
     world.send(conn, Request::send(&to, &uri, "mess", b"x").octets());
     world.send(conn, Request::new("FUTURE", &to, &uri).octets());
     world.send(conn, Request::new("SEND", &to, &uri).octets());
-    world.send(conn, Request::bodiless(FAR, &uri, "mess").octets());
+    let nowhere = format!("msrps://{HOST}:2855/nobody;tcp {FAR}");
+    world.send(conn, Request::bodiless(&nowhere, &uri, "mess").octets());
     world.run();
     frames.extend(world.take(conn));
 

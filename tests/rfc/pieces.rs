@@ -89,7 +89,6 @@ fn chunks_are_never_merged() {
 
 // F11: the range that leaves is that of the octets that leave, whatever the sender promised before it broke off.
 #[test]
-#[ignore = "norm F11: a wrong end is passed on"]
 fn promised_end_that_was_not_kept_is_corrected() {
     for (promised, flag, expected) in
         [("1-100/100", Flag::More, "1-10/100"), ("91-200/*", Flag::Last, "91-100/*")]
@@ -140,7 +139,6 @@ fn other_requests_are_never_interrupted() {
 // G6, S7: the id of a chunk that is under way is known to its receiver, who may tell it to the sender: what then
 // looks like its end-line is body all the same.
 #[test]
-#[ignore = "norm G6: outgoing bodies are not searched for the outgoing end-line"]
 fn end_line_of_the_outgoing_chunk_in_its_body_is_body() {
     for split in [0, 1, 5, 12, 27] {
         let mut line = line(Shape::Both, 0, 1);
