@@ -42,9 +42,7 @@ impl Pair {
 
     pub(crate) fn finish(self) -> Outcome {
         self.client.finish()?;
-        // Whoever is not of the relay may lose its connection to the one who is.
-        let other = self.other;
-        if other.session.is_some() { other.finish() } else { Ok(()) }
+        self.other.finish()
     }
 }
 

@@ -72,18 +72,22 @@ pub(crate) fn receiver_dies(cast: &mut Cast) -> Outcome {
     from.finish()
 }
 
-/// Waits until the sender knows what has become of everything.
+/// Waits until the sender knows what has become of everything. The relay closes an endpoint's connection when the session
+/// that it was for is over.
 fn settled(from: &Party, id: &str, arrived: &[Range]) -> Outcome {
     let mut last = Ok(());
+    let foreign = from.session.is_none();
     let known = from.wait("what is owed", |ledger| {
+        let closed = foreign && ledger.end.is_some();
         let sent = ledger.sent.get(id)?;
-        last = sent.settle(arrived);
-        (sent.over && sent.is_answered() && last.is_ok()).then_some(())
+        last = sent.settle(arrived, closed);
+        ((closed || sent.is_answered()) && last.is_ok()).then_some(())
     });
     known.map_err(|error| format!("{error}; {last:?}"))
 }
 
-/// Who writes to somebody who has gone is told.
+/// Who writes to somebody who has gone is told. An endpoint without a relay may find its own connection closed: the
+/// session that it was for is over.
 fn nobody_there(cast: &mut Cast, from: &Party, path: &str) -> Outcome {
     let id = message_id(cast.dice.next());
     let to = from.route(path);
@@ -96,7 +100,11 @@ fn nobody_there(cast: &mut Cast, from: &Party, path: &str) -> Outcome {
         success: false,
         fate: None,
     });
-    from.wait("news of the dead", |ledger| ledger.sent.get(&id)?.refused.then_some(()))
+    let foreign = from.session.is_none();
+    from.wait("news of the dead", |ledger| {
+        let told = ledger.sent.get(&id).is_some_and(|sent| sent.refused);
+        (told || foreign && ledger.end.is_some()).then_some(())
+    })
 }
 
 /// The sender breaks a message off; the next one arrives whole.
@@ -123,7 +131,7 @@ pub(crate) fn sender_changes_its_mind(cast: &mut Cast) -> Outcome {
     }
     let [client, other] = if first { [from, to] } else { [to, from] };
     client.finish()?;
-    if other.session.is_some() { other.finish() } else { Ok(()) }
+    other.finish()
 }
 
 /// The sender closes in order as soon as all has been answered, while its receiver is still reading.
@@ -144,7 +152,7 @@ pub(crate) fn sender_leaves_early(cast: &mut Cast) -> Outcome {
     pair.other.wait("a message whose sender has left", |ledger| {
         ledger.received.get(&id)?.is_complete().then_some(())
     })?;
-    if pair.other.session.is_some() { pair.other.finish() } else { Ok(()) }
+    pair.other.finish()
 }
 
 /// A next hop that cannot be had: nobody listens; somebody closes at once; somebody says nothing in TLS.

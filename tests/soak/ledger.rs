@@ -36,6 +36,9 @@ impl Wish {
     }
 }
 
+/// Octets that may be on their way between the relay's kernel and the receiver.
+const KERNEL_HOLDS_MAX: u64 = 6 << 20;
+
 /// Octets of a message, numbered from 1, both ends included.
 pub(crate) type Range = (u64, u64);
 
@@ -113,13 +116,15 @@ impl Sent {
         }
     }
 
-    /// Whether each octet of the complete chunks is among those that `arrived` or was told of, once.
-    pub(crate) fn settle(&self, arrived: &[Range]) -> Result<(), String> {
-        let refused = self.chunks.iter().filter(|chunk| chunk.status.is_some_and(|status| status != 200));
+    /// Whether each octet of the complete chunks is among those that `arrived` or was told of, once. `closed`: the relay
+    /// has closed the sender's connection, which tells of all that was not answered.
+    pub(crate) fn settle(&self, arrived: &[Range], closed: bool) -> Result<(), String> {
+        let is_refused = |chunk: &&Chunk| chunk.status.map_or(closed, |status| status != 200);
+        let refused = self.chunks.iter().filter(is_refused).filter(|chunk| chunk.octets > 0);
         let told: Vec<Range> =
             refused.map(Chunk::range).chain(self.reports.iter().map(|(range, _)| *range)).collect();
         if self.wish == Wish::No {
-            return if told.is_empty() {
+            return if closed || told.is_empty() {
                 Ok(())
             } else {
                 Err(format!("told though nobody wanted it: {told:?}"))
@@ -128,10 +133,13 @@ impl Sent {
         if let Some(twice) = overlap(&told) {
             return Err(format!("told of twice: {twice:?} in {told:?}"));
         }
-        let known = union(arrived.iter().chain(&told));
+        let mut known = union(arrived.iter().chain(&told));
+        if self.wish == Wish::Partial {
+            bridge(&mut known, arrived);
+        }
         let complete = self.chunks.iter().filter(|c| matches!(c.ended, Some(Flag::Last | Flag::More)));
         for chunk in complete {
-            if self.wish.is_answered() && chunk.status.is_none() {
+            if self.wish.is_answered() && chunk.status.is_none() && !closed {
                 return Err(format!("never answered: {chunk:?}"));
             }
             if chunk.octets > 0 && !known.iter().any(|k| k.0 <= chunk.start && chunk.range().1 <= k.1) {
@@ -161,6 +169,18 @@ fn union<'a>(ranges: impl Iterator<Item = &'a Range>) -> Vec<Range> {
         }
     }
     joined
+}
+
+/// Without responses nobody knows what became of the octets that a broken connection's kernel held: a gap behind what
+/// arrived, and no longer than buffers can be.
+fn bridge(known: &mut Vec<Range>, arrived: &[Range]) {
+    let end = arrived.iter().map(|range| range.1).max().unwrap_or_default();
+    let next = known.iter().map(|range| range.0).filter(|start| *start > end).min();
+    let gap = (end + 1, next.map_or(end + KERNEL_HOLDS_MAX, |next| next - 1));
+    if gap.1 - end <= KERNEL_HOLDS_MAX {
+        known.push(gap);
+        *known = union(known.iter());
+    }
 }
 
 fn brief(ranges: &[Range]) -> &[Range] {
@@ -305,25 +325,35 @@ mod tests {
     #[test]
     fn what_arrived_and_what_was_told_must_cover_what_was_sent() {
         let half = [((1, 50), Some(200)), ((51, 100), Some(200))];
-        assert!(sent(Wish::Yes, &half, &[]).settle(&[(1, 100)]).is_ok());
-        assert!(sent(Wish::Yes, &half, &[]).settle(&[(1, 99)]).is_err());
-        assert!(sent(Wish::Yes, &half, &[(60, 100)]).settle(&[(1, 20), (21, 59)]).is_ok());
-        assert!(sent(Wish::Yes, &half, &[(61, 100)]).settle(&[(1, 59)]).is_err());
-        assert!(sent(Wish::Yes, &half, &[(40, 100)]).settle(&[(1, 59)]).is_ok());
-        assert!(sent(Wish::No, &half, &[]).settle(&[]).is_ok());
+        assert!(sent(Wish::Yes, &half, &[]).settle(&[(1, 100)], false).is_ok());
+        assert!(sent(Wish::Yes, &half, &[]).settle(&[(1, 99)], false).is_err());
+        assert!(sent(Wish::Yes, &half, &[(60, 100)]).settle(&[(1, 20), (21, 59)], false).is_ok());
+        assert!(sent(Wish::Yes, &half, &[(61, 100)]).settle(&[(1, 59)], false).is_err());
+        assert!(sent(Wish::Yes, &half, &[(40, 100)]).settle(&[(1, 59)], false).is_ok());
+        assert!(sent(Wish::No, &half, &[]).settle(&[], false).is_ok());
+    }
+
+    #[test]
+    fn a_closed_connection_tells_of_what_was_not_answered_and_of_nothing_else() {
+        let chunks = [((1, 50), Some(200)), ((51, 100), None)];
+        assert!(sent(Wish::Yes, &chunks, &[]).settle(&[(1, 50)], true).is_ok());
+        assert!(sent(Wish::Yes, &chunks, &[]).settle(&[(1, 49)], true).is_err());
+        assert!(sent(Wish::Yes, &chunks, &[(30, 50)]).settle(&[(1, 29)], true).is_ok());
     }
 
     #[test]
     fn what_is_told_twice_or_unasked_or_not_answered_is_found() {
         let half = [((1, 50), Some(200)), ((51, 100), Some(481))];
-        assert!(sent(Wish::Yes, &half, &[]).settle(&[(1, 50)]).is_ok());
-        assert!(sent(Wish::Yes, &half, &[(40, 60)]).settle(&[(1, 50)]).is_err());
-        assert!(sent(Wish::Yes, &half, &[(1, 20), (20, 50)]).settle(&[]).is_err());
-        assert!(sent(Wish::No, &half, &[]).settle(&[(1, 100)]).is_err());
+        assert!(sent(Wish::Yes, &half, &[]).settle(&[(1, 50)], false).is_ok());
+        assert!(sent(Wish::Yes, &half, &[(40, 60)]).settle(&[(1, 50)], false).is_err());
+        assert!(sent(Wish::Yes, &half, &[(1, 20), (20, 50)]).settle(&[], false).is_err());
+        assert!(sent(Wish::No, &half, &[]).settle(&[(1, 100)], false).is_err());
         let silent = [((1, 100), None)];
-        assert!(sent(Wish::Yes, &silent, &[]).settle(&[(1, 100)]).is_err());
-        assert!(sent(Wish::Partial, &silent, &[]).settle(&[(1, 100)]).is_ok());
-        assert!(sent(Wish::Partial, &silent, &[(1, 100)]).settle(&[]).is_ok());
-        assert!(sent(Wish::Partial, &silent, &[]).settle(&[]).is_err());
+        assert!(sent(Wish::Yes, &silent, &[]).settle(&[(1, 100)], false).is_err());
+        assert!(sent(Wish::Partial, &silent, &[]).settle(&[(1, 100)], false).is_ok());
+        assert!(sent(Wish::Partial, &silent, &[(1, 100)]).settle(&[], false).is_ok());
+        assert!(sent(Wish::Partial, &silent, &[(41, 60)]).settle(&[(1, 20), (70, 100)], false).is_err());
+        assert!(sent(Wish::Partial, &silent, &[(41, 100)]).settle(&[(1, 20)], false).is_ok());
+        assert!(sent(Wish::Yes, &[((1, 100), Some(200))], &[(41, 100)]).settle(&[(1, 20)], false).is_err());
     }
 }

@@ -146,32 +146,20 @@ impl Ear {
         };
         let frame = Frame { head, octets, body: Vec::new(), flag };
         match message {
-            Some((id, _, _, piece)) => self.end_of_piece(&frame, id, piece),
+            Some(message) => self.end_of_piece(&frame, message),
             None if frame.status().is_some() => self.shared.enter(|ledger| ledger.take_response(frame)),
             None if frame.is_request("REPORT") => self.report(&frame),
             None => self.shared.enter(|ledger| ledger.blame(format!("a strange request: {frame:?}"))),
         }
     }
 
-    fn end_of_piece(&self, frame: &Frame, id: String, piece: usize) {
+    fn end_of_piece(&self, frame: &Frame, (id, _, octets, piece): (String, u64, u64, usize)) {
         let flag = frame.flag;
-        let octets = self.shared.enter(|ledger| {
-            let received = ledger.received.get_mut(&id)?;
-            received.pieces[piece].ended = Some(flag);
-            let wrong_end =
-                flag == Flag::Last && received.total.is_some_and(|total| total != received.octets);
-            let (octets, total) = (received.octets, received.total);
-            if wrong_end {
-                ledger.blame(format!("message {id} ended after {octets} octets of {total:?}"));
-            }
-            Some(octets)
-        });
         let mut jobs = Vec::new();
         if frame.head.failure_report() == FailureReport::Yes {
             jobs.push(Job::Answer { frame: frame.response("200 OK"), id: id.clone(), piece });
         }
         if flag == Flag::Last && frame.head.success_report() {
-            let octets = octets.unwrap_or_default();
             let report =
                 Request::new("REPORT", &frame.header("From-Path").unwrap_or_default(), &self.shared.uri)
                     .header("Message-ID", &id)
@@ -179,10 +167,21 @@ impl Ear {
                     .header("Status", "000 200 OK");
             jobs.push(Job::Frame(report.bare()));
         }
+        // Before the scene sees that the message is complete, and leaves.
         for job in jobs {
             // A writer that has ended says so in the ledger.
             let _ = self.jobs.send(job);
         }
+        self.shared.enter(|ledger| {
+            let Some(received) = ledger.received.get_mut(&id) else {
+                return;
+            };
+            received.pieces[piece].ended = Some(flag);
+            let total = received.total.unwrap_or(octets);
+            if received.octets != octets || flag == Flag::Last && total != octets {
+                ledger.blame(format!("message {id} ended after {octets} octets of {total}"));
+            }
+        });
     }
 
     fn report(&self, frame: &Frame) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::cast::{Cast, Outcome};
 use super::content::Dice;
@@ -53,12 +53,13 @@ fn perform(name: &'static str, play: Play, stage: &Arc<Stage>, seed: u64, slot: 
         }
         let mut seeds = Dice::new(seed ^ slot << 48 ^ round);
         let mut cast = Cast { stage: Arc::clone(stage), dice: Dice::new(seeds.next()), slot };
+        let began = Instant::now();
         if let Err(what) = play(&mut cast) {
             stage.tally.found(format!("{name}, place {slot}, round {round}: {what}"));
             // A relay in trouble shall not be stormed.
             std::thread::sleep(Duration::from_secs(1));
         }
-        stage.tally.scene(name);
+        stage.tally.scene(name, began.elapsed());
         cast.pause(0, 100);
     }
 }

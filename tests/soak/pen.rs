@@ -73,10 +73,11 @@ impl Pen {
                 break over;
             }
         };
+        // Entered first: the other side may answer at once.
+        self.shared.enter(|ledger| ledger.broken_off = true);
         if let Over::Left(how) = over {
             self.line.leave(how);
         }
-        self.shared.enter(|ledger| ledger.broken_off = true);
     }
 
     /// Frames that fit between chunks.

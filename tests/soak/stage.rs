@@ -40,6 +40,8 @@ pub(crate) struct Tally {
     pub(crate) connections: AtomicU64,
     pub(crate) parties_open: AtomicU64,
     pub(crate) sessions: AtomicU64,
+    /// URIs that took the place of another in the same session.
+    pub(crate) replaced: AtomicU64,
     pub(crate) auths: AtomicU64,
     pub(crate) auths_refused: AtomicU64,
     pub(crate) files: AtomicU64,
@@ -49,7 +51,8 @@ pub(crate) struct Tally {
     pub(crate) success_reports: AtomicU64,
     pub(crate) kills: AtomicU64,
     pub(crate) dials: AtomicU64,
-    scenes: Mutex<BTreeMap<&'static str, u64>>,
+    /// How often each was played, and how long the longest took.
+    scenes: Mutex<BTreeMap<&'static str, (u64, Duration)>>,
     findings: Mutex<Vec<String>>,
     findings_all: AtomicU64,
 }
@@ -94,18 +97,18 @@ impl Stage {
 }
 
 impl Tally {
-    pub(crate) fn scene(&self, name: &'static str) {
+    pub(crate) fn scene(&self, name: &'static str, took: Duration) {
         if let Ok(mut scenes) = self.scenes.lock() {
-            *scenes.entry(name).or_default() += 1;
+            let (count, longest) = scenes.entry(name).or_default();
+            *count += 1;
+            *longest = took.max(*longest);
         }
     }
 
-    /// Scenes by name, and how often each was played.
-    pub(crate) fn scenes(&self) -> Vec<(&'static str, u64)> {
-        self.scenes
-            .lock()
-            .map(|scenes| scenes.iter().map(|(name, n)| (*name, *n)).collect())
-            .unwrap_or_default()
+    /// Scenes by name, how often each was played, how long the longest took.
+    pub(crate) fn scenes(&self) -> Vec<(&'static str, u64, Duration)> {
+        let scenes = self.scenes.lock();
+        scenes.map(|scenes| scenes.iter().map(|(name, (n, t))| (*name, *n, *t)).collect()).unwrap_or_default()
     }
 
     /// Something that must not happen.

@@ -1,7 +1,7 @@
 //! What is made of the figures: whether memory stayed flat, what the log may say, and the table at the end.
 
-/// Memory may differ so much between the two windows that are compared.
-pub(crate) const DRIFT_PERCENT_MAX: f64 = 5.0;
+/// Runs of so many seconds have a first minute to warm up in, and a second one to compare the last with.
+pub(crate) const LONG: usize = 180;
 
 /// Log lines of level WARN or ERROR that the mix causes on purpose: a part of the line, and why.
 const CAUSED_ON_PURPOSE: [(&str, &str); 0] = [];
@@ -29,17 +29,19 @@ pub(crate) fn minutes(samples: &[u64]) -> Vec<Spread> {
 }
 
 /// Two windows of a run, in seconds, whose medians are compared.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Windows {
     pub(crate) early: (usize, usize),
     pub(crate) late: (usize, usize),
+    /// Memory may differ so much between the two.
+    pub(crate) drift_percent_max: f64,
 }
 
 impl Windows {
     /// The second minute against the last one; of a run too short for that the second quarter against the last.
     pub(crate) fn of(seconds: usize) -> Self {
-        let step = if seconds >= 180 { 60 } else { seconds / 4 };
-        Self { early: (step, 2 * step), late: (seconds - step, seconds) }
+        let (step, drift_percent_max) = if seconds >= LONG { (60, 5.0) } else { (seconds / 4, 20.0) };
+        Self { early: (step, 2 * step), late: (seconds - step, seconds), drift_percent_max }
     }
 
     /// By how many percent memory changed from the one to the other.
@@ -60,6 +62,12 @@ pub(crate) fn bad_lines(log: &str) -> (Vec<&str>, usize) {
     let (expected, bad): (Vec<&str>, Vec<&str>) =
         loud.partition(|line| CAUSED_ON_PURPOSE.iter().any(|(part, _)| line.contains(part)));
     (bad, expected.len())
+}
+
+/// What all cores counted under `key`, by their last words.
+pub(crate) fn counted(log: &str, key: &str) -> u64 {
+    let words = log.lines().filter(|line| line.contains("Core stopped")).flat_map(str::split_whitespace);
+    words.filter_map(|word| word.strip_prefix(key)?.parse::<u64>().ok()).sum()
 }
 
 /// The table: what was asked, what was found, whether that is good.
@@ -102,12 +110,12 @@ mod tests {
     fn memory_that_grows_is_not_flat() {
         let flat: Vec<u64> = (0..600).map(|second| 20_000 + second % 60 * 100).collect();
         let windows = Windows::of(600);
-        assert_eq!(windows, Windows { early: (60, 120), late: (540, 600) });
+        assert_eq!(windows, Windows { early: (60, 120), late: (540, 600), drift_percent_max: 5.0 });
         assert!(windows.drift(&flat).unwrap().abs() < 0.1);
         let grown: Vec<u64> = flat.iter().zip(0..).map(|(kib, second)| kib + second * 4).collect();
-        assert!(windows.drift(&grown).unwrap() > DRIFT_PERCENT_MAX);
+        assert!(windows.drift(&grown).unwrap() > windows.drift_percent_max);
         assert_eq!(minutes(&grown).len(), 10);
-        assert_eq!(Windows::of(60), Windows { early: (15, 30), late: (45, 60) });
+        assert_eq!(Windows::of(60), Windows { early: (15, 30), late: (45, 60), drift_percent_max: 20.0 });
         assert!(Windows::of(600).drift(&flat[..500]).is_none());
     }
 
@@ -118,6 +126,7 @@ mod tests {
                    2026-01-01T00:00:00.0Z ERROR msrprelay: Core died\n\
                    thread 'core-0' panicked at src/relay/mod.rs:1:1:\n";
         assert_eq!(bad_lines(log).0.len(), 3);
+        assert_eq!(counted("x Core stopped core=0 bytes=3\ny Core stopped core=1 bytes=4\n", "bytes="), 7);
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub(crate) struct Visitor {
     pub(crate) session: Option<String>,
     pub(crate) next_nonce: Option<String>,
     frames: VecDeque<Frame>,
+    end: Option<End>,
     partial: Option<(msrprelay::proto::head::Head, Vec<u8>)>,
 }
 
@@ -63,6 +64,7 @@ impl Visitor {
             session: None,
             next_nonce: None,
             frames: VecDeque::new(),
+            end: None,
             partial: None,
         }
     }
@@ -77,8 +79,12 @@ impl Visitor {
             if let Some(frame) = self.frames.pop_front() {
                 return Ok(frame);
             }
+            if let Some(end) = self.end {
+                return Err(end);
+            }
             let (partial, frames) = (&mut self.partial, &mut self.frames);
-            self.reader.pump(usize::MAX, |arrived| match arrived {
+            // The last frame may come in one piece with the end.
+            let pumped = self.reader.pump(usize::MAX, |arrived| match arrived {
                 Arrived::Head(head, octets) => *partial = Some((head, octets.to_vec())),
                 Arrived::Body(_) => {}
                 Arrived::End(flag) => frames.extend(partial.take().map(|(head, octets)| Frame {
@@ -87,7 +93,8 @@ impl Visitor {
                     body: Vec::new(),
                     flag,
                 })),
-            })?;
+            });
+            self.end = pumped.err();
         }
     }
 

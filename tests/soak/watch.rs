@@ -74,6 +74,11 @@ impl Relay {
         line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default()
     }
 
+    /// What its memory consists of.
+    pub(crate) fn mappings(&self) -> String {
+        fs::read_to_string(self.proc("smaps")).unwrap_or_default()
+    }
+
     pub(crate) fn descriptors(&self) -> usize {
         fs::read_dir(self.proc("fd")).map(Iterator::count).unwrap_or_default()
     }
