@@ -151,7 +151,7 @@ auth:
   memory:
     users:
 $(users soak 120)
-$(users guess 400)
+$(users unlucky 400)
 sessions:
   expires_min: 1s
 outbound:

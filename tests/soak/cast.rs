@@ -63,10 +63,20 @@ impl Cast {
         manner: Manner,
         window: Option<usize>,
     ) -> Result<Party, String> {
+        self.client_as(&self.user(second), second, manner, window)
+    }
+
+    pub(crate) fn client_as(
+        &mut self,
+        user: &str,
+        second: bool,
+        manner: Manner,
+        window: Option<usize>,
+    ) -> Result<Party, String> {
         let approach = self.approach(second, window);
         let mut visitor = Visitor::connect(&self.stage, approach)?;
         let password = self.stage.password.clone();
-        match visitor.log_in(&self.user(second), &password, None)? {
+        match visitor.log_in(user, &password, None)? {
             200 => Party::start(visitor, manner),
             status => Err(format!("AUTH with the right password: {status}")),
         }

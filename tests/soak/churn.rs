@@ -6,12 +6,13 @@ use std::time::Duration;
 use super::cast::{Cast, Outcome};
 use super::line::{End, Leave, dial};
 use super::listen::Manner;
+use super::party::PATIENCE;
 use super::stage::{add, own_address};
 use super::support::frame::{Request, fresh_id};
 use super::visitor::{Approach, Visitor};
 
-/// Accounts that only those who guess use.
-const GUESSED: u64 = 400;
+/// Accounts for those who go wrong: each does so too seldom to be banned (`limits.auth_failures_per_user_max`).
+pub(crate) const UNLUCKY: u64 = 400;
 
 /// Opens a session, prolongs it, replaces its URI, closes.
 pub(crate) fn sessions_come_and_go(cast: &mut Cast) -> Outcome {
@@ -39,7 +40,8 @@ pub(crate) fn guesses(cast: &mut Cast) -> Outcome {
     let from = own_address(64 + (cast.slot % 64) as u8, cast.dice.next());
     let mut visitor =
         Visitor::connect(&cast.stage, Approach { from, tls: true, old_tls: false, window: None })?;
-    let user = format!("guess{}", cast.dice.between(0, GUESSED - 1));
+    let number = cast.dice.between(0, UNLUCKY - 1);
+    let user = format!("unlucky{number}");
     let password = cast.stage.password.clone();
     expect(visitor.log_in(&user, "not the password", None)?, 401)?;
     cast.pause(100, 1500);
@@ -51,7 +53,7 @@ pub(crate) fn guesses(cast: &mut Cast) -> Outcome {
         1 => visitor.close(),
         _ => {
             for _ in 0..2 {
-                expect(visitor.log_in("nobody", "a guess", None)?, 401)?;
+                expect(visitor.log_in(&format!("nobody{number}"), "a guess", None)?, 401)?;
             }
             match visitor.frame() {
                 Err(End::Clean) => Ok(()),
@@ -77,6 +79,12 @@ pub(crate) fn half_head(cast: &mut Cast) -> Outcome {
     let whole = Request::send(&format!("{to} {to}"), &visitor.uri, &fresh_id(), "1-*/1000").head();
     let part = cast.dice.between(1, whole.len() as u64 - 3) as usize;
     visitor.write(&whole[..part])?;
+    if cast.dice.chance(30) {
+        return match visitor.frame() {
+            Err(End::Clean | End::Truncated) => Ok(()),
+            other => Err(format!("half a head: {other:?}")),
+        };
+    }
     cast.pause(500, 4000);
     add(&cast.stage.tally.kills, 1);
     visitor.line.leave(cast.dice.pick(&[Leave::InOrder, Leave::Truncate, Leave::Reset]));
@@ -107,7 +115,7 @@ pub(crate) fn knocks(cast: &mut Cast) -> Outcome {
     Ok(())
 }
 
-/// A session that its client wanted for two seconds.
+/// A session that its client wanted for two seconds; perhaps it waits until the relay closes.
 pub(crate) fn expires(cast: &mut Cast) -> Outcome {
     let approach = cast.approach(false, None);
     let mut visitor = Visitor::connect(&cast.stage, approach)?;
@@ -117,8 +125,16 @@ pub(crate) fn expires(cast: &mut Cast) -> Outcome {
     let session = visitor.session.clone().unwrap_or_default();
     let to = format!("{session} msrps://nobody.invalid:2855/nobody;tcp");
     let answer = visitor.ask(Request::send(&to, &visitor.uri, &fresh_id(), "1-0/0"))?;
-    match answer.status() {
-        Some(481) => visitor.close(),
-        _ => Err(format!("an expired session: {answer:?}")),
+    if answer.status() != Some(481) {
+        return Err(format!("an expired session: {answer:?}"));
+    }
+    if cast.dice.chance(80) {
+        return visitor.close();
+    }
+    // Half a minute later nothing can be under way any more that went through it.
+    visitor.line.wait_for(Some(PATIENCE)).map_err(|error| error.to_string())?;
+    match visitor.frame() {
+        Err(End::Clean) => Ok(()),
+        other => Err(format!("long after the end of a session: {other:?}")),
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use msrprelay::proto::parser::Flag;
 
 use super::cast::{Cast, Outcome, delivered, listener};
+use super::churn::UNLUCKY;
 use super::content::message_id;
 use super::door::Door;
 use super::ledger::{Range, Wish};
@@ -157,7 +158,9 @@ pub(crate) fn sender_leaves_early(cast: &mut Cast) -> Outcome {
 
 /// A next hop that cannot be had: nobody listens; somebody closes at once; somebody says nothing in TLS.
 pub(crate) fn unreachable(cast: &mut Cast) -> Outcome {
-    let client = cast.client(false, Manner::default(), None)?;
+    // Another user each time: too many failed dials of one are a limit.
+    let user = format!("unlucky{}", cast.dice.between(0, UNLUCKY - 1));
+    let client = cast.client_as(&user, false, Manner::default(), None)?;
     let address = own_address(3, cast.dice.next());
     let (uri, held) = nowhere(cast, address)?;
     let total = cast.dice.size(1, 100_000);

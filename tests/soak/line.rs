@@ -107,9 +107,9 @@ impl Line {
         Ok((Arc::clone(&line), Reader { line, parser, plain }))
     }
 
-    /// From here on reading waits for ever: whoever ends the connection wakes the reader.
-    pub(crate) fn wait_for_ever(&self) -> io::Result<()> {
-        self.stream.set_read_timeout(None)
+    /// How long a read may take; `None`: whoever ends the connection wakes the reader.
+    pub(crate) fn wait_for(&self, patience: Option<Duration>) -> io::Result<()> {
+        self.stream.set_read_timeout(patience)
     }
 
     /// Writes all of it.

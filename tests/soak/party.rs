@@ -76,7 +76,7 @@ pub(crate) struct Party {
 impl Party {
     pub(crate) fn start(visitor: Visitor, manner: Manner) -> Result<Self, String> {
         let Visitor { stage, line, reader, uri, session, next_nonce, .. } = visitor;
-        line.wait_for_ever().map_err(|error| error.to_string())?;
+        line.wait_for(None).map_err(|error| error.to_string())?;
         let shared = Arc::new(Shared { stage, uri, ledger: Mutex::default(), changed: Condvar::new() });
         let (jobs, todo) = channel();
         let ear = Ear::new(Arc::clone(&shared), jobs.clone(), manner);
