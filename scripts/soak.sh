@@ -12,7 +12,7 @@ guesses, clients and endpoints that go in mid-file, endpoints without a relay. V
 sender was told; that memory stays flat; that no descriptor is left; the log; a stop in order. Ends with a table.
 
   --minutes N    how long the mix goes on; default 10. Under 3 memory has little time to warm up: the second quarter is
-                 compared with the last, instead of the second minute with the last one, and 20 % are let pass
+                 compared with the last, instead of the second minute with the last one, and 25 % are let pass
                  instead of 5
   --cores LIST   the relay's CPUs: 0,1 and so on, or auto; default: the first two that this shell may use
   --seed N       of the mix: the same scenes in the same order, though not at the same moments; default: by chance

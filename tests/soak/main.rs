@@ -217,7 +217,7 @@ fn judge_memory(verdict: &mut Verdict, samples: &[u64], orders: &Orders, at_rest
         late.0,
         late.1,
         if seconds < verdict::LONG {
-            "; a short run, which has little time to warm up: 20 % are let pass"
+            "; a short run, which has little time to warm up: 25 % are let pass"
         } else {
             ""
         },

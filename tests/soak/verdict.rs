@@ -40,7 +40,7 @@ pub(crate) struct Windows {
 impl Windows {
     /// The second minute against the last one; of a run too short for that the second quarter against the last.
     pub(crate) fn of(seconds: usize) -> Self {
-        let (step, drift_percent_max) = if seconds >= LONG { (60, 5.0) } else { (seconds / 4, 20.0) };
+        let (step, drift_percent_max) = if seconds >= LONG { (60, 5.0) } else { (seconds / 4, 25.0) };
         Self { early: (step, 2 * step), late: (seconds - step, seconds), drift_percent_max }
     }
 
@@ -115,7 +115,7 @@ mod tests {
         let grown: Vec<u64> = flat.iter().zip(0..).map(|(kib, second)| kib + second * 4).collect();
         assert!(windows.drift(&grown).unwrap() > windows.drift_percent_max);
         assert_eq!(minutes(&grown).len(), 10);
-        assert_eq!(Windows::of(60), Windows { early: (15, 30), late: (45, 60), drift_percent_max: 20.0 });
+        assert_eq!(Windows::of(60), Windows { early: (15, 30), late: (45, 60), drift_percent_max: 25.0 });
         assert!(Windows::of(600).drift(&flat[..500]).is_none());
     }
 
