@@ -201,16 +201,9 @@ const MESSAGE: usize = 200;
 /// What README promises: the high-water mark, one read across it, and one flush.
 const SESSION_KIB_MAX: u64 = 256 + 64 + 128;
 
-/// A client with little room in its kernel, so that it is the relay who must hold what waits.
-fn narrow(relay: &RelayProcess, user: &str) -> Endpoint {
-    let address = relay.addresses[0];
-    let socket =
-        socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
-    socket.set_recv_buffer_size(16 << 10).unwrap();
-    socket.set_send_buffer_size(16 << 10).unwrap();
-    socket.set_tcp_mss(1400).unwrap();
-    socket.connect(&address.into()).unwrap();
-    let client = Endpoint::over(socket.into(), &relay.client, user).log_in(user, address.port());
+/// A client that may be made to wait for long.
+fn narrow(relay: &RelayProcess, user: usize) -> Endpoint {
+    let client = relay.narrow_client(&format!("user{user}"));
     client.wait_for(LONG);
     client
 }
@@ -285,9 +278,8 @@ fn memory_is_bounded_while_receivers_do_not_read_and_everything_arrives_when_the
         [&alice, &bob].into_iter().for_each(|client| client.wait_for(LONG));
         // What a transfer needs at all is not what a stopped one needs.
         move_files(&mut alice, &mut bob, 7);
-        let mut pairs: Vec<(Endpoint, Endpoint)> = (0..PAIRS)
-            .map(|n| (narrow(&many, &format!("user{}", 2 * n)), narrow(&many, &format!("user{}", 2 * n + 1))))
-            .collect();
+        let mut pairs: Vec<(Endpoint, Endpoint)> =
+            (0..PAIRS).map(|n| (narrow(&many, 2 * n), narrow(&many, 2 * n + 1))).collect();
         let before = (one.rss_kib(), many.rss_kib());
         let data = contents(8, FILE);
         let bob_path = bob.path();

@@ -3,9 +3,11 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use msrprelay::proto::head::Head;
 use msrprelay::proto::parser::{Flag, Parser, ParserLimits, Piece};
+use msrprelay::relay::SessionId;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 
@@ -41,6 +43,26 @@ pub(crate) struct Reader {
     at: usize,
     partial: Option<(Head, Vec<u8>, Vec<u8>)>,
     pub(crate) end: Option<End>,
+    /// How it reads from its socket.
+    pub(crate) pace: Pace,
+    /// Octets read from the socket so far, those of TLS included.
+    pub(crate) octets_read: u64,
+}
+
+/// How fast an endpoint takes what it is sent.
+#[derive(Clone, Copy)]
+pub(crate) struct Pace {
+    /// The most octets taken at a time.
+    pub(crate) octets: usize,
+    /// The rest after each time.
+    pub(crate) rest: Duration,
+}
+
+impl Default for Pace {
+    /// As fast as it can.
+    fn default() -> Self {
+        Self { octets: 64 << 10, rest: Duration::ZERO }
+    }
 }
 
 pub(crate) struct Writer {
@@ -115,6 +137,8 @@ impl Endpoint {
                 at: 0,
                 partial: None,
                 end: None,
+                pace: Pace::default(),
+                octets_read: 0,
             },
             writer: Writer { stream, tls },
         }
@@ -214,13 +238,25 @@ impl Endpoint {
     /// Ends the connection with a reset.
     pub(crate) fn reset(self) {
         let stream = socket2::SockRef::from(&self.writer.stream);
-        stream.set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        stream.set_linger(Some(Duration::ZERO)).unwrap();
     }
 
     /// For a test in which the other side rests longer than [`PATIENCE`].
-    pub(crate) fn wait_for(&self, patience: std::time::Duration) {
+    pub(crate) fn wait_for(&self, patience: Duration) {
         self.writer.stream.set_read_timeout(Some(patience)).unwrap();
         self.writer.stream.set_write_timeout(Some(patience)).unwrap();
+    }
+
+    /// The connection below TLS.
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.writer.stream
+    }
+
+    /// The core its session is at home on, which is the one that accepted its connection.
+    pub(crate) fn core(&self) -> usize {
+        let uri = self.relay.as_deref().unwrap_or_default();
+        let id = uri.rsplit('/').next().and_then(|id| SessionId::parse(id.trim_end_matches(";tcp")));
+        usize::from(id.unwrap().home().index)
     }
 
     /// The version of TLS that was agreed.
@@ -301,7 +337,7 @@ impl Reader {
 
     #[track_caller]
     fn receive(&mut self) {
-        let mut octets = vec![0; 64 << 10];
+        let mut octets = vec![0; self.pace.octets];
         let read = match self.stream.read(&mut octets) {
             Ok(read) => read,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
@@ -310,6 +346,10 @@ impl Reader {
             Err(error) if error.kind() == ErrorKind::Interrupted => return,
             Err(_) => return self.end = Some(End::Broken),
         };
+        self.octets_read += read as u64;
+        if !self.pace.rest.is_zero() {
+            std::thread::sleep(self.pace.rest);
+        }
         let Some(tls) = &self.tls else {
             self.plain.extend_from_slice(&octets[..read]);
             if read == 0 {
@@ -366,6 +406,20 @@ impl Writer {
             self.stream.write_all(&records)?;
         }
         Ok(())
+    }
+
+    /// Octets in TLS records of so many octets each; what comes of them is written in one piece, or as far as the
+    /// other side takes it.
+    pub(crate) fn try_write_in_records(&mut self, octets: &[u8], of: usize) -> io::Result<()> {
+        let mut records = Vec::new();
+        if let Some(tls) = &self.tls {
+            let mut tls = tls.lock().unwrap();
+            for part in octets.chunks(of) {
+                tls.writer().write_all(part)?;
+                tls.write_tls(&mut records)?;
+            }
+        }
+        self.stream.write_all(&records)
     }
 
     /// Octets past TLS, as a broken peer would send them.

@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
 use rustls::ClientConfig;
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use super::endpoint::Endpoint;
@@ -55,11 +56,35 @@ impl RelayProcess {
         self.stranger(user).log_in(user, self.addresses[0].port())
     }
 
+    /// A client with little room in its kernel, so that it is the relay who must hold what waits.
+    pub(crate) fn narrow_client(&self, user: &str) -> Endpoint {
+        let address = self.addresses[0];
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(16 << 10).unwrap();
+        socket.set_send_buffer_size(16 << 10).unwrap();
+        socket.set_tcp_mss(1400).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Endpoint::over(socket.into(), &self.client, user).log_in(user, address.port())
+    }
+
     /// Memory in use, in KiB.
     pub(crate) fn rss_kib(&self) -> u64 {
-        let status = fs::read_to_string(self.proc("status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
+        self.resident()().unwrap()
+    }
+
+    /// Tells the memory in use, in KiB, as long as there is a process, for another thread to look.
+    pub(crate) fn resident(&self) -> impl Fn() -> Option<u64> + Send + 'static {
+        let status = self.proc("status");
+        move || {
+            let status = fs::read_to_string(&status).ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+            line.trim().trim_end_matches(" kB").parse().ok()
+        }
+    }
+
+    /// Descriptors it holds open.
+    pub(crate) fn descriptors(&self) -> usize {
+        fs::read_dir(self.proc("fd")).unwrap().count()
     }
 
     fn proc(&self, what: &str) -> PathBuf {

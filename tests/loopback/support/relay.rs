@@ -27,13 +27,21 @@ pub(crate) struct Setup {
     pub(crate) listen: &'static [(&'static str, bool)],
     pub(crate) cores: &'static str,
     pub(crate) rsa: bool,
+    /// What may be dialled: the section `outbound`.
+    pub(crate) outbound: &'static str,
     /// Further sections of the config.
     pub(crate) more: &'static str,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { listen: &[("127.0.0.1:0", true), ("127.0.0.1:0", false)], cores: "auto", rsa: false, more: "" }
+        Self {
+            listen: &[("127.0.0.1:0", true), ("127.0.0.1:0", false)],
+            cores: "auto",
+            rsa: false,
+            outbound: "{plain: allow, allow: [\"127.0.0.0/8\", \"::1/128\"]}",
+            more: "",
+        }
     }
 }
 
@@ -65,10 +73,11 @@ impl Setup {
         format!(
             "listen:\n{listen}tls: {{certificate: {}, key: {}}}\ncores: {}\n\
              auth:\n  memory:\n    users:\n{users}\
-             outbound: {{plain: allow, allow: [\"127.0.0.0/8\", \"::1/128\"]}}\n{}\n",
+             outbound: {}\n{}\n",
             certificate.display(),
             key.display(),
             self.cores,
+            self.outbound,
             self.more
         )
     }
