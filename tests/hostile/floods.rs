@@ -120,6 +120,35 @@ fn a_message_in_a_million_records_of_one_octet_arrives_and_costs_others_nothing(
     });
 }
 
+/// Requests for new keys, more than anybody needs in a session's life.
+const RENEWALS: usize = 20_000;
+
+/// Each demands an answer of TLS, and none is read.
+#[test]
+fn requests_for_new_keys_without_end_are_answered_within_bounds() {
+    bounded(|| {
+        let scene = Scene::start(TRANSFER_KIB_MAX + 2 * CONNECTION_KIB_MAX);
+        let mut culprit = scene.relay.narrow_client("user0");
+        let tid = culprit.say(&scene.nobody(), b"Is anybody there?");
+        assert_eq!(culprit.status(&tid), 481);
+        let request = Request::send(&scene.nobody(), &culprit.uri, &fresh_id(), "1-*/*");
+        culprit.writer.write(&request.head());
+        let mut renewals = 0;
+        while renewals < RENEWALS
+            && culprit.writer.try_renew_keys().is_ok()
+            && culprit.writer.try_write(b"x").is_ok()
+        {
+            renewals += 1;
+            if renewals % (RENEWALS / 10) == 0 {
+                scene.goes_on();
+            }
+        }
+        println!("{renewals} renewals were taken");
+        drop(culprit);
+        scene.end();
+    });
+}
+
 /// Sessions whose receivers do not read, and whose senders write octet by octet.
 const TRICKLES: usize = 8;
 /// Octets that each sends one by one, so that the relay reads them one by one. Together 80,000 records.

@@ -11,4 +11,6 @@ mod support;
 
 mod scene;
 
+mod broken;
 mod floods;
+mod slow;

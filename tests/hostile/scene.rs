@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::support::contents;
 use crate::support::endpoint::Endpoint;
 use crate::support::process::RelayProcess;
-use crate::support::relay::Setup;
+use crate::support::relay::{HOST, Setup};
 
 /// What has not happened until then does not happen. Far above what anything here takes.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -52,6 +52,8 @@ pub(crate) struct Scene {
     memory: Memory,
     /// Descriptors open before anybody was connected.
     descriptors: usize,
+    /// Descriptors open while the pair alone is.
+    descriptors_of_pair: usize,
     /// What the relay may have grown by.
     bound_kib: u64,
 }
@@ -71,14 +73,36 @@ impl Scene {
         let descriptors = settled(&relay);
         let pair = Pair::start(&relay);
         pair.goes_on();
+        let descriptors_of_pair = relay.descriptors();
         let memory = Memory::watch(&relay);
-        Self { relay, pair, memory, descriptors, bound_kib }
+        Self { relay, pair, memory, descriptors, descriptors_of_pair, bound_kib }
     }
 
     /// The pair converses while what came before lasts.
     #[track_caller]
     pub(crate) fn goes_on(&self) {
         self.pair.goes_on();
+    }
+
+    /// Waits until the relay has given up everybody but the pair, whatever its peers think.
+    #[track_caller]
+    pub(crate) fn is_alone(&self) {
+        patiently("everybody but the pair to be given up", || {
+            (self.relay.descriptors() == self.descriptors_of_pair).then_some(())
+        });
+    }
+
+    /// A path through this relay to a session that it does not have.
+    pub(crate) fn nobody(&self) -> String {
+        let port = self.relay.addresses[0].port();
+        format!("msrps://{HOST}:{port}/nobody;tcp msrps://nobody.invalid:2855/nobody;tcp")
+    }
+
+    /// A client whose session is at home on a certain core.
+    pub(crate) fn client_on(&self, core: usize, user: &str) -> Endpoint {
+        // The kernel chooses; that it never chooses one of two is chance, but for one in a million million.
+        let mut tries = (0..40).map(|_| self.relay.client(user));
+        tries.find(|client| client.core() == core).unwrap()
     }
 
     /// The attack is over and everybody of it is gone: the pair goes on, ends its conversation, and nothing is left.

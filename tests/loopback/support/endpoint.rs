@@ -422,6 +422,19 @@ impl Writer {
         self.stream.write_all(&records)
     }
 
+    /// Renews the keys of this direction, and asks the other side to do the same with its own.
+    pub(crate) fn try_renew_keys(&mut self) -> io::Result<()> {
+        let mut records = Vec::new();
+        if let Some(tls) = &self.tls {
+            let mut tls = tls.lock().unwrap();
+            tls.refresh_traffic_keys().map_err(io::Error::other)?;
+            while tls.wants_write() {
+                tls.write_tls(&mut records)?;
+            }
+        }
+        self.stream.write_all(&records)
+    }
+
     /// Octets past TLS, as a broken peer would send them.
     pub(crate) fn write_raw(&mut self, octets: &[u8]) {
         self.stream.write_all(octets).unwrap();
