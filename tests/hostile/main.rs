@@ -13,4 +13,6 @@ mod scene;
 
 mod broken;
 mod floods;
+mod guessing;
+mod sessions;
 mod slow;

@@ -106,8 +106,9 @@ impl Scene {
     }
 
     /// The attack is over and everybody of it is gone: the pair goes on, ends its conversation, and nothing is left.
+    /// Returns the log.
     #[track_caller]
-    pub(crate) fn end(mut self) {
+    pub(crate) fn end(mut self) -> String {
         self.goes_on();
         let (before, peak) = self.memory.end();
         let grown = peak.saturating_sub(before);
@@ -128,6 +129,7 @@ impl Scene {
         assert!(!log.contains(" ERROR "), "{log}");
         let lines = |what| log.lines().filter(|line| line.contains(what)).count();
         assert_eq!(lines("Session opened"), lines("Session closed"), "sessions opened and closed");
+        log
     }
 }
 
