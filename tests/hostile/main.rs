@@ -12,7 +12,10 @@ mod support;
 mod scene;
 
 mod broken;
+mod dialling;
 mod floods;
 mod guessing;
+mod interruption;
+mod responses;
 mod sessions;
 mod slow;

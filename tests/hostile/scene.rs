@@ -100,9 +100,12 @@ impl Scene {
 
     /// A client whose session is at home on a certain core.
     pub(crate) fn client_on(&self, core: usize, user: &str) -> Endpoint {
-        // The kernel chooses; that it never chooses one of two is chance, but for one in a million million.
-        let mut tries = (0..40).map(|_| self.relay.client(user));
-        tries.find(|client| client.core() == core).unwrap()
+        on(core, || self.relay.client(user))
+    }
+
+    /// The same with little room in its kernel.
+    pub(crate) fn narrow_client_on(&self, core: usize, user: &str) -> Endpoint {
+        on(core, || self.relay.narrow_client(user))
     }
 
     /// The attack is over and everybody of it is gone: the pair goes on, ends its conversation, and nothing is left.
@@ -131,6 +134,13 @@ impl Scene {
         assert_eq!(lines("Session opened"), lines("Session closed"), "sessions opened and closed");
         log
     }
+}
+
+/// Connects until the kernel chooses the right one of two cores.
+fn on(core: usize, connect: impl Fn() -> Endpoint) -> Endpoint {
+    // That it never does is one chance in a million million.
+    let mut tries = (0..40).map(|_| connect());
+    tries.find(|client| client.core() == core).unwrap()
 }
 
 /// Descriptors that are open once those of connections that have just ended are closed.

@@ -335,8 +335,9 @@ impl Reader {
         None
     }
 
+    /// Reads from the socket once.
     #[track_caller]
-    fn receive(&mut self) {
+    pub(crate) fn receive(&mut self) {
         let mut octets = vec![0; self.pace.octets];
         let read = match self.stream.read(&mut octets) {
             Ok(read) => read,

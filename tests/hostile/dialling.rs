@@ -1,0 +1,147 @@
+//! Next hops that the relay must not connect to, whoever asks for it.
+
+use std::io::ErrorKind;
+use std::net::TcpListener;
+
+use crate::scene::{CONNECTION_KIB_MAX, Scene, two_cores};
+use crate::support::bounded;
+use crate::support::endpoint::Endpoint;
+use crate::support::relay::Setup;
+
+/// A client that asks for a next hop: it hears that nobody is there, and in which words.
+fn ask(scene: &Scene, user: usize, hop: &str) -> String {
+    let mut culprit = scene.relay.client(&format!("user{user}"));
+    let tid = culprit.say(hop, b"Open up");
+    let answer = culprit.response(&tid);
+    // The chunk may have been answered before the look-up of a name was over.
+    let told = match answer.status() {
+        Some(200) => culprit.request("REPORT").required("Status"),
+        _ => format!("000 {}", answer.head_text().lines().next().unwrap().splitn(3, ' ').nth(2).unwrap()),
+    };
+    // The client is not punished for where others may not be: it is as free as before.
+    let tid = culprit.say(&scene.nobody(), b"Anybody?");
+    assert_eq!(culprit.status(&tid), 481);
+    told
+}
+
+/// Nobody has connected.
+fn untouched(listener: &TcpListener, hop: &str) {
+    listener.set_nonblocking(true).unwrap();
+    match listener.accept() {
+        Ok((_, from)) => panic!("{hop}: a connection from {from}"),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{hop}"),
+    }
+}
+
+/// Addresses that lead back to this host, in every spelling, and what a host may listen on.
+const OWN: [&str; 14] = [
+    "127.0.0.1",
+    "127.255.255.254",
+    "0.0.0.0",
+    "localhost",
+    "LOCALHOST",
+    "localhost.",
+    "127.1",
+    "2130706433",
+    "0x7f000001",
+    "[::1]",
+    "[::]",
+    "[::ffff:127.0.0.1]",
+    "[::ffff:0:7f00:1]",
+    "[64:ff9b::7f00:1]",
+];
+
+/// Others that are nobody's business.
+const INTERNAL: [&str; 12] = [
+    "10.1.2.3",
+    "172.16.0.1",
+    "192.168.1.1",
+    "169.254.169.254",
+    "100.64.0.1",
+    "224.0.0.1",
+    "255.255.255.255",
+    "192.0.2.1",
+    "[fe80::1]",
+    "[fc00::1]",
+    "[ff02::1]",
+    "[::ffff:10.0.0.1]",
+];
+
+#[test]
+fn forbidden_next_hops_are_not_tried_and_told_of_like_any_other_that_cannot_be_reached() {
+    bounded(|| {
+        let setup = Setup {
+            outbound: "{plain: allow}",
+            // A host that asks nobody's name server gets its answer soon.
+            ..two_cores("limits: {resolve_timeout: 1s}")
+        };
+        let scene = Scene::with(&setup, 8 * CONNECTION_KIB_MAX);
+        let v4 = TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = v4.local_addr().unwrap().port();
+        // Not every host has IPv6; where it does, this takes only what is not mapped.
+        let v6 = TcpListener::bind(("::1", port)).ok();
+        let mut told = Vec::new();
+        for (n, host) in OWN.into_iter().chain(INTERNAL).enumerate() {
+            let scheme = if n % 2 == 0 { "msrps" } else { "msrp" };
+            let hop = format!("{scheme}://{host}:{port}/x;tcp");
+            told.push((ask(&scene, n, &hop), hop.clone()));
+            untouched(&v4, &hop);
+            v6.iter().for_each(|v6| untouched(v6, &hop));
+        }
+        // What is not forbidden, but not there.
+        told.push((ask(&scene, 100, "msrps://nowhere.invalid:2855/x;tcp"), "nowhere".to_owned()));
+        for (words, hop) in &told {
+            assert!(words.starts_with("000 408"), "{hop}: {words}");
+            assert_eq!(*words, told[0].0, "{hop}");
+        }
+        let log = scene.end();
+        // Only the operator is told which it was.
+        for host in INTERNAL.iter().filter(|host| !host.contains("ffff")) {
+            let why = format!("egress policy forbids {}", host.trim_matches(['[', ']']));
+            assert!(log.contains(&why), "{why}: {log}");
+        }
+    });
+}
+
+/// Private ranges may be allowed; the relay's own listeners are no next hop all the same (norm S3).
+#[test]
+#[ignore = "it does: the egress policy does not know the listeners"]
+fn the_relay_does_not_dial_itself_where_its_own_address_is_allowed() {
+    bounded(|| {
+        let scene = Scene::start(8 * CONNECTION_KIB_MAX);
+        let mut told = Vec::new();
+        for (n, address) in scene.relay.addresses.iter().enumerate() {
+            let scheme = ["msrps", "msrp"][n];
+            let hop = format!("{scheme}://{address}/x;tcp");
+            told.push(ask(&scene, n, &hop));
+        }
+        assert!(told.iter().all(|words| words.starts_with("000 408")), "{told:?}");
+        scene.end();
+    });
+}
+
+/// A relay that lets itself be sent in circles multiplies what it is sent.
+#[test]
+fn a_path_through_the_relay_many_times_makes_no_more_than_two_hops() {
+    bounded(|| {
+        let scene = Scene::start(8 * CONNECTION_KIB_MAX);
+        let mut clients: Vec<Endpoint> =
+            (0..6).map(|n| scene.client_on(n % 2, &format!("user{n}"))).collect();
+        let sessions: Vec<String> = clients.iter().map(|c| c.relay.clone().unwrap()).collect();
+        let (culprit, others) = clients.split_first_mut().unwrap();
+        let path = format!("{} {}", sessions[1..].join(" "), others[4].uri);
+        let tid = culprit.say(&path, b"Round and round");
+        let status = culprit.status(&tid);
+        if status == 200 {
+            assert!(culprit.request("REPORT").required("Status").starts_with("000 481"));
+        } else {
+            assert_eq!(status, 481);
+        }
+        for other in others {
+            let tid = other.say(&scene.nobody(), b"Nothing came");
+            assert_eq!(other.status(&tid), 481);
+        }
+        drop(clients);
+        scene.end();
+    });
+}
