@@ -72,7 +72,8 @@ fn a_receiver_that_resets_in_mid_chunk_is_told_of_by_481_and_the_rest_of_the_chu
             culprit.reader.part_of_chunk(PART / 2);
             culprit.reset();
             assert_eq!(sender.status(&tid), 481);
-            // What still comes of the chunk is nobody's; the next request is answered as if it had never been.
+            // What still comes of the chunk is nobody's; the next request is answered as if it had never
+            // been.
             sender.writer.write(&data);
             sender.writer.write(&end_line(&tid, Flag::Last));
             let tid = sender.say(&peer, b"Anybody?");

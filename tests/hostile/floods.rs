@@ -10,7 +10,8 @@ use crate::support::endpoint::{End, Endpoint};
 use crate::support::frame::{Request, end_line, fresh_id};
 use crate::support::{assert_same, bounded, contents};
 
-/// Writes `part` again and again until `octets` are written or the relay takes no more; returns how many it took.
+/// Writes `part` again and again until `octets` are written or the relay takes no more; returns how many it
+/// took.
 fn flood(culprit: &mut Endpoint, part: &[u8], octets: usize) -> usize {
     let begin = Instant::now();
     let mut sent = 0;
@@ -35,8 +36,8 @@ fn flood(culprit: &mut Endpoint, part: &[u8], octets: usize) -> usize {
 /// Far more than a head may be long.
 const MEGABYTES: usize = 16 << 20;
 
-/// What begins like a frame and goes on and on: the relay closes once it is too long, without an answer, for there is
-/// no frame to answer; be it before AUTH or after it.
+/// What begins like a frame and goes on and on: the relay closes once it is too long, without an answer, for
+/// there is no frame to answer; be it before AUTH or after it.
 fn endless(begin: &[u8], part: &[u8]) {
     let scene = Scene::start(4 * CONNECTION_KIB_MAX);
     for mut culprit in [scene.relay.stranger("mallory"), scene.relay.client("user0")] {

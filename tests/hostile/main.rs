@@ -1,9 +1,9 @@
 //! What a hostile peer can do to a relay over real sockets, and what it cannot.
 //!
-//! Every attack is made on the real binary on two cores, as a process of its own, while a pair of well-behaved
-//! clients converses through it. Looked at are: what the culprit gets; that every octet of the pair arrives and that
-//! it goes on arriving while the attack is on; how much memory the relay took for the attack; and that nothing of it
-//! is left afterwards. [`scene`] is the frame for that.
+//! Every attack is made on the real binary on two cores, as a process of its own, while a pair of
+//! well-behaved clients converses through it. Looked at are: what the culprit gets; that every octet of the
+//! pair arrives and that it goes on arriving while the attack is on; how much memory the relay took for the
+//! attack; and that nothing of it is left afterwards. [`scene`] is the frame for that.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 #[path = "../loopback/support/mod.rs"]
@@ -19,3 +19,4 @@ mod interruption;
 mod responses;
 mod sessions;
 mod slow;
+mod unread;

@@ -114,8 +114,8 @@ fn a_flood_of_responses_that_nobody_waits_for_is_dropped() {
 
 const LONG: usize = 200_000;
 
-/// A chunk of which the receiver has got a part and answers that; what it has got, the transaction id of the sender,
-/// and that of what the receiver answered.
+/// A chunk of which the receiver has got a part and answers that; what it has got, the transaction id of the
+/// sender, and that of what the receiver answered.
 fn answered_early(
     sender: &mut Endpoint,
     receiver: &mut Endpoint,

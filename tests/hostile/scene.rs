@@ -1,8 +1,9 @@
-//! The frame of every attack: a relay, a pair of well-behaved clients, and what is looked at before, during and after.
+//! The frame of every attack: a relay, a pair of well-behaved clients, and what is looked at before, during
+//! and after.
 //!
 //! How fast the pair converses is not measured: a machine may be busy. But while an attack is on a further
-//! [`FURTHER`] messages must get through ([`Scene::goes_on`]), and only if they do not within [`DEADLINE`] has the
-//! attack stopped them.
+//! [`FURTHER`] messages must get through ([`Scene::goes_on`]), and only if they do not within [`DEADLINE`]
+//! has the attack stopped them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -56,6 +57,7 @@ pub(crate) struct Scene {
     descriptors_of_pair: usize,
     /// What the relay may have grown by.
     bound_kib: u64,
+    began: Instant,
 }
 
 impl Scene {
@@ -75,7 +77,7 @@ impl Scene {
         pair.goes_on();
         let descriptors_of_pair = relay.descriptors();
         let memory = Memory::watch(&relay);
-        Self { relay, pair, memory, descriptors, descriptors_of_pair, bound_kib }
+        Self { relay, pair, memory, descriptors, descriptors_of_pair, bound_kib, began: Instant::now() }
     }
 
     /// The pair converses while what came before lasts.
@@ -108,15 +110,19 @@ impl Scene {
         on(core, || self.relay.narrow_client(user))
     }
 
-    /// The attack is over and everybody of it is gone: the pair goes on, ends its conversation, and nothing is left.
-    /// Returns the log.
+    /// The attack is over and everybody of it is gone: the pair goes on, ends its conversation, and nothing
+    /// is left. Returns the log.
     #[track_caller]
     pub(crate) fn end(mut self) -> String {
         self.goes_on();
         let (before, peak) = self.memory.end();
         let grown = peak.saturating_sub(before);
         let messages = self.pair.end();
-        println!("{messages} messages of the pair; grown by {grown} KiB of at most {}", self.bound_kib);
+        let took = self.began.elapsed();
+        println!(
+            "{took:.1?}, {messages} messages of the pair; grown by {grown} KiB of at most {}",
+            self.bound_kib
+        );
         let bound = self.bound_kib + SLACK_KIB;
         assert!(
             grown <= bound,
@@ -171,8 +177,8 @@ pub(crate) fn patiently<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T
 
 // -- the pair --------------------------------------------------------------------------------------
 
-/// Two clients that converse: one sends message after message, each when the one before has been answered; the other
-/// one compares every octet.
+/// Two clients that converse: one sends message after message, each when the one before has been answered;
+/// the other one compares every octet.
 struct Pair {
     over: Arc<AtomicBool>,
     arrived: Arc<AtomicUsize>,

@@ -18,8 +18,8 @@ fn status_of(from: &mut Endpoint, to: &str) -> u16 {
     from.status(&tid)
 }
 
-/// The same where the message makes two hops within the relay: refused at the second one, it may have been accepted at
-/// the first, and is then told of by a REPORT.
+/// The same where the message makes two hops within the relay: refused at the second one, it may have been
+/// accepted at the first, and is then told of by a REPORT.
 fn refusal_of(from: &mut Endpoint, to: &str) -> u16 {
     let status = status_of(from, to);
     if status != 200 {
@@ -158,7 +158,7 @@ fn a_session_is_reached_from_whatever_core_a_connection_comes_to() {
         }
         drop(all);
         let log = scene.end();
-        let links = |kind| -> u64 { log.split(kind).skip(1).map(|rest| number(rest)).sum() };
+        let links = |kind| -> u64 { log.split(kind).skip(1).map(number).sum() };
         let (local, split) = (links("links_local="), links("links_split="));
         assert!(local > OWN_LINKS && split > OWN_LINKS, "{local} on one core, {split} on two");
     });

@@ -409,8 +409,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Octets in TLS records of so many octets each; what comes of them is written in one piece, or as far as the
-    /// other side takes it.
+    /// Octets in TLS records of so many octets each; what comes of them is written in one piece, or as far
+    /// as the other side takes it.
     pub(crate) fn try_write_in_records(&mut self, octets: &[u8], of: usize) -> io::Result<()> {
         let mut records = Vec::new();
         if let Some(tls) = &self.tls {
