@@ -30,7 +30,7 @@ fn begin_chunk(from: &mut Endpoint, peer: &str, data: &[u8]) -> String {
     tid
 }
 
-/// The receiver of a message that broke off: an abort behind what it got, and the session is over.
+/// What the receiver of a message that broke off gets: an abort behind what it got, and its peer is gone.
 fn check_broken_off(receiver: &mut Endpoint, peer: &str, data: &[u8], at_least: usize) {
     let frame = receiver.request("SEND");
     assert_eq!(frame.flag, Flag::Aborted, "{frame:?}");
@@ -54,6 +54,16 @@ fn a_sender_that_resets_in_mid_chunk_leaves_an_aborted_chunk_and_nothing_else() 
             culprit.reset();
             check_broken_off(&mut receiver, &path, &data, PART / 2);
             scene.goes_on();
+        }
+        // The same from somebody without a session, who comes to whatever core.
+        for n in 0..4 {
+            let (mut culprit, mut receiver) =
+                (scene.relay.stranger("mallory"), scene.client_on(n % 2, "user1"));
+            let uri = culprit.uri.clone();
+            begin_chunk(&mut culprit, &receiver.path(), &data);
+            receiver.reader.part_of_chunk(PART / 2);
+            culprit.reset();
+            check_broken_off(&mut receiver, &uri, &data, PART / 2);
         }
         scene.end();
     });

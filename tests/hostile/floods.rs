@@ -58,6 +58,11 @@ fn a_head_without_end_closes_its_connection() {
 }
 
 #[test]
+fn a_header_without_end_closes_its_connection() {
+    bounded(|| endless(b"MSRP endlesshead SEND\r\nTo-Path: msrps://", &[b'x'; 16 << 10]));
+}
+
+#[test]
 fn a_first_line_without_end_closes_its_connection() {
     bounded(|| endless(b"MSRP ", &[b'x'; 16 << 10]));
 }

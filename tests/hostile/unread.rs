@@ -8,7 +8,7 @@ use crate::scene::{CONNECTION_KIB_MAX, Scene, TRANSFER_KIB_MAX, two_cores};
 use crate::support::account::DOMAIN;
 use crate::support::bounded;
 use crate::support::endpoint::Endpoint;
-use crate::support::frame::{Request, fresh_id};
+use crate::support::frame::{Frame, Request, fresh_id};
 
 /// Answers that may wait for a peer: 64 KiB of the relay's own and four times that of others', and what may
 /// be handed over at a time.
@@ -100,21 +100,23 @@ fn receivers_that_never_answer_cost_no_more_than_the_transactions_they_may_owe()
         let mut pairs = pairs(&scene);
         std::thread::scope(|scope| {
             for (culprit, accomplice) in &mut pairs {
-                let to = accomplice.path();
-                scope.spawn(move || {
+                let (to, nobody) = (accomplice.path(), scene.nobody());
+                let sent = scope.spawn(move || {
                     for _ in 0..TRANSACTIONS_MAX + BEYOND {
                         let tid = culprit.say(&to, b"Well?");
                         assert_eq!(culprit.status(&tid), 200);
                     }
                 });
-                scope.spawn(|| {
-                    let first = accomplice.frame();
-                    for _ in 1..TRANSACTIONS_MAX {
-                        accomplice.frame();
+                scope.spawn(move || {
+                    let owed: Vec<Frame> = (0..TRANSACTIONS_MAX).map(|_| accomplice.frame()).collect();
+                    sent.join().unwrap();
+                    // All the others are there and none is sent: the next frame is the answer to this.
+                    let tid = accomplice.say(&nobody, b"Is that all?");
+                    assert_eq!(accomplice.status(&tid), 481);
+                    for message in &owed[..BEYOND] {
+                        accomplice.writer.write(&message.response("200 OK"));
+                        assert!(accomplice.frame().is_request("SEND"));
                     }
-                    // For one that is answered one more comes.
-                    accomplice.writer.write(&first.response("200 OK"));
-                    accomplice.frame();
                 });
             }
         });
