@@ -204,13 +204,13 @@ fn forged_session_ids_get_481_and_harm_nobody() {
         for places in PLACES {
             let (mut one, mut other) = conversation(&scene, places);
             let mut free = scene.client_on(0, "user2");
-            let mut stranger = scene.relay.stranger("mallory");
             let uri = one.relay.clone().unwrap();
             for (what, forged) in forgeries(&uri, places.0) {
                 // As its client, as somebody who sends to it, and as another client of this relay who does.
                 let (outward, inward) =
                     (format!("{forged} {}", other.path()), format!("{forged} {}", one.uri));
                 let through = free.route(&inward);
+                let mut stranger = scene.relay.stranger("mallory");
                 assert_eq!(status_of(&mut one, &outward), 481, "{what}");
                 assert_eq!(status_of(&mut stranger, &inward), 481, "{what}");
                 assert_eq!(status_of(&mut stranger, &outward), 481, "{what}");
