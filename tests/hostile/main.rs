@@ -19,5 +19,6 @@ mod interruption;
 mod next_hops;
 mod responses;
 mod sessions;
+mod shares;
 mod slow;
 mod unread;

@@ -5,10 +5,13 @@
 //! [`FURTHER`] messages must get through ([`Scene::goes_on`]), and only if they do not within [`DEADLINE`]
 //! has the attack stopped them.
 
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::support::contents;
 use crate::support::endpoint::Endpoint;
@@ -100,6 +103,16 @@ impl Scene {
         format!("msrps://{HOST}:{port}/nobody;tcp msrps://nobody.invalid:2855/nobody;tcp")
     }
 
+    /// A connection from a certain address of this host, which has not authenticated.
+    pub(crate) fn stranger_from(&self, source: Ipv4Addr, name: &str) -> Endpoint {
+        Endpoint::over(connect_from(source, self.relay.addresses[0]), &self.relay.client, name)
+    }
+
+    /// A client that connects from a certain address of this host.
+    pub(crate) fn client_from(&self, source: Ipv4Addr, user: &str) -> Endpoint {
+        self.stranger_from(source, user).log_in(user, self.relay.addresses[0].port())
+    }
+
     /// A client whose session is at home on a certain core.
     pub(crate) fn client_on(&self, core: usize, user: &str) -> Endpoint {
         on(core, || self.relay.client(user))
@@ -140,6 +153,14 @@ impl Scene {
         assert_eq!(lines("Session opened"), lines("Session closed"), "sessions opened and closed");
         log
     }
+}
+
+/// Connects from an address of the local network of this host.
+pub(crate) fn connect_from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+    socket.connect(&to.into()).unwrap();
+    socket.into()
 }
 
 /// Connects until the kernel chooses the right one of two cores.

@@ -1,13 +1,11 @@
 //! Peers that say nothing, or as little as they can, for as long as they can.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Socket, Type};
-
-use crate::scene::{CONNECTION_KIB_MAX, DEADLINE, Scene, TRANSFER_KIB_MAX, two_cores};
+use crate::scene::{CONNECTION_KIB_MAX, DEADLINE, Scene, TRANSFER_KIB_MAX, connect_from, two_cores};
 use crate::support::endpoint::{End, Endpoint};
 use crate::support::frame::{Request, fresh_id};
 use crate::support::relay::USERS;
@@ -15,14 +13,6 @@ use crate::support::{bounded, contents};
 
 /// Limits that a test need not wait long for.
 const SHORT: &str = "limits: {handshake_timeout: 2s, first_request_timeout: 2s}";
-
-/// Connects from an address of the local network of this host.
-fn connect_from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
-    socket.connect(&to.into()).unwrap();
-    socket.into()
-}
 
 // -- nothing ---------------------------------------------------------------------------------------
 
@@ -74,7 +64,7 @@ const SLOW: usize = 200;
 const ROUNDS: usize = 5;
 
 /// Sends a message that never ends, as far as the relay takes it.
-fn send_endlessly(from: &mut Endpoint, peer: &str, sent: &AtomicUsize) {
+pub(crate) fn send_endlessly(from: &mut Endpoint, peer: &str, sent: &AtomicUsize) {
     let request = Request::send(&from.route(peer), &from.uri, &fresh_id(), "1-*/*");
     from.writer.write(&request.head());
     let part = contents(9, 16 << 10);
