@@ -1,6 +1,6 @@
 //! Guessing passwords.
 
-use crate::scene::{CONNECTION_KIB_MAX, Scene};
+use crate::scene::{CONNECTION_KIB_MAX, Scene, two_cores};
 use crate::support::account::{DOMAIN, Login, Style, password};
 use crate::support::bounded;
 use crate::support::endpoint::{End, Endpoint};
@@ -38,7 +38,9 @@ fn shape(frame: &Frame, endpoint: &Endpoint) -> String {
 #[test]
 fn guessed_passwords_get_the_same_refusals_whoever_is_guessed_at_and_then_the_end() {
     bounded(|| {
-        let scene = Scene::start(GUESSERS as u64 * CONNECTION_KIB_MAX);
+        // How many guesses an address has is another matter.
+        let limits = "limits: {auth_failures_per_address_max: 0}";
+        let scene = Scene::with(&two_cores(limits), GUESSERS as u64 * CONNECTION_KIB_MAX);
         let to = target(&scene);
         let mut guessers = Vec::new();
         let mut shapes = Vec::new();

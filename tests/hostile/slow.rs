@@ -1,11 +1,12 @@
 //! Peers that say nothing, or as little as they can, for as long as they can.
 
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::scene::{CONNECTION_KIB_MAX, DEADLINE, Scene, TRANSFER_KIB_MAX, connect_from, two_cores};
+use crate::support::account::DOMAIN;
 use crate::support::endpoint::{End, Endpoint};
 use crate::support::frame::{Request, fresh_id};
 use crate::support::relay::USERS;
@@ -13,6 +14,8 @@ use crate::support::{bounded, contents};
 
 /// Limits that a test need not wait long for.
 const SHORT: &str = "limits: {handshake_timeout: 2s, first_request_timeout: 2s}";
+/// `limits.refused_requests_max`.
+const REFUSED_MAX: usize = 16;
 
 // -- nothing ---------------------------------------------------------------------------------------
 
@@ -104,6 +107,120 @@ fn two_hundred_clients_that_read_one_octet_a_second_hold_up_nobody_but_who_sends
     });
 }
 
+// -- one octet at a time ---------------------------------------------------------------------------
+
+/// Limits that a test need not wait long for; the first request may take long.
+const SHORT_HEAD: &str = "limits: {head_timeout: 2s, handshake_timeout: 2s, first_request_timeout: 5m}";
+/// Octets of a head that are there at once, nearly as many as may be.
+const HEAD: usize = 15 << 10;
+
+/// Sends one octet a second until the relay ends the connection.
+fn drip(stream: &mut TcpStream, mut octet: impl FnMut(&mut TcpStream) -> io::Result<()>) {
+    let begin = Instant::now();
+    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    loop {
+        assert!(begin.elapsed() < DEADLINE, "the relay is as patient as its slowest peer");
+        if octet(stream).is_err() {
+            return;
+        }
+        // What TLS or the relay says is not what is waited for.
+        match stream.read(&mut [0; 4096]) {
+            Ok(0) => return,
+            Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return,
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+#[test]
+fn a_head_that_comes_octet_by_octet_ends_its_connection_however_long_it_was_there_before() {
+    bounded(|| {
+        let scene = Scene::with(&two_cores(SHORT_HEAD), 40 * CONNECTION_KIB_MAX);
+        let mut culprits: Vec<Endpoint> = (0..20)
+            .map(|n| scene.relay.client(&format!("user{n}")))
+            .chain((0..20).map(|_| scene.relay.stranger("mallory")))
+            .collect();
+        for (n, culprit) in culprits.iter_mut().enumerate() {
+            if n % 2 == 0 {
+                let tid = culprit.say(&scene.nobody(), b"In good time");
+                assert_eq!(culprit.status(&tid), 481);
+            }
+            let filler = "x".repeat(1000);
+            let lines: String = (0..HEAD / 1016).map(|n| format!("X-Filler-{n}: {filler}\r\n")).collect();
+            culprit.writer.write(format!("MSRP slowhead SEND\r\n{lines}").as_bytes());
+        }
+        std::thread::scope(|scope| {
+            for culprit in &mut culprits {
+                scope.spawn(move || {
+                    let mut stream = culprit.stream().try_clone().unwrap();
+                    drip(&mut stream, |_| culprit.writer.try_write(b"X"))
+                });
+            }
+            scene.goes_on();
+        });
+        scene.is_alone();
+        drop(culprits);
+        scene.end();
+    });
+}
+
+#[test]
+fn a_handshake_that_comes_octet_by_octet_ends_its_connection() {
+    bounded(|| {
+        let scene = Scene::with(&two_cores(SHORT_HEAD), 10 * CONNECTION_KIB_MAX);
+        std::thread::scope(|scope| {
+            for _ in 0..10 {
+                scope.spawn(|| {
+                    let mut stream = TcpStream::connect(scene.relay.addresses[0]).unwrap();
+                    stream.write_all(&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3]).unwrap();
+                    drip(&mut stream, |stream| stream.write_all(&[7]));
+                });
+            }
+            scene.goes_on();
+        });
+        scene.is_alone();
+        scene.end();
+    });
+}
+
+/// To be refused is not to succeed: a peer that does nothing else has only so long, and so many requests.
+#[test]
+fn a_stranger_whose_requests_are_all_refused_is_closed() {
+    bounded(|| {
+        let scene = Scene::with(&two_cores(SHORT), 4 * CONNECTION_KIB_MAX);
+        let auth = format!("msrps://{DOMAIN}:{};tcp", scene.relay.addresses[0].port());
+        let mut culprit = scene.relay.stranger("mallory");
+        let mut refused = 0;
+        let end = loop {
+            let request = Request::send(&scene.nobody(), &culprit.uri, &fresh_id(), "1-0/0");
+            if culprit.writer.try_write(&request.bare()).is_err() {
+                break culprit.reader.until_end();
+            }
+            match culprit.reader.next() {
+                Ok(frame) => assert_eq!(frame.status(), Some(481)),
+                Err(end) => break end,
+            }
+            refused += 1;
+        };
+        assert_eq!((end, refused), (End::Clean, REFUSED_MAX));
+        // Nor is it a success to be asked for a password.
+        let mut culprit = scene.relay.stranger("mallory");
+        let begin = Instant::now();
+        while culprit.writer.try_write(&Request::new("AUTH", &auth, &culprit.uri).bare()).is_ok() {
+            assert!(begin.elapsed() < DEADLINE, "challenges without end");
+            match culprit.reader.next() {
+                Ok(frame) => assert_eq!(frame.status(), Some(401)),
+                Err(end) => {
+                    assert_eq!(end, End::Clean);
+                    break;
+                }
+            }
+        }
+        scene.is_alone();
+        scene.end();
+    });
+}
+
 // -- half-open -------------------------------------------------------------------------------------
 
 /// How far a peer gets before it is never heard of again.
@@ -160,4 +277,55 @@ fn connections_reset_as_soon_as_they_are_there_leave_nothing() {
         scene.is_alone();
         scene.end();
     });
+}
+
+// -- receivers -------------------------------------------------------------------------------------
+
+/// Receivers that have vanished, and as many that take one octet a second.
+const RECEIVERS: usize = 10;
+
+/// A receiver that takes nothing is given up (norm S14), and with it whoever is held up by it and may be gone too.
+#[test]
+fn receivers_that_take_next_to_nothing_are_given_up_and_their_senders_told() {
+    bounded(|| {
+        let bound = 2 * RECEIVERS as u64 * (TRANSFER_KIB_MAX + 2 * CONNECTION_KIB_MAX);
+        let scene = Scene::with(&two_cores("limits: {write_timeout: 2s}"), bound);
+        let mut senders: Vec<Endpoint> =
+            (0..2 * RECEIVERS).map(|n| scene.relay.narrow_client(&format!("user{n}"))).collect();
+        let receivers: Vec<Endpoint> =
+            (0..2 * RECEIVERS).map(|n| scene.relay.narrow_client(&format!("user{}", 100 + n))).collect();
+        std::thread::scope(|scope| {
+            for (n, (sender, receiver)) in senders.iter_mut().zip(&receivers).enumerate() {
+                let peer = receiver.path();
+                if n < RECEIVERS {
+                    scope.spawn(move || drip_from(receiver));
+                }
+                scope.spawn(move || {
+                    sender.wait_for(DEADLINE);
+                    let request = Request::send(&sender.route(&peer), &sender.uri, &fresh_id(), "1-*/*");
+                    let tid = request.tid();
+                    sender.writer.write(&request.head());
+                    // More than all buffers hold: written only when the relay drops it.
+                    for _ in 0..64 {
+                        sender.writer.write(&[b'x'; 64 << 10]);
+                    }
+                    assert_eq!(sender.status(&tid), 481);
+                });
+            }
+            scene.goes_on();
+        });
+        drop(senders);
+        // The receivers have closed nothing.
+        scene.is_alone();
+        drop(receivers);
+        scene.end();
+    });
+}
+
+/// Takes one octet a second until the connection ends.
+fn drip_from(receiver: &Endpoint) {
+    let begin = Instant::now();
+    while matches!(receiver.stream().read(&mut [0]), Ok(1)) && begin.elapsed() < Duration::from_secs(8) {
+        std::thread::sleep(Duration::from_secs(1));
+    }
 }
