@@ -105,7 +105,6 @@ fn forbidden_next_hops_are_not_tried_and_told_of_like_any_other_that_cannot_be_r
 
 /// Private ranges may be allowed; the relay's own listeners are no next hop all the same (norm S3).
 #[test]
-#[ignore = "it does: the egress policy does not know the listeners"]
 fn the_relay_does_not_dial_itself_where_its_own_address_is_allowed() {
     bounded(|| {
         let scene = Scene::start(8 * CONNECTION_KIB_MAX);

@@ -82,7 +82,6 @@ fn octets_that_are_not_msrp_close_their_connection_at_once() {
 
 /// Closing in order means to read on for a while; that is no invitation.
 #[test]
-#[ignore = "a timer that is looked at again is set again, thousands of times while a flood is drained"]
 fn a_flood_that_does_not_end_when_its_connection_is_closed_is_cut_off() {
     bounded(|| {
         let scene = Scene::start(2 * CONNECTION_KIB_MAX);
@@ -164,7 +163,6 @@ const FILL: usize = 350 << 10;
 
 /// What is queued must be counted by what it takes, not by what it says.
 #[test]
-#[ignore = "each octet takes as much as a head, and is counted as one"]
 fn octets_sent_one_by_one_to_receivers_that_do_not_read_take_no_more_memory_than_others() {
     bounded(|| {
         let pairs = TRICKLES as u64;

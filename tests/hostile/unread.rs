@@ -1,14 +1,16 @@
 //! Peers that cause answers and do not read them, and peers that are asked and do not answer.
 
+use std::collections::HashSet;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use msrprelay::proto::parser::Flag;
 
-use crate::scene::{CONNECTION_KIB_MAX, Scene, TRANSFER_KIB_MAX, two_cores};
+use crate::scene::{CONNECTION_KIB_MAX, DEADLINE, Scene, TRANSFER_KIB_MAX, two_cores};
 use crate::support::account::DOMAIN;
-use crate::support::bounded;
 use crate::support::endpoint::Endpoint;
 use crate::support::frame::{Frame, Request, fresh_id};
+use crate::support::{assert_same, bounded, contents};
 
 /// Answers that may wait for a peer: 64 KiB of the relay's own and four times that of others', and what may
 /// be handed over at a time.
@@ -128,16 +130,15 @@ fn receivers_that_never_answer_cost_no_more_than_the_transactions_they_may_owe()
 
 fn pairs(scene: &Scene) -> Vec<(Endpoint, Endpoint)> {
     let user = |n: usize| format!("user{n}");
-    let pair = |n| (scene.relay.client(&user(2 * n)), scene.relay.narrow_client(&user(2 * n + 1)));
+    let pair = |n| (scene.relay.narrow_client(&user(2 * n)), scene.relay.narrow_client(&user(2 * n + 1)));
     (0..PAIRS).map(pair).collect()
 }
 
-/// Messages of no octets at all, as clients send them to keep their connection alive. What the relay keeps
-/// beside the octets of each takes more than it counts for it: about as much again as all that is counted.
+/// Messages of no octets at all, as clients send them to keep their connection alive.
 #[test]
-fn empty_messages_for_receivers_that_do_not_read_take_no_more_than_twice_the_memory_of_others() {
+fn empty_messages_for_receivers_that_do_not_read_take_no_more_memory_than_others() {
     bounded(|| {
-        let scene = Scene::start(PAIRS as u64 * 2 * TRANSFER_KIB_MAX);
+        let scene = Scene::start(PAIRS as u64 * (TRANSFER_KIB_MAX + 2 * CONNECTION_KIB_MAX));
         let mut pairs = pairs(&scene);
         std::thread::scope(|scope| {
             for (culprit, accomplice) in &mut pairs {
@@ -154,6 +155,76 @@ fn empty_messages_for_receivers_that_do_not_read_take_no_more_than_twice_the_mem
         });
         scene.goes_on();
         drop(pairs);
+        scene.end();
+    });
+}
+
+// -- a connection that is shared -------------------------------------------------------------------
+
+/// Messages for each of two clients; those for the one who does not read are more than all buffers hold.
+const EACH: usize = 200;
+const CHUNK: usize = 10_000;
+
+/// What the peer that sends for both is told of one of them.
+#[derive(Default)]
+struct Told {
+    accepted: usize,
+    stopped: usize,
+}
+
+/// Another relay sends over one connection what is for several of our clients, and one of them does not read.
+#[test]
+fn a_client_that_does_not_read_holds_up_the_others_of_a_shared_connection_only_so_long() {
+    bounded(|| {
+        let bound = 2 * TRANSFER_KIB_MAX + 4 * CONNECTION_KIB_MAX;
+        let scene = Scene::with(&two_cores("limits: {stall_timeout: 1s}"), bound);
+        let (culprit, mut victim) = (scene.relay.narrow_client("user0"), scene.relay.client("user1"));
+        let mut relay = scene.relay.stranger("relay");
+        [&relay, &victim].into_iter().for_each(|endpoint| endpoint.wait_for(DEADLINE));
+        let (from, id) = (relay.uri.clone(), fresh_id());
+        let (stalled, healthy) = (culprit.path(), victim.path());
+        let mut told = (Told::default(), Told::default());
+        let tids = Mutex::new(HashSet::new());
+        std::thread::scope(|scope| {
+            let (writer, reader) = (&mut relay.writer, &mut relay.reader);
+            let tids = &tids;
+            scope.spawn(move || {
+                for n in 0..EACH {
+                    let range = format!("{}-*/{}", n * CHUNK + 1, EACH * CHUNK);
+                    let chunk = Request::send(&stalled, &from, &id, &range);
+                    tids.lock().unwrap().insert(chunk.tid());
+                    let flag = if n + 1 == EACH { Flag::Last } else { Flag::More };
+                    writer.write(&chunk.with_body(&contents(n as u64, CHUNK), flag));
+                    let message = Request::send(&healthy, &from, &fresh_id(), "1-*/*");
+                    writer.write(&message.with_body(&contents(n as u64, CHUNK), Flag::Last));
+                }
+            });
+            scope.spawn(|| {
+                for n in 0..EACH {
+                    assert_same(&victim.request("SEND").body, &contents(n as u64, CHUNK));
+                }
+            });
+            let mut answers = 0;
+            while answers < 2 * EACH {
+                let frame = reader.next().unwrap();
+                let Some(status) = frame.status() else {
+                    // Of what had been accepted before.
+                    assert!(frame.required("Status").starts_with("000 413"), "{frame:?}");
+                    continue;
+                };
+                answers += 1;
+                let is_stalled = tids.lock().unwrap().contains(&frame.tid());
+                let told = if is_stalled { &mut told.0 } else { &mut told.1 };
+                match status {
+                    200 => told.accepted += 1,
+                    413 => told.stopped += 1,
+                    _ => panic!("{frame:?}"),
+                }
+            }
+        });
+        assert_eq!((told.1.accepted, told.1.stopped), (EACH, 0));
+        assert!(told.0.accepted > 0 && told.0.stopped > 0);
+        drop((culprit, victim, relay));
         scene.end();
     });
 }
