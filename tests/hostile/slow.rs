@@ -13,7 +13,7 @@ use crate::support::relay::USERS;
 use crate::support::{bounded, contents};
 
 /// Limits that a test need not wait long for.
-const SHORT: &str = "limits: {handshake_timeout: 2s, first_request_timeout: 2s}";
+const SHORT: &str = "limits: {handshake_timeout: 3s, first_request_timeout: 3s}";
 /// `limits.refused_requests_max`.
 const REFUSED_MAX: usize = 16;
 
