@@ -1,7 +1,7 @@
 //! Next hops that the relay must not connect to, whoever asks for it.
 
 use std::io::ErrorKind;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 
 use crate::scene::{CONNECTION_KIB_MAX, Scene, two_cores};
 use crate::support::bounded;
@@ -103,17 +103,18 @@ fn forbidden_next_hops_are_not_tried_and_told_of_like_any_other_that_cannot_be_r
     });
 }
 
-/// Private ranges may be allowed; the relay's own listeners are no next hop all the same (norm S3).
+/// Private ranges may be allowed; the relay's own listeners are no next hop all the same (norm S3), be it that
+/// they listen on one address or on all.
 #[test]
 fn the_relay_does_not_dial_itself_where_its_own_address_is_allowed() {
     bounded(|| {
-        let scene = Scene::start(8 * CONNECTION_KIB_MAX);
-        let mut told = Vec::new();
-        for (n, address) in scene.relay.addresses.iter().enumerate() {
-            let scheme = ["msrps", "msrp"][n];
-            let hop = format!("{scheme}://{address}/x;tcp");
-            told.push(ask(&scene, n, &hop));
-        }
+        let listen =
+            &[("127.0.0.1:0", true), ("127.0.0.1:0", false), ("0.0.0.0:0", true), ("0.0.0.0:0", false)];
+        let scene = Scene::with(&Setup { listen, ..two_cores("") }, 8 * CONNECTION_KIB_MAX);
+        let ports = scene.relay.addresses.iter().map(SocketAddr::port);
+        let hops = ports.zip(["msrps", "msrp"].repeat(2));
+        let hops = hops.map(|(port, scheme)| format!("{scheme}://127.0.0.1:{port}/x;tcp"));
+        let told: Vec<String> = hops.enumerate().map(|(n, hop)| ask(&scene, n, &hop)).collect();
         assert!(told.iter().all(|words| words.starts_with("000 408")), "{told:?}");
         scene.end();
     });
