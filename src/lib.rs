@@ -24,6 +24,7 @@
 //! * [`telemetry`] is the log, which never blocks a core, and the counters.
 //! * [`client`] is an MSRP endpoint for the `msrp` tool and the tests. It shares the grammar with the relay, nothing
 //!   else.
+//! * [`fuzz`] holds what the fuzzer runs against [`proto`] and [`relay`]; nobody else uses it.
 //!
 //! `tests/layering.rs` holds the purity of [`proto`] and [`relay`]. Names below that are no links are private modules:
 //! `cargo doc --document-private-items` shows them.
@@ -107,6 +108,8 @@
 pub mod client;
 pub mod config;
 pub mod control;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod proto;
 pub mod relay;
 pub mod runtime;
