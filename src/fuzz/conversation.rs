@@ -21,7 +21,7 @@ use crate::proto::parser::Flag;
 use crate::proto::write::write_end_line;
 
 /// Steps of one conversation.
-const STEPS_MAX: usize = 400;
+const STEPS_MAX: usize = 200;
 
 /// Plays a script.
 pub fn conversation(octets: &[u8]) {

@@ -91,9 +91,9 @@ impl Messages {
 
     /// More of it has been sent; these octets.
     pub(super) fn send(&mut self, message: usize, octets: usize) -> Vec<u8> {
-        let from = self.sent[message] + 1;
+        let first = self.sent[message] + 1;
         self.sent[message] += octets as u64;
-        (from..from + octets as u64).map(|at| octet(message, at)).collect()
+        pattern(message, first, octets)
     }
 
     pub(super) fn sent(&self, message: usize) -> u64 {
@@ -106,9 +106,10 @@ impl Messages {
     }
 
     fn arrive(&mut self, message: usize, first: u64, octets: &[u8]) {
-        for (at, octet_there) in (first..).zip(octets) {
-            assert_eq!(*octet_there, octet(message, at), "message {message}, octet {at}");
-        }
+        assert!(
+            octets == pattern(message, first, octets.len()),
+            "other octets of message {message} from {first} on"
+        );
         self.arrived[message] = first - 1 + octets.len() as u64;
         assert!(self.arrived[message] <= self.sent[message], "more of message {message} than was sent");
     }
@@ -119,11 +120,31 @@ pub(super) fn message_id(message: usize) -> String {
     format!("mess{message:04}")
 }
 
-/// The octet at a place of a message: nothing else may arrive there.
-fn octet(message: usize, at: u64) -> u8 {
-    let mixed = (message as u64).wrapping_mul(0x9e37_79b9) ^ at.wrapping_mul(0x85eb_ca6b);
-    (mixed ^ (mixed >> 13)).to_le_bytes()[0]
+/// The octets of a message from one place on: nothing else may arrive there.
+fn pattern(message: usize, first: u64, octets: usize) -> Vec<u8> {
+    let mut at = (message * 97 + usize::try_from(first).unwrap()) % PATTERN.len();
+    let mut pattern = Vec::with_capacity(octets);
+    while pattern.len() < octets {
+        let part = &PATTERN[at..];
+        pattern.extend_from_slice(&part[..part.len().min(octets - pattern.len())]);
+        at = 0;
+    }
+    pattern
 }
+
+/// Without a period shorter than itself, which is a prime number.
+static PATTERN: [u8; 4093] = {
+    let mut pattern = [0; 4093];
+    let (mut at, mut state) = (0, 0x2545_f491_u32);
+    while at < pattern.len() {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        pattern[at] = state.to_le_bytes()[1];
+        at += 1;
+    }
+    pattern
+};
 
 impl FarEnd {
     pub(super) fn new(uri: String) -> Self {

@@ -35,12 +35,12 @@ pub(super) struct Link {
     key: PeerKey,
     pub(super) end: FarEnd,
     /// Sent by the far end, not read yet.
-    pub(super) wire: VecDeque<u8>,
+    pub(super) wire: Vec<u8>,
     /// Read, not parsed yet.
     unparsed: Vec<u8>,
     parser: Parser,
     /// Written by the relay, not taken by the far end yet.
-    unwritten: VecDeque<u8>,
+    unwritten: Vec<u8>,
     paused: bool,
     awake: bool,
     closing: bool,
@@ -190,10 +190,10 @@ impl World {
             core,
             key,
             end: FarEnd::new(uri),
-            wire: VecDeque::new(),
+            wire: Vec::new(),
             unparsed: Vec::new(),
             parser: Parser::new(ParserLimits::default()),
-            unwritten: VecDeque::new(),
+            unwritten: Vec::new(),
             paused: false,
             awake: false,
             closing: false,
@@ -227,7 +227,8 @@ impl World {
             return false;
         }
         let octets = octets.min(READ_MAX).min(link.wire.len());
-        link.unparsed.extend(link.wire.drain(..octets));
+        link.unparsed.extend_from_slice(&link.wire[..octets]);
+        link.wire.drain(..octets);
         let (core, peer) = (link.core, link.key);
         let mut unparsed = mem::take(&mut link.unparsed);
         let mut at = 0;
@@ -266,8 +267,8 @@ impl World {
             if taken > 0 {
                 progress = true;
                 room -= taken;
-                let octets: Vec<u8> = link.unwritten.drain(..taken).collect();
-                link.end.receive(&octets, &mut self.messages);
+                link.end.receive(&link.unwritten[..taken], &mut self.messages);
+                link.unwritten.drain(..taken);
             }
             if !link.unwritten.is_empty() {
                 return progress;
@@ -293,7 +294,7 @@ impl World {
         self.out.clear();
         let state = relay.poll_write(self.now, key, &mut self.out, &mut fx);
         let link = &mut self.links[number];
-        link.unwritten.extend(self.out.parts().flatten());
+        self.out.parts().for_each(|part| link.unwritten.extend_from_slice(part));
         assert_eq!(link.unwritten.len(), self.out.len());
         link.awake = !self.out.is_empty();
         link.finished = state == WriteState::Finished;
