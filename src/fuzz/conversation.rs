@@ -120,8 +120,13 @@ impl Play<'_> {
                 self.world.connect(usize::from(choice) % self.world.core_count(), choice < 128);
             }
             28 => {
-                if let Some(link) = self.link() {
+                let Some(link) = self.link() else {
+                    return;
+                };
+                if self.script.octet() & 1 == 0 {
                     self.world.lose(link);
+                } else {
+                    self.world.end(link);
                 }
             }
             29 => self.rarity(),
@@ -398,7 +403,7 @@ impl Play<'_> {
         let core = usize::from(choice) % self.world.core_count();
         match what % 8 {
             0 => self.world.kill(core, choice & 64 != 0, choice & 128 != 0),
-            1 => self.world.shut_down(core),
+            1 => self.world.shut_down(core, choice & 64 == 0),
             2 | 3 => {
                 let Some(link) = self.link() else {
                     return;

@@ -2,18 +2,19 @@
 //!
 //! This is the one place that calls [`Relay`].
 
+use core::net::IpAddr;
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::far_end::{FarEnd, Messages, Wish};
+use super::far_end::{FarEnd, Messages, Sent, Wish};
 use crate::proto::digest::{Algorithm, Ha1};
 use crate::proto::parser::{Parser, ParserLimits, Piece};
 use crate::relay::{
-    CoreId, Effect, Effects, Input, Limits, LookUpAnswer, LookUpTicket, Message, OutBatch, PeerKey, Relay,
-    Settings, TableSizes, Target, Transport, WriteState,
+    CoreId, Effect, Effects, HEAD_OVERHEAD, Input, Limits, LookUpAnswer, LookUpTicket, Message, OutBatch,
+    PeerKey, Relay, Settings, TableSizes, Target, Transport, WriteState,
 };
 
 /// The name of the relay.
@@ -44,6 +45,8 @@ pub(super) struct Link {
     paused: bool,
     awake: bool,
     closing: bool,
+    /// The far end sends no more.
+    ended: bool,
     /// The relay has written its last.
     finished: bool,
     pub(super) gone: bool,
@@ -126,16 +129,20 @@ pub(super) fn settings(cores: u16, limits: u8, choices: u8) -> Settings {
         limits: Limits {
             queue_octets_high: 54 << 10,
             queue_octets_low: 27 << 10,
+            queue_octets_total: if is_set(7) { usize::from(cores) * (80 << 10) } else { 1 << 30 },
             flush_octets_max: [3 << 10, 8 << 10, 128 << 10][usize::from(limits % 3)],
             transactions_per_peer_max: [4, 16, 4096][usize::from(limits / 3 % 3)],
             peers_max: if limits & 128 != 0 { 4 } else { 64 },
+            sessions_per_user_max: u32::from(limits / 9 % 3),
+            octets_per_second_per_user_max: if limits / 9 % 3 == 2 { 20_000 } else { 0 },
+            peers_per_address_max: if limits & 64 != 0 { 3 } else { 1024 },
+            unproven_per_address_max: if limits & 64 != 0 { 2 } else { 256 },
+            auth_failures_per_user_max: if limits & 32 != 0 { 2 } else { 100 },
+            auth_failures_per_address_max: if limits & 32 != 0 { 4 } else { 100 },
+            dial_failures_per_user_max: if limits & 32 != 0 { 2 } else { 100 },
+            ..Limits::default()
         },
     }
-}
-
-/// The one call whose shape depends on what a runtime knows of a connection.
-fn accept(relay: &mut Relay, transport: Transport) -> Option<PeerKey> {
-    relay.accept(transport)
 }
 
 /// What a user's account holds.
@@ -176,13 +183,18 @@ impl World {
 
     // -- connections ---------------------------------------------------------------------------
 
-    /// Somebody connects. `None`: too many, or nobody listens.
+    /// Somebody connects, from one of three addresses. `None`: too many, or nobody listens.
     pub(super) fn connect(&mut self, core: usize, secure: bool) -> Option<usize> {
         let number = self.links.len();
         let entry = self.cores.get_mut(core).filter(|core| !core.stopping)?;
         let relay = entry.relay.as_mut().filter(|_| number < LINKS_MAX)?;
-        let key = accept(relay, Transport { secure, port: PORT })?;
-        Some(self.add_link(core, key, format!("msrps://198.51.100.23:{}/end{number};tcp", 40_000 + number)))
+        let address = IpAddr::from([198, 51, 100, 1 + (number % 3) as u8]);
+        let mut fx = Effects::new();
+        let key = relay.accept(self.now, Transport { secure, port: PORT }, address, &mut fx).ok();
+        let uri = format!("msrps://198.51.100.23:{}/end{number};tcp", 40_000 + number);
+        let link = key.map(|key| self.add_link(core, key, uri));
+        self.apply(core, fx);
+        link
     }
 
     fn add_link(&mut self, core: usize, key: PeerKey, uri: String) -> usize {
@@ -197,6 +209,7 @@ impl World {
             paused: false,
             awake: false,
             closing: false,
+            ended: false,
             finished: false,
             gone: false,
             wild: false,
@@ -220,10 +233,21 @@ impl World {
         self.input(core, Input::Lost { peer });
     }
 
+    /// The far end has sent its last; once that is read, the relay hears of it.
+    pub(super) fn end(&mut self, number: usize) {
+        while self.read(number, READ_MAX) {}
+        let link = &mut self.links[number];
+        if link.gone || link.closing || !link.wire.is_empty() || mem::replace(&mut link.ended, true) {
+            return;
+        }
+        let (core, peer) = (link.core, link.key);
+        self.input(core, Input::Ended { peer });
+    }
+
     /// One read of at most `octets`, and all that follows from it on its core.
     pub(super) fn read(&mut self, number: usize, octets: usize) -> bool {
         let link = &mut self.links[number];
-        if link.gone || link.paused || link.closing || link.wire.is_empty() {
+        if link.gone || link.paused || link.closing || link.ended || link.wire.is_empty() {
             return false;
         }
         let octets = octets.min(READ_MAX).min(link.wire.len());
@@ -445,9 +469,14 @@ impl World {
         }
     }
 
-    /// A core stops in order.
-    pub(super) fn shut_down(&mut self, core: usize) {
-        self.cores[core].stopping = true;
+    /// A core stops in order, at once or as soon as it is told again.
+    pub(super) fn shut_down(&mut self, core: usize, at_once: bool) {
+        if !mem::replace(&mut self.cores[core].stopping, true) {
+            self.input(core, Input::Quiesce);
+            if !at_once {
+                return;
+            }
+        }
         self.input(core, Input::Shutdown);
     }
 
@@ -568,7 +597,9 @@ impl World {
             assert!(sizes.transactions <= most, "{sizes:?}");
             let most = links * (transactions_per_peer_max + FRAMES_PER_READ) + parcels + self.links.len();
             assert!(sizes.unanswered <= most, "{sizes:?}");
-            let most = links * (queue_octets_high + READ_MAX + FRAMES_PER_READ * 256);
+            // Octets of connections that are gone may be queued at others.
+            let ever = self.links.iter().filter(|link| link.core == index).count();
+            let most = ever * (queue_octets_high + READ_MAX + FRAMES_PER_READ * HEAD_OVERHEAD);
             assert!(sizes.octets_queued <= most, "{sizes:?}");
         }
     }
@@ -586,30 +617,38 @@ impl World {
                 self.lose(link);
             }
         }
-        let is_quiet =
-            |sizes: TableSizes| (sizes.transactions, sizes.unanswered, sizes.octets_queued) == (0, 0, 0);
-        for _ in 0..40 {
+        for core in 0..self.cores.len() {
+            if self.cores[core].stopping {
+                self.shut_down(core, true);
+            }
+        }
+        for _ in 0..60 {
             self.run();
             self.check();
-            if self.sizes().all(is_quiet) {
+            if self.waiting().is_none() {
                 break;
             }
             self.age(Duration::from_secs(31), true);
         }
-        for sizes in self.sizes() {
-            assert!(is_quiet(sizes), "something waits for ever: {sizes:?}");
-        }
-        for link in self.links.iter().filter(|link| !link.gone && !link.closing) {
-            assert!(
-                link.wire.is_empty() && link.unparsed.is_empty(),
-                "{} is not read any more",
-                link.end.uri
-            );
-            let forgotten =
-                |sent: &&_| matches!(sent, super::far_end::Sent { wish: Wish::Answer, answered: false });
+        assert_eq!(self.waiting(), None, "something waits for ever");
+        for link in self.links.iter().filter(|link| !link.gone && !link.closing && !link.ended) {
+            let forgotten = |sent: &&Sent| sent.wish == Wish::Answer && !sent.answered;
             let forgotten = link.end.sent.values().filter(forgotten).count();
             assert!(self.messages.garbled || forgotten == 0, "{forgotten} requests were never answered");
         }
+    }
+
+    /// What waits for something: a core's queues and tables, or a connection that is not read.
+    fn waiting(&self) -> Option<String> {
+        let is_busy = |s: &TableSizes| (s.transactions, s.unanswered, s.octets_queued) != (0, 0, 0);
+        if let Some(sizes) = self.sizes().find(is_busy) {
+            return Some(format!("{sizes:?}"));
+        }
+        let unread = |link: &&Link| {
+            let is_read = !link.gone && !link.closing && !link.ended;
+            is_read && (!link.wire.is_empty() || !link.unparsed.is_empty())
+        };
+        self.links.iter().find(unread).map(|link| format!("{} is not read", link.end.uri))
     }
 
     /// Everything ends: nothing may be left.
