@@ -60,7 +60,7 @@ export RUSTC_BOOTSTRAP=1
 
 [ "${#targets[@]}" -gt 0 ] || targets=(parser rewrite digest uri conversation)
 for target in "${targets[@]}"; do
-    [[ $target =~ ^[a-z]+$ ]] && [ -e "fuzz/fuzz_targets/$target.rs" ] || wrong "$target is no target"
+    [[ $target =~ ^[a-z]+$ && -e fuzz/fuzz_targets/$target.rs ]] || wrong "$target is no target"
 done
 
 command -v cargo > /dev/null || fail "cargo is needed and not installed (see https://rustup.rs)"

@@ -662,6 +662,7 @@ impl World {
         }
         while self.deliver(0, usize::MAX) {}
         for sizes in self.sizes() {
+            let sizes = TableSizes { counted: 0, ..sizes };
             assert_eq!(sizes, TableSizes::default(), "something stays for ever");
         }
     }
