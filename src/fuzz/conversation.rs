@@ -17,6 +17,7 @@ use far_end::{Sent, Wish, message_id};
 use frames::{Credentials, Part, Traits};
 use world::{Accounts, Habits, World, settings};
 
+use super::trace;
 use crate::proto::parser::Flag;
 use crate::proto::write::write_end_line;
 
@@ -92,6 +93,7 @@ struct Play<'a> {
 
 impl Play<'_> {
     fn step(&mut self, what: u8) {
+        trace(|| format!("step {}, then {:?}", what % 32, self.script.0.get(..4)));
         match what % 32 {
             0..=3 => self.client(),
             4..=9 => self.send(),
@@ -161,6 +163,7 @@ impl Play<'_> {
         if let Some((tid, wish)) = request {
             end.end.sent.insert(tid.as_bytes().to_vec(), Sent { wish, answered: false });
         }
+        trace(|| format!("  {link} sends {}", octets.escape_ascii()));
         end.wire.extend(octets);
     }
 

@@ -17,11 +17,21 @@ mod parser;
 mod rewrite;
 mod uri;
 
+use std::sync::LazyLock;
+
 pub use conversation::conversation;
 pub use digest::digest;
 pub use parser::parser;
 pub use rewrite::rewrite;
 pub use uri::uri;
+
+/// Says what is going on, if `FUZZ_TRACE` is set: for whoever replays a finding.
+fn trace(what: impl FnOnce() -> String) {
+    static WANTED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("FUZZ_TRACE").is_some());
+    if *WANTED {
+        eprintln!("{}", what());
+    }
+}
 
 /// Runs one input.
 pub type Body = fn(&[u8]);

@@ -61,7 +61,8 @@ pub(super) fn path(links: &[Link], from: usize, choice: u8) -> String {
             let mut choice = usize::from(choice);
             let mut parts = Vec::new();
             for _ in 0..1 + choice % 3 {
-                parts.push(uri(links, from, choice));
+                // Who has no session has no URI of one.
+                parts.push(uri(links, from, choice).unwrap_or_else(|| format!("msrps://{HOST}:{PORT};tcp")));
                 choice = choice / 3 + 5;
             }
             parts.join(" ")
@@ -70,9 +71,9 @@ pub(super) fn path(links: &[Link], from: usize, choice: u8) -> String {
 }
 
 /// Any URI that means something, or nothing.
-fn uri(links: &[Link], from: usize, choice: usize) -> String {
+fn uri(links: &[Link], from: usize, choice: usize) -> Option<String> {
     let of = |link: usize| &links[link % links.len()].end;
-    match choice % 12 {
+    Some(match choice % 12 {
         0 => format!("msrps://{DOMAIN}:{PORT};tcp"),
         1 => format!("msrps://{HOST}:{PORT};tcp"),
         2 => format!("msrps://{HOST}:{PORT}/nobody;tcp"),
@@ -82,12 +83,12 @@ fn uri(links: &[Link], from: usize, choice: usize) -> String {
         5 => "msrp://plain.example:7777/far;tcp".to_owned(),
         6 => "msrps://far.invalid:7777/far;ws".to_owned(),
         7 => "msrps://far.example/far;tcp".to_owned(),
-        8 => of(choice / 12).session.clone().unwrap_or_default(),
+        8 => of(choice / 12).session.clone()?,
         9 => of(choice / 12).uri.clone(),
         // Ours by its id alone.
-        10 => links[from].end.session.as_deref().unwrap_or_default().replace(HOST, "other.example"),
-        _ => links[from].end.session.clone().unwrap_or_default(),
-    }
+        10 => links[from].end.session.as_deref()?.replace(HOST, "other.example"),
+        _ => links[from].end.session.clone()?,
+    })
 }
 
 // -- SEND --------------------------------------------------------------------------------------

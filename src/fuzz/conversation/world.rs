@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::far_end::{FarEnd, Messages, Sent, Wish};
+use crate::fuzz::trace;
 use crate::proto::digest::{Algorithm, Ha1};
 use crate::proto::parser::{Parser, ParserLimits, Piece};
 use crate::relay::{
@@ -291,6 +292,7 @@ impl World {
             if taken > 0 {
                 progress = true;
                 room -= taken;
+                trace(|| format!("  {number} receives {}", link.unwritten[..taken].escape_ascii()));
                 link.end.receive(&link.unwritten[..taken], &mut self.messages);
                 link.unwritten.drain(..taken);
             }
@@ -334,6 +336,9 @@ impl World {
         };
         let mut fx = Effects::new();
         let ticked = matches!(input, Input::Tick);
+        trace(|| {
+            format!("  core {core} hears {}", format!("{input:?}").chars().take(90).collect::<String>())
+        });
         relay.handle(self.now, input, &mut fx);
         if ticked {
             assert!(
@@ -355,6 +360,7 @@ impl World {
     }
 
     fn apply_one(&mut self, core: usize, effect: Effect) {
+        trace(|| format!("  core {core}: {effect:?}"));
         match effect {
             Effect::Wake(key) => self.with_link(core, key, |link| link.awake = true),
             Effect::Pause(key) => self.with_link(core, key, |link| {
@@ -550,6 +556,7 @@ impl World {
             return false;
         };
         if request.wants(code) {
+            trace(|| format!("  {} answers {code} to {}", link.end.uri, request.tid.escape_ascii()));
             link.wire.extend(request.response(code));
         }
         true
@@ -611,6 +618,7 @@ impl World {
     /// Everybody reads and answers, time passes: nothing may be left to wait for. Connections that ended in the
     /// midst of nowhere are broken off first.
     pub(super) fn settle(&mut self) {
+        trace(|| "settling".to_owned());
         self.habits = Habits { deliver: true, look_up: true, dial: true, answer: true };
         for link in 0..self.links.len() {
             if self.links[link].wild {
