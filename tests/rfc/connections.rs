@@ -6,7 +6,7 @@ use crate::support::endpoint::Answers;
 use crate::support::frame::response;
 use crate::support::line::{Shape, line, only};
 use crate::support::{HOST, Request, World, relay_uri};
-use crate::{FAR, challenged};
+use crate::{FAR, bind, challenged};
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -70,6 +70,25 @@ fn request_for_another_host_ends_its_connection() {
             assert_eq!(world.take_one(pair.alice).status(), 200);
         }
     }
+}
+
+// C3: a connection that serves sessions is spared for some time: their peers would all suffer for one frame.
+#[test]
+fn connection_that_serves_sessions_survives_a_few_misaddressed_requests() {
+    let mut line = line(Shape::Receiver, 0, 0);
+    bind(&mut line);
+    let world = &mut line.world;
+    let astray = format!("msrps://other.example.org:2855/abc;tcp {FAR}");
+    let most = world.settings.limits.refusals_max;
+    for n in 1..=most {
+        world.send(line.from, Request::send(&astray, &line.from_uri, "mess", b"x").octets());
+        world.run();
+        assert_eq!(world.is_closed(line.from), n == most);
+        if n < most {
+            assert_eq!(only(world.take(line.from), "481").status(), 481);
+        }
+    }
+    assert!(!world.is_closed(line.to));
 }
 
 // C4: a head that is wrong is answered only where an answer is due and can be addressed; nothing is closed.

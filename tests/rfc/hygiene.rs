@@ -55,6 +55,30 @@ fn control_octets_in_a_head_are_refused() {
     }
 }
 
+// G7: text is UTF-8. Somebody else's decoder must not stumble over what we let pass.
+#[test]
+fn text_that_is_not_utf_8_is_refused() {
+    for octets in [&b"\xff"[..], b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf"] {
+        let mut line = line(Shape::Both, 0, 0);
+        let world = &mut line.world;
+        let request = Request::new("SEND", &line.path, &line.from_uri).header("Message-ID", "mess");
+        let text = request.header("X-Unknown", "a?b").octets();
+        let at = text.iter().position(|octet| *octet == b'?').unwrap();
+        world.send(line.from, [&text[..at], octets, &text[at + 1..]].concat());
+        assert_eq!(world.take_one(line.from).status(), 400, "{octets:?}");
+        // The same in the comment of a response: it is dropped.
+        world.send(line.from, Request::new("NICKNAME", &line.path, &line.from_uri).octets());
+        world.run();
+        let response = only(world.take(line.to), "NICKNAME").response(200);
+        let at = response.windows(7).position(|word| word == b"Comment").unwrap();
+        world.send(line.to, [&response[..at], octets, &response[at + 7..]].concat());
+        world.run();
+        assert!(world.take(line.from).is_empty());
+        world.send(line.to, response);
+        assert_eq!(world.take_one(line.from).status(), 200);
+    }
+}
+
 // G9: numbers that no message can have are refused, and nothing is ever allocated from them.
 #[test]
 fn impossible_ranges_get_400() {

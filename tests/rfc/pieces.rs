@@ -106,6 +106,28 @@ fn promised_end_that_was_not_kept_is_corrected() {
     }
 }
 
+// F11, 75 §7.1.1: a chunk of more than 2048 octets leaves with `*` for its end, at hand as it may be; a shorter one says
+// where it ends.
+#[test]
+fn chunk_of_more_than_2048_octets_leaves_with_a_star() {
+    for (octets, range, expected) in [
+        (2048, "1-2048/2048", "1-2048/2048"),
+        (2048, "1-*/2048", "1-*/2048"),
+        (2049, "1-2049/2049", "1-*/2049"),
+        (70_000, "11-70010/*", "11-*/*"),
+        (2048, "", "1-2048/2048"),
+        (2049, "", "1-*/2049"),
+    ] {
+        let mut line = line(Shape::Both, 0, 1);
+        let world = &mut line.world;
+        let request = Request::new("SEND", &line.path, &line.from_uri).header("Message-ID", "mess");
+        let request = if range.is_empty() { request } else { request.header("Byte-Range", range) };
+        world.send(line.from, request.body(&pattern(octets)).octets());
+        world.run();
+        assert_eq!(only(world.take(line.to), "SEND").range_text(), expected, "{octets} {range}");
+    }
+}
+
 // F12: only SENDs are interrupted. Everything else is written in one piece, whoever waits.
 #[test]
 fn other_requests_are_never_interrupted() {
