@@ -6,16 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use mimalloc::MiMalloc;
 use msrprelay::config::{Backend, CaSource, Config, Listen};
 use msrprelay::runtime::boot::Server;
 use msrprelay::runtime::preflight;
 use msrprelay::telemetry::{Snapshot, Telemetry};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Where the config is if nobody says otherwise.
 const CONFIG_PATH: &str = "/etc/msrprelay/config.yaml";
