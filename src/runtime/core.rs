@@ -43,8 +43,9 @@ const HEARTBEAT_IDLE: Duration = Duration::from_millis(100);
 const READ_OCTETS: usize = 64 << 10;
 /// An incomplete TLS record that waits in front of the next read.
 const RECORD_OCTETS_MAX: usize = (16 << 10) + 512;
-/// Write buffers kept for reuse.
-const BUFFERS_KEPT: usize = 16;
+/// Write buffers kept for reuse, the one used last first. Each grows to the largest flush it ever held: with sixteen of
+/// them the relay's memory crept up for as long as large flushes met new ones.
+const BUFFERS_KEPT: usize = 4;
 /// How long a core that stops waits for its connections to take what is queued for them.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long accepting rests when the process has no descriptor or memory left.
