@@ -82,13 +82,15 @@ impl Simulation {
             let most = due + 2 * (turn.others + 1);
             assert!(frame.flush <= most, "message {index} waited for {} flushes", frame.flush - due);
         }
-        if frame.flag == Flag::Aborted && !message.aborted {
+        if frame.flag == Flag::Aborted && message.aborted.is_none() {
             *self.seen.entry("a chunk aborted by the relay").or_default() += 1;
         }
         // The sender has gone on to the next octet, but not with a new chunk.
         if start > 1 && message.sent_in_one {
             *self.seen.entry("a chunk cut").or_default() += 1;
         }
+        let whole = message.over && start + octets - 1 == message.sent;
+        assert!(frame.flag != Flag::Last || whole, "not all of message {index}, and yet its end");
         message.flag = Some(frame.flag);
         if frame.flag == Flag::Aborted {
             return;
@@ -136,6 +138,9 @@ impl Simulation {
         let range = frame.range();
         let (start, end) = (range.start - message.base, range.end.unwrap() - message.base);
         assert!(end <= message.sent, "message {index}: {range}");
+        let last = end == message.sent && start <= end;
+        let taken_back = last && message.aborted.is_some_and(|from| start >= from);
+        assert!(!taken_back, "message {index}: {range} is told of, which its sender aborted");
         message.fail(index, start, end);
     }
 

@@ -72,7 +72,7 @@ impl Simulation {
     }
 
     pub(super) fn add_link(&mut self) -> Option<()> {
-        match self.dice.below(5) {
+        match if self.crowd { 2 } else { self.dice.below(5) } {
             0 | 1 => {
                 let (a, a_session) = self.client()?;
                 let (b, b_session) = self.client()?;
@@ -83,7 +83,8 @@ impl Simulation {
             2 | 3 => {
                 // A foreign connection, perhaps shared by several sessions.
                 let a = self.foreign()?;
-                for _ in 0..1 + self.dice.below(3) {
+                let served = if self.crowd { 3 } else { 1 + self.dice.below(3) };
+                for _ in 0..served {
                     let (b, session) = self.client()?;
                     let there = format!("{session} {}", self.actors[b].uri);
                     let back = format!("{session} {}", self.actors[a].uri);

@@ -12,7 +12,8 @@ use super::{Actor, Message, Sent, Simulation, Turn, Wait};
 impl Simulation {
     pub(super) fn new_message(&mut self) {
         let link = self.dice.below(self.links.len());
-        let way = self.dice.below(2);
+        let back = self.crowd && self.may_speak(link, 1) && self.dice.chance(50);
+        let way = if back { 1 } else { self.dice.below(2) };
         let ends = self.links[link].ends;
         let (from, to) = (ends[way], ends[1 - way]);
         if self.open_conn(from).is_none() || !self.may_speak(link, way) {
@@ -39,7 +40,7 @@ impl Simulation {
             lies: self.lies && self.dice.chance(20),
             over: false,
             sent_in_one: false,
-            aborted: false,
+            aborted: None,
             faulty: false,
             too_late: None,
             delivered: Vec::new(),
@@ -89,7 +90,7 @@ impl Simulation {
         message.sent += octets;
         message.over = aborted || last;
         message.sent_in_one = start == 1 && last;
-        message.aborted |= aborted;
+        message.aborted = aborted.then_some(start);
         message.faulty |= aborted;
         if expired {
             message.faulty = true;
