@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use msrprelay::proto::digest::{Algorithm, AuthenticationInfo, Challenge, Ha1};
-use msrprelay::relay::{CloseReason, TableSizes};
+use msrprelay::relay::{CloseReason, Input, LookUpAnswer, TableSizes};
 use serde_json::Value;
 
 use support::{Conn, Decision, Frame, Request, World, answer_challenge, relay_uri, settings};
@@ -340,6 +340,32 @@ fn slow_look_up_does_not_make_a_nonce_stale() {
     let request = Request::new("AUTH", &to, &uri).header("Authorization", &authorization);
     world.send(conn, request.octets());
     world.advance(Duration::from_secs(20));
+    world.finish_look_up(0);
+    assert_eq!(world.take_one(conn).status(), 200);
+}
+
+// The accounts answer once; should they do so again, the AUTH that waits by then is none of their business.
+#[test]
+fn second_answer_to_an_earlier_look_up_decides_nothing() {
+    let mut world = World::new(1);
+    world.look_up_decision = Decision::Hold;
+    let conn = world.connect(0);
+    let (to, uri) = (relay_uri(), world.end(conn).uri.clone());
+    let ask = |world: &mut World, challenge: &Frame, user: &str, password: &str| {
+        let authorization = answer_challenge(challenge, user, password, &to, 1);
+        let request = Request::new("AUTH", &to, &uri).header("Authorization", &authorization);
+        world.send(conn, request.octets());
+        world.run();
+    };
+    let challenge = challenged(&mut world, conn, &to);
+    ask(&mut world, &challenge, "alice", "wrong");
+    let earlier = world.look_ups[0].ticket;
+    world.finish_look_up(0);
+    let challenge = world.take_one(conn);
+    ask(&mut world, &challenge, "bob", "5678");
+    world.input(0, Input::LookedUp { ticket: earlier, answer: LookUpAnswer::Unknown });
+    world.run();
+    assert!(world.take(conn).is_empty());
     world.finish_look_up(0);
     assert_eq!(world.take_one(conn).status(), 200);
 }
