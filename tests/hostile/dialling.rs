@@ -103,8 +103,8 @@ fn forbidden_next_hops_are_not_tried_and_told_of_like_any_other_that_cannot_be_r
     });
 }
 
-/// Private ranges may be allowed; the relay's own listeners are no next hop all the same (norm S3), be it that
-/// they listen on one address or on all.
+/// Private ranges may be allowed; the relay's own listeners are no next hop all the same (norm S3), be it
+/// that they listen on one address or on all.
 #[test]
 fn the_relay_does_not_dial_itself_where_its_own_address_is_allowed() {
     bounded(|| {

@@ -130,7 +130,7 @@ fn a_message_in_a_million_records_of_one_octet_arrives_and_costs_others_nothing(
 }
 
 /// Requests for new keys, more than anybody needs in a session's life.
-const RENEWALS: usize = 20_000;
+const RENEWALS: usize = 10_000;
 
 /// Each demands an answer of TLS, and none is read.
 #[test]
@@ -160,8 +160,8 @@ fn requests_for_new_keys_without_end_are_answered_within_bounds() {
 
 /// Sessions whose receivers do not read, and whose senders write octet by octet.
 const TRICKLES: usize = 8;
-/// Octets that each sends one by one, so that the relay reads them one by one. Together 80,000 records.
-const TRICKLE: usize = 10_000;
+/// Octets that each sends one by one, so that the relay reads them one by one. Together 48,000 records.
+const TRICKLE: usize = 6_000;
 /// What each sends before that, to fill what the kernel holds on the way to the receiver.
 const FILL: usize = 350 << 10;
 

@@ -15,9 +15,9 @@ const OCTETS_MAX: u64 = 500 << 10;
 /// be twice as fast.
 const LINE: Pace = Pace { octets: 10 << 10, rest: Duration::from_millis(50) };
 /// Messages that the receiver sends while the file comes in.
-const MESSAGES: usize = 6;
+const MESSAGES: usize = 4;
 /// Longer than what comes in while those are answered, and than all buffers together.
-const FILE: usize = 4 << 20;
+const FILE: usize = 3 << 20;
 
 /// Reads until the response with this transaction id comes; the chunks before it are answered and kept.
 fn read_until_answered(receiver: &mut Endpoint, tid: &str, file: &mut Vec<Frame>) {

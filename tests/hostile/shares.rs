@@ -15,7 +15,8 @@ fn address(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 2, n)
 }
 
-/// Whether the relay lets a connection be that says nothing: it is closed at once, or not for as long as this waits.
+/// Whether the relay lets a connection be that says nothing: it is closed at once, or not for as long as this
+/// waits.
 fn is_closed(stream: &TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     match (&*stream).read(&mut [0]) {
