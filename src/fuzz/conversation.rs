@@ -97,7 +97,7 @@ impl Play<'_> {
         match what % 32 {
             0..=3 => self.client(),
             4..=9 => self.send(),
-            10 => self.begin_frame(),
+            10 => drop(self.begin_chunk()),
             11 => self.more(),
             12 => self.end_frame(),
             13 => self.other_request(),
@@ -216,18 +216,14 @@ impl Play<'_> {
 
     /// A chunk, whole.
     fn send(&mut self) {
-        if let Some(link) = self.begin_chunk(true) {
+        if let Some(link) = self.begin_chunk() {
             let flag = self.parts[link].flag();
             self.end_chunk(link, flag);
         }
     }
 
-    /// A chunk begins that is not ended yet.
-    fn begin_frame(&mut self) {
-        self.begin_chunk(false);
-    }
-
-    fn begin_chunk(&mut self, is_whole: bool) -> Option<usize> {
+    /// A chunk begins and does not end yet.
+    fn begin_chunk(&mut self) -> Option<usize> {
         let link = self.link()?;
         let (target, size, traits) = (self.script.octet(), self.script.octet(), self.script.octet());
         self.finish_open_frame(link);
@@ -243,7 +239,7 @@ impl Play<'_> {
         let body = self.world.messages.send(message, frames::octets(size));
         let tid = self.tid();
         let from = self.world.links[link].end.uri.clone();
-        let range = traits.byte_range(start, body.len() as u64, is_whole);
+        let range = traits.byte_range(start, body.len() as u64);
         if range.is_none() && start > 1 {
             // Nobody can tell where it belongs.
             self.world.messages.garbled = true;

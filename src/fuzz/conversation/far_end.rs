@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::proto::digest::{AuthenticationInfo, Challenge};
-use crate::proto::head::{Defect, FailureReport, Head, Kind, Method};
+use crate::proto::head::{FailureReport, Head, Kind, Method};
 use crate::proto::parser::{Flag, Parser, ParserLimits, Piece};
 
 /// Requests remembered for an answer; of more, the oldest are never answered.
@@ -190,9 +190,7 @@ impl FarEnd {
 
     fn on_head(&mut self, head: &Head, octets: &[u8], messages: &Messages) {
         let shown = String::from_utf8_lossy(octets);
-        // A total that was a lie stays one: a piece may begin behind it.
-        let defect = head.defect().filter(|defect| !messages.garbled || *defect != Defect::ByteRange);
-        assert_eq!(defect, None, "{shown}");
+        assert_eq!(head.defect(), None, "{shown}");
         let Kind::Request(method) = head.kind() else {
             return self.on_response(head, octets, messages);
         };

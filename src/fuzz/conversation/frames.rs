@@ -119,10 +119,11 @@ impl Traits {
         if self.0 & 4 != 0 { "Success-Report: yes\r\n" } else { "" }
     }
 
-    /// What the head says of a chunk of `len` octets, which may be a lie about its end.
-    pub(super) fn byte_range(self, start: u64, len: u64, is_whole: bool) -> Option<ByteRange> {
+    /// What the head says of a chunk that begins with `len` octets: a lie about its end, if it is to be one, and
+    /// about the message's, if more comes.
+    pub(super) fn byte_range(self, start: u64, len: u64) -> Option<ByteRange> {
         let end = start - 1 + len;
-        let total = (is_whole && self.flag() == Flag::Last).then_some(end);
+        let total = (self.flag() == Flag::Last).then_some(end);
         match self.0 >> 3 & 3 {
             0 => Some(ByteRange { start, end: Some(end), total }),
             1 => Some(ByteRange { start, end: None, total }),
