@@ -1,21 +1,26 @@
 //! Some cores' relays and their connections, driven as a runtime would drive them, and what must hold all the time.
 //!
-//! This is the one place that calls [`Relay`].
+//! This and its parts are the one place that calls [`Relay`].
+
+mod checks;
+mod cores;
 
 use core::net::IpAddr;
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::far_end::{FarEnd, Messages, Sent, Wish};
+pub(super) use cores::settings;
+
+use super::far_end::{FarEnd, Messages};
 use crate::fuzz::trace;
 use crate::proto::digest::{Algorithm, Ha1};
 use crate::proto::parser::{Parser, ParserLimits, Piece};
 use crate::relay::{
-    CoreId, Effect, Effects, HEAD_OVERHEAD, Input, Limits, LookUpAnswer, LookUpTicket, Message, OutBatch,
-    PeerKey, Relay, Settings, TableSizes, Target, Transport, WriteState,
+    CoreId, Effect, Effects, Input, LookUpAnswer, LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings,
+    Target, Transport, WriteState,
 };
 
 /// The name of the relay.
@@ -106,44 +111,6 @@ pub(super) struct World {
     settings: Settings,
     out: OutBatch,
     seeds: u8,
-}
-
-/// A relay's settings, chosen by two octets.
-pub(super) fn settings(cores: u16, limits: u8, choices: u8) -> Settings {
-    let is_set = |bit: u8| choices & (1 << bit) != 0;
-    Settings {
-        hostname: HOST.to_owned(),
-        realm: is_set(0).then(|| DOMAIN.to_owned()),
-        domains: is_set(1).then(|| vec![DOMAIN.to_owned()]),
-        ports: vec![PORT],
-        cores,
-        algorithms: if is_set(2) { vec![Algorithm::Sha256, Algorithm::Md5] } else { vec![Algorithm::Md5] },
-        challenge_lifetime: Duration::from_secs(15),
-        attempts_max: 3,
-        insecure_plain: is_set(3),
-        expires_seconds_min: 60,
-        expires_seconds_default: 600,
-        expires_seconds_max: 3600,
-        enforce_default: is_set(4),
-        allow_other_methods: !is_set(5),
-        dial_plain: !is_set(6),
-        limits: Limits {
-            queue_octets_high: 54 << 10,
-            queue_octets_low: 27 << 10,
-            queue_octets_total: if is_set(7) { usize::from(cores) * (80 << 10) } else { 1 << 30 },
-            flush_octets_max: [3 << 10, 8 << 10, 128 << 10][usize::from(limits % 3)],
-            transactions_per_peer_max: [4, 16, 4096][usize::from(limits / 3 % 3)],
-            peers_max: if limits & 128 != 0 { 4 } else { 64 },
-            sessions_per_user_max: u32::from(limits / 9 % 3),
-            octets_per_second_per_user_max: if limits / 9 % 3 == 2 { 20_000 } else { 0 },
-            peers_per_address_max: if limits & 64 != 0 { 3 } else { 1024 },
-            unproven_per_address_max: if limits & 64 != 0 { 2 } else { 256 },
-            auth_failures_per_user_max: if limits & 32 != 0 { 2 } else { 100 },
-            auth_failures_per_address_max: if limits & 32 != 0 { 4 } else { 100 },
-            dial_failures_per_user_max: if limits & 32 != 0 { 2 } else { 100 },
-            ..Limits::default()
-        },
-    }
 }
 
 /// What a user's account holds.
@@ -441,91 +408,6 @@ impl World {
         true
     }
 
-    /// Time passes; with `ticks`, the relays hear of each deadline when it comes, else of all of them late.
-    pub(super) fn age(&mut self, by: Duration, ticks: bool) {
-        let until = self.now + by;
-        for _ in 0..1000 {
-            let deadlines = self.cores.iter().filter_map(|core| core.relay.as_ref()?.next_deadline());
-            let Some(at) = deadlines.min().filter(|at| ticks && *at <= until) else {
-                break;
-            };
-            self.now = self.now.max(at);
-            self.tick();
-            self.run();
-        }
-        self.now = until;
-        self.tick();
-    }
-
-    /// Time passes and nobody notices yet.
-    pub(super) fn age_unnoticed(&mut self, by: Duration) {
-        self.now += by;
-    }
-
-    /// Each relay hears of the time until nothing is due any more, which must be soon: what one deadline brings
-    /// about may have been due already, but not for ever.
-    fn tick(&mut self) {
-        for core in 0..self.cores.len() {
-            let due = |world: &Self| {
-                let relay = world.cores[core].relay.as_ref();
-                relay.and_then(Relay::next_deadline).is_some_and(|at| at <= world.now)
-            };
-            self.input(core, Input::Tick);
-            for _ in 0..4 {
-                if due(self) {
-                    self.input(core, Input::Tick);
-                }
-            }
-            assert!(!due(self), "something is due for ever");
-        }
-    }
-
-    /// A core stops in order, at once or as soon as it is told again.
-    pub(super) fn shut_down(&mut self, core: usize, at_once: bool) {
-        if !mem::replace(&mut self.cores[core].stopping, true) {
-            self.input(core, Input::Quiesce);
-            if !at_once {
-                return;
-            }
-        }
-        self.input(core, Input::Shutdown);
-    }
-
-    /// A core dies with all it owns; what it sent last arrives before the news or is lost.
-    pub(super) fn kill(&mut self, index: usize, again: bool, last_words: bool) {
-        let lanes: Vec<_> = self.lanes.keys().copied().filter(|(from, _)| *from == index).collect();
-        for lane in lanes {
-            for message in self.lanes.remove(&lane).into_iter().flatten() {
-                if last_words {
-                    self.input(lane.1, Input::Message(message));
-                }
-            }
-        }
-        self.links.iter_mut().filter(|link| link.core == index).for_each(|link| link.gone = true);
-        self.dials.retain(|dial| dial.core != index);
-        self.look_ups.retain(|look_up| look_up.core != index);
-        self.cores[index].relay = None;
-        let position = u16::try_from(index).unwrap();
-        if again && !self.cores[index].stopping {
-            let incarnation = self.cores[index].incarnation + 1;
-            let relay = Some(self.new_relay(position, incarnation));
-            self.cores[index] = Core { relay, incarnation, stopping: false };
-        }
-        for core in (0..self.cores.len()).filter(|core| *core != index) {
-            let running = self.running(index);
-            self.input(core, Input::CoreChanged { index: position, running });
-            // The newcomer learns which of the others are in a later life than their first.
-            let change =
-                Input::CoreChanged { index: u16::try_from(core).unwrap(), running: self.running(core) };
-            self.input(index, change);
-        }
-    }
-
-    fn running(&self, core: usize) -> Option<u16> {
-        let core = &self.cores[core];
-        core.relay.as_ref().map(|_| core.incarnation)
-    }
-
     // -- running -------------------------------------------------------------------------------
 
     /// What happens by habit.
@@ -585,97 +467,6 @@ impl World {
             if !progress {
                 return;
             }
-        }
-    }
-
-    // -- what must hold ------------------------------------------------------------------------
-
-    /// What holds after every step.
-    pub(super) fn check(&self) {
-        let parcels: usize = self.lanes.values().map(VecDeque::len).sum();
-        for (index, core) in self.cores.iter().enumerate() {
-            let Some(relay) = &core.relay else { continue };
-            let sizes = relay.table_sizes();
-            let links = self.links.iter().filter(|link| link.core == index && !link.gone).count();
-            let dials = self.dials.iter().filter(|dial| dial.core == index).count();
-            assert_eq!(sizes.peers, links + dials, "connections and their entries");
-            let Limits { peers_max, transactions_per_peer_max, queue_octets_high, .. } = self.settings.limits;
-            assert!(sizes.peers <= peers_max, "{sizes:?}");
-            // Two URIs that live, and those that expired of late.
-            assert!(sizes.sessions <= 4 * links, "{sizes:?}");
-            assert_eq!(relay.stats().sessions_open(), sizes.sessions as u64);
-            // Awaited and unlikely ones have a bound each.
-            let most = links * (2 * transactions_per_peer_max + 2);
-            assert!(sizes.transactions <= most, "{sizes:?}");
-            let most = links * (transactions_per_peer_max + FRAMES_PER_READ) + parcels + self.links.len();
-            assert!(sizes.unanswered <= most, "{sizes:?}");
-            // Octets of connections that are gone may be queued at others.
-            let ever = self.links.iter().filter(|link| link.core == index).count();
-            let most = ever * (queue_octets_high + READ_MAX + FRAMES_PER_READ * HEAD_OVERHEAD);
-            assert!(sizes.octets_queued <= most, "{sizes:?}");
-        }
-    }
-
-    fn sizes(&self) -> impl Iterator<Item = TableSizes> {
-        self.cores.iter().filter_map(|core| core.relay.as_ref()).map(Relay::table_sizes)
-    }
-
-    /// Everybody reads and answers, time passes: nothing may be left to wait for. Connections that ended in the
-    /// midst of nowhere are broken off first.
-    pub(super) fn settle(&mut self) {
-        trace(|| "settling".to_owned());
-        self.habits = Habits { deliver: true, look_up: true, dial: true, answer: true };
-        for link in 0..self.links.len() {
-            if self.links[link].wild {
-                self.lose(link);
-            }
-        }
-        for core in 0..self.cores.len() {
-            if self.cores[core].stopping {
-                self.shut_down(core, true);
-            }
-        }
-        for _ in 0..60 {
-            self.run();
-            self.check();
-            if self.waiting().is_none() {
-                break;
-            }
-            self.age(Duration::from_secs(31), true);
-        }
-        assert_eq!(self.waiting(), None, "something waits for ever");
-        for link in self.links.iter().filter(|link| !link.gone && !link.closing && !link.ended) {
-            let forgotten = |sent: &&Sent| sent.wish == Wish::Answer && !sent.answered;
-            let forgotten = link.end.sent.values().filter(forgotten).count();
-            assert!(self.messages.garbled || forgotten == 0, "{forgotten} requests were never answered");
-        }
-    }
-
-    /// What waits for something: a core's queues and tables, or a connection that is not read.
-    fn waiting(&self) -> Option<String> {
-        let is_busy = |s: &TableSizes| (s.transactions, s.unanswered, s.octets_queued) != (0, 0, 0);
-        if let Some(sizes) = self.sizes().find(is_busy) {
-            return Some(format!("{sizes:?}"));
-        }
-        let unread = |link: &&Link| {
-            let is_read = !link.gone && !link.closing && !link.ended;
-            is_read && (!link.wire.is_empty() || !link.unparsed.is_empty())
-        };
-        self.links.iter().find(unread).map(|link| format!("{} is not read", link.end.uri))
-    }
-
-    /// Everything ends: nothing may be left.
-    pub(super) fn close_all(&mut self) {
-        self.habits = Habits { deliver: true, look_up: false, dial: false, answer: false };
-        for Dial { core, key: peer, .. } in mem::take(&mut self.dials) {
-            self.input(core, Input::Lost { peer });
-        }
-        for link in 0..self.links.len() {
-            self.lose(link);
-        }
-        while self.deliver(0, usize::MAX) {}
-        for sizes in self.sizes() {
-            assert_eq!(sizes, TableSizes::default(), "something stays for ever");
         }
     }
 }
