@@ -81,6 +81,17 @@ fn exchange(algorithm: Algorithm, parts: &[&str]) {
     assert_eq!((verified.username(), verified.realm()), (user, realm));
     refusals(&answer, &ha1, (password, wrong), uri);
 
+    // Everybody knows what stands for a user nobody knows.
+    let zeros = if algorithm == Algorithm::Md5 { "0".repeat(32) } else { "0".repeat(64) };
+    let known = Ha1::from_hex(&zeros).unwrap();
+    let forged = received.answer(user, &known, uri.as_bytes(), nc, cnonce);
+    assert!(check(&forged, &known, "AUTH", uri.as_bytes()).is_some());
+    assert_eq!(
+        check(&forged, &Ha1::dummy(algorithm), "AUTH", uri.as_bytes()),
+        None,
+        "nobody has authenticated"
+    );
+
     let info = AuthenticationInfo {
         nextnonce: parts.get(8).map(|next| (*next).into()),
         rspauth: answer.rspauth(&ha1, uri.as_bytes()).as_str().to_owned().into(),
