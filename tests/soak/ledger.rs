@@ -119,7 +119,8 @@ impl Sent {
     /// Whether each octet of the complete chunks is among those that `arrived` or was told of, once. `closed`: the relay
     /// has closed the sender's connection, which tells of all that was not answered.
     pub(crate) fn settle(&self, arrived: &[Range], closed: bool) -> Result<(), String> {
-        let is_refused = |chunk: &&Chunk| chunk.status.map_or(closed, |status| status != 200);
+        let told_by_end = closed && self.wish.is_answered();
+        let is_refused = |chunk: &&Chunk| chunk.status.map_or(told_by_end, |status| status != 200);
         let refused = self.chunks.iter().filter(is_refused).filter(|chunk| chunk.octets > 0);
         let told: Vec<Range> =
             refused.map(Chunk::range).chain(self.reports.iter().map(|(range, _)| *range)).collect();
@@ -136,6 +137,12 @@ impl Sent {
         let mut known = union(arrived.iter().chain(&told));
         if self.wish == Wish::Partial {
             bridge(&mut known, arrived);
+            if closed {
+                // What the relay had not taken in by then, nobody can tell.
+                let end = known.last().map_or(0, |range| range.1);
+                known.push((end + 1, u64::MAX));
+                known = union(known.iter());
+            }
         }
         let complete = self.chunks.iter().filter(|c| matches!(c.ended, Some(Flag::Last | Flag::More)));
         for chunk in complete {
@@ -164,7 +171,7 @@ fn union<'a>(ranges: impl Iterator<Item = &'a Range>) -> Vec<Range> {
     let mut joined: Vec<Range> = Vec::new();
     for range in sorted {
         match joined.last_mut() {
-            Some(last) if range.0 <= last.1 + 1 => last.1 = last.1.max(range.1),
+            Some(last) if range.0 <= last.1.saturating_add(1) => last.1 = last.1.max(range.1),
             _ => joined.push(range),
         }
     }
@@ -339,6 +346,9 @@ mod tests {
         assert!(sent(Wish::Yes, &chunks, &[]).settle(&[(1, 50)], true).is_ok());
         assert!(sent(Wish::Yes, &chunks, &[]).settle(&[(1, 49)], true).is_err());
         assert!(sent(Wish::Yes, &chunks, &[(30, 50)]).settle(&[(1, 29)], true).is_ok());
+        let silent = [((1, 50), None), ((51, 100), None)];
+        assert!(sent(Wish::Partial, &silent, &[(1, 60)]).settle(&[], true).is_ok());
+        assert!(sent(Wish::Partial, &silent, &[(1, 60), (60, 70)]).settle(&[], true).is_err());
     }
 
     #[test]
