@@ -173,5 +173,5 @@ pid=$!
 status=0
 wait "$pid" || status=$?
 pid=''
-[ "$status" = 0 ] || fail "the soak has failed (see above)"
+[ "$status" = 0 ] || fail "the soak has failed, exit status $status (see above)"
 echo "OK"
