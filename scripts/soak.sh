@@ -166,6 +166,9 @@ CONFIG
 # Each end of some hundred connections is a descriptor.
 ulimit -Sn 8192 2> /dev/null || ulimit -Sn "$(ulimit -Hn)"
 
+# As deploy/msrprelay.service sets them.
+export MALLOC_TRIM_THRESHOLD_=262144 MALLOC_MMAP_THRESHOLD_=262144
+
 echo "== $minutes min on cores $cores, seed $seed"
 SOAK_RELAY=$bin/msrprelay SOAK_PLACE=$scratch SOAK_PASSWORD=$password SOAK_MINUTES=$minutes SOAK_SEED=$seed RUST_BACKTRACE=0 \
     "$driver" --ignored --exact --nocapture a_steady_mix_loses_no_octet_and_leaves_nothing_behind &

@@ -61,7 +61,7 @@ impl Simulation {
     }
 
     /// What a sender has sent and its receivers have not got is on the wire, or is within the bound.
-    fn check_senders(&mut self) {
+    fn check_senders(&self) {
         let high = self.world.settings.limits.queue_octets_high + READ_MAX;
         for actor in 0..self.actors.len() {
             let (Some(conn), false) = (self.actors[actor].conn, self.actors[actor].dead) else {
