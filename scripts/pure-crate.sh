@@ -36,9 +36,12 @@ cp -r "$here/src/proto" "$here/src/relay" "$crate/src"
 cp -r "$here/tests/support" "$here/tests/data" "$crate/tests"
 cp "$here/Cargo.lock" "$crate/Cargo.lock"
 
-# Every file shares one copy of the support module.
-share_support() { # FILE...
-    sed -i -e '/^#\[path = .*support\/mod.rs"\]$/d' -e 's/^mod support;$/use crate::support;/' "$@"
+# Every test shares one copy of the support module, and is no crate of its own any more.
+adapt() { # NAME FILE...
+    local name=$1
+    shift
+    sed -i -e '/^#\[path = .*support\/mod.rs"\]$/d' -e "s/\<crate::/crate::$name::/g" \
+        -e "s/\<crate::$name::support\>/crate::support/g" -e 's/^mod support;$/use crate::support;/' "$@"
 }
 
 {
@@ -55,11 +58,12 @@ share_support() { # FILE...
         if [ -e "$here/tests/$name/main.rs" ]; then
             cp -r "$here/tests/$name" "$crate/tests/$name"
             file=$name/main.rs
+            adapt "$name" "$crate/tests/$name"/*.rs
         else
             cp "$here/tests/$name.rs" "$crate/tests/$name.rs"
             file=$name.rs
+            adapt "$name" "$crate/tests/$file"
         fi
-        share_support "$crate/tests/$file"
         echo '#[cfg(test)]'
         echo "#[path = \"../tests/$file\"]"
         echo "mod $name;"
