@@ -172,10 +172,11 @@ fn a_next_hop_that_does_not_read_holds_up_its_own_client_and_nobody_else() {
 fn a_sender_that_is_held_up_and_resets_is_gone_once_its_receiver_is_given_up() {
     bounded(|| {
         let bound = TRANSFER_KIB_MAX + 4 * CONNECTION_KIB_MAX;
-        let scene = Scene::with(&two_cores("limits: {write_timeout: 3s}"), bound);
+        let scene = Scene::with(&two_cores("limits: {write_timeout: 8s}"), bound);
         let receiver = scene.relay.narrow_client("user1");
         let mut culprit = scene.relay.narrow_client("user0");
-        culprit.stream().set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+        // Long before its receiver is given up, also where everything takes its time.
+        culprit.stream().set_write_timeout(Some(Duration::from_millis(500))).unwrap();
         let request = Request::send(&culprit.route(&receiver.path()), &culprit.uri, &fresh_id(), "1-*/*");
         culprit.writer.write(&request.head());
         let mut parts = 0..(64 << 20) / (32 << 10);
