@@ -104,6 +104,7 @@ for target in "${targets[@]}"; do
     running=$! status=0
     wait "$running" || status=$?
     running=''
+    [ "$status" != 72 ] || { echo "interrupted" >&2; exit 130; }
     last=$(grep -E '^#[0-9]+.* cov: ' "$log" | tail -n 1 || true)
     echo "$last"
     echo "executions: $(value number_of_executed_units "$log"), per second: $(value average_exec_per_sec "$log")"
