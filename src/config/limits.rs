@@ -303,6 +303,27 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_says_of_every_limit_what_the_peer_sees() {
+        let readme = include_str!("../../README.md");
+        let keys = SIZES.iter().map(|row| row.0).chain(COUNTS.iter().map(|row| row.0));
+        for key in keys.chain(TIMES.iter().map(|row| row.0)) {
+            let row = readme.lines().find(|line| line.starts_with(&format!("| `{key}` |")));
+            let seen = row.and_then(|row| row.split('|').nth(6)).unwrap_or_default();
+            assert!(seen.trim().len() > 2, "{key}: {row:?}");
+        }
+    }
+
+    #[test]
+    fn the_limits_that_bite_are_named_as_in_the_config() {
+        use crate::relay::Limit;
+        let sample = include_str!("../../config.yaml.sample");
+        for limit in Limit::ALL {
+            let key = limit.key().rsplit('.').next().unwrap_or_default();
+            assert!(sample.lines().any(|line| line.trim_start().starts_with(&format!("{key}:"))), "{key}");
+        }
+    }
+
+    #[test]
     fn defaults_are_within_their_ranges() {
         let mut limits = Limits::default();
         for Row(key, floor, ceiling, slot) in SIZES.into_iter().chain(COUNTS) {
