@@ -191,6 +191,37 @@ fn a_claim_is_granted_when_the_core_that_counts_dies() {
     }
 }
 
+// A session that has expired gives its place back, though its connection stays.
+#[test]
+fn an_expired_session_no_longer_counts_among_its_users() {
+    let mut world = world(|s| s.limits.sessions_per_user_max = 1);
+    let first = world.connect(0);
+    let uri = world.end(first).uri.clone();
+    assert_eq!(world.auth_round(first, "alice", &uri, "Expires: 60\r\n").status(), 200);
+    world.advance(Duration::from_secs(91));
+    let (second, _) = world.client(1, "alice");
+    world.lose(second);
+    world.run();
+    assert!(!world.is_closed(first));
+    assert_eq!(world.auth_round(first, "alice", &uri, "").status(), 200, "and the first may have another");
+    world.close_all();
+}
+
+// C2: AUTHs that lead nowhere are refusals, too.
+#[test]
+fn a_stranger_that_asks_for_challenges_without_end_is_closed() {
+    let mut world = world(|s| s.limits.refusals_max = 5);
+    let conn = world.connect(0);
+    let uri = world.end(conn).uri.clone();
+    for n in 0..5 {
+        assert!(!world.is_closed(conn), "after {n}");
+        world.send(conn, Request::new("AUTH", &relay_uri(), &uri).octets());
+        assert_eq!(world.take_one(conn).status(), 401);
+    }
+    assert!(world.is_closed(conn));
+    world.close_all();
+}
+
 // A client that goes before its claim is answered leaves nothing behind.
 #[test]
 fn a_session_that_was_granted_to_nobody_is_given_back() {

@@ -109,7 +109,7 @@ impl Default for Limits {
             unauthenticated_percent_max: 20,
             refused_requests_max: 16,
             auth_failures_per_address_max: 100,
-            auth_failures_per_user_max: 100,
+            auth_failures_per_user_max: 1000,
             dial_failures_per_user_max: 100,
             sessions_per_user_max: 0,
             bytes_per_second_per_user_max: 0,

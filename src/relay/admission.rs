@@ -366,9 +366,10 @@ impl Relay {
             Tally::Disconnected { proven } => core.register.disconnected(from, who, proven),
             Tally::Claim { peer, ticket } => {
                 let granted = core.register.claim(from, who, core.settings.limits.sessions_per_user_max);
-                self.tell_share(who, fx);
                 let counter = granted.then_some(self.core.me);
                 self.core.post(Message::Claimed { peer, ticket, who, granted, counter }, fx);
+                // After that: the core that asked has a bucket for the user only now.
+                self.tell_share(who, fx);
             }
             Tally::Released => {
                 core.register.released(from, who);

@@ -272,7 +272,13 @@ impl Relay {
         self.admit(key, claim, fx)
     }
 
+    /// Whatever the refusal is, a connection that nobody vouches for can have so many and no more.
     fn refuse_auth(&mut self, key: PeerKey, transit: &Transit, refusal: &Refusal, fx: &mut Effects) {
+        self.answer_refused(key, transit, refusal, fx);
+        self.count_refusal(key, fx);
+    }
+
+    fn answer_refused(&mut self, key: PeerKey, transit: &Transit, refusal: &Refusal, fx: &mut Effects) {
         let (status, why) = match refusal {
             Refusal::Challenge => return self.challenge(key, transit, false, fx),
             Refusal::Close(reason) => return self.close_peer(key, *reason, fx),

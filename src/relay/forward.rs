@@ -167,8 +167,27 @@ impl Outbound {
             && let Some(flow) = self.flows.iter_mut().find(|f| f.source == stream.peer)
         {
             dropped += flow.stop(|hop, transit| stopped.is_of(hop, transit), &mut messages);
+            // The chunk on the wire may be a later one of the same message: interrupted at once.
+            let current = flow.failure_of_current(Status::STOP);
+            if let Some(failure) = current.filter(|failure| failure.notice.is_like(&stopped)) {
+                dropped += self.give_up_current(failure, &mut messages);
+            }
         }
         (dropped, messages)
+    }
+
+    /// Refuses the request that its flow is writing, the pieces of it that are on the way included.
+    fn give_up_current(&mut self, mut failure: Failure, messages: &mut Vec<Message>) -> usize {
+        let stream = failure.notice.stream;
+        let Some(flow) = self.flows.iter_mut().find(|f| f.is_writing(stream)) else {
+            return 0;
+        };
+        if flow.was_cut(stream) {
+            failure.notice = self.transactions.absorb(failure.notice);
+        }
+        let (octets, message) = flow.refuse(failure);
+        messages.extend(message);
+        octets
     }
 
     /// Refuses everything that waits from one source, with 413. Returns the octets to credit to it, and
@@ -179,13 +198,8 @@ impl Outbound {
             return (0, messages);
         };
         let mut dropped = flow.stop(|_, _| true, &mut messages);
-        if let Some(mut failure) = flow.failure_of_current(Status::STOP) {
-            if flow.was_cut(failure.notice.stream) {
-                failure.notice = self.transactions.absorb(failure.notice);
-            }
-            let (octets, message) = flow.refuse(failure);
-            dropped += octets;
-            messages.extend(message);
+        if let Some(failure) = flow.failure_of_current(Status::STOP) {
+            dropped += self.give_up_current(failure, &mut messages);
         }
         (dropped, messages)
     }

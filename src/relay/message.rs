@@ -139,6 +139,13 @@ pub struct Notice {
 }
 
 impl Notice {
+    /// Whether two notices speak of the same message, in the same direction.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.message_id.is_some()
+            && (self.session, self.inward, &self.message_id)
+                == (other.session, other.inward, &other.message_id)
+    }
+
     /// Whether a request on its way out belongs to the same message, in the same direction.
     pub(crate) fn is_of(&self, hop: Hop, transit: &Transit) -> bool {
         let message_id = transit.head.message_id(&transit.octets);

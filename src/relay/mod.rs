@@ -405,6 +405,7 @@ impl Relay {
             body_octets_out,
         };
         entry.out.fill(out, budget, &mut cx);
+        entry.taking = !out.is_empty();
         entry.set_alarm(&mut self.core);
         entry.count_full_table(&mut self.core, fx);
         entry.update_pause(&mut self.core, fx);

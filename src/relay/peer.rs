@@ -66,8 +66,9 @@ pub(crate) struct Peer {
     throttled_until: Option<Instant>,
     /// It is not read from since, because its octets are not written on, though it serves several sessions.
     held_up_since: Option<Instant>,
-    /// When it last had taken all it had been given.
+    /// When it last had taken all it had been given, and whether it was given more then.
     pub(crate) last_taken: Instant,
+    pub(crate) taking: bool,
     /// When something last came from it.
     last_heard: Instant,
     /// When the first of its sessions is over for good.
@@ -197,6 +198,7 @@ impl Peer {
             throttled_until: None,
             held_up_since: None,
             last_taken: now,
+            taking: false,
             last_heard: now,
             session_over: None,
             alarm: None,

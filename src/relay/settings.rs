@@ -111,7 +111,7 @@ impl Default for Limits {
             transactions_per_peer_max: 4096,
             refusals_max: 16,
             auth_failures_per_address_max: 100,
-            auth_failures_per_user_max: 100,
+            auth_failures_per_user_max: 1000,
             dial_failures_per_user_max: 100,
             failure_window: Duration::from_secs(300),
             sessions_per_user_max: 0,

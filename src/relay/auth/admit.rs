@@ -228,6 +228,13 @@ impl Relay {
                     self.core.post(Message::InnerLost { session }, fx);
                 }
             }
+            if sessions.is_empty()
+                && let Some(user) = peer.user.take()
+            {
+                // Others of the user's may have its place.
+                self.core.rates.end(user);
+                self.core.tally(Who::User(user), Tally::Released, fx);
+            }
         }
         self.update_session_over(key);
     }

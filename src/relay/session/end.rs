@@ -11,6 +11,7 @@ use crate::proto::write::FrameWriter;
 use crate::relay::ids::{CoreId, PeerRef, SessionId, StreamId, Tid};
 use crate::relay::limit::Limit;
 use crate::relay::message::{Message, MessageId, Notice, Outer};
+use crate::relay::peer::Peer;
 use crate::relay::{Effects, Event, Relay};
 impl Relay {
     /// The hop after a session refuses a request that is still coming in: it is stopped here, and
@@ -39,7 +40,10 @@ impl Relay {
         };
         let stall_timeout = self.core.settings.limits.stall_timeout;
         let now = self.core.now;
-        let Some(client) = self.peers.get_mut(inner).filter(|c| c.last_taken + stall_timeout <= now) else {
+        // One that is up to date and merely silent is not to blame.
+        let stalls =
+            |client: &&mut Peer| (client.taking || client.woken) && client.last_taken + stall_timeout <= now;
+        let Some(client) = self.peers.get_mut(inner).filter(stalls) else {
             return;
         };
         let (dropped, messages) = client.out.shed(source);
