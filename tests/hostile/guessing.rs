@@ -99,7 +99,8 @@ fn guesses_sent_all_at_once_are_not_more() {
                 Err(end) => break end,
             }
         };
-        assert_eq!((end, judged), (End::Clean, ATTEMPTS));
+        // The others are refusals as well: they may end the connection before that many have been judged.
+        assert!(end == End::Clean && judged <= ATTEMPTS, "{end:?} after {judged}");
         drop(culprit);
         scene.end();
     });
