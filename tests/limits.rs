@@ -8,7 +8,8 @@ mod support;
 use std::time::{Duration, Instant};
 
 use msrprelay::relay::{
-    CloseReason, CoreId, Effect, Effects, Input, Limit, OutBatch, Relay, Settings, Transport, WriteState,
+    CloseReason, CoreId, Effect, Effects, Input, Limit, Limits, OutBatch, Relay, Settings, Transport,
+    WriteState,
 };
 
 use support::{Conn, Decision, Frame, Request, World, answer_challenge, relay_uri, settings};
@@ -120,6 +121,8 @@ fn failed_auths_of_an_address_ban_it_on_every_core_until_the_window_ends() {
         world.run();
     }
     assert!(was_reached(&world, Limit::AuthFailuresPerAddress));
+    let told = "LimitReached { limit: AuthFailuresPerAddress, peer: Some(";
+    assert_eq!(world.events.iter().filter(|event| event.contains(told)).count(), 1, "whose, once");
     for core in 0..CORES {
         let conn = stays(&mut world, core, "192.0.2.1").unwrap();
         assert_eq!(guess(&mut world, conn, "bob", "5678").status(), 403, "right, but banned");
@@ -143,6 +146,10 @@ fn failed_auths_for_a_user_ban_that_user_alone_known_or_not() {
             let conn = stays(&mut world, n, &format!("192.0.2.{n}")).unwrap();
             assert_eq!(guess(&mut world, conn, user, "guess").status(), 401);
         }
+        // The operator reads who it is that is locked out.
+        let told = format!("user: Some(\"{user}\")");
+        let is_told = |event: &String| event.contains("AuthFailuresPerUser") && event.contains(&told);
+        assert_eq!(world.events.iter().filter(|event| is_told(event)).count(), 1, "{:?}", world.events);
         let conn = stays(&mut world, 0, "198.51.100.1").unwrap();
         assert_eq!(guess(&mut world, conn, user, "5678").status(), 403, "{user}");
         let conn = stays(&mut world, 0, "198.51.100.2").unwrap();
@@ -293,11 +300,158 @@ fn failed_dials_of_a_user_ban_further_ones() {
     attempt(&mut world, 9);
     assert!(world.dials.is_empty(), "nothing was tried");
     assert!(was_reached(&world, Limit::DialFailuresPerUser));
+    assert!(world.events.iter().any(|event| event.contains("user: Some(\"alice\")")), "{:?}", world.events);
     world.advance(world.settings.limits.failure_window);
     let to = format!("{session} msrps://192.0.2.1:7000/x;tcp");
     world.send(alice, Request::send(&to, &uri, "again", b"x").octets());
     world.run();
     assert_eq!(world.dials.len(), 1);
+    world.close_all();
+}
+
+// S3: who is gone before the dial has failed has tried all the same.
+#[test]
+fn dials_that_fail_after_their_client_has_left_count_as_well() {
+    let mut world = world(|s| s.limits.dial_failures_per_user_max = 3);
+    world.dial_decision = Decision::Hold;
+    for n in 0..3 {
+        let (alice, session) = world.client(0, "alice");
+        let uri = world.end(alice).uri.clone();
+        let to = format!("{session} msrps://192.0.2.{n}:7000/x;tcp");
+        world.send(alice, Request::send(&to, &uri, "mess", b"x").octets());
+        world.run();
+        world.lose(alice);
+        world.run();
+        world.finish_dial(0, false);
+        world.run();
+    }
+    let (alice, session) = world.client(0, "alice");
+    let uri = world.end(alice).uri.clone();
+    let to = format!("{session} msrps://192.0.2.9:7000/x;tcp");
+    world.send(alice, Request::send(&to, &uri, "mess", b"x").octets());
+    world.run();
+    assert!(world.dials.is_empty(), "nothing was tried");
+    world.close_all();
+}
+
+// S10: a core that is started again refuses whom the others refuse.
+#[test]
+fn a_core_that_comes_again_knows_the_bans_that_hold() {
+    let mut world = world(|s| s.limits.auth_failures_per_address_max = 3);
+    for n in 0..3 {
+        let conn = stays(&mut world, n % CORES, "192.0.2.1").unwrap();
+        assert_eq!(guess(&mut world, conn, "bob", "guess").status(), 401);
+    }
+    // One after the other; whoever counts this address forgets what it counted, not what it banned.
+    let mut refused = 0;
+    for core in 0..CORES {
+        world.kill_core(core, true);
+        world.run();
+        let conn = stays(&mut world, core, "192.0.2.1").unwrap();
+        refused += usize::from(guess(&mut world, conn, "bob", "5678").status() == 403);
+    }
+    assert_eq!(refused, CORES);
+    world.close_all();
+}
+
+// A core that starts later than another has missed what that one asked it.
+#[test]
+fn a_claim_that_a_core_could_not_hear_yet_is_made_again_when_it_is_up() {
+    let settings =
+        Settings { limits: Limits { sessions_per_user_max: 1, ..Limits::default() }, ..settings(CORES) };
+    let mut waited = 0;
+    for user in ["alice", "bob", "carol"] {
+        let mut world = World::with(settings.clone());
+        let conn = world.connect(0);
+        let (to, uri) = (relay_uri(), world.end(conn).uri.clone());
+        world.send(conn, Request::new("AUTH", &to, &uri).octets());
+        let challenge = world.take_one(conn);
+        world.hold_parcels = true;
+        let password = world.accounts[&format!("{user}@{}", support::REALM)].clone();
+        let authorization = answer_challenge(&challenge, user, &password, &to, 1);
+        world.send(conn, Request::new("AUTH", &to, &uri).header("Authorization", &authorization).octets());
+        world.run();
+        for lane in world.lanes() {
+            world.drop_parcels(lane);
+        }
+        world.hold_parcels = false;
+        world.run();
+        waited += usize::from(world.take(conn).is_empty());
+        for index in 1..u16::try_from(CORES).unwrap() {
+            world.input(0, Input::CoreChanged { index, running: Some(0) });
+        }
+        world.run();
+        world.take(conn);
+        // It has its place, and nobody else of this user another.
+        let second = world.connect(1);
+        let uri = world.end(second).uri.clone();
+        let refused = world.auth_round(second, user, &uri, "");
+        assert_eq!(refused.status(), 403, "{user}");
+        world.close_all();
+    }
+    assert!(waited > 0, "all three are counted by the core that asked");
+}
+
+// C5: disuse begins when a session ends, not when its client last had something to say.
+#[test]
+fn a_connection_that_was_in_use_until_now_is_not_idle_yet() {
+    let mut world = world(|_| ());
+    let conn = world.connect(0);
+    let uri = world.end(conn).uri.clone();
+    assert_eq!(world.auth_round(conn, "alice", &uri, "Expires: 3600\r\n").status(), 200);
+    let idle_timeout = world.settings.limits.idle_timeout;
+    assert!(idle_timeout <= Duration::from_secs(3600), "or the session ends before");
+    world.advance(Duration::from_secs(3640));
+    assert!(!world.is_closed(conn), "its session has just ended");
+    assert_eq!(world.auth_round(conn, "alice", &uri, "Expires: 60\r\n").status(), 200);
+    world.advance(Duration::from_secs(100) + idle_timeout);
+    assert!(world.is_closed(conn));
+    world.close_all();
+}
+
+// C3: what goes astray now and then, among requests that do not, never ends a connection in use.
+#[test]
+fn strays_count_only_in_a_row() {
+    let mut world = world(|s| s.limits.refusals_max = 4);
+    let pair = world.pair(0, 0);
+    let (client, session) = world.client(0, "carol");
+    let path = format!("{session} {}", world.end(client).uri.clone());
+    let shared = world.connect(0);
+    let uri = world.end(shared).uri.clone();
+    let elsewhere = format!("msrps://other.example:2855/abc;tcp {}", pair.bob_uri);
+    for n in 0..13 {
+        let to = if n % 3 == 0 { &path } else { &elsewhere };
+        world.send(shared, Request::send(to, &uri, &format!("mess{n}"), b"x").octets());
+        world.run();
+        assert!(!world.is_closed(shared), "after {n}");
+    }
+    for n in 0..4 {
+        assert!(!world.is_closed(shared), "in a row: {n}");
+        world.send(shared, Request::send(&elsewhere, &uri, "mess", b"x").octets());
+        world.run();
+    }
+    assert!(world.is_closed(shared));
+    world.close_all();
+}
+
+// A refresh whose session ends while it is looked up is told so.
+#[test]
+fn a_refresh_that_is_looked_up_for_longer_than_its_session_lasts_gets_481() {
+    let mut world = world(|_| ());
+    let conn = world.connect(0);
+    let uri = world.end(conn).uri.clone();
+    let opened = world.auth_round(conn, "alice", &uri, "Expires: 60\r\n");
+    let session = opened.header("Use-Path").unwrap();
+    world.advance(Duration::from_secs(50));
+    world.look_up_decision = Decision::Hold;
+    world.send(conn, Request::new("AUTH", &session, &uri).octets());
+    let challenge = world.take_one(conn);
+    let authorization = answer_challenge(&challenge, "alice", "1234", &session, 1);
+    world.send(conn, Request::new("AUTH", &session, &uri).header("Authorization", &authorization).octets());
+    world.run();
+    world.advance(Duration::from_secs(60));
+    world.finish_look_up(0);
+    assert_eq!(world.take_one(conn).status(), 481);
     world.close_all();
 }
 

@@ -26,7 +26,7 @@ use super::ids::{CoreId, Entropy, LookUpTicket, PeerRef, SecretHasher};
 use super::limit::Limit;
 use super::message::Message;
 use super::settings::Limits;
-use super::{Core, Effects, Peer, Relay};
+use super::{Core, Effects, Event, Peer, Relay};
 
 /// Failures, and bans, remembered at a time; beyond that the oldest are forgotten.
 const REMEMBERED_MAX: usize = 1 << 16;
@@ -114,7 +114,12 @@ pub enum Tally {
     /// It has no session any more.
     Released,
     /// Something went wrong.
-    Failed(Offence),
+    Failed {
+        /// What.
+        offence: Offence,
+        /// On whose connection, for the log.
+        culprit: PeerRef,
+    },
     /// All that the core has: the counter is new and knows nothing.
     Restore(Share),
 }
@@ -328,6 +333,15 @@ impl Bans {
         self.order.push_back(((who, offence), until));
     }
 
+    /// Those that hold, the oldest first.
+    fn all(&self, now: Instant) -> Vec<(Who, Offence, Instant)> {
+        let holds = |((who, offence), until): &((Who, Offence), Instant)| {
+            (*until > now && self.until.get(&(*who, *offence)) == Some(until))
+                .then_some((*who, *offence, *until))
+        };
+        self.order.iter().filter_map(holds).collect()
+    }
+
     pub(crate) fn is_banned(&self, who: Who, offence: Offence, now: Instant) -> bool {
         self.until.get(&(who, offence)).is_some_and(|until| *until > now)
     }
@@ -375,12 +389,13 @@ impl Relay {
                 core.register.released(from, who);
                 self.tell_share(who, fx);
             }
-            Tally::Failed(offence) => {
+            Tally::Failed { offence, culprit } => {
                 let failed = core.register.failed(who, offence, &core.settings.limits, core.now);
                 if let Some(until) = failed {
-                    core.bite(limit_of(who, offence), None, fx);
+                    core.count_limit(limit_of(who, offence));
                     for to in core.all_running() {
-                        core.post(Message::Ban { core: to, who, offence, until }, fx);
+                        let culprit = Some(culprit);
+                        core.post(Message::Ban { core: to, who, offence, until, culprit }, fx);
                     }
                 }
             }
@@ -407,8 +422,10 @@ impl Relay {
         }
     }
 
-    /// A core that counts is new: it is told what this core has.
-    pub(super) fn restore(&mut self, index: usize, fx: &mut Effects) {
+    /// A core is new. If it counts, it is told what this core has, and asked again what it was asked
+    /// before it could hear; and it is told who is banned.
+    pub(super) fn restore(&mut self, core: CoreId, fx: &mut Effects) {
+        let index = usize::from(core.index);
         let cores = self.core.cores.len();
         let mut shares: Vec<(Who, Share)> = self.peers.values().flat_map(Peer::shares).collect();
         shares.retain(|(who, _)| who.counter(cores) == index);
@@ -422,6 +439,38 @@ impl Relay {
             same.iter().for_each(|(_, share)| all.add(*share));
             self.core.tally(*who, Tally::Restore(all), fx);
         }
+        self.claim_again(index, fx);
+        // All know the same bans; one of them tells.
+        let teller = (0..cores).find(|other| *other != index && self.core.running(*other).is_some());
+        if teller != Some(usize::from(self.core.me.index)) {
+            return;
+        }
+        for (who, offence, until) in self.core.bans.all(self.core.now) {
+            let culprit = None;
+            self.core.post(Message::Ban { core, who, offence, until, culprit }, fx);
+        }
+    }
+
+    /// Somebody is banned. The core that has the connection which went too far says so in the log: it
+    /// alone knows its address, and the name that was tried there.
+    pub(super) fn on_ban(
+        &mut self,
+        (who, offence): (Who, Offence),
+        until: Instant,
+        culprit: Option<PeerRef>,
+        fx: &mut Effects,
+    ) {
+        self.core.bans.add(who, offence, until, self.core.now);
+        let Some(culprit) = culprit.filter(|culprit| culprit.core == self.core.me) else {
+            return;
+        };
+        let auth = self.peers.get(culprit.key).and_then(|peer| peer.auth.as_ref());
+        let user = match who {
+            Who::Address(_) => None,
+            Who::User(_) => auth.and_then(|auth| auth.user_name()).map(str::to_owned),
+        };
+        let (limit, peer) = (limit_of(who, offence), Some(culprit.key));
+        fx.event(Event::LimitReached { limit, peer, user });
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct AuthState {
     claim: Option<Box<Claim>>,
     /// The user that this connection belongs to.
     user: Option<Arc<Verified>>,
+    /// Whose password was tried in vain.
+    tried: Option<Box<str>>,
 }
 
 #[derive(Debug)]
@@ -85,7 +87,13 @@ impl AuthState {
             waiting: None,
             claim: None,
             user: None,
+            tried: None,
         }
+    }
+
+    /// Whose connection it is, or claimed to be, for the log.
+    pub(crate) fn user_name(&self) -> Option<&str> {
+        self.user.as_ref().map(|user| user.username()).or(self.tried.as_deref())
     }
 
     pub(crate) fn is_waiting(&self) -> bool {
@@ -317,10 +325,13 @@ impl Relay {
         let too_many = auth.failures >= self.core.settings.attempts_max;
         // For the user that was named, whether or not there is one: who exists must not show (norm S9).
         let value = transit.head.authorization(&transit.octets).unwrap_or_default();
-        let user = Authorization::parse(value).ok().map(|a| UserKey::new(&a.username, &a.realm));
+        let named = Authorization::parse(value).ok();
+        auth.tried = named.as_ref().map(|a| Box::from(&*a.username));
+        let user = named.map(|a| UserKey::new(&a.username, &a.realm));
         let blamed = [peer.source.map(Who::Address), user.map(Who::User)];
+        let (offence, culprit) = (Offence::Auth, peer.me);
         for who in blamed.into_iter().flatten() {
-            self.core.tally(who, Tally::Failed(Offence::Auth), fx);
+            self.core.tally(who, Tally::Failed { offence, culprit }, fx);
         }
         if too_many {
             self.core.bite(Limit::AuthAttempts, Some(key), fx);

@@ -11,11 +11,15 @@
 //! Invariants: the allowances of all cores, and what is under way between them, are the whole; a core
 //! that dies takes its loans with it and leaves its debts to nobody.
 
+use std::time::{Duration, Instant};
+
 use super::ids::CoreId;
 use super::message::Message;
 
 /// What is worth asking for.
 const LOAN_OCTETS_MIN: usize = 256 << 10;
+/// When everybody has been asked in vain, they are asked again after so long.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// One core's share of the budget.
 #[derive(Debug)]
@@ -32,8 +36,8 @@ pub(crate) struct Budget {
     /// Which core is asked next, by its distance from this one, and whether one has been asked.
     next: usize,
     asked: Option<CoreId>,
-    /// What was held when everybody had been asked in vain.
-    refused_at: Option<usize>,
+    /// When everybody had been asked in vain.
+    refused_at: Option<Instant>,
 }
 
 impl Budget {
@@ -86,9 +90,6 @@ impl Budget {
             self.pressed = false;
             self.relieved = true;
         }
-        if self.refused_at.is_some_and(|held| self.held < held / 2) {
-            self.refused_at = None;
-        }
     }
 
     /// Whether the pressure has just ended.
@@ -109,10 +110,11 @@ impl Budget {
 
     /// What to say to other cores: a request for a loan when it is getting tight, the loans back when not.
     /// `cores` are the present lives of all cores.
-    pub(crate) fn balance(&mut self, me: CoreId, cores: &[Option<u16>]) -> Option<Message> {
+    pub(crate) fn balance(&mut self, me: CoreId, cores: &[Option<u16>], now: Instant) -> Option<Message> {
         let allowance = self.allowance();
         if self.held > allowance - allowance / 8 {
-            if self.asked.is_some() || self.refused_at.is_some() || cores.len() < 2 {
+            let in_vain = self.refused_at.is_some_and(|at| now < at + ASK_AGAIN_AFTER);
+            if self.asked.is_some() || in_vain || cores.len() < 2 {
                 return None;
             }
             while self.next < cores.len() {
@@ -125,7 +127,7 @@ impl Budget {
                 }
             }
             self.next = 1;
-            self.refused_at = Some(self.held);
+            self.refused_at = Some(now);
             return None;
         }
         let debts = sum(&self.borrowed);
@@ -146,15 +148,26 @@ impl Budget {
         spare
     }
 
-    /// A loan has come, or one comes back.
-    pub(crate) fn receive(&mut self, from: CoreId, octets: usize, back: bool) {
+    /// A loan has come, or one comes back. Returns what nobody has asked for.
+    pub(crate) fn receive(&mut self, from: CoreId, octets: usize, back: bool) -> usize {
         if back {
             take(&mut self.lent, from, octets);
-        } else if self.asked.take_if(|lender| *lender == from).is_some() && octets > 0 {
+        } else if self.asked.take_if(|lender| *lender == from).is_none() {
+            return octets;
+        } else if octets > 0 {
             add(&mut self.borrowed, from, octets);
             self.next = 1;
         }
         self.look();
+        0
+    }
+
+    /// A core is up, and may have missed what it was asked before. Should it answer twice, the second
+    /// loan is not taken.
+    pub(crate) fn ask_again(&mut self, core: CoreId) {
+        if self.asked.take_if(|lender| *lender == core).is_some() {
+            self.next = 1;
+        }
     }
 
     /// A core is gone: what it lent is void, what it borrowed is here again, what it held is lost.
@@ -210,9 +223,9 @@ mod tests {
     const BOTH: [Option<u16>; 2] = [Some(0), Some(0)];
 
     /// Carries messages between two budgets until there are none.
-    fn settle(a: &mut Budget, b: &mut Budget) {
+    fn settle(a: &mut Budget, b: &mut Budget, now: Instant) {
         for _ in 0..8 {
-            let said = [a.balance(core(0), &BOTH), b.balance(core(1), &BOTH)];
+            let said = [a.balance(core(0), &BOTH, now), b.balance(core(1), &BOTH, now)];
             for message in said.into_iter().flatten() {
                 match message {
                     Message::Borrow { lender, borrower } => {
@@ -232,13 +245,14 @@ mod tests {
 
     #[test]
     fn a_tight_core_borrows_and_gives_back_and_nothing_is_lost_on_the_way() {
+        let now = Instant::now();
         let (mut a, mut b) = (Budget::new(64 * MIB, 2), Budget::new(64 * MIB, 2));
         assert!(!a.hold(30 * MIB));
-        settle(&mut a, &mut b);
+        settle(&mut a, &mut b, now);
         assert_eq!((a.allowance(), b.allowance()), (48 * MIB, 16 * MIB));
         assert!(!a.hold(10 * MIB), "not pressed with what it borrowed");
         a.free(38 * MIB);
-        settle(&mut a, &mut b);
+        settle(&mut a, &mut b, now);
         assert_eq!((a.allowance(), b.allowance()), (32 * MIB, 32 * MIB));
     }
 
@@ -255,24 +269,79 @@ mod tests {
 
     #[test]
     fn two_tight_cores_ask_each_other_once_and_not_for_ever() {
+        let now = Instant::now();
         let (mut a, mut b) = (Budget::new(2 * MIB, 2), Budget::new(2 * MIB, 2));
         a.hold(MIB);
         b.hold(MIB);
-        settle(&mut a, &mut b);
-        assert!(a.balance(core(0), &BOTH).is_none() && b.balance(core(1), &BOTH).is_none());
+        settle(&mut a, &mut b, now);
+        assert!(a.balance(core(0), &BOTH, now).is_none() && b.balance(core(1), &BOTH, now).is_none());
         assert_eq!((a.allowance(), b.allowance()), (MIB, MIB));
         b.free(MIB);
-        a.free(MIB);
-        a.hold(MIB);
-        settle(&mut a, &mut b);
-        assert!(a.allowance() > MIB, "asks again once it had become better");
+        settle(&mut a, &mut b, now);
+        assert_eq!(a.allowance(), MIB, "not for every octet");
+        settle(&mut a, &mut b, now + ASK_AGAIN_AFTER);
+        assert!(a.allowance() > MIB, "it is as tight as before, but the other core is not");
+    }
+
+    #[test]
+    fn a_pressed_core_lends_nothing_though_it_would_have_some() {
+        let mut budget = Budget::new(8 * MIB, 2);
+        budget.hold(5 * MIB);
+        budget.free(MIB / 4);
+        assert!(budget.is_pressed(), "there is more than a quarter of a MiB below its 4 MiB only later");
+        budget.free(MIB + MIB / 2);
+        assert!(budget.is_pressed());
+        assert_eq!(budget.lend(core(1)), 0);
+        budget.free(MIB);
+        assert!(!budget.is_pressed());
+        assert_eq!(budget.lend(core(1)), (2 * MIB + MIB / 4) / 2 - MIB / 4);
+    }
+
+    #[test]
+    fn loans_to_two_cores_are_two() {
+        let mut budget = Budget::new(96 * MIB, 3);
+        let first = budget.lend(core(1));
+        let second = budget.lend(core(2));
+        assert_eq!((first, second), (16 * MIB, 8 * MIB));
+        budget.receive(core(1), first, true);
+        assert_eq!(budget.allowance(), 24 * MIB);
+        budget.forget_core(core(1));
+        assert_eq!(budget.allowance(), 24 * MIB, "it had given back everything");
+        budget.forget_core(core(2));
+        assert_eq!(budget.allowance(), 32 * MIB);
+    }
+
+    // A core that was asked before it was up is asked again; whichever loan comes second goes back.
+    #[test]
+    fn a_loan_that_nobody_waits_for_is_given_back() {
+        let now = Instant::now();
+        let mut budget = Budget::new(64 * MIB, 2);
+        budget.hold(30 * MIB);
+        assert!(matches!(budget.balance(core(0), &BOTH, now), Some(Message::Borrow { .. })));
+        assert!(budget.balance(core(0), &BOTH, now).is_none(), "one at a time");
+        budget.ask_again(core(1));
+        assert!(matches!(budget.balance(core(0), &BOTH, now), Some(Message::Borrow { .. })));
+        assert_eq!(budget.receive(core(1), 16 * MIB, false), 0);
+        assert_eq!(budget.receive(core(1), 8 * MIB, false), 8 * MIB);
+        assert_eq!(budget.allowance(), 48 * MIB);
+    }
+
+    #[test]
+    fn a_core_is_tight_above_seven_eighths() {
+        let now = Instant::now();
+        let mut budget = Budget::new(16 * MIB, 2);
+        budget.hold(7 * MIB);
+        assert!(budget.balance(core(0), &BOTH, now).is_none());
+        budget.hold(1);
+        assert!(budget.balance(core(0), &BOTH, now).is_some());
     }
 
     #[test]
     fn the_death_of_a_lender_or_a_borrower_restores_the_base() {
+        let now = Instant::now();
         let (mut a, mut b) = (Budget::new(64 * MIB, 2), Budget::new(64 * MIB, 2));
         a.hold(30 * MIB);
-        settle(&mut a, &mut b);
+        settle(&mut a, &mut b, now);
         b.forget_core(core(0));
         assert_eq!(b.allowance(), 32 * MIB);
         a.hold(10 * MIB);

@@ -153,6 +153,8 @@ pub enum Event {
         limit: Limit,
         /// The connection that felt it, if it was one.
         peer: Option<PeerKey>,
+        /// The user whom it is about, as far as that is known.
+        user: Option<String>,
     },
     /// A failure REPORT was sent.
     ReportSent {

@@ -278,7 +278,9 @@ impl Outbound {
         let Some(flow) = self.flows.front_mut() else {
             return;
         };
-        if flow.cut(out, &mut self.transactions, cx) {
+        // One that ends anyway does so at once, and with the flag it was given: of a request that has been
+        // aborted no piece is to have a verdict.
+        if !flow.is_ending() && flow.cut(out, &mut self.transactions, cx) {
             self.chunk_open = false;
             self.flows.rotate_left(1);
         }

@@ -394,6 +394,8 @@ pub enum Message {
         offence: Offence,
         /// Until when.
         until: Instant,
+        /// The connection that went too far.
+        culprit: Option<PeerRef>,
     },
     /// To a core that has sessions of a user: how many there are on all cores.
     Share {

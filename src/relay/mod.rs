@@ -219,7 +219,7 @@ impl Core {
     /// A limit was reached: counted, and told to the log.
     fn bite(&mut self, limit: Limit, peer: Option<PeerKey>, fx: &mut Effects) {
         self.count_limit(limit);
-        fx.event(Event::LimitReached { limit, peer });
+        fx.event(Event::LimitReached { limit, peer, user: None });
     }
 
     /// The same for what happens all the time and is nobody's fault.
@@ -466,7 +466,7 @@ impl Relay {
     /// Asks another core for memory when it is getting tight here, or gives back what it lent.
     fn balance_budget(&mut self, fx: &mut Effects) {
         let core = &mut self.core;
-        let said = core.budget.balance(core.me, &core.cores);
+        let said = core.budget.balance(core.me, &core.cores, core.now);
         if let Some(message) = said {
             core.post(message, fx);
         }
@@ -501,15 +501,21 @@ impl Relay {
             Message::Claimed { ticket, who, granted, counter, .. } => {
                 self.on_claimed(ticket, who, granted, counter, fx);
             }
-            Message::Ban { who, offence, until, .. } => {
-                self.core.bans.add(who, offence, until, self.core.now);
+            Message::Ban { who, offence, until, culprit, .. } => {
+                self.on_ban((who, offence), until, culprit, fx);
             }
             Message::Share { user, sessions, .. } => self.core.rates.share(user, sessions),
             Message::Borrow { borrower, .. } => {
                 let (from, octets) = (self.core.me, self.core.budget.lend(borrower));
                 self.core.post(Message::Lend { to: borrower, from, octets, back: false }, fx);
             }
-            Message::Lend { from, octets, back, .. } => self.core.budget.receive(from, octets, back),
+            Message::Lend { from, octets, back, .. } => {
+                let unasked = self.core.budget.receive(from, octets, back);
+                if unasked > 0 {
+                    let (to, from) = (from, self.core.me);
+                    self.core.post(Message::Lend { to, from, octets: unasked, back: true }, fx);
+                }
+            }
         }
     }
 
@@ -522,9 +528,11 @@ impl Relay {
             self.core.ended[usize::from(index)] = Some(incarnation);
             self.forget_core(CoreId { index, incarnation }, fx);
         }
-        if running.is_some() {
+        if let Some(incarnation) = running {
             // It may have started after this core, and missed what was said to it before.
-            self.restore(usize::from(index), fx);
+            let core = CoreId { index, incarnation };
+            self.restore(core, fx);
+            self.core.budget.ask_again(core);
         }
     }
 

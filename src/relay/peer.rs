@@ -62,6 +62,8 @@ pub(crate) struct Peer {
     standing: Standing,
     /// The user whose sessions it counts among.
     pub(crate) user: Option<UserKey>,
+    /// The user for whom we dialled it, and who is to blame if nobody answers.
+    pub(crate) dialled_for: Option<UserKey>,
     /// Its user has sent too much: when it is read from again.
     throttled_until: Option<Instant>,
     /// It is not read from since, because its octets are not written on, though it serves several sessions.
@@ -69,8 +71,8 @@ pub(crate) struct Peer {
     /// When it last had taken all it had been given, and whether it was given more then.
     pub(crate) last_taken: Instant,
     pub(crate) taking: bool,
-    /// When something last came from it.
-    last_heard: Instant,
+    /// When something last came from it, or a session last lived by it.
+    pub(crate) last_used: Instant,
     /// When the first of its sessions is over for good.
     pub(crate) session_over: Option<Instant>,
     /// The next moment at which somebody must look at it, as the core's alarms have it.
@@ -85,7 +87,7 @@ enum Standing {
     /// Not yet. It is closed at `until`, or when too many of its requests have been refused.
     Probation { until: Instant, refusals: u32 },
     /// It has authenticated, or a request of its was forwarded, or we dialled it. Later refusals
-    /// count, too, but only those that no session's peer would earn.
+    /// count, too, but only those that no session's peer would earn, and those in a row.
     Proven { strays: u32 },
 }
 
@@ -195,11 +197,12 @@ impl Peer {
             source: None,
             standing: Standing::Proven { strays: 0 },
             user: None,
+            dialled_for: None,
             throttled_until: None,
             held_up_since: None,
             last_taken: now,
             taking: false,
-            last_heard: now,
+            last_used: now,
             session_over: None,
             alarm: None,
             table_full: false,
@@ -241,7 +244,7 @@ impl Peer {
 
     /// Octets came from the connection: they count against its user's rate.
     fn spend(&mut self, octets: usize, core: &mut Core) {
-        self.last_heard = core.now;
+        self.last_used = core.now;
         let Some(user) = self.user else {
             return;
         };
@@ -262,6 +265,12 @@ impl Peer {
     /// Starts or stops reading as the queues demand.
     pub(crate) fn update_pause(&mut self, core: &mut Core, fx: &mut Effects) {
         let reason = self.reason_to_pause(core);
+        // Also while it is paused already: the reason may be another, or a second session have come.
+        let held_up = matches!(reason, Some(PauseReason::Queue)) && self.bound.len() > 1;
+        if held_up != self.held_up_since.is_some() {
+            self.held_up_since = held_up.then_some(core.now);
+            self.set_alarm(core);
+        }
         if reason.is_some() == self.paused {
             return;
         }
@@ -276,11 +285,6 @@ impl Peer {
             }
         }
         fx.push(if self.paused { Effect::Pause(self.me.key) } else { Effect::Resume(self.me.key) });
-        let held_up = matches!(reason, Some(PauseReason::Queue)) && self.bound.len() > 1;
-        if held_up != self.held_up_since.is_some() {
-            self.held_up_since = held_up.then_some(core.now);
-            self.set_alarm(core);
-        }
     }
 
     fn reason_to_pause(&self, core: &Core) -> Option<PauseReason> {
@@ -352,7 +356,7 @@ impl Peer {
             Standing::Probation { until, .. } => Some(until),
             Standing::Proven { .. } => None,
         };
-        let idle = (!self.is_in_use()).then(|| self.last_heard + limits.idle_timeout);
+        let idle = (!self.is_in_use()).then(|| self.last_used + limits.idle_timeout);
         let held_up = self.held_up_since.map(|since| since + limits.stall_timeout);
         let moments = [
             self.out.transactions.deadline(),

@@ -128,6 +128,11 @@ impl Sessions {
         self.table.get(key)?.expires.map(|at| at + RESPONSE_TIMEOUT)
     }
 
+    /// Its client's connection.
+    pub(crate) fn inner_of(&self, id: &SessionId) -> Option<PeerKey> {
+        self.by_id.get(id).and_then(|key| self.table.get(*key)).map(|session| session.inner)
+    }
+
     /// Whose session it is.
     pub(crate) fn user_of(&self, id: &SessionId) -> Option<UserKey> {
         let session = self.by_id.get(id).and_then(|key| self.table.get(*key))?;

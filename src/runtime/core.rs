@@ -275,10 +275,10 @@ impl Shared {
                 let core = Rc::clone(self);
                 self.tasks.spawn(async move { core.look_up(ticket, user, realm, algorithm).await });
             }
-            Effect::Event(RelayEvent::LimitReached { limit, peer }) => {
+            Effect::Event(RelayEvent::LimitReached { limit, peer, user }) => {
                 // Counted by the relay already.
                 let address = peer.and_then(|peer| self.conns.borrow().get(&peer).map(|conn| conn.address()));
-                self.limit_log.reached(limit, peer, address);
+                self.limit_log.reached(limit, peer, address, user.as_deref());
             }
             Effect::Event(event) => log::event(&event, self.log_failures),
         }
@@ -287,7 +287,12 @@ impl Shared {
     /// A limit that the relay knows nothing of was reached.
     pub(crate) fn limit_reached(&self, limit: Limit, felt_by: Option<(PeerKey, SocketAddr)>) {
         self.counters.limit_reached(limit, 1);
-        self.limit_log.reached(limit, felt_by.map(|(peer, _)| peer), felt_by.map(|(_, address)| address));
+        self.limit_log.reached(
+            limit,
+            felt_by.map(|(peer, _)| peer),
+            felt_by.map(|(_, address)| address),
+            None,
+        );
     }
 
     // -- connections -----------------------------------------------------------------------------

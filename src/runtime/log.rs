@@ -29,7 +29,13 @@ impl Default for LimitLog {
 }
 
 impl LimitLog {
-    pub(crate) fn reached(&self, limit: Limit, peer: Option<PeerKey>, address: Option<SocketAddr>) {
+    pub(crate) fn reached(
+        &self,
+        limit: Limit,
+        peer: Option<PeerKey>,
+        address: Option<SocketAddr>,
+        user: Option<&str>,
+    ) {
         let now = Instant::now();
         let mut all = self.0.borrow_mut();
         let Some(told) = all.get_mut(limit as usize) else {
@@ -48,11 +54,12 @@ impl LimitLog {
                 limit = key,
                 ?peer,
                 address,
+                user,
                 untold,
                 "Limit reached; raise it in the config if this is no abuse"
             );
         } else {
-            tracing::info!(limit = key, ?peer, address, untold, "Limit reached by a peer");
+            tracing::info!(limit = key, ?peer, address, user, untold, "Limit reached by a peer");
         }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use msrprelay::proto::parser::Flag;
+
 use crate::support::endpoint::Answers;
 use crate::support::frame::pattern;
-use crate::support::line::{Shape, line, only};
-use crate::support::{Request, World};
+use crate::support::line::{Shape, joined, line, only};
+use crate::support::{Frame, Request, World};
 
 // S8: a header that may stand once and stands twice is a 400: two readers must not read two different things.
 #[test]
@@ -130,7 +132,7 @@ fn reports_do_not_multiply() {
                 .header("Message-ID", "mess")
                 .header("Byte-Range", &format!("{}-{}/*", n + 1, n + 1))
                 .body(b"x")
-                .flag(msrprelay::proto::parser::Flag::More);
+                .flag(Flag::More);
             world.send(line.from, request.octets());
         }
         world.run();
@@ -177,6 +179,78 @@ fn stalled_session_does_not_stop_the_others_of_a_shared_connection() {
         "{told:?}"
     );
     assert_eq!(only(world.take(lively), "SEND").message_id(), "chat");
+}
+
+// S14: only who takes nothing is refused. One that is up to date and waits for more, because the connection it
+// comes by is held up by another, is the one whom the relief is for.
+#[test]
+fn a_session_that_is_up_to_date_is_not_refused_for_a_stalled_one() {
+    for window in [0, 30_000] {
+        let mut world = World::new(1);
+        let shared = world.connect(0);
+        let uri =
+            |n: usize| format!("msrps://r9.alder.example:2855/peer{n};tcp msrps://192.0.2.9:500{n}/x;tcp");
+        let clients: Vec<_> = ["alice", "bob"].map(|user| world.client(0, user)).into();
+        let paths: Vec<String> = clients
+            .iter()
+            .map(|(conn, session)| format!("{session} {}", world.link(*conn).end.uri))
+            .collect();
+        let (stalled, lively) = (clients[0].0, clients[1].0);
+        for (conn, _) in &clients {
+            world.end(*conn).answers = Answers::Always(200);
+        }
+        for n in 0..2 {
+            world.send(shared, Request::bodiless(&paths[n], &uri(n), "first").octets());
+            assert_eq!(world.take_one(shared).status(), 200);
+            world.take(clients[n].0);
+        }
+        // It begins to take its message, or not even that.
+        world.link_mut(stalled).window = window;
+        world.send(shared, Request::send(&paths[0], &uri(0), "stalled", &pattern(200_000)).octets());
+        world.run();
+        world.send(shared, Request::send(&paths[1], &uri(1), "lively", &pattern(1_000_000)).octets());
+        world.run();
+        let before = world.end(lively).body_octets;
+        assert!(before > 0 && before < 1_000_000, "held up in the middle: {before}");
+        world.advance(Duration::from_secs(11));
+        world.link_mut(stalled).window = usize::MAX;
+        world.run();
+        let told = world.take(shared);
+        let refused = |frame: &&Frame| frame.is("413") || frame.is("REPORT") && frame.reported() == 413;
+        let about: Vec<String> = told.iter().filter(refused).map(Frame::message_id).collect();
+        assert_eq!(about, ["stalled"], "{told:?}");
+        let frames = world.take(lively);
+        assert!(frames.iter().all(|frame| frame.flag != Flag::Aborted), "{frames:?}");
+        assert!(joined(&frames) == pattern(1_000_000));
+        world.close_all();
+    }
+}
+
+// S14: the second session of a connection may come when it is held up already.
+#[test]
+fn a_session_that_joins_a_connection_which_is_held_up_is_relieved_as_well() {
+    let mut world = World::new(2);
+    let shared = world.connect(0);
+    let uri = |n: usize| format!("msrps://r9.alder.example:2855/peer{n};tcp msrps://192.0.2.9:500{n}/x;tcp");
+    let (stalled, session) = world.client(0, "alice");
+    let to_stalled = format!("{session} {}", world.link(stalled).end.uri);
+    let (lively, session) = world.client(1, "bob");
+    let to_lively = format!("{session} {}", world.link(lively).end.uri);
+    world.link_mut(stalled).stalled = true;
+    world.hold_parcels = true;
+    world.send(shared, Request::bodiless(&to_lively, &uri(1), "first").octets());
+    world.send(shared, Request::send(&to_stalled, &uri(0), "stalled", &pattern(1_000_000)).octets());
+    world.run();
+    assert!(world.link(shared).paused);
+    world.hold_parcels = false;
+    world.run();
+    world.take(shared);
+    world.advance(Duration::from_secs(11));
+    world.send(shared, Request::send(&to_lively, &uri(1), "lively", b"hello").octets());
+    world.run();
+    let told = world.take(shared);
+    assert!(told.iter().any(|frame| frame.is("413")), "{told:?}");
+    assert_eq!(world.take(lively).last().map(Frame::message_id), Some("lively".to_owned()));
 }
 
 // S4: what an operator reads never holds a whole session URI.

@@ -228,6 +228,48 @@ fn chunk_that_nobody_wants_is_aborted_at_once() {
     }
 }
 
+// F14: the refused chunk may have been written long ago, and the next one of its message be on the wire.
+#[test]
+fn a_413_for_an_earlier_chunk_interrupts_the_running_one_of_its_message() {
+    for (running, aborted) in [("unwanted", true), ("another", false)] {
+        for (name, mut line) in lines() {
+            let world = &mut line.world;
+            let earlier = Request::new("SEND", &line.path, &line.from_uri)
+                .header("Message-ID", "unwanted")
+                .header("Byte-Range", "1-5000/*")
+                .body(&pattern(5_000))
+                .flag(Flag::More);
+            world.send(line.from, earlier.octets());
+            assert_eq!(world.take_one(line.from).status(), 200);
+            let answer = world.take(line.to)[0].response(413);
+            let later = Request::new("SEND", &line.path, &line.from_uri)
+                .header("Message-ID", running)
+                .header("Byte-Range", if aborted { "5001-*/*" } else { "1-*/*" })
+                .body(&pattern(50_000))
+                .octets();
+            world.send(line.from, &later[..later.len() - 20_000]);
+            world.run();
+            assert!(world.end(line.to).in_frame(), "{name}");
+            world.send(line.to, answer);
+            world.run();
+            assert_eq!(world.end(line.to).in_frame(), !aborted, "{name}");
+            world.send(line.from, &later[later.len() - 20_000..]);
+            world.run();
+            let frame = only(world.take(line.to), "SEND");
+            let told = world.take(line.from);
+            if aborted {
+                assert_eq!(frame.flag, Flag::Aborted, "{name}");
+                assert!(told.iter().any(|frame| frame.is("413")), "{name}: {told:?}");
+            } else {
+                assert_eq!((frame.flag, frame.body.len()), (Flag::Last, 50_000), "{name}");
+                assert!(told.iter().any(|frame| frame.is("200")), "{name}: {told:?}");
+            }
+            let reports = told.iter().filter(|frame| frame.is("REPORT") && frame.reported() == 413);
+            assert_eq!(reports.count(), 1, "{name}: {told:?}");
+        }
+    }
+}
+
 // F14: after a 413 no further chunk of that message leaves; whoever sends one all the same is told 413 by us.
 #[test]
 fn message_that_was_stopped_stays_stopped() {

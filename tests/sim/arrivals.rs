@@ -138,8 +138,7 @@ impl Simulation {
         let range = frame.range();
         let (start, end) = (range.start - message.base, range.end.unwrap() - message.base);
         assert!(end <= message.sent, "message {index}: {range}");
-        let last = end == message.sent && start <= end;
-        let taken_back = last && message.aborted.is_some_and(|from| start >= from);
+        let taken_back = message.aborted.is_some_and(|from| start >= from);
         assert!(!taken_back, "message {index}: {range} is told of, which its sender aborted");
         message.fail(index, start, end);
     }
@@ -219,6 +218,10 @@ impl Simulation {
                 self.actors[actor].requests.insert(request.tid, Sent::Auth);
             }
             408 => self.actors[actor].refresh = None,
+            // Its client has said that it sends no more, and that ended it while it was looked up.
+            481 if self.world.link(conn).ended || self.world.link(conn).closing.is_some() => {
+                self.actors[actor].refresh = None;
+            }
             _ => panic!("a refresh was refused: {frame:?}"),
         }
     }

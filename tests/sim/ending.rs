@@ -22,6 +22,13 @@ impl Simulation {
             link.stalled = false;
         }
         self.quiet();
+        for _ in 0..200 {
+            let waits = |conn| !self.world.is_closed(conn) && !self.world.link(conn).wire.is_empty();
+            if !self.world.conns().any(waits) {
+                break;
+            }
+            self.wait_for_rates();
+        }
         self.faults = faults;
     }
 
@@ -48,13 +55,6 @@ impl Simulation {
         }
         self.calm();
         self.faults = false;
-        for _ in 0..200 {
-            let waits = |conn| !self.world.is_closed(conn) && !self.world.link(conn).wire.is_empty();
-            if !self.world.conns().any(waits) {
-                break;
-            }
-            self.wait_for_rates();
-        }
         self.let_time_pass();
         for actor in 0..self.actors.len() {
             while let (Some(conn), Some(octets)) = (self.open_conn(actor), self.actors[actor].withheld.pop())

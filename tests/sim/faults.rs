@@ -182,6 +182,11 @@ impl Simulation {
                 link.faulty = true;
             }
         }
+        self.fault_the_expired();
+    }
+
+    /// What went through a session that has expired may have been read too late.
+    pub(super) fn fault_the_expired(&mut self) {
         let expired = |actor: &super::Actor| actor.expires.is_some_and(|at| at <= self.world.now);
         let expired: Vec<usize> = (0..self.actors.len()).filter(|a| expired(&self.actors[*a])).collect();
         for actor in expired {

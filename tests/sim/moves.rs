@@ -315,6 +315,7 @@ impl Simulation {
             if self.faults {
                 self.expect_relief();
             }
+            self.fault_the_expired();
             for core in 0..self.cores {
                 self.world.input(core, Input::Tick);
             }
@@ -326,8 +327,10 @@ impl Simulation {
         for index in 0..self.messages.len() {
             let from = self.messages[index].from;
             let shared = self.links.iter().filter(|link| link.ends.contains(&from)).count() > 1;
-            if shared && self.messages[index].octets_delivered() < self.messages[index].total {
-                self.messages[index].faulty = true;
+            let message = &mut self.messages[index];
+            // An empty one has no octet that could be missing.
+            if shared && (message.octets_delivered() < message.total || message.flag.is_none()) {
+                message.faulty = true;
             }
         }
     }

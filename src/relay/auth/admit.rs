@@ -96,6 +96,22 @@ impl Relay {
         }
     }
 
+    /// The core at a position is up: what it was asked before it could hear, it is asked again. A second
+    /// answer finds nobody, and gives the place back.
+    pub(crate) fn claim_again(&mut self, index: usize, fx: &mut Effects) {
+        let cores = self.core.cores.len();
+        for peer in self.peers.values() {
+            let Some(claim) = peer.auth.as_ref().and_then(|auth| auth.claim.as_ref()) else {
+                continue;
+            };
+            let who = Who::User(UserKey::new(claim.verified.username(), claim.verified.realm()));
+            if who.counter(cores) == index {
+                let ticket = LookUpTicket { peer: peer.me.key, number: claim.waiting.ticket };
+                self.core.tally(who, Tally::Claim { peer: peer.me, ticket }, fx);
+            }
+        }
+    }
+
     /// Everything is in order: a session, or its prolongation.
     pub(super) fn admit(&mut self, key: PeerKey, claim: Claim, fx: &mut Effects) -> Result<(), Refusal> {
         let Claim { waiting, verified, ha1, granted } = claim;
@@ -131,6 +147,10 @@ impl Relay {
             return Err(ANOTHER);
         }
         if let Some(session) = waiting.refreshes {
+            // It was there when the AUTH came; the look-up may have taken longer than it lasted.
+            if self.sessions.id_of(session).is_none() {
+                return Err(Refusal::Respond(Status::NO_SESSION, "refresh of a session that has ended"));
+            }
             self.sessions.prolong(session, expires);
             return Ok(session);
         }
@@ -228,12 +248,13 @@ impl Relay {
                     self.core.post(Message::InnerLost { session }, fx);
                 }
             }
-            if sessions.is_empty()
-                && let Some(user) = peer.user.take()
-            {
-                // Others of the user's may have its place.
-                self.core.rates.end(user);
-                self.core.tally(Who::User(user), Tally::Released, fx);
+            if sessions.is_empty() {
+                peer.last_used = now;
+                if let Some(user) = peer.user.take() {
+                    // Others of the user's may have its place.
+                    self.core.rates.end(user, now);
+                    self.core.tally(Who::User(user), Tally::Released, fx);
+                }
             }
         }
         self.update_session_over(key);

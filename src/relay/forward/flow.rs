@@ -302,6 +302,11 @@ impl Flow {
         Written::Some
     }
 
+    /// Whether nothing but the end of the request being written is left.
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self.items.front(), Some(Item::End(_)))
+    }
+
     /// Ends the piece on the wire with `+` so that something else can be written.
     pub(super) fn cut(
         &mut self,

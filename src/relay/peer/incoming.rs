@@ -26,7 +26,7 @@ impl Relay {
             return;
         };
         let transit = Transit::new(head, octets);
-        peer.last_heard = self.core.now;
+        peer.last_used = self.core.now;
         peer.incoming = Incoming::Dropped;
         // A read that was under way when the relay said that it reads no more is not to be answered.
         if peer.closing || self.core.stopping {
@@ -122,6 +122,9 @@ impl Relay {
             let kept = if method == Method::Send { transit.clone() } else { transit.clone().compact() };
             peer.unanswered_octets += kept.cost();
             peer.unanswered.push_back(Unanswered { sequence: stream.sequence, session, transit: kept });
+        }
+        if let Standing::Proven { strays } = &mut peer.standing {
+            *strays = 0;
         }
         peer.outstanding += transit.cost();
         peer.lend(session.home(), transit.cost());

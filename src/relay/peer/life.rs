@@ -9,7 +9,7 @@ use super::{Incoming, Peer, Role, Standing};
 use crate::proto::head::Method;
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
-use crate::relay::ids::{CoreId, PeerKey};
+use crate::relay::ids::{CoreId, PeerKey, PeerRef};
 use crate::relay::message::{Message, Outer};
 use crate::relay::orphan::Failure;
 use crate::relay::session::Sessions;
@@ -31,9 +31,13 @@ impl Relay {
     /// what listens where (norm S3).
     pub(crate) fn on_dial_failed(&mut self, key: PeerKey, fx: &mut Effects) {
         self.core.stats.dials_failed += 1;
-        let session = self.peers.get(key).and_then(|peer| peer.bound.first().copied());
-        if let Some(user) = session.and_then(|id| self.sessions.user_of(&id)) {
-            self.core.tally(Who::User(user), Tally::Failed(Offence::Dial), fx);
+        // Also if the session is over by now.
+        if let Some(peer) = self.peers.get(key)
+            && let Some(user) = peer.dialled_for
+        {
+            let client = peer.bound.first().and_then(|id| self.sessions.inner_of(id));
+            let culprit = PeerRef { core: self.core.me, key: client.unwrap_or(key) };
+            self.core.tally(Who::User(user), Tally::Failed { offence: Offence::Dial, culprit }, fx);
         }
         self.lose_peer(key, fx);
     }
@@ -107,7 +111,7 @@ impl Relay {
             self.core.tally(Who::Address(source), Tally::Disconnected { proven }, fx);
         }
         if let Some(user) = peer.user {
-            self.core.rates.end(user);
+            self.core.rates.end(user, self.core.now);
             self.core.tally(Who::User(user), Tally::Released, fx);
         }
         peer.leave_behind(&mut self.core);
@@ -129,7 +133,7 @@ impl Relay {
             return self.close_for_limit(key, Limit::FirstRequestTimeout, fx);
         }
         if !peer.is_in_use()
-            && peer.last_heard + self.core.settings.limits.idle_timeout <= now
+            && peer.last_used + self.core.settings.limits.idle_timeout <= now
             && !peer.closing
         {
             self.core.bite(Limit::IdleTimeout, Some(key), fx);
@@ -165,7 +169,11 @@ impl Relay {
     pub(crate) fn forget_core(&mut self, gone: CoreId, fx: &mut Effects) {
         self.core.orphans.forget_core(gone);
         for peer in self.peers.values_mut() {
+            let bound = peer.bound.len();
             peer.bound.retain(|session| session.home() != gone);
+            if peer.bound.len() < bound {
+                peer.last_used = self.core.now;
+            }
             let lost = peer.write_off(gone);
             self.core.budget.free(lost);
             peer.answer_all(&mut self.core, fx, |session| session.home() == gone);

@@ -133,6 +133,7 @@ impl Relay {
             Some(peer) => {
                 peer.bound.push(session);
                 peer.prove(&mut self.core, fx);
+                peer.update_pause(&mut self.core, fx);
                 peer.set_alarm(&mut self.core);
             }
             None => self.core.post(
@@ -152,10 +153,12 @@ impl Relay {
             return;
         };
         peer.bound.retain(|s| *s != session);
+        peer.last_used = self.core.now;
         let ours = matches!(peer.role, Role::Dialling | Role::Dialled);
         if ours && peer.bound.is_empty() {
             self.close_peer(to.key, CloseReason::SessionOver, fx);
         } else {
+            peer.update_pause(&mut self.core, fx);
             peer.set_alarm(&mut self.core);
         }
     }

@@ -279,8 +279,9 @@ impl Relay {
             self.core.bite(Limit::Connections, None, fx);
             return Err((Status::TIMEOUT, "too many connections"));
         }
-        let user = self.sessions.user_of(&id).map(Who::User);
-        if user.is_some_and(|user| self.core.bans.is_banned(user, Offence::Dial, self.core.now)) {
+        let user = self.sessions.user_of(&id);
+        let is_banned = |user| self.core.bans.is_banned(Who::User(user), Offence::Dial, self.core.now);
+        if user.is_some_and(is_banned) {
             return Err((Status::TIMEOUT, "too many next hops of this user could not be reached"));
         }
         let me = self.core.me;
@@ -288,6 +289,7 @@ impl Relay {
         let key = self.peers.insert_with_key(|key| {
             let mut peer = Peer::dialling(PeerRef { core: me, key }, transport, self.core.now);
             peer.bound.push(id);
+            peer.dialled_for = user;
             peer
         });
         self.core.stats.dials += 1;
