@@ -173,7 +173,9 @@ fn expires_is_judged_after_the_credentials() {
 #[test]
 fn granted_expires_is_returned() {
     let mut world = World::new(1);
-    for (asked, granted) in [("", "600"), ("Expires: 61\r\n", "61")] {
+    for (asked, granted) in
+        [("", "600"), ("Expires: 60\r\n", "60"), ("Expires: 61\r\n", "61"), ("Expires: 3600\r\n", "3600")]
+    {
         let conn = world.connect(0);
         let uri = world.end(conn).uri.clone();
         let answer = world.auth_round(conn, "alice", &uri, asked);
@@ -497,8 +499,17 @@ fn unavailable_accounts_get_408_and_count_as_nothing() {
     for _ in 0..5 {
         let challenge = challenged(&mut world, conn, &to);
         let authorization = answer_challenge(&challenge, "alice", "1234", &to, 1);
-        assert_eq!(auth_with(&mut world, conn, &to, &authorization).status(), 408);
+        let answer = auth_with(&mut world, conn, &to, &authorization);
+        assert_eq!(
+            answer
+                .text()
+                .lines()
+                .next()
+                .map(|line| line.ends_with("408 Accounts unavailable, try again later")),
+            Some(true)
+        );
     }
+    assert_eq!(world.relay(0).stats().auth_failed, 0);
     world.accounts_up = true;
     let challenge = challenged(&mut world, conn, &to);
     let authorization = answer_challenge(&challenge, "alice", "1234", &to, 1);
@@ -587,6 +598,33 @@ fn auth_through_another_relay_is_403() {
     let answer = world.take_one(conn);
     assert_eq!(answer.status(), 403);
     assert_eq!(answer.to_path(), from);
+}
+
+// Decision 2: a connection that carries somebody else's requests is no client's.
+#[test]
+fn auth_on_a_connection_in_other_use_is_403() {
+    let mut world = World::new(1);
+    let (bob, session) = world.client(0, "bob");
+    let to = format!("{session} {}", world.end(bob).uri.clone());
+    let foreign = world.connect(0);
+    let uri = world.end(foreign).uri.clone();
+    world.send(foreign, Request::bodiless(&to, &uri, "mess").octets());
+    assert_eq!(world.take_one(foreign).status(), 200);
+    world.send(foreign, Request::new("AUTH", &relay_uri(), &uri).octets());
+    assert_eq!(world.take_one(foreign).status(), 403);
+    assert_eq!(world.sizes().sessions, 1);
+}
+
+// What is shown to the operator is counted once for each.
+#[test]
+fn failed_auths_are_counted_one_by_one() {
+    let mut world = World::new(1);
+    for n in 1..4 {
+        let conn = world.connect(0);
+        let uri = world.end(conn).uri.clone();
+        assert_eq!(world.auth_round(conn, "mallory", &uri, "").status(), 401);
+        assert_eq!(world.relay(0).stats().auth_failed, n);
+    }
 }
 
 // A12, decision 9: the end of a URI binds where the client asked for it, and only there.

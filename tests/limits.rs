@@ -95,6 +95,25 @@ fn counts_survive_the_death_of_the_core_that_keeps_them() {
     }
 }
 
+// The same for several connections on one core, among others of the same core.
+#[test]
+fn all_connections_of_a_core_are_told_to_a_counter_that_comes_again() {
+    for dying in 1..CORES {
+        let mut world = world(|s| s.limits.unproven_per_address_max = 3);
+        assert_eq!(world.sizes().counted, 0);
+        for address in ["192.0.2.1", "192.0.2.7", "192.0.2.1", "192.0.2.8", "192.0.2.1"] {
+            assert!(stays(&mut world, 0, address).is_some());
+        }
+        assert_eq!(world.sizes().counted, 3, "addresses");
+        world.kill_core(dying, true);
+        world.run();
+        assert!(stays(&mut world, 0, "192.0.2.1").is_none(), "core {dying} counts");
+        assert!(stays(&mut world, 0, "192.0.2.7").is_some());
+        assert_eq!(world.relay(0).cores(), CORES);
+        world.close_all();
+    }
+}
+
 // S10: who does not authenticate cannot fill the relay.
 #[test]
 fn unauthenticated_connections_are_a_share_of_all() {

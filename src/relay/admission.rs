@@ -598,5 +598,22 @@ mod tests {
         let later = now + Duration::from_secs(1000);
         register.failed(address("192.0.2.1"), Offence::Auth, &limits, later);
         assert_eq!((register.failures.len(), register.ends.len()), (1, 1));
+        bans.add(address("192.0.2.1"), Offence::Auth, later + Duration::from_secs(1), later);
+        assert_eq!((bans.until.len(), bans.order.len()), (1, 1));
+        assert_eq!(bans.all(later).len(), 1);
+        bans.add(address("192.0.2.1"), Offence::Auth, later + Duration::from_secs(9), later);
+        assert_eq!(bans.all(later).len(), 1, "the later one counts");
+        assert_eq!(bans.all(later + Duration::from_secs(9)).len(), 0);
+    }
+
+    // Neither all at one core, nor elsewhere for others: who counts must not be everybody's bottleneck.
+    #[test]
+    fn counting_is_spread_over_all_cores() {
+        let mut counts = [[0; 4]; 2];
+        for n in 0..=255_u8 {
+            counts[0][address(&format!("192.0.2.{n}")).counter(4)] += 1;
+            counts[1][Who::User(UserKey::new(&n.to_string(), "example.com")).counter(4)] += 1;
+        }
+        assert!(counts.iter().flatten().all(|count| (32..=96).contains(count)), "{counts:?}");
     }
 }

@@ -145,7 +145,7 @@ impl Relay {
         match self.judge(key, &transit, fx) {
             Ok(waiting) => {
                 if let Some(auth) = self.peers.get_mut(key).and_then(|p| p.auth.as_mut()) {
-                    auth.waiting = Some(Waiting { transit, ..waiting });
+                    auth.waiting = Some(waiting);
                 }
             }
             Err(refusal) => self.refuse_auth(key, &transit, &refusal, fx),

@@ -206,3 +206,59 @@ impl Effects {
         list.push(message);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests state what must hold")]
+mod tests {
+    use super::*;
+    use crate::relay::ids::{PeerKey, PeerRef};
+
+    fn credit(to: u16, octets: usize) -> (CoreId, Message) {
+        let [me, core] = [0, to].map(|index| CoreId { index, incarnation: 0 });
+        (core, Message::Credit { peer: PeerRef { core, key: PeerKey::default() }, from: me, octets })
+    }
+
+    // Each core's list holds what is for that core, and credits to one connection are one.
+    #[test]
+    fn parcels_are_sorted_by_core_and_credits_in_a_row_are_summed() {
+        let mut fx = Effects::new();
+        for (to, octets) in [(1, 10), (2, 20), (1, 30), (2, 40), (3, 50)] {
+            let (core, message) = credit(to, octets);
+            fx.parcel(core, message);
+        }
+        let told: Vec<(u16, Vec<usize>)> = fx
+            .parcels
+            .iter()
+            .map(|(core, list)| {
+                let octets = |message: &Message| match message {
+                    Message::Credit { peer, octets, .. } if peer.core == *core => *octets,
+                    _ => 0,
+                };
+                (core.index, list.iter().map(octets).collect())
+            })
+            .collect();
+        assert_eq!(told, [(1, vec![40]), (2, vec![60]), (3, vec![50])]);
+    }
+
+    #[test]
+    fn reasons_are_told_apart_and_name_the_key_to_change() {
+        use CloseReason as R;
+        let all = [
+            R::Unparseable,
+            R::Misaddressed,
+            R::AuthWithoutTls,
+            R::AuthFailures,
+            R::BodyTooLong,
+            R::Refusals,
+            R::Limit(Limit::Connections),
+            R::Limit(Limit::FirstRequestTimeout),
+            R::Idle,
+            R::Ended,
+            R::SessionOver,
+            R::Stopping,
+        ];
+        let words: std::collections::HashSet<&str> = all.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(words.len(), all.len());
+        assert_eq!(R::Limit(Limit::Connections).as_str(), Limit::Connections.key());
+    }
+}
