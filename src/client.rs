@@ -43,7 +43,7 @@ pub use ranges::{RangeSet, TooScattered};
 pub use sending::{Delivery, SendOptions, send_message};
 pub use source::Source;
 pub use target::Target;
-pub use tls::{ListenSecurity, Security, Trust, server_identity};
+pub use tls::{ListenSecurity, Offer, Security, Suite, Trust, server_identity, server_identity_offering};
 pub use transport::{Listener, TlsFacts, Transport};
 
 /// A fresh random token of `length` characters `A-Za-z0-9`, about 5.95 bits each: 12 make a transaction id or a

@@ -9,14 +9,17 @@ use std::sync::Arc;
 
 use futures_rustls::pki_types::pem::PemObject as _;
 use futures_rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use futures_rustls::rustls::client::Resumption;
 use futures_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
 };
-use futures_rustls::rustls::crypto::{
-    CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
-};
+use futures_rustls::rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
+use futures_rustls::rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use futures_rustls::rustls::server::NoServerSessionStorage;
+use futures_rustls::rustls::version::TLS13;
 use futures_rustls::rustls::{
     self, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    SupportedProtocolVersion,
 };
 
 use super::ClientError;
@@ -30,6 +33,27 @@ pub enum Trust {
     File(PathBuf),
     /// Anybody: the connection is encrypted, but who is at the other end is not known.
     Anybody,
+}
+
+/// What is offered to the other side of a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// All that is safe; sessions may be resumed.
+    Everything,
+    /// TLS 1.3 with this suite and X25519, and a full handshake each time: what is measured against each other must have
+    /// agreed on the same.
+    Only(Suite),
+}
+
+/// A suite of TLS 1.3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suite {
+    /// `TLS_AES_128_GCM_SHA256`
+    Aes128,
+    /// `TLS_AES_256_GCM_SHA384`
+    Aes256,
+    /// `TLS_CHACHA20_POLY1305_SHA256`
+    ChaCha20,
 }
 
 /// How a connection that we open is protected.
@@ -52,8 +76,16 @@ impl Security {
     /// # Errors
     /// Unreadable or empty certificate files, and names that are no names.
     pub fn tls(trust: &Trust, name: Option<&str>) -> Result<Self, ClientError> {
+        Self::tls_offering(Offer::Everything, trust, name)
+    }
+
+    /// As [`Self::tls`], but offering no more than this.
+    ///
+    /// # Errors
+    /// As [`Self::tls`].
+    pub fn tls_offering(offer: Offer, trust: &Trust, name: Option<&str>) -> Result<Self, ClientError> {
         let name = name.map(server_name).transpose()?;
-        Ok(Self::Tls { config: client_config(trust)?, name })
+        Ok(Self::Tls { config: client_config(offer, trust)?, name })
     }
 
     /// Whether this is TLS.
@@ -76,23 +108,56 @@ pub enum ListenSecurity {
 /// # Errors
 /// Files that cannot be read or hold nothing usable, and a key that does not fit the certificate.
 pub fn server_identity(certificate: &Path, key: &Path) -> Result<ListenSecurity, ClientError> {
+    server_identity_offering(Offer::Everything, certificate, key)
+}
+
+/// As [`server_identity`], but accepting no more than this.
+///
+/// # Errors
+/// As [`server_identity`].
+pub fn server_identity_offering(
+    offer: Offer,
+    certificate: &Path,
+    key: &Path,
+) -> Result<ListenSecurity, ClientError> {
     let chain = read_certificates(certificate)?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| tls_setup(key.display(), error))?;
-    let config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
+    let mut config = ServerConfig::builder_with_provider(provider(offer))
+        .with_protocol_versions(versions(offer))
         .map_err(|error| tls_setup("TLS", error))?
         .with_no_client_auth()
         .with_single_cert(chain, private)
         .map_err(|error| tls_setup(certificate.display(), error))?;
+    if let Offer::Only(_) = offer {
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+    }
     Ok(ListenSecurity::Tls(Arc::new(config)))
 }
 
-fn provider() -> Arc<CryptoProvider> {
-    let provider = aws_lc_rs::default_provider();
+fn provider(offer: Offer) -> Arc<CryptoProvider> {
+    let mut provider = aws_lc_rs::default_provider();
+    if let Offer::Only(suite) = offer {
+        provider.cipher_suites = vec![match suite {
+            Suite::Aes128 => cipher_suite::TLS13_AES_128_GCM_SHA256,
+            Suite::Aes256 => cipher_suite::TLS13_AES_256_GCM_SHA384,
+            Suite::ChaCha20 => cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        }];
+        provider.kx_groups = vec![kx_group::X25519];
+    }
     // The first random octets cost aws-lc some 30 ms of gathering entropy: better here than inside a handshake that
     // somebody times. Should it fail, the handshake will say so.
     let _ = provider.secure_random.fill(&mut [0; 1]);
     Arc::new(provider)
+}
+
+static TLS13_ALONE: [&SupportedProtocolVersion; 1] = [&TLS13];
+
+fn versions(offer: Offer) -> &'static [&'static SupportedProtocolVersion] {
+    match offer {
+        Offer::Everything => rustls::DEFAULT_VERSIONS,
+        Offer::Only(_) => &TLS13_ALONE,
+    }
 }
 
 fn tls_setup(what: impl fmt::Display, reason: impl fmt::Display) -> ClientError {
@@ -114,11 +179,11 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Client
     Ok(certificates)
 }
 
-fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, ClientError> {
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
+fn client_config(offer: Offer, trust: &Trust) -> Result<Arc<ClientConfig>, ClientError> {
+    let builder = ClientConfig::builder_with_provider(provider(offer))
+        .with_protocol_versions(versions(offer))
         .map_err(|error| tls_setup("TLS", error))?;
-    let config = match trust {
+    let mut config = match trust {
         Trust::System => builder.with_root_certificates(system_roots()?).with_no_client_auth(),
         Trust::File(path) => {
             let mut roots = RootCertStore::empty();
@@ -128,10 +193,13 @@ fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, ClientError> {
             builder.with_root_certificates(roots).with_no_client_auth()
         }
         Trust::Anybody => {
-            let verifier = Arc::new(TrustAnybody(provider()));
+            let verifier = Arc::new(TrustAnybody(provider(offer)));
             builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
         }
     };
+    if let Offer::Only(_) = offer {
+        config.resumption = Resumption::disabled();
+    }
     Ok(Arc::new(config))
 }
 

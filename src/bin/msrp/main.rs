@@ -1,8 +1,9 @@
-//! `msrp`: sends and receives files over MSRP, directly or through relays, and looks at relays.
+//! `msrp`: sends and receives files over MSRP, directly or through relays, looks at relays, and puts load on them.
 //!
 //! Flags, the executor, and the exit status; the protocol is [`msrprelay::client`]. Results go to stdout, everything else
 //! to stderr. Invariant: status 0 means that every octet has arrived, as far as the options let that be known.
 
+mod bench;
 mod options;
 mod outcome;
 mod probe;
@@ -42,6 +43,8 @@ enum Command {
     Send(Box<send::Arguments>),
     /// Look at a relay: TLS, certificate, AUTH and what it grants.
     Probe(Box<probe::Arguments>),
+    /// Put load on a relay and tell what it costs.
+    Bench(Box<bench::Arguments>),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Receive(arguments) => receive::run(*arguments),
         Command::Send(arguments) => send::run(*arguments),
         Command::Probe(arguments) => probe::run(*arguments),
+        Command::Bench(arguments) => bench::run(*arguments),
     }
 }
 

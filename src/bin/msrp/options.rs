@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use msrprelay::client::{
-    AuthOptions, ClientError, Credentials, Endpoint, Grant, Security, Target, Trust, authenticate,
+    AuthOptions, ClientError, Credentials, Endpoint, Grant, Offer, Security, Target, Trust, authenticate,
 };
 use msrprelay::proto::uri::{MsrpUri, Path};
 
@@ -76,9 +76,9 @@ pub(crate) struct OutputArguments {
 /// Everything needed to ask a relay, collected before anything is connected.
 #[derive(Debug)]
 pub(crate) struct Login {
-    relay: Target,
-    credentials: Credentials,
-    options: AuthOptions,
+    pub(crate) relay: Target,
+    pub(crate) credentials: Credentials,
+    pub(crate) options: AuthOptions,
 }
 
 impl RelayArguments {
@@ -146,12 +146,17 @@ impl ConnectionArguments {
 
     /// TLS as the options say.
     pub(crate) fn tls(&self) -> Result<Security, ClientError> {
+        self.tls_offering(Offer::Everything)
+    }
+
+    /// TLS as the options say, with no more on offer than this.
+    pub(crate) fn tls_offering(&self, offer: Offer) -> Result<Security, ClientError> {
         let trust = match (&self.ca, self.insecure) {
             (Some(file), _) => Trust::File(file.clone()),
             (None, true) => Trust::Anybody,
             (None, false) => Trust::System,
         };
-        Security::tls(&trust, self.server_name.as_deref())
+        Security::tls_offering(offer, &trust, self.server_name.as_deref())
     }
 }
 

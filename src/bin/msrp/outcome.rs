@@ -27,6 +27,9 @@ pub(crate) enum Failure {
         /// How many came.
         total: usize,
     },
+    /// What came is not what was sent.
+    #[error("received wrongly: {0}")]
+    Mismatch(String),
     /// The engine cannot run here.
     #[error("{0}")]
     Engine(String),
@@ -50,7 +53,7 @@ impl Failure {
                 Stage::Authenticating => 4,
                 Stage::Transferring => 1,
             },
-            Self::Rejected { .. } | Self::Engine(_) => 1,
+            Self::Rejected { .. } | Self::Mismatch(_) | Self::Engine(_) => 1,
             Self::Interrupted => 130,
         }
     }

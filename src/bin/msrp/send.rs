@@ -76,7 +76,7 @@ pub(crate) struct Arguments {
 
 /// Failure-Report.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Reports {
+pub(crate) enum Reports {
     /// Every chunk is answered
     Yes,
     /// No chunk is answered, and no failure reported

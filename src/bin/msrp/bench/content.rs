@@ -1,0 +1,90 @@
+//! What the benchmark sends, and the check that it arrived as it was sent.
+//!
+//! Random octets that repeat with a period that is no multiple of any record, chunk or buffer, entered at a place that
+//! depends on the message: octets that are lost, repeated, moved or given to another session do not compare equal. The
+//! comparison is a memcmp against memory that stays in the cache. Invariant: no end-line can occur in it.
+
+use std::sync::LazyLock;
+
+use super::line::FLUSH_OCTETS;
+
+/// A prime.
+const PERIOD: usize = 65_521;
+
+/// One period and a flush more, so that every slice of a flush lies in one piece.
+static OCTETS: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let period: Vec<u8> = (0..PERIOD)
+        .map(|_| {
+            // xorshift: incompressible is all that is asked for. Without hyphens there is no end-line.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            match state.to_be_bytes()[0] {
+                b'-' => b'_',
+                octet => octet,
+            }
+        })
+        .collect();
+    period.iter().copied().cycle().take(PERIOD + FLUSH_OCTETS).collect()
+});
+
+/// The content of one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Content {
+    phase: u64,
+}
+
+impl Content {
+    /// The content that belongs to a Message-ID.
+    pub(crate) fn of(message_id: &[u8]) -> Self {
+        // FNV-1a.
+        let hash = message_id.iter().fold(0xCBF2_9CE4_8422_2325_u64, |hash, octet| {
+            (hash ^ u64::from(*octet)).wrapping_mul(0x100_0000_01B3)
+        });
+        Self { phase: hash % PERIOD as u64 }
+    }
+
+    /// The octets from `offset` on, at most [`FLUSH_OCTETS`] of them.
+    pub(crate) fn slice(self, offset: u64, octets: usize) -> &'static [u8] {
+        let begin = ((self.phase + offset) % PERIOD as u64) as usize;
+        OCTETS.get(begin..begin + octets.min(FLUSH_OCTETS)).unwrap_or_default()
+    }
+
+    /// Whether these are the octets from `offset` on.
+    pub(crate) fn matches(self, offset: u64, octets: &[u8]) -> bool {
+        octets
+            .chunks(FLUSH_OCTETS)
+            .zip((offset..).step_by(FLUSH_OCTETS))
+            .all(|(piece, at)| piece == self.slice(at, piece.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_as_it_was_sent_does_not_match() {
+        let content = Content::of(b"one");
+        let mut octets = Vec::new();
+        while octets.len() < 1_000_000 {
+            octets.extend_from_slice(content.slice(octets.len() as u64, 100_000));
+        }
+        assert!(content.matches(0, &octets));
+        assert!(content.matches(777, octets.get(777..).unwrap_or_default()));
+        assert!(!content.matches(1, &octets));
+        assert!(!content.matches(FLUSH_OCTETS as u64, &octets));
+        assert!(!Content::of(b"two").matches(0, &octets));
+        let last = octets.len() - 1;
+        octets[last] ^= 1;
+        assert!(!content.matches(0, &octets));
+    }
+
+    #[test]
+    fn content_holds_no_end_line_at_any_place() {
+        let content = Content::of(b"any");
+        assert!(!content.slice(0, FLUSH_OCTETS).contains(&b'-'));
+        assert_eq!(content.slice(PERIOD as u64 - 1, FLUSH_OCTETS).len(), FLUSH_OCTETS);
+    }
+}

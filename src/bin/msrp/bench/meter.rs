@@ -1,0 +1,118 @@
+//! CPU time and memory of processes, as the kernel accounts for them.
+//!
+//! `schedstat` counts nanoseconds for each thread; where the kernel has none, `stat` counts ticks, usually hundredths of a
+//! second. Threads that have ended are only in the latter.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::outcome::Failure;
+
+/// Whom to watch.
+#[derive(Clone, Debug)]
+pub(crate) struct Meter {
+    pids: Vec<u32>,
+}
+
+impl Meter {
+    /// Other processes; an error if there is one that cannot be watched.
+    pub(crate) fn of(pids: &[u32]) -> Result<Self, Failure> {
+        let meter = Self { pids: pids.to_vec() };
+        for &pid in pids {
+            if cpu_of(pid).is_none() {
+                return Err(Failure::Usage(format!(
+                    "--relay-pid {pid}: no such process, or not ours to look at"
+                )));
+            }
+        }
+        Ok(meter)
+    }
+
+    /// This process.
+    pub(crate) fn own() -> Self {
+        Self { pids: vec![std::process::id()] }
+    }
+
+    /// User and system time of all of them; `None` where there is nobody to watch, or one has gone.
+    pub(crate) fn cpu(&self) -> Option<Duration> {
+        if self.pids.is_empty() {
+            return None;
+        }
+        self.pids.iter().map(|&pid| cpu_of(pid)).sum()
+    }
+
+    /// Resident memory of all of them, in octets.
+    pub(crate) fn resident(&self) -> Option<u64> {
+        if self.pids.is_empty() {
+            return None;
+        }
+        self.pids.iter().map(|&pid| resident_of(pid)).sum()
+    }
+}
+
+fn cpu_of(pid: u32) -> Option<Duration> {
+    cpu_by_threads(pid).or_else(|| cpu_by_ticks(pid))
+}
+
+fn cpu_by_threads(pid: u32) -> Option<Duration> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    threads
+        .map(|thread| {
+            let path: PathBuf = thread.ok()?.path().join("schedstat");
+            let nanos = fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()?;
+            Some(Duration::from_nanos(nanos))
+        })
+        .sum()
+}
+
+fn cpu_by_ticks(pid: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name may hold anything, parentheses too.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    // USER_HZ is 100 wherever Linux runs today.
+    Some(Duration::from_millis((ticks()? + ticks()?) * 10))
+}
+
+fn resident_of(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let kib: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?
+        .trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(kib << 10)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_of_counting_cpu_agree() {
+        let pid = std::process::id();
+        let mut sum = 0_u64;
+        while cpu_by_ticks(pid).unwrap() < Duration::from_millis(200) {
+            sum = std::hint::black_box(sum.wrapping_add(1));
+        }
+        let (ticks, whole) = (cpu_by_ticks(pid).unwrap(), cpu_of(pid).unwrap());
+        // Threads that have ended are in one of them only.
+        assert!(
+            whole > Duration::from_millis(50) && whole <= ticks + Duration::from_millis(50),
+            "{ticks:?} {whole:?}"
+        );
+        assert!(Meter::own().resident().unwrap() > 1 << 20);
+    }
+
+    #[test]
+    fn nobody_cannot_be_watched() {
+        assert!(Meter::of(&[u32::MAX]).is_err());
+        assert_eq!(Meter::of(&[]).unwrap().cpu(), None);
+    }
+}
