@@ -4,10 +4,13 @@
 //! of its core, it is the bottleneck, and only the relay's CPU time can be trusted. Invariant: everything that arrives is
 //! compared with what was sent.
 
+mod auth;
 mod content;
 mod file;
+mod idle;
 mod line;
 mod login;
+mod messages;
 mod meter;
 mod run;
 mod scene;
@@ -30,15 +33,28 @@ pub(crate) struct Arguments {
 enum Mode {
     /// Long messages: one giant SEND in each session, or chunks.
     File(Box<file::Arguments>),
+    /// Short messages, and how long each takes.
+    Messages(Box<messages::Arguments>),
+    /// Connections that authenticate and close.
+    Auth(Box<auth::Arguments>),
+    /// Sessions that do nothing, and the memory they take.
+    Idle(Box<idle::Arguments>),
 }
 
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
-    let Mode::File(file) = &arguments.mode;
-    let common = &file.common;
+    let common = match &arguments.mode {
+        Mode::File(file) => &file.common,
+        Mode::Messages(messages) => &messages.common,
+        Mode::Auth(auth) => &auth.common,
+        Mode::Idle(idle) => &idle.common,
+    };
     let mut report = Report::default();
     let result = on_one_thread(common.connection.cpu, async {
         match &arguments.mode {
             Mode::File(file) => file::run(file, &mut report).await,
+            Mode::Messages(messages) => messages::run(messages, &mut report).await,
+            Mode::Auth(auth) => auth::run(auth, &mut report).await,
+            Mode::Idle(idle) => idle::run(idle, &mut report).await,
         }
     });
     conclude(common.output.json, report, result)

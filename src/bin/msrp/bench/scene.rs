@@ -63,7 +63,7 @@ impl From<TlsOffer> for Offer {
 }
 
 /// Who sends to whom.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Sessions")]
 pub(crate) struct PairArguments {
     /// How many senders, each with a receiver of its own
