@@ -17,7 +17,7 @@ use memchr::{memchr, memmem};
 use super::status::Status;
 use super::uri::Path;
 
-pub(super) use build::{Ending, HeadBuilder, Tid};
+pub(super) use build::{CheckedPath, Ending, HeadBuilder, Tid};
 pub use rewrite::Rewrite;
 
 /// A frame's start line and headers, as offsets into their octets.

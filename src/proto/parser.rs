@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use memchr::{memchr, memmem, memrchr};
 
-use super::head::{Ending, Head, HeadBuilder, Tid};
+use super::head::{CheckedPath, Ending, Head, HeadBuilder, Tid};
 
 /// Bounds on what a peer may send. Those of a part make a head defective; those of the whole lose the framing.
 #[derive(Clone, Debug)]
@@ -119,6 +119,8 @@ pub enum ParseError {
 pub struct Parser {
     limits: ParserLimits,
     state: State,
+    /// The last To-Path and the last From-Path that were right.
+    paths: [CheckedPath; 2],
 }
 
 #[derive(Clone, Debug)]
@@ -162,7 +164,7 @@ impl Parser {
     /// A parser at the beginning of a frame.
     #[must_use]
     pub fn new(limits: ParserLimits) -> Self {
-        Self { limits, state: State::StartLine { scanned: 0 } }
+        Self { limits, state: State::StartLine { scanned: 0 }, paths: [CheckedPath::NONE; 2] }
     }
 
     /// Whether what is awaited is the rest of a head, of which not one octet need have come.
@@ -203,7 +205,9 @@ impl Parser {
         }
         match &mut self.state {
             State::Headers { builder, tid, lines } => {
-                let Some((len, ending)) = read_headers(input, builder, tid, lines, &self.limits)? else {
+                let Some((len, ending)) =
+                    read_headers(input, builder, tid, lines, (&self.limits, &mut self.paths))?
+                else {
                     return Ok(None);
                 };
                 let head = builder.finish(len, ending);
@@ -266,7 +270,7 @@ fn read_headers(
     builder: &mut HeadBuilder,
     tid: &Tid,
     lines: &mut Lines,
-    limits: &ParserLimits,
+    (limits, paths): (&ParserLimits, &mut [CheckedPath; 2]),
 ) -> Result<Option<(usize, Ending)>, ParseError> {
     let head_bytes_max = limits.head_bytes_max.min(HEAD_BYTES_CEILING);
     while let Some(end) = line_end(input, &mut lines.scanned) {
@@ -285,7 +289,7 @@ fn read_headers(
         if line.is_empty() {
             return Ok(Some((next, Ending::Body)));
         }
-        builder.header(input, begin..end, limits);
+        builder.header(input, begin..end, limits, paths);
     }
     // Only an end-line may still follow a head of the greatest length.
     if input.len() > head_bytes_max + END_LINE_BYTES_MAX { Err(ParseError::HeadTooLong) } else { Ok(None) }
@@ -503,6 +507,44 @@ mod tests {
     fn only(outcome: Outcome) -> Frame {
         assert_eq!((outcome.frames.len(), outcome.error), (1, None), "{outcome:?}");
         outcome.frames.into_iter().next().unwrap()
+    }
+
+    // What a parser remembers of the frames before changes nothing: a head is judged as if it were the first.
+    #[test]
+    fn paths_are_judged_alike_whatever_came_before() {
+        let long = format!("msrp://h:1/{};tcp", "x".repeat(120));
+        let longer = format!("{long} {long} {long}");
+        let paths = [
+            "msrp://h:1/t;tcp",
+            "msrp://h:1/u;tcp",
+            "msrp://h:1/t;tc\u{1}",
+            "msrp://h:1/t;tc!",
+            "msrp://h:1/t;tcp msrp://h:2/t;tcp",
+            "",
+            "\u{fc}",
+            &long,
+            &longer,
+        ];
+        let mut parser = Parser::new(ParserLimits::default());
+        let mut defective = 0;
+        for (n, first) in paths.iter().cycle().take(paths.len() * paths.len()).enumerate() {
+            let second = paths[n / paths.len()];
+            for headers in [
+                format!("To-Path: {first}\r\nFrom-Path: {second}\r\n"),
+                format!("To-Path: {first}\r\nFrom-Path: {second}\r\nTo-Path: {first}\r\n"),
+                format!("From-Path: {first}\r\nTo-Path: {second}\r\n"),
+                format!("To-Path: {first}\r\nFrom-Path: {second}\r\n"),
+            ] {
+                let frame = format!("MSRP tid1 SEND\r\n{headers}Message-ID: m\r\n-------tid1$\r\n");
+                let fresh = only(parse_split(&ParserLimits::default(), frame.as_bytes(), &[])).head;
+                let step = parser.step(frame.as_bytes()).unwrap().unwrap();
+                let Piece::Head(head) = step.piece else { panic!("no head") };
+                assert_eq!(head, fresh, "{headers}");
+                defective += usize::from(head.defect().is_some());
+                parser.step(&frame.as_bytes()[step.consumed..]).unwrap().unwrap();
+            }
+        }
+        assert!(defective > 100 && defective < 300, "{defective}");
     }
 
     #[test]

@@ -56,8 +56,12 @@ pub struct LookUpTicket {
 ///
 /// 28 characters of base64url over 21 octets: the home core, its incarnation, and 136 random bits
 /// (the RFCs ask for 80). It is a bearer secret: [`Debug`](core::fmt::Debug) shows a prefix only.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SessionId([u8; Self::LEN]);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SessionId {
+    text: [u8; Self::LEN],
+    /// Decoded once: every step of every chunk asks for it.
+    home: CoreId,
+}
 
 impl SessionId {
     /// Characters of a session id.
@@ -74,41 +78,43 @@ impl SessionId {
         // 21 octets are exactly 28 characters, so the encoder cannot run out of room.
         let written = URL_SAFE_NO_PAD.encode_slice(raw, &mut text);
         debug_assert_eq!(written, Ok(Self::LEN));
-        Self(text)
+        Self { text, home }
     }
 
     /// Reads a session id that may be ours; `None` for anything we cannot have minted.
     pub fn parse(text: &str) -> Option<Self> {
         let text: [u8; Self::LEN] = text.as_bytes().try_into().ok()?;
-        let id = Self(text);
-        id.raw().map(|_| id)
+        let mut raw = [0_u8; Self::RAW];
+        if URL_SAFE_NO_PAD.decode_slice(text, &mut raw) != Ok(Self::RAW) {
+            return None;
+        }
+        let home = CoreId {
+            index: u16::from_be_bytes([raw[0], raw[1]]),
+            incarnation: u16::from_be_bytes([raw[2], raw[3]]),
+        };
+        Some(Self { text, home })
     }
 
     /// The core that owns the session, as the id says; the caller checks that it exists.
     pub fn home(&self) -> CoreId {
-        let raw = self.raw().unwrap_or_default();
-        CoreId {
-            index: u16::from_be_bytes([raw[0], raw[1]]),
-            incarnation: u16::from_be_bytes([raw[2], raw[3]]),
-        }
+        self.home
     }
 
     /// The text as it stands in the URI.
     pub fn as_str(&self) -> &str {
-        core::str::from_utf8(&self.0).unwrap_or_default()
+        core::str::from_utf8(&self.text).unwrap_or_default()
     }
 
     /// What a log may show: enough to find the session again, too little to use it.
     pub fn prefix(&self) -> &str {
         &self.as_str()[..Self::PREFIX]
     }
+}
 
-    fn raw(&self) -> Option<[u8; Self::RAW]> {
-        let mut raw = [0_u8; Self::RAW];
-        match URL_SAFE_NO_PAD.decode_slice(self.0, &mut raw) {
-            Ok(Self::RAW) => Some(raw),
-            _ => None,
-        }
+impl core::hash::Hash for SessionId {
+    /// The home is in the text.
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        state.write(&self.text);
     }
 }
 
@@ -227,6 +233,7 @@ mod tests {
         let shown = format!("{id:?}");
         assert!(!shown.contains(id.as_str()));
         assert!(shown.contains(id.prefix()));
+        assert!(id.prefix().len() == 10 && id.as_str().starts_with(id.prefix()));
     }
 
     #[test]

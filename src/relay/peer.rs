@@ -41,6 +41,8 @@ pub(crate) struct Peer {
     pub(crate) role: Role,
     pub(crate) auth: Option<Box<AuthState>>,
     incoming: Incoming,
+    /// Where the last request went that named a session of ours: the next one usually goes there, too.
+    last_route: Option<Box<LastRoute>>,
     sequence: u32,
     pub(crate) unanswered: VecDeque<Unanswered>,
     /// Octets of heads kept for the unanswered.
@@ -152,6 +154,13 @@ enum Incoming {
     Dropped,
 }
 
+/// A URI that is ours, and the session it names.
+#[derive(Debug)]
+struct LastRoute {
+    uri: Vec<u8>,
+    session: SessionId,
+}
+
 /// A request that will be answered.
 #[derive(Debug)]
 pub(crate) struct Unanswered {
@@ -183,6 +192,7 @@ impl Peer {
             role,
             auth: None,
             incoming: Incoming::Nothing,
+            last_route: None,
             sequence: 0,
             unanswered: VecDeque::new(),
             unanswered_octets: 0,

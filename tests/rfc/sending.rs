@@ -266,6 +266,9 @@ fn a_413_for_an_earlier_chunk_interrupts_the_running_one_of_its_message() {
             }
             let reports = told.iter().filter(|frame| frame.is("REPORT") && frame.reported() == 413);
             assert_eq!(reports.count(), 1, "{name}: {told:?}");
+            world.take(line.to);
+            world.advance(Duration::from_secs(31));
+            world.assert_idle();
         }
     }
 }

@@ -52,6 +52,31 @@ pub(in crate::proto) enum Ending {
     EndLine(Flag),
 }
 
+/// The path that a header had in the head before: most frames of a connection have the same ones, which need not
+/// be checked octet by octet again.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::proto) struct CheckedPath {
+    octets: [u8; Self::BYTES_MAX],
+    len: u8,
+}
+
+impl CheckedPath {
+    /// Longer ones are checked each time.
+    const BYTES_MAX: usize = 240;
+    pub(in crate::proto) const NONE: Self = Self { octets: [0; Self::BYTES_MAX], len: 0 };
+
+    fn holds(&self, text: &[u8]) -> bool {
+        !text.is_empty() && self.octets.get(..usize::from(self.len)) == Some(text)
+    }
+
+    fn keep(&mut self, text: &[u8]) {
+        if let (Some(room), Ok(len)) = (self.octets.get_mut(..text.len()), u8::try_from(text.len())) {
+            room.copy_from_slice(text);
+            self.len = len;
+        }
+    }
+}
+
 /// A head of which some lines have been read.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::proto) struct HeadBuilder {
@@ -108,8 +133,15 @@ impl HeadBuilder {
         Some((Self { head, headers: 0, seen: 0 }, Tid::new(tid)?))
     }
 
-    /// Reads the header line `octets[line]`, its CRLF not included.
-    pub(in crate::proto) fn header(&mut self, octets: &[u8], line: Range<usize>, limits: &ParserLimits) {
+    /// Reads the header line `octets[line]`, its CRLF not included. `paths` are To-Path and From-Path as they were
+    /// found to be right before, under the same limits.
+    pub(in crate::proto) fn header(
+        &mut self,
+        octets: &[u8],
+        line: Range<usize>,
+        limits: &ParserLimits,
+        paths: &mut [CheckedPath; 2],
+    ) {
         self.headers = self.headers.saturating_add(1);
         if self.headers as usize > limits.headers_max {
             self.head.note(Defect::TooManyHeaders);
@@ -128,14 +160,30 @@ impl HeadBuilder {
             self.head.content_at = offset(at);
         }
         let text = octets.get(value.clone()).unwrap_or_default();
-        if let Some(defect) = defect_of_text(text) {
+        let known = octets.get(name).and_then(Known::of);
+        let [to_path, from_path] = paths;
+        let path = match known {
+            Some(Known::ToPath) => Some(to_path),
+            Some(Known::FromPath) => Some(from_path),
+            _ => None,
+        };
+        let checked = path.as_ref().is_some_and(|path| path.holds(text));
+        if let Some(defect) = if checked { None } else { defect_of_text(text) } {
             self.head.note(defect);
-        } else if let Some(known) = octets.get(name).and_then(Known::of) {
-            self.known(known, text, Span::new(value), limits);
+        } else if let Some(known) = known {
+            self.known(known, text, Span::new(value), limits, path.filter(|_| !checked));
         }
     }
 
-    fn known(&mut self, known: Known, text: &[u8], span: Span, limits: &ParserLimits) {
+    /// `path` keeps the value if it is a path and right; `None` if it is no path, or known to be right.
+    fn known(
+        &mut self,
+        known: Known,
+        text: &[u8],
+        span: Span,
+        limits: &ParserLimits,
+        path: Option<&mut CheckedPath>,
+    ) {
         let bit = 1 << known as u32;
         if self.seen & bit != 0 {
             // A challenge for each algorithm is the one repetition with a meaning.
@@ -147,6 +195,12 @@ impl HeadBuilder {
         self.seen |= bit;
         if matches!((known, self.headers), (Known::ToPath, 2..) | (Known::FromPath, 1 | 3..)) {
             self.head.note(Defect::PathOrder);
+        }
+        if let Some(path) = path {
+            match check_path(text, limits) {
+                Ok(()) => path.keep(text),
+                Err(defect) => return self.head.note(defect),
+            }
         }
         self.head.take(known, text, span, limits);
     }
@@ -230,9 +284,12 @@ impl Head {
     /// Keeps what a known header says, or notes what is wrong with it.
     fn take(&mut self, known: Known, text: &[u8], span: Span, limits: &ParserLimits) {
         match known {
-            Known::ToPath => self.to_path = self.checked(check_path(text, limits), span),
-            Known::FromPath => self.from_path = self.checked(check_path(text, limits), span),
-            Known::MessageId => self.message_id = self.checked(check_message_id(text, limits), span),
+            Known::ToPath => self.to_path = span,
+            Known::FromPath => self.from_path = span,
+            Known::MessageId => match check_message_id(text, limits) {
+                Ok(()) => self.message_id = span,
+                Err(defect) => self.note(defect),
+            },
             Known::ByteRange => {
                 self.byte_range = self.or_note(ByteRange::parse(text), Defect::ByteRange);
                 self.byte_range_text = span;
@@ -263,16 +320,6 @@ impl Head {
         }
         if let Some(defect) = defect_of_text(comment) {
             self.note(defect);
-        }
-    }
-
-    fn checked(&mut self, check: Result<(), Defect>, span: Span) -> Span {
-        match check {
-            Ok(()) => span,
-            Err(defect) => {
-                self.note(defect);
-                Span::ABSENT
-            }
         }
     }
 
@@ -321,7 +368,9 @@ fn is_content(name: &[u8]) -> bool {
 /// No value may hold control octets, the tab excepted: CR, LF or NUL would smuggle headers into the next hop. Nor
 /// anything but UTF-8, which some clients decode, and end their connection over.
 fn defect_of_text(text: &[u8]) -> Option<Defect> {
-    if text.iter().any(|&octet| (octet < b' ' && octet != b'\t') || octet == 0x7f) {
+    // All of it, whatever is found: so it is done for many octets at a time.
+    let is_control = |octet: u8| (octet < b' ' && octet != b'\t') | (octet == 0x7f);
+    if text.iter().fold(false, |found, &octet| found | is_control(octet)) {
         return Some(Defect::ControlOctet);
     }
     core::str::from_utf8(text).is_err().then_some(Defect::NotUtf8)

@@ -7,7 +7,7 @@ use std::mem;
 
 use bytes::Bytes;
 
-use super::{Incoming, Standing, Unanswered, named_session};
+use super::{Incoming, LastRoute, Standing, Unanswered, named_session};
 use crate::proto::head::{Defect, Head, Kind, Method};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
@@ -99,19 +99,27 @@ impl Relay {
         if method == Method::Send {
             self.core.stats.chunks_in += 1;
         }
-        let first = transit.to_path().first().and_then(|uri| MsrpUri::parse(uri).ok());
-        if !first.is_some_and(|uri| self.core.is_ours(&uri)) {
-            return self.on_misaddressed(key, &transit, fx);
-        }
+        let first = transit.to_path().first().unwrap_or_default();
+        let known = peer.last_route.as_ref().filter(|last| last.uri == first).map(|last| last.session);
+        let named = match known {
+            Some(session) => Some(session),
+            None => {
+                if !MsrpUri::parse(first).is_ok_and(|uri| self.core.is_ours(&uri)) {
+                    return self.on_misaddressed(key, &transit, fx);
+                }
+                named_session(first)
+            }
+        };
         if method == Method::Other && !self.core.settings.allow_other_methods {
             let refusal = (Status::NOT_IMPLEMENTED, "methods.allow_other is false");
             return self.turn_away(key, &transit, true, refusal, fx);
         }
-        let session =
-            transit.to_path().first().and_then(named_session).filter(|id| self.core.is_alive(id.home()));
-        let Some(session) = session else {
+        let Some(session) = named.filter(|id| self.core.is_alive(id.home())) else {
             return self.turn_away(key, &transit, true, (Status::NO_SESSION, "no such session"), fx);
         };
+        if known.is_none() {
+            peer.last_route = Some(Box::new(LastRoute { uri: first.to_vec(), session }));
+        }
         peer.incoming = Incoming::Request {
             session,
             stream,
