@@ -152,13 +152,18 @@ impl Simulation {
         let lost: Vec<usize> = (0..self.actors.len()).filter(|a| lives_there(&self.actors[*a])).collect();
         self.world.kill_core(core, again);
         self.saw(if again { "a core came again" } else { "a core died" });
+        // Who has left before may have left something behind there, the news of what did not arrive included.
+        for (index, actor) in self.actors.iter().enumerate() {
+            if actor.conn.is_some_and(|conn| self.world.link(conn).core == core) {
+                for link in self.links.iter_mut().filter(|link| link.ends.contains(&index)) {
+                    link.core_died = true;
+                }
+            }
+        }
         for actor in lost {
             self.actors[actor].dead = true;
             self.actors[actor].leaving = false;
             self.fault_of(actor);
-            for link in self.links.iter_mut().filter(|link| link.ends.contains(&actor)) {
-                link.core_died = true;
-            }
         }
         self.strangers.retain(|stranger| !self.world.is_closed(stranger.conn));
     }
