@@ -46,6 +46,15 @@ impl RelayProcess {
         Self { child, addresses, client, place }
     }
 
+    /// The certificate that its clients must trust.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.place.path().join("relay.crt")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// A connection that has not authenticated.
     pub(crate) fn stranger(&self, name: &str) -> Endpoint {
         Endpoint::tls(self.addresses[0], &self.client, name)

@@ -102,7 +102,7 @@ async fn send(mut sender: Sender, plan: Plan, tally: Rc<Tally>) -> Result<Line, 
 
 async fn receive(receiver: Receiver, scene: Rc<Scene>, tally: Rc<Tally>) -> Result<Line, Failure> {
     let mut line = match receiver.at {
-        Place::Connected(line) => line,
+        Place::Connected(line) => *line,
         Place::Awaiting(listener) => scene.accept(&listener).await?,
     };
     line.drive(&mut FileReceiver::new(receiver.own_uri, tally)).await?;

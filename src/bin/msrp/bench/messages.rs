@@ -194,7 +194,7 @@ async fn send(
 
 async fn receive(receiver: Receiver, scene: Rc<Scene>, shared: Rc<Shared>) -> Result<Line, Failure> {
     let mut line = match receiver.at {
-        Place::Connected(line) => line,
+        Place::Connected(line) => *line,
         Place::Awaiting(listener) => scene.accept(&listener).await?,
     };
     let mut party = MessageReceiver {

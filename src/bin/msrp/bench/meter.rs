@@ -98,15 +98,11 @@ mod tests {
     fn both_ways_of_counting_cpu_agree() {
         let pid = std::process::id();
         let mut sum = 0_u64;
-        while cpu_by_ticks(pid).unwrap() < Duration::from_millis(200) {
+        // Threads that have ended are in the other one only.
+        while cpu_by_threads(pid).unwrap() < Duration::from_millis(200) {
             sum = std::hint::black_box(sum.wrapping_add(1));
         }
-        let (ticks, whole) = (cpu_by_ticks(pid).unwrap(), cpu_of(pid).unwrap());
-        // Threads that have ended are in one of them only.
-        assert!(
-            whole > Duration::from_millis(50) && whole <= ticks + Duration::from_millis(50),
-            "{ticks:?} {whole:?}"
-        );
+        assert!(cpu_by_ticks(pid).unwrap() > Duration::from_millis(150));
         assert!(Meter::own().resident().unwrap() > 1 << 20);
     }
 

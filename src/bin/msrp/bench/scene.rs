@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 
 use super::line::Line;
 use super::login::{Granted, authenticate};
+use super::meter::Meter;
 use crate::options::{ConnectionArguments, Login, OutputArguments, RelayArguments};
 use crate::outcome::Failure;
 
@@ -126,7 +127,7 @@ pub(crate) struct Receiver {
 
 /// Where a receiver is.
 pub(crate) enum Place {
-    Connected(Line),
+    Connected(Box<Line>),
     /// Will be dialled when the first request comes.
     Awaiting(TcpListener),
 }
@@ -145,6 +146,8 @@ impl Scene {
     pub(crate) fn new(common: &Common, pairs: Option<&PairArguments>) -> Result<Self, Failure> {
         let connection = &common.connection;
         let through = pairs.and_then(|pairs| pairs.through.as_ref());
+        // Said now rather than when everything is connected.
+        Meter::of(&common.relay_pid)?;
         let login = common.relay.login(connection)?;
         let Some(target) = through.or(common.relay.relay.as_ref()) else {
             return Err(Failure::Usage("--relay, or --through for a byte proxy, is needed".to_owned()));
@@ -217,7 +220,7 @@ impl Scene {
         let from_path = Endpoint::mint_uri(line.local()?, line.is_tls());
         let own_uri = Endpoint::mint_uri(receiver.local()?, receiver.is_tls());
         let sender = Sender { line, to_path: own_uri.clone(), from_path };
-        Ok((sender, Receiver { at: Place::Connected(receiver), own_uri }))
+        Ok((sender, Receiver { at: Place::Connected(Box::new(receiver)), own_uri }))
     }
 
     async fn pair_with_receiver_behind(&self) -> Result<(Sender, Receiver), Failure> {
@@ -225,7 +228,7 @@ impl Scene {
         let line = self.connect(None).await?;
         let from_path = Endpoint::mint_uri(line.local()?, line.is_tls());
         let sender = Sender { line, to_path: granted.path_for_peers(), from_path };
-        Ok((sender, Receiver { at: Place::Connected(receiver), own_uri: granted.own_uri }))
+        Ok((sender, Receiver { at: Place::Connected(Box::new(receiver)), own_uri: granted.own_uri }))
     }
 
     async fn pair_with_sender_behind(
@@ -252,7 +255,10 @@ impl Scene {
             if fits {
                 let sender =
                     Sender { line, to_path: from.to_path(&to.path_for_peers()), from_path: from.own_uri };
-                return Ok((sender, Receiver { at: Place::Connected(receiver), own_uri: to.own_uri }));
+                return Ok((
+                    sender,
+                    Receiver { at: Place::Connected(Box::new(receiver)), own_uri: to.own_uri },
+                ));
             }
             line.close().await?;
         }
