@@ -1,0 +1,59 @@
+//! The whole relay over real sockets, both clients behind it, TLS all the way, with the tests' blocking endpoints on the
+//! same machine: wall-clock time, so for comparing builds on a quiet machine. CPU time of the relay alone, and clients
+//! that are fast, are `msrp bench`'s.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    reason = "what cannot be set up cannot be measured"
+)]
+
+#[path = "../tests/loopback/support/mod.rs"]
+mod support;
+
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use support::process::RelayProcess;
+use support::relay::Setup;
+use support::transfer::Outgoing;
+
+const FILE_OCTETS: usize = 16 << 20;
+
+fn sockets(criterion: &mut Criterion) {
+    let setup = Setup { cores: "[0]", more: "log: {level: error}", ..Setup::default() };
+    let relay = RelayProcess::start(&setup);
+    let mut group = criterion.benchmark_group("loopback");
+    group.sample_size(10).measurement_time(Duration::from_secs(5));
+    group.throughput(Throughput::Bytes(FILE_OCTETS as u64));
+    let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
+    let file = vec![0x5A; FILE_OCTETS];
+    for (name, chunk) in [("tls_giant", None), ("tls_chunks_10kB", Some(10_000))] {
+        group.bench_function(name, |bencher| {
+            let path = bob.path();
+            bencher.iter(|| {
+                std::thread::scope(|scope| {
+                    let receiving = scope.spawn(|| bob.receive_file());
+                    alice.send_file(&Outgoing { chunk, ..Outgoing::giant(&path, &file) });
+                    assert_eq!(receiving.join().unwrap().data.len(), FILE_OCTETS);
+                });
+            });
+        });
+    }
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("tls_message_200B", |bencher| {
+        let (path, words) = (bob.path(), [b'w'; 200]);
+        bencher.iter(|| {
+            let tid = alice.say(&path, &words);
+            assert_eq!(alice.status(&tid), 200);
+            bob.request("SEND")
+        });
+    });
+    group.bench_function("connect_auth_close", |bencher| {
+        bencher.iter(|| relay.client("user1").close());
+    });
+    group.finish();
+}
+
+criterion_group!(benches, sockets);
+criterion_main!(benches);

@@ -1,0 +1,145 @@
+//! The protocol's pure code: parsing, rewriting, looking for end-lines, digests.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    reason = "what cannot be set up cannot be measured"
+)]
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use msrprelay::proto::digest::{Algorithm, Authorization, Challenge, Ha1, check};
+use msrprelay::proto::head::{ByteRange, Rewrite};
+use msrprelay::proto::parser::{Parser, ParserLimits, Piece};
+use msrprelay::proto::uri::MsrpUri;
+
+/// A chunk of a file as it comes in over two relays.
+const HEAD: &str = "MSRP d93kswow9z SEND\r\n\
+    To-Path: msrps://relay.example.com:2855/7rG2mXw0QbLs9TzEoVh4KdAAAAAA;tcp \
+    msrps://relay.example.net:2855/Zq81nTfKp3yWcA0uJm6xEvBBBBBB;tcp \
+    msrps://192.0.2.77:50120/c3Vt9gD5eR7wQz;tcp\r\n\
+    From-Path: msrps://198.51.100.23:41502/u4Kd0wR9sQ2mZ7;tcp\r\n\
+    Message-ID: 8822s7v0p3m1\r\n\
+    Byte-Range: 1048577-*/1073741824\r\n\
+    Failure-Report: yes\r\n\
+    Content-Type: application/octet-stream\r\n\r\n";
+
+/// Octets that look random and hold no end-line.
+fn body(octets: usize) -> Vec<u8> {
+    let mut state = 0x2545_F491_4F6C_DD1D_u64;
+    (0..octets)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        })
+        .collect()
+}
+
+/// Runs a parser over all of it; how many pieces there were.
+fn parse(parser: &mut Parser, mut octets: &[u8]) -> usize {
+    let mut pieces = 0;
+    while let Ok(Some(step)) = parser.step(octets) {
+        octets = octets.get(step.consumed..).unwrap_or_default();
+        pieces += 1;
+    }
+    pieces
+}
+
+fn parsing(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("parse");
+    let bodiless = format!("{}-------d93kswow9z$\r\n", HEAD.strip_suffix("\r\n").unwrap());
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("head_3_hops", |bencher| {
+        let mut parser = Parser::new(ParserLimits::default());
+        bencher.iter(|| assert_eq!(parse(&mut parser, black_box(bodiless.as_bytes())), 2));
+    });
+    for octets in [200, 2000, 10_000] {
+        let frame = [HEAD.as_bytes(), &body(octets), b"\r\n-------d93kswow9z+\r\n"].concat();
+        group.throughput(Throughput::Bytes(frame.len() as u64));
+        group.bench_function(format!("chunk_{octets}"), |bencher| {
+            let mut parser = Parser::new(ParserLimits::default());
+            bencher.iter(|| assert_eq!(parse(&mut parser, black_box(&frame)), 3));
+        });
+    }
+    group.finish();
+}
+
+/// What the search for the end-line costs in a body, by what the body is made of.
+fn end_lines(criterion: &mut Criterion) {
+    const OCTETS: usize = 64 << 10;
+    let bodies = [
+        ("random", body(OCTETS)),
+        ("zeros", vec![0; OCTETS]),
+        ("hyphens", vec![b'-'; OCTETS]),
+        ("lines", b"some words of a text\r\n".repeat(OCTETS / 22)),
+        ("near_misses", b"\r\n-------d93kswow9y$".repeat(OCTETS / 20)),
+    ];
+    let mut group = criterion.benchmark_group("end_line");
+    for (name, body) in bodies {
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        group.bench_function(name, |bencher| {
+            let mut parser = Parser::new(ParserLimits::default());
+            parse(&mut parser, HEAD.as_bytes());
+            bencher.iter(|| parse(&mut parser, black_box(&body)));
+        });
+    }
+    group.finish();
+}
+
+fn rewriting(criterion: &mut Criterion) {
+    let mut parser = Parser::new(ParserLimits::default());
+    let Some(Piece::Head(head)) = parser.step(HEAD.as_bytes()).unwrap().map(|step| step.piece) else {
+        panic!("no head");
+    };
+    let mut group = criterion.benchmark_group("rewrite");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("head_1_move", |bencher| {
+        let mut out = Vec::with_capacity(2048);
+        let range = ByteRange { start: 1_048_577, end: None, total: Some(1 << 30) };
+        let rewrite = Rewrite { tid: b"abcdefghijkl", moves: 1, byte_range: Some(range) };
+        bencher.iter(|| {
+            out.clear();
+            head.rewrite(black_box(HEAD.as_bytes()), &rewrite, &mut out);
+            out.len()
+        });
+    });
+    group.finish();
+    let mut group = criterion.benchmark_group("uri");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("parse", |bencher| {
+        let uri = b"msrps://relay.example.com:2855/7rG2mXw0QbLs9TzEoVh4KdAAAAAA;tcp";
+        bencher.iter(|| MsrpUri::parse(black_box(uri)).unwrap().port());
+    });
+    group.finish();
+}
+
+/// What the relay does of an AUTH: reading the client's answer and checking it.
+fn digests(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("digest");
+    group.throughput(Throughput::Elements(1));
+    for algorithm in [Algorithm::Md5, Algorithm::Sha256] {
+        let challenge = Challenge {
+            realm: "example.com".into(),
+            nonce: "qG2mXw0QbLs9TzEoVh4KdA".into(),
+            opaque: Some("0".into()),
+            algorithm,
+            stale: false,
+        };
+        let uri = b"msrps://relay.example.com:2855;tcp";
+        let ha1 = Ha1::new(algorithm, "alice", "example.com", "wonderland");
+        let value = challenge.answer("alice", &ha1, uri, 1, "9f2c").to_string();
+        group.bench_function(format!("check_{}", algorithm.as_str().to_lowercase()), |bencher| {
+            bencher.iter(|| {
+                let authorization = Authorization::parse(black_box(value.as_bytes())).unwrap();
+                assert!(check(&authorization, &ha1, "AUTH", uri).is_some());
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, parsing, end_lines, rewriting, digests);
+criterion_main!(benches);
