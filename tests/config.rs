@@ -72,7 +72,7 @@ impl Place {
 const TLS: &str = "tls: {certificate: relay.crt, key: relay.key}";
 
 fn users(config: &Config) -> &[MemoryUser] {
-    let Backend::Memory(users) = &config.auth.backend;
+    let Backend::Memory(users) = &config.auth.backend else { panic!("another backend") };
     users
 }
 
@@ -270,9 +270,50 @@ const REFUSED: &[(&str, &str)] = &[
     ("cores: [65000]", "cores[0]: CPU 65000 is not open to this process, "),
     ("cores: [one]", "cores: is neither: "),
     // Accounts
-    ("auth: {backend: sqlite}", "auth.backend: sqlite is not available in this version: "),
-    ("auth: {backend: ldap}", "auth.backend: is not known here: "),
-    ("auth: {mysql: {url: x}}", "auth.mysql: not available in this version: "),
+    ("auth: {backend: ldap}", "auth.backend: \"ldap\" is not known here: write memory or sqlite or mysql"),
+    ("auth: {backend: mysql}", "auth.mysql.url: is missing, but auth.backend is mysql: "),
+    ("auth: {mysql: {url: x}}", "auth.mysql.url: is not the URL of a database: "),
+    ("auth: {mysql: {url: 'mysql://u:p@h'}}", "auth.mysql.url: names no database: "),
+    (
+        "auth: {mysql: {url: 'mysql://u:p@h/d?pool_max=7'}}",
+        "auth.mysql.url: has an option that is not known here: write socket, require_ssl, ",
+    ),
+    (
+        "auth: {mysql: {url: 'mysql://u:p@h/d?require_ssl=yes'}}",
+        "auth.mysql.url: has an option that is neither true nor false: ",
+    ),
+    (
+        "auth: {mysql: {url: 'mysql://u:p@h/d?verify_ca=true'}}",
+        "auth.mysql.url: verifies nothing without TLS: ",
+    ),
+    (
+        "auth: {mysql: {url: 'mysql://u:p@h/d?socket=/s&require_ssl=true'}}",
+        "auth.mysql.url: has a socket of this machine, which knows no TLS: ",
+    ),
+    (
+        "auth: {backend: mysql, mysql: {url: 'mysql://u:p@h/d', ca: relay.crt}}",
+        "auth.mysql.ca: does nothing without TLS: ",
+    ),
+    (
+        "auth: {backend: mysql, mysql: {url: 'mysql://u:p@h/d?require_ssl=true', ca: gone.crt}}",
+        "auth.mysql.ca: gone.crt: no such file: ",
+    ),
+    (
+        "auth: {mysql: {password_column: 'ha1` FROM mysql.user -- '}}",
+        "auth.mysql.password_column: is not a name in a database: ",
+    ),
+    ("auth: {mysql: {table: a.b.c}}", "auth.mysql.table: is not the name of a table: "),
+    ("auth: {mysql: {table: 'a b'}}", "auth.mysql.table: is not a name in a database: "),
+    (
+        "auth: {backend: mysql, algorithms: [sha-256, md5], mysql: {url: 'mysql://u:p@h/d'}}",
+        "auth.mysql.ha1_sha256_column: is missing, but auth.algorithms offers sha-256: ",
+    ),
+    ("auth: {mysql: {connections_max: 0}}", "auth.mysql.connections_max: 0 is below 1: write 1 to 256"),
+    ("auth: {mysql: {query_timeout: 10ms}}", "auth.mysql.query_timeout: 10ms is below 100ms: "),
+    ("auth: {cache: 2h}", "auth.cache: 2h is above 1h: write 1s to 1h"),
+    ("auth: {cache: never}", "auth.cache: \"never\" is not a length of time: "),
+    ("auth: {cache_entries_max: 1}", "auth.cache_entries_max: 1 is below 16: write 16 to 1048576"),
+    ("auth: {sqlite: {path: 7}}", "auth.sqlite.path: is a number, not text: "),
     ("auth: {algorithms: [sha1]}", "auth.algorithms[0]: \"sha1\" is not known here: write md5 or sha-256"),
     ("auth: {algorithms: []}", "auth.algorithms: is empty: "),
     ("auth: {challenge_lifetime: 15}", "auth.challenge_lifetime: 15 has no unit: write it as 15s"),
@@ -594,4 +635,68 @@ fn check_config_prints_ok_or_every_problem() {
     let (code, out, err) = check("hostname: 17\nlog: {level: loud}");
     assert_eq!((code, out.as_str()), (Some(1), ""));
     assert_eq!(err.lines().count(), 3, "{err}");
+}
+
+// A URL that is written badly holds its password anywhere: behind a `?`, as a host, as a port.
+#[test]
+fn no_part_of_a_database_url_is_ever_repeated() {
+    let place = Place::new();
+    for url in [
+        "mysql://relay:S3cr?et@db.example.com/opensips",
+        "mysql://relay:S3cr#et@db.example.com/opensips",
+        "mysql://relay:S3cr/et@db.example.com/opensips",
+        "mysql://relay:S3cr?require_ssl=S3cret@db.example.com/opensips",
+        "mysql://relay:S3cr?S3cret=true&require_ssl=true@db.example.com/opensips",
+        "mysql:S3cret",
+        "S3cret",
+        "mysql://relay:S3cret@db.example.com:S3cret/opensips",
+        "mysql://relay:S3cret@db.example.com/opensips?require_ssl=S3cret",
+        "postgres://relay:S3cret@db.example.com/opensips",
+    ] {
+        let problems = place.refuse(&format!("{TLS}\nauth: {{backend: mysql, mysql: {{url: '{url}'}}}}"));
+        assert!(problems.iter().all(|problem| problem.starts_with("auth.mysql.url: ")), "{problems:?}");
+        let told = problems.concat();
+        assert!(!told.contains("S3cr") && !told.contains("relay"), "{told}");
+    }
+    let accepted = place.accept(
+        "auth: {backend: mysql, mysql: {url: 'mysql://relay:S3%40%3A%2Fcret@db.example.com/opensips?require_ssl=true'}}",
+    );
+    let Backend::Mysql(mysql) = &accepted.auth.backend else { panic!("{accepted:?}") };
+    assert_eq!(mysql.server.password.as_deref(), Some("S3@:/cret"));
+    assert_eq!(mysql.server.to_string(), "opensips at db.example.com:3306");
+    assert!(!format!("{accepted:#?}").contains("S3"));
+    assert!(accepted.warnings.is_empty(), "{:?}", accepted.warnings);
+}
+
+#[test]
+fn what_crosses_the_network_in_clear_is_warned_of() {
+    let place = Place::new();
+    let warned = |url: &str| {
+        let config = place.accept(&format!("auth: {{backend: mysql, mysql: {{url: '{url}'}}}}"));
+        config.warnings.iter().any(|warning| warning.starts_with("auth.mysql.url: "))
+    };
+    for safe in [
+        "mysql://u:p@localhost/d",
+        "mysql://u:p@127.0.0.1/d",
+        "mysql://u:p@[::1]/d",
+        "mysql://u:p@db.example.com/d?socket=/run/mysqld.sock",
+        "mysql://u:p@db.example.com/d?require_ssl=true",
+    ] {
+        assert!(!warned(safe), "{safe}");
+    }
+    assert!(warned("mysql://u:p@db.example.com/d"));
+    assert!(warned("mysql://u:p@db.example.com/d?require_ssl=true&verify_ca=false"));
+}
+
+#[test]
+fn a_database_that_is_not_there_yet_is_warned_of_and_users_left_in_the_config_too() {
+    let place = Place::new();
+    let config = place.accept(
+        "auth: {backend: sqlite, sqlite: {path: accounts.db}, memory: {users: [{user: a@b.example, password: x}]}}",
+    );
+    let Backend::Sqlite(sqlite) = &config.auth.backend else { panic!("{config:?}") };
+    assert_eq!(sqlite.path, place.path("accounts.db"));
+    for start in ["auth.sqlite.path: ", "auth.memory.users: is not used"] {
+        assert!(config.warnings.iter().any(|warning| warning.starts_with(start)), "{:?}", config.warnings);
+    }
 }

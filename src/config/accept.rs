@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustls_pki_types::ServerName;
 
+use super::accounts;
 use super::certificates::{self, CertifiedPair, PairSource};
 use super::raw::{Raw, RawPair, RawUser};
 use super::walk::{Problems, spell_duration};
@@ -25,7 +26,8 @@ impl TryFrom<Raw> for Config {
 
         check_listen(&raw.listen, &mut problems);
         check_duplicates("domains", raw.domains.as_deref().unwrap_or_default(), &mut problems);
-        let files = Files { directory: Path::new(&raw.origin).parent().unwrap_or_else(|| Path::new("")) };
+        let directory = Path::new(&raw.origin).parent().unwrap_or_else(|| Path::new("")).to_owned();
+        let files = Files { directory: &directory };
         let tls = files.tls(std::mem::take(&mut raw.certificates), &raw.listen, &mut problems, &mut warnings);
         let hostname = hostname(raw.hostname.take(), &tls, &mut problems);
         let available = available_cpus();
@@ -34,7 +36,14 @@ impl TryFrom<Raw> for Config {
         let outbound =
             Outbound { ca: files.ca(raw.ca.take(), &mut problems), ..std::mem::take(&mut raw.outbound) };
         let users = users(&mut raw, &mut problems);
-        warn(&raw, &hostname, &users, &mut warnings);
+        let users_written = users.len();
+        let accounts = std::mem::take(&mut raw.auth.accounts);
+        let (cache, cache_entries_max) = (accounts.cache, accounts.cache_entries_max);
+        let resolve = |path: &Path| files.resolve(path);
+        let backend = accounts.accept(users, &raw.auth.algorithms, resolve, &mut problems);
+        let backend = backend.unwrap_or(Backend::Memory(Vec::new()));
+        warn(&raw, &hostname, &mut warnings);
+        accounts::warn(&backend, users_written, &raw.origin, &mut warnings);
 
         if !problems.is_empty() {
             return Err(ConfigErrors { origin: raw.origin, problems: problems.into_vec() });
@@ -47,7 +56,9 @@ impl TryFrom<Raw> for Config {
             tls,
             cores,
             auth: Auth {
-                backend: Backend::Memory(users),
+                backend,
+                cache,
+                cache_entries_max,
                 algorithms: raw.auth.algorithms,
                 challenge_lifetime: raw.auth.challenge_lifetime,
                 max_attempts: u32::try_from(raw.auth.max_attempts).unwrap_or(u32::MAX),
@@ -333,18 +344,11 @@ fn accept_secret(
     }
 }
 
-fn warn(raw: &Raw, hostname: &str, users: &[MemoryUser], warnings: &mut Vec<String>) {
-    let origin = &raw.origin;
+fn warn(raw: &Raw, hostname: &str, warnings: &mut Vec<String>) {
     if hostname.parse::<std::net::Ipv4Addr>().is_ok() {
         warnings.push(format!("hostname: {hostname} is an address: RFC 4976, 4.2, asks for a host name"));
     }
     if raw.auth.insecure_plain {
         warnings.push("auth.insecure_plain: clients may authenticate without TLS, and session URIs travel in clear: for tests only".to_owned());
-    }
-    if users.is_empty() {
-        warnings.push("auth.memory.users: is empty, so nobody can authenticate: add a user".to_owned());
-    } else if certificates::readable_by_others(Path::new(origin)) {
-        // An HA1 opens the account as well as the password does.
-        warnings.push(format!("{origin}: holds secrets and can be read by every user: chmod 640 {origin}"));
     }
 }

@@ -20,12 +20,14 @@ use rustls_pki_types::CertificateDer;
 use crate::proto::digest::{Algorithm, Ha1};
 
 mod accept;
+mod accounts;
 mod certificates;
 mod egress;
 mod limits;
 mod raw;
 mod walk;
 
+pub use accounts::{Backend, Columns, Mysql, SecretColumns, Server as DatabaseServer, ServerTls, Sqlite};
 pub use certificates::CertifiedPair;
 pub use limits::Limits;
 use raw::Raw;
@@ -84,6 +86,10 @@ pub struct Tls {
 pub struct Auth {
     /// Where the accounts are.
     pub backend: Backend,
+    /// How long an account that was found is known without asking again; `None`: never.
+    pub cache: Option<Duration>,
+    /// How many of them at most.
+    pub cache_entries_max: usize,
     /// The digest algorithms offered, at least one, strongest first (RFC 7616, section 3.7).
     pub algorithms: Vec<Algorithm>,
     /// How long a challenge may be answered.
@@ -94,13 +100,6 @@ pub struct Auth {
     pub log_failures: bool,
     /// Whether AUTH is served without TLS; otherwise it is 403 there.
     pub insecure_plain: bool,
-}
-
-/// Where accounts are looked up.
-#[derive(Clone, Debug)]
-pub enum Backend {
-    /// In the config itself; no two of the same user and domain.
-    Memory(Vec<MemoryUser>),
 }
 
 /// One account of the memory backend.

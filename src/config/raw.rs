@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use rustls_pki_types::ServerName;
 use serde_yaml::Value;
 
+use super::accounts::RawAccounts;
 use super::walk::{self, Problems, Section};
 use super::{
     ConfigErrors, Dns, DnsServers, EndpointTls, Limits, Listen, Log, LogFormat, LogLevel, Methods, Outbound,
@@ -58,6 +59,7 @@ pub(super) struct RawAuth {
     pub(super) log_failures: bool,
     pub(super) insecure_plain: bool,
     pub(super) users: Vec<RawUser>,
+    pub(super) accounts: RawAccounts,
 }
 
 /// An account as written.
@@ -89,6 +91,7 @@ impl Default for Raw {
                 log_failures: false,
                 insecure_plain: false,
                 users: Vec::new(),
+                accounts: RawAccounts::default(),
             },
             sessions: Sessions {
                 expires_min: Duration::from_secs(60),
@@ -260,13 +263,7 @@ impl RawPair {
 
 impl RawAuth {
     fn read(&mut self, section: &mut Section<'_>) {
-        section.value("backend", &mut (), |value| match value.as_str() {
-            Some("memory") => Ok(()),
-            Some(later @ ("sqlite" | "mysql")) => {
-                Err(format!("{later} is not available in this version: write memory"))
-            }
-            _ => Err("is not known here: write memory".to_owned()),
-        });
+        self.accounts.read(section);
         let algorithms = [("md5", Algorithm::Md5), ("sha-256", Algorithm::Sha256)];
         if section.list("algorithms", &mut self.algorithms, walk::word(&algorithms)) {
             self.order_algorithms(section);
@@ -281,8 +278,6 @@ impl RawAuth {
         section.section("memory", |memory| {
             memory.sections("users", |section| self.users.push(RawUser::read(section)));
         });
-        section.unavailable("sqlite", "remove it; accounts are under auth.memory");
-        section.unavailable("mysql", "remove it; accounts are under auth.memory");
     }
 
     /// Strongest first, MD5 last: clients take the first, or the last, that they know.

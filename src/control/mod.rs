@@ -8,36 +8,41 @@
 //! the number of look-ups under way are bounded.
 //! Must not know: sessions, connections, what an answer is used for.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use async_channel::{Receiver, Sender};
+use async_channel::{Receiver, Sender, TrySendError};
 use core_affinity::CoreId;
 use hickory_resolver::net::NetError;
 use tokio::runtime::{self, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, LocalSet};
 
-use crate::config::Config;
+use crate::config::{Auth, Config};
 
 mod accounts;
 mod dns;
 
-use accounts::Accounts;
-pub use accounts::{Answer, Secret, WhyUnavailable};
+use accounts::{Accounts, AccountsSettings};
+pub use accounts::{AccountsReady, Answer, Secret, User, UserFile, UserFileError, WhyUnavailable};
 pub use dns::ResolveError;
 use dns::Resolver;
 
 /// Look-ups under way at once, of each kind; the others wait in the queue.
 const RUNNING_MAX: usize = 256;
+/// Reloads that may wait: whoever asks for one waits until it is done.
+const RELOADS_WAITING_MAX: usize = 1;
 
 /// The running control plane. Dropping it tells the thread to stop, without waiting.
 #[derive(Debug)]
 pub struct Control {
     handle: ControlHandle,
+    reload: Sender<Reload>,
+    ready: AccountsReady,
     /// Dropped to stop the thread.
     stop: oneshot::Sender<()>,
     /// Closed by the thread when it ends.
@@ -57,8 +62,8 @@ pub enum ControlError {
     /// The thread died.
     #[error("the control thread died")]
     Died,
-    /// The thread is still busy; it ends with the process.
-    #[error("the control thread did not stop in time")]
+    /// The thread is still busy.
+    #[error("the control thread did not answer in time")]
     StillRunning,
 }
 
@@ -69,20 +74,28 @@ impl Control {
     /// # Errors
     /// If there is no thread to be had, or no name server known.
     pub fn start(config: &Config) -> Result<Self, ControlError> {
-        Self::start_with(config, Accounts::new(&config.auth.backend))
+        let settings = AccountsSettings::from(&config.auth);
+        Self::start_with(config, move |ready| Accounts::new(&settings, ready))
     }
 
-    fn start_with(config: &Config, accounts: Accounts) -> Result<Self, ControlError> {
+    /// `accounts` is called on the thread, where tasks may be started.
+    fn start_with(
+        config: &Config,
+        accounts: impl FnOnce(AccountsReady) -> Accounts + Send + 'static,
+    ) -> Result<Self, ControlError> {
         let waiting_max = config.limits.lookups_waiting_max;
         let (look_up, look_ups) = async_channel::bounded(waiting_max);
         let (resolve, resolves) = async_channel::bounded(waiting_max);
+        let (reload, reloads) = async_channel::bounded(RELOADS_WAITING_MAX);
         let (stop, stopped) = oneshot::channel();
+        let ready = AccountsReady::default();
+        let shown = ready.clone();
         let (end, ended) = mpsc::channel();
         let (report, started) = mpsc::channel();
 
         let (servers, limits) = (config.dns.servers.clone(), config.limits.clone());
         let cpu = spare_cpu(&config.cores);
-        let queues = Queues { look_ups: Draining(look_ups), resolves: Draining(resolves) };
+        let queues = Queues { look_ups: Draining(look_ups), resolves: Draining(resolves), reloads };
         let run = move || {
             let _end = end;
             if let Some(cpu) = cpu {
@@ -91,8 +104,11 @@ impl Control {
             match prepare(|| Resolver::new(&servers, &limits)) {
                 Ok((runtime, resolver)) => {
                     let _ = report.send(Ok(()));
-                    let plane = Plane { accounts, resolver, lookup_timeout: limits.lookup_timeout };
-                    plane.run(&runtime, queues, stopped);
+                    let lookup_timeout = limits.lookup_timeout;
+                    LocalSet::new().block_on(&runtime, async move {
+                        let accounts = RefCell::new(Rc::new(accounts(ready.clone())));
+                        Plane { accounts, ready, resolver, lookup_timeout }.run(queues, stopped).await;
+                    });
                 }
                 Err(error) => {
                     let _ = report.send(Err(error));
@@ -102,7 +118,32 @@ impl Control {
         let thread =
             thread::Builder::new().name("control".to_owned()).spawn(run).map_err(ControlError::Thread)?;
         started.recv().map_err(|_| ControlError::Died)??;
-        Ok(Self { handle: ControlHandle { look_up, resolve }, stop, ended, thread })
+        Ok(Self { handle: ControlHandle { look_up, resolve }, reload, ready: shown, stop, ended, thread })
+    }
+
+    /// Takes the accounts from where this config says, from now on. Look-ups under way end as they began, sessions
+    /// do not notice.
+    ///
+    /// # Errors
+    /// If the thread has died, or has not done it in time.
+    pub fn reload_accounts(&self, auth: &Auth, patience: Duration) -> Result<(), ControlError> {
+        let (done, is_done) = mpsc::channel();
+        let reload = Reload { settings: AccountsSettings::from(auth), done };
+        match self.reload.try_send(reload) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return Err(ControlError::StillRunning),
+            Err(TrySendError::Closed(_)) => return Err(ControlError::Died),
+        }
+        is_done.recv_timeout(patience).map_err(|error| match error {
+            mpsc::RecvTimeoutError::Timeout => ControlError::StillRunning,
+            mpsc::RecvTimeoutError::Disconnected => ControlError::Died,
+        })
+    }
+
+    /// Whether accounts can be asked.
+    #[must_use]
+    pub fn accounts_ready(&self) -> AccountsReady {
+        self.ready.clone()
     }
 
     /// What data cores ask through.
@@ -162,6 +203,12 @@ struct LookUp {
 }
 
 #[derive(Debug)]
+struct Reload {
+    settings: AccountsSettings,
+    done: mpsc::Sender<()>,
+}
+
+#[derive(Debug)]
 struct Resolve {
     host: String,
     reply: oneshot::Sender<Result<Vec<IpAddr>, ResolveError>>,
@@ -197,6 +244,7 @@ impl ControlHandle {
 struct Queues {
     look_ups: Draining<LookUp>,
     resolves: Draining<Resolve>,
+    reloads: Receiver<Reload>,
 }
 
 /// A queue that leaves nobody waiting: what is in it when its reader goes is dropped there and then, for
@@ -212,30 +260,42 @@ impl<T> Drop for Draining<T> {
 
 /// Who answers.
 struct Plane {
-    accounts: Accounts,
+    /// Those that stand in the config now; look-ups under way may still hold earlier ones.
+    accounts: RefCell<Rc<Accounts>>,
+    ready: AccountsReady,
     resolver: Resolver,
     lookup_timeout: Duration,
 }
 
 impl Plane {
-    fn run(self, runtime: &Runtime, queues: Queues, stopped: oneshot::Receiver<()>) {
+    async fn run(self, queues: Queues, stopped: oneshot::Receiver<()>) {
         let plane = Rc::new(self);
         let looking_up = Rc::clone(&plane);
         let look_ups = serve(queues.look_ups, move |request| Rc::clone(&looking_up).look_up(request));
-        let resolves = serve(queues.resolves, move |request| Rc::clone(&plane).resolve(request));
-        let until_stopped = async {
-            tokio::select! {
-                () = look_ups => {}
-                () = resolves => {}
-                // The sender is dropped, never used.
-                _ = stopped => {}
-            }
-        };
-        LocalSet::new().block_on(runtime, until_stopped);
+        let resolving = Rc::clone(&plane);
+        let resolves = serve(queues.resolves, move |request| Rc::clone(&resolving).resolve(request));
+        tokio::select! {
+            () = look_ups => {}
+            () = resolves => {}
+            () = plane.take_reloads(&queues.reloads) => {}
+            // The sender is dropped, never used.
+            _ = stopped => {}
+        }
+    }
+
+    async fn take_reloads(&self, reloads: &Receiver<Reload>) {
+        while let Ok(Reload { settings, done }) = reloads.recv().await {
+            // First: what the old backend says of itself from here on is no longer of interest.
+            self.accounts.borrow().retire();
+            let new = Rc::new(Accounts::new(&settings, self.ready.clone()));
+            self.accounts.replace(new);
+            let _ = done.send(());
+        }
     }
 
     async fn look_up(self: Rc<Self>, LookUp { user, realm, reply }: LookUp) {
-        let answer = tokio::time::timeout(self.lookup_timeout, self.accounts.look_up(&user, &realm)).await;
+        let accounts = Rc::clone(&self.accounts.borrow());
+        let answer = tokio::time::timeout(self.lookup_timeout, accounts.look_up(&user, &realm)).await;
         // Who asked may be gone by now.
         let _ = reply.send(answer.unwrap_or(Answer::Unavailable(WhyUnavailable::Late)));
     }

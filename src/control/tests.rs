@@ -17,7 +17,7 @@ fn config(extra: &str) -> Config {
 }
 
 /// A plane without name servers of its own, so that no test depends on the machine's.
-fn plane(accounts: Accounts, extra: &str) -> Control {
+fn plane(accounts: fn(AccountsReady) -> Accounts, extra: &str) -> Control {
     Control::start_with(&config(&format!("dns: {{servers: ['127.0.0.1:9']}}\n{extra}")), accounts).unwrap()
 }
 
@@ -60,13 +60,13 @@ fn answers_wake_a_data_core() {
 
 #[test]
 fn a_silent_backend_reads_as_unavailable() {
-    let control = plane(Accounts::Silent, "limits: {lookup_timeout: 100ms}");
+    let control = plane(Accounts::silent, "limits: {lookup_timeout: 100ms}");
     assert_unavailable(look_up(&control, "alice", "example.com"));
 }
 
 #[test]
 fn a_panicking_backend_reads_as_unavailable_and_the_plane_lives_on() {
-    let control = plane(Accounts::Panicking, "");
+    let control = plane(Accounts::panicking, "");
     for _ in 0..3 {
         assert_unavailable(look_up(&control, "alice", "example.com"));
     }
@@ -76,7 +76,7 @@ fn a_panicking_backend_reads_as_unavailable_and_the_plane_lives_on() {
 
 #[test]
 fn a_full_queue_reads_as_unavailable_at_once_and_so_do_those_left_in_it_at_the_end() {
-    let control = plane(Accounts::Silent, "limits: {lookups_waiting_max: 16, lookup_timeout: 60s}");
+    let control = plane(Accounts::silent, "limits: {lookups_waiting_max: 16, lookup_timeout: 60s}");
     let handle = control.handle();
     let ask = || Box::pin(handle.look_up("alice".to_owned(), "example.com".to_owned()));
     let deadline = Instant::now() + PATIENCE;
@@ -107,10 +107,25 @@ fn a_full_queue_reads_as_unavailable_at_once_and_so_do_those_left_in_it_at_the_e
 
 #[test]
 fn a_dropped_plane_answers_nobody_but_leaves_nobody_waiting() {
-    let control = plane(Accounts::Silent, "limits: {lookup_timeout: 60s}");
+    let control = plane(Accounts::silent, "limits: {lookup_timeout: 60s}");
     let handle = control.handle();
     drop(control);
     assert_unavailable(block_on(handle.look_up("alice".to_owned(), "example.com".to_owned())));
+}
+
+#[test]
+fn a_reload_exchanges_the_accounts_for_those_who_ask_from_then_on() {
+    let users = |user: &str| {
+        config(&format!("auth: {{memory: {{users: [{{user: '{user}@example.com', password: secret}}]}}}}\n"))
+    };
+    let control = Control::start_with(&users("nobody"), Accounts::silent).unwrap();
+    assert!(!control.accounts_ready().is_ready());
+    for (user, found) in [("alice", true), ("bob", false)] {
+        control.reload_accounts(&users(user).auth, PATIENCE).unwrap();
+        assert_eq!(matches!(look_up(&control, "alice", "example.com"), Answer::Found(_)), found);
+        assert!(control.accounts_ready().is_ready());
+    }
+    control.stop(PATIENCE).unwrap();
 }
 
 #[test]
@@ -245,7 +260,7 @@ fn a_silent_name_server_does_not_hold_up_others() {
 
 #[test]
 fn localhost_and_literals_need_no_server() {
-    let control = plane(Accounts::Silent, "");
+    let control = plane(Accounts::silent, "");
     let local = resolve(&control, "localhost").unwrap();
     assert!(!local.is_empty() && local.iter().all(IpAddr::is_loopback), "{local:?}");
     assert_eq!(resolve(&control, "192.0.2.7"), Ok(vec!["192.0.2.7".parse().unwrap()]));
@@ -253,7 +268,7 @@ fn localhost_and_literals_need_no_server() {
 
 #[test]
 fn what_cannot_be_a_name_has_no_address() {
-    let control = plane(Accounts::Silent, "");
+    let control = plane(Accounts::silent, "");
     for host in ["", ".", "a..b", &"x".repeat(64), &"long.".repeat(60)] {
         assert_eq!(resolve(&control, host), Err(ResolveError::NoAddress), "{host}");
     }

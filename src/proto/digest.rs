@@ -181,6 +181,12 @@ impl Ha1 {
         Some(Self { hash, real: true })
     }
 
+    /// In hexadecimal, as [`Self::from_hex`] takes it: to be stored, never to be shown.
+    #[must_use]
+    pub fn to_hex(&self) -> Hex {
+        self.hash.to_hex()
+    }
+
     /// For a user nobody knows: costs [`check`] the same work and never passes it.
     #[must_use]
     pub fn dummy(algorithm: Algorithm) -> Self {

@@ -23,7 +23,7 @@ use super::sock::{ListenError, Listeners};
 use super::tasks::panic_message;
 use super::tls::{Identity, Roots, TlsSetup, TlsSetupError};
 use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy};
-use crate::control::{Control, ControlError};
+use crate::control::{AccountsReady, Control, ControlError};
 use crate::relay::{self, CoreId, Settings, Transport};
 use crate::telemetry::{Counters, Snapshot};
 
@@ -52,6 +52,8 @@ const QUIESCE_ROUNDS_MAX: u32 = 100;
 const QUIESCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the control plane may take to end.
 const CONTROL_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long it may take to exchange the accounts.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the relay could not start.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +93,8 @@ pub enum BootError {
 enum BootEvent {
     /// A core's thread has ended.
     CoreEnded(usize),
+    /// Take what may change while the relay runs from another config, and say so.
+    Reload { config: Box<Config>, done: mpsc::Sender<Result<(), BootError>> },
     /// Stop everything.
     Stop,
     /// Make a core panic.
@@ -102,6 +106,7 @@ enum BootEvent {
 pub struct Server {
     addresses: Vec<(SocketAddr, bool)>,
     counters: Vec<Arc<Counters>>,
+    accounts: AccountsReady,
     events: Sender<BootEvent>,
     supervisor: Option<JoinHandle<()>>,
 }
@@ -122,6 +127,7 @@ impl Server {
         let count = NonZeroUsize::new(config.cores.len()).unwrap_or(NonZeroUsize::MIN);
         let listeners = listen(&config, count)?;
         let addresses = listeners.iter().map(|(l, secure)| (l.address(), *secure)).collect();
+        let accounts = control.accounts_ready();
         let (events, inbox) = async_channel::bounded(64);
         let mut supervisor = Supervisor::new(config, control, tls, listeners, (events.clone(), inbox));
         let counters = supervisor.counters.clone();
@@ -136,7 +142,7 @@ impl Server {
             .name("supervisor".to_owned())
             .spawn(move || supervisor.run())
             .map_err(|source| BootError::System { what: "starting the supervisor", source })?;
-        Ok(Self { addresses, counters, events, supervisor: Some(thread) })
+        Ok(Self { addresses, counters, accounts, events, supervisor: Some(thread) })
     }
 
     /// The addresses listened on, with the ports the kernel chose where 0 was asked for, and whether
@@ -148,6 +154,22 @@ impl Server {
     /// What each core has counted; at most a quarter of a second old.
     pub fn counters(&self) -> Vec<Snapshot> {
         self.counters.iter().map(|c| c.snapshot()).collect()
+    }
+
+    /// Whether accounts can be asked: false while their database cannot be reached.
+    pub fn accounts_ready(&self) -> bool {
+        self.accounts.is_ready()
+    }
+
+    /// Goes on with another config, as far as that is possible without a restart: with its accounts. Whoever has a
+    /// session keeps it.
+    ///
+    /// # Errors
+    /// If the control plane is gone or stuck; then nothing has changed.
+    pub fn reload(&self, config: Config) -> Result<(), BootError> {
+        let (done, is_done) = mpsc::channel();
+        let _ = self.events.send_blocking(BootEvent::Reload { config: Box::new(config), done });
+        is_done.recv().unwrap_or(Err(BootError::Control(ControlError::Died)))
     }
 
     /// Makes a task of a core panic, for tests of what happens then.
@@ -323,11 +345,21 @@ impl Supervisor {
         while let Ok(event) = self.inbox.recv_blocking() {
             match event {
                 BootEvent::CoreEnded(index) => self.restart(index),
+                BootEvent::Reload { config, done } => {
+                    // Whoever asked may have stopped waiting.
+                    let _ = done.send(self.reload(*config));
+                }
                 BootEvent::Crash { index, in_task } => self.tell(index, Parcel::Panic { in_task }),
                 BootEvent::Stop => break,
             }
         }
         self.stop();
+    }
+
+    /// The one place where a config is put into force while the relay runs. What is not named here takes a restart.
+    fn reload(&self, config: Config) -> Result<(), BootError> {
+        self.control.reload_accounts(&config.auth, RELOAD_TIMEOUT)?;
+        Ok(())
     }
 
     fn tell(&self, index: usize, parcel: Parcel) {

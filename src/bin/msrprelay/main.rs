@@ -10,8 +10,10 @@ use msrprelay::config::{Backend, CaSource, Config, Listen};
 use msrprelay::runtime::boot::Server;
 use msrprelay::runtime::preflight;
 use msrprelay::telemetry::{Snapshot, Telemetry};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+
+mod user;
 
 /// Where the config is if nobody says otherwise.
 const CONFIG_PATH: &str = "/etc/msrprelay/config.yaml";
@@ -21,6 +23,7 @@ Examples:
   msrprelay                                  run with /etc/msrprelay/config.yaml
   msrprelay --config ./relay.yaml            run with another config
   msrprelay check-config ./relay.yaml        report everything that is wrong with it
+  msrprelay user add alice@example.com       add a user to the file of auth.sqlite.path
 
 config.yaml.sample explains every key; scripts/gen-cert.sh makes a certificate to start with.
 Exit status: 0 if all is well, 1 if not, 2 for a wrong command line.";
@@ -51,13 +54,16 @@ enum Command {
         #[arg(value_name = "FILE", default_value = CONFIG_PATH)]
         file: PathBuf,
     },
+    /// Manages the users of `auth.backend: sqlite`, while the relay runs or not.
+    User(user::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.command {
         Some(Command::CheckConfig { file }) => check_config(file),
-        None => load(&arguments.config).and_then(|config| run_relay(config, arguments.ready_file.as_deref())),
+        Some(Command::User(arguments)) => user::run(arguments),
+        None => run_relay(&arguments.config, arguments.ready_file.as_deref()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -78,7 +84,8 @@ fn load(path: &Path) -> Result<Config, Reported> {
 }
 
 /// Runs until told to stop.
-fn run_relay(config: Config, ready_file: Option<&Path>) -> Result<(), Reported> {
+fn run_relay(path: &Path, ready_file: Option<&Path>) -> Result<(), Reported> {
+    let config = load(path)?;
     let descriptors = preflight::check(config.cores.len()).map_err(|errors| {
         errors.iter().for_each(|error| eprintln!("msrprelay: {error}"));
         Reported
@@ -98,7 +105,7 @@ fn run_relay(config: Config, ready_file: Option<&Path>) -> Result<(), Reported> 
         );
     }
     // From here on a signal stops the relay in order instead of ending the process at once.
-    let mut signals = Signals::new([SIGTERM, SIGINT])
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| report(format!("msrprelay: cannot wait for signals: {error}")))?;
     let server = Server::start(config).map_err(|error| report(format!("msrprelay: {error}")))?;
     for (address, tls) in server.addresses() {
@@ -107,8 +114,13 @@ fn run_relay(config: Config, ready_file: Option<&Path>) -> Result<(), Reported> 
     if let Some(file) = ready_file {
         announce(&server, file).map_err(|error| report(format!("msrprelay: {}: {error}", file.display())))?;
     }
-    if let Some(signal) = signals.forever().next() {
-        tracing::info!(signal, "Stopping");
+    for signal in signals.forever() {
+        if signal == SIGHUP {
+            reload(&server, path);
+        } else {
+            tracing::info!(signal, "Stopping");
+            break;
+        }
     }
     let counters = server.stop();
     for (core, counters) in counters.iter().enumerate() {
@@ -126,6 +138,28 @@ fn run_relay(config: Config, ready_file: Option<&Path>) -> Result<(), Reported> 
         tracing::info!(limit = limit.key(), times, "Limit was reached while the relay ran");
     }
     Ok(())
+}
+
+/// Reads the config again. One that is wrong changes nothing.
+fn reload(server: &Server, path: &Path) {
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(errors) => {
+            for problem in errors.to_string().lines() {
+                tracing::error!(problem, "The config is wrong and is not taken");
+            }
+            return;
+        }
+    };
+    for warning in &config.warnings {
+        tracing::warn!(warning, "The config deserves attention");
+    }
+    match server.reload(config) {
+        Ok(()) => {
+            tracing::info!("Accounts are taken from the config as it is now; the rest of it takes a restart")
+        }
+        Err(error) => tracing::error!(reason = %error, "The config was read but is not taken"),
+    }
 }
 
 /// Writes the addresses to a file that appears complete or not at all.
@@ -150,7 +184,13 @@ fn check_config(path: &Path) -> Result<(), Reported> {
 
 /// What an operator would want to see before a restart.
 fn summary(config: &Config) -> Vec<(&'static str, String)> {
-    let Backend::Memory(users) = &config.auth.backend;
+    let accounts = match &config.auth.backend {
+        Backend::Memory(users) => format!("{} in memory", users.len()),
+        Backend::Sqlite(sqlite) => format!("in {}", sqlite.path.display()),
+        Backend::Mysql(mysql) => {
+            format!("in MySQL, {}, table {}", mysql.server, mysql.columns.table.join("."))
+        }
+    };
     let listen = |listen: &Listen| match listen.tls {
         true => format!("{} (TLS)", listen.address),
         false => format!("{} (plain)", listen.address),
@@ -172,7 +212,7 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
         ("domains", domains.unwrap_or_else(|| "any".to_owned())),
         ("certificates", joined(certificates)),
         ("cores", joined(config.cores.iter().map(usize::to_string))),
-        ("accounts", format!("{} in memory", users.len())),
+        ("accounts", accounts),
         ("trusted CAs", ca),
     ]
 }

@@ -1,0 +1,176 @@
+//! `msrprelay user`: the users of `auth.backend: sqlite`, managed by hand or by scripts.
+//!
+//! Passwords come from a prompt or from standard input, never from the command line, which everybody can read.
+
+use std::io::{BufRead, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use msrprelay::config::{Backend, Config};
+use msrprelay::control::{User, UserFile};
+
+use super::{CONFIG_PATH, Reported, load, report};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// The config that names the file, the realm and the domains.
+    #[arg(short, long, global = true, value_name = "FILE", default_value = CONFIG_PATH)]
+    config: PathBuf,
+    /// The file itself; no config is read then.
+    #[arg(long, global = true, value_name = "FILE")]
+    database: Option<PathBuf>,
+    /// With --database: the realm, where it is not the user's domain.
+    #[arg(long, global = true, value_name = "REALM", requires = "database")]
+    realm: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Adds a user; makes the file if it is not there.
+    ///
+    /// The password is asked for twice; where standard input is no terminal, its first line is the password.
+    Add {
+        /// The user, such as alice@example.com; alice alone where the config has a realm.
+        user: String,
+    },
+    /// Gives a user another password.
+    Passwd {
+        /// The user.
+        user: String,
+    },
+    /// Removes a user. Sessions that the user has go on until they end.
+    Remove {
+        /// The user.
+        user: String,
+    },
+    /// Lists the users, one on a line.
+    List,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
+    let place = Place::of(arguments)?;
+    let outcome = match &arguments.command {
+        Command::Add { user } => {
+            let user = place.user(user)?;
+            let password = password(&user)?;
+            let file = UserFile::open_or_make(&place.file).map_err(complain)?;
+            (file.add(&user, &password), format!("there is a user {} already: use passwd", shown(&user)))
+        }
+        Command::Passwd { user } => {
+            let user = place.user(user)?;
+            let file = UserFile::open(&place.file).map_err(complain)?;
+            let password = password(&user)?;
+            (file.set_password(&user, &password), nobody(&user))
+        }
+        Command::Remove { user } => {
+            let user = place.user(user)?;
+            let file = UserFile::open(&place.file).map_err(complain)?;
+            (file.remove(&user), nobody(&user))
+        }
+        Command::List => {
+            let file = UserFile::open(&place.file).map_err(complain)?;
+            file.list().map_err(complain)?.iter().for_each(|user| println!("{}", shown(user)));
+            return Ok(());
+        }
+    };
+    match outcome {
+        (Ok(true), _) => Ok(()),
+        (Ok(false), why) => Err(complain(why)),
+        (Err(error), _) => Err(complain(error)),
+    }
+}
+
+fn complain(problem: impl std::fmt::Display) -> Reported {
+    report(format!("msrprelay: {problem}"))
+}
+
+fn shown(user: &User) -> String {
+    format!("{}@{}", user.name, user.realm)
+}
+
+fn nobody(user: &User) -> String {
+    format!("there is no user {}: see msrprelay user list", shown(user))
+}
+
+/// Where the users are, and whose they may be.
+struct Place {
+    file: PathBuf,
+    realm: Option<String>,
+    domains: Option<Vec<String>>,
+}
+
+impl Place {
+    fn of(arguments: &Arguments) -> Result<Self, Reported> {
+        match &arguments.database {
+            Some(file) => Ok(Self { file: file.clone(), realm: arguments.realm.clone(), domains: None }),
+            None => Self::from_config(&arguments.config, load(&arguments.config)?),
+        }
+    }
+
+    fn from_config(path: &Path, config: Config) -> Result<Self, Reported> {
+        match config.auth.backend {
+            Backend::Sqlite(sqlite) => {
+                Ok(Self { file: sqlite.path, realm: config.realm, domains: config.domains })
+            }
+            _ => Err(complain(format!(
+                "{}: auth.backend is not sqlite: write `backend: sqlite` there, or name the file with --database",
+                path.display()
+            ))),
+        }
+    }
+
+    /// The user as digests name one. The hash is made for the realm, so it must be the relay's.
+    fn user(&self, text: &str) -> Result<User, Reported> {
+        let refused = |why: &str| Err(complain(format!("\"{text}\" {why}")));
+        let (name, domain) = match text.rsplit_once('@') {
+            Some((name, domain)) => (name, Some(domain)),
+            None => (text, None),
+        };
+        let unfit = |c: char| c.is_control() || c == ':';
+        if name.is_empty() || text.contains(unfit) || domain.is_some_and(str::is_empty) {
+            return refused("is not a user: write it as alice@example.com");
+        }
+        let realm = match (&self.realm, domain) {
+            (Some(realm), None) => realm.clone(),
+            (Some(realm), Some(domain)) if realm.eq_ignore_ascii_case(domain) => realm.clone(),
+            (Some(realm), Some(_)) => return refused(&format!("is not of the realm {realm}")),
+            (None, None) => return refused("has no domain: write it as alice@example.com"),
+            (None, Some(domain)) => domain.to_ascii_lowercase(),
+        };
+        match &self.domains {
+            Some(domains) if self.realm.is_none() && !domains.contains(&realm) => {
+                refused("is not of a domain in `domains`")
+            }
+            _ => Ok(User { name: name.to_owned(), realm }),
+        }
+    }
+}
+
+fn password(user: &User) -> Result<String, Reported> {
+    let password = match std::io::stdin().is_terminal() {
+        true => prompted(user)?,
+        false => {
+            let mut line = String::new();
+            let read = std::io::stdin().lock().read_line(&mut line);
+            read.map_err(|error| complain(format!("no password on standard input: {error}")))?;
+            line.trim_end_matches(['\r', '\n']).to_owned()
+        }
+    };
+    match password.is_empty() {
+        true => Err(complain("the password is empty: nobody is to get in without one")),
+        false => Ok(password),
+    }
+}
+
+fn prompted(user: &User) -> Result<String, Reported> {
+    let ask = |prompt: String| {
+        rpassword::prompt_password(prompt).map_err(|error| complain(format!("no password: {error}")))
+    };
+    let password = ask(format!("Password of {}: ", shown(user)))?;
+    match ask("Once more: ".to_owned())? == password {
+        true => Ok(password),
+        false => Err(complain("the two are not the same: nothing has changed")),
+    }
+}

@@ -1,0 +1,429 @@
+//! Where accounts are: the keys of `auth.backend`, `auth.memory`, `auth.sqlite` and `auth.mysql`.
+//!
+//! Invariants: names of tables and columns hold nothing but letters, digits, `_`, `$` and `-`; no problem and no
+//! `Debug` repeats a URL or any part of one, for it holds a password, and a badly written one holds it anywhere.
+//! Must not know: how accounts are looked up; of the database driver only its grammar of URLs.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustls_pki_types::CertificateDer;
+use serde_yaml::Value;
+
+use super::MemoryUser;
+use super::certificates::{self, readable_by_others};
+use super::walk::{self, Problems, Section};
+use crate::proto::digest::Algorithm;
+
+/// Where accounts are looked up.
+#[derive(Clone, Debug)]
+pub enum Backend {
+    /// In the config itself; no two of the same user and domain.
+    Memory(Vec<MemoryUser>),
+    /// In a file of our own.
+    Sqlite(Sqlite),
+    /// In the SIP proxy's database.
+    Mysql(Box<Mysql>),
+}
+
+/// The `auth.sqlite:` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sqlite {
+    /// The database.
+    pub path: PathBuf,
+}
+
+/// The `auth.mysql:` section.
+#[derive(Clone, Debug)]
+pub struct Mysql {
+    /// Whom to connect to, and as whom.
+    pub server: Server,
+    /// What to read there.
+    pub columns: Columns,
+    /// Whether the domain must be the realm; otherwise it is not looked at.
+    pub match_domain: bool,
+    /// Whether the user's name must be spelt as it is stored; otherwise as the database compares.
+    pub exact_usernames: bool,
+    /// The most connections to the database.
+    pub connections_max: usize,
+    /// How long it may take until a connection is good for look-ups.
+    pub connect_timeout: Duration,
+    /// How long one query may take.
+    pub query_timeout: Duration,
+}
+
+/// What `auth.mysql.url` says.
+#[derive(Clone)]
+pub struct Server {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// A socket of this machine, instead of the two.
+    pub socket: Option<String>,
+    /// The relay's own account.
+    pub user: Option<String>,
+    /// Its password. Not in `Debug`.
+    pub password: Option<String>,
+    /// The database.
+    pub database: String,
+    /// `None`: without TLS.
+    pub tls: Option<ServerTls>,
+}
+
+/// How the database's certificate is taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTls {
+    /// Whether somebody must vouch for it.
+    pub verify_chain: bool,
+    /// Whether it must be for the host.
+    pub verify_name: bool,
+    /// Who vouches; `None`: the public authorities.
+    pub roots: Option<Vec<CertificateDer<'static>>>,
+}
+
+/// Names in the database, fit to be quoted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Columns {
+    /// The table, perhaps with its database in front.
+    pub table: Vec<String>,
+    /// The user part.
+    pub username: String,
+    /// The domain.
+    pub domain: String,
+    /// What proves the user.
+    pub secret: SecretColumns,
+}
+
+/// The columns that prove a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretColumns {
+    /// The password as it is.
+    Password(String),
+    /// H(user:realm:password), at least one of the two, and one for every algorithm that is offered.
+    Ha1 {
+        /// With MD5.
+        md5: Option<String>,
+        /// With SHA-256.
+        sha256: Option<String>,
+    },
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("at", &self.to_string())
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
+}
+
+/// For people: where it is, without anything secret.
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.socket {
+            Some(socket) => write!(f, "{} at {socket}", self.database),
+            None if self.host.contains(':') => {
+                write!(f, "{} at [{}]:{}", self.database, self.host, self.port)
+            }
+            None => write!(f, "{} at {}:{}", self.database, self.host, self.port),
+        }
+    }
+}
+
+// -- as written ------------------------------------------------------------------------------------
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Memory,
+    Sqlite,
+    Mysql,
+}
+
+/// The sections as written, whichever of them is chosen.
+pub(super) struct RawAccounts {
+    pub(super) kind: Kind,
+    pub(super) cache: Option<Duration>,
+    pub(super) cache_entries_max: usize,
+    sqlite_path: PathBuf,
+    mysql: RawMysql,
+}
+
+struct RawMysql {
+    server: Option<Server>,
+    ca: Option<PathBuf>,
+    table: Vec<String>,
+    username: String,
+    domain: String,
+    password: String,
+    ha1: String,
+    ha1_sha256: Option<String>,
+    cleartext: bool,
+    match_domain: bool,
+    exact_usernames: bool,
+    connections_max: usize,
+    connect_timeout: Duration,
+    query_timeout: Duration,
+}
+
+impl Default for RawAccounts {
+    fn default() -> Self {
+        Self {
+            kind: Kind::Memory,
+            cache: None,
+            cache_entries_max: 10_000,
+            sqlite_path: PathBuf::from("/var/lib/msrprelay/accounts.db"),
+            mysql: RawMysql {
+                server: None,
+                ca: None,
+                table: vec!["subscriber".to_owned()],
+                username: "username".to_owned(),
+                domain: "domain".to_owned(),
+                password: "password".to_owned(),
+                ha1: "ha1".to_owned(),
+                ha1_sha256: None,
+                cleartext: false,
+                match_domain: true,
+                exact_usernames: true,
+                connections_max: 8,
+                connect_timeout: Duration::from_secs(2),
+                query_timeout: Duration::from_secs(2),
+            },
+        }
+    }
+}
+
+impl RawAccounts {
+    pub(super) fn read(&mut self, auth: &mut Section<'_>) {
+        let kinds = [("memory", Kind::Memory), ("sqlite", Kind::Sqlite), ("mysql", Kind::Mysql)];
+        auth.value("backend", &mut self.kind, walk::word(&kinds));
+        auth.value("cache", &mut self.cache, |value| match value.as_str() {
+            Some("off") => Ok(None),
+            _ => {
+                let bounds = (Duration::from_secs(1), Duration::from_secs(3600));
+                walk::bounded(walk::duration, bounds, walk::spell_duration)(value).map(Some)
+            }
+        });
+        let entries = walk::bounded(walk::count, (16, 1 << 20), |count| count.to_string());
+        auth.value("cache_entries_max", &mut self.cache_entries_max, entries);
+        auth.section("sqlite", |sqlite| {
+            sqlite.value("path", &mut self.sqlite_path, |value| walk::text(value).map(PathBuf::from));
+        });
+        auth.section("mysql", |mysql| self.mysql.read(mysql));
+    }
+
+    /// The chosen backend; `None` if a problem says why not.
+    pub(super) fn accept(
+        self,
+        users: Vec<MemoryUser>,
+        algorithms: &[Algorithm],
+        resolve: impl Fn(&Path) -> PathBuf,
+        problems: &mut Problems,
+    ) -> Option<Backend> {
+        match self.kind {
+            Kind::Memory => Some(Backend::Memory(users)),
+            Kind::Sqlite => Some(Backend::Sqlite(Sqlite { path: resolve(&self.sqlite_path) })),
+            Kind::Mysql => {
+                self.mysql.accept(algorithms, resolve, problems).map(|mysql| Backend::Mysql(Box::new(mysql)))
+            }
+        }
+    }
+}
+
+impl RawMysql {
+    fn read(&mut self, section: &mut Section<'_>) {
+        section.optional("url", &mut self.server, server);
+        section.optional("ca", &mut self.ca, |value| walk::text(value).map(PathBuf::from));
+        section.value("table", &mut self.table, table);
+        section.value("username_column", &mut self.username, identifier);
+        section.value("domain_column", &mut self.domain, identifier);
+        section.value("password_column", &mut self.password, identifier);
+        section.value("ha1_column", &mut self.ha1, identifier);
+        section.optional("ha1_sha256_column", &mut self.ha1_sha256, identifier);
+        section.value("cleartext_passwords", &mut self.cleartext, walk::boolean);
+        section.value("match_domain", &mut self.match_domain, walk::boolean);
+        section.value("exact_usernames", &mut self.exact_usernames, walk::boolean);
+        let connections = walk::bounded(walk::count, (1, 256), |count| count.to_string());
+        section.value("connections_max", &mut self.connections_max, connections);
+        let bounds = (Duration::from_millis(100), Duration::from_secs(60));
+        let time = || walk::bounded(walk::duration, bounds, walk::spell_duration);
+        section.value("connect_timeout", &mut self.connect_timeout, time());
+        section.value("query_timeout", &mut self.query_timeout, time());
+    }
+
+    fn accept(
+        self,
+        algorithms: &[Algorithm],
+        resolve: impl Fn(&Path) -> PathBuf,
+        problems: &mut Problems,
+    ) -> Option<Mysql> {
+        if self.server.is_none() && !problems.under("auth.mysql.url") {
+            problems.add(
+                "auth.mysql.url",
+                "is missing, but auth.backend is mysql: write it as mysql://user:password@host/database",
+            );
+        }
+        let sha256_offered = algorithms.contains(&Algorithm::Sha256);
+        if sha256_offered && !self.cleartext && self.ha1_sha256.is_none() {
+            problems.add(
+                "auth.mysql.ha1_sha256_column",
+                "is missing, but auth.algorithms offers sha-256: name the column (OpenSIPS has ha1_sha256), or take \
+                 sha-256 out",
+            );
+        }
+        let mut server = self.server?;
+        match (self.ca, &mut server.tls) {
+            (Some(path), Some(tls)) => match certificates::read_chain(&resolve(&path)) {
+                Ok(roots) => tls.roots = Some(roots),
+                Err(message) => problems.add("auth.mysql.ca", message),
+            },
+            (Some(_), None) => problems.add(
+                "auth.mysql.ca",
+                "does nothing without TLS: write ?require_ssl=true behind auth.mysql.url, or remove it",
+            ),
+            (None, _) => {}
+        }
+        let md5 = algorithms.contains(&Algorithm::Md5).then_some(self.ha1);
+        let secret = match self.cleartext {
+            true => SecretColumns::Password(self.password),
+            false => SecretColumns::Ha1 { md5, sha256: self.ha1_sha256.filter(|_| sha256_offered) },
+        };
+        let columns = Columns { table: self.table, username: self.username, domain: self.domain, secret };
+        Some(Mysql {
+            server,
+            columns,
+            match_domain: self.match_domain,
+            exact_usernames: self.exact_usernames,
+            connections_max: self.connections_max,
+            connect_timeout: self.connect_timeout,
+            query_timeout: self.query_timeout,
+        })
+    }
+}
+
+/// What deserves the operator's attention about the chosen backend.
+pub(super) fn warn(backend: &Backend, users_written: usize, origin: &str, warnings: &mut Vec<String>) {
+    let mut holds_secrets = users_written > 0;
+    match backend {
+        Backend::Memory(users) if users.is_empty() => {
+            warnings.push("auth.memory.users: is empty, so nobody can authenticate: add a user".to_owned())
+        }
+        Backend::Memory(_) => {}
+        _ if users_written > 0 => warnings.push(
+            "auth.memory.users: is not used, because auth.backend is another: remove the users".to_owned(),
+        ),
+        _ => {}
+    }
+    match backend {
+        Backend::Memory(_) => {}
+        Backend::Sqlite(Sqlite { path }) if !path.exists() => warnings.push(format!(
+            "auth.sqlite.path: {}: no such file, so nobody can authenticate: msrprelay user add makes it",
+            path.display()
+        )),
+        Backend::Sqlite(Sqlite { path }) if readable_by_others(path) => {
+            let path = path.display();
+            warnings.push(format!("auth.sqlite.path: {path} can be read by every user: chmod 600 {path}"));
+        }
+        Backend::Sqlite(_) => {}
+        Backend::Mysql(mysql) => {
+            holds_secrets |= mysql.server.password.is_some();
+            if let Some(warning) = mysql.server.warning() {
+                warnings.push(warning);
+            }
+        }
+    }
+    // An HA1 opens the account as well as the password does.
+    if holds_secrets && readable_by_others(Path::new(origin)) {
+        warnings.push(format!("{origin}: holds secrets and can be read by every user: chmod 640 {origin}"));
+    }
+}
+
+impl Server {
+    fn warning(&self) -> Option<String> {
+        let address = self.host.parse::<std::net::IpAddr>();
+        let stays_here = self.socket.is_some()
+            || self.host == "localhost"
+            || address.is_ok_and(|address| address.is_loopback());
+        match &self.tls {
+            None if !stays_here => Some(format!(
+                "auth.mysql.url: what proves the users crosses the network from {} in clear: write \
+                 ?require_ssl=true behind it",
+                self.host
+            )),
+            Some(ServerTls { verify_chain: false, .. }) => Some(
+                "auth.mysql.url: verify_ca=false takes anybody for the database: name its CA in auth.mysql.ca"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
+    }
+}
+
+// -- readers ---------------------------------------------------------------------------------------
+
+/// Everything the URL may say behind its `?`. What else the driver knows is decided here, not there.
+const URL_OPTIONS: [&str; 4] = ["socket", "require_ssl", "verify_ca", "verify_identity"];
+
+fn server(value: &Value) -> Result<Server, String> {
+    const REMEDY: &str = "write it as mysql://user:password@host:3306/database, in user and password %XX for whatever \
+                          is not a letter, a digit or one of - . _ ~";
+    let text = walk::text(value)?;
+    let malformed = || format!("is not the URL of a database: {REMEDY}");
+    let (_, options) = text.split_once('?').unwrap_or((&text, ""));
+    if text.contains('#') || options.contains(['@', '?', '/']) && !options.contains("socket=/") {
+        return Err(malformed());
+    }
+    let known = |option: &str| URL_OPTIONS.iter().any(|known| option.split('=').next() == Some(known));
+    if !options.split('&').filter(|option| !option.is_empty()).all(known) {
+        return Err(format!("has an option that is not known here: write {}", URL_OPTIONS.join(", ")));
+    }
+    let parsed = mysql_async::Opts::from_url(&text).map_err(|error| match error {
+        mysql_async::UrlError::InvalidParamValue { .. } => {
+            "has an option that is neither true nor false: write ?require_ssl=true".to_owned()
+        }
+        _ => malformed(),
+    })?;
+    let database = parsed.db_name().ok_or_else(|| format!("names no database: {REMEDY}"))?;
+    let tls = parsed.ssl_opts().map(|tls| ServerTls {
+        verify_chain: !tls.accept_invalid_certs(),
+        verify_name: !tls.skip_domain_validation(),
+        roots: None,
+    });
+    if tls.is_none() && (options.contains("verify_")) {
+        return Err("verifies nothing without TLS: write ?require_ssl=true as well".to_owned());
+    }
+    let socket = parsed.socket().map(str::to_owned);
+    if tls.is_some() && socket.is_some() {
+        return Err("has a socket of this machine, which knows no TLS: take require_ssl out".to_owned());
+    }
+    Ok(Server {
+        host: parsed.ip_or_hostname().trim_matches(['[', ']']).to_owned(),
+        port: parsed.tcp_port(),
+        socket,
+        user: parsed.user().map(str::to_owned),
+        password: parsed.pass().map(str::to_owned),
+        database: database.to_owned(),
+        tls,
+    })
+}
+
+/// The name of a column. Not repeated: it may be anything.
+fn identifier(value: &Value) -> Result<String, String> {
+    let text = walk::text(value)?;
+    let plain = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | '$' | '-');
+    match text.chars().count() <= 64 && text.chars().all(plain) {
+        true => Ok(text),
+        false => Err("is not a name in a database: write up to 64 letters, digits, _ , $ and -".to_owned()),
+    }
+}
+
+/// A table, perhaps with its database.
+fn table(value: &Value) -> Result<Vec<String>, String> {
+    let text = walk::text(value)?;
+    let parts: Vec<_> = text.split('.').map(|part| identifier(&Value::from(part))).collect();
+    match parts.len() {
+        1 | 2 => parts.into_iter().collect(),
+        _ => Err("is not the name of a table: write subscriber, or opensips.subscriber".to_owned()),
+    }
+}
