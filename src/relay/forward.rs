@@ -18,6 +18,7 @@ mod flow;
 mod watch;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -45,6 +46,23 @@ pub(crate) struct Outbound {
     /// The front flow's chunk is on the wire, its end-line not yet.
     chunk_open: bool,
     pub(crate) transactions: Transactions,
+    /// Where a REPORT about the last request went: usually that of the next one goes there, too.
+    report_to: Arc<[u8]>,
+}
+
+/// Queues that are empty, for the next flow that begins: most hold one chunk and are made for each.
+#[derive(Debug, Default)]
+pub(crate) struct SpareQueues(Vec<VecDeque<Item>>);
+
+impl SpareQueues {
+    const MAX: usize = 32;
+    const ITEMS_MAX: usize = 64;
+
+    fn give(&mut self, queue: VecDeque<Item>) {
+        if self.0.len() < Self::MAX && queue.capacity() <= Self::ITEMS_MAX {
+            self.0.push(queue);
+        }
+    }
 }
 
 /// What the way out needs from the core while it writes.
@@ -61,6 +79,7 @@ pub(crate) struct WriteContext<'c> {
     pub(crate) post: &'c mut dyn FnMut(Message),
     pub(crate) chunks_out: &'c mut u64,
     pub(crate) body_octets_out: &'c mut u64,
+    pub(crate) spare: &'c mut SpareQueues,
 }
 
 impl Outbound {
@@ -77,8 +96,8 @@ impl Outbound {
         self.control.is_empty() && self.flows.iter().all(Flow::is_idle)
     }
 
-    pub(crate) fn open(&mut self, stream: StreamId, hop: Hop, transit: Transit) {
-        let flow = self.flow(stream.peer);
+    pub(crate) fn open(&mut self, stream: StreamId, hop: Hop, transit: Transit, spare: &mut SpareQueues) {
+        let flow = self.flow(stream.peer, spare);
         debug_assert!(flow.tail.is_none(), "a request begins before the one before it has ended");
         flow.tail = Some(stream);
         flow.items.push_back(Item::Head { stream, hop, transit });
@@ -126,10 +145,11 @@ impl Outbound {
         (dropped, None)
     }
 
-    fn flow(&mut self, source: PeerRef) -> &mut Flow {
+    fn flow(&mut self, source: PeerRef, spare: &mut SpareQueues) -> &mut Flow {
         let found = self.flows.iter().position(|f| f.source == source);
         let index = found.unwrap_or_else(|| {
-            self.flows.push_back(Flow::new(source));
+            let items = spare.0.pop().unwrap_or_default();
+            self.flows.push_back(Flow::new(source, items, Arc::clone(&self.report_to)));
             self.flows.len() - 1
         });
         &mut self.flows[index]
@@ -232,7 +252,11 @@ impl Outbound {
             }
             waiting = if ended { 0 } else { waiting + 1 };
             if flow.is_idle() {
-                self.flows.pop_front();
+                if let Some(flow) = self.flows.pop_front() {
+                    let (items, report_to) = flow.retire();
+                    cx.spare.give(items);
+                    self.report_to = report_to;
+                }
             } else {
                 if waiting >= self.flows.len() {
                     break;

@@ -60,12 +60,26 @@ impl Transit {
     /// From-Path as the hop that has it now received it: the URIs already moved, nearest first,
     /// then the path as it came.
     pub(crate) fn append_from_path(&self, out: &mut Vec<u8>) {
-        let to_path = self.head.to_path(&self.octets);
-        for n in (0..usize::from(self.moves)).rev() {
-            out.extend_from_slice(to_path.after(n).first().unwrap_or_default());
-            out.push(b' ');
+        self.append_from_path_after(usize::from(self.moves), out);
+    }
+
+    /// The same when only so many URIs had been moved.
+    pub(crate) fn append_from_path_after(&self, moves: usize, out: &mut Vec<u8>) {
+        for part in self.from_path_parts(moves) {
+            out.extend_from_slice(part);
         }
-        out.extend_from_slice(self.received_from_path().as_bytes());
+    }
+
+    /// Whether that is this path, octet by octet.
+    pub(crate) fn is_from_path_after(&self, moves: usize, path: &[u8]) -> bool {
+        let rest = self.from_path_parts(moves).try_fold(path, |rest, part| rest.strip_prefix(part));
+        rest.is_some_and(<[u8]>::is_empty)
+    }
+
+    fn from_path_parts(&self, moves: usize) -> impl Iterator<Item = &[u8]> {
+        let to_path = self.head.to_path(&self.octets);
+        let moved = (0..moves).rev().map(move |n| to_path.after(n).first().unwrap_or_default());
+        moved.flat_map(|uri| [uri, b" "]).chain([self.received_from_path().as_bytes()])
     }
 
     /// What the head costs against its sender's credit, in octets: its own, and what we keep

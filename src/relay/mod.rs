@@ -56,7 +56,7 @@ pub use stats::{Stats, TableSizes};
 
 use admission::{Bans, Register};
 use budget::Budget;
-use forward::WriteContext;
+use forward::{SpareQueues, WriteContext};
 use ids::Entropy;
 use orphan::Orphans;
 use peer::Peer;
@@ -201,6 +201,7 @@ struct Core {
     register: Register,
     bans: Bans,
     rates: Rates,
+    spare: SpareQueues,
     stats: Stats,
 }
 
@@ -288,6 +289,7 @@ impl Relay {
             alarms: BTreeSet::new(),
             stopping: false,
             unproven: 0,
+            spare: SpareQueues::default(),
             stats: Stats::default(),
         };
         Self { peers: SlotMap::with_key(), sessions, core }
@@ -382,7 +384,7 @@ impl Relay {
         let (budget, transactions_max) = (limits.flush_octets_max, limits.transactions_per_peer_max);
         // What is not yet credited must not keep its source from being read again.
         let credit_batch = limits.queue_octets_low / 2;
-        let Core { entropy, stats, inbox, me, ended, .. } = &mut self.core;
+        let Core { entropy, stats, inbox, me, ended, spare, .. } = &mut self.core;
         let Stats { chunks_out, body_octets_out, parcels, .. } = stats;
         let mut post = |message: Message| {
             let to = message.core();
@@ -403,6 +405,7 @@ impl Relay {
             post: &mut post,
             chunks_out,
             body_octets_out,
+            spare,
         };
         entry.out.fill(out, budget, &mut cx);
         entry.taking = !out.is_empty();

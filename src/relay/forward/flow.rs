@@ -78,16 +78,16 @@ enum Next {
 }
 
 impl Flow {
-    pub(super) fn new(source: PeerRef) -> Self {
-        Self {
-            source,
-            items: VecDeque::new(),
-            ends: 0,
-            tail: None,
-            current: None,
-            owed: 0,
-            report_to: Arc::from(&b""[..]),
-        }
+    /// `items` is empty; `report_to` is what notices of this connection were shown last.
+    pub(super) fn new(source: PeerRef, items: VecDeque<Item>, report_to: Arc<[u8]>) -> Self {
+        debug_assert!(items.is_empty(), "somebody else's queue");
+        Self { source, items, ends: 0, tail: None, current: None, owed: 0, report_to }
+    }
+
+    /// What the next flow may use again.
+    pub(super) fn retire(self) -> (VecDeque<Item>, Arc<[u8]>) {
+        debug_assert!(self.is_idle() && self.owed == 0, "retired with work to do");
+        (self.items, self.report_to)
     }
 
     /// Queues body octets. Small pieces in a row become one: each of them costs several hundred octets of
@@ -222,7 +222,7 @@ impl Flow {
                 };
                 self.owed += transit.cost();
                 let transit = if whole { transit } else { transit.compact() };
-                self.share_report_to(&transit);
+                share_report_to(&mut self.report_to, &transit);
                 let mut current = Current::unwritten(stream, hop, transit, Arc::clone(&self.report_to));
                 current.tid = Tid::mint(cx.entropy);
                 current.wire = EndLineWatch::new(current.tid);
@@ -438,23 +438,6 @@ impl Flow {
         })
     }
 
-    fn share_report_to(&mut self, transit: &Transit) {
-        if transit.moves == 1 {
-            let received = transit.received_from_path();
-            if *self.report_to != *received.as_bytes() {
-                self.report_to = Arc::from(received.as_bytes());
-            }
-            return;
-        }
-        let mut hop = transit.clone();
-        hop.moves = hop.moves.saturating_sub(1);
-        let mut path = Vec::new();
-        hop.append_from_path(&mut path);
-        if *self.report_to != *path {
-            self.report_to = Arc::from(path);
-        }
-    }
-
     /// The steps that queue all this elsewhere.
     pub(super) fn release(self, to: PeerRef) -> impl Iterator<Item = Message> {
         debug_assert!(self.current.is_none(), "nothing has been written");
@@ -481,7 +464,7 @@ impl Flow {
             credit += item.cost();
             match item {
                 Item::Head { stream, hop, transit } => {
-                    self.share_report_to(&transit);
+                    share_report_to(&mut self.report_to, &transit);
                     let report_to = Arc::clone(&self.report_to);
                     current = Some(Current::unwritten(stream, hop, transit, report_to));
                 }
@@ -513,6 +496,16 @@ fn pay(source: PeerRef, owed: &mut usize, cx: &mut WriteContext<'_>) {
     let octets = mem::take(owed);
     if octets > 0 {
         (cx.post)(Message::Credit { peer: source, from: cx.me, octets });
+    }
+}
+
+/// Makes `report_to` the From-Path as the hop that hands a request on received it.
+fn share_report_to(report_to: &mut Arc<[u8]>, transit: &Transit) {
+    let moves = usize::from(transit.moves).saturating_sub(1);
+    if !transit.is_from_path_after(moves, report_to) {
+        let mut path = Vec::with_capacity(256);
+        transit.append_from_path_after(moves, &mut path);
+        *report_to = Arc::from(path);
     }
 }
 

@@ -84,7 +84,7 @@ impl Relay {
         fx: &mut Effects,
     ) {
         if let Some(peer) = self.peers.get_mut(to.key).filter(|p| !p.closing) {
-            peer.out.open(stream, hop, transit);
+            peer.out.open(stream, hop, transit, &mut self.core.spare);
             peer.wake(fx);
             return;
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
 
-use super::{Flow, INTERRUPTIBLE_FROM};
+use super::{INTERRUPTIBLE_FROM, share_report_to};
 use crate::proto::head::{ByteRange, FailureReport, Method, Rewrite};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
@@ -66,9 +66,9 @@ pub(super) fn may_stream(transit: &Transit, at_hand: usize) -> bool {
 
 /// What is to be told of a request that could not even be queued.
 pub(crate) fn unwritten_failure(stream: StreamId, hop: Hop, transit: Transit) -> Option<Failure> {
-    let mut flow = Flow::new(stream.peer);
-    flow.share_report_to(&transit);
-    Current::unwritten(stream, hop, transit, flow.report_to).into_failure()
+    let mut report_to = Arc::default();
+    share_report_to(&mut report_to, &transit);
+    Current::unwritten(stream, hop, transit, report_to).into_failure()
 }
 
 impl Current {
