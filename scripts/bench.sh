@@ -332,7 +332,7 @@ field() { # KEY [KEY-WITHIN]
 
 record() { # ROW SUBJECT VALUE
     [ -n "$3" ] || return 0
-    echo "$round,$1,$2,$3,$(field bench_cpu_seconds),$(field relay_cpu_seconds),$(field seconds),$(field megabytes_per_second)" >> "$csv"
+    echo "$round,$1,$2,$3,$(field bench_cpu_seconds),$(field relay_cpu_seconds),$(field seconds),$(field megabytes_per_second),$(field relay_page_faults)" >> "$csv"
 }
 
 wanted() { # ROW
@@ -500,7 +500,7 @@ password=$(openssl rand -hex 12)
 "$root/scripts/gen-cert.sh" localhost --san 127.0.0.1 --out "$scratch" > "$scratch/gen-cert.log" 2>&1 \
     || { cat "$scratch/gen-cert.log" >&2; fail "no certificate"; }
 csv=$out/results.csv
-echo "round,row,subject,value,bench_cpu_seconds,relay_cpu_seconds,seconds,megabytes_per_second" > "$csv"
+echo "round,row,subject,value,bench_cpu_seconds,relay_cpu_seconds,seconds,megabytes_per_second,relay_page_faults" > "$csv"
 broken=no round=0 relays=relay
 count_allocations
 [ "$proxies" = no ] || { install_proxies; start_proxies; }

@@ -13,6 +13,7 @@
 //! bin/msrprelay -> runtime -> relay   -> proto        bin/msrprelay, runtime, control, telemetry -> config
 //!                  runtime -> control -> proto        bin/msrprelay, runtime -> telemetry
 //! bin/msrp      -> client  -> proto                   config, telemetry -> relay (names of limits), proto
+//! bin/msrp bench -> runtime::tls: it must not be slower than what it measures
 //! ```
 //!
 //! * [`proto`] is bytes: parser, heads, URIs, digests. No socket, clock, randomness, log, or async.

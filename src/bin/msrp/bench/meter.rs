@@ -9,6 +9,11 @@ use std::time::Duration;
 
 use crate::outcome::Failure;
 
+/// Positions in `stat`.
+const MINOR_FAULTS: usize = 7;
+const USER_TICKS: usize = 11;
+const SYSTEM_TICKS: usize = 12;
+
 /// Whom to watch.
 #[derive(Clone, Debug)]
 pub(crate) struct Meter {
@@ -42,6 +47,15 @@ impl Meter {
         self.pids.iter().map(|&pid| cpu_of(pid)).sum()
     }
 
+    /// Page faults of all of them that needed no disk: where there are many while files pass, the allocator gives memory
+    /// back to the kernel and fetches it again.
+    pub(crate) fn page_faults(&self) -> Option<u64> {
+        if self.pids.is_empty() {
+            return None;
+        }
+        self.pids.iter().map(|&pid| stat_field(pid, MINOR_FAULTS)).sum()
+    }
+
     /// Resident memory of all of them, in octets.
     pub(crate) fn resident(&self) -> Option<u64> {
         if self.pids.is_empty() {
@@ -67,13 +81,15 @@ fn cpu_by_threads(pid: u32) -> Option<Duration> {
 }
 
 fn cpu_by_ticks(pid: u32) -> Option<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name may hold anything, parentheses too.
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<u64>().ok();
     // USER_HZ is 100 wherever Linux runs today.
-    Some(Duration::from_millis((ticks()? + ticks()?) * 10))
+    Some(Duration::from_millis((stat_field(pid, USER_TICKS)? + stat_field(pid, SYSTEM_TICKS)?) * 10))
+}
+
+/// A field of `stat`, counted from the one behind the command's name, which may hold anything, parentheses too.
+fn stat_field(pid: u32, position: usize) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split_whitespace().nth(position)?.parse().ok()
 }
 
 fn resident_of(pid: u32) -> Option<u64> {

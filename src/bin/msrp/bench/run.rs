@@ -77,6 +77,7 @@ pub(crate) async fn watch<T>(
 pub(crate) struct Measure {
     relay: Meter,
     relay_before: Option<Duration>,
+    faults_before: Option<u64>,
     own_before: Option<Duration>,
     began: Instant,
 }
@@ -92,6 +93,7 @@ impl Measure {
         Measured {
             elapsed: self.began.elapsed(),
             relay: spent(self.relay_before, self.relay.cpu()),
+            faults: self.relay.page_faults().zip(self.faults_before).map(|(after, before)| after - before),
             own: spent(self.own_before, Meter::own().cpu()),
         }
     }
@@ -102,12 +104,16 @@ impl Measure {
 pub(crate) struct Measured {
     pub(crate) elapsed: Duration,
     relay: Option<Duration>,
+    faults: Option<u64>,
     own: Option<Duration>,
 }
 
 impl Measured {
     /// Tells the CPU time of both sides, as a whole and for each of `amount`.
     pub(crate) fn tell(&self, per: &str, amount: f64, scale: f64, unit: &str, report: &mut Report) {
+        if let Some(faults) = self.faults {
+            report.json["relay_page_faults"] = json!(faults);
+        }
         for (who, spent) in [("relay", self.relay), ("bench", self.own)] {
             let Some(spent) = spent else {
                 continue;
@@ -115,8 +121,11 @@ impl Measured {
             let seconds = spent.as_secs_f64();
             let each = if amount > 0.0 { seconds * scale / amount } else { 0.0 };
             let percent = 100.0 * seconds / self.elapsed.as_secs_f64().max(1e-9);
+            let faults =
+                self.faults.filter(|_| who == "relay").map(|faults| format!(", {faults} page faults"));
+            let faults = faults.unwrap_or_default();
             report.lines.push(format!(
-                "{who} CPU: {seconds:.3} s, {each:.3} {unit} {per}, {percent:.0} % of one core"
+                "{who} CPU: {seconds:.3} s, {each:.3} {unit} {per}, {percent:.0} % of one core{faults}"
             ));
             report.json[format!("{who}_cpu_seconds")] = json!(seconds);
             report.json[format!("{who}_cpu_{unit}_{}", per.replace(' ', "_"))] = json!(each);
