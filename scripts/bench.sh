@@ -15,7 +15,7 @@ TLS 1.3 with AES-128-GCM, X25519 and ECDSA P-256 on all sides; figures are CPU t
   --minutes N              begin no round that would end after so many minutes; default 15
   --rounds N               at most so many rounds; default 7
   --only LIST              only these cases: rows of the table by their ids, such as giant-one,auth
-  --with-proxies           install haproxy and nginx with apt-get if they are not there (needs root then), and measure them
+  --with-proxies           install haproxy and nginx with apt-get if they are not there (as root), and measure them
                            as byte proxies, TLS to TLS, on the cases that are compared with them
   --record-layer WHICH     rustls or direct: the relay's tls.record_layer; default: what the relay does by itself
   --relay FILE             another build of the relay, instead of target/release/msrprelay
@@ -133,7 +133,7 @@ ulimit -n "$(ulimit -Hn)"
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/msrp-bench.XXXXXX")
 declare -A pid=() address=()
-load=()
+load=() policy=''
 
 clean_up() {
     local status=$? process
@@ -145,6 +145,7 @@ clean_up() {
         wait "$process" 2> /dev/null || true
     done
     rm -rf "$scratch"
+    [ -z "$policy" ] || rm -f "$policy"
     exit "$status"
 }
 trap clean_up EXIT
@@ -152,12 +153,24 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 install_proxies() {
-    [ -x "$(command -v haproxy)" ] && [ -x "$(command -v nginx)" ] && [ -n "$(stream_module)$(nginx -V 2>&1 | grep -o -- '--with-stream ')" ] && return
+    if command -v haproxy > /dev/null && command -v nginx > /dev/null; then
+        [ -z "$(stream_module)" ] && ! nginx -V 2>&1 | grep -q -- '--with-stream ' || return 0
+    fi
     need apt-get "only Debian's and Ubuntu's package manager is known here: install haproxy and nginx with its stream module"
+    [ "$(id -u)" = 0 ] || fail "haproxy, nginx and nginx's stream module are not all installed: be root, or install them"
     echo "== Installing haproxy and nginx"
-    # Nothing must start by itself: policy-rc.d is what maintainer scripts ask.
-    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends haproxy nginx libnginx-mod-stream \
-        > "$scratch/apt.log" 2>&1 || { tail -n 5 "$scratch/apt.log" >&2; fail "haproxy and nginx cannot be installed"; }
+    # Their services must not start: packages ask this file whether they may.
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        policy=/usr/sbin/policy-rc.d
+        printf '#!/bin/sh\nexit 101\n' > "$policy"
+        chmod 755 "$policy"
+    fi
+    local install=(apt-get install -y --no-install-recommends haproxy nginx libnginx-mod-stream)
+    export DEBIAN_FRONTEND=noninteractive
+    "${install[@]}" > "$scratch/apt.log" 2>&1 || { apt-get update && "${install[@]}"; } > "$scratch/apt.log" 2>&1 \
+        || { tail -n 5 "$scratch/apt.log" >&2; fail "haproxy and nginx cannot be installed"; }
+    [ -z "$policy" ] || rm -f "$policy"
+    policy=''
 }
 
 stream_module() {

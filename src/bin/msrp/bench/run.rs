@@ -85,7 +85,13 @@ pub(crate) struct Measure {
 impl Measure {
     pub(crate) fn begin(relay_pids: &[u32]) -> Result<Self, Failure> {
         let relay = Meter::of(relay_pids)?;
-        Ok(Self { relay_before: relay.cpu(), own_before: Meter::own().cpu(), began: Instant::now(), relay })
+        Ok(Self {
+            relay_before: relay.cpu(),
+            faults_before: relay.page_faults(),
+            own_before: Meter::own().cpu(),
+            began: Instant::now(),
+            relay,
+        })
     }
 
     pub(crate) fn end(self) -> Measured {
