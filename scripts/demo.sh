@@ -4,7 +4,8 @@ set -euo pipefail
 
 usage() {
     cat <<'USAGE'
-Usage: demo.sh [--size SIZE] [--cores LIST] [--failure-report yes|no|partial] [--chunk-size SIZE] [--keep] [--no-build]
+Usage: demo.sh [--size SIZE] [--cores LIST] [--failure-report yes|no|partial] [--chunk-size SIZE]
+               [--accounts memory|sqlite|mysql] [--keep] [--no-build]
 
 Builds the relay and its client tool, makes a throw-away certificate, starts the relay on a free loopback port with two
 users, sends a random file through it, compares the SHA-256 of both ends, and tells the speed and the relay's CPU time.
@@ -15,6 +16,8 @@ Nothing stays behind but the build.
                            first of those. With several, alice and bob may meet on different cores: that costs more CPU
   --failure-report WHICH   yes (each chunk is answered, the default), no or partial
   --chunk-size SIZE        send chunks of this size; default: the file as one
+  --accounts WHICH         where the two users are: memory (in the config, the default), sqlite (a file that msrprelay
+                           user makes), mysql (a MariaDB of its own with the table of OpenSIPS, which must be installed)
   --keep                   keep the directory with certificate, config, logs and both files, and say where it is
   --no-build               take the binaries that are in target/release
   -h, --help               this text
@@ -34,19 +37,21 @@ wrong() {
     exit 2
 }
 
-size=1G cores='' failure_report=yes chunk_size='' keep=no build=yes
+size=1G cores='' failure_report=yes chunk_size='' accounts=memory keep=no build=yes
+export PATH=$PATH:/usr/sbin
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; exit 0 ;;
         --keep) keep=yes; shift ;;
         --no-build) build=no; shift ;;
-        --size | --cores | --failure-report | --chunk-size)
+        --size | --cores | --failure-report | --chunk-size | --accounts)
             [ $# -ge 2 ] || wrong "$1 needs a value"
             case $1 in
                 --size) size=$2 ;;
                 --cores) cores=$2 ;;
                 --failure-report) failure_report=$2 ;;
                 --chunk-size) chunk_size=$2 ;;
+                --accounts) accounts=$2 ;;
             esac
             shift 2
             ;;
@@ -59,6 +64,7 @@ done
 [ -n "$cores" ] || cores=$(sed -n 's/^Cpus_allowed_list:[[:space:]]*\([0-9]*\).*/\1/p' /proc/self/status)
 [[ $cores =~ ^(auto|[0-9]+(,[0-9]+)*)$ ]] || wrong "--cores $cores: write 0 or 0,1 or auto"
 [[ $failure_report =~ ^(yes|no|partial)$ ]] || wrong "--failure-report $failure_report: yes, no or partial"
+[[ $accounts =~ ^(memory|sqlite|mysql)$ ]] || wrong "--accounts $accounts: memory, sqlite or mysql"
 [ "$cores" = auto ] || cores="[$cores]"
 
 need() { # COMMAND HOW-TO-INSTALL
@@ -71,6 +77,13 @@ need openssl "apt-get install openssl"
 for tool in sha256sum numfmt head df stat mktemp; do
     need "$tool" "apt-get install coreutils"
 done
+if [ "$accounts" = mysql ]; then
+    for tool in mariadbd mariadb-install-db; do
+        need "$tool" "apt-get install mariadb-server-core"
+    done
+    need mariadb "apt-get install mariadb-client-core"
+    need setpriv "apt-get install util-linux"
+fi
 need awk "apt-get install mawk"
 need getconf "apt-get install libc-bin"
 
@@ -88,17 +101,18 @@ for binary in msrprelay msrp; do
 done
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/msrp-demo.XXXXXX")
-relay='' receiver='' sender='' maker=''
+relay='' receiver='' sender='' maker='' database='' database_server=''
 
 clean_up() {
     local status=$? pid
     trap - EXIT INT TERM
-    for pid in $maker $sender $receiver $relay; do
+    for pid in $maker $sender $receiver $relay $database_server; do
         kill "$pid" 2> /dev/null || true
     done
-    for pid in $maker $sender $receiver $relay; do
+    for pid in $maker $sender $receiver $relay $database_server; do
         wait "$pid" 2> /dev/null || true
     done
+    [ -z "$database" ] || rm -rf "$database"
     if [ "$keep" = yes ]; then
         echo "Kept: $scratch"
     else
@@ -128,7 +142,10 @@ echo "== Starting the relay"
 "$root/scripts/gen-cert.sh" localhost --san 127.0.0.1 --out "$scratch" > "$scratch/gen-cert.log" 2>&1 \
     || { cat "$scratch/gen-cert.log" >&2; fail "no certificate"; }
 alice=$(openssl rand -hex 12) bob=$(openssl rand -hex 12)
-cat > "$scratch/config.yaml" <<CONFIG
+
+# The relay's config, up to where the users are.
+config() {
+    cat <<CONFIG
 listen:
   - {address: "127.0.0.1:0", tls: true}
 hostname: localhost
@@ -137,14 +154,66 @@ tls:
   certificate: localhost.crt
   key: localhost.key
 cores: $cores
+log: {level: info, format: text}
 auth:
-  backend: memory
+  backend: $accounts
+CONFIG
+}
+
+in_memory() {
+    cat >> "$scratch/config.yaml" <<CONFIG
   memory:
     users:
       - {user: "alice@example.com", password: "$alice"}
       - {user: "bob@example.com", password: "$bob"}
-log: {level: info, format: text}
 CONFIG
+}
+
+in_sqlite() {
+    echo '  sqlite: {path: accounts.db}' >> "$scratch/config.yaml"
+    local manage=("$bin/msrprelay" user --config "$scratch/config.yaml")
+    "${manage[@]}" add alice <<< "$alice" && "${manage[@]}" add bob <<< "$bob" || fail "no users"
+    echo "Users in accounts.db: $("${manage[@]}" list | paste -sd ' ')"
+}
+
+# A database server will not run as root, and need not see the rest of the scratch directory.
+in_mysql() {
+    local as=(setpriv --pdeathsig TERM) own server_password tries=0
+    database=$(mktemp -d "${TMPDIR:-/tmp}/msrp-demo-db.XXXXXX")
+    if [ "$(id -u)" = 0 ]; then
+        chown nobody:nogroup "$database"
+        as+=(--reuid nobody --regid nogroup --clear-groups)
+    fi
+    own=(--no-defaults --datadir="$database/data" --innodb-log-file-size=4M)
+    "${as[@]}" -- mariadb-install-db "${own[@]}" --auth-root-authentication-method=normal --skip-test-db \
+        > "$scratch/database.log" 2>&1 || { cat "$scratch/database.log" >&2; fail "no database"; }
+    "${as[@]}" -- mariadbd "${own[@]}" --skip-networking --socket="$database/socket" --pid-file="$database/pid" \
+        >> "$scratch/database.log" 2>&1 &
+    database_server=$!
+    server_password=$(openssl rand -hex 12)
+    local client=(mariadb --no-defaults --user=root --socket="$database/socket")
+    until "${client[@]}" -e 'SELECT 1' > /dev/null 2>&1; do
+        kill -0 "$database_server" 2> /dev/null || { cat "$scratch/database.log" >&2; fail "MariaDB has stopped"; }
+        tries=$((tries + 1))
+        [ "$tries" -lt 600 ] || fail "MariaDB is not ready after 30 s"
+        sleep 0.05
+    done
+    "${client[@]}" <<SQL || fail "no users"
+CREATE DATABASE opensips; USE opensips;
+CREATE TABLE subscriber (username CHAR(64), domain CHAR(64), ha1 CHAR(64), UNIQUE (username, domain));
+INSERT INTO subscriber VALUES
+    ('alice', 'example.com', MD5('alice:example.com:$alice')), ('bob', 'example.com', MD5('bob:example.com:$bob'));
+CREATE USER msrprelay IDENTIFIED BY '$server_password';
+GRANT SELECT (username, domain, ha1) ON opensips.subscriber TO msrprelay;
+SQL
+    cat >> "$scratch/config.yaml" <<CONFIG
+  mysql: {url: "mysql://msrprelay:$server_password@localhost/opensips?socket=$database/socket"}
+CONFIG
+    echo "Users in a MariaDB at $database/socket"
+}
+
+config > "$scratch/config.yaml"
+"in_$accounts"
 "$bin/msrprelay" --config "$scratch/config.yaml" --ready-file "$scratch/ready" > "$scratch/relay.log" 2>&1 &
 relay=$!
 await "$scratch/ready" "$relay" "the relay" "$scratch/relay.log"

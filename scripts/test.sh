@@ -12,7 +12,7 @@ Runs, in this order, and stops at the first that fails:
   lints         cargo clippy, warnings denied
   docs          cargo doc, warnings denied
   tests         cargo test: unit, integration and documentation tests
-  end to end    scripts/demo.sh --size 1M (a release build)
+  end to end    scripts/demo.sh --size 1M (a release build), with accounts of each kind
 
 System packages that are missing are installed with apt-get, by name and with sudo if need be; nothing else is
 changed outside the target directory. Needs no input. The exit status is that of the first step that failed.
@@ -39,8 +39,8 @@ done
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec < /dev/null
-# Where rustup puts cargo; not in the path of every non-login shell.
-export PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
+# Where rustup puts cargo, and where servers are; not in the path of every non-login shell.
+export PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:/usr/sbin
 
 # -- what the machine must have --------------------------------------------------------------------
 
@@ -58,6 +58,9 @@ int main(void) { return EXIT_SUCCESS; }' > "$scratch/probe.c"
 missing_packages() {
     can_compile || echo gcc libc6-dev # the linker, and the C and assembly of aws-lc
     command -v openssl > /dev/null || echo openssl # scripts/gen-cert.sh, which a test and the demo run
+    command -v mariadbd > /dev/null || echo mariadb-server-core # tests/accounts; without the service of mariadb-server
+    command -v mariadb > /dev/null || echo mariadb-client-core
+    command -v setpriv > /dev/null || echo util-linux # runs it without root's rights
     [ -e /etc/ssl/certs/ca-certificates.crt ] || [ ! -e /etc/debian_version ] || echo ca-certificates # cargo's downloads
 }
 
@@ -160,6 +163,9 @@ step 'Lints' cargo clippy --all-targets --locked -- -D warnings
 step 'Tests' cargo test --locked
 if [ "$quick" = no ] && [ -e scripts/demo.sh ]; then
     step 'End to end' scripts/demo.sh --size 1M
+    for accounts in sqlite mysql; do
+        step "End to end, accounts in $accounts" scripts/demo.sh --size 1M --no-build --accounts "$accounts"
+    done
 fi
 
 printf '\nAll checks passed in %s s\n' "$SECONDS"

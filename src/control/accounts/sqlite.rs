@@ -24,8 +24,8 @@ use crate::proto::digest::{Algorithm, Ha1};
 
 /// Look-ups that may wait for the reading thread; the caller has no more than this under way.
 const WAITING_MAX: usize = 1024;
-/// How long a look-up waits for somebody who writes.
-const READ_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a look-up waits for somebody who writes, and whose disk is slow.
+const READ_PATIENCE: Duration = Duration::from_secs(4);
 /// How long a change waits for others.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// Marks the file as one of ours, in its header.

@@ -1,0 +1,101 @@
+//! How fast each backend is. No test: it prints figures, and needs the machine for itself.
+//!
+//! `cargo test --release --test accounts -- --ignored --nocapture --test-threads 1 figures`
+
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::mariadb::MariaDb;
+use crate::schemas::{Database, Proxy};
+use crate::stage::{Login, Relay};
+use crate::support::bounded;
+use crate::support::endpoint::Endpoint;
+
+/// How many authenticate at the same time, and for how long.
+const CLIENTS: usize = 64;
+const TIME: Duration = Duration::from_secs(5);
+
+#[test]
+#[ignore = "prints figures; takes the whole machine"]
+fn figures_of_each_backend_at_64_clients() {
+    bounded(|| {
+        let users: Vec<_> = (1..=CLIENTS)
+            .map(|n| format!("{{user: 'user{n}@example.com', password: 'secret of user{n}'}}"))
+            .collect();
+        let memory = format!("memory: {{users: [{}]}}", users.join(", "));
+        measure("memory", &memory);
+
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("accounts.db");
+        let file = msrprelay::control::UserFile::open_or_make(&path).unwrap();
+        for n in 1..=CLIENTS {
+            let user = msrprelay::control::User { name: format!("user{n}"), realm: "example.com".to_owned() };
+            file.add(&user, &format!("secret of user{n}")).unwrap();
+        }
+        measure("sqlite", &format!("backend: sqlite, sqlite: {{path: '{}'}}", path.display()));
+
+        let server = MariaDb::start(&["--innodb-buffer-pool-size=256M"]);
+        let site = Database::new(&server, Proxy::OpenSips);
+        site.add_many(100_000);
+        measure("mysql, 100,000 subscribers", &site.keys(""));
+        measure("mysql, remembered", &(site.keys("") + ", cache: 1h"));
+    });
+}
+
+fn measure(what: &str, accounts: &str) {
+    let relay = Relay::start(accounts);
+    let done = AtomicUsize::new(0);
+    let before = threads();
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let (relay, done) = (&relay, &done);
+        for n in 1..=CLIENTS {
+            scope.spawn(move || {
+                let (user, password) = (format!("user{n}"), format!("secret of user{n}"));
+                let mut connection = Endpoint::plain(relay.address, &user);
+                let mut uses = 0;
+                while began.elapsed() < TIME {
+                    // A connection may have two URIs: then the next one.
+                    if uses == 2 {
+                        connection = Endpoint::plain(relay.address, &user);
+                        uses = 0;
+                    }
+                    let answer = Login::of(&user, &password).attempt(&mut connection, relay.address.port());
+                    assert_eq!(answer.status(), Some(200), "{answer:?}");
+                    uses += 1;
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let (seconds, done) = (began.elapsed().as_secs_f64(), done.into_inner());
+    let after = threads();
+    let spent = |name: &str| {
+        let of = |threads: &[(String, f64)]| -> f64 {
+            threads.iter().filter(|(thread, _)| thread == name).map(|(_, cpu)| cpu).sum()
+        };
+        (of(&after) - of(&before)) * 1e6 / done as f64
+    };
+    println!(
+        "{what:28} {:6.0} AUTH/s; CPU of each: core {:.0} us, control {:.0} us, accounts {:.0} us",
+        done as f64 / seconds,
+        spent("core-0"),
+        spent("control"),
+        spent("accounts")
+    );
+}
+
+/// Name and CPU seconds of each thread of this process.
+fn threads() -> Vec<(String, f64)> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let read = |task: std::io::Result<fs::DirEntry>| {
+        let path = task.ok()?.path();
+        let name = fs::read_to_string(path.join("comm")).ok()?.trim().to_owned();
+        // Nanoseconds on a CPU come first.
+        let run = fs::read_to_string(path.join("schedstat")).ok()?;
+        let nanoseconds: f64 = run.split(' ').next()?.parse().ok()?;
+        Some((name, nanoseconds / 1e9))
+    };
+    tasks.filter_map(read).collect()
+}
