@@ -25,7 +25,7 @@
 //! * [`telemetry`] is the log, which never blocks a core, and the counters.
 //! * [`client`] is an MSRP endpoint for the `msrp` tool and the tests. It shares the grammar with the relay, nothing
 //!   else.
-//! * [`fuzz`] holds what the fuzzer runs against [`proto`] and [`relay`]; nobody else uses it.
+//! * [`fuzz`] holds what the fuzzer runs against [`proto`], [`relay`] and [`runtime::tls`]; only tests use it.
 //!
 //! `tests/layering.rs` holds the purity of [`proto`] and [`relay`]. Names below that are no links are private modules:
 //! `cargo doc --document-private-items` shows them.
@@ -33,7 +33,7 @@
 //! # The path of a chunk
 //!
 //! 1. `runtime::conn`: the reader of a connection waits without a buffer of its own and receives into its core's.
-//!    [`runtime::tls`] decrypts in place.
+//!    [`runtime::tls`] decrypts it from there to where it is parsed.
 //! 2. [`proto::parser`] cuts what came into heads, body ranges and ends. Body octets stay where they are; only
 //!    references to them travel.
 //! 3. `runtime::core` lends the relay to the reader, which feeds it everything one read brought, and then carries
@@ -78,6 +78,7 @@
 //! | A nonce belongs to one connection and its count rises; an unknown user looks like a wrong password | `relay::auth` |
 //! | The relay is borrowed for one step, never across an await; every task is held | `runtime::core`, `runtime::tasks` |
 //! | At most one flush is out of the relay's hands; no TLS record ends within an end-line | `runtime::conn` |
+//! | No sequence number of a key is used twice; nothing that is not authenticated gets further | [`runtime::tls`] |
 //! | Only owned values cross cores; who empties an inbox never waits for another's | `runtime::mesh` |
 //! | Listening sockets outlive their cores; a core that dies takes nobody with it | [`runtime::boot`] |
 //! | A port that anybody listens on is refused; the only `unsafe` code | [`runtime::sock`] |

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use msrprelay::config::{
     Backend, CaSource, Config, ConfigErrors, DnsServers, EndpointTls, Limits, LogFormat, LogLevel,
-    MemorySecret, MemoryUser, PlainPolicy,
+    MemorySecret, MemoryUser, PlainPolicy, RecordLayer,
 };
 use msrprelay::proto::digest::Algorithm;
 use tempfile::TempDir;
@@ -116,6 +116,19 @@ fn an_empty_config_lacks_only_its_certificate() {
     let problems = Place::new().refuse("");
     assert_eq!(problems.len(), 1, "{problems:#?}");
     assert!(problems[0].starts_with("tls: is missing"), "{problems:#?}");
+}
+
+#[test]
+fn records_are_left_to_rustls_unless_the_direct_layer_is_asked_for() {
+    let place = Place::new();
+    let tls = |more: &str| format!("tls: {{certificate: relay.crt, key: relay.key{more}}}");
+    for (more, layer) in [
+        ("", RecordLayer::Rustls),
+        (", record_layer: rustls", RecordLayer::Rustls),
+        (", record_layer: direct", RecordLayer::Direct),
+    ] {
+        assert_eq!(place.load(&tls(more)).unwrap().tls.record_layer, layer);
+    }
 }
 
 #[test]
@@ -254,8 +267,8 @@ const REFUSED: &[(&str, &str)] = &[
         "tls.client_ca: not available in this version: ",
     ),
     (
-        "tls: {certificate: relay.crt, key: relay.key, record_layer: direct}",
-        "tls.record_layer: direct is not available in this version: ",
+        "tls: {certificate: relay.crt, key: relay.key, record_layer: kernel}",
+        "tls.record_layer: \"kernel\" is not known here: write rustls or direct",
     ),
     (
         "hostname: elsewhere.example.com",

@@ -13,7 +13,8 @@ use super::certificates::{self, CertifiedPair, PairSource};
 use super::raw::{Raw, RawPair, RawUser};
 use super::walk::{Problems, spell_duration};
 use super::{
-    Auth, Backend, CaSource, Config, ConfigErrors, Listen, MemorySecret, MemoryUser, Outbound, Sessions, Tls,
+    Auth, Backend, CaSource, Config, ConfigErrors, Listen, MemorySecret, MemoryUser, Outbound, RecordLayer,
+    Sessions, Tls,
 };
 use crate::proto::digest::Algorithm;
 
@@ -28,7 +29,8 @@ impl TryFrom<Raw> for Config {
         check_duplicates("domains", raw.domains.as_deref().unwrap_or_default(), &mut problems);
         let directory = Path::new(&raw.origin).parent().unwrap_or_else(|| Path::new("")).to_owned();
         let files = Files { directory: &directory };
-        let tls = files.tls(std::mem::take(&mut raw.certificates), &raw.listen, &mut problems, &mut warnings);
+        let tls = (std::mem::take(&mut raw.certificates), raw.record_layer);
+        let tls = files.tls(tls, &raw.listen, &mut problems, &mut warnings);
         let hostname = hostname(raw.hostname.take(), &tls, &mut problems);
         let available = available_cpus();
         let cores = cores(raw.cores.take(), &available, &mut problems);
@@ -106,7 +108,7 @@ struct Files<'a> {
 impl Files<'_> {
     fn tls(
         &self,
-        pairs: Vec<RawPair>,
+        (pairs, record_layer): (Vec<RawPair>, RecordLayer),
         listen: &[Listen],
         problems: &mut Problems,
         warnings: &mut Vec<String>,
@@ -119,7 +121,7 @@ impl Files<'_> {
         }
         let sources: Vec<_> = pairs.into_iter().filter_map(|pair| self.source(pair, problems)).collect();
         let load = |source: PairSource| source.load(problems, warnings);
-        Tls { certificates: sources.into_iter().filter_map(load).collect() }
+        Tls { certificates: sources.into_iter().filter_map(load).collect(), record_layer }
     }
 
     /// Where a pair is read, once both its keys are there.

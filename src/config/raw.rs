@@ -16,7 +16,7 @@ use super::accounts::RawAccounts;
 use super::walk::{self, Problems, Section};
 use super::{
     ConfigErrors, Dns, DnsServers, EndpointTls, Limits, Listen, Log, LogFormat, LogLevel, Methods, Outbound,
-    PlainPolicy, Sessions,
+    PlainPolicy, RecordLayer, Sessions,
 };
 use crate::proto::digest::{Algorithm, Ha1};
 
@@ -31,6 +31,7 @@ pub(super) struct Raw {
     pub(super) realm: Option<String>,
     pub(super) domains: Option<Vec<String>>,
     pub(super) certificates: Vec<RawPair>,
+    pub(super) record_layer: RecordLayer,
     /// `None`: all that the process may use.
     pub(super) cores: Option<Vec<usize>>,
     pub(super) auth: RawAuth,
@@ -83,6 +84,7 @@ impl Default for Raw {
             realm: None,
             domains: None,
             certificates: Vec::new(),
+            record_layer: RecordLayer::default(),
             cores: None,
             auth: RawAuth {
                 algorithms: vec![Algorithm::Md5],
@@ -195,12 +197,8 @@ impl Raw {
             (_, false) => self.certificates = vec![single],
         }
         tls.unavailable("client_ca", "remove it; peer relays are not asked for certificates yet");
-        let mut record_layer = ();
-        tls.value("record_layer", &mut record_layer, |value| match value.as_str() {
-            Some("rustls") => Ok(()),
-            Some("direct") => Err("direct is not available in this version: write rustls".to_owned()),
-            _ => Err("is not known here: write rustls".to_owned()),
-        });
+        let layers = [("rustls", RecordLayer::Rustls), ("direct", RecordLayer::Direct)];
+        tls.value("record_layer", &mut self.record_layer, walk::word(&layers));
     }
 
     fn read_sessions(&mut self, section: &mut Section<'_>) {

@@ -2,8 +2,8 @@
 //! panics when a promise is broken.
 //!
 //! The functions are ordinary code, so that `tests/fuzz_seeds.rs` runs them on the committed seeds in `fuzz/seeds`
-//! and `fuzz/fuzz_targets` needs three lines for each. They use nothing but the public faces of [`proto`](crate::proto)
-//! and [`relay`](crate::relay), as any caller would. `docs/fuzzing.md` says how to run them and what was found.
+//! and `fuzz/fuzz_targets` needs three lines for each. They use nothing but the public faces of [`proto`](crate::proto),
+//! [`relay`](crate::relay) and [`runtime::tls`](crate::runtime::tls), as any caller would. `docs/fuzzing.md` says how to run them and what was found.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,6 +14,7 @@
 mod conversation;
 mod digest;
 mod parser;
+pub(crate) mod records;
 mod rewrite;
 mod uri;
 
@@ -22,6 +23,7 @@ use std::sync::LazyLock;
 pub use conversation::conversation;
 pub use digest::digest;
 pub use parser::parser;
+pub use records::records;
 pub use rewrite::rewrite;
 pub use uri::uri;
 
@@ -37,10 +39,11 @@ fn trace(what: impl FnOnce() -> String) {
 pub type Body = fn(&[u8]);
 
 /// Every target: the name of its executable and of its seeds' directory, and what it runs.
-pub const TARGETS: [(&str, Body); 5] = [
+pub const TARGETS: [(&str, Body); 6] = [
     ("parser", parser),
     ("rewrite", rewrite),
     ("digest", digest),
     ("uri", uri),
     ("conversation", conversation),
+    ("records", records),
 ];

@@ -216,7 +216,7 @@ fn tls_setup(config: &Config) -> Result<TlsSetup, BootError> {
         CaSource::System => Roots::System,
         CaSource::File { certificates, .. } => Roots::Certificates(certificates.clone()),
     };
-    Ok(TlsSetup::new(identities.collect(), &roots)?)
+    Ok(TlsSetup::new(identities.collect(), &roots, config.tls.record_layer)?)
 }
 
 fn listen(config: &Config, cores: NonZeroUsize) -> Result<Vec<(Listeners, bool)>, BootError> {

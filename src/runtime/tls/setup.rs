@@ -18,6 +18,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use super::verifier::EncryptOnly;
+use crate::config::RecordLayer;
 
 const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
 
@@ -89,14 +90,25 @@ pub struct TlsSetup {
 impl TlsSetup {
     /// Makes the configurations. The first identity is shown to clients that name no server or an unknown one; without
     /// any identity every inbound handshake is refused.
-    pub fn new(identities: Vec<Identity>, roots: &Roots) -> Result<Self, TlsSetupError> {
+    pub fn new(
+        identities: Vec<Identity>,
+        roots: &Roots,
+        records: RecordLayer,
+    ) -> Result<Self, TlsSetupError> {
         let provider = Arc::new(provider());
         let roots = load_roots(roots)?;
         let trusted = roots.len();
+        let mut server = server(&provider, identities)?;
+        let mut client_verify = client_verify(&provider, roots)?;
+        let mut client_encrypt_only = client_encrypt_only(&provider)?;
+        let extract = records == RecordLayer::Direct;
+        server.enable_secret_extraction = extract;
+        client_verify.enable_secret_extraction = extract;
+        client_encrypt_only.enable_secret_extraction = extract;
         Ok(Self {
-            server: server(&provider, identities)?,
-            client_verify: client_verify(&provider, roots)?,
-            client_encrypt_only: client_encrypt_only(&provider)?,
+            server: Arc::new(server),
+            client_verify: Arc::new(client_verify),
+            client_encrypt_only: Arc::new(client_encrypt_only),
             roots: trusted,
         })
     }
@@ -124,10 +136,7 @@ pub(super) fn provider() -> CryptoProvider {
     }
 }
 
-fn server(
-    provider: &Arc<CryptoProvider>,
-    identities: Vec<Identity>,
-) -> Result<Arc<ServerConfig>, TlsSetupError> {
+fn server(provider: &Arc<CryptoProvider>, identities: Vec<Identity>) -> Result<ServerConfig, TlsSetupError> {
     let certificates = CertificatesByName::new(provider, identities)?;
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(VERSIONS)
@@ -143,22 +152,22 @@ fn server(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // AUTH could be replayed from early data.
     config.max_early_data_size = 0;
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 fn client_verify(
     provider: &Arc<CryptoProvider>,
     roots: RootCertStore,
-) -> Result<Arc<ClientConfig>, TlsSetupError> {
+) -> Result<ClientConfig, TlsSetupError> {
     let config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(VERSIONS)
         .map_err(TlsSetupError::Provider)?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    Ok(Arc::new(without_resumption(config)))
+    Ok(without_resumption(config))
 }
 
-fn client_encrypt_only(provider: &Arc<CryptoProvider>) -> Result<Arc<ClientConfig>, TlsSetupError> {
+fn client_encrypt_only(provider: &Arc<CryptoProvider>) -> Result<ClientConfig, TlsSetupError> {
     let verifier = EncryptOnly::new(provider.signature_verification_algorithms);
     let config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(VERSIONS)
@@ -166,7 +175,7 @@ fn client_encrypt_only(provider: &Arc<CryptoProvider>) -> Result<Arc<ClientConfi
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    Ok(Arc::new(without_resumption(config)))
+    Ok(without_resumption(config))
 }
 
 /// A resumed handshake shows no certificate: each connection is judged afresh, and no session cache with its lock is
@@ -285,7 +294,7 @@ mod tests {
     fn key_of_another_certificate_is_refused() {
         let mut wrong = identity(&["relay.example.com"]);
         wrong.key = identity(&["other.example.com"]).key;
-        let error = TlsSetup::new(vec![wrong], &Roots::System).unwrap_err();
+        let error = TlsSetup::new(vec![wrong], &Roots::System, RecordLayer::Rustls).unwrap_err();
         assert!(matches!(error, TlsSetupError::Identity { .. }));
         assert!(error.to_string().contains("relay.example.com"));
     }
@@ -294,7 +303,7 @@ mod tests {
     fn identity_without_a_certificate_is_refused() {
         let mut empty = identity(&["relay.example.com"]);
         empty.chain.clear();
-        assert!(TlsSetup::new(vec![empty], &Roots::System).is_err());
+        assert!(TlsSetup::new(vec![empty], &Roots::System, RecordLayer::Rustls).is_err());
     }
 
     #[test]
@@ -324,12 +333,12 @@ mod tests {
     fn roots_file_that_is_missing_or_without_certificates_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("missing.pem");
-        let error = TlsSetup::new(Vec::new(), &Roots::File(missing)).unwrap_err();
+        let error = TlsSetup::new(Vec::new(), &Roots::File(missing), RecordLayer::Rustls).unwrap_err();
         assert!(error.to_string().contains("missing.pem"), "{error}");
 
         let empty = directory.path().join("empty.pem");
         std::fs::write(&empty, "nothing of the kind\n").unwrap();
-        let error = TlsSetup::new(Vec::new(), &Roots::File(empty)).unwrap_err();
+        let error = TlsSetup::new(Vec::new(), &Roots::File(empty), RecordLayer::Rustls).unwrap_err();
         assert!(matches!(error, TlsSetupError::NoRoots(_)), "{error}");
     }
 
@@ -339,12 +348,12 @@ mod tests {
         let path = directory.path().join("roots.pem");
         let made = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).unwrap();
         std::fs::write(&path, made.cert.pem()).unwrap();
-        assert_eq!(TlsSetup::new(Vec::new(), &Roots::File(path)).unwrap().roots, 1);
+        assert_eq!(TlsSetup::new(Vec::new(), &Roots::File(path), RecordLayer::Rustls).unwrap().roots, 1);
     }
 
     #[test]
     fn x25519_is_the_preferred_group_and_resumption_is_off() {
-        let setup = TlsSetup::new(Vec::new(), &Roots::System).unwrap();
+        let setup = TlsSetup::new(Vec::new(), &Roots::System, RecordLayer::Rustls).unwrap();
         let groups = &setup.client_verify.crypto_provider().kx_groups;
         assert_eq!(groups.first().unwrap().name(), rustls::NamedGroup::X25519);
         assert_eq!(setup.server.send_tls13_tickets, 0);

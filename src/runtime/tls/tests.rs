@@ -8,6 +8,17 @@ use rustls::{AlertDescription, CertificateError, ClientConnection, Connection, S
 
 use super::*;
 
+impl TlsConn {
+    /// What is kept of an unfinished handshake message.
+    fn held(&self) -> &Vec<u8> {
+        match &self.layer {
+            Layer::Unbuffered(unbuffered) => unbuffered.held(),
+            Layer::Direct(direct) => direct.held(),
+            Layer::Lost => panic!("lost"),
+        }
+    }
+}
+
 const NAME: &str = "relay.example.com";
 
 #[derive(Clone, Copy, Debug)]
@@ -72,19 +83,20 @@ fn identity_with(key: Key) -> Identity {
     }
 }
 
-fn setup(identities: Vec<Identity>) -> TlsSetup {
+fn setup(layer: RecordLayer, identities: Vec<Identity>) -> TlsSetup {
     let roots = Roots::Certificates(vec![pki().root.clone()]);
-    TlsSetup::new(identities, &roots).unwrap()
+    TlsSetup::new(identities, &roots, layer).unwrap()
 }
 
-fn client_of(version: &'static rustls::SupportedProtocolVersion) -> Arc<ClientConfig> {
+fn client_of(layer: RecordLayer, version: &'static rustls::SupportedProtocolVersion) -> Arc<ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(pki().root.clone()).unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(setup::provider()))
+    let mut config = ClientConfig::builder_with_provider(Arc::new(setup::provider()))
         .with_protocol_versions(&[version])
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.enable_secret_extraction = layer == RecordLayer::Direct;
     Arc::new(config)
 }
 
@@ -141,7 +153,7 @@ impl End {
                 let used = tls.receive(tail, &mut self.plain, &mut self.out)?;
                 tail.drain(..used);
                 assert!(tail.len() < RECORD_BYTES_MAX);
-                assert!(tls.fragments.len() <= FRAGMENTS_BYTES_MAX);
+                assert!(tls.held().len() <= FRAGMENTS_BYTES_MAX);
             }
             Make::Theirs(connection) => {
                 let mut octets = octets;
@@ -179,11 +191,11 @@ impl End {
                 connection.write_tls(&mut self.out).unwrap();
             }
         }
-        std::mem::take(&mut self.out)
+        mem::take(&mut self.out)
     }
 
     fn take_plain(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.plain)
+        mem::take(&mut self.plain)
     }
 
     fn tls(&mut self) -> &mut TlsConn {
@@ -257,13 +269,48 @@ impl Numbers {
     }
 }
 
-#[test]
-fn handshake_succeeds_however_the_stream_is_cut() {
+/// Makes two tests of each claim: it holds with either record layer.
+macro_rules! with_either_layer {
+    ($($claim:ident,)*) => {
+        mod with_rustls {
+            $(#[test] fn $claim() { super::$claim(super::RecordLayer::Rustls); })*
+        }
+        mod with_direct {
+            $(#[test] fn $claim() { super::$claim(super::RecordLayer::Direct); })*
+        }
+    };
+}
+
+with_either_layer! {
+    handshake_succeeds_however_the_stream_is_cut,
+    handshake_succeeds_with_each_flight_cut_in_two_at_every_octet,
+    bulk_arrives_whole_however_it_is_cut,
+    records_are_full_and_nothing_is_sent_for_nothing,
+    encrypt_appends_to_what_is_there,
+    plaintext_before_the_end_of_the_handshake_is_refused_without_harm,
+    data_in_one_flight_with_finished_is_delivered,
+    close_notify_is_told_apart_from_silence_and_the_other_direction_goes_on,
+    nothing_is_sent_after_close_notify,
+    what_follows_close_notify_is_ignored,
+    tampered_record_ends_the_connection_with_an_alert,
+    garbage_in_place_of_a_client_hello_is_an_error_with_an_alert,
+    keys_are_updated_when_the_peer_asks,
+    answer_to_a_key_update_precedes_close_notify,
+    handshake_messages_over_many_records_are_put_together,
+    sending_goes_on_while_a_handshake_message_is_incomplete,
+    endless_handshake_message_is_refused,
+    error_amid_fragments_is_reported_and_nothing_panics,
+    idle_connection_holds_no_buffers_and_may_move_to_another_thread,
+    receiving_nothing_changes_nothing,
+    flipping_any_octet_of_the_first_flight_does_no_harm,
+}
+
+fn handshake_succeeds_however_the_stream_is_cut(layer: RecordLayer) {
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
         for key in [Key::Ecdsa, Key::Rsa] {
-            let setup = setup(vec![identity_with(key)]);
+            let setup = setup(layer, vec![identity_with(key)]);
             for size in [1, 2, 3, 5, 7, 64, 1000, usize::MAX] {
-                for (mut client, mut server) in pairs(&client_of(version), &setup.server) {
+                for (mut client, mut server) in pairs(&client_of(layer, version), &setup.server) {
                     exchange(&mut client, &mut server, size).unwrap();
                     assert!(client.done() && server.done(), "{version:?} {key:?} {size}");
                     client.send(b"to the server");
@@ -277,11 +324,10 @@ fn handshake_succeeds_however_the_stream_is_cut() {
     }
 }
 
-#[test]
-fn handshake_succeeds_with_each_flight_cut_in_two_at_every_octet() {
-    let setup = setup(vec![identity(&[NAME])]);
+fn handshake_succeeds_with_each_flight_cut_in_two_at_every_octet(layer: RecordLayer) {
+    let setup = setup(layer, vec![identity(&[NAME])]);
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
-        let config = client_of(version);
+        let config = client_of(layer, version);
         for cut in 1..1600 {
             let mut client = End::our_client(&config, NAME);
             let mut server = End::our_server(&setup.server);
@@ -304,25 +350,24 @@ fn handshake_succeeds_with_each_flight_cut_in_two_at_every_octet() {
 
 #[test]
 fn versions_suites_and_group_are_the_modern_ones() {
-    let setup = setup(vec![identity(&[NAME])]);
+    let setup = setup(RecordLayer::Rustls, vec![identity(&[NAME])]);
     let (mut client, mut server) = connected(&setup);
     assert_eq!(client.tls().describe(), server.tls().describe());
     assert_eq!(client.tls().describe().to_string(), "TLSv1_3 TLS13_AES_128_GCM_SHA256 X25519");
 
-    let mut client = End::our_client(&client_of(&rustls::version::TLS12), NAME);
+    let mut client = End::our_client(&client_of(RecordLayer::Rustls, &rustls::version::TLS12), NAME);
     let mut server = End::our_server(&setup.server);
     assert_eq!(server.tls().describe().to_string(), "- - -");
     exchange(&mut client, &mut server, usize::MAX).unwrap();
     assert_eq!(server.tls().describe().to_string(), "TLSv1_2 TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 X25519");
 }
 
-#[test]
-fn bulk_arrives_whole_however_it_is_cut() {
+fn bulk_arrives_whole_however_it_is_cut(layer: RecordLayer) {
     const TOTAL: usize = 3_000_000;
-    let setup = setup(vec![identity(&[NAME])]);
+    let setup = setup(layer, vec![identity(&[NAME])]);
     let data = pattern(TOTAL);
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
-        for (mut client, mut server) in pairs(&client_of(version), &setup.server) {
+        for (mut client, mut server) in pairs(&client_of(layer, version), &setup.server) {
             exchange(&mut client, &mut server, usize::MAX).unwrap();
             let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
             for (from, to) in [(true, false), (false, true)] {
@@ -350,9 +395,8 @@ fn bulk_arrives_whole_however_it_is_cut() {
     }
 }
 
-#[test]
-fn records_are_full_and_nothing_is_sent_for_nothing() {
-    let (mut client, mut server) = connected(&setup(vec![identity(&[NAME])]));
+fn records_are_full_and_nothing_is_sent_for_nothing(layer: RecordLayer) {
+    let (mut client, mut server) = connected(&setup(layer, vec![identity(&[NAME])]));
     client.send(b"");
     assert!(client.take_out().is_empty());
     client.send(&pattern(64 * 1024));
@@ -362,9 +406,8 @@ fn records_are_full_and_nothing_is_sent_for_nothing() {
     assert_eq!(server.plain, pattern(64 * 1024));
 }
 
-#[test]
-fn encrypt_appends_to_what_is_there() {
-    let (mut client, mut server) = connected(&setup(vec![identity(&[NAME])]));
+fn encrypt_appends_to_what_is_there(layer: RecordLayer) {
+    let (mut client, mut server) = connected(&setup(layer, vec![identity(&[NAME])]));
     for part in ["one ", "two ", "three"] {
         client.send(part.as_bytes());
     }
@@ -372,9 +415,8 @@ fn encrypt_appends_to_what_is_there() {
     assert_eq!(server.plain, b"one two three");
 }
 
-#[test]
-fn plaintext_before_the_end_of_the_handshake_is_refused_without_harm() {
-    let setup = setup(vec![identity(&[NAME])]);
+fn plaintext_before_the_end_of_the_handshake_is_refused_without_harm(layer: RecordLayer) {
+    let setup = setup(layer, vec![identity(&[NAME])]);
     let mut client = End::our_client(&setup.client_verify, NAME);
     let mut server = End::our_server(&setup.server);
     let refused = |end: &mut End| {
@@ -394,9 +436,8 @@ fn plaintext_before_the_end_of_the_handshake_is_refused_without_harm() {
     assert_eq!(server.plain, b"in time");
 }
 
-#[test]
-fn data_in_one_flight_with_finished_is_delivered() {
-    let setup = setup(vec![identity(&[NAME])]);
+fn data_in_one_flight_with_finished_is_delivered(layer: RecordLayer) {
+    let setup = setup(layer, vec![identity(&[NAME])]);
     let mut client = End::our_client(&setup.client_verify, NAME);
     let mut server = End::our_server(&setup.server);
     server.feed(&client.take_out()).unwrap();
@@ -409,11 +450,10 @@ fn data_in_one_flight_with_finished_is_delivered() {
     assert_eq!(server.plain, pattern(40_000));
 }
 
-#[test]
-fn close_notify_is_told_apart_from_silence_and_the_other_direction_goes_on() {
-    let setup = setup(vec![identity(&[NAME])]);
+fn close_notify_is_told_apart_from_silence_and_the_other_direction_goes_on(layer: RecordLayer) {
+    let setup = setup(layer, vec![identity(&[NAME])]);
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
-        for (mut client, mut server) in pairs(&client_of(version), &setup.server) {
+        for (mut client, mut server) in pairs(&client_of(layer, version), &setup.server) {
             exchange(&mut client, &mut server, usize::MAX).unwrap();
             client.send(b"last words");
             client.close();
@@ -433,9 +473,8 @@ fn close_notify_is_told_apart_from_silence_and_the_other_direction_goes_on() {
     }
 }
 
-#[test]
-fn nothing_is_sent_after_close_notify() {
-    let (mut client, _server) = connected(&setup(vec![identity(&[NAME])]));
+fn nothing_is_sent_after_close_notify(layer: RecordLayer) {
+    let (mut client, _server) = connected(&setup(layer, vec![identity(&[NAME])]));
     assert!(!client.tls().peer_closed());
     client.close();
     assert!(!client.take_out().is_empty());
@@ -447,9 +486,8 @@ fn nothing_is_sent_after_close_notify() {
     assert!(out.is_empty());
 }
 
-#[test]
-fn what_follows_close_notify_is_ignored() {
-    let (mut client, mut server) = connected(&setup(vec![identity(&[NAME])]));
+fn what_follows_close_notify_is_ignored(layer: RecordLayer) {
+    let (mut client, mut server) = connected(&setup(layer, vec![identity(&[NAME])]));
     client.close();
     let mut wire = client.take_out();
     wire.extend_from_slice(b"\x17\x03\x03\x00\x04junk, and not even a record");
@@ -459,11 +497,10 @@ fn what_follows_close_notify_is_ignored() {
     assert!(server.plain.is_empty() && server.take_out().is_empty());
 }
 
-#[test]
-fn tampered_record_ends_the_connection_with_an_alert() {
-    let setup = setup(vec![identity(&[NAME])]);
+fn tampered_record_ends_the_connection_with_an_alert(layer: RecordLayer) {
+    let setup = setup(layer, vec![identity(&[NAME])]);
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
-        for (mut client, mut server) in pairs(&client_of(version), &setup.server) {
+        for (mut client, mut server) in pairs(&client_of(layer, version), &setup.server) {
             exchange(&mut client, &mut server, usize::MAX).unwrap();
             client.send(b"genuine");
             client.send(b"forged");
@@ -489,9 +526,8 @@ fn tampered_record_ends_the_connection_with_an_alert() {
     }
 }
 
-#[test]
-fn garbage_in_place_of_a_client_hello_is_an_error_with_an_alert() {
-    let setup = setup(vec![identity(&[NAME])]);
+fn garbage_in_place_of_a_client_hello_is_an_error_with_an_alert(layer: RecordLayer) {
+    let setup = setup(layer, vec![identity(&[NAME])]);
     for garbage in [
         &b"MSRP d93kswow SEND\r\nTo-Path: msrp://relay.example.com"[..],
         b"\x16\x03\x01\x00\x05\x02\x00\x00\x01\x00",
@@ -511,7 +547,7 @@ fn garbage_in_place_of_a_client_hello_is_an_error_with_an_alert() {
 
 #[test]
 fn fatal_and_unknown_alerts_of_the_peer_are_errors() {
-    let setup = setup(vec![identity(&[NAME])]);
+    let setup = setup(RecordLayer::Rustls, vec![identity(&[NAME])]);
     let mut client = End::our_client(&setup.client_verify, NAME);
     let error = client.feed(b"\x15\x03\x03\x00\x02\x02\x28").unwrap_err();
     assert!(matches!(
@@ -522,7 +558,7 @@ fn fatal_and_unknown_alerts_of_the_peer_are_errors() {
 
 #[test]
 fn tls_1_1_is_refused() {
-    let setup = setup(vec![identity(&[NAME])]);
+    let setup = setup(RecordLayer::Rustls, vec![identity(&[NAME])]);
     let mut hello = vec![0x03, 0x02];
     hello.extend([7; 32]);
     // No session, two CBC suites, no compression, two extensions: a curve and a signature scheme.
@@ -538,8 +574,8 @@ fn tls_1_1_is_refused() {
 
 #[test]
 fn certificate_of_another_name_or_issuer_is_refused_when_verifying() {
-    let other_name = setup(vec![identity(&["other.example.com"])]);
-    let other_issuer = setup(vec![self_signed(&[NAME])]);
+    let other_name = setup(RecordLayer::Rustls, vec![identity(&["other.example.com"])]);
+    let other_issuer = setup(RecordLayer::Rustls, vec![self_signed(&[NAME])]);
     for setup in [other_name, other_issuer] {
         let mut client = End::our_client(&setup.client_verify, NAME);
         let mut server = End::our_server(&setup.server);
@@ -558,7 +594,7 @@ fn certificate_of_another_name_or_issuer_is_refused_when_verifying() {
 
 #[test]
 fn without_roots_every_relay_is_refused() {
-    let setup = setup(vec![identity(&[NAME])]);
+    let setup = setup(RecordLayer::Rustls, vec![identity(&[NAME])]);
     let config = ClientConfig::builder_with_provider(Arc::new(setup::provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -577,7 +613,7 @@ fn any_certificate_will_do_when_only_encrypting() {
         (self_signed(&["somebody.invalid"]), "192.0.2.7"),
         (identity_with(Key::Rsa), "other.example.com"),
     ] {
-        let setup = setup(vec![identity]);
+        let setup = setup(RecordLayer::Rustls, vec![identity]);
         let mut client = End::our_client(&setup.client_encrypt_only, to);
         let mut server = End::our_server(&setup.server);
         exchange(&mut client, &mut server, 100).unwrap();
@@ -608,7 +644,7 @@ fn key_must_be_held_even_when_only_encrypting() {
             .unwrap()
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(Impostor(Arc::new(stolen))));
-        let setup = setup(Vec::new());
+        let setup = setup(RecordLayer::Rustls, Vec::new());
         let mut client = End::our_client(&setup.client_encrypt_only, NAME);
         let mut server = End::our_server(&Arc::new(server));
         let error = exchange(&mut client, &mut server, usize::MAX).unwrap_err();
@@ -622,7 +658,7 @@ fn key_must_be_held_even_when_only_encrypting() {
 #[test]
 fn certificate_is_chosen_by_server_name() {
     let identities = ["default.example.com", "*.example.org", "chat.example.net"];
-    let setup = setup(identities.iter().map(|name| identity(&[name])).collect());
+    let setup = setup(RecordLayer::Rustls, identities.iter().map(|name| identity(&[name])).collect());
     for good in ["default.example.com", "any.example.org", "chat.example.net"] {
         let mut client = End::our_client(&setup.client_verify, good);
         let mut server = End::our_server(&setup.server);
@@ -642,16 +678,15 @@ fn certificate_is_chosen_by_server_name() {
 
 #[test]
 fn server_without_certificates_refuses_everybody() {
-    let setup = setup(Vec::new());
+    let setup = setup(RecordLayer::Rustls, Vec::new());
     let mut client = End::our_client(&setup.client_encrypt_only, NAME);
     let mut server = End::our_server(&setup.server);
     assert!(server.feed(&client.take_out()).is_err());
     assert!(client.feed(&server.take_out()).is_err());
 }
 
-#[test]
-fn keys_are_updated_when_the_peer_asks() {
-    let setup = setup(vec![identity(&[NAME])]);
+fn keys_are_updated_when_the_peer_asks(layer: RecordLayer) {
+    let setup = setup(layer, vec![identity(&[NAME])]);
     for (mut client, mut server) in pairs(&setup.client_verify, &setup.server).drain(1..) {
         exchange(&mut client, &mut server, usize::MAX).unwrap();
         let (ours, theirs) = match client.make {
@@ -670,9 +705,8 @@ fn keys_are_updated_when_the_peer_asks() {
     }
 }
 
-#[test]
-fn answer_to_a_key_update_precedes_close_notify() {
-    let setup = setup(vec![identity(&[NAME])]);
+fn answer_to_a_key_update_precedes_close_notify(layer: RecordLayer) {
+    let setup = setup(layer, vec![identity(&[NAME])]);
     let mut client = End::their_client(&setup.client_verify, NAME);
     let mut server = End::our_server(&setup.server);
     exchange(&mut client, &mut server, usize::MAX).unwrap();
@@ -697,12 +731,11 @@ fn fragmenting_server() -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-#[test]
-fn handshake_messages_over_many_records_are_put_together() {
-    let setup = setup(Vec::new());
+fn handshake_messages_over_many_records_are_put_together(layer: RecordLayer) {
+    let setup = setup(layer, Vec::new());
     let server_config = fragmenting_server();
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
-        for config in [client_of(version), Arc::clone(&setup.client_verify)] {
+        for config in [client_of(layer, version), Arc::clone(&setup.client_verify)] {
             for size in [1, 30, 50, 100, usize::MAX] {
                 let mut client = End::our_client(&config, NAME);
                 let mut server = End::their_server(&server_config);
@@ -710,16 +743,15 @@ fn handshake_messages_over_many_records_are_put_together() {
                 server.send(&pattern(5_000));
                 exchange(&mut client, &mut server, size).unwrap();
                 assert_eq!(client.take_plain(), pattern(5_000));
-                assert!(client.tls().fragments.is_empty());
+                assert!(client.tls().held().is_empty());
             }
         }
     }
 }
 
-#[test]
-fn sending_goes_on_while_a_handshake_message_is_incomplete() {
+fn sending_goes_on_while_a_handshake_message_is_incomplete(layer: RecordLayer) {
     for size in [1, 10, 61, 62, 63] {
-        let mut client = End::our_client(&client_of(&rustls::version::TLS13), NAME);
+        let mut client = End::our_client(&client_of(layer, &rustls::version::TLS13), NAME);
         let mut server = End::their_server(&fragmenting_server());
         server.feed(&client.take_out()).unwrap();
         client.feed(&server.take_out()).unwrap();
@@ -731,7 +763,7 @@ fn sending_goes_on_while_a_handshake_message_is_incomplete() {
         let mut sent = 0;
         for piece in tickets.chunks(size) {
             client.feed(piece).unwrap();
-            held_back |= !client.tls().fragments.is_empty();
+            held_back |= !client.tls().held().is_empty();
             client.send(b"x");
             sent += 1;
         }
@@ -742,9 +774,8 @@ fn sending_goes_on_while_a_handshake_message_is_incomplete() {
     }
 }
 
-#[test]
-fn endless_handshake_message_is_refused() {
-    let setup = setup(vec![identity(&[NAME])]);
+fn endless_handshake_message_is_refused(layer: RecordLayer) {
+    let setup = setup(layer, vec![identity(&[NAME])]);
     let mut server = End::our_server(&setup.server);
     // The beginning of a ClientHello of 65,000 octets, then the rest of it, one octet in a record.
     server.feed(b"\x16\x03\x01\x00\x04\x01\x00\xfd\xe8").unwrap();
@@ -759,9 +790,8 @@ fn endless_handshake_message_is_refused() {
     assert!(matches!(error, TlsError::FragmentsTooLong));
 }
 
-#[test]
-fn error_amid_fragments_is_reported_and_nothing_panics() {
-    let mut client = End::our_client(&client_of(&rustls::version::TLS13), NAME);
+fn error_amid_fragments_is_reported_and_nothing_panics(layer: RecordLayer) {
+    let mut client = End::our_client(&client_of(layer, &rustls::version::TLS13), NAME);
     let mut server = End::their_server(&fragmenting_server());
     server.feed(&client.take_out()).unwrap();
     client.feed(&server.take_out()).unwrap();
@@ -774,12 +804,11 @@ fn error_amid_fragments_is_reported_and_nothing_panics() {
     assert!(client.feed(b"more").is_err());
 }
 
-#[test]
-fn idle_connection_holds_no_buffers_and_may_move_to_another_thread() {
-    let (mut client, mut server) = connected(&setup(vec![identity(&[NAME])]));
+fn idle_connection_holds_no_buffers_and_may_move_to_another_thread(layer: RecordLayer) {
+    let (mut client, mut server) = connected(&setup(layer, vec![identity(&[NAME])]));
     client.send(&pattern(100_000));
     exchange(&mut client, &mut server, 1000).unwrap();
-    assert_eq!(server.tls().fragments.capacity(), 0);
+    assert_eq!(server.tls().held().capacity(), 0);
     let Make::Ours { tls, .. } = server.make else {
         panic!("ours");
     };
@@ -787,9 +816,8 @@ fn idle_connection_holds_no_buffers_and_may_move_to_another_thread() {
     assert!(moved.join().unwrap());
 }
 
-#[test]
-fn receiving_nothing_changes_nothing() {
-    let (mut client, mut server) = connected(&setup(vec![identity(&[NAME])]));
+fn receiving_nothing_changes_nothing(layer: RecordLayer) {
+    let (mut client, mut server) = connected(&setup(layer, vec![identity(&[NAME])]));
     for _ in 0..100 {
         client.feed(&[]).unwrap();
         server.feed(&[]).unwrap();
@@ -800,9 +828,8 @@ fn receiving_nothing_changes_nothing() {
 }
 
 /// Octets that are almost a conversation: each flip of one octet of the client's side ends well or in an error.
-#[test]
-fn flipping_any_octet_of_the_first_flight_does_no_harm() {
-    let setup = setup(vec![identity(&[NAME])]);
+fn flipping_any_octet_of_the_first_flight_does_no_harm(layer: RecordLayer) {
+    let setup = setup(layer, vec![identity(&[NAME])]);
     let flight = End::our_client(&setup.client_verify, NAME).take_out();
     for position in 0..flight.len() {
         for flip in [0x01, 0x80, 0xff] {
@@ -820,9 +847,15 @@ fn flipping_any_octet_of_the_first_flight_does_no_harm() {
 #[test]
 #[ignore = "a measurement, not a check"]
 fn tls_pump() {
+    for layer in [RecordLayer::Rustls, RecordLayer::Direct, RecordLayer::Rustls, RecordLayer::Direct] {
+        pump(layer);
+    }
+}
+
+fn pump(layer: RecordLayer) {
     const BATCH: usize = 64 * 1024;
     const TOTAL: usize = 8_000_000_000;
-    let setup = setup(vec![identity(&[NAME])]);
+    let setup = setup(layer, vec![identity(&[NAME])]);
     let (mut sender, mut relay_in) = connected(&setup);
     let (mut relay_out, _receiver) = connected(&setup);
     let data = pattern(BATCH);
@@ -849,7 +882,7 @@ fn tls_pump() {
     }
     let gigabytes = TOTAL as f64 / 1e9;
     println!(
-        "receive {:.3} s/GB, encrypt {:.3} s/GB (both wall clock), thread CPU with the sender {:.3} s/GB",
+        "{layer:?}: receive {:.3} s/GB, encrypt {:.3} s/GB (both wall clock), thread CPU with the sender {:.3} s/GB",
         receive / gigabytes,
         encrypt / gigabytes,
         cpu() / gigabytes,
