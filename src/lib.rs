@@ -77,7 +77,8 @@
 //! | The allowances of all cores are the memory budget, whoever lends whom | `relay::budget` |
 //! | A nonce belongs to one connection and its count rises; an unknown user looks like a wrong password | `relay::auth` |
 //! | The relay is borrowed for one step, never across an await; every task is held | `runtime::core`, `runtime::tasks` |
-//! | At most one flush is out of the relay's hands; no TLS record ends within an end-line | `runtime::conn` |
+//! | At most one flush is out of the relay's hands | `runtime::conn` |
+//! | No TLS record ends within an end-line | `runtime::records` |
 //! | No sequence number of a key is used twice; nothing that is not authenticated gets further | [`runtime::tls`] |
 //! | Only owned values cross cores; who empties an inbox never waits for another's | `runtime::mesh` |
 //! | Listening sockets outlive their cores; a core that dies takes nobody with it | [`runtime::boot`] |

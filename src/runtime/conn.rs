@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_lite::future;
-use memchr::memmem;
 
 use super::core::Shared;
 use super::deadline::Deadline;
+use super::records;
 use super::sock::Socket;
 use super::tasks::Event;
 use super::tls::TlsConn;
@@ -30,10 +30,6 @@ use crate::relay::{Input, Limit, PeerKey, WriteState};
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection that is to be closed may take to accept what is still queued for it.
 const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
-/// One TLS record; the largest there is.
-const RECORD_OCTETS: usize = 16 << 10;
-/// An end-line and what belongs to it: CRLF, hyphens, a transaction id, a flag, CRLF (RFC 4975, 9).
-const END_LINE_OCTETS_MAX: usize = 2 + 7 + 32 + 1 + 2;
 
 /// Queued octets are counted by their length; the buffer they point into is at most so many times
 /// as long.
@@ -385,19 +381,18 @@ impl Conn {
     fn next_flush(&self, shared: &Rc<Shared>, out: &mut Vec<u8>) -> WriteState {
         out.append(&mut self.tls_out.borrow_mut());
         let Some(tls) = &self.tls else {
-            return shared.next_flush(self.key, |plain| out.extend_from_slice(plain));
+            return shared.next_flush(self.key, |flush, _| {
+                flush.parts().for_each(|part| out.extend_from_slice(part));
+            });
         };
         if !self.up.get() {
             return if self.closing.get() { WriteState::Finished } else { WriteState::Open };
         }
-        shared.next_flush(self.key, |plain| {
+        shared.next_flush(self.key, |flush, seam| {
             let mut tls = tls.borrow_mut();
-            for record in records(plain) {
-                if let Err(error) = tls.encrypt(record, out) {
-                    tracing::warn!(peer = ?self.key, reason = %error, "Cannot encrypt");
-                    self.broken.set(true);
-                    break;
-                }
+            if let Err(error) = records::cut(flush.parts(), seam, |record| tls.encrypt(record, out)) {
+                tracing::warn!(peer = ?self.key, reason = %error, "Cannot encrypt");
+                self.broken.set(true);
             }
         })
     }
@@ -468,31 +463,6 @@ fn part(octets: &Bytes, range: Range<usize>) -> Bytes {
     }
 }
 
-/// Cuts a flush into records, none of which ends within an end-line: the most used client library loses
-/// the continuation flag where a read ends between a transaction id and its flag (norm I13).
-fn records(flush: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = flush;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let mut size = rest.len().min(RECORD_OCTETS);
-        if size < rest.len() {
-            let look_from = size - END_LINE_OCTETS_MAX;
-            // So that hyphens which begin here, or whose CRLF does, are seen whole.
-            let look_to = rest.len().min(size + 8);
-            let last = rest.get(look_from..look_to).unwrap_or_default();
-            // One that begins at the very front of this is complete by the end of it.
-            if let Some(at) = memmem::rfind(last, b"-------").filter(|at| *at >= 2) {
-                size = look_from + at - 2;
-            }
-        }
-        let (record, left) = rest.split_at_checked(size)?;
-        rest = left;
-        Some(record)
-    })
-}
-
 /// The limit that ended the parsing, if one did.
 fn limit_of(error: &ParseError) -> Option<Limit> {
     match error {
@@ -505,32 +475,4 @@ fn limit_of(error: &ParseError) -> Option<Limit> {
 async fn late(after: Duration) -> std::io::Result<()> {
     Deadline::after(after).await;
     Err(std::io::ErrorKind::TimedOut.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // I13: whatever the flush, the records joined are the flush, and no end-line is cut.
-    #[test]
-    fn no_record_ends_within_an_end_line() {
-        let line = b"\r\n-------abcdefghijklmnop$\r\n";
-        for shift in 0..64 {
-            let mut flush = vec![b'x'; RECORD_OCTETS - 50 + shift];
-            flush.extend_from_slice(line);
-            let at = flush.len() - line.len();
-            flush.extend_from_slice(&[b'y'; 20_000]);
-            let mut begin = 0;
-            for record in records(&flush) {
-                let end = begin + record.len();
-                assert!(!record.is_empty() && record.len() <= RECORD_OCTETS);
-                assert!(end <= at || end >= at + line.len(), "cut at {end}, the line is at {at}");
-                begin = end;
-            }
-            assert_eq!(records(&flush).collect::<Vec<_>>().concat(), flush);
-        }
-        let hyphens = vec![b'-'; 100_000];
-        assert_eq!(records(&hyphens).map(<[u8]>::len).sum::<usize>(), hyphens.len());
-        assert_eq!(records(b"").count(), 0);
-    }
 }

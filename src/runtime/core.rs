@@ -86,7 +86,8 @@ pub(crate) struct Shared {
     due: RefCell<VecDeque<Effect>>,
     applying: Cell<bool>,
     batch: RefCell<OutBatch>,
-    gathered: RefCell<Vec<u8>>,
+    /// For records that are made of several parts.
+    seam: RefCell<Vec<u8>>,
     conns: RefCell<HashMap<PeerKey, Rc<Conn>>>,
     /// Dials under way, and how to end them: their slots are taken until they do.
     pub(crate) dialling: RefCell<HashMap<PeerKey, Rc<Event>>>,
@@ -176,7 +177,7 @@ impl Shared {
             due: RefCell::default(),
             applying: Cell::new(false),
             batch: RefCell::default(),
-            gathered: RefCell::default(),
+            seam: RefCell::default(),
             conns: RefCell::default(),
             dialling: RefCell::default(),
             published: RefCell::default(),
@@ -220,16 +221,17 @@ impl Shared {
         self.apply(fx);
     }
 
-    /// Hands one flush of what a connection may be sent to `write`, in one piece.
-    pub(crate) fn next_flush(self: &Rc<Self>, peer: PeerKey, write: impl FnOnce(&[u8])) -> WriteState {
+    /// Hands one flush of what a connection may be sent to `write`, and a buffer for as long as it needs one.
+    pub(crate) fn next_flush(
+        self: &Rc<Self>,
+        peer: PeerKey,
+        write: impl FnOnce(&OutBatch, &mut Vec<u8>),
+    ) -> WriteState {
         let mut fx = self.effects.take();
         let mut batch = self.batch.borrow_mut();
         let state = self.relay.borrow_mut().poll_write(Instant::now(), peer, &mut batch, &mut fx);
         if !batch.is_empty() {
-            let mut gathered = self.gathered.borrow_mut();
-            gathered.clear();
-            batch.parts().for_each(|part| gathered.extend_from_slice(part));
-            write(&gathered);
+            write(&batch, &mut self.seam.borrow_mut());
         }
         batch.clear();
         drop(batch);

@@ -12,6 +12,7 @@ mod dial;
 mod log;
 mod mesh;
 pub mod preflight;
+mod records;
 pub mod sock;
 mod tasks;
 pub mod tls;
