@@ -14,6 +14,7 @@
 //!                  runtime -> control -> proto        bin/msrprelay, runtime -> telemetry
 //! bin/msrp      -> client  -> proto                   config, telemetry -> relay (names of limits), proto
 //! bin/msrp bench -> runtime::tls: it must not be slower than what it measures
+//! bin/msrprelay -> ops
 //! ```
 //!
 //! * [`proto`] is bytes: parser, heads, URIs, digests. No socket, clock, randomness, log, or async.
@@ -23,6 +24,8 @@
 //! * [`control`] is one thread for what may wait on something slow: account and name look-ups.
 //! * [`config`] turns YAML into a [`config::Config`] that is valid, or into everything that is wrong with it.
 //! * [`telemetry`] is the log, which never blocks a core, and the counters.
+//! * [`ops`] is what an operator needs around the relay: the way in from another relay's config, and what the service
+//!   manager is told.
 //! * [`client`] is an MSRP endpoint for the `msrp` tool and the tests. It shares the grammar with the relay, nothing
 //!   else.
 //! * [`fuzz`] holds what the fuzzer runs against [`proto`], [`relay`] and [`runtime::tls`]; only tests use it.
@@ -113,6 +116,7 @@ pub mod config;
 pub mod control;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod ops;
 pub mod proto;
 pub mod relay;
 pub mod runtime;

@@ -13,6 +13,7 @@ use msrprelay::telemetry::{Snapshot, Telemetry};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+mod import_config;
 mod user;
 
 /// Where the config is if nobody says otherwise.
@@ -24,6 +25,7 @@ Examples:
   msrprelay --config ./relay.yaml            run with another config
   msrprelay check-config ./relay.yaml        report everything that is wrong with it
   msrprelay user add alice@example.com       add a user to the file of auth.sqlite.path
+  msrprelay import-config config.ini         see the Python relay's config as one of this relay
 
 config.yaml.sample explains every key; scripts/gen-cert.sh makes a certificate to start with.
 Exit status: 0 if all is well, 1 if not, 2 for a wrong command line.";
@@ -56,6 +58,10 @@ enum Command {
     },
     /// Manages the users of `auth.backend: sqlite`, while the relay runs or not.
     User(user::Arguments),
+    /// Turns the config.ini of the Python relay into a config for this one.
+    ///
+    /// Says on standard error, and in comments, what could not be carried over and why.
+    ImportConfig(import_config::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +69,7 @@ fn main() -> ExitCode {
     let outcome = match &arguments.command {
         Some(Command::CheckConfig { file }) => check_config(file),
         Some(Command::User(arguments)) => user::run(arguments),
+        Some(Command::ImportConfig(arguments)) => import_config::run(arguments),
         None => run_relay(&arguments.config, arguments.ready_file.as_deref()),
     };
     match outcome {

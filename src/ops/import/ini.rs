@@ -1,0 +1,154 @@
+//! The file as its own reader takes it: Python's `configparser`, with the other relay's habits on top.
+//!
+//! Keys are compared with `-` read as `_` and are case-sensitive; `%%` stands for `%`; a section `[DEFAULT]` stands in
+//! for what a section lacks; there are no comments behind a value. A value of the wrong type counts as absent.
+//! Invariant: whatever is never asked for becomes a note.
+
+use std::collections::HashSet;
+
+use ini::{Ini, ParseOption};
+
+use super::{ImportError, Note};
+
+/// The section whose values all others inherit.
+const INHERITED: &str = "DEFAULT";
+
+/// A file, what has been asked of it, and what there is to say about it.
+#[derive(Debug)]
+pub(super) struct File {
+    sections: Vec<Section>,
+    asked: HashSet<(String, String)>,
+    notes: Vec<Note>,
+}
+
+struct Section {
+    name: String,
+    values: Vec<(String, String)>,
+}
+
+/// Names alone: any value may be a password.
+impl std::fmt::Debug for Section {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.values.iter().map(|(key, _)| key).collect();
+        f.debug_struct("Section").field("name", &self.name).field("keys", &names).finish()
+    }
+}
+
+impl File {
+    pub(super) fn parse(text: &str) -> Result<Self, ImportError> {
+        let options = ParseOption {
+            enabled_quote: false,
+            enabled_escape: false,
+            enabled_indented_mutiline_value: true,
+            enabled_preserve_key_leading_whitespace: false,
+        };
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let parsed = Ini::load_from_str_opt(text, options)
+            .map_err(|error| ImportError::NotIni { line: error.line, message: error.msg.into_owned() })?;
+        let sections = parsed.iter().map(|(name, values)| Section {
+            name: name.unwrap_or_default().to_owned(),
+            values: values
+                .iter()
+                .map(|(key, value)| (key.replace('-', "_"), value.replace("%%", "%")))
+                .collect(),
+        });
+        // The parser begins with the part before the first section, which is empty in every file that works.
+        let sections = sections.filter(|section| !section.name.is_empty() || !section.values.is_empty());
+        Ok(Self { sections: sections.collect(), asked: HashSet::new(), notes: Vec::new() })
+    }
+
+    pub(super) fn has(&self, section: &str) -> bool {
+        self.sections.iter().any(|there| there.name == section)
+    }
+
+    /// What `key` says, empty or not.
+    pub(super) fn text(&mut self, section: &str, key: &str) -> Option<String> {
+        let home = [section, INHERITED].into_iter().find(|name| self.value(name, key).is_some())?;
+        self.asked.insert((home.to_owned(), key.to_owned()));
+        self.value(home, key).map(str::to_owned)
+    }
+
+    /// What `key` says, if that is anything: an empty text is how the other relay says "not set".
+    pub(super) fn set(&mut self, section: &str, key: &str) -> Option<String> {
+        self.text(section, key).filter(|value| !value.is_empty())
+    }
+
+    /// What `key` says to `read`; a value that says nothing counts as absent there, and here, and is noted.
+    pub(super) fn read<T>(
+        &mut self,
+        section: &str,
+        key: &str,
+        what: &str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let value = self.text(section, key)?;
+        let read = read(&value);
+        if read.is_none() {
+            let message = format!(
+                "is not {what}; the other relay ignored it and used its default, which is carried over"
+            );
+            self.note(section, key, message);
+        }
+        read
+    }
+
+    /// Everything of a section, the section itself being asked for as a whole.
+    pub(super) fn all(&mut self, section: &str) -> Vec<(String, String)> {
+        let mut all = Vec::new();
+        for there in self.sections.iter().filter(|there| there.name == section) {
+            for (key, value) in &there.values {
+                self.asked.insert((section.to_owned(), key.clone()));
+                all.push((key.clone(), value.clone()));
+            }
+        }
+        all
+    }
+
+    /// Takes a whole section as dealt with, with one word about it.
+    pub(super) fn leave_out(&mut self, section: &str, message: String) {
+        if !self.all(section).is_empty() {
+            self.notes.push(Note { key: section.to_owned(), message });
+        }
+    }
+
+    pub(super) fn note(&mut self, section: &str, key: &str, message: impl Into<String>) {
+        self.notes.push(Note { key: format!("{section}.{key}"), message: message.into() });
+    }
+
+    /// Everything there is to say, what nobody asked for included.
+    pub(super) fn into_notes(self) -> Vec<Note> {
+        let mut notes = self.notes;
+        for section in &self.sections {
+            for (key, _) in &section.values {
+                if !self.asked.contains(&(section.name.clone(), key.clone())) {
+                    let key =
+                        if section.name.is_empty() { key.clone() } else { format!("{}.{key}", section.name) };
+                    let message = "is not a key that the other relay reads: not carried over".to_owned();
+                    notes.push(Note { key, message });
+                }
+            }
+        }
+        notes
+    }
+
+    /// Of several values of one key the last counts.
+    fn value(&self, section: &str, key: &str) -> Option<&str> {
+        let values =
+            self.sections.iter().filter(|there| there.name == section).flat_map(|there| &there.values);
+        values.filter(|(name, _)| name == key).map(|(_, value)| value.as_str()).last()
+    }
+}
+
+// -- readers ---------------------------------------------------------------------------------------
+
+pub(super) fn boolean(value: &str) -> Option<bool> {
+    match value.to_ascii_lowercase().as_str() {
+        "1" | "yes" | "true" | "on" => Some(true),
+        "0" | "no" | "false" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+pub(super) fn whole_number(value: &str) -> Option<i64> {
+    value.parse().ok()
+}

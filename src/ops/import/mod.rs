@@ -1,0 +1,103 @@
+//! The INI file of the Python relay, turned into a config of ours.
+//!
+//! The other relay's rules are applied as it applies them: what it ignores or takes its default for is not carried
+//! over as if it had counted. Its defaults are written out where ours differ.
+//!
+//! Invariants: every key of the file is either in the config or named in [`Imported::notes`]; no note and no `Debug`
+//! holds a password, nor any part of the database's URL; the config passes `check-config` once the certificate
+//! files exist, unless a note says what must be written by hand.
+//! Must not know: how our config is read. The tests of the command hold the two together.
+
+use std::fmt;
+use std::path::Path;
+
+mod accounts;
+mod ini;
+mod relay;
+mod yaml;
+
+use accounts::Accounts;
+use ini::File;
+use relay::Relay;
+
+/// A config made from another relay's file.
+#[derive(Debug)]
+pub struct Imported {
+    relay: Relay,
+    accounts: Accounts,
+    /// What was not carried over as it stands, in the order of the file's sections.
+    pub notes: Vec<Note>,
+}
+
+/// One thing that was not carried over as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Section and key, or a section alone.
+    pub key: String,
+    /// What became of it and why.
+    pub message: String,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.message)
+    }
+}
+
+/// Whether passwords are in the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secrets {
+    /// As they are: for a file that its owner alone can read.
+    Written,
+    /// Replaced by a word that says so: for eyes and logs.
+    LeftOut,
+}
+
+/// Why a file cannot be imported at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// It is not an INI file.
+    #[error(
+        "line {line}: {message}: correct the line; the file must be one that the other relay starts with"
+    )]
+    NotIni {
+        /// Where, counted from 1.
+        line: usize,
+        /// What the parser missed there.
+        message: String,
+    },
+    /// There is nothing of the other relay in it.
+    #[error("has no section [Relay]: it is not the config.ini of that relay")]
+    NotThatRelay,
+}
+
+/// Reads the other relay's config. `directory` is where the file is: relative paths in it begin there.
+///
+/// # Errors
+/// If the text is no INI file, or another program's.
+pub fn import(text: &str, directory: &Path) -> Result<Imported, ImportError> {
+    let mut file = File::parse(text)?;
+    if !file.has("Relay") {
+        return Err(ImportError::NotThatRelay);
+    }
+    let relay = Relay::read(&mut file, directory);
+    let accounts = Accounts::read(&mut file, &relay);
+    Ok(Imported { relay, accounts, notes: file.into_notes() })
+}
+
+impl Imported {
+    /// The config, with comments; `origin` is the name of the file it came from.
+    #[must_use]
+    pub fn yaml(&self, origin: &str, secrets: Secrets) -> String {
+        yaml::write(&self.relay, &self.accounts, &self.notes, origin, secrets)
+    }
+
+    /// Whether [`Secrets::Written`] makes a difference.
+    #[must_use]
+    pub fn holds_secrets(&self) -> bool {
+        self.accounts.hold_secrets()
+    }
+}
+
+#[cfg(test)]
+mod tests;
