@@ -12,6 +12,7 @@
 //! ```text
 //! bin/msrprelay -> runtime -> relay   -> proto        bin/msrprelay, runtime, control, telemetry -> config
 //!                  runtime -> control -> proto        bin/msrprelay, runtime -> telemetry
+//! bin/msrprelay -> control (the users' file)
 //! bin/msrp      -> client  -> proto                   config, telemetry -> relay (names of limits), proto
 //! bin/msrp bench -> runtime::tls: it must not be slower than what it measures
 //! bin/msrprelay -> ops
@@ -21,7 +22,8 @@
 //! * [`relay`] decides: one pure state machine per core. Time and its random seed are given to it; what must be done
 //!   comes out as effects.
 //! * [`runtime`] does: executors, sockets, TLS. The only code on glommio, but for the client's.
-//! * [`control`] is one thread for what may wait on something slow: account and name look-ups.
+//! * [`control`] is one thread for what may wait on something slow: account and name look-ups. A file that is read
+//!   has a second one, for a disk cannot be waited for in any other way.
 //! * [`config`] turns YAML into a [`config::Config`] that is valid, or into everything that is wrong with it.
 //! * [`telemetry`] is the log, which never blocks a core, and the counters.
 //! * [`ops`] is what an operator needs around the relay: the way in from another relay's config, and what the service
@@ -60,7 +62,8 @@
 //! # The path of an AUTH
 //!
 //! `relay::auth` answers the first AUTH with a challenge. The second one is judged as far as that costs nothing;
-//! then the user is looked up by `control::accounts`, which answers found, unknown or unavailable. What
+//! then the user is looked up by `control::accounts` (in the config, a file, or the SIP proxy's database), which
+//! answers found, unknown or unavailable. What
 //! [`proto::digest`] has checked is a [`proto::digest::Verified`], and only with one of those does
 //! `relay::session` mint a URI. While the look-up is under way the connection is not read from.
 //!
@@ -88,6 +91,7 @@
 //! | A port that anybody listens on is refused; the only `unsafe` code | [`runtime::sock`] |
 //! | What is dialled is judged after the name has been resolved | `runtime::dial`, [`config::Outbound::permits`] |
 //! | Every request is answered in time; a broken backend is never "no such user" | [`control`] |
+//! | An account is found only if exactly one is meant; a database that fails is tried by one task; what was found is remembered no longer than the operator says | `control::accounts` |
 //! | Every problem of a config is told at once; every limit has a default, a floor and a ceiling | [`config`] |
 //!
 //! # Lexicon

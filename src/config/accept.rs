@@ -45,7 +45,7 @@ impl TryFrom<Raw> for Config {
         let backend = accounts.accept(users, &raw.auth.algorithms, resolve, &mut problems);
         let backend = backend.unwrap_or(Backend::Memory(Vec::new()));
         warn(&raw, &hostname, &mut warnings);
-        accounts::warn(&backend, users_written, &raw.origin, &mut warnings);
+        accounts::warn(&backend, users_written, raw.limits.lookup_timeout, &raw.origin, &mut warnings);
 
         if !problems.is_empty() {
             return Err(ConfigErrors { origin: raw.origin, problems: problems.into_vec() });

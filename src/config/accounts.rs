@@ -303,7 +303,13 @@ impl RawMysql {
 }
 
 /// What deserves the operator's attention about the chosen backend.
-pub(super) fn warn(backend: &Backend, users_written: usize, origin: &str, warnings: &mut Vec<String>) {
+pub(super) fn warn(
+    backend: &Backend,
+    users_written: usize,
+    lookup_timeout: Duration,
+    origin: &str,
+    warnings: &mut Vec<String>,
+) {
     let mut holds_secrets = users_written > 0;
     match backend {
         Backend::Memory(users) if users.is_empty() => {
@@ -328,8 +334,13 @@ pub(super) fn warn(backend: &Backend, users_written: usize, origin: &str, warnin
         Backend::Sqlite(_) => {}
         Backend::Mysql(mysql) => {
             holds_secrets |= mysql.server.password.is_some();
-            if let Some(warning) = mysql.server.warning() {
-                warnings.push(warning);
+            warnings.extend(mysql.server.warning());
+            if mysql.query_timeout >= lookup_timeout {
+                let limit = walk::spell_duration(lookup_timeout);
+                warnings.push(format!(
+                    "auth.mysql.query_timeout: is not below limits.lookup_timeout ({limit}), so a database that hangs \
+                     is not noticed: lower it"
+                ));
             }
         }
     }

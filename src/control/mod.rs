@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender, TrySendError};
 use core_affinity::CoreId;
@@ -199,6 +199,8 @@ pub struct ControlHandle {
 struct LookUp {
     user: String,
     realm: String,
+    /// What has waited in the queue for as long as a look-up may take is over when its turn comes.
+    asked: Instant,
     reply: oneshot::Sender<Answer>,
 }
 
@@ -218,7 +220,8 @@ impl ControlHandle {
     /// Looks up the account that `user` names in `realm`.
     pub async fn look_up(&self, user: String, realm: String) -> Answer {
         let (reply, answer) = oneshot::channel();
-        if self.look_up.try_send(LookUp { user, realm, reply }).is_err() {
+        let asked = Instant::now();
+        if self.look_up.try_send(LookUp { user, realm, asked, reply }).is_err() {
             return Answer::Unavailable(WhyUnavailable::Busy);
         }
         answer.await.unwrap_or(Answer::Unavailable(WhyUnavailable::Failed))
@@ -293,9 +296,10 @@ impl Plane {
         }
     }
 
-    async fn look_up(self: Rc<Self>, LookUp { user, realm, reply }: LookUp) {
+    async fn look_up(self: Rc<Self>, LookUp { user, realm, asked, reply }: LookUp) {
         let accounts = Rc::clone(&self.accounts.borrow());
-        let answer = tokio::time::timeout(self.lookup_timeout, accounts.look_up(&user, &realm)).await;
+        let left = self.lookup_timeout.saturating_sub(asked.elapsed());
+        let answer = tokio::time::timeout(left, accounts.look_up(&user, &realm)).await;
         // Who asked may be gone by now.
         let _ = reply.send(answer.unwrap_or(Answer::Unavailable(WhyUnavailable::Late)));
     }

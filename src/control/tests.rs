@@ -3,7 +3,6 @@
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use futures_lite::future::{block_on, poll_once};
 
@@ -103,6 +102,22 @@ fn a_full_queue_reads_as_unavailable_at_once_and_so_do_those_left_in_it_at_the_e
     }
     assert_unavailable(block_on(ask()));
     assert_eq!(block_on(handle.resolve("192.0.2.1".to_owned())), Err(ResolveError::Busy));
+}
+
+// More of them than can be under way: those behind have waited long enough when their turn comes.
+#[test]
+fn waiting_in_the_queue_counts_as_time_that_a_look_up_takes() {
+    let control = plane(Accounts::silent, "limits: {lookups_waiting_max: 2048, lookup_timeout: 1s}");
+    let handle = control.handle();
+    let ask = |n| Box::pin(handle.look_up(format!("user{n}"), "example.com".to_owned()));
+    let mut waiting: Vec<_> = (0..6 * RUNNING_MAX).map(ask).collect();
+    waiting.iter_mut().for_each(|asking| assert!(block_on(poll_once(asking)).is_none()));
+    let last = waiting.pop().unwrap();
+    assert_unavailable(block_on(last));
+    // All that were asked before are answered: none was given a second of its own behind the others'.
+    for mut asking in waiting {
+        assert_unavailable(block_on(poll_once(&mut asking)).unwrap());
+    }
 }
 
 #[test]

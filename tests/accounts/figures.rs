@@ -2,7 +2,9 @@
 //!
 //! `cargo test --release --test accounts -- --ignored --nocapture --test-threads 1 figures`
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -40,6 +42,46 @@ fn figures_of_each_backend_at_64_clients() {
         site.add_many(100_000);
         measure("mysql, 100,000 subscribers", &site.keys(""));
         measure("mysql, remembered", &(site.keys("") + ", cache: 1h"));
+    });
+}
+
+/// What the thread of a data core is in, looked at a thousand times a second while every look-up hangs.
+#[test]
+#[ignore = "prints figures; takes the whole machine"]
+fn figures_of_what_a_data_core_waits_in() {
+    bounded(|| {
+        let server = MariaDb::start(&[]);
+        let site = Database::new(&server, Proxy::OpenSips);
+        site.add_many(CLIENTS);
+        let relay = Relay::start(&site.keys_as_they_are(""));
+        assert_eq!(relay.status("user1", "secret of user1"), 200);
+        let lock = server.lock(&format!("{}.subscriber", site.name));
+        let began = Instant::now();
+        let refused = AtomicUsize::new(0);
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        std::thread::scope(|scope| {
+            for n in 1..=CLIENTS {
+                let (relay, refused) = (&relay, &refused);
+                scope.spawn(move || {
+                    while began.elapsed() < TIME {
+                        assert_eq!(relay.status(&format!("user{n}"), &format!("secret of user{n}")), 408);
+                        refused.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            let core = tasks().find(|(name, _)| name == "core-0").unwrap().1;
+            while began.elapsed() < TIME {
+                let call = fs::read_to_string(core.join("syscall")).unwrap_or_default();
+                let number = call.split_whitespace().next().unwrap_or_default().to_owned();
+                *seen.entry(number).or_default() += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        drop(lock);
+        println!(
+            "{} AUTHs refused; the core was seen in (426 is io_uring_enter): {seen:?}",
+            refused.into_inner()
+        );
     });
 }
 
@@ -88,14 +130,21 @@ fn measure(what: &str, accounts: &str) {
 
 /// Name and CPU seconds of each thread of this process.
 fn threads() -> Vec<(String, f64)> {
-    let tasks = fs::read_dir("/proc/self/task").unwrap();
-    let read = |task: std::io::Result<fs::DirEntry>| {
-        let path = task.ok()?.path();
-        let name = fs::read_to_string(path.join("comm")).ok()?.trim().to_owned();
+    let cpu = |(name, task): (String, PathBuf)| {
         // Nanoseconds on a CPU come first.
-        let run = fs::read_to_string(path.join("schedstat")).ok()?;
+        let run = fs::read_to_string(task.join("schedstat")).ok()?;
         let nanoseconds: f64 = run.split(' ').next()?.parse().ok()?;
         Some((name, nanoseconds / 1e9))
     };
-    tasks.filter_map(read).collect()
+    tasks().filter_map(cpu).collect()
+}
+
+/// The threads of this process.
+fn tasks() -> impl Iterator<Item = (String, PathBuf)> {
+    let named = |task: std::io::Result<fs::DirEntry>| {
+        let path = task.ok()?.path();
+        let name = fs::read_to_string(path.join("comm")).ok()?;
+        Some((name.trim().to_owned(), path))
+    };
+    fs::read_dir("/proc/self/task").unwrap().filter_map(named)
 }

@@ -55,6 +55,9 @@ impl Health {
                 %reason,
                 "Accounts are unavailable: clients that authenticate are told to try again"
             );
+        } else {
+            // Perhaps for another reason by now.
+            tracing::debug!(accounts = %what, %reason, "Accounts are still unavailable");
         }
     }
 

@@ -135,7 +135,7 @@ impl Shared {
                     return Ok(Answer::Unknown);
                 }
                 Ok(Err(failure)) => {
-                    taken.connection.close();
+                    drop(taken);
                     // Those that were idle beside it have probably gone as well; if not, they are soon made again.
                     self.forget_idle();
                     if failed_before {
@@ -147,7 +147,7 @@ impl Shared {
                     failed_before = true;
                 }
                 Err(_) => {
-                    taken.connection.close();
+                    drop(taken);
                     self.fall(&format_args!("no answer to a query within {:?}", self.query_timeout));
                     return Err(WhyUnavailable::Late);
                 }
@@ -201,7 +201,7 @@ impl Shared {
     /// While the database was down one more connection than there may be can have been made, to try it.
     fn give_back(&self, taken: Taken) {
         match self.open.get() > self.connections_max {
-            true => taken.connection.close(),
+            true => drop(taken),
             false => {
                 self.idle.borrow_mut().push(taken);
                 self.changed.notify_one();
@@ -210,8 +210,8 @@ impl Shared {
     }
 
     fn forget_idle(&self) {
-        let gone = std::mem::take(&mut *self.idle.borrow_mut());
-        gone.into_iter().for_each(|idle| idle.connection.close());
+        // Out of the cell first: each of them counts itself off when it goes.
+        drop(std::mem::take(&mut *self.idle.borrow_mut()));
     }
 
     /// The database does not work: tells so and begins to mend, unless that is under way.

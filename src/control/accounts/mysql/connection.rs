@@ -43,7 +43,8 @@ struct Shape {
 
 /// A connection on which a look-up has worked.
 pub(super) struct Connection {
-    conn: Conn,
+    /// There until this is dropped.
+    conn: Option<Conn>,
     statement: Statement,
     shape: Shape,
 }
@@ -80,7 +81,7 @@ impl Plan {
         let opening = async {
             let mut conn = Conn::new(self.opts.clone()).await?;
             let statement = conn.prep(self.statement.as_str()).await?;
-            let mut connection = Connection { conn, statement, shape: self.shape.clone() };
+            let mut connection = Connection { conn: Some(conn), statement, shape: self.shape.clone() };
             connection.rows("", "").await?;
             Ok(connection)
         };
@@ -153,18 +154,23 @@ impl Connection {
     }
 
     async fn rows(&mut self, user: &str, realm: &str) -> Result<Vec<Row>, Error> {
+        let Some(conn) = &mut self.conn else {
+            return Ok(Vec::new());
+        };
         match self.shape.match_domain {
-            true => self.conn.exec(&self.statement, (user, realm)).await,
-            false => self.conn.exec(&self.statement, (user,)).await,
+            true => conn.exec(&self.statement, (user, realm)).await,
+            false => conn.exec(&self.statement, (user,)).await,
         }
     }
+}
 
-    /// Takes leave, for a moment at most. Left to itself the driver would first read what is still to come, from a
-    /// server that perhaps never sends it.
-    pub(super) fn close(self) {
-        if let Ok(runtime) = Handle::try_current() {
+/// Takes leave, for a moment at most. Left to itself the driver would first read what is still to come, from a
+/// server that perhaps never sends it.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let (Some(conn), Ok(runtime)) = (self.conn.take(), Handle::try_current()) {
             runtime.spawn(async move {
-                let _ = timeout(CLOSE_TIMEOUT, self.conn.disconnect()).await;
+                let _ = timeout(CLOSE_TIMEOUT, conn.disconnect()).await;
             });
         }
     }
@@ -272,7 +278,8 @@ impl fmt::Display for Failure {
                     1040 | 1203 | 1226 => {
                         "give the relay's account more connections there, or lower auth.mysql.connections_max"
                     }
-                    1044 | 1142 | 1143 => "GRANT the relay's account SELECT on the columns it reads",
+                    1044 | 1142 | 1143 => "GRANT the relay's account SELECT on the columns it reads, or correct the \
+                                           names under auth.mysql",
                     1045 | 1698 => "correct user and password in auth.mysql.url; if the server insists on TLS, add \
                                     ?require_ssl=true",
                     1049 => "correct the database in auth.mysql.url",
