@@ -209,21 +209,23 @@ fn a_table_that_is_locked_for_ten_seconds_is_not_felt_by_a_transfer_and_a_chat()
             let _stopping = Stopping(&stop);
             let (stop, moved) = (&stop, &moved);
             let to_bob = bob.path();
+            let data = &contents(1, 4 << 20);
             scope.spawn(move || {
-                let data = contents(1, 4 << 20);
                 while !stop.load(Ordering::SeqCst) {
-                    alice.send_file(&Outgoing::giant(&to_bob, &data));
+                    alice.send_file(&Outgoing::giant(&to_bob, data));
                 }
                 // The other side waits for one more.
                 alice.send_file(&Outgoing::giant(&to_bob, b"the end"));
             });
             scope.spawn(move || {
                 loop {
-                    let received = bob.receive_file().data.len();
-                    if received < 4 << 20 {
+                    let received = bob.receive_file().data;
+                    if received == b"the end" {
                         return;
                     }
-                    moved.fetch_add(received as u64, Ordering::SeqCst);
+                    // Not by assert_eq!, which would print it.
+                    assert!(received == *data, "a file arrived changed");
+                    moved.fetch_add(received.len() as u64, Ordering::SeqCst);
                 }
             });
             let before = pace(&mut carol, &mut dave, moved, |spent| spent > Duration::from_secs(3));
