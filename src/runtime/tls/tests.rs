@@ -296,6 +296,7 @@ with_either_layer! {
     garbage_in_place_of_a_client_hello_is_an_error_with_an_alert,
     keys_are_updated_when_the_peer_asks,
     answer_to_a_key_update_precedes_close_notify,
+    key_update_right_behind_finished_is_followed_and_answered,
     handshake_messages_over_many_records_are_put_together,
     sending_goes_on_while_a_handshake_message_is_incomplete,
     endless_handshake_message_is_refused,
@@ -715,6 +716,26 @@ fn answer_to_a_key_update_precedes_close_notify(layer: RecordLayer) {
     server.close();
     exchange(&mut client, &mut server, usize::MAX).unwrap();
     assert_eq!(client.theirs().reader().read(&mut [0]).unwrap(), 0);
+}
+
+fn key_update_right_behind_finished_is_followed_and_answered(layer: RecordLayer) {
+    let setup = setup(layer, vec![identity(&[NAME])]);
+    for size in [1, 100, usize::MAX] {
+        let mut client = End::their_client(&setup.client_verify, NAME);
+        let mut server = End::our_server(&setup.server);
+        server.feed(&client.take_out()).unwrap();
+        client.feed(&server.take_out()).unwrap();
+        client.send(b"first, ");
+        client.theirs().refresh_traffic_keys().unwrap();
+        client.send(b"second");
+        for piece in client.take_out().chunks(size) {
+            server.feed(piece).unwrap();
+        }
+        assert_eq!(server.take_plain(), b"first, second");
+        server.send(b"with new keys");
+        exchange(&mut client, &mut server, size).unwrap();
+        assert_eq!(client.take_plain(), b"with new keys");
+    }
 }
 
 /// A server that sends tickets in many small records, as we do not, and others do.

@@ -71,16 +71,23 @@ impl Setup {
             })
             .collect();
         format!(
-            "listen:\n{listen}tls: {{certificate: {}, key: {}}}\ncores: {}\n\
+            "listen:\n{listen}tls: {{certificate: {}, key: {}, record_layer: {}}}\ncores: {}\n\
              auth:\n  memory:\n    users:\n{users}\
              outbound: {}\n{}\n",
             certificate.display(),
             key.display(),
+            record_layer(),
             self.cores,
             self.outbound,
             self.more
         )
     }
+}
+
+/// Who reads and writes the relay's TLS records: with `MSRPRELAY_TEST_RECORD_LAYER=direct` every test over sockets runs
+/// with the relay's own layer.
+fn record_layer() -> String {
+    std::env::var("MSRPRELAY_TEST_RECORD_LAYER").unwrap_or_else(|_| "rustls".to_owned())
 }
 
 /// What a client needs to trust the certificate in `place`.
