@@ -62,3 +62,14 @@ pub struct TableSizes {
     /// Addresses and users that are counted here, and users whose rate is.
     pub counted: usize,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_that_are_not_over_are_open() {
+        let stats = Stats { sessions_opened: 7, sessions_closed: 3, ..Stats::default() };
+        assert_eq!(stats.sessions_open(), 4);
+    }
+}

@@ -231,6 +231,7 @@ mod tests {
     use super::*;
     use crate::proto::head::{ByteRange, Method};
     use crate::relay::ids::{CoreId, Entropy, PeerKey, PeerRef, SessionId};
+    use crate::relay::message::MessageId;
 
     fn notice(entropy: &mut Entropy, sequence: u32, path_octets: usize) -> Notice {
         let core = CoreId { index: 0, incarnation: 0 };
@@ -286,5 +287,79 @@ mod tests {
         assert!(table.open.capacity() <= 4 * ROOM_KEPT);
         assert!(table.awaited.tids.capacity() <= 4 * ROOM_KEPT);
         assert_eq!(table.weight, 0);
+    }
+
+    // F10: the pieces of one request end together; the rest of the table, and its weight, stay.
+    #[test]
+    fn pieces_of_a_request_are_taken_out_into_one_notice() {
+        let (mut entropy, now) = (Entropy::new([3; 32]), Instant::now());
+        let mut table = Transactions::default();
+        let mut piece = |sequence, start: u64, failure_report| Notice {
+            range: ByteRange { start, end: Some(start + 9), total: None },
+            failure_report,
+            ..notice(&mut entropy, sequence, 10)
+        };
+        let tids: Vec<Tid> = {
+            let mut entropy = Entropy::new([4; 32]);
+            (0..8).map(|_| Tid::mint(&mut entropy)).collect()
+        };
+        let wishes = [FailureReport::Yes, FailureReport::Partial];
+        for (n, tid) in tids.iter().enumerate() {
+            // Two requests, each with two awaited pieces and two whose answers are unlikely.
+            let number = u32::try_from(n).unwrap();
+            table.begin(*tid, piece(number % 2, u64::from(number) * 10 + 1, wishes[n / 2 % 2]), now, 64);
+        }
+        let weight_of_all = table.weight;
+        let stream = piece(0, 1, FailureReport::Yes).stream;
+        let taken = table.take_merged(stream).unwrap();
+        assert_eq!((taken.range.start, taken.range.end), (1, Some(50)), "the first and the fifth");
+        assert_eq!((table.len(), table.awaited.open, table.unlikely.open), (4, 2, 2));
+        assert_eq!(table.weight, weight_of_all / 2);
+        assert!(table.take_merged(stream).is_none());
+        let other = piece(1, 1, FailureReport::Yes);
+        let absorbed =
+            table.absorb(Notice { range: ByteRange { start: 90, end: Some(99), total: None }, ..other });
+        assert_eq!((absorbed.range.start, absorbed.range.end), (11, Some(99)));
+        assert_eq!((table.len(), table.awaited.open, table.unlikely.open, table.weight), (0, 0, 0, 0));
+    }
+
+    // F8: what is awaited comes out when it is due, oldest first; what was unlikely goes in silence, and only
+    // what is awaited holds up others.
+    #[test]
+    fn what_was_awaited_for_too_long_comes_out_and_what_was_unlikely_does_not() {
+        let (mut entropy, now) = (Entropy::new([5; 32]), Instant::now());
+        let mut table = Transactions::default();
+        let second = std::time::Duration::from_secs(1);
+        for n in 0..3 {
+            let mut awaited = notice(&mut entropy, n, 10);
+            table.begin(Tid::mint(&mut entropy), awaited.clone(), now + second * n, 3);
+            awaited.failure_report = FailureReport::Partial;
+            table.begin(Tid::mint(&mut entropy), awaited, now + second * n, 3);
+            assert_eq!(table.is_full(3), n == 2);
+        }
+        assert_eq!(table.deadline(), Some(now + RESPONSE_TIMEOUT));
+        assert!(table.expire(now + RESPONSE_TIMEOUT - second).is_none());
+        let due = now + RESPONSE_TIMEOUT + second;
+        let expired: Vec<u32> =
+            std::iter::from_fn(|| table.expire(due)).map(|notice| notice.stream.sequence).collect();
+        assert_eq!(expired, [0, 1]);
+        assert_eq!((table.len(), table.deadline()), (2, Some(now + RESPONSE_TIMEOUT + 2 * second)));
+        assert_eq!(table.give_up_oldest().map(|notice| notice.stream.sequence), Some(2));
+        assert!(table.give_up_oldest().is_none(), "the unlikely one is not awaited");
+        // A fourth unlikely one drives out the oldest.
+        for n in 0..4 {
+            let unlikely = Notice { failure_report: FailureReport::Partial, ..notice(&mut entropy, n, 10) };
+            table.begin(Tid::mint(&mut entropy), unlikely, now, 3);
+        }
+        assert_eq!((table.unlikely.open, table.is_full(3)), (3, false));
+    }
+
+    #[test]
+    fn weight_counts_what_the_sender_chose_the_length_of() {
+        let mut entropy = Entropy::new([6; 32]);
+        let short = notice(&mut entropy, 0, 10);
+        let named = Notice { message_id: Some(MessageId::new(&[b'm'; 30])), ..short.clone() };
+        assert_eq!(weight(&notice(&mut entropy, 0, 110)), weight(&short) + 100);
+        assert_eq!(weight(&named), weight(&short) + 30);
     }
 }

@@ -38,6 +38,24 @@ fn every_repeated_header_gets_400() {
     }
 }
 
+// RFC 4975, 6.1: a session id alone names nobody; the whole URI has to be the one that was given out.
+#[test]
+fn a_session_id_under_another_uri_of_this_relay_is_nobodys() {
+    let mut world = World::new(1);
+    let (client, session) = world.client(0, "alice");
+    let uri = world.end(client).uri.clone();
+    let stranger = world.connect(0);
+    let from = world.end(stranger).uri.clone();
+    let plain = session.replace("msrps://", "msrp://");
+    let websocket = session.replace(";tcp", ";ws");
+    for (to, code) in [(&plain, 481), (&websocket, 481), (&session, 200)] {
+        let request = Request::send(&format!("{to} {uri}"), &from, "mess", b"x");
+        world.send(stranger, request.octets());
+        assert_eq!(world.take_one(stranger).status(), code, "{to}");
+    }
+    assert_eq!(world.take(client).len(), 1);
+}
+
 // S7: no octet that ends a line for somebody else gets into a value: bare CR, bare LF, NUL and their like are 400.
 #[test]
 fn control_octets_in_a_head_are_refused() {
