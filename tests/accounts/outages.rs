@@ -205,11 +205,11 @@ fn a_table_that_is_locked_for_ten_seconds_is_not_felt_by_a_transfer_and_a_chat()
         let [mut alice, mut bob, mut carol, mut dave] =
             [1, 2, 3, 4].map(|n| relay.client(&format!("user{n}"), &format!("secret of user{n}")));
         let (stop, moved) = (AtomicBool::new(false), AtomicU64::new(0));
+        let data = contents(1, 4 << 20);
         std::thread::scope(|scope| {
             let _stopping = Stopping(&stop);
-            let (stop, moved) = (&stop, &moved);
+            let (stop, moved, data) = (&stop, &moved, &data);
             let to_bob = bob.path();
-            let data = &contents(1, 4 << 20);
             scope.spawn(move || {
                 while !stop.load(Ordering::SeqCst) {
                     alice.send_file(&Outgoing::giant(&to_bob, data));
