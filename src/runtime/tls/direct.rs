@@ -253,7 +253,12 @@ impl Direct {
             }
             rest = behind;
         }
-        self.message = rest.to_vec();
+        let used = messages.len() - rest.len();
+        if used < messages.len() {
+            // Nothing is moved while a message grows, octet by octet it may be.
+            messages.drain(..used);
+            self.message = messages;
+        }
         Ok(())
     }
 
@@ -272,8 +277,14 @@ impl Direct {
             return Ok(None);
         };
         let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-        if length > length_max || length == 0 {
+        if length > length_max {
             return Err(refusal(AlertDescription::DecodeError, InvalidMessage::HandshakePayloadTooLarge));
+        }
+        if length == 0 {
+            return Err(refusal(
+                AlertDescription::DecodeError,
+                InvalidMessage::MissingData("handshake message"),
+            ));
         }
         Ok(Some(MESSAGE_HEADER_BYTES + length))
     }

@@ -349,6 +349,20 @@ fn handshake_succeeds_with_each_flight_cut_in_two_at_every_octet(layer: RecordLa
     }
 }
 
+/// We send no tickets: who does has used sequence numbers before the keys are handed over.
+#[test]
+fn sequence_numbers_go_on_where_the_handshake_left_them() {
+    let mut config = ServerConfig::clone(&fragmenting_server());
+    config.enable_secret_extraction = true;
+    let mut client = End::their_client(&client_of(RecordLayer::Rustls, &rustls::version::TLS13), NAME);
+    let mut server = End::our_server(&Arc::new(config));
+    exchange(&mut client, &mut server, usize::MAX).unwrap();
+    assert_eq!(server.tls().record_layer(), RecordLayer::Direct);
+    server.send(b"behind the tickets");
+    exchange(&mut client, &mut server, usize::MAX).unwrap();
+    assert_eq!(client.take_plain(), b"behind the tickets");
+}
+
 #[test]
 fn versions_suites_and_group_are_the_modern_ones() {
     let setup = setup(RecordLayer::Rustls, vec![identity(&[NAME])]);
