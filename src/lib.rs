@@ -85,6 +85,7 @@
 //! | The relay is borrowed for one step, never across an await; every task is held | `runtime::core`, `runtime::tasks` |
 //! | At most one flush is out of the relay's hands | `runtime::conn` |
 //! | No TLS record ends within an end-line | `runtime::records` |
+//! | What is received lies in buffers that are used again; a thread keeps few of them | `runtime::pool` |
 //! | No sequence number of a key is used twice; nothing that is not authenticated gets further | [`runtime::tls`] |
 //! | Only owned values cross cores; who empties an inbox never waits for another's | `runtime::mesh` |
 //! | Listening sockets outlive their cores; a core that dies takes nobody with it | [`runtime::boot`] |

@@ -19,6 +19,7 @@ use futures_lite::future;
 
 use super::core::Shared;
 use super::deadline::Deadline;
+use super::pool::{self, PINNED_FACTOR_MAX};
 use super::records;
 use super::sock::Socket;
 use super::tasks::Event;
@@ -30,10 +31,6 @@ use crate::relay::{Input, Limit, PeerKey, WriteState};
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection that is to be closed may take to accept what is still queued for it.
 const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Queued octets are counted by their length; the buffer they point into is at most so many times
-/// as long.
-const PINNED_FACTOR_MAX: usize = 4;
 
 /// What the tasks of a connection share with the core.
 #[derive(Debug)]
@@ -188,10 +185,8 @@ impl Conn {
             if self.closing.get() {
                 return ReadEnd::Closing;
             }
-            let received = self.socket.read_with(&shared.scratch, &mut records, |octets| {
-                let (used, plain) = self.decrypt(octets, std::mem::take(&mut rest));
-                (used, plain)
-            });
+            let received =
+                self.socket.read_with(&shared.scratch, &mut records, |octets| self.decrypt(octets, &rest));
             let stopped = async {
                 self.stop_reading.wait().await;
                 None
@@ -224,7 +219,7 @@ impl Conn {
     /// Sends a client's first flight; a plain connection is up at once.
     fn begin(&self, shared: &Rc<Shared>) -> Result<(), ReadEnd> {
         let client = self.dialling.get() && self.tls.is_some();
-        if client && let (_, Err(error)) = self.decrypt(&mut [], Vec::new()) {
+        if client && let (_, Err(error)) = self.decrypt(&mut [], &[]) {
             return Err(ReadEnd::Tls(error));
         }
         self.after_receive(shared);
@@ -232,9 +227,9 @@ impl Conn {
     }
 
     /// Octets as received become octets as sent by the peer, behind the `rest` that was left over.
-    fn decrypt(&self, octets: &mut [u8], rest: Vec<u8>) -> (usize, Result<Vec<u8>, String>) {
-        let mut plain = rest;
-        plain.reserve_exact(octets.len());
+    fn decrypt(&self, octets: &mut [u8], rest: &[u8]) -> (usize, Result<Vec<u8>, String>) {
+        let mut plain = pool::take(rest.len() + octets.len());
+        plain.extend_from_slice(rest);
         match &self.tls {
             None => {
                 plain.extend_from_slice(octets);
@@ -257,6 +252,10 @@ impl Conn {
             return;
         }
         shared.counters.tls_handshakes.add(u64::from(self.tls.is_some()));
+        if let Some(tls) = &self.tls {
+            let tls = tls.borrow();
+            tracing::debug!(peer = ?self.key, agreed = %tls.describe(), records = ?tls.record_layer(), "TLS is up");
+        }
         if self.dialling.take() {
             self.deadline.set(None);
             tracing::debug!(peer = ?self.key, address = %self.address, "Connected");
@@ -276,18 +275,9 @@ impl Conn {
     }
 
     /// Cuts what was received into pieces and feeds them to the relay in one go. Returns what is left.
-    fn parse(
-        &self,
-        shared: &Rc<Shared>,
-        parser: &mut Parser,
-        mut plain: Vec<u8>,
-    ) -> Result<Vec<u8>, ParseError> {
-        if plain.capacity() > PINNED_FACTOR_MAX * plain.len() {
-            // Records may be nearly all overhead: what is kept is counted by its length.
-            plain.shrink_to_fit();
-        }
+    fn parse(&self, shared: &Rc<Shared>, parser: &mut Parser, plain: Vec<u8>) -> Result<Vec<u8>, ParseError> {
         let peer = self.key;
-        let octets = Bytes::from(plain);
+        let octets = pool::freeze(plain);
         let mut at = 0;
         let mut failure = None;
         shared.feed_with(|relay, now, fx| {

@@ -11,6 +11,7 @@ mod deadline;
 mod dial;
 mod log;
 mod mesh;
+mod pool;
 pub mod preflight;
 mod records;
 pub mod sock;
