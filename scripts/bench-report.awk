@@ -158,6 +158,7 @@ function panels(title, array, x,    c, s, id, y, top, n, middle) {
             if (!any++ && x == left) printf "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>\n", left - 8, y + 11, id > chart
             middle = median(list, collect(array, id, subjects[s]))
             n = seen[id, subjects[s]]
+            if (middle == 0) { y += bar + 2; continue }
             printf "<rect x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"%d\" fill=\"%s\"/>", x, y, middle / top * (panel_width - 60), bar, colours[(s - 1) % 5 + 1] > chart
             printf "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%d\" y2=\"%d\" stroke=\"black\"/>", x + sorted[1] / top * (panel_width - 60), x + sorted[n] / top * (panel_width - 60), y + bar / 2, y + bar / 2 > chart
             printf "<text x=\"%.1f\" y=\"%d\">%s</text>\n", x + sorted[n] / top * (panel_width - 60) + 4, y + 11, shown(middle, "") > chart
