@@ -19,7 +19,8 @@ TLS 1.3 with AES-128-GCM, X25519 and ECDSA P-256 on all sides; figures are CPU t
                            as byte proxies, TLS to TLS, on the cases that are compared with them
   --record-layer WHICH     rustls or direct: the relay's tls.record_layer; default: what the relay does by itself
   --relay FILE             another build of the relay, instead of target/release/msrprelay
-  --baseline FILE          a build of the relay to compare with: measured on the same cases, with a column of its own
+  --baseline FILE          a build of the relay to compare with: measured on the same cases, in a table of its own
+  --baseline-record-layer WHICH   its tls.record_layer, if not the same: with the same FILE, the two record layers compared
   --relay-cpu N            default 0
   --load-cpu N             default 1. Where there are only two CPUs, the cases with two cores share them with the load: their
                            wall-clock time means nothing then, their CPU time still does
@@ -50,7 +51,7 @@ wrong() {
     exit 2
 }
 
-minutes='' rounds='' quick=no only='' proxies=no record_layer='' relay_binary='' baseline='' relay_cpu=0 load_cpu=1 realtime=no
+minutes='' rounds='' quick=no only='' proxies=no record_layer='' relay_binary='' baseline='' baseline_layer='' relay_cpu=0 load_cpu=1 realtime=no
 out='' build=yes against='' against_user='' against_password='' against_ca='' against_uri='' against_pid=''
 while [ $# -gt 0 ]; do
     case $1 in
@@ -59,7 +60,7 @@ while [ $# -gt 0 ]; do
         --with-proxies) proxies=yes; shift ;;
         --realtime) realtime=yes; shift ;;
         --no-build) build=no; shift ;;
-        --minutes | --rounds | --only | --record-layer | --relay | --baseline | --relay-cpu | --load-cpu | --out | --against*)
+        --minutes | --rounds | --only | --record-layer | --relay | --baseline | --baseline-record-layer | --relay-cpu | --load-cpu | --out | --against*)
             [ $# -ge 2 ] || wrong "$1 needs a value"
             case $1 in
                 --minutes) minutes=$2 ;;
@@ -68,6 +69,7 @@ while [ $# -gt 0 ]; do
                 --record-layer) record_layer=$2 ;;
                 --relay) relay_binary=$2 ;;
                 --baseline) baseline=$2 ;;
+                --baseline-record-layer) baseline_layer=$2 ;;
                 --relay-cpu) relay_cpu=$2 ;;
                 --load-cpu) load_cpu=$2 ;;
                 --out) out=$2 ;;
@@ -91,7 +93,8 @@ minutes=${minutes:-15} rounds=${rounds:-7}
 [[ $minutes =~ ^[1-9][0-9]{0,3}$ ]] || wrong "--minutes $minutes: write a number"
 [[ $rounds =~ ^[1-9][0-9]{0,2}$ ]] || wrong "--rounds $rounds: write a number"
 [[ $relay_cpu =~ ^[0-9]+$ && $load_cpu =~ ^[0-9]+$ ]] || wrong "--relay-cpu and --load-cpu are numbers of CPUs"
-[[ $record_layer =~ ^(|rustls|direct)$ ]] || wrong "--record-layer $record_layer: rustls or direct"
+[[ "$record_layer $baseline_layer" =~ ^(|rustls|direct)\ (|rustls|direct)$ ]] || wrong "record layers are rustls and direct"
+baseline_layer=${baseline_layer:-$record_layer}
 if [ -n "$against" ] && { [ -z "$against_user" ] || [ -z "$against_password" ]; }; then
     wrong "--against needs --against-user and --against-password-file"
 fi
@@ -202,7 +205,7 @@ free_port() {
     done
 }
 
-start_relay() { # NAME BINARY CORES
+start_relay() { # NAME BINARY CORES RECORD-LAYER
     local directory=$scratch/$1 tries=0
     mkdir -p "$directory"
     rm -f "$directory/ready"
@@ -211,7 +214,7 @@ listen:
   - {address: "127.0.0.1:0", tls: true}
 hostname: localhost
 realm: example.com
-tls: {certificate: $scratch/localhost.crt, key: $scratch/localhost.key${record_layer:+, record_layer: $record_layer}}
+tls: {certificate: $scratch/localhost.crt, key: $scratch/localhost.key${4:+, record_layer: $4}}
 cores: [$3]
 auth:
   backend: memory
@@ -412,10 +415,10 @@ halves() { # ROW SUBJECT NAME NAME
 core_cases() {
     local name
     if wanted two-cores || wanted split; then
-        start_relay two "$relay_binary" "$relay_cpu, $load_cpu"
+        start_relay two "$relay_binary" "$relay_cpu, $load_cpu" "$record_layer"
         if wanted two-cores; then
-            start_relay first "$relay_binary" "$relay_cpu"
-            start_relay second "$relay_binary" "$load_cpu"
+            start_relay first "$relay_binary" "$relay_cpu" "$record_layer"
+            start_relay second "$relay_binary" "$load_cpu" "$record_layer"
             halves two-cores relay two two
             halves two-cores apart first second
             stop first
@@ -474,8 +477,8 @@ one_round() {
 idle_case() { # SUBJECT
     local subject=$1
     case $subject in
-        relay) start_relay fresh "$relay_binary" "$relay_cpu"; subject=fresh ;;
-        baseline) start_relay fresh "$baseline" "$relay_cpu"; subject=fresh ;;
+        relay) start_relay fresh "$relay_binary" "$relay_cpu" "$record_layer"; subject=fresh ;;
+        baseline) start_relay fresh "$baseline" "$relay_cpu" "$baseline_layer"; subject=fresh ;;
     esac
     if bench "$subject" idle --cpu "$load_cpu" --sessions "$idle" --hold 1s; then
         record idle "$1" "$(field relay_octets_each)"
@@ -517,8 +520,8 @@ echo "round,row,subject,value,bench_cpu_seconds,relay_cpu_seconds,seconds,megaby
 broken=no round=0 relays=relay
 count_allocations
 [ "$proxies" = no ] || { install_proxies; start_proxies; }
-start_relay relay "$relay_binary" "$relay_cpu"
-[ -z "$baseline" ] || { relays="$relays baseline"; start_relay baseline "$baseline" "$relay_cpu"; }
+start_relay relay "$relay_binary" "$relay_cpu" "$record_layer"
+[ -z "$baseline" ] || { relays="$relays baseline"; start_relay baseline "$baseline" "$relay_cpu" "$baseline_layer"; }
 [ -z "$against" ] || relays="$relays against"
 
 # The time that building and installing took is not counted.
@@ -537,7 +540,7 @@ done
 {
     echo "$(nproc) CPUs: $(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1); Linux $(uname -r); $("$relay_binary" --version)"
     [ "$proxies" = no ] || echo "$(haproxy -v | head -n 1); $(nginx -v 2>&1)"
-    echo "Rounds: $((round - 1)); relay on CPU $relay_cpu, load on CPU $load_cpu${record_layer:+; record layer: $record_layer}; realtime: $realtime"
+    echo "Rounds: $((round - 1)); relay on CPU $relay_cpu, load on CPU $load_cpu${record_layer:+; record layer: $record_layer}${baseline:+; baseline: ${baseline##*/} ${baseline_layer}}; realtime: $realtime"
     echo
     awk -f "$root/scripts/bench-report.awk" -v chart="$out/chart.svg" "$csv"
     if [ "$(nproc)" = 2 ]; then
