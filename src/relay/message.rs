@@ -65,18 +65,18 @@ impl Transit {
 
     /// The same when only so many URIs had been moved.
     pub(crate) fn append_from_path_after(&self, moves: usize, out: &mut Vec<u8>) {
-        for part in self.from_path_parts(moves) {
+        for part in self.parts_of_from_path(moves) {
             out.extend_from_slice(part);
         }
     }
 
     /// Whether that is this path, octet by octet.
     pub(crate) fn is_from_path_after(&self, moves: usize, path: &[u8]) -> bool {
-        let rest = self.from_path_parts(moves).try_fold(path, |rest, part| rest.strip_prefix(part));
+        let rest = self.parts_of_from_path(moves).try_fold(path, |rest, part| rest.strip_prefix(part));
         rest.is_some_and(<[u8]>::is_empty)
     }
 
-    fn from_path_parts(&self, moves: usize) -> impl Iterator<Item = &[u8]> {
+    fn parts_of_from_path(&self, moves: usize) -> impl Iterator<Item = &[u8]> {
         let to_path = self.head.to_path(&self.octets);
         let moved = (0..moves).rev().map(move |n| to_path.after(n).first().unwrap_or_default());
         moved.flat_map(|uri| [uri, b" "]).chain([self.received_from_path().as_bytes()])

@@ -329,7 +329,7 @@ mod tests {
     fn what_was_awaited_for_too_long_comes_out_and_what_was_unlikely_does_not() {
         let (mut entropy, now) = (Entropy::new([5; 32]), Instant::now());
         let mut table = Transactions::default();
-        let second = std::time::Duration::from_secs(1);
+        let second = Duration::from_secs(1);
         for n in 0..3 {
             let mut awaited = notice(&mut entropy, n, 10);
             table.begin(Tid::mint(&mut entropy), awaited.clone(), now + second * n, 3);

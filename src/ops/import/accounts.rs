@@ -21,7 +21,7 @@ pub(super) enum Accounts {
     /// In the file.
     Memory(Vec<User>),
     /// In a table of MySQL.
-    Mysql(Mysql),
+    Mysql(Box<Mysql>),
     /// Where we cannot look; a note says so.
     Nowhere,
 }
@@ -77,7 +77,7 @@ impl Accounts {
     pub(super) fn read(file: &mut File, relay: &Relay) -> Self {
         let accounts = match relay.backend.as_str() {
             "memory" => Self::Memory(users(file, relay)),
-            "database" => mysql(file).map_or(Self::Nowhere, Self::Mysql),
+            "database" => mysql(file).map_or(Self::Nowhere, |database| Self::Mysql(Box::new(database))),
             other => {
                 let message = format!(
                     "{other} is not a backend of this relay: auth.backend is memory, without users; choose one by hand"

@@ -135,7 +135,7 @@ impl File {
     fn value(&self, section: &str, key: &str) -> Option<&str> {
         let values =
             self.sections.iter().filter(|there| there.name == section).flat_map(|there| &there.values);
-        values.filter(|(name, _)| name == key).map(|(_, value)| value.as_str()).last()
+        values.filter(|(name, _)| name == key).map(|(_, value)| value.as_str()).next_back()
     }
 }
 
