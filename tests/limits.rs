@@ -233,6 +233,95 @@ fn an_expired_session_no_longer_counts_among_its_users() {
     world.close_all();
 }
 
+// S6, S7: what of a head is too long or too many is counted under the limit that says so.
+#[test]
+fn each_bound_of_a_head_has_its_counter() {
+    let uri = |id: &str| format!("msrp://h.example:7000/{id};tcp");
+    let many = vec![uri("a"); 17].join(" ");
+    let cases: [(Limit, String); 5] = [
+        (Limit::LineBytes, format!("X-Long: {}\r\n", "x".repeat(9000))),
+        (Limit::Headers, "X-Many: x\r\n".repeat(70)),
+        (Limit::UriBytes, uri(&"x".repeat(200))),
+        (Limit::PathUris, many),
+        (Limit::MessageIdBytes, "m".repeat(200)),
+    ];
+    for (limit, what) in cases {
+        let mut world = world(|_| ());
+        let (client, session) = world.client(0, "alice");
+        let own = world.end(client).uri.clone();
+        let request = match limit {
+            Limit::UriBytes | Limit::PathUris => {
+                Request::send(&format!("{session} {what}"), &own, "mess", b"x")
+            }
+            Limit::MessageIdBytes => Request::send(&format!("{session} {own}"), &own, &what, b"x"),
+            _ => Request::send(&format!("{session} {own}"), &own, "mess", b"x").raw(&what),
+        };
+        world.send(client, request.octets());
+        world.run();
+        // Of what cannot be read there is nobody to be told.
+        assert!(world.take(client).iter().all(|frame| frame.is("400")), "{limit:?}");
+        assert!(was_reached(&world, limit), "{limit:?}: {:?}", world.events);
+        assert_eq!(world.relay(0).stats().limits_reached[limit as usize], 1);
+        world.close_all();
+    }
+}
+
+// What the operator reads of the relay's work is counted one by one.
+#[test]
+fn chunks_octets_dials_and_reports_are_counted() {
+    let mut world = world(|_| ());
+    let pair = world.pair(0, 0);
+    for n in 1..4_u64 {
+        let request = Request::send(&pair.to_bob, &pair.alice_uri, &format!("mess{n}"), b"hello");
+        world.send(pair.alice, request.octets());
+        world.run();
+        let stats = world.relay(0).stats();
+        assert_eq!((stats.chunks_in, stats.chunks_out), (n, n));
+        assert_eq!((stats.body_octets_in, stats.body_octets_out), (5 * n, 5 * n));
+        assert_eq!((stats.sessions_opened, stats.sessions_closed, stats.links_local), (2, 0, 1));
+    }
+    world.dial_decision = Decision::Fail;
+    for n in 1..3_u64 {
+        let (carol, session) = world.client(0, "carol");
+        let own = world.end(carol).uri.clone();
+        let to = format!("{session} msrps://192.0.2.1:7000/x;tcp");
+        world.send(carol, Request::send(&to, &own, "mess", b"x").octets());
+        world.run();
+        assert!(world.take(carol).iter().any(|frame| frame.is("REPORT") && frame.reported() == 408));
+        let stats = world.relay(0).stats();
+        assert_eq!((stats.dials, stats.dials_failed, stats.reports_sent), (n, n, n));
+        world.lose(carol);
+        world.run();
+        assert_eq!(world.relay(0).stats().sessions_closed, n);
+    }
+    world.close_all();
+}
+
+// The relay stops: first it reads no more, then it writes what it has and closes.
+#[test]
+fn a_relay_that_stops_reads_no_more_and_then_closes_everybody() {
+    let mut world = world(|_| ());
+    let pair = world.pair(0, 1);
+    world.link_mut(pair.bob).stalled = true;
+    world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", b"hello").octets());
+    world.run();
+    assert_eq!(world.take_one(pair.alice).status(), 200);
+    for core in 0..CORES {
+        world.input(core, Input::Quiesce);
+    }
+    world.run();
+    assert!(world.link(pair.alice).paused && world.link(pair.bob).paused);
+    assert!(!world.is_closed(pair.alice));
+    world.link_mut(pair.bob).stalled = false;
+    for core in 0..CORES {
+        world.input(core, Input::Shutdown);
+    }
+    world.run();
+    assert_eq!(world.link(pair.bob).closing, Some(CloseReason::Stopping));
+    assert!(world.is_closed(pair.alice) && world.is_closed(pair.bob));
+    assert_eq!(world.take(pair.bob).len(), 1, "what had been answered is still delivered");
+}
+
 // C2: AUTHs that lead nowhere are refusals, too.
 #[test]
 fn a_stranger_that_asks_for_challenges_without_end_is_closed() {

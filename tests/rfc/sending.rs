@@ -6,7 +6,7 @@ use msrprelay::proto::parser::Flag;
 
 use crate::support::frame::pattern;
 use crate::support::line::{Shape, line, lines, only};
-use crate::support::{Request, World, settings};
+use crate::support::{Frame, Request, World, settings};
 use crate::{FAR, bind, words};
 
 fn seconds(seconds: u64) -> Duration {
@@ -270,6 +270,43 @@ fn a_413_for_an_earlier_chunk_interrupts_the_running_one_of_its_message() {
             world.advance(Duration::from_secs(31));
             world.assert_idle();
         }
+    }
+}
+
+// F14: what waits of the refused message is not written, and everything else is; its octets are given back.
+#[test]
+fn a_413_takes_the_waiting_chunks_of_its_message_and_no_others() {
+    for (name, mut line) in lines() {
+        let world = &mut line.world;
+        let chunk = |id: &str, start: usize| {
+            Request::new("SEND", &line.path, &line.from_uri)
+                .header("Message-ID", id)
+                .header("Byte-Range", &format!("{start}-{}/*", start + 4_999))
+                .body(&pattern(5_000))
+                .flag(Flag::More)
+                .octets()
+        };
+        world.send(line.from, chunk("unwanted", 1));
+        assert_eq!(world.take_one(line.from).status(), 200);
+        let answer = world.take(line.to)[0].response(413);
+        world.link_mut(line.to).window = 0;
+        for (id, start) in [("wanted", 1), ("unwanted", 5_001), ("unwanted", 10_001), ("wanted", 5_001)] {
+            world.send(line.from, chunk(id, start));
+        }
+        world.run();
+        world.send(line.to, answer);
+        world.run();
+        world.link_mut(line.to).window = usize::MAX;
+        world.run();
+        let arrived: Vec<(String, u64)> =
+            world.take(line.to).iter().map(|frame| (frame.message_id(), frame.range().start)).collect();
+        assert_eq!(arrived, [("wanted".to_owned(), 1), ("wanted".to_owned(), 5_001)], "{name}");
+        let told = world.take(line.from);
+        let reported = |frame: &&Frame| frame.is("REPORT") && frame.reported() == 413;
+        let ranges: Vec<u64> = told.iter().filter(reported).map(|frame| frame.range().start).collect();
+        assert_eq!(ranges, [1, 5_001], "{name}: {told:?}");
+        world.advance(Duration::from_secs(31));
+        world.assert_idle();
     }
 }
 
