@@ -58,6 +58,9 @@ int main(void) { return EXIT_SUCCESS; }' > "$scratch/probe.c"
 
 missing_packages() {
     can_compile || echo gcc libc6-dev # the linker, and the C and assembly of aws-lc
+    command -v systemd-analyze > /dev/null || echo systemd # what it says of the unit is a test
+    command -v setpriv > /dev/null || echo util-linux # the same test runs the unit without rights
+    command -v groff > /dev/null || echo groff-base # reads the man pages in a test
     command -v openssl > /dev/null || echo openssl # scripts/gen-cert.sh, which a test and the demo run
     command -v mariadbd > /dev/null || echo mariadb-server-core # tests/accounts; without the service of mariadb-server
     command -v mariadb > /dev/null || echo mariadb-client-core

@@ -192,6 +192,9 @@ counters! {
     tls_failures,
     /// Parcels sent to other cores.
     parcels_sent,
+    /// Times this core has published these numbers: four a second, whatever else it does. One that stands still belongs
+    /// to a core that is dead or stuck.
+    heartbeats,
     /// Times this core was started again after a panic.
     core_restarts,
 }

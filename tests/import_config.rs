@@ -78,6 +78,7 @@ fn the_database_becomes_auth_mysql_and_what_has_no_counterpart_is_named() {
     for words in ["Database.uri: its option charset", "Memory: is not carried over"] {
         assert!(said.contains(words), "{said}");
     }
+    assert!(check(&place).contains("in MySQL, opensips at db.example.net:3307, table subscriber_view"));
     assert!(!said.contains("p@ss") && !said.contains("p%40ss") && !said.contains("1234"), "{said}");
 }
 

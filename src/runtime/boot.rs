@@ -172,6 +172,12 @@ impl Server {
         is_done.recv().unwrap_or(Err(BootError::Control(ControlError::Died)))
     }
 
+    /// Reads how often each core has shown that it works, for whoever watches over them.
+    pub fn heartbeats(&self) -> impl Fn() -> Vec<u64> + Send + use<> {
+        let counters = self.counters.clone();
+        move || counters.iter().map(|counters| counters.heartbeats.value()).collect()
+    }
+
     /// Makes a task of a core panic, for tests of what happens then.
     #[doc(hidden)]
     pub fn crash_core(&self, index: usize) {

@@ -12,9 +12,11 @@ mod receive;
 mod send;
 mod units;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use msrprelay::ops::documents;
 
 const AFTER_HELP: &str = "\
 Exit status:
@@ -45,6 +47,13 @@ enum Command {
     Probe(Box<probe::Arguments>),
     /// Put load on a relay and tell what it costs.
     Bench(Box<bench::Arguments>),
+    /// Writes man pages and shell completions, as they lie under /usr/share, for those who make packages.
+    #[command(hide = true)]
+    Documents {
+        /// Where to write them.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -53,6 +62,15 @@ fn main() -> ExitCode {
         Command::Send(arguments) => send::run(*arguments),
         Command::Probe(arguments) => probe::run(*arguments),
         Command::Bench(arguments) => bench::run(*arguments),
+        Command::Documents { directory } => {
+            match documents::write(&Cli::command(), "msrp", "1", &[], &directory) {
+                Ok(_) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("msrp: {}: {error}", directory.display());
+                    ExitCode::FAILURE
+                }
+            }
+        }
     }
 }
 

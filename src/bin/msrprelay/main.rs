@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use msrprelay::config::{Backend, CaSource, Config, Listen};
+use msrprelay::ops::documents::{self, Chapter};
+use msrprelay::ops::service::{self, Watchdog};
 use msrprelay::runtime::boot::Server;
 use msrprelay::runtime::preflight;
 use msrprelay::telemetry::{Snapshot, Telemetry};
@@ -29,6 +31,31 @@ Examples:
 
 config.yaml.sample explains every key; scripts/gen-cert.sh makes a certificate to start with.
 Exit status: 0 if all is well, 1 if not, 2 for a wrong command line.";
+
+/// What the man page has beside the options.
+const CHAPTERS: [Chapter<'_>; 3] = [
+    (
+        "FILES",
+        &[
+            "/etc/msrprelay/config.yaml: the config; config.yaml.sample in the documentation explains every key.",
+            "/var/lib/msrprelay/accounts.db: the accounts of auth.backend: sqlite.",
+        ],
+    ),
+    (
+        "SIGNALS",
+        &[
+            "SIGTERM, SIGINT: no more connections are accepted, what was answered is delivered, the others end.",
+            "SIGHUP: accounts are taken from the config as it is now. A config that is wrong changes nothing.",
+        ],
+    ),
+    (
+        "ENVIRONMENT",
+        &[
+            "NOTIFY_SOCKET, WATCHDOG_USEC: set by systemd, which is told when the relay is ready, reloads and stops, and \
+             whose watchdog is fed while every core works.",
+        ],
+    ),
+];
 
 /// An MSRP relay (RFC 4976) for file transfer and chat between SIP clients behind NAT.
 #[derive(Parser)]
@@ -62,6 +89,13 @@ enum Command {
     ///
     /// Says on standard error, and in comments, what could not be carried over and why.
     ImportConfig(import_config::Arguments),
+    /// Writes man pages and shell completions, as they lie under /usr/share, for those who make packages.
+    #[command(hide = true)]
+    Documents {
+        /// Where to write them.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -70,6 +104,11 @@ fn main() -> ExitCode {
         Some(Command::CheckConfig { file }) => check_config(file),
         Some(Command::User(arguments)) => user::run(arguments),
         Some(Command::ImportConfig(arguments)) => import_config::run(arguments),
+        Some(Command::Documents { directory }) => {
+            documents::write(&Arguments::command(), "msrprelay", "8", &CHAPTERS, directory)
+                .map(|_| ())
+                .map_err(|error| report(format!("{}: {error}", directory.display())))
+        }
         None => run_relay(&arguments.config, arguments.ready_file.as_deref()),
     };
     match outcome {
@@ -121,14 +160,22 @@ fn run_relay(path: &Path, ready_file: Option<&Path>) -> Result<(), Reported> {
     if let Some(file) = ready_file {
         announce(&server, file).map_err(|error| report(format!("msrprelay: {}: {error}", file.display())))?;
     }
+    let cores = server.counters().len();
+    let addresses = joined(server.addresses().iter().map(|(address, _)| address.to_string()));
+    service::ready(&format!("Listening on {addresses}; cores: {cores}"));
+    let watchdog = Watchdog::start(server.heartbeats());
     for signal in signals.forever() {
         if signal == SIGHUP {
+            service::reloading();
             reload(&server, path);
+            service::ready(&format!("Listening on {addresses}; cores: {cores}"));
         } else {
             tracing::info!(signal, "Stopping");
             break;
         }
     }
+    drop(watchdog);
+    service::stopping();
     let counters = server.stop();
     for (core, counters) in counters.iter().enumerate() {
         tracing::info!(
