@@ -20,6 +20,7 @@ mod executor;
 mod inbox;
 mod incoming_file;
 mod ledger;
+mod locate;
 mod message;
 mod part_file;
 mod ranges;
@@ -30,7 +31,7 @@ mod tls;
 mod transport;
 
 pub use auth::{AuthOptions, Credentials, Grant, authenticate};
-pub use certificate::{covered_names, validity};
+pub use certificate::{covered_names, epoch_seconds, validity};
 pub use disposition::{Disposition, Sha256Digest, hex, numbered_name, safe_name};
 pub use endpoint::{Activity, Endpoint, Event, Frame, Incoming, Outgoing, Urgent};
 pub use error::{ClientError, Stage};
@@ -38,12 +39,15 @@ pub use executor::{EngineError, run_on_executor};
 pub use inbox::{Inbox, InboxEvent, InboxOptions};
 pub use incoming_file::{Arrival, Rejection};
 pub use ledger::Ledger;
+pub use locate::{Located, LocatedRelay, NoAddress, locate};
 pub use message::{MessageSpec, MessageStream};
 pub use ranges::{RangeSet, TooScattered};
 pub use sending::{Delivery, SendOptions, send_message};
 pub use source::Source;
 pub use target::Target;
-pub use tls::{ListenSecurity, Offer, Security, Suite, Trust, server_identity, server_identity_offering};
+pub use tls::{
+    ListenSecurity, Offer, Security, Suite, TlsVersion, Trust, server_identity, server_identity_offering,
+};
 pub use transport::{Listener, TlsFacts, Transport};
 
 /// A fresh random token of `length` characters `A-Za-z0-9`, about 5.95 bits each: 12 make a transaction id or a

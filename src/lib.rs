@@ -28,8 +28,8 @@
 //! * [`telemetry`] is the log, which never blocks a core, and the counters.
 //! * [`ops`] is what an operator needs around the relay: the way in from another relay's config, and what the service
 //!   manager is told.
-//! * [`client`] is an MSRP endpoint for the `msrp` tool and the tests. It shares the grammar with the relay, nothing
-//!   else.
+//! * [`client`] is an MSRP endpoint for the `msrp` tool and the tests, and how that tool finds a domain's relays. It
+//!   shares the grammar with the relay, nothing else.
 //! * [`fuzz`] holds what the fuzzer runs against [`proto`], [`relay`] and [`runtime::tls`]; only tests use it.
 //!
 //! `tests/layering.rs` holds the purity of [`proto`] and [`relay`]. Names below that are no links are private modules:

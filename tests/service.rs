@@ -96,7 +96,7 @@ impl Service {
     }
 
     /// The next thing it says that has `what` in it.
-    fn says(&mut self, what: &str) -> String {
+    fn says(&self, what: &str) -> String {
         let mut room = [0; 4096];
         for _ in 0..1000 {
             let octets = self.told.recv(&mut room).unwrap_or_else(|error| {

@@ -44,6 +44,18 @@ pub fn validity(certificate: &CertificateDer<'_>) -> Option<(String, String)> {
     Some((not_before, not_after))
 }
 
+/// Seconds since 1970 of a time as [`validity`] writes it.
+pub fn epoch_seconds(time: &str) -> Option<i64> {
+    let number = |range| time.get(range).and_then(|digits: &str| digits.parse::<i64>().ok());
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hours, minutes, seconds) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    // Years that begin in March have their leap day at the end.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let leap_days = year / 4 - year / 100 + year / 400;
+    let days = year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1 - 719_468;
+    Some(days * 86_400 + hours * 3600 + minutes * 60 + seconds)
+}
+
 /// The fields of a certificate from its validity on.
 fn from_validity(certificate: &[u8]) -> Option<&[u8]> {
     let (certificate, _) = element(certificate, SEQUENCE)?;
@@ -155,6 +167,20 @@ mod tests {
         let (not_before, not_after) = validity(&certificate).unwrap();
         assert_eq!(not_before, "2024-02-29 00:00:00Z");
         assert_eq!(not_after, "2061-12-01 00:00:00Z");
+    }
+
+    #[test]
+    fn written_times_are_counted_from_1970() {
+        for (time, seconds) in [
+            ("1970-01-01 00:00:00Z", 0),
+            ("1999-12-31 23:59:59Z", 946_684_799),
+            ("2000-02-29 12:00:00Z", 951_825_600),
+            ("2024-03-01 00:00:00Z", 1_709_251_200),
+            ("2061-12-01 00:00:00Z", 2_900_620_800),
+        ] {
+            assert_eq!(epoch_seconds(time), Some(seconds), "{time}");
+        }
+        assert_eq!(epoch_seconds("soon"), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use futures_rustls::rustls::client::danger::{
 use futures_rustls::rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
 use futures_rustls::rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use futures_rustls::rustls::server::NoServerSessionStorage;
-use futures_rustls::rustls::version::TLS13;
+use futures_rustls::rustls::version::{TLS12, TLS13};
 use futures_rustls::rustls::{
     self, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
     SupportedProtocolVersion,
@@ -88,10 +88,32 @@ impl Security {
         Ok(Self::Tls { config: client_config(offer, trust)?, name })
     }
 
+    /// TLS of one version that believes anybody: to see what a server shows and speaks.
+    ///
+    /// # Errors
+    /// Names that are no names.
+    pub fn observing(version: TlsVersion, name: &str) -> Result<Self, ClientError> {
+        let version = match version {
+            TlsVersion::Tls12 => &TLS12,
+            TlsVersion::Tls13 => &TLS13,
+        };
+        let config = client_config_of(Offer::Everything, &Trust::Anybody, &[version])?;
+        Ok(Self::Tls { config, name: Some(server_name(name)?) })
+    }
+
     /// Whether this is TLS.
     pub const fn is_tls(&self) -> bool {
         matches!(self, Self::Tls { .. })
     }
+}
+
+/// The versions of TLS that a relay may speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// 1.2, with AEAD ciphers.
+    Tls12,
+    /// 1.3.
+    Tls13,
 }
 
 /// How connections that we accept are protected.
@@ -180,8 +202,16 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Client
 }
 
 fn client_config(offer: Offer, trust: &Trust) -> Result<Arc<ClientConfig>, ClientError> {
+    client_config_of(offer, trust, versions(offer))
+}
+
+fn client_config_of(
+    offer: Offer,
+    trust: &Trust,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<Arc<ClientConfig>, ClientError> {
     let builder = ClientConfig::builder_with_provider(provider(offer))
-        .with_protocol_versions(versions(offer))
+        .with_protocol_versions(versions)
         .map_err(|error| tls_setup("TLS", error))?;
     let mut config = match trust {
         Trust::System => builder.with_root_certificates(system_roots()?).with_no_client_auth(),

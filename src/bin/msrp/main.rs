@@ -4,6 +4,7 @@
 //! to stderr. Invariant: status 0 means that every octet has arrived, as far as the options let that be known.
 
 mod bench;
+mod domain;
 mod options;
 mod outcome;
 mod probe;
@@ -43,7 +44,7 @@ enum Command {
     Receive(Box<receive::Arguments>),
     /// Send a file.
     Send(Box<send::Arguments>),
-    /// Look at a relay: TLS, certificate, AUTH and what it grants.
+    /// Look at a relay, or at all of a domain: SRV, addresses, TLS, certificate, AUTH and what it grants.
     Probe(Box<probe::Arguments>),
     /// Put load on a relay and tell what it costs.
     Bench(Box<bench::Arguments>),

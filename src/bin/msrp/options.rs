@@ -21,7 +21,7 @@ const PASSWORD_VARIABLE: &str = "MSRP_PASSWORD";
 #[command(next_help_heading = "Relay")]
 pub(crate) struct RelayArguments {
     /// Authenticate as this user (`alice@example.com`; the name before the `@` is what the relay checks)
-    #[arg(long, value_name = "USER@DOMAIN", requires = "relay")]
+    #[arg(long, value_name = "USER@DOMAIN")]
     pub(crate) user: Option<String>,
     /// The relay [default port: 2855]
     #[arg(long, value_name = "HOST:PORT")]
@@ -84,12 +84,26 @@ pub(crate) struct Login {
 impl RelayArguments {
     /// Asks for the password and puts the login together; `None` without `--user`.
     pub(crate) fn login(&self, connection: &ConnectionArguments) -> Result<Option<Login>, Failure> {
-        let (Some(user), Some(relay)) = (&self.user, &self.relay) else {
+        match (&self.user, &self.relay) {
+            (Some(_), Some(relay)) => self.login_to(relay, &relay.to_string(), connection),
+            (Some(_), None) => Err(Failure::Usage("--user needs --relay".to_owned())),
+            (None, _) => Ok(None),
+        }
+    }
+
+    /// The same for a relay that was found, addressed as `authority` unless the options say otherwise.
+    pub(crate) fn login_to(
+        &self,
+        relay: &Target,
+        authority: &str,
+        connection: &ConnectionArguments,
+    ) -> Result<Option<Login>, Failure> {
+        let Some(user) = &self.user else {
             return Ok(None);
         };
         let name = user.split_once('@').map_or(user.as_str(), |(name, _)| name);
         let scheme = if connection.plain { "msrp" } else { "msrps" };
-        let uri = self.auth_uri.clone().unwrap_or_else(|| format!("{scheme}://{relay};tcp"));
+        let uri = self.auth_uri.clone().unwrap_or_else(|| format!("{scheme}://{authority};tcp"));
         Ok(Some(Login {
             relay: relay.clone(),
             credentials: Credentials { user: name.to_owned(), password: self.password(user)? },
@@ -144,6 +158,14 @@ impl ConnectionArguments {
         if self.plain { Ok(Security::Plain) } else { self.tls() }
     }
 
+    /// The same, with a name to check where the options give none.
+    pub(crate) fn security_for(&self, name: Option<&str>) -> Result<Security, ClientError> {
+        if self.plain {
+            return Ok(Security::Plain);
+        }
+        self.tls_for(Offer::Everything, self.server_name.as_deref().or(name))
+    }
+
     /// TLS as the options say.
     pub(crate) fn tls(&self) -> Result<Security, ClientError> {
         self.tls_offering(Offer::Everything)
@@ -151,12 +173,16 @@ impl ConnectionArguments {
 
     /// TLS as the options say, with no more on offer than this.
     pub(crate) fn tls_offering(&self, offer: Offer) -> Result<Security, ClientError> {
+        self.tls_for(offer, self.server_name.as_deref())
+    }
+
+    fn tls_for(&self, offer: Offer, name: Option<&str>) -> Result<Security, ClientError> {
         let trust = match (&self.ca, self.insecure) {
             (Some(file), _) => Trust::File(file.clone()),
             (None, true) => Trust::Anybody,
             (None, false) => Trust::System,
         };
-        Security::tls_offering(offer, &trust, self.server_name.as_deref())
+        Security::tls_offering(offer, &trust, name)
     }
 }
 

@@ -30,6 +30,16 @@ pub(crate) enum Failure {
     /// What came is not what was sent.
     #[error("received wrongly: {0}")]
     Mismatch(String),
+    /// Of a domain, not everything is in order.
+    #[error("{count} problems, the first: {first}")]
+    Domain {
+        /// How many there are.
+        count: usize,
+        /// How far things had come at the first.
+        stage: Stage,
+        /// The first, in words.
+        first: String,
+    },
     /// The engine cannot run here.
     #[error("{0}")]
     Engine(String),
@@ -48,14 +58,19 @@ impl Failure {
     fn status(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::Client(error) => match error.stage() {
-                Stage::Connecting => 3,
-                Stage::Authenticating => 4,
-                Stage::Transferring => 1,
-            },
+            Self::Client(error) => stage_status(error.stage()),
+            Self::Domain { stage, .. } => stage_status(*stage),
             Self::Rejected { .. } | Self::Mismatch(_) | Self::Engine(_) => 1,
             Self::Interrupted => 130,
         }
+    }
+}
+
+const fn stage_status(stage: Stage) -> u8 {
+    match stage {
+        Stage::Connecting => 3,
+        Stage::Authenticating => 4,
+        Stage::Transferring => 1,
     }
 }
 

@@ -1,25 +1,35 @@
-//! `msrp probe`: what a relay looks like from here.
+//! `msrp probe`: what a relay, or the relays of a domain, look like from here.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use msrprelay::client::{Endpoint, Grant, TlsFacts, covered_names, validity};
+use msrprelay::client::{Endpoint, Grant, Target, TlsFacts, covered_names, validity};
 use serde_json::json;
 
+use crate::domain;
 use crate::options::{ConnectionArguments, Login, RelayArguments};
 use crate::outcome::{Failure, Report, conclude, run_until_interrupted};
 
 const EXAMPLES: &str = "\
 Examples:
-  msrp probe --relay relay.example.com
+  msrp probe example.com                     SRV, addresses, TLS of every relay of the domain
+  msrp probe example.com --user alice@example.com --password-file secret
+  msrp probe --relay relay.example.com       one relay, without looking for it
   msrp probe --relay relay.example.com --user alice@example.com --password-file secret
   msrp probe --relay 192.0.2.1:2855 --server-name relay.example.com --user alice@example.com \\
              --auth-uri 'msrps://example.com;tcp'";
 
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES, mut_arg("relay", |relay| relay.required(true)))]
+#[command(after_help = EXAMPLES, mut_arg("relay", |relay| relay.required_unless_present("domain")))]
 pub(crate) struct Arguments {
+    /// Find the relays of this SIP domain by SRV _msrps._tcp, and look at each by each of its addresses
+    #[arg(value_name = "DOMAIN", conflicts_with = "relay")]
+    domain: Option<String>,
+    /// Ask this name server [default: the system's]
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "domain", conflicts_with = "relay")]
+    dns: Option<SocketAddr>,
     /// Print the result as one JSON object on stdout
     #[arg(long)]
     json: bool,
@@ -32,11 +42,22 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let as_json = arguments.json;
     let mut report = Report { lines: Vec::new(), json: json!({}) };
-    let login = arguments.relay.login(&arguments.connection);
-    let result = login.and_then(|login| {
-        run_until_interrupted(arguments.connection.cpu, probe(&arguments, login, &mut report))
-    });
+    let result = match &arguments.domain {
+        Some(domain) => probe_domain(&arguments, domain, &mut report),
+        None => arguments.relay.login(&arguments.connection).and_then(|login| {
+            run_until_interrupted(arguments.connection.cpu, probe(&arguments, login, &mut report))
+        }),
+    };
     conclude(as_json, report, result)
+}
+
+fn probe_domain(arguments: &Arguments, domain: &str, report: &mut Report) -> Result<(), Failure> {
+    let connection = &arguments.connection;
+    // Clients address AUTH to their domain, without a port, whichever relay serves it.
+    let at = Target { host: domain.to_owned(), port: 2855 };
+    let login = arguments.relay.login_to(&at, domain, connection)?;
+    let located = domain::ask(domain, arguments.dns, connection, report)?;
+    run_until_interrupted(connection.cpu, domain::visit(&located, login.as_ref(), connection, report))
 }
 
 async fn probe(arguments: &Arguments, login: Option<Login>, report: &mut Report) -> Result<(), Failure> {
@@ -65,7 +86,7 @@ async fn probe(arguments: &Arguments, login: Option<Login>, report: &mut Report)
     Ok(())
 }
 
-fn millis(duration: Duration) -> String {
+pub(crate) fn millis(duration: Duration) -> String {
     format!("{:.1} ms", duration.as_secs_f64() * 1e3)
 }
 

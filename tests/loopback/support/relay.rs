@@ -156,6 +156,11 @@ impl TestRelay {
         Arc::new(client_config(&[version], roots(self.place.path())))
     }
 
+    /// A file that the config names.
+    pub(crate) fn file(&self, name: &str) -> std::path::PathBuf {
+        self.place.path().join(name)
+    }
+
     /// The listener without TLS.
     pub(crate) fn plain(&self) -> SocketAddr {
         let mut all = self.server.addresses().iter();

@@ -1,0 +1,284 @@
+//! `msrp probe DOMAIN` against relays on loopback, with a real name server there too.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+
+#[path = "loopback/support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use hickory_resolver::proto::rr::rdata::{A, AAAA, SOA, SRV};
+use hickory_resolver::proto::rr::{Name, RData, Record};
+use hickory_server::Server as NameServer;
+use hickory_server::store::in_memory::InMemoryZoneHandler;
+use hickory_server::zone_handler::{AxfrPolicy, Catalog, ZoneType};
+use serde_json::Value;
+use support::account::password;
+use support::bounded;
+use support::relay::{HOST, Setup, TestRelay};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// A name server for `test.`, until it is dropped.
+struct Zone {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Zone {
+    fn serve(records: Vec<(&'static str, RData)>) -> Self {
+        let (sender, ready) = mpsc::channel();
+        let (stop, stopped) = oneshot::channel();
+        let body = move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();
+            runtime.block_on(async {
+                let origin = Name::from_ascii("test.").unwrap();
+                let mut zone: InMemoryZoneHandler =
+                    InMemoryZoneHandler::empty(origin.clone(), ZoneType::Primary, AxfrPolicy::Deny);
+                let soa = SOA::new(origin.clone(), origin.clone(), 1, 60, 60, 60, 60);
+                zone.upsert_mut(Record::from_rdata(origin.clone(), 60, RData::SOA(soa)), 1);
+                for (name, data) in records {
+                    zone.upsert_mut(Record::from_rdata(Name::from_ascii(name).unwrap(), 60, data), 1);
+                }
+                let mut catalog = Catalog::new();
+                catalog.upsert(origin.into(), vec![Arc::new(zone)]);
+                let socket = tokio::net::UdpSocket::bind((LOOPBACK, 0)).await.unwrap();
+                sender.send(socket.local_addr().unwrap()).unwrap();
+                let mut server = NameServer::new(catalog);
+                server.register_socket(socket);
+                // Dropped, never used.
+                let _ = stopped.await;
+            });
+        };
+        let thread = std::thread::spawn(body);
+        Self { address: ready.recv().unwrap(), stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Zone {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn srv(priority: u16, weight: u16, port: u16, target: &str) -> RData {
+    RData::SRV(SRV::new(priority, weight, port, Name::from_ascii(target).unwrap()))
+}
+
+const SERVICE: &str = "_msrps._tcp.example.test.";
+const RELAY: &str = "relay.example.test.";
+
+/// A relay, and the certificate that clients should believe.
+struct Scene {
+    relay: TestRelay,
+    place: TempDir,
+}
+
+struct Seen {
+    status: i32,
+    out: String,
+    errors: String,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let relay = TestRelay::with(&Setup::default());
+        let place = tempfile::tempdir().unwrap();
+        fs::copy(relay.file("relay.crt"), place.path().join("ca")).unwrap();
+        fs::write(place.path().join("right"), password("alice")).unwrap();
+        fs::write(place.path().join("wrong"), "not it").unwrap();
+        Self { relay, place }
+    }
+
+    fn port(&self) -> u16 {
+        self.relay.tls.port()
+    }
+
+    fn probe(&self, zone: &Zone, arguments: &[&str]) -> Seen {
+        let output = Command::new(env!("CARGO_BIN_EXE_msrp"))
+            .args([
+                "probe",
+                "example.test",
+                "--ca",
+                "ca",
+                "--connect-timeout",
+                "5s",
+                "--dns",
+                &zone.address.to_string(),
+            ])
+            .args(arguments)
+            .current_dir(self.place.path())
+            .output()
+            .unwrap();
+        let text = |octets: Vec<u8>| String::from_utf8(octets).unwrap();
+        let seen = Seen {
+            status: output.status.code().unwrap(),
+            out: text(output.stdout),
+            errors: text(output.stderr),
+        };
+        println!("{}{}", seen.out, seen.errors);
+        seen
+    }
+}
+
+#[test]
+fn a_domain_in_order_is_told_from_the_record_to_the_auth() {
+    bounded(|| {
+        let scene = Scene::new();
+        let zone = Zone::serve(vec![
+            (SERVICE, srv(10, 5, scene.port(), RELAY)),
+            (RELAY, RData::A(A::new(127, 0, 0, 1))),
+        ]);
+        // As clients do, AUTH is addressed to the domain; the accounts are of another one here.
+        let user = [
+            "--user",
+            "alice@example.com",
+            "--password-file",
+            "right",
+            "--auth-uri",
+            "msrps://example.com;tcp",
+        ];
+        let seen = scene.probe(&zone, &user);
+        assert_eq!(seen.status, 0, "{}", seen.errors);
+        for words in [
+            "_msrps._tcp.example.test names a relay",
+            "priority 10, weight 5",
+            "127.0.0.1; no IPv6",
+            "connected  to 127.0.0.1:",
+            "TLS        TLSv1.3",
+            "versions   TLS 1.3, 1.2",
+            "names      relay.example.test;",
+            "days left",
+            "chain and name are good for relay.example.test",
+            "AUTH       accepted",
+            "realm example.com",
+        ] {
+            assert!(seen.out.contains(words), "{words}: {}", seen.out);
+        }
+        let json: Value = serde_json::from_str(&scene.probe(&zone, &["--json"]).out).unwrap();
+        let address = &json["relays"][0]["addresses"][0];
+        assert_eq!((&json["ok"], &json["srv"]), (&Value::Bool(true), &Value::Bool(true)));
+        assert_eq!(address["tls"]["names"][0], HOST);
+        assert_eq!(address["tls"]["versions"], serde_json::json!(["1.3", "1.2"]));
+        assert!(address["tls"]["days_left"].as_i64().unwrap() > 300);
+    });
+}
+
+#[test]
+fn every_address_is_visited_whatever_is_wrong_with_the_one_before() {
+    bounded(|| {
+        let scene = Scene::new();
+        let zone = Zone::serve(vec![
+            (SERVICE, srv(20, 0, scene.port(), RELAY)),
+            (SERVICE, srv(10, 0, scene.port(), "gone.example.test.")),
+            // Nobody listens on this address of the relay's port.
+            (RELAY, RData::A(A::new(127, 0, 0, 1))),
+            (RELAY, RData::AAAA(AAAA::new(0, 0, 0, 0, 0, 0, 0, 1))),
+        ]);
+        let seen = scene.probe(&zone, &[]);
+        assert_eq!(seen.status, 3);
+        assert!(
+            seen.errors.contains("2 problems, the first: gone.example.test has no address"),
+            "{}",
+            seen.errors
+        );
+        let at = |words: &str| seen.out.find(words).unwrap_or_else(|| panic!("{words}: {}", seen.out));
+        assert!(at("relay        gone.example.test") < at("relay        relay.example.test"), "by priority");
+        assert!(seen.out.contains("FAILED     cannot connect to [::1]:"), "{}", seen.out);
+        assert!(seen.out.contains("chain and name are good"), "{}", seen.out);
+    });
+}
+
+#[test]
+fn a_certificate_for_another_name_is_told_with_the_names_it_has() {
+    bounded(|| {
+        let scene = Scene::new();
+        let zone = Zone::serve(vec![
+            (SERVICE, srv(0, 0, scene.port(), "other.example.test.")),
+            ("other.example.test.", RData::A(A::new(127, 0, 0, 1))),
+        ]);
+        let seen = scene.probe(&zone, &[]);
+        assert_eq!(seen.status, 3);
+        assert!(seen.out.contains("FAILED     TLS with"), "{}", seen.out);
+        assert!(seen.out.contains("names      relay.example.test"), "{}", seen.out);
+        let insecure = Command::new(env!("CARGO_BIN_EXE_msrp"))
+            .args(["probe", "example.test", "--insecure", "--dns", &zone.address.to_string()])
+            .output()
+            .unwrap();
+        assert!(insecure.status.success());
+    });
+}
+
+#[test]
+fn a_refused_user_has_its_own_status() {
+    bounded(|| {
+        let scene = Scene::new();
+        let zone = Zone::serve(vec![
+            (SERVICE, srv(0, 0, scene.port(), RELAY)),
+            (RELAY, RData::A(A::new(127, 0, 0, 1))),
+        ]);
+        let user = [
+            "--user",
+            "alice@example.com",
+            "--password-file",
+            "wrong",
+            "--auth-uri",
+            "msrps://example.com;tcp",
+        ];
+        let seen = scene.probe(&zone, &user);
+        assert_eq!(seen.status, 4, "{}", seen.errors);
+        assert!(seen.errors.contains("401"), "{}", seen.errors);
+    });
+}
+
+#[test]
+fn without_a_record_the_domain_stands_for_its_relay_and_a_dot_for_none() {
+    bounded(|| {
+        let scene = Scene::new();
+        // Nobody has this address.
+        let zone = Zone::serve(vec![("example.test.", RData::A(A::new(127, 77, 77, 77)))]);
+        let seen = scene.probe(&zone, &[]);
+        assert_eq!(seen.status, 3);
+        assert!(seen.out.contains("does not exist: the domain itself stands for its relay"), "{}", seen.out);
+        assert!(seen.out.contains("cannot connect to 127.77.77.77:2855"), "{}", seen.out);
+        let zone = Zone::serve(vec![(SERVICE, srv(0, 0, 0, "."))]);
+        let seen = scene.probe(&zone, &[]);
+        assert_eq!(seen.status, 3);
+        assert!(seen.errors.contains("says that there is no relay"), "{}", seen.errors);
+    });
+}
+
+#[test]
+fn a_name_server_that_is_not_there_is_a_failure_and_not_an_answer() {
+    bounded(|| {
+        let scene = Scene::new();
+        let mut zone = Zone::serve(Vec::new());
+        let address = zone.address;
+        drop(zone.stop.take());
+        zone.thread.take().unwrap().join().unwrap();
+        let silent = Zone { address, stop: None, thread: None };
+        let seen = scene.probe(&silent, &[]);
+        assert_eq!(seen.status, 3);
+        assert!(seen.errors.contains("cannot resolve example.test"), "{}", seen.errors);
+    });
+}
+
+#[test]
+fn what_to_look_at_must_be_said_once() {
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_msrp")).arg("probe").args(arguments).output().unwrap();
+        output.status.code()
+    };
+    assert_eq!(run(&[]), Some(2));
+    assert_eq!(run(&["example.test", "--relay", "127.0.0.1:1"]), Some(2));
+    assert_eq!(run(&["--relay", "127.0.0.1:1", "--dns", "127.0.0.1:1"]), Some(2));
+}
