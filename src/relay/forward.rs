@@ -55,8 +55,8 @@ pub(crate) struct Outbound {
 pub(crate) struct SpareQueues(Vec<VecDeque<Item>>);
 
 impl SpareQueues {
-    const MAX: usize = 32;
-    const ITEMS_MAX: usize = 64;
+    const MAX: usize = 16;
+    const ITEMS_MAX: usize = 16;
 
     fn give(&mut self, queue: VecDeque<Item>) {
         if self.0.len() < Self::MAX && queue.capacity() <= Self::ITEMS_MAX {

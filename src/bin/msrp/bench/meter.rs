@@ -4,7 +4,6 @@
 //! second. Threads that have ended are only in the latter.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::outcome::Failure;
@@ -69,15 +68,14 @@ fn cpu_of(pid: u32) -> Option<Duration> {
     cpu_by_threads(pid).or_else(|| cpu_by_ticks(pid))
 }
 
+/// `None` where the kernel does not count so. A thread that has just ended takes its time with it.
 fn cpu_by_threads(pid: u32) -> Option<Duration> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-    threads
-        .map(|thread| {
-            let path: PathBuf = thread.ok()?.path().join("schedstat");
-            let nanos = fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()?;
-            Some(Duration::from_nanos(nanos))
-        })
-        .sum()
+    let counts: Vec<u64> = threads
+        .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("schedstat")).ok())
+        .map(|counts| counts.split_whitespace().next()?.parse().ok())
+        .collect::<Option<_>>()?;
+    (!counts.is_empty()).then(|| Duration::from_nanos(counts.iter().sum()))
 }
 
 fn cpu_by_ticks(pid: u32) -> Option<Duration> {
