@@ -33,7 +33,7 @@ fn options(help: &str) -> BTreeSet<String> {
     let words =
         begins.flat_map(|line| line.split([' ', ',', '[', '='])).filter(|word| word.starts_with("--"));
     words
-        .map(|word| word.trim_end_matches([':', '.', ';']).to_owned())
+        .map(|word| word.trim_end_matches([':', '.', ';', ']', ')']).to_owned())
         .filter(|word| word.len() > 2)
         .collect()
 }
