@@ -325,9 +325,14 @@ impl Simulation {
     /// Whoever serves several sessions may be relieved of one that does not take what it is sent (413).
     fn expect_relief(&mut self) {
         for index in 0..self.messages.len() {
-            let from = self.messages[index].from;
-            let shared = self.links.iter().filter(|link| link.ends.contains(&from)).count() > 1;
+            let is_shared = |end| self.links.iter().filter(|link| link.ends.contains(&end)).count() > 1;
+            let (from, to) = (self.messages[index].from, self.messages[index].to);
+            let (shared, reports_shared) = (is_shared(from), is_shared(to));
             let message = &mut self.messages[index];
+            // A REPORT that waits for the same receiver goes with the rest.
+            if reports_shared && message.success_report && message.success_reports == 0 {
+                message.faulty = true;
+            }
             // An empty one has no octet that could be missing.
             if shared && (message.octets_delivered() < message.total || message.flag.is_none()) {
                 message.faulty = true;
