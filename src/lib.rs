@@ -15,7 +15,7 @@
 //! bin/msrprelay -> control (the users' file)
 //! bin/msrp      -> client  -> proto                   config, telemetry -> relay (names of limits), proto
 //! bin/msrp bench -> runtime::tls: it must not be slower than what it measures
-//! bin/msrprelay -> ops
+//! bin/msrprelay -> ops -> telemetry
 //! ```
 //!
 //! * [`proto`] is bytes: parser, heads, URIs, digests. No socket, clock, randomness, log, or async.

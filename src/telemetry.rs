@@ -7,6 +7,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -198,6 +199,9 @@ counters! {
     /// Times this core was started again after a panic.
     core_restarts,
 }
+
+/// How often each core publishes what it has counted, and by that shows that it works.
+pub const PUBLISHED_EVERY: Duration = Duration::from_millis(250);
 
 impl Counters {
     /// A limit was reached `times` more.

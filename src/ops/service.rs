@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use crate::telemetry::PUBLISHED_EVERY;
+
 /// Feedings within the time that the service manager grants: two may fail.
 const FEEDINGS: u32 = 3;
-/// How often a core that has nothing else to do beats.
-const BEAT: Duration = Duration::from_millis(250);
 /// A core is alive if it has beaten this part of what it should have: a machine may be slow, but a core that is
 /// started again and again beats once in each of its lives.
 const BEATS_DUE: u32 = 4;
@@ -124,7 +124,7 @@ impl Drop for Watchdog {
 
 /// Who has worked between two looks.
 fn judge(before: &[u64], now: &[u64], span: Duration) -> Finding {
-    let beats = u64::try_from(span.as_millis() / BEAT.as_millis()).unwrap_or(u64::MAX);
+    let beats = u64::try_from(span.as_millis() / PUBLISHED_EVERY.as_millis()).unwrap_or(u64::MAX);
     let due = (beats / u64::from(BEATS_DUE)).max(1);
     let worked = |core: &usize| {
         now.get(*core).copied().unwrap_or(0).saturating_sub(before.get(*core).copied().unwrap_or(0))

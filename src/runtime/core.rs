@@ -30,10 +30,8 @@ use crate::relay::{
     CloseReason, CoreId, Effect, Effects, Event as RelayEvent, Input, Limit, LookUpAnswer, LookUpTicket,
     OutBatch, PeerKey, Relay, Settings, Stats, Transport, WriteState,
 };
-use crate::telemetry::Counters;
+use crate::telemetry::{Counters, PUBLISHED_EVERY};
 
-/// How often counters are published and deadlines looked at.
-const TICK: Duration = Duration::from_millis(250);
 /// How long a core that has something to do may sleep by mistake; see [`Shared::heartbeat`].
 const HEARTBEAT: Duration = Duration::from_millis(2);
 /// The same for a core on which nothing happened lately.
@@ -399,7 +397,7 @@ impl Shared {
 
     async fn tick(self: &Rc<Self>) {
         loop {
-            Deadline::after(TICK).await;
+            Deadline::after(PUBLISHED_EVERY).await;
             let due = self.relay.borrow().next_deadline().is_some_and(|at| at <= Instant::now());
             if due {
                 self.feed([Input::Tick]);
