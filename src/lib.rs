@@ -92,6 +92,7 @@
 //! | A port that anybody listens on is refused; the only `unsafe` code | [`runtime::sock`] |
 //! | What is dialled is judged after the name has been resolved | `runtime::dial`, [`config::Outbound::permits`] |
 //! | Every request is answered in time; a broken backend is never "no such user" | [`control`] |
+//! | A core's waker is in no other thread's hands once the core can see the answer | `control::reply` |
 //! | An account is found only if exactly one is meant; a database that fails is tried by one task; what was found is remembered no longer than the operator says | `control::accounts` |
 //! | Every problem of a config is told at once; every limit has a default, a floor and a ceiling | [`config`] |
 //!

@@ -26,11 +26,13 @@ use crate::config::{Auth, Config};
 
 mod accounts;
 mod dns;
+mod reply;
 
 use accounts::{Accounts, AccountsSettings};
 pub use accounts::{AccountsReady, Answer, Secret, User, UserFile, UserFileError, WhyUnavailable};
 pub use dns::ResolveError;
 use dns::Resolver;
+use reply::{Reply, reply};
 
 /// Look-ups under way at once, of each kind; the others wait in the queue.
 const RUNNING_MAX: usize = 256;
@@ -201,7 +203,7 @@ struct LookUp {
     realm: String,
     /// What has waited in the queue for as long as a look-up may take is over when its turn comes.
     asked: Instant,
-    reply: oneshot::Sender<Answer>,
+    reply: Reply<Answer>,
 }
 
 #[derive(Debug)]
@@ -213,13 +215,13 @@ struct Reload {
 #[derive(Debug)]
 struct Resolve {
     host: String,
-    reply: oneshot::Sender<Result<Vec<IpAddr>, ResolveError>>,
+    reply: Reply<Result<Vec<IpAddr>, ResolveError>>,
 }
 
 impl ControlHandle {
     /// Looks up the account that `user` names in `realm`.
     pub async fn look_up(&self, user: String, realm: String) -> Answer {
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = reply();
         let asked = Instant::now();
         if self.look_up.try_send(LookUp { user, realm, asked, reply }).is_err() {
             return Answer::Unavailable(WhyUnavailable::Busy);
@@ -233,7 +235,7 @@ impl ControlHandle {
     /// # Errors
     /// If there are none, or nobody says so in time.
     pub async fn resolve(&self, host: String) -> Result<Vec<IpAddr>, ResolveError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = reply();
         if self.resolve.try_send(Resolve { host, reply }).is_err() {
             return Err(ResolveError::Busy);
         }
@@ -300,12 +302,11 @@ impl Plane {
         let accounts = Rc::clone(&self.accounts.borrow());
         let left = self.lookup_timeout.saturating_sub(asked.elapsed());
         let answer = tokio::time::timeout(left, accounts.look_up(&user, &realm)).await;
-        // Who asked may be gone by now.
-        let _ = reply.send(answer.unwrap_or(Answer::Unavailable(WhyUnavailable::Late)));
+        reply.send(answer.unwrap_or(Answer::Unavailable(WhyUnavailable::Late)));
     }
 
     async fn resolve(self: Rc<Self>, Resolve { host, reply }: Resolve) {
-        let _ = reply.send(self.resolver.resolve(&host).await);
+        reply.send(self.resolver.resolve(&host).await);
     }
 }
 

@@ -492,6 +492,8 @@ fn spawn_core(cpu: usize, plan: CorePlan, farewell: Farewell) -> Result<JoinHand
         let _farewell = farewell;
         // Polled here and now, before the executor runs: that is how its waker can be had.
         let woken = executor.spawn(poll_fn(|cx| {
+            // Kept for good: a task that others hold wakers of must not be freed; see `control::reply`.
+            std::mem::forget(cx.waker().clone());
             let _ = progress.send(Ok(Progress::Made(cx.waker().clone())));
             Poll::<()>::Pending
         }));

@@ -4,6 +4,8 @@
 //! empties a core's inbox never waits for another core's (two would deadlock): it hands parcels to the
 //! outbox, and one flusher per core does the waiting. An outbox is bounded by what fills it: body
 //! octets by the senders' credit, everything else by the tables of sessions and transactions.
+//! The queue wakes whoever waits on it under the lock under which waiting ends: a task's waker must not be in another
+//! thread's hands when the task ends (see `control::reply`).
 
 use std::cell::{Cell, RefCell};
 use std::sync::mpsc;
