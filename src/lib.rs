@@ -57,7 +57,8 @@
 //!
 //! Each of the steps 4 to 6, and the credits, is a [`relay::Message`] to whoever takes the next one. On one core it is
 //! pushed onto a queue; between cores the same value crosses as a parcel (`runtime::mesh`). There is one path, not
-//! two.
+//! two. Sessions never move. A connection does, once, if its first request is for a session on another core: then the
+//! whole of it crosses, and its octets do not have to (`runtime::hand_over`).
 //!
 //! # The path of an AUTH
 //!
@@ -87,6 +88,7 @@
 //! | No TLS record ends within an end-line | `runtime::records` |
 //! | What is received lies in buffers that are used again; a thread keeps few of them | `runtime::pool` |
 //! | No sequence number of a key is used twice; nothing that is not authenticated gets further | [`runtime::tls`] |
+//! | A connection that changes cores has been counted out by the one, and nothing of it looked at, before the other has it | `runtime::hand_over` |
 //! | Only owned values cross cores; who empties an inbox never waits for another's | `runtime::mesh` |
 //! | Listening sockets outlive their cores; a core that dies takes nobody with it | [`runtime::boot`] |
 //! | A port that anybody listens on is refused; the only `unsafe` code | [`runtime::sock`] |

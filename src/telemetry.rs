@@ -189,6 +189,8 @@ counters! {
     dial_failures,
     /// TLS handshakes completed, inbound and outbound.
     tls_handshakes,
+    /// Connections passed to the core of the session that their first request names.
+    connections_handed_over,
     /// TLS handshakes, and sessions, that ended in an error.
     tls_failures,
     /// Parcels sent to other cores.

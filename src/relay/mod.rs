@@ -42,8 +42,9 @@ use bytes::Bytes;
 use slotmap::SlotMap;
 
 use crate::proto::digest::Ha1;
-use crate::proto::head::Head;
+use crate::proto::head::{Head, Kind, Method};
 use crate::proto::parser::Flag;
+use crate::proto::uri::MsrpUri;
 
 pub use admission::{AddressKey, Offence, Tally, UserKey, Who};
 pub use effect::{CloseReason, Effect, Effects, Event, Target};
@@ -336,6 +337,25 @@ impl Relay {
         }
         self.settle(fx);
         Ok(key)
+    }
+
+    /// Where the session lives that the first request of a connection names, if that is on another core: all that the
+    /// connection brings would have to go there.
+    pub fn home_elsewhere(&self, head: &Head, octets: &[u8]) -> Option<CoreId> {
+        if self.core.stopping || matches!(head.kind(), Kind::Response(_) | Kind::Request(Method::Auth)) {
+            return None;
+        }
+        let first = head.to_path(octets).first()?;
+        if !MsrpUri::parse(first).is_ok_and(|uri| self.core.is_ours(&uri)) {
+            return None;
+        }
+        let home = peer::named_session(first)?.home();
+        (home != self.core.me && self.core.is_alive(home)).then_some(home)
+    }
+
+    /// Whether the relay is about to end: nothing more is read.
+    pub fn is_stopping(&self) -> bool {
+        self.core.stopping
     }
 
     /// Something has happened.

@@ -18,6 +18,7 @@ use futures_lite::{FutureExt as _, future};
 
 use super::conn::Conn;
 use super::deadline::Deadline;
+use super::hand_over::{HandOver, Received};
 use super::log::{self, LimitLog};
 use super::mesh::{Mesh, Parcel};
 use super::sock::{AcceptError, Acceptor, Socket};
@@ -26,6 +27,7 @@ use super::tls::{TlsConn, TlsSetup};
 use crate::config::{Limits, Outbound};
 use crate::control::{Answer, ControlHandle, Secret, WhyUnavailable};
 use crate::proto::digest::{Algorithm, Ha1};
+use crate::proto::head::Head;
 use crate::relay::{
     CloseReason, CoreId, Effect, Effects, Event as RelayEvent, Input, Limit, LookUpAnswer, LookUpTicket,
     OutBatch, PeerKey, Relay, Settings, Stats, Transport, WriteState,
@@ -98,7 +100,7 @@ pub(crate) struct Shared {
     pub(crate) tls: TlsSetup,
     pub(crate) control: ControlHandle,
     pub(crate) counters: Arc<Counters>,
-    mesh: Mesh,
+    pub(crate) mesh: Mesh,
     pub(crate) own: Arc<[SocketAddr]>,
     log_failures: bool,
     limit_log: LimitLog,
@@ -316,9 +318,19 @@ impl Shared {
 
     /// Takes charge of a connection.
     pub(crate) fn adopt(self: &Rc<Self>, conn: Conn) {
+        self.adopt_with(conn, Received::default());
+    }
+
+    /// The same for one that has been received from already.
+    fn adopt_with(self: &Rc<Self>, conn: Conn, received: Received) {
         let conn = Rc::new(conn);
         self.conns.borrow_mut().insert(conn.key, Rc::clone(&conn));
-        conn.start(self);
+        conn.start(self, received);
+    }
+
+    /// Which other core a connection belongs on, by the first request it brings.
+    pub(crate) fn home_elsewhere(&self, head: &Head, octets: &[u8]) -> Option<CoreId> {
+        self.relay.borrow().home_elsewhere(head, octets)
     }
 
     /// The connection is over; its tasks hold it for as long as they need it.
@@ -349,17 +361,42 @@ impl Shared {
 
     fn accepted(self: &Rc<Self>, socket: Socket, address: SocketAddr, transport: Transport) {
         self.counters.connections_accepted.add(1);
-        let mut fx = self.effects.take();
-        let accepted = self.relay.borrow_mut().accept(Instant::now(), transport, address.ip(), &mut fx);
-        // Before the effects: they may speak of this connection.
-        if let Ok(peer) = accepted {
+        self.take_in(transport, address, |peer| {
             match transport.secure.then(|| TlsConn::server(Arc::clone(&self.tls.server))).transpose() {
-                Ok(tls) => self.adopt(Conn::new(peer, socket, address, tls, false)),
+                Ok(tls) => self.adopt(Conn::accepted(peer, socket, address, tls, transport)),
                 Err(error) => {
                     tracing::error!(reason = %error, "Cannot begin TLS");
                     self.feed([Input::Lost { peer }]);
                 }
             }
+        });
+    }
+
+    /// Goes on with a connection that another core has accepted, from where that left off.
+    fn take_over(self: &Rc<Self>, connection: HandOver) {
+        if self.relay.borrow().is_stopping() {
+            return;
+        }
+        let (transport, address) = (connection.transport, connection.address);
+        self.take_in(transport, address, |peer| match connection.resume(peer) {
+            Ok((conn, received)) => {
+                tracing::debug!(?peer, %address, "Took over a connection");
+                self.adopt_with(conn, received);
+            }
+            Err(error) => {
+                tracing::debug!(?peer, %address, reason = %error, "Connection gone");
+                self.feed([Input::Lost { peer }]);
+            }
+        });
+    }
+
+    /// Makes room for one more connection in the relay, if there is any.
+    fn take_in(self: &Rc<Self>, transport: Transport, address: SocketAddr, begin: impl FnOnce(PeerKey)) {
+        let mut fx = self.effects.take();
+        let accepted = self.relay.borrow_mut().accept(Instant::now(), transport, address.ip(), &mut fx);
+        // Before the effects: they may speak of this connection.
+        if let Ok(peer) = accepted {
+            begin(peer);
         }
         self.apply(fx);
     }
@@ -427,6 +464,7 @@ impl Shared {
         while let Ok(parcel) = inbox.recv().await {
             match parcel {
                 Parcel::Messages(messages) => self.feed(messages.into_iter().map(Input::Message)),
+                Parcel::Adopt(connection) => self.take_over(*connection),
                 Parcel::CoreUp { core, inbox } => {
                     self.mesh.core_up(core, inbox);
                     self.feed([Input::CoreChanged { index: core.index, running: Some(core.incarnation) }]);

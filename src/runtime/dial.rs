@@ -91,7 +91,7 @@ impl Shared {
             }
             match Socket::connect(address, self.outbound.connect_timeout).await {
                 Ok(socket) if self.is_own(address, &socket) => failure = Some(DialError::Own(address)),
-                Ok(socket) => return Ok(Conn::new(peer, socket, address, tls, true)),
+                Ok(socket) => return Ok(Conn::dialled(peer, socket, address, tls)),
                 Err(error) => failure = Some(DialError::Connect(address, error)),
             }
         }

@@ -12,6 +12,7 @@ use std::sync::mpsc;
 
 use async_channel::{Receiver, Sender, TrySendError};
 
+use super::hand_over::HandOver;
 use super::tasks::Event;
 use crate::relay::{CoreId, Message};
 
@@ -23,6 +24,8 @@ const INBOX_BATCHES_MAX: usize = 256;
 pub(crate) enum Parcel {
     /// Steps for the core's relay, from another core.
     Messages(Vec<Message>),
+    /// A connection whose first request names a session of the core.
+    Adopt(Box<HandOver>),
     /// Another core has started; this is its inbox.
     CoreUp { core: CoreId, inbox: Sender<Self> },
     /// Another core is gone.
@@ -82,6 +85,17 @@ impl Mesh {
         if let Some(outbox) = self.outboxes.get(usize::from(core.index)) {
             outbox.inbox.borrow_mut().take_if(|(there, _)| *there == core);
             outbox.waiting.borrow_mut().clear();
+        }
+    }
+
+    /// Sends a connection where it belongs, waiting until there is room. With a core that is gone it is closed: so are
+    /// the sessions it was for.
+    pub(crate) async fn hand_over(&self, to: CoreId, connection: Box<HandOver>) {
+        let inbox = self.outbox(usize::from(to.index)).and_then(|outbox| outbox.inbox.borrow().clone());
+        if let Some((there, inbox)) = inbox
+            && there == to
+        {
+            let _ = inbox.send(Parcel::Adopt(connection)).await;
         }
     }
 

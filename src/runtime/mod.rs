@@ -9,6 +9,7 @@ mod conn;
 mod core;
 mod deadline;
 mod dial;
+mod hand_over;
 mod log;
 mod mesh;
 mod pool;

@@ -14,7 +14,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -224,6 +224,20 @@ impl Socket {
         options.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
         options.set_tcp_keepalive(&KEEPALIVE)?;
         Ok(Self { stream: RefCell::new(stream) })
+    }
+
+    /// Takes over a connection that another executor gave up; see [`Socket::duplicate`].
+    #[expect(unsafe_code, reason = "glommio takes over a stream only as a number")]
+    pub fn adopt(descriptor: OwnedFd) -> io::Result<Self> {
+        // SAFETY: `into_raw_fd` gives up the ownership of an open descriptor, which the stream takes over and closes.
+        let stream = unsafe { TcpStream::from_raw_fd(descriptor.into_raw_fd()) };
+        Self::new(stream)
+    }
+
+    /// The connection once more, for another executor. Whoever goes on with it must be the only one: drop this socket
+    /// without having shut it down, which leaves the connection open.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        descriptor(&self.stream.borrow()).try_clone_to_owned()
     }
 
     /// Connects to `address`; `timeout` must not be zero. Fails with [`io::ErrorKind::TimedOut`] when it is over.

@@ -184,6 +184,7 @@ fn run_relay(path: &Path, ready_file: Option<&Path>) -> Result<(), Reported> {
             bytes = counters.body_bytes_out,
             links_local = counters.links_local,
             links_split = counters.links_split,
+            connections_handed_over = counters.connections_handed_over,
             "Core stopped"
         );
     }
