@@ -191,6 +191,8 @@ counters! {
     tls_handshakes,
     /// Connections passed to the core of the session that their first request names.
     connections_handed_over,
+    /// Connections passed on to the process that this one took over from.
+    connections_passed_on,
     /// TLS handshakes, and sessions, that ended in an error.
     tls_failures,
     /// Parcels sent to other cores.

@@ -32,6 +32,11 @@ pub fn reloading() {
     }
 }
 
+/// Another process of the service takes over; the service manager follows that one from here on.
+pub fn succeeded_by(pid: u32) {
+    tell(&[NotifyState::MainPid(pid)]);
+}
+
 /// The relay ends.
 pub fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("Closing connections")]);

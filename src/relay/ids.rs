@@ -22,8 +22,26 @@ slotmap::new_key_type! {
 pub struct CoreId {
     /// Position in the configured list of cores, from 0.
     pub index: u16,
-    /// How often this core has been started again; wraps.
+    /// The process's generation, and how often this core has been started again in it; both wrap.
     pub incarnation: u16,
+}
+
+impl CoreId {
+    /// A core's first life in a process that is the so-manieth of its line, each having taken over from the one before.
+    pub fn first_life(index: u16, generation: u8) -> Self {
+        Self { index, incarnation: u16::from(generation) << 8 }
+    }
+
+    /// The life after this one, in the same process.
+    pub fn next_life(self) -> Self {
+        let [generation, life] = self.incarnation.to_be_bytes();
+        Self { index: self.index, incarnation: u16::from_be_bytes([generation, life.wrapping_add(1)]) }
+    }
+
+    /// Which process of the line it is in; wraps.
+    pub fn generation(self) -> u8 {
+        self.incarnation.to_be_bytes()[0]
+    }
 }
 
 /// A connection, wherever it lives.

@@ -339,9 +339,8 @@ impl Relay {
         Ok(key)
     }
 
-    /// Where the session lives that the first request of a connection names, if that is on another core: all that the
-    /// connection brings would have to go there.
-    pub fn home_elsewhere(&self, head: &Head, octets: &[u8]) -> Option<CoreId> {
+    /// Where the session lives, or lived, that the first request of a connection names.
+    pub fn home_of(&self, head: &Head, octets: &[u8]) -> Option<CoreId> {
         if self.core.stopping || matches!(head.kind(), Kind::Response(_) | Kind::Request(Method::Auth)) {
             return None;
         }
@@ -349,8 +348,12 @@ impl Relay {
         if !MsrpUri::parse(first).is_ok_and(|uri| self.core.is_ours(&uri)) {
             return None;
         }
-        let home = peer::named_session(first)?.home();
-        (home != self.core.me && self.core.is_alive(home)).then_some(home)
+        Some(peer::named_session(first)?.home())
+    }
+
+    /// Whether that is a core, in its present life, of this process and not this one.
+    pub fn is_other(&self, core: CoreId) -> bool {
+        core != self.core.me && self.core.is_alive(core)
     }
 
     /// Whether the relay is about to end: nothing more is read.

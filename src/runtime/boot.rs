@@ -6,9 +6,10 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
@@ -18,8 +19,10 @@ use async_channel::{Receiver, Sender};
 use glommio::{LocalExecutorBuilder, Placement};
 
 use super::core::{self, CoreEnd, CorePlan};
+use super::hand_over::HandOver;
 use super::mesh::{Parcel, inbox};
 use super::sock::{ListenError, Listeners};
+use super::succession::{Estate, Line, Passed, Predecessor, SuccessionError, Successor};
 use super::tasks::panic_message;
 use super::tls::{Identity, Roots, TlsSetup, TlsSetupError};
 use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy};
@@ -52,6 +55,11 @@ const QUIESCE_ROUNDS_MAX: u32 = 100;
 const QUIESCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the control plane may take to end.
 const CONTROL_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Connections that are made for each address so that no core waits for one any more.
+const POKES_MAX: u32 = 500;
+/// How long each may take, and how long it is waited between them.
+const POKE_TIMEOUT: Duration = Duration::from_millis(200);
+const POKE_PAUSE: Duration = Duration::from_millis(5);
 /// How long it may take to exchange the accounts.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -95,6 +103,10 @@ enum BootEvent {
     CoreEnded(usize),
     /// Take what may change while the relay runs from another config, and say so.
     Reload { config: Box<Config>, done: mpsc::Sender<Result<(), BootError>> },
+    /// Another process listens on the sockets: accept no more, and do not close them for it.
+    GiveWay,
+    /// That process has a connection for a session of ours.
+    Passed(Passed),
     /// Stop everything.
     Stop,
     /// Make a core panic.
@@ -108,6 +120,10 @@ pub struct Server {
     counters: Vec<Arc<Counters>>,
     accounts: AccountsReady,
     events: Sender<BootEvent>,
+    generation: u8,
+    listeners: Arc<Vec<(Listeners, bool)>>,
+    accepting: Arc<AtomicUsize>,
+    predecessor: Option<Arc<Predecessor>>,
     supervisor: Option<JoinHandle<()>>,
 }
 
@@ -117,6 +133,14 @@ impl Server {
     /// # Errors
     /// [`BootError`] says what an operator must change.
     pub fn start(config: Config) -> Result<Self, BootError> {
+        Self::start_after(config, None)
+    }
+
+    /// The same where another process has listened until now; [`Server::predecessor`] must be told next.
+    ///
+    /// # Errors
+    /// [`BootError`] says what an operator must change.
+    pub fn start_after(config: Config, mut estate: Option<Estate>) -> Result<Self, BootError> {
         let control = Control::start(&config)?;
         let tls = tls_setup(&config)?;
         if tls.roots == 0 {
@@ -125,11 +149,16 @@ impl Server {
             );
         }
         let count = NonZeroUsize::new(config.cores.len()).unwrap_or(NonZeroUsize::MIN);
-        let listeners = listen(&config, count)?;
+        let generation = estate.as_ref().map_or(0, |estate| estate.generation);
+        let listeners = Arc::new(listen(&config, count, estate.as_mut())?);
+        let predecessor = estate.map(|estate| Arc::new(estate.predecessor()));
         let addresses = listeners.iter().map(|(l, secure)| (l.address(), *secure)).collect();
         let accounts = control.accounts_ready();
         let (events, inbox) = async_channel::bounded(64);
-        let mut supervisor = Supervisor::new(config, control, tls, listeners, (events.clone(), inbox));
+        let kin = (generation, predecessor.clone());
+        let mut supervisor =
+            Supervisor::new(config, control, tls, Arc::clone(&listeners), kin, (events.clone(), inbox));
+        let accepting = Arc::clone(&supervisor.accepting);
         let counters = supervisor.counters.clone();
         for index in 0..count.get() {
             if let Err(error) = supervisor.start_core(index) {
@@ -142,7 +171,33 @@ impl Server {
             .name("supervisor".to_owned())
             .spawn(move || supervisor.run())
             .map_err(|source| BootError::System { what: "starting the supervisor", source })?;
-        Ok(Self { addresses, counters, accounts, events, supervisor: Some(thread) })
+        let supervisor = Some(thread);
+        Ok(Self {
+            addresses,
+            counters,
+            accounts,
+            events,
+            generation,
+            listeners,
+            accepting,
+            predecessor,
+            supervisor,
+        })
+    }
+
+    /// The process that this one takes over from.
+    pub fn predecessor(&self) -> Option<&Predecessor> {
+        self.predecessor.as_deref()
+    }
+
+    /// What the process needs that shall take over from this one.
+    pub fn heritage(&self) -> Heritage {
+        Heritage {
+            generation: self.generation,
+            listeners: Arc::clone(&self.listeners),
+            accepting: Arc::clone(&self.accepting),
+            events: self.events.clone(),
+        }
     }
 
     /// The addresses listened on, with the ports the kernel chose where 0 was asked for, and whether
@@ -206,6 +261,60 @@ impl Server {
     }
 }
 
+/// What one process leaves another; see [`succession`](super::succession).
+#[derive(Clone, Debug)]
+pub struct Heritage {
+    generation: u8,
+    listeners: Arc<Vec<(Listeners, bool)>>,
+    accepting: Arc<AtomicUsize>,
+    events: Sender<BootEvent>,
+}
+
+impl Heritage {
+    /// Leaves the listening sockets to the process at the other end of `line`.
+    ///
+    /// # Errors
+    /// If that has ended.
+    pub fn bequeath(&self, line: Line) -> Result<Successor, SuccessionError> {
+        let all = self.listeners.iter().flat_map(|(listeners, secure)| {
+            listeners.sockets().map(|socket| (listeners.address(), *secure, socket))
+        });
+        Successor::bequeath(line, self.generation, all)
+    }
+
+    /// Accepts no more. Each core still takes the one connection that it is waiting for, and so that it need not wait
+    /// long, gets one from here. Returns whether no core accepts any more.
+    pub fn give_way(&self) -> bool {
+        let _ = self.events.send_blocking(BootEvent::GiveWay);
+        for _ in 0..POKES_MAX {
+            if self.accepting.load(Ordering::SeqCst) == 0 {
+                return true;
+            }
+            for (listeners, _) in self.listeners.iter() {
+                // The other process may get it, which does no harm.
+                let _ = TcpStream::connect_timeout(&reachable(listeners.address()), POKE_TIMEOUT);
+            }
+            std::thread::sleep(POKE_PAUSE);
+        }
+        false
+    }
+
+    /// Serves a connection that the successor has accepted.
+    pub fn take_back(&self, passed: Passed) {
+        let _ = self.events.send_blocking(BootEvent::Passed(passed));
+    }
+}
+
+/// Where an address that is listened on can be connected to from here.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.end();
@@ -225,9 +334,19 @@ fn tls_setup(config: &Config) -> Result<TlsSetup, BootError> {
     Ok(TlsSetup::new(identities.collect(), &roots, config.tls.record_layer)?)
 }
 
-fn listen(config: &Config, cores: NonZeroUsize) -> Result<Vec<(Listeners, bool)>, BootError> {
-    let bind =
-        |listen: &crate::config::Listen| Ok((Listeners::bind(listen.address, cores, BACKLOG)?, listen.tls));
+fn listen(
+    config: &Config,
+    cores: NonZeroUsize,
+    mut estate: Option<&mut Estate>,
+) -> Result<Vec<(Listeners, bool)>, BootError> {
+    let bind = |listen: &crate::config::Listen| {
+        let left = estate.as_mut().and_then(|estate| estate.listeners(listen.address, listen.tls));
+        let listeners = match left {
+            Some((address, sockets)) => Listeners::inherit(address, sockets, cores, BACKLOG)?,
+            None => Listeners::bind(listen.address, cores, BACKLOG)?,
+        };
+        Ok((listeners, listen.tls))
+    };
     config.listen.iter().map(bind).collect()
 }
 
@@ -241,7 +360,11 @@ struct Supervisor {
     tls: TlsSetup,
     control: Control,
     counters: Vec<Arc<Counters>>,
-    listeners: Vec<(Listeners, bool)>,
+    listeners: Arc<Vec<(Listeners, bool)>>,
+    accepting: Arc<AtomicUsize>,
+    predecessor: Option<Arc<Predecessor>>,
+    /// The sockets belong to another process now.
+    gave_way: bool,
     log_failures: bool,
     events: Sender<BootEvent>,
     inbox: Receiver<BootEvent>,
@@ -249,7 +372,7 @@ struct Supervisor {
 
 /// One core's present life.
 struct RunningCore {
-    incarnation: u16,
+    id: CoreId,
     inbox: Option<Sender<Parcel>>,
     thread: Option<JoinHandle<CoreEnd>>,
     started: Instant,
@@ -261,19 +384,20 @@ impl Supervisor {
         config: Config,
         control: Control,
         tls: TlsSetup,
-        listeners: Vec<(Listeners, bool)>,
+        listeners: Arc<Vec<(Listeners, bool)>>,
+        (generation, predecessor): (u8, Option<Arc<Predecessor>>),
         (events, inbox): (Sender<BootEvent>, Receiver<BootEvent>),
     ) -> Self {
         let ports = listeners.iter().map(|(l, _)| l.address().port()).collect();
-        let dead = |_| RunningCore {
-            incarnation: 0,
+        let dead = |index| RunningCore {
+            id: CoreId::first_life(index, generation),
             inbox: None,
             thread: None,
             started: Instant::now(),
             pause: RESTART_PAUSE_MIN,
         };
         Self {
-            cores: config.cores.iter().map(dead).collect(),
+            cores: (0..u16::MAX).zip(&config.cores).map(|(index, _)| dead(index)).collect(),
             counters: config.cores.iter().map(|_| Arc::default()).collect(),
             settings: settings(&config, ports),
             cpus: config.cores,
@@ -283,6 +407,9 @@ impl Supervisor {
             tls,
             control,
             listeners,
+            accepting: Arc::default(),
+            predecessor,
+            gave_way: false,
             events,
             inbox,
         }
@@ -305,6 +432,8 @@ impl Supervisor {
             control: self.control.handle(),
             counters: Arc::clone(counters),
             inbox: receiver,
+            accepting: Arc::clone(&self.accepting),
+            predecessor: self.predecessor.clone(),
             log_failures: self.log_failures,
             own: self.listeners.iter().map(|(listeners, _)| listeners.address()).collect(),
             seed: seed()?,
@@ -322,17 +451,24 @@ impl Supervisor {
     }
 
     fn id(&self, index: usize) -> CoreId {
-        let incarnation = self.cores.get(index).map_or(0, |core| core.incarnation);
-        CoreId { index: u16::try_from(index).unwrap_or(u16::MAX), incarnation }
+        let other = || CoreId::first_life(u16::try_from(index).unwrap_or(u16::MAX), 0);
+        self.cores.get(index).map_or_else(other, |core| core.id)
     }
 
     fn listeners_of(&self, index: usize) -> Result<Vec<(socket2::Socket, Transport)>, BootError> {
-        let of_core = |(listeners, secure): &(Listeners, bool)| {
-            let socket = listeners.for_core(index)?;
-            Ok((socket, Transport { secure: *secure, port: listeners.address().port() }))
-        };
-        let all: io::Result<Vec<_>> = self.listeners.iter().map(of_core).collect();
-        all.map_err(|source| BootError::System { what: "duplicating a listening socket", source })
+        if self.gave_way {
+            return Ok(Vec::new());
+        }
+        let cores = NonZeroUsize::new(self.cores.len()).unwrap_or(NonZeroUsize::MIN);
+        let mut all = Vec::new();
+        for (listeners, secure) in self.listeners.iter() {
+            let transport = Transport { secure: *secure, port: listeners.address().port() };
+            let sockets = listeners
+                .for_core(index, cores)
+                .map_err(|source| BootError::System { what: "duplicating a listening socket", source })?;
+            all.extend(sockets.into_iter().map(|socket| (socket, transport)));
+        }
+        Ok(all)
     }
 
     /// Tells the newcomer of all others, and all others of the newcomer.
@@ -355,6 +491,10 @@ impl Supervisor {
                     // Whoever asked may have stopped waiting.
                     let _ = done.send(self.reload(*config));
                 }
+                BootEvent::GiveWay => self.give_way(),
+                BootEvent::Passed(passed) => {
+                    self.tell(passed.core.into(), Parcel::Adopt(Box::new(HandOver::passed(passed))));
+                }
                 BootEvent::Crash { index, in_task } => self.tell(index, Parcel::Panic { in_task }),
                 BootEvent::Stop => break,
             }
@@ -366,6 +506,13 @@ impl Supervisor {
     fn reload(&self, config: Config) -> Result<(), BootError> {
         self.control.reload_accounts(&config.auth, RELOAD_TIMEOUT)?;
         Ok(())
+    }
+
+    fn give_way(&mut self) {
+        self.gave_way = true;
+        for index in 0..self.cores.len() {
+            self.tell(index, Parcel::GiveWay);
+        }
     }
 
     fn tell(&self, index: usize, parcel: Parcel) {
@@ -393,7 +540,7 @@ impl Supervisor {
         core.started = Instant::now();
         let pause = core.pause;
         core.pause = (pause * 2).min(RESTART_PAUSE_MAX);
-        core.incarnation = core.incarnation.wrapping_add(1);
+        core.id = core.id.next_life();
         tracing::error!(
             core = index,
             reason = why,
@@ -442,8 +589,8 @@ impl Supervisor {
     }
 
     fn stop(mut self) {
-        for (listeners, _) in &self.listeners {
-            listeners.stop();
+        if !self.gave_way {
+            self.listeners.iter().for_each(|(listeners, _)| listeners.stop());
         }
         self.quiesce();
         for index in 0..self.cores.len() {

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
@@ -22,12 +23,12 @@ use super::hand_over::{HandOver, Received};
 use super::log::{self, LimitLog};
 use super::mesh::{Mesh, Parcel};
 use super::sock::{AcceptError, Acceptor, Socket};
+use super::succession::Predecessor;
 use super::tasks::{Event, Tasks, panic_message};
 use super::tls::{TlsConn, TlsSetup};
 use crate::config::{Limits, Outbound};
 use crate::control::{Answer, ControlHandle, Secret, WhyUnavailable};
 use crate::proto::digest::{Algorithm, Ha1};
-use crate::proto::head::Head;
 use crate::relay::{
     CloseReason, CoreId, Effect, Effects, Event as RelayEvent, Input, Limit, LookUpAnswer, LookUpTicket,
     OutBatch, PeerKey, Relay, Settings, Stats, Transport, WriteState,
@@ -62,6 +63,9 @@ pub(crate) struct CorePlan {
     pub(crate) control: ControlHandle,
     pub(crate) counters: Arc<Counters>,
     pub(crate) inbox: Receiver<Parcel>,
+    /// Tasks of all cores that accept connections.
+    pub(crate) accepting: Arc<AtomicUsize>,
+    pub(crate) predecessor: Option<Arc<Predecessor>>,
     pub(crate) log_failures: bool,
     /// What all cores listen on: nothing of that is dialled.
     pub(crate) own: Arc<[SocketAddr]>,
@@ -80,7 +84,7 @@ pub(crate) enum CoreEnd {
 /// What the tasks of a core share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    relay: RefCell<Relay>,
+    pub(super) relay: RefCell<Relay>,
     effects: RefCell<Effects>,
     /// Effects not applied yet, in the order in which the relay asked for them.
     due: RefCell<VecDeque<Effect>>,
@@ -103,6 +107,12 @@ pub(crate) struct Shared {
     pub(crate) mesh: Mesh,
     pub(crate) own: Arc<[SocketAddr]>,
     log_failures: bool,
+    accepting: Arc<AtomicUsize>,
+    /// Somebody else accepts on the sockets now.
+    gives_way: Cell<bool>,
+    pub(super) predecessor: Option<Arc<Predecessor>>,
+    /// Connections passed on to it and still open.
+    pub(super) passing: Cell<usize>,
     limit_log: LimitLog,
     emptied: Event,
     /// Turns of the relay so far; wraps.
@@ -192,6 +202,10 @@ impl Shared {
             mesh: Mesh::new(cores),
             own: plan.own,
             log_failures: plan.log_failures,
+            accepting: plan.accepting,
+            gives_way: Cell::new(false),
+            predecessor: plan.predecessor,
+            passing: Cell::new(0),
             limit_log: LimitLog::default(),
             emptied: Event::default(),
             turns: Cell::new(0),
@@ -328,11 +342,6 @@ impl Shared {
         conn.start(self, received);
     }
 
-    /// Which other core a connection belongs on, by the first request it brings.
-    pub(crate) fn home_elsewhere(&self, head: &Head, octets: &[u8]) -> Option<CoreId> {
-        self.relay.borrow().home_elsewhere(head, octets)
-    }
-
     /// The connection is over; its tasks hold it for as long as they need it.
     pub(crate) fn forget(&self, peer: PeerKey) {
         self.conns.borrow_mut().remove(&peer);
@@ -342,7 +351,10 @@ impl Shared {
     }
 
     async fn accept(self: &Rc<Self>, listener: Acceptor, transport: Transport) {
-        loop {
+        let _counted = Counted::new(&self.accepting);
+        // An accept that waits cannot be called off without the chance of losing a connection, so whoever gives way takes
+        // the one that it waits for.
+        while !self.gives_way.get() {
             match listener.accept().await {
                 Ok((socket, address)) => self.accepted(socket, address, transport),
                 Err(AcceptError::Stopped) => return,
@@ -473,6 +485,7 @@ impl Shared {
                     self.mesh.core_down(core);
                     self.feed([Input::CoreChanged { index: core.index, running: None }]);
                 }
+                Parcel::GiveWay => self.gives_way.set(true),
                 Parcel::Quiesce(quiet) => {
                     self.feed([Input::Quiesce]);
                     // The supervisor may no longer be waiting.
@@ -514,6 +527,22 @@ impl Shared {
         let stats = *self.relay.borrow().stats();
         let before = self.published.replace(stats);
         log::publish(&self.counters, &before, &stats);
+    }
+}
+
+/// One of those that are counted, for as long as it lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) enum Parcel {
     CoreUp { core: CoreId, inbox: Sender<Self> },
     /// Another core is gone.
     CoreDown { core: CoreId },
+    /// Another process accepts connections from now on.
+    GiveWay,
     /// Read no more; say so, and whether everything sent to other cores is in their inboxes. Said again, it
     /// only asks again.
     Quiesce(mpsc::Sender<bool>),
