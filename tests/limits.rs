@@ -652,3 +652,107 @@ fn who_ends_its_side_right_behind_a_request_still_gets_the_answer() {
         world.close_all();
     }
 }
+
+/// The config is read again: core by core, each of them at rest before the next one hears of it, or not.
+fn reconfigure(world: &mut World, cores: [usize; CORES], change: impl FnOnce(&mut Settings)) {
+    let mut settings = world.settings.clone();
+    change(&mut settings);
+    for core in cores {
+        world.input(core, Input::Reconfigured(Box::new(settings.clone())));
+        if cores[0] == 0 {
+            world.run();
+        }
+    }
+    world.run();
+    world.settings = settings;
+}
+
+const ORDERS: [[usize; CORES]; 2] = [[0, 1, 2], [2, 1, 0]];
+
+// What is written and not yet credited under large queues would fill small ones for ever.
+#[test]
+fn queues_that_shrink_while_a_message_is_under_way_hold_nobody_up() {
+    for (bob_core, order) in [(0, ORDERS[0]), (1, ORDERS[0]), (1, ORDERS[1])] {
+        let mut world = world(|_| ());
+        world.read_max = 4096;
+        let pair = world.pair(0, bob_core);
+        let octets = Request::send(&pair.to_bob, &pair.alice_uri, "mess", &vec![b'x'; 500_000]).octets();
+        world.send(pair.alice, &octets[..60_000]);
+        world.run();
+        reconfigure(&mut world, order, |settings| {
+            settings.limits.queue_octets_low = settings.limits.request_octets_max;
+            settings.limits.queue_octets_high = 32 << 10;
+        });
+        world.send(pair.alice, &octets[60_000..]);
+        world.run();
+        assert_eq!(world.end(pair.bob).body_octets, 500_000);
+        let held = world.queued_max;
+        assert!(held < 128 << 10, "the old bounds still hold: {held}");
+        world.close_all();
+    }
+}
+
+// Who came while nobody counted counts among its user's sessions as soon as somebody does.
+#[test]
+fn sessions_that_began_without_a_limit_count_when_there_is_one() {
+    for order in ORDERS {
+        let mut world = world(|_| ());
+        let (first, _) = world.client(0, "alice");
+        let (second, _) = world.client(1, "alice");
+        reconfigure(&mut world, order, |s| s.limits.sessions_per_user_max = 2);
+        let third = world.connect(2);
+        let uri = world.end(third).uri.clone();
+        assert_eq!(world.auth_round(third, "alice", &uri, "").status(), 403);
+        world.client(2, "bob");
+        world.lose(first);
+        world.run();
+        world.client(2, "alice");
+        // And nobody counts any more, and counts again.
+        reconfigure(&mut world, order, |s| s.limits.sessions_per_user_max = 0);
+        world.client(0, "alice");
+        world.lose(second);
+        world.run();
+        reconfigure(&mut world, order, |s| s.limits.sessions_per_user_max = 3);
+        world.client(1, "alice");
+        let uri = world.end(third).uri.clone();
+        assert_eq!(world.auth_round(third, "alice", &uri, "").status(), 403);
+        world.close_all();
+    }
+}
+
+#[test]
+fn a_rate_that_is_set_holds_for_sessions_that_there_are_and_one_that_is_taken_back_for_nobody() {
+    const RATE: u64 = 100_000;
+    for order in ORDERS {
+        let mut world = world(|_| ());
+        world.read_max = 4096;
+        let pair = world.pair(0, 1);
+        world.client(2, "alice");
+        reconfigure(&mut world, order, |s| s.limits.octets_per_second_per_user_max = RATE);
+        let body = vec![b'x'; 900_000];
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", &body).octets());
+        world.advance(Duration::from_secs(4));
+        let received = world.end(pair.bob).body_octets;
+        // Two sessions: half of the rate each, and one second's worth at once.
+        assert!((RATE..RATE + 4 * RATE / 2 + 8192).contains(&received), "{received}");
+        reconfigure(&mut world, order, |s| s.limits.octets_per_second_per_user_max = 0);
+        assert_eq!(world.end(pair.bob).body_octets, 900_000);
+        world.close_all();
+    }
+}
+
+#[test]
+fn a_shorter_time_out_holds_for_connections_that_there_are() {
+    let mut world = world(|_| ());
+    let (client, _) = world.client(0, "alice");
+    let idle = world.connect(1);
+    let (to, uri) = (relay_uri(), world.end(idle).uri.clone());
+    assert_eq!(world.auth_to(idle, "bob", &to, &uri, "Expires: 60\r\n").status(), 200);
+    world.advance(Duration::from_secs(100));
+    assert!(!world.is_closed(idle), "its session is over, and it may stay for an hour");
+    reconfigure(&mut world, ORDERS[0], |s| s.limits.idle_timeout = Duration::from_secs(20));
+    world.advance(Duration::from_secs(21));
+    assert!(world.is_closed(idle));
+    assert!(!world.is_closed(client));
+    world.close_all();
+}

@@ -23,12 +23,14 @@ mod accept;
 mod accounts;
 mod certificates;
 mod egress;
+mod fixed;
 mod limits;
 mod raw;
 mod walk;
 
 pub use accounts::{Backend, Columns, Mysql, SecretColumns, Server as DatabaseServer, ServerTls, Sqlite};
 pub use certificates::CertifiedPair;
+pub use fixed::Fixed;
 pub use limits::Limits;
 use raw::Raw;
 

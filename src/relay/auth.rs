@@ -92,6 +92,11 @@ impl AuthState {
     }
 
     /// Whose connection it is, or claimed to be, for the log.
+    /// Whose sessions these are.
+    pub(crate) fn verified(&self) -> Option<&Verified> {
+        self.user.as_deref()
+    }
+
     pub(crate) fn user_name(&self) -> Option<&str> {
         self.user.as_ref().map(|user| user.username()).or(self.tried.as_deref())
     }

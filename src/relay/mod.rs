@@ -28,6 +28,7 @@ mod orphan;
 mod output;
 mod peer;
 mod rate;
+mod reconfigure;
 mod session;
 mod settings;
 mod stats;
@@ -131,6 +132,9 @@ pub enum Input {
         /// Its incarnation now.
         running: Option<u16>,
     },
+    /// The config has been read again: other settings hold from now on, but for the name, the ports and the number of
+    /// cores, which stay as they are.
+    Reconfigured(Box<Settings>),
     /// Time has passed.
     Tick,
     /// The relay is about to stop: nothing more is read. What has been accepted, and maybe answered, still
@@ -358,6 +362,7 @@ impl Relay {
             }
             Input::Message(_) => {}
             Input::CoreChanged { index, running } => self.on_core_changed(index, running, fx),
+            Input::Reconfigured(settings) => self.on_reconfigured(*settings, fx),
             Input::Tick => self.on_tick(fx),
             Input::Quiesce => self.quiesce(fx),
             Input::Shutdown => self.close_all_peers(fx),

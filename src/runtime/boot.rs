@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -16,13 +17,14 @@ use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
 use glommio::{LocalExecutorBuilder, Placement};
+use rustls_pki_types::ServerName;
 
-use super::core::{self, CoreEnd, CorePlan};
+use super::core::{self, CoreEnd, CorePlan, CoreReload};
 use super::mesh::{Parcel, inbox};
 use super::sock::{ListenError, Listeners};
 use super::tasks::panic_message;
 use super::tls::{Identity, Roots, TlsSetup, TlsSetupError};
-use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy};
+use crate::config::{CaSource, Config, Fixed, Limits, Outbound, PlainPolicy};
 use crate::control::{AccountsReady, Control, ControlError};
 use crate::relay::{self, CoreId, Settings, Transport};
 use crate::telemetry::{Counters, Snapshot};
@@ -67,6 +69,12 @@ pub enum BootError {
     /// The control plane cannot start.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The new certificates are not for the name that the relay goes by until it ends.
+    #[error(
+        "hostname: {0} stands in the URIs of a relay that runs, and no certificate of the new config is for it: name one \
+         that is, or restart the relay"
+    )]
+    Hostname(String),
     /// An executor cannot start.
     #[error("core {index} on CPU {cpu}: {reason}")]
     Core {
@@ -93,8 +101,8 @@ pub enum BootError {
 enum BootEvent {
     /// A core's thread has ended.
     CoreEnded(usize),
-    /// Take what may change while the relay runs from another config, and say so.
-    Reload { config: Box<Config>, done: mpsc::Sender<Result<(), BootError>> },
+    /// Take what may change while the relay runs from another config, and say what differs and may not.
+    Reload { config: Box<Config>, done: mpsc::Sender<Result<Vec<&'static str>, BootError>> },
     /// Stop everything.
     Stop,
     /// Make a core panic.
@@ -119,11 +127,6 @@ impl Server {
     pub fn start(config: Config) -> Result<Self, BootError> {
         let control = Control::start(&config)?;
         let tls = tls_setup(&config)?;
-        if tls.roots == 0 {
-            tracing::warn!(
-                "No trusted CA found: every next hop that is a relay will be refused; see outbound.ca"
-            );
-        }
         let count = NonZeroUsize::new(config.cores.len()).unwrap_or(NonZeroUsize::MIN);
         let listeners = listen(&config, count)?;
         let addresses = listeners.iter().map(|(l, secure)| (l.address(), *secure)).collect();
@@ -161,12 +164,13 @@ impl Server {
         self.accounts.is_ready()
     }
 
-    /// Goes on with another config, as far as that is possible without a restart: with its accounts. Whoever has a
-    /// session keeps it.
+    /// Goes on with another config, as far as that is possible without a restart. Whoever has a connection or a session
+    /// keeps it. Returns the keys that differ and take a restart; see [`Fixed`]. The log is the caller's to change.
     ///
     /// # Errors
-    /// If the control plane is gone or stuck; then nothing has changed.
-    pub fn reload(&self, config: Config) -> Result<(), BootError> {
+    /// If certificates, CAs or name servers cannot be used, or the control plane is gone or stuck; then nothing has
+    /// changed.
+    pub fn reload(&self, config: Config) -> Result<Vec<&'static str>, BootError> {
         let (done, is_done) = mpsc::channel();
         let _ = self.events.send_blocking(BootEvent::Reload { config: Box::new(config), done });
         is_done.recv().unwrap_or(Err(BootError::Control(ControlError::Died)))
@@ -222,7 +226,13 @@ fn tls_setup(config: &Config) -> Result<TlsSetup, BootError> {
         CaSource::System => Roots::System,
         CaSource::File { certificates, .. } => Roots::Certificates(certificates.clone()),
     };
-    Ok(TlsSetup::new(identities.collect(), &roots, config.tls.record_layer)?)
+    let tls = TlsSetup::new(identities.collect(), &roots, config.tls.record_layer)?;
+    if tls.roots == 0 {
+        tracing::warn!(
+            "No trusted CA found: every next hop that is a relay will be refused; see outbound.ca"
+        );
+    }
+    Ok(tls)
 }
 
 fn listen(config: &Config, cores: NonZeroUsize) -> Result<Vec<(Listeners, bool)>, BootError> {
@@ -235,6 +245,7 @@ fn listen(config: &Config, cores: NonZeroUsize) -> Result<Vec<(Listeners, bool)>
 struct Supervisor {
     cores: Vec<RunningCore>,
     cpus: Vec<usize>,
+    fixed: Fixed,
     settings: Settings,
     limits: Limits,
     outbound: Arc<Outbound>,
@@ -276,6 +287,7 @@ impl Supervisor {
             cores: config.cores.iter().map(dead).collect(),
             counters: config.cores.iter().map(|_| Arc::default()).collect(),
             settings: settings(&config, ports),
+            fixed: Fixed::from(&config),
             cpus: config.cores,
             limits: config.limits,
             outbound: Arc::new(config.outbound),
@@ -362,10 +374,45 @@ impl Supervisor {
         self.stop();
     }
 
-    /// The one place where a config is put into force while the relay runs. What is not named here takes a restart.
-    fn reload(&self, config: Config) -> Result<(), BootError> {
-        self.control.reload_accounts(&config.auth, RELOAD_TIMEOUT)?;
-        Ok(())
+    /// The one place where a config is put into force while the relay runs. First everything that may fail, the
+    /// control plane last, for what it has exchanged stays exchanged; then what cannot.
+    fn reload(&mut self, mut config: Config) -> Result<Vec<&'static str>, BootError> {
+        let differing = self.fixed.differing(&config);
+        config.hostname.clone_from(&self.settings.hostname);
+        config.cores.clone_from(&self.cpus);
+        let named = ServerName::try_from(config.hostname.as_str());
+        let certificates = &config.tls.certificates;
+        if !certificates.is_empty()
+            && !named.is_ok_and(|name| certificates.iter().any(|pair| pair.covers(&name)))
+        {
+            return Err(BootError::Hostname(config.hostname));
+        }
+        let tls = tls_setup(&config)?;
+        self.control.reload(&config, RELOAD_TIMEOUT)?;
+
+        // Also for cores that are started again.
+        self.settings = settings(&config, mem::take(&mut self.settings.ports));
+        self.limits = config.limits;
+        self.outbound = Arc::new(config.outbound);
+        self.log_failures = config.auth.log_failures;
+        self.tls = tls;
+        let (in_force, heard) = mpsc::channel::<()>();
+        for index in 0..self.cores.len() {
+            let reload = CoreReload {
+                settings: self.settings.clone(),
+                limits: self.limits.clone(),
+                outbound: Arc::clone(&self.outbound),
+                tls: self.tls.clone(),
+                log_failures: self.log_failures,
+            };
+            self.tell(index, Parcel::Reload(Box::new(reload), in_force.clone()));
+        }
+        drop(in_force);
+        // Nothing is ever sent: this returns when every core has gone on, or died, or takes too long for a word.
+        if heard.recv_timeout(RELOAD_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("A core is busy; it takes the new config a little later");
+        }
+        Ok(differing)
     }
 
     fn tell(&self, index: usize, parcel: Parcel) {

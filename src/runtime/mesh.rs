@@ -10,6 +10,7 @@ use std::sync::mpsc;
 
 use async_channel::{Receiver, Sender, TrySendError};
 
+use super::core::CoreReload;
 use super::tasks::Event;
 use crate::relay::{CoreId, Message};
 
@@ -25,6 +26,8 @@ pub(crate) enum Parcel {
     CoreUp { core: CoreId, inbox: Sender<Self> },
     /// Another core is gone.
     CoreDown { core: CoreId },
+    /// Go on with another config; the sender is dropped when it is in force.
+    Reload(Box<CoreReload>, mpsc::Sender<()>),
     /// Read no more; say so, and whether everything sent to other cores is in their inboxes. Said again, it
     /// only asks again.
     Quiesce(mpsc::Sender<bool>),

@@ -11,7 +11,7 @@ use msrprelay::ops::documents::{self, Chapter};
 use msrprelay::ops::service::{self, Watchdog};
 use msrprelay::runtime::boot::Server;
 use msrprelay::runtime::preflight;
-use msrprelay::telemetry::{Snapshot, Telemetry};
+use msrprelay::telemetry::{LogControl, Snapshot, Telemetry};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -45,7 +45,8 @@ const CHAPTERS: [Chapter<'_>; 3] = [
         "SIGNALS",
         &[
             "SIGTERM, SIGINT: no more connections are accepted, what was answered is delivered, the others end.",
-            "SIGHUP: accounts are taken from the config as it is now. A config that is wrong changes nothing.",
+            "SIGHUP: the config and the files that it names are read again. What is wrong changes nothing, and the log says \
+             what and why; what takes a restart is named there, too.",
         ],
     ),
     (
@@ -136,7 +137,7 @@ fn run_relay(path: &Path, ready_file: Option<&Path>) -> Result<(), Reported> {
         errors.iter().for_each(|error| eprintln!("msrprelay: {error}"));
         Reported
     })?;
-    let _telemetry = Telemetry::start(config.log)
+    let telemetry = Telemetry::start(config.log)
         .context("msrprelay: logging cannot start")
         .map_err(|error| report(format!("{error:#}")))?;
     for warning in &config.warnings {
@@ -167,7 +168,7 @@ fn run_relay(path: &Path, ready_file: Option<&Path>) -> Result<(), Reported> {
     for signal in signals.forever() {
         if signal == SIGHUP {
             service::reloading();
-            reload(&server, path);
+            reload(&server, &telemetry.control(), path);
             service::ready(&format!("Listening on {addresses}; cores: {cores}"));
         } else {
             tracing::info!(signal, "Stopping");
@@ -195,7 +196,7 @@ fn run_relay(path: &Path, ready_file: Option<&Path>) -> Result<(), Reported> {
 }
 
 /// Reads the config again. One that is wrong changes nothing.
-fn reload(server: &Server, path: &Path) {
+fn reload(server: &Server, log: &LogControl, path: &Path) {
     let config = match Config::load(path) {
         Ok(config) => config,
         Err(errors) => {
@@ -208,9 +209,14 @@ fn reload(server: &Server, path: &Path) {
     for warning in &config.warnings {
         tracing::warn!(warning, "The config deserves attention");
     }
+    let level = config.log.level;
     match server.reload(config) {
-        Ok(()) => {
-            tracing::info!("Accounts are taken from the config as it is now; the rest of it takes a restart")
+        Ok(differing) => {
+            log.set(level);
+            for key in differing {
+                tracing::warn!(key, "The config says something else here, which takes a restart");
+            }
+            tracing::info!("The config as it is now is in force");
         }
         Err(error) => tracing::error!(reason = %error, "The config was read but is not taken"),
     }

@@ -106,6 +106,24 @@ impl RelayProcess {
         assert!(sent.unwrap().success());
     }
 
+    /// What a client needs to trust the certificate that is there now.
+    pub(crate) fn trusted(&self) -> Arc<ClientConfig> {
+        Arc::new(trusting(self.place.path()))
+    }
+
+    /// Another config, and a certificate made anew.
+    pub(crate) fn rewrite(&self, setup: &Setup) {
+        fs::write(self.place.path().join("config.yaml"), setup.write(self.place.path())).unwrap();
+    }
+
+    /// Has it read its config again, and waits until it has said what it makes of it.
+    #[track_caller]
+    pub(crate) fn reload(&self, verdict: &str) {
+        let said = self.log().matches(verdict).count();
+        self.signal("HUP");
+        until(verdict, || (self.log().matches(verdict).count() > said).then_some(()));
+    }
+
     /// Waits for the end.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         until("the relay to end", || self.child.try_wait().unwrap())
