@@ -322,6 +322,57 @@ fn a_relay_that_stops_reads_no_more_and_then_closes_everybody() {
     assert_eq!(world.take(pair.bob).len(), 1, "what had been answered is still delivered");
 }
 
+// Who has a session is left alone while the relay drains; who has none is sent elsewhere.
+#[test]
+fn a_relay_that_drains_prolongs_sessions_and_opens_none() {
+    let mut world = world(|_| ());
+    let pair = world.pair(0, 1);
+    let stranger = world.connect(0);
+    for core in 0..CORES {
+        world.input(core, Input::Drain);
+    }
+    let uri = world.end(stranger).uri.clone();
+    world.send(stranger, Request::new("AUTH", &relay_uri(), &uri).octets());
+    let refused = world.take_one(stranger);
+    assert_eq!(refused.status(), 408, "{refused:?}");
+    world.run();
+    assert!(world.is_closed(stranger));
+    // Prolonged, and given another URI.
+    for to in [pair.alice_session.clone(), relay_uri()] {
+        let uri = pair.alice_uri.clone();
+        assert_eq!(world.auth_to(pair.alice, "alice", &to, &uri, "").status(), 200);
+    }
+    world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", b"hello").octets());
+    assert_eq!(world.take_one(pair.bob).body, b"hello");
+    world.close_all();
+}
+
+// F9: the relay has answered for what nobody will answer it any more.
+#[test]
+fn what_still_awaits_its_answer_when_a_relay_stops_is_reported() {
+    for bob_core in [0, 1] {
+        let mut world = world(|_| ());
+        let pair = world.pair(0, bob_core);
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", b"hello").octets());
+        let quiet = Request::send(&pair.to_bob, &pair.alice_uri, "quiet", b"hello");
+        world.send(pair.alice, quiet.raw("Failure-Report: no\r\n").octets());
+        world.run();
+        assert_eq!(world.take_one(pair.alice).status(), 200);
+        for input in [|| Input::Quiesce, || Input::GiveUp, || Input::Shutdown] {
+            for core in 0..CORES {
+                world.input(core, input());
+            }
+            world.run();
+        }
+        let report = world.take_one(pair.alice);
+        assert_eq!(report.header("Message-ID").as_deref(), Some("mess"), "{report:?}");
+        assert_eq!(report.header("Status").as_deref(), Some("000 408 Request Timeout"), "{report:?}");
+        assert_eq!(report.header("Byte-Range").as_deref(), Some("1-5/5"), "{report:?}");
+        assert!(world.take(pair.alice).is_empty() && world.is_closed(pair.alice));
+        world.close_all();
+    }
+}
+
 // C2: AUTHs that lead nowhere are refusals, too.
 #[test]
 fn a_stranger_that_asks_for_challenges_without_end_is_closed() {

@@ -59,6 +59,8 @@ pub struct Config {
     pub outbound: Outbound,
     /// Who resolves host names.
     pub dns: Dns,
+    /// How long sessions are left alone once the relay has been told to stop; zero: not at all.
+    pub drain_timeout: Duration,
     /// The table of limits.
     pub limits: Limits,
     /// What is logged.

@@ -10,12 +10,12 @@ use std::mem;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use async_channel::{Receiver, Sender};
+use async_channel::Sender;
 use glommio::{LocalExecutorBuilder, Placement};
 use rustls_pki_types::ServerName;
 
@@ -50,6 +50,10 @@ const RESTART_FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 const QUIET_ROUNDS: u32 = 3;
 /// Rounds in all: cores that never become quiet are stopped all the same.
 const QUIESCE_ROUNDS_MAX: u32 = 100;
+/// How often it is looked whether there are sessions left while the relay drains.
+const DRAIN_LOOK: Duration = Duration::from_millis(100);
+/// Events that may wait for the supervisor.
+const EVENTS_MAX: usize = 64;
 /// How long a core may take to answer.
 const QUIESCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the control plane may take to end.
@@ -103,6 +107,8 @@ enum BootEvent {
     CoreEnded(usize),
     /// Take what may change while the relay runs from another config, and say what differs and may not.
     Reload { config: Box<Config>, done: mpsc::Sender<Result<Vec<&'static str>, BootError>> },
+    /// Accept nobody any more; when no session is left, or it is too late, say how many there are.
+    Drain { timeout: Duration, drained: mpsc::Sender<u64> },
     /// Stop everything.
     Stop,
     /// Make a core panic.
@@ -115,7 +121,7 @@ pub struct Server {
     addresses: Vec<(SocketAddr, bool)>,
     counters: Vec<Arc<Counters>>,
     accounts: AccountsReady,
-    events: Sender<BootEvent>,
+    events: SyncSender<BootEvent>,
     supervisor: Option<JoinHandle<()>>,
 }
 
@@ -131,7 +137,7 @@ impl Server {
         let listeners = listen(&config, count)?;
         let addresses = listeners.iter().map(|(l, secure)| (l.address(), *secure)).collect();
         let accounts = control.accounts_ready();
-        let (events, inbox) = async_channel::bounded(64);
+        let (events, inbox) = mpsc::sync_channel(EVENTS_MAX);
         let mut supervisor = Supervisor::new(config, control, tls, listeners, (events.clone(), inbox));
         let counters = supervisor.counters.clone();
         for index in 0..count.get() {
@@ -172,8 +178,19 @@ impl Server {
     /// changed.
     pub fn reload(&self, config: Config) -> Result<Vec<&'static str>, BootError> {
         let (done, is_done) = mpsc::channel();
-        let _ = self.events.send_blocking(BootEvent::Reload { config: Box::new(config), done });
+        let _ = self.events.send(BootEvent::Reload { config: Box::new(config), done });
         is_done.recv().unwrap_or(Err(BootError::Control(ControlError::Died)))
+    }
+
+    /// Accepts nobody any more, and leaves alone whoever has a session. The receiver gets the number of sessions that
+    /// are left as soon as there are none, or after `timeout`; then it is for the caller to [`stop`](Self::stop). Who
+    /// has no session by now gets none: AUTH is 408, and the connection closed.
+    ///
+    /// Asked for twice, the second one counts, and the first receiver hears nothing but its end.
+    pub fn drain(&self, timeout: Duration) -> mpsc::Receiver<u64> {
+        let (drained, left) = mpsc::channel();
+        let _ = self.events.send(BootEvent::Drain { timeout, drained });
+        left
     }
 
     /// Reads how often each core has shown that it works, for whoever watches over them.
@@ -185,13 +202,13 @@ impl Server {
     /// Makes a task of a core panic, for tests of what happens then.
     #[doc(hidden)]
     pub fn crash_core(&self, index: usize) {
-        let _ = self.events.send_blocking(BootEvent::Crash { index, in_task: true });
+        let _ = self.events.send(BootEvent::Crash { index, in_task: true });
     }
 
     /// Makes a core panic outside its tasks, as an error in the relay on a message from another core would.
     #[doc(hidden)]
     pub fn crash_core_loop(&self, index: usize) {
-        let _ = self.events.send_blocking(BootEvent::Crash { index, in_task: false });
+        let _ = self.events.send(BootEvent::Crash { index, in_task: false });
     }
 
     /// Stops accepting, closes every connection in order, ends the cores. Returns what they counted.
@@ -201,7 +218,7 @@ impl Server {
     }
 
     fn end(&mut self) {
-        let _ = self.events.send_blocking(BootEvent::Stop);
+        let _ = self.events.send(BootEvent::Stop);
         if let Some(thread) = self.supervisor.take()
             && thread.join().is_err()
         {
@@ -254,8 +271,15 @@ struct Supervisor {
     counters: Vec<Arc<Counters>>,
     listeners: Vec<(Listeners, bool)>,
     log_failures: bool,
-    events: Sender<BootEvent>,
-    inbox: Receiver<BootEvent>,
+    draining: Option<Draining>,
+    events: SyncSender<BootEvent>,
+    inbox: mpsc::Receiver<BootEvent>,
+}
+
+/// The relay waits for its sessions to end.
+struct Draining {
+    until: Instant,
+    drained: mpsc::Sender<u64>,
 }
 
 /// One core's present life.
@@ -273,7 +297,7 @@ impl Supervisor {
         control: Control,
         tls: TlsSetup,
         listeners: Vec<(Listeners, bool)>,
-        (events, inbox): (Sender<BootEvent>, Receiver<BootEvent>),
+        (events, inbox): (SyncSender<BootEvent>, mpsc::Receiver<BootEvent>),
     ) -> Self {
         let ports = listeners.iter().map(|(l, _)| l.address().port()).collect();
         let dead = |_| RunningCore {
@@ -295,6 +319,7 @@ impl Supervisor {
             tls,
             control,
             listeners,
+            draining: None,
             events,
             inbox,
         }
@@ -360,12 +385,29 @@ impl Supervisor {
 
     /// Watches over the cores until told to stop.
     fn run(mut self) {
-        while let Ok(event) = self.inbox.recv_blocking() {
+        loop {
+            let event = match self.draining {
+                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(_) => self.inbox.recv_timeout(DRAIN_LOOK),
+            };
+            let event = match event {
+                Ok(event) => event,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.look_at_drain();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             match event {
                 BootEvent::CoreEnded(index) => self.restart(index),
                 BootEvent::Reload { config, done } => {
                     // Whoever asked may have stopped waiting.
                     let _ = done.send(self.reload(*config));
+                }
+                BootEvent::Drain { timeout, drained } => {
+                    self.stop_listening();
+                    self.draining = Some(Draining { until: Instant::now() + timeout, drained });
+                    self.look_at_drain();
                 }
                 BootEvent::Crash { index, in_task } => self.tell(index, Parcel::Panic { in_task }),
                 BootEvent::Stop => break,
@@ -413,6 +455,38 @@ impl Supervisor {
             tracing::warn!("A core is busy; it takes the new config a little later");
         }
         Ok(differing)
+    }
+
+    fn stop_listening(&self) {
+        for (listeners, _) in &self.listeners {
+            listeners.stop();
+        }
+    }
+
+    /// Whether the sessions are over, or have had their time.
+    fn look_at_drain(&mut self) {
+        let (answer, answers) = mpsc::channel();
+        for index in 0..self.cores.len() {
+            // Also cores that were started again since.
+            self.tell(index, Parcel::Drain(answer.clone()));
+        }
+        drop(answer);
+        let deadline = Instant::now() + QUIESCE_TIMEOUT;
+        let mut left = 0;
+        let mut all_known = true;
+        // A core that is dead has dropped its sender with its inbox.
+        for _ in 0..self.cores.len() {
+            match answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(sessions) => left += sessions,
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => all_known = false,
+            }
+        }
+        let over = |draining: &mut Draining| (all_known && left == 0) || draining.until <= Instant::now();
+        if let Some(draining) = self.draining.take_if(over) {
+            // Whoever asked may have decided otherwise.
+            let _ = draining.drained.send(left);
+        }
     }
 
     fn tell(&self, index: usize, parcel: Parcel) {
@@ -489,9 +563,12 @@ impl Supervisor {
     }
 
     fn stop(mut self) {
-        for (listeners, _) in &self.listeners {
-            listeners.stop();
+        self.stop_listening();
+        self.quiesce();
+        for index in 0..self.cores.len() {
+            self.tell(index, Parcel::GiveUp);
         }
+        // What that means to other cores must reach them as well.
         self.quiesce();
         for index in 0..self.cores.len() {
             self.tell(index, Parcel::Stop);
@@ -579,7 +656,7 @@ fn pulse(waker: Waker, reached: mpsc::Receiver<Result<Progress, String>>) -> io:
 }
 
 /// Says that a core's thread has ended, however it ends.
-struct Farewell(usize, Sender<BootEvent>);
+struct Farewell(usize, SyncSender<BootEvent>);
 
 impl Drop for Farewell {
     fn drop(&mut self) {

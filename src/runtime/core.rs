@@ -473,6 +473,12 @@ impl Shared {
                     self.reload(*reload);
                     drop(in_force);
                 }
+                Parcel::Drain(left) => {
+                    self.feed([Input::Drain]);
+                    // The supervisor may no longer be waiting.
+                    let _ = left.send(self.relay.borrow().stats().sessions_open());
+                }
+                Parcel::GiveUp => self.feed([Input::GiveUp]),
                 Parcel::Quiesce(quiet) => {
                     self.feed([Input::Quiesce]);
                     // The supervisor may no longer be waiting.

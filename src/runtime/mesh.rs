@@ -28,6 +28,10 @@ pub(crate) enum Parcel {
     CoreDown { core: CoreId },
     /// Go on with another config; the sender is dropped when it is in force.
     Reload(Box<CoreReload>, mpsc::Sender<()>),
+    /// Open no more sessions; say how many there are. Said again, it only asks again.
+    Drain(mpsc::Sender<u64>),
+    /// Wait for no more answers.
+    GiveUp,
     /// Read no more; say so, and whether everything sent to other cores is in their inboxes. Said again, it
     /// only asks again.
     Quiesce(mpsc::Sender<bool>),

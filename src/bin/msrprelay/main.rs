@@ -4,18 +4,12 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use msrprelay::config::{Backend, CaSource, Config, Listen};
 use msrprelay::ops::documents::{self, Chapter};
-use msrprelay::ops::service::{self, Watchdog};
-use msrprelay::runtime::boot::Server;
-use msrprelay::runtime::preflight;
-use msrprelay::telemetry::{LogControl, Snapshot, Telemetry};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 mod import_config;
+mod run;
 mod user;
 
 /// Where the config is if nobody says otherwise.
@@ -44,7 +38,9 @@ const CHAPTERS: [Chapter<'_>; 3] = [
     (
         "SIGNALS",
         &[
-            "SIGTERM, SIGINT: no more connections are accepted, what was answered is delivered, the others end.",
+            "SIGTERM, SIGINT: no more connections are accepted. Sessions are left alone for drain_timeout, until none is \
+             left; then what was answered is delivered, and the connections are closed. A second signal cuts the first \
+             part short, or, where there is none, the other: then the exit status is 1.",
             "SIGHUP: the config and the files that it names are read again. What is wrong changes nothing, and the log says \
              what and why; what takes a restart is named there, too.",
         ],
@@ -110,7 +106,7 @@ fn main() -> ExitCode {
                 .map(|_| ())
                 .map_err(|error| report(format!("{}: {error}", directory.display())))
         }
-        None => run_relay(&arguments.config, arguments.ready_file.as_deref()),
+        None => run::run(&arguments.config, arguments.ready_file.as_deref()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -128,106 +124,6 @@ fn report(problem: impl Display) -> Reported {
 
 fn load(path: &Path) -> Result<Config, Reported> {
     Config::load(path).map_err(report)
-}
-
-/// Runs until told to stop.
-fn run_relay(path: &Path, ready_file: Option<&Path>) -> Result<(), Reported> {
-    let config = load(path)?;
-    let descriptors = preflight::check(config.cores.len()).map_err(|errors| {
-        errors.iter().for_each(|error| eprintln!("msrprelay: {error}"));
-        Reported
-    })?;
-    let telemetry = Telemetry::start(config.log)
-        .context("msrprelay: logging cannot start")
-        .map_err(|error| report(format!("{error:#}")))?;
-    for warning in &config.warnings {
-        tracing::warn!(warning, "The config deserves attention");
-    }
-    let wanted = config.limits.connections_max as u64;
-    if descriptors < wanted {
-        tracing::warn!(
-            descriptors,
-            connections_max = wanted,
-            "The limit on open files is below limits.connections_max; raise LimitNOFILE"
-        );
-    }
-    // From here on a signal stops the relay in order instead of ending the process at once.
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
-        .map_err(|error| report(format!("msrprelay: cannot wait for signals: {error}")))?;
-    let server = Server::start(config).map_err(|error| report(format!("msrprelay: {error}")))?;
-    for (address, tls) in server.addresses() {
-        tracing::info!(%address, tls, "Listening");
-    }
-    if let Some(file) = ready_file {
-        announce(&server, file).map_err(|error| report(format!("msrprelay: {}: {error}", file.display())))?;
-    }
-    let cores = server.counters().len();
-    let addresses = joined(server.addresses().iter().map(|(address, _)| address.to_string()));
-    service::ready(&format!("Listening on {addresses}; cores: {cores}"));
-    let watchdog = Watchdog::start(server.heartbeats());
-    for signal in signals.forever() {
-        if signal == SIGHUP {
-            service::reloading();
-            reload(&server, &telemetry.control(), path);
-            service::ready(&format!("Listening on {addresses}; cores: {cores}"));
-        } else {
-            tracing::info!(signal, "Stopping");
-            break;
-        }
-    }
-    drop(watchdog);
-    service::stopping();
-    let counters = server.stop();
-    for (core, counters) in counters.iter().enumerate() {
-        tracing::info!(
-            core,
-            sessions = counters.sessions_opened,
-            bytes = counters.body_bytes_out,
-            links_local = counters.links_local,
-            links_split = counters.links_split,
-            "Core stopped"
-        );
-    }
-    let all: Snapshot = counters.into_iter().sum();
-    for (limit, times) in all.limits_reached().filter(|(_, times)| *times > 0) {
-        tracing::info!(limit = limit.key(), times, "Limit was reached while the relay ran");
-    }
-    Ok(())
-}
-
-/// Reads the config again. One that is wrong changes nothing.
-fn reload(server: &Server, log: &LogControl, path: &Path) {
-    let config = match Config::load(path) {
-        Ok(config) => config,
-        Err(errors) => {
-            for problem in errors.to_string().lines() {
-                tracing::error!(problem, "The config is wrong and is not taken");
-            }
-            return;
-        }
-    };
-    for warning in &config.warnings {
-        tracing::warn!(warning, "The config deserves attention");
-    }
-    let level = config.log.level;
-    match server.reload(config) {
-        Ok(differing) => {
-            log.set(level);
-            for key in differing {
-                tracing::warn!(key, "The config says something else here, which takes a restart");
-            }
-            tracing::info!("The config as it is now is in force");
-        }
-        Err(error) => tracing::error!(reason = %error, "The config was read but is not taken"),
-    }
-}
-
-/// Writes the addresses to a file that appears complete or not at all.
-fn announce(server: &Server, file: &Path) -> std::io::Result<()> {
-    let addresses = server.addresses().iter().map(|(address, _)| format!("{address}\n"));
-    let unfinished = file.with_extension("unfinished");
-    std::fs::write(&unfinished, addresses.collect::<String>())?;
-    std::fs::rename(&unfinished, file)
 }
 
 fn check_config(path: &Path) -> Result<(), Reported> {

@@ -57,7 +57,7 @@ impl RelayProcess {
 
     /// A connection that has not authenticated.
     pub(crate) fn stranger(&self, name: &str) -> Endpoint {
-        Endpoint::tls(self.addresses[0], &self.client, name)
+        Endpoint::tls(self.addresses[0], &self.trusted(), name)
     }
 
     /// A client with a session.
@@ -104,6 +104,18 @@ impl RelayProcess {
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
         assert!(sent.unwrap().success());
+    }
+
+    /// The same where it may have ended.
+    pub(crate) fn signal_if_there(&self, name: &str) {
+        let mut kill = Command::new("kill");
+        kill.arg(format!("-{name}")).arg(self.child.id().to_string()).stderr(Stdio::null());
+        let _ = kill.status();
+    }
+
+    /// Whether it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// What a client needs to trust the certificate that is there now.
