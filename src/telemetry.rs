@@ -15,6 +15,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{Registry, reload};
 
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::relay::Limit;
@@ -27,7 +28,20 @@ const LINES_WAITING_MAX: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Telemetry {
     dropped: ErrorCounter,
+    level: LogControl,
     _writer: WorkerGuard,
+}
+
+/// Changes how much is logged, while it is logged; from any thread.
+#[derive(Clone, Debug)]
+pub struct LogControl(reload::Handle<Targets, Registry>);
+
+impl LogControl {
+    /// From now on lines of this severity and above are written.
+    pub fn set(&self, level: LogLevel) {
+        // It fails only if the log is gone, which nobody would read of.
+        let _ = self.0.reload(targets(level));
+    }
 }
 
 /// The log could not be set up.
@@ -44,19 +58,26 @@ impl Telemetry {
     /// # Errors
     /// If the process logs already.
     pub fn start(log: Log) -> Result<Self, TelemetryError> {
-        let (writer, telemetry) = Self::to(io::stderr());
-        subscriber(log, writer).try_init()?;
+        let (subscriber, telemetry) = Self::to(io::stderr(), log);
+        subscriber.try_init()?;
         Ok(telemetry)
     }
 
-    fn to(sink: impl io::Write + Send + 'static) -> (NonBlocking, Self) {
+    /// What changes the level.
+    #[must_use]
+    pub fn control(&self) -> LogControl {
+        self.level.clone()
+    }
+
+    fn to(sink: impl io::Write + Send + 'static, log: Log) -> (Subscriber, Self) {
         let (writer, guard) = NonBlockingBuilder::default()
             .lossy(true)
             .buffered_lines_limit(LINES_WAITING_MAX)
             .thread_name("log")
             .finish(sink);
-        let telemetry = Self { dropped: writer.error_counter(), _writer: guard };
-        (writer, telemetry)
+        let dropped = writer.error_counter();
+        let (subscriber, level) = subscriber(log, writer);
+        (subscriber, Self { dropped, level, _writer: guard })
     }
 
     /// How many lines were dropped because the writing thread fell behind.
@@ -66,22 +87,29 @@ impl Telemetry {
     }
 }
 
-fn subscriber(log: Log, writer: NonBlocking) -> Box<dyn tracing::Subscriber + Send + Sync> {
-    let level = match log.level {
+type Subscriber = Box<dyn tracing::Subscriber + Send + Sync>;
+
+fn targets(level: LogLevel) -> Targets {
+    let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
     };
     // The libraries below us are chatty from info down; what they warn of is worth reading.
-    let filter = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("msrprelay", level);
+    Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("msrprelay", level)
+}
+
+fn subscriber(log: Log, writer: NonBlocking) -> (Subscriber, LogControl) {
+    let (filter, handle) = reload::Layer::new(targets(log.level));
     let registry = tracing_subscriber::registry().with(filter);
-    match log.format {
+    let subscriber: Subscriber = match log.format {
         LogFormat::Text => Box::new(registry.with(fmt::layer().with_ansi(false).with_writer(writer))),
         LogFormat::Json => {
             Box::new(registry.with(fmt::layer().json().flatten_event(true).with_writer(writer)))
         }
-    }
+    };
+    (subscriber, LogControl(handle))
 }
 
 // -- counters --------------------------------------------------------------------------------------
@@ -262,9 +290,9 @@ mod tests {
     #[test]
     fn a_stuck_log_never_blocks_and_counts_what_it_drops() {
         let (sink, seen, release) = sink();
-        let (writer, telemetry) = Telemetry::to(sink);
         let log = Log { level: LogLevel::Info, format: LogFormat::Text };
-        tracing::subscriber::with_default(subscriber(log, writer), || {
+        let (subscriber, telemetry) = Telemetry::to(sink, log);
+        tracing::subscriber::with_default(subscriber, || {
             tracing::info!("First");
             seen.recv().unwrap();
             for _ in 0..LINES_WAITING_MAX + 10 {
@@ -280,10 +308,10 @@ mod tests {
     #[test]
     fn json_lines_are_json_and_the_level_holds() {
         let (sink, seen, release) = sink();
-        let (writer, telemetry) = Telemetry::to(sink);
-        drop(release);
         let log = Log { level: LogLevel::Warn, format: LogFormat::Json };
-        tracing::subscriber::with_default(subscriber(log, writer), || {
+        let (subscriber, telemetry) = Telemetry::to(sink, log);
+        drop(release);
+        tracing::subscriber::with_default(subscriber, || {
             tracing::info!("Hidden");
             tracing::warn!(session = "abc", "Shown");
         });
@@ -292,6 +320,25 @@ mod tests {
         assert_eq!(lines.len(), 1);
         let line: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
         assert_eq!(line["session"], "abc");
+    }
+
+    #[test]
+    fn the_level_changes_while_lines_are_written() {
+        let (sink, seen, release) = sink();
+        let log = Log { level: LogLevel::Info, format: LogFormat::Text };
+        let (subscriber, telemetry) = Telemetry::to(sink, log);
+        drop(release);
+        let control = telemetry.control();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug!("Hidden");
+            control.set(LogLevel::Debug);
+            tracing::debug!("Shown");
+            control.set(LogLevel::Error);
+            tracing::warn!("Hidden");
+        });
+        drop(telemetry);
+        let lines: Vec<_> = seen.iter().collect();
+        assert!(lines.len() == 1 && lines[0].contains("Shown"), "{lines:?}");
     }
 
     #[test]

@@ -71,6 +71,7 @@ impl TryFrom<Raw> for Config {
             methods: raw.methods,
             outbound,
             dns: raw.dns,
+            drain_timeout: raw.drain_timeout,
             limits: raw.limits,
             log: raw.log,
             warnings,

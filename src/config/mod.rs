@@ -23,12 +23,14 @@ mod accept;
 mod accounts;
 mod certificates;
 mod egress;
+mod fixed;
 mod limits;
 mod raw;
 mod walk;
 
 pub use accounts::{Backend, Columns, Mysql, SecretColumns, Server as DatabaseServer, ServerTls, Sqlite};
 pub use certificates::CertifiedPair;
+pub use fixed::Fixed;
 pub use limits::Limits;
 use raw::Raw;
 
@@ -57,6 +59,8 @@ pub struct Config {
     pub outbound: Outbound,
     /// Who resolves host names.
     pub dns: Dns,
+    /// How long sessions are left alone once the relay has been told to stop; zero: not at all.
+    pub drain_timeout: Duration,
     /// The table of limits.
     pub limits: Limits,
     /// What is logged.

@@ -41,6 +41,7 @@ pub(super) struct Raw {
     /// `None`: the system's.
     pub(super) ca: Option<PathBuf>,
     pub(super) dns: Dns,
+    pub(super) drain_timeout: Duration,
     pub(super) limits: Limits,
     pub(super) log: Log,
 }
@@ -105,6 +106,7 @@ impl Default for Raw {
             outbound: Outbound::default(),
             ca: None,
             dns: Dns { servers: DnsServers::System },
+            drain_timeout: Duration::ZERO,
             limits: Limits::default(),
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
         }
@@ -144,9 +146,11 @@ impl Raw {
         });
         root.section("outbound", |outbound| self.read_outbound(outbound));
         root.section("dns", |dns| dns.value("servers", &mut self.dns.servers, dns_servers));
+        let bounds = (Duration::ZERO, Duration::from_secs(86_400));
+        let drain_timeout = walk::bounded(walk::duration, bounds, walk::spell_duration);
+        root.value("drain_timeout", &mut self.drain_timeout, drain_timeout);
         root.section("limits", |limits| self.limits.read(limits));
         root.section("log", |log| self.read_log(log));
-        root.unavailable("drain_timeout", "remove it");
         root.unavailable("metrics", "remove it");
         root.unavailable("admin", "remove it");
     }

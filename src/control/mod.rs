@@ -8,7 +8,7 @@
 //! the number of look-ups under way are bounded.
 //! Must not know: sessions, connections, what an answer is used for.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -22,7 +22,7 @@ use tokio::runtime::{self, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, LocalSet};
 
-use crate::config::{Auth, Config};
+use crate::config::{Config, DnsServers, Limits};
 
 mod accounts;
 mod dns;
@@ -106,9 +106,10 @@ impl Control {
             match prepare(|| Resolver::new(&servers, &limits)) {
                 Ok((runtime, resolver)) => {
                     let _ = report.send(Ok(()));
-                    let lookup_timeout = limits.lookup_timeout;
+                    let lookup_timeout = Cell::new(limits.lookup_timeout);
                     LocalSet::new().block_on(&runtime, async move {
                         let accounts = RefCell::new(Rc::new(accounts(ready.clone())));
+                        let resolver = RefCell::new(Rc::new(resolver));
                         Plane { accounts, ready, resolver, lookup_timeout }.run(queues, stopped).await;
                     });
                 }
@@ -123,22 +124,24 @@ impl Control {
         Ok(Self { handle: ControlHandle { look_up, resolve }, reload, ready: shown, stop, ended, thread })
     }
 
-    /// Takes the accounts from where this config says, from now on. Look-ups under way end as they began, sessions
-    /// do not notice.
+    /// Takes accounts and name servers from where this config says, and their time-outs, from now on. Look-ups under
+    /// way end as they began, sessions do not notice.
     ///
     /// # Errors
-    /// If the thread has died, or has not done it in time.
-    pub fn reload_accounts(&self, auth: &Auth, patience: Duration) -> Result<(), ControlError> {
+    /// If the name servers cannot be used, the thread has died, or it does not answer in time; then nothing has changed.
+    pub fn reload(&self, config: &Config, patience: Duration) -> Result<(), ControlError> {
         let (done, is_done) = mpsc::channel();
-        let reload = Reload { settings: AccountsSettings::from(auth), done };
+        let accounts = AccountsSettings::from(&config.auth);
+        let (servers, limits) = (config.dns.servers.clone(), config.limits.clone());
+        let reload = Reload { accounts, servers, limits, done };
         match self.reload.try_send(reload) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(ControlError::StillRunning),
             Err(TrySendError::Closed(_)) => return Err(ControlError::Died),
         }
-        is_done.recv_timeout(patience).map_err(|error| match error {
-            mpsc::RecvTimeoutError::Timeout => ControlError::StillRunning,
-            mpsc::RecvTimeoutError::Disconnected => ControlError::Died,
+        is_done.recv_timeout(patience).unwrap_or_else(|error| match error {
+            mpsc::RecvTimeoutError::Timeout => Err(ControlError::StillRunning),
+            mpsc::RecvTimeoutError::Disconnected => Err(ControlError::Died),
         })
     }
 
@@ -208,8 +211,10 @@ struct LookUp {
 
 #[derive(Debug)]
 struct Reload {
-    settings: AccountsSettings,
-    done: mpsc::Sender<()>,
+    accounts: AccountsSettings,
+    servers: DnsServers,
+    limits: Limits,
+    done: mpsc::Sender<Result<(), ControlError>>,
 }
 
 #[derive(Debug)]
@@ -268,8 +273,9 @@ struct Plane {
     /// Those that stand in the config now; look-ups under way may still hold earlier ones.
     accounts: RefCell<Rc<Accounts>>,
     ready: AccountsReady,
-    resolver: Resolver,
-    lookup_timeout: Duration,
+    /// As the accounts.
+    resolver: RefCell<Rc<Resolver>>,
+    lookup_timeout: Cell<Duration>,
 }
 
 impl Plane {
@@ -289,24 +295,35 @@ impl Plane {
     }
 
     async fn take_reloads(&self, reloads: &Receiver<Reload>) {
-        while let Ok(Reload { settings, done }) = reloads.recv().await {
-            // First: what the old backend says of itself from here on is no longer of interest.
+        while let Ok(Reload { accounts, servers, limits, done }) = reloads.recv().await {
+            // What may fail comes first, so that nothing has changed if it does.
+            let resolver = match Resolver::new(&servers, &limits) {
+                Ok(resolver) => resolver,
+                Err(error) => {
+                    let _ = done.send(Err(ControlError::Resolver(error)));
+                    continue;
+                }
+            };
+            self.resolver.replace(Rc::new(resolver));
+            self.lookup_timeout.set(limits.lookup_timeout);
+            // What the old backend says of itself from here on is no longer of interest.
             self.accounts.borrow().retire();
-            let new = Rc::new(Accounts::new(&settings, self.ready.clone()));
+            let new = Rc::new(Accounts::new(&accounts, self.ready.clone()));
             self.accounts.replace(new);
-            let _ = done.send(());
+            let _ = done.send(Ok(()));
         }
     }
 
     async fn look_up(self: Rc<Self>, LookUp { user, realm, asked, reply }: LookUp) {
         let accounts = Rc::clone(&self.accounts.borrow());
-        let left = self.lookup_timeout.saturating_sub(asked.elapsed());
+        let left = self.lookup_timeout.get().saturating_sub(asked.elapsed());
         let answer = tokio::time::timeout(left, accounts.look_up(&user, &realm)).await;
         reply.send(answer.unwrap_or(Answer::Unavailable(WhyUnavailable::Late)));
     }
 
     async fn resolve(self: Rc<Self>, Resolve { host, reply }: Resolve) {
-        reply.send(self.resolver.resolve(&host).await);
+        let resolver = Rc::clone(&self.resolver.borrow());
+        reply.send(resolver.resolve(&host).await);
     }
 }
 

@@ -28,6 +28,7 @@ mod orphan;
 mod output;
 mod peer;
 mod rate;
+mod reconfigure;
 mod session;
 mod settings;
 mod stats;
@@ -132,8 +133,17 @@ pub enum Input {
         /// Its incarnation now.
         running: Option<u16>,
     },
+    /// The config has been read again: other settings hold from now on, but for the name, the ports and the number of
+    /// cores, which stay as they are.
+    Reconfigured(Box<Settings>),
     /// Time has passed.
     Tick,
+    /// The relay is going to stop: sessions that there are live on, no further ones are opened. Said again, it changes
+    /// nothing.
+    Drain,
+    /// What has been written and awaits an answer will get none any more: whoever sent it is told, as far as that is
+    /// owed. To be said after [`Input::Quiesce`].
+    GiveUp,
     /// The relay is about to stop: nothing more is read. What has been accepted, and maybe answered, still
     /// finds its way, on whatever core that ends.
     Quiesce,
@@ -194,6 +204,8 @@ struct Core {
     orphans: Orphans,
     /// When to look at which connection; at most one entry per connection.
     alarms: BTreeSet<(Instant, PeerKey)>,
+    /// No further sessions are opened.
+    draining: bool,
     /// Nothing more is read.
     stopping: bool,
     /// Connections that nobody vouches for.
@@ -288,6 +300,7 @@ impl Relay {
             inbox: VecDeque::new(),
             orphans: Orphans::default(),
             alarms: BTreeSet::new(),
+            draining: false,
             stopping: false,
             unproven: 0,
             spare: SpareQueues::default(),
@@ -381,8 +394,11 @@ impl Relay {
             }
             Input::Message(_) => {}
             Input::CoreChanged { index, running } => self.on_core_changed(index, running, fx),
+            Input::Reconfigured(settings) => self.on_reconfigured(*settings, fx),
             Input::Tick => self.on_tick(fx),
+            Input::Drain => self.core.draining = true,
             Input::Quiesce => self.quiesce(fx),
+            Input::GiveUp => self.give_up_answers(fx),
             Input::Shutdown => self.close_all_peers(fx),
         }
         self.settle(fx);

@@ -264,6 +264,11 @@ impl Peer {
         }
     }
 
+    /// Nobody's rate is limited any more.
+    pub(crate) fn stop_throttling(&mut self) {
+        self.throttled_until = None;
+    }
+
     /// Asks for a write, once.
     pub(crate) fn wake(&mut self, fx: &mut Effects) {
         if !self.woken && self.role != Role::Dialling {

@@ -6,26 +6,28 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use async_channel::{Receiver, Sender};
+use async_channel::Sender;
 use glommio::{LocalExecutorBuilder, Placement};
+use rustls_pki_types::ServerName;
 
-use super::core::{self, CoreEnd, CorePlan};
+use super::core::{self, CoreEnd, CorePlan, CoreReload};
 use super::hand_over::HandOver;
 use super::mesh::{Parcel, inbox};
 use super::sock::{ListenError, Listeners};
 use super::succession::{Estate, Line, Passed, Predecessor, SuccessionError, Successor};
 use super::tasks::panic_message;
 use super::tls::{Identity, Roots, TlsSetup, TlsSetupError};
-use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy};
+use crate::config::{CaSource, Config, Fixed, Limits, Outbound, PlainPolicy};
 use crate::control::{AccountsReady, Control, ControlError};
 use crate::relay::{self, CoreId, Settings, Transport};
 use crate::telemetry::{Counters, Snapshot};
@@ -51,6 +53,10 @@ const RESTART_FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 const QUIET_ROUNDS: u32 = 3;
 /// Rounds in all: cores that never become quiet are stopped all the same.
 const QUIESCE_ROUNDS_MAX: u32 = 100;
+/// How often it is looked whether there are sessions left while the relay drains.
+const DRAIN_LOOK: Duration = Duration::from_millis(100);
+/// Events that may wait for the supervisor.
+const EVENTS_MAX: usize = 64;
 /// How long a core may take to answer.
 const QUIESCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the control plane may take to end.
@@ -75,6 +81,12 @@ pub enum BootError {
     /// The control plane cannot start.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The new certificates are not for the name that the relay goes by until it ends.
+    #[error(
+        "hostname: {0} stands in the URIs of a relay that runs, and no certificate of the new config is for it: name one \
+         that is, or restart the relay"
+    )]
+    Hostname(String),
     /// An executor cannot start.
     #[error("core {index} on CPU {cpu}: {reason}")]
     Core {
@@ -101,8 +113,10 @@ pub enum BootError {
 enum BootEvent {
     /// A core's thread has ended.
     CoreEnded(usize),
-    /// Take what may change while the relay runs from another config, and say so.
-    Reload { config: Box<Config>, done: mpsc::Sender<Result<(), BootError>> },
+    /// Take what may change while the relay runs from another config, and say what differs and may not.
+    Reload { config: Box<Config>, done: mpsc::Sender<Result<Vec<&'static str>, BootError>> },
+    /// Accept nobody any more; when no session is left, or it is too late, say how many there are.
+    Drain { timeout: Duration, drained: mpsc::Sender<u64> },
     /// Another process listens on the sockets: accept no more, and do not close them for it.
     GiveWay,
     /// That process has a connection for a session of ours.
@@ -119,7 +133,7 @@ pub struct Server {
     addresses: Vec<(SocketAddr, bool)>,
     counters: Vec<Arc<Counters>>,
     accounts: AccountsReady,
-    events: Sender<BootEvent>,
+    events: SyncSender<BootEvent>,
     generation: u8,
     listeners: Arc<Vec<(Listeners, bool)>>,
     accepting: Arc<AtomicUsize>,
@@ -143,18 +157,13 @@ impl Server {
     pub fn start_after(config: Config, mut estate: Option<Estate>) -> Result<Self, BootError> {
         let control = Control::start(&config)?;
         let tls = tls_setup(&config)?;
-        if tls.roots == 0 {
-            tracing::warn!(
-                "No trusted CA found: every next hop that is a relay will be refused; see outbound.ca"
-            );
-        }
         let count = NonZeroUsize::new(config.cores.len()).unwrap_or(NonZeroUsize::MIN);
         let generation = estate.as_ref().map_or(0, |estate| estate.generation);
         let listeners = Arc::new(listen(&config, count, estate.as_mut())?);
         let predecessor = estate.map(|estate| Arc::new(estate.predecessor()));
         let addresses = listeners.iter().map(|(l, secure)| (l.address(), *secure)).collect();
         let accounts = control.accounts_ready();
-        let (events, inbox) = async_channel::bounded(64);
+        let (events, inbox) = mpsc::sync_channel(EVENTS_MAX);
         let kin = (generation, predecessor.clone());
         let mut supervisor =
             Supervisor::new(config, control, tls, Arc::clone(&listeners), kin, (events.clone(), inbox));
@@ -216,15 +225,27 @@ impl Server {
         self.accounts.is_ready()
     }
 
-    /// Goes on with another config, as far as that is possible without a restart: with its accounts. Whoever has a
-    /// session keeps it.
+    /// Goes on with another config, as far as that is possible without a restart. Whoever has a connection or a session
+    /// keeps it. Returns the keys that differ and take a restart; see [`Fixed`]. The log is the caller's to change.
     ///
     /// # Errors
-    /// If the control plane is gone or stuck; then nothing has changed.
-    pub fn reload(&self, config: Config) -> Result<(), BootError> {
+    /// If certificates, CAs or name servers cannot be used, or the control plane is gone or stuck; then nothing has
+    /// changed.
+    pub fn reload(&self, config: Config) -> Result<Vec<&'static str>, BootError> {
         let (done, is_done) = mpsc::channel();
-        let _ = self.events.send_blocking(BootEvent::Reload { config: Box::new(config), done });
+        let _ = self.events.send(BootEvent::Reload { config: Box::new(config), done });
         is_done.recv().unwrap_or(Err(BootError::Control(ControlError::Died)))
+    }
+
+    /// Accepts nobody any more, and leaves alone whoever has a session. The receiver gets the number of sessions that
+    /// are left as soon as there are none, or after `timeout`; then it is for the caller to [`stop`](Self::stop). Who
+    /// has no session by now gets none: AUTH is 408, and the connection closed.
+    ///
+    /// Asked for twice, the second one counts, and the first receiver hears nothing but its end.
+    pub fn drain(&self, timeout: Duration) -> mpsc::Receiver<u64> {
+        let (drained, left) = mpsc::channel();
+        let _ = self.events.send(BootEvent::Drain { timeout, drained });
+        left
     }
 
     /// Reads how often each core has shown that it works, for whoever watches over them.
@@ -236,13 +257,13 @@ impl Server {
     /// Makes a task of a core panic, for tests of what happens then.
     #[doc(hidden)]
     pub fn crash_core(&self, index: usize) {
-        let _ = self.events.send_blocking(BootEvent::Crash { index, in_task: true });
+        let _ = self.events.send(BootEvent::Crash { index, in_task: true });
     }
 
     /// Makes a core panic outside its tasks, as an error in the relay on a message from another core would.
     #[doc(hidden)]
     pub fn crash_core_loop(&self, index: usize) {
-        let _ = self.events.send_blocking(BootEvent::Crash { index, in_task: false });
+        let _ = self.events.send(BootEvent::Crash { index, in_task: false });
     }
 
     /// Stops accepting, closes every connection in order, ends the cores. Returns what they counted.
@@ -252,7 +273,7 @@ impl Server {
     }
 
     fn end(&mut self) {
-        let _ = self.events.send_blocking(BootEvent::Stop);
+        let _ = self.events.send(BootEvent::Stop);
         if let Some(thread) = self.supervisor.take()
             && thread.join().is_err()
         {
@@ -267,7 +288,7 @@ pub struct Heritage {
     generation: u8,
     listeners: Arc<Vec<(Listeners, bool)>>,
     accepting: Arc<AtomicUsize>,
-    events: Sender<BootEvent>,
+    events: SyncSender<BootEvent>,
 }
 
 impl Heritage {
@@ -285,7 +306,7 @@ impl Heritage {
     /// Accepts no more. Each core still takes the one connection that it is waiting for, and so that it need not wait
     /// long, gets one from here. Returns whether no core accepts any more.
     pub fn give_way(&self) -> bool {
-        let _ = self.events.send_blocking(BootEvent::GiveWay);
+        let _ = self.events.send(BootEvent::GiveWay);
         for _ in 0..POKES_MAX {
             if self.accepting.load(Ordering::SeqCst) == 0 {
                 return true;
@@ -301,7 +322,7 @@ impl Heritage {
 
     /// Serves a connection that the successor has accepted.
     pub fn take_back(&self, passed: Passed) {
-        let _ = self.events.send_blocking(BootEvent::Passed(passed));
+        let _ = self.events.send(BootEvent::Passed(passed));
     }
 }
 
@@ -331,7 +352,13 @@ fn tls_setup(config: &Config) -> Result<TlsSetup, BootError> {
         CaSource::System => Roots::System,
         CaSource::File { certificates, .. } => Roots::Certificates(certificates.clone()),
     };
-    Ok(TlsSetup::new(identities.collect(), &roots, config.tls.record_layer)?)
+    let tls = TlsSetup::new(identities.collect(), &roots, config.tls.record_layer)?;
+    if tls.roots == 0 {
+        tracing::warn!(
+            "No trusted CA found: every next hop that is a relay will be refused; see outbound.ca"
+        );
+    }
+    Ok(tls)
 }
 
 fn listen(
@@ -354,6 +381,7 @@ fn listen(
 struct Supervisor {
     cores: Vec<RunningCore>,
     cpus: Vec<usize>,
+    fixed: Fixed,
     settings: Settings,
     limits: Limits,
     outbound: Arc<Outbound>,
@@ -366,8 +394,15 @@ struct Supervisor {
     /// The sockets belong to another process now.
     gave_way: bool,
     log_failures: bool,
-    events: Sender<BootEvent>,
-    inbox: Receiver<BootEvent>,
+    draining: Option<Draining>,
+    events: SyncSender<BootEvent>,
+    inbox: mpsc::Receiver<BootEvent>,
+}
+
+/// The relay waits for its sessions to end.
+struct Draining {
+    until: Instant,
+    drained: mpsc::Sender<u64>,
 }
 
 /// One core's present life.
@@ -386,7 +421,7 @@ impl Supervisor {
         tls: TlsSetup,
         listeners: Arc<Vec<(Listeners, bool)>>,
         (generation, predecessor): (u8, Option<Arc<Predecessor>>),
-        (events, inbox): (Sender<BootEvent>, Receiver<BootEvent>),
+        (events, inbox): (SyncSender<BootEvent>, mpsc::Receiver<BootEvent>),
     ) -> Self {
         let ports = listeners.iter().map(|(l, _)| l.address().port()).collect();
         let dead = |index| RunningCore {
@@ -400,6 +435,7 @@ impl Supervisor {
             cores: (0..u16::MAX).zip(&config.cores).map(|(index, _)| dead(index)).collect(),
             counters: config.cores.iter().map(|_| Arc::default()).collect(),
             settings: settings(&config, ports),
+            fixed: Fixed::from(&config),
             cpus: config.cores,
             limits: config.limits,
             outbound: Arc::new(config.outbound),
@@ -410,6 +446,7 @@ impl Supervisor {
             accepting: Arc::default(),
             predecessor,
             gave_way: false,
+            draining: None,
             events,
             inbox,
         }
@@ -484,7 +521,19 @@ impl Supervisor {
 
     /// Watches over the cores until told to stop.
     fn run(mut self) {
-        while let Ok(event) = self.inbox.recv_blocking() {
+        loop {
+            let event = match self.draining {
+                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(_) => self.inbox.recv_timeout(DRAIN_LOOK),
+            };
+            let event = match event {
+                Ok(event) => event,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.look_at_drain();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             match event {
                 BootEvent::CoreEnded(index) => self.restart(index),
                 BootEvent::Reload { config, done } => {
@@ -495,6 +544,11 @@ impl Supervisor {
                 BootEvent::Passed(passed) => {
                     self.tell(passed.core.into(), Parcel::Adopt(Box::new(HandOver::passed(passed))));
                 }
+                BootEvent::Drain { timeout, drained } => {
+                    self.stop_listening();
+                    self.draining = Some(Draining { until: Instant::now() + timeout, drained });
+                    self.look_at_drain();
+                }
                 BootEvent::Crash { index, in_task } => self.tell(index, Parcel::Panic { in_task }),
                 BootEvent::Stop => break,
             }
@@ -502,10 +556,77 @@ impl Supervisor {
         self.stop();
     }
 
-    /// The one place where a config is put into force while the relay runs. What is not named here takes a restart.
-    fn reload(&self, config: Config) -> Result<(), BootError> {
-        self.control.reload_accounts(&config.auth, RELOAD_TIMEOUT)?;
-        Ok(())
+    /// The one place where a config is put into force while the relay runs. First everything that may fail, the
+    /// control plane last, for what it has exchanged stays exchanged; then what cannot.
+    fn reload(&mut self, mut config: Config) -> Result<Vec<&'static str>, BootError> {
+        let differing = self.fixed.differing(&config);
+        config.hostname.clone_from(&self.settings.hostname);
+        config.cores.clone_from(&self.cpus);
+        let named = ServerName::try_from(config.hostname.as_str());
+        let certificates = &config.tls.certificates;
+        if !certificates.is_empty()
+            && !named.is_ok_and(|name| certificates.iter().any(|pair| pair.covers(&name)))
+        {
+            return Err(BootError::Hostname(config.hostname));
+        }
+        let tls = tls_setup(&config)?;
+        self.control.reload(&config, RELOAD_TIMEOUT)?;
+
+        // Also for cores that are started again.
+        self.settings = settings(&config, mem::take(&mut self.settings.ports));
+        self.limits = config.limits;
+        self.outbound = Arc::new(config.outbound);
+        self.log_failures = config.auth.log_failures;
+        self.tls = tls;
+        let (in_force, heard) = mpsc::channel::<()>();
+        for index in 0..self.cores.len() {
+            let reload = CoreReload {
+                settings: self.settings.clone(),
+                limits: self.limits.clone(),
+                outbound: Arc::clone(&self.outbound),
+                tls: self.tls.clone(),
+                log_failures: self.log_failures,
+            };
+            self.tell(index, Parcel::Reload(Box::new(reload), in_force.clone()));
+        }
+        drop(in_force);
+        // Nothing is ever sent: this returns when every core has gone on, or died, or takes too long for a word.
+        if heard.recv_timeout(RELOAD_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("A core is busy; it takes the new config a little later");
+        }
+        Ok(differing)
+    }
+
+    fn stop_listening(&self) {
+        if !self.gave_way {
+            self.listeners.iter().for_each(|(listeners, _)| listeners.stop());
+        }
+    }
+
+    /// Whether the sessions are over, or have had their time.
+    fn look_at_drain(&mut self) {
+        let (answer, answers) = mpsc::channel();
+        for index in 0..self.cores.len() {
+            // Also cores that were started again since.
+            self.tell(index, Parcel::Drain(answer.clone()));
+        }
+        drop(answer);
+        let deadline = Instant::now() + QUIESCE_TIMEOUT;
+        let mut left = 0;
+        let mut all_known = true;
+        // A core that is dead has dropped its sender with its inbox.
+        for _ in 0..self.cores.len() {
+            match answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(sessions) => left += sessions,
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => all_known = false,
+            }
+        }
+        let over = |draining: &mut Draining| (all_known && left == 0) || draining.until <= Instant::now();
+        if let Some(draining) = self.draining.take_if(over) {
+            // Whoever asked may have decided otherwise.
+            let _ = draining.drained.send(left);
+        }
     }
 
     fn give_way(&mut self) {
@@ -589,9 +710,12 @@ impl Supervisor {
     }
 
     fn stop(mut self) {
-        if !self.gave_way {
-            self.listeners.iter().for_each(|(listeners, _)| listeners.stop());
+        self.stop_listening();
+        self.quiesce();
+        for index in 0..self.cores.len() {
+            self.tell(index, Parcel::GiveUp);
         }
+        // What that means to other cores must reach them as well.
         self.quiesce();
         for index in 0..self.cores.len() {
             self.tell(index, Parcel::Stop);
@@ -640,7 +764,7 @@ fn spawn_core(cpu: usize, plan: CorePlan, farewell: Farewell) -> Result<JoinHand
         // Polled here and now, before the executor runs: that is how its waker can be had.
         let woken = executor.spawn(poll_fn(|cx| {
             // Kept for good: a task that others hold wakers of must not be freed; see `control::reply`.
-            std::mem::forget(cx.waker().clone());
+            mem::forget(cx.waker().clone());
             let _ = progress.send(Ok(Progress::Made(cx.waker().clone())));
             Poll::<()>::Pending
         }));
@@ -681,7 +805,7 @@ fn pulse(waker: Waker, reached: mpsc::Receiver<Result<Progress, String>>) -> io:
 }
 
 /// Says that a core's thread has ended, however it ends.
-struct Farewell(usize, Sender<BootEvent>);
+struct Farewell(usize, SyncSender<BootEvent>);
 
 impl Drop for Farewell {
     fn drop(&mut self) {

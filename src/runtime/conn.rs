@@ -141,7 +141,7 @@ impl Conn {
     /// Starts the two tasks.
     pub(crate) fn start(self: Rc<Self>, shared: &Rc<Shared>, received: Received) {
         if !self.up.get() {
-            self.deadline.set(Some(Instant::now() + shared.limits.handshake_timeout));
+            self.deadline.set(Some(Instant::now() + shared.limits().handshake_timeout));
         }
         shared.counters.connections_open.add(1);
         let (conn, core) = (Rc::clone(&self), Rc::clone(shared));
@@ -206,7 +206,7 @@ impl Conn {
 
     /// Receives until the connection ends, one way or another.
     async fn read_loop(&self, shared: &Rc<Shared>, received: Received) -> ReadEnd {
-        let mut parser = Parser::new(shared.limits.parser());
+        let mut parser = Parser::new(shared.limits().parser());
         // Octets of TLS records, and of frames, that are not complete yet.
         let (mut records, mut rest) = (received.records, Vec::new());
         let mut before = Some(received.plain).filter(|plain| !plain.is_empty());
@@ -218,7 +218,7 @@ impl Conn {
                 future::or(self.resumed.wait(), self.stop_reading.wait()).await;
                 if self.up.get() && self.deadline.take().is_some() {
                     // While it was not read from, the peer could not go on.
-                    self.deadline.set(Some(Instant::now() + shared.limits.head_timeout));
+                    self.deadline.set(Some(Instant::now() + shared.limits().head_timeout));
                 }
             }
             if self.closing.get() {
@@ -332,7 +332,7 @@ impl Conn {
         if rest.is_empty() || !parser.in_head() {
             self.deadline.set(None);
         } else if self.deadline.get().is_none() {
-            self.deadline.set(Some(Instant::now() + shared.limits.head_timeout));
+            self.deadline.set(Some(Instant::now() + shared.limits().head_timeout));
         }
     }
 
@@ -456,7 +456,7 @@ impl Conn {
     async fn write_flush(&self, shared: &Rc<Shared>, mut out: &[u8]) -> std::io::Result<()> {
         while !out.is_empty() {
             let stalled = async {
-                Deadline::after(shared.limits.write_timeout).await;
+                Deadline::after(shared.limits().write_timeout).await;
                 None
             };
             let written = async { Some(self.socket.write(out).await) };

@@ -72,6 +72,16 @@ pub(crate) struct CorePlan {
     pub(crate) seed: [u8; 32],
 }
 
+/// What a core is told when the config is read again. Its relay keeps its name, its ports and its number of cores.
+#[derive(Debug)]
+pub(crate) struct CoreReload {
+    pub(crate) settings: Settings,
+    pub(crate) limits: Limits,
+    pub(crate) outbound: Arc<Outbound>,
+    pub(crate) tls: TlsSetup,
+    pub(crate) log_failures: bool,
+}
+
 /// How a core ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum CoreEnd {
@@ -99,14 +109,15 @@ pub(crate) struct Shared {
     pub(crate) scratch: RefCell<Vec<u8>>,
     pub(crate) buffers: Buffers,
     pub(crate) tasks: Rc<Tasks>,
-    pub(crate) limits: Limits,
-    pub(crate) outbound: Arc<Outbound>,
-    pub(crate) tls: TlsSetup,
+    /// These four are exchanged when the config is read again.
+    limits: RefCell<Rc<Limits>>,
+    outbound: RefCell<Arc<Outbound>>,
+    tls: RefCell<TlsSetup>,
+    log_failures: Cell<bool>,
     pub(crate) control: ControlHandle,
     pub(crate) counters: Arc<Counters>,
     pub(crate) mesh: Mesh,
     pub(crate) own: Arc<[SocketAddr]>,
-    log_failures: bool,
     accepting: Arc<AtomicUsize>,
     /// Somebody else accepts on the sockets now.
     gives_way: Cell<bool>,
@@ -142,7 +153,7 @@ pub(crate) async fn run(mut plan: CorePlan) -> CoreEnd {
     let (inbox, listeners) = (plan.inbox.clone(), std::mem::take(&mut plan.listeners));
     let shared = Rc::new(Shared::new(plan));
     // aws-lc's first random draw on a thread takes tens of milliseconds: not at a client's expense.
-    let _ = shared.tls.server.crypto_provider().secure_random.fill(&mut [0]);
+    let _ = shared.tls().server.crypto_provider().secure_random.fill(&mut [0]);
     for (socket, transport) in listeners {
         let listener = Acceptor::new(socket);
         let core = Rc::clone(&shared);
@@ -194,14 +205,14 @@ impl Shared {
             scratch: RefCell::new(vec![0; READ_OCTETS + RECORD_OCTETS_MAX]),
             buffers: Buffers::default(),
             tasks: Rc::default(),
-            limits: plan.limits,
-            outbound: plan.outbound,
-            tls: plan.tls,
+            limits: RefCell::new(Rc::new(plan.limits)),
+            outbound: RefCell::new(plan.outbound),
+            tls: RefCell::new(plan.tls),
+            log_failures: Cell::new(plan.log_failures),
             control: plan.control,
             counters: plan.counters,
             mesh: Mesh::new(cores),
             own: plan.own,
-            log_failures: plan.log_failures,
             accepting: plan.accepting,
             gives_way: Cell::new(false),
             predecessor: plan.predecessor,
@@ -214,6 +225,29 @@ impl Shared {
 
     fn cores(&self) -> usize {
         self.relay.borrow().cores()
+    }
+
+    // -- what the config says, now ---------------------------------------------------------------
+
+    pub(crate) fn limits(&self) -> Rc<Limits> {
+        Rc::clone(&self.limits.borrow())
+    }
+
+    pub(crate) fn outbound(&self) -> Arc<Outbound> {
+        Arc::clone(&self.outbound.borrow())
+    }
+
+    pub(crate) fn tls(&self) -> TlsSetup {
+        self.tls.borrow().clone()
+    }
+
+    /// Goes on with another config. What has begun under the old one, a handshake, a dial, a wait, ends under it.
+    fn reload(self: &Rc<Self>, reload: CoreReload) {
+        self.limits.replace(Rc::new(reload.limits));
+        self.outbound.replace(reload.outbound);
+        self.tls.replace(reload.tls);
+        self.log_failures.set(reload.log_failures);
+        self.feed([Input::Reconfigured(Box::new(reload.settings))]);
     }
 
     // -- feeding the relay -----------------------------------------------------------------------
@@ -296,7 +330,7 @@ impl Shared {
                 let address = peer.and_then(|peer| self.conns.borrow().get(&peer).map(|conn| conn.address()));
                 self.limit_log.reached(limit, peer, address, user.as_deref());
             }
-            Effect::Event(event) => log::event(&event, self.log_failures),
+            Effect::Event(event) => log::event(&event, self.log_failures.get()),
         }
     }
 
@@ -374,7 +408,7 @@ impl Shared {
     fn accepted(self: &Rc<Self>, socket: Socket, address: SocketAddr, transport: Transport) {
         self.counters.connections_accepted.add(1);
         self.take_in(transport, address, |peer| {
-            match transport.secure.then(|| TlsConn::server(Arc::clone(&self.tls.server))).transpose() {
+            match transport.secure.then(|| TlsConn::server(self.tls().server)).transpose() {
                 Ok(tls) => self.adopt(Conn::accepted(peer, socket, address, tls, transport)),
                 Err(error) => {
                     tracing::error!(reason = %error, "Cannot begin TLS");
@@ -486,6 +520,16 @@ impl Shared {
                     self.feed([Input::CoreChanged { index: core.index, running: None }]);
                 }
                 Parcel::GiveWay => self.gives_way.set(true),
+                Parcel::Reload(reload, in_force) => {
+                    self.reload(*reload);
+                    drop(in_force);
+                }
+                Parcel::Drain(left) => {
+                    self.feed([Input::Drain]);
+                    // The supervisor may no longer be waiting.
+                    let _ = left.send(self.relay.borrow().stats().sessions_open());
+                }
+                Parcel::GiveUp => self.feed([Input::GiveUp]),
                 Parcel::Quiesce(quiet) => {
                     self.feed([Input::Quiesce]);
                     // The supervisor may no longer be waiting.

@@ -6,7 +6,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use futures_lite::future;
 use rustls_pki_types::ServerName;
@@ -62,10 +61,11 @@ impl Shared {
     }
 
     async fn connect(&self, peer: PeerKey, target: &Target) -> Result<Conn, DialError> {
-        if !self.outbound.permits_port(target.port) {
+        let (outbound, limits) = (self.outbound(), self.limits());
+        if !outbound.permits_port(target.port) {
             return Err(DialError::ForbiddenPort(target.port));
         }
-        let tls = target.secure.then(|| self.client_tls(target)).transpose()?;
+        let tls = target.secure.then(|| self.client_tls(target, outbound.endpoint_tls)).transpose()?;
         let mut addresses = match target.host.parse::<IpAddr>() {
             Ok(address) => vec![address],
             Err(_) => self.control.resolve(target.host.clone()).await.inspect_err(|error| match error {
@@ -74,13 +74,13 @@ impl Shared {
                 ResolveError::NoAddress | ResolveError::Failed(_) => {}
             })?,
         };
-        if addresses.len() > self.limits.addresses_per_name_max {
-            addresses.truncate(self.limits.addresses_per_name_max);
+        if addresses.len() > limits.addresses_per_name_max {
+            addresses.truncate(limits.addresses_per_name_max);
             self.limit_reached(Limit::AddressesPerName, None);
         }
         let mut failure = None;
         for ip in addresses {
-            if !self.outbound.permits(ip) {
+            if !outbound.permits(ip) {
                 failure = Some(DialError::Forbidden(ip));
                 continue;
             }
@@ -89,7 +89,7 @@ impl Shared {
                 failure = Some(DialError::Own(address));
                 continue;
             }
-            match Socket::connect(address, self.outbound.connect_timeout).await {
+            match Socket::connect(address, outbound.connect_timeout).await {
                 Ok(socket) if self.is_own(address, &socket) => failure = Some(DialError::Own(address)),
                 Ok(socket) => return Ok(Conn::dialled(peer, socket, address, tls)),
                 Err(error) => failure = Some(DialError::Connect(address, error)),
@@ -107,13 +107,14 @@ impl Shared {
     }
 
     /// A relay must prove its name, whatever the policy for endpoints; those are usually self-signed.
-    fn client_tls(&self, target: &Target) -> Result<TlsConn, DialError> {
-        let config = match (target.relay, self.outbound.endpoint_tls) {
-            (true, _) | (false, EndpointTls::Verify) => &self.tls.client_verify,
-            (false, EndpointTls::EncryptOnly) => &self.tls.client_encrypt_only,
+    fn client_tls(&self, target: &Target, policy: EndpointTls) -> Result<TlsConn, DialError> {
+        let tls = self.tls();
+        let config = match (target.relay, policy) {
+            (true, _) | (false, EndpointTls::Verify) => tls.client_verify,
+            (false, EndpointTls::EncryptOnly) => tls.client_encrypt_only,
             (false, EndpointTls::Refuse) => return Err(DialError::EndpointTlsRefused),
         };
         let name = ServerName::try_from(target.host.clone()).map_err(|_| DialError::Name)?;
-        Ok(TlsConn::client(Arc::clone(config), name)?)
+        Ok(TlsConn::client(config, name)?)
     }
 }

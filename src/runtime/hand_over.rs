@@ -138,7 +138,7 @@ impl Conn {
         transport: Transport,
     ) -> io::Result<(Socket, Socket)> {
         let predecessor = shared.predecessor.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        if shared.passing.get() >= shared.limits.connections_max {
+        if shared.passing.get() >= shared.limits().connections_max {
             return Err(io::Error::other("limits.connections_max are passed on already"));
         }
         let (ours, theirs) = UnixStream::pair()?;
@@ -157,7 +157,7 @@ impl Conn {
         if !self.is_quiet() {
             return if plain.is_empty() { Place::Unknown } else { Place::Here };
         }
-        match Parser::new(shared.limits.parser()).step(plain) {
+        match Parser::new(shared.limits().parser()).step(plain) {
             Ok(None) => Place::Unknown,
             Ok(Some(step)) => match step.piece {
                 Piece::Head(head) => place_of(shared, &head, plain.get(..step.consumed).unwrap_or_default()),

@@ -12,6 +12,7 @@ use std::sync::mpsc;
 
 use async_channel::{Receiver, Sender, TrySendError};
 
+use super::core::CoreReload;
 use super::hand_over::HandOver;
 use super::tasks::Event;
 use crate::relay::{CoreId, Message};
@@ -32,6 +33,12 @@ pub(crate) enum Parcel {
     CoreDown { core: CoreId },
     /// Another process accepts connections from now on.
     GiveWay,
+    /// Go on with another config; the sender is dropped when it is in force.
+    Reload(Box<CoreReload>, mpsc::Sender<()>),
+    /// Open no more sessions; say how many there are. Said again, it only asks again.
+    Drain(mpsc::Sender<u64>),
+    /// Wait for no more answers.
+    GiveUp,
     /// Read no more; say so, and whether everything sent to other cores is in their inboxes. Said again, it
     /// only asks again.
     Quiesce(mpsc::Sender<bool>),

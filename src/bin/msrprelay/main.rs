@@ -4,18 +4,13 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use msrprelay::config::{Backend, CaSource, Config, Listen};
 use msrprelay::ops::documents::{self, Chapter};
-use msrprelay::ops::service::{self, Watchdog};
-use msrprelay::runtime::boot::Server;
-use msrprelay::runtime::preflight;
-use msrprelay::telemetry::{Snapshot, Telemetry};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 mod import_config;
+mod run;
+mod upgrade;
 mod user;
 
 /// Where the config is if nobody says otherwise.
@@ -44,8 +39,15 @@ const CHAPTERS: [Chapter<'_>; 3] = [
     (
         "SIGNALS",
         &[
-            "SIGTERM, SIGINT: no more connections are accepted, what was answered is delivered, the others end.",
-            "SIGHUP: accounts are taken from the config as it is now. A config that is wrong changes nothing.",
+            "SIGTERM, SIGINT: no more connections are accepted. Sessions are left alone for drain_timeout, until none is \
+             left; then what was answered is delivered, and the connections are closed. A second signal cuts the first \
+             part short, or, where there is none, the other: then the exit status is 1.",
+            "SIGHUP: the config and the files that it names are read again. What is wrong changes nothing, and the log says \
+             what and why; what takes a restart is named there, too.",
+            "SIGUSR2: another process of the program as it lies on disk now takes over the listening sockets; no connection \
+             is refused or reset. This one leaves its sessions alone for drain_timeout, or ten minutes where that is 0, then \
+             ends; until then, connections for its sessions are passed on to it. A new program that does not start \
+             changes nothing, and the log says why.",
         ],
     ),
     (
@@ -69,6 +71,9 @@ struct Arguments {
     /// For scripts that let the kernel choose the port (`address: "127.0.0.1:0"`).
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    /// Take over from the relay at the other end of standard input, which starts this one at SIGUSR2.
+    #[arg(long, hide = true)]
+    take_over: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -109,7 +114,7 @@ fn main() -> ExitCode {
                 .map(|_| ())
                 .map_err(|error| report(format!("{}: {error}", directory.display())))
         }
-        None => run_relay(&arguments.config, arguments.ready_file.as_deref()),
+        None => run::run(&arguments.config, arguments.ready_file.as_deref(), arguments.take_over),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -127,102 +132,6 @@ fn report(problem: impl Display) -> Reported {
 
 fn load(path: &Path) -> Result<Config, Reported> {
     Config::load(path).map_err(report)
-}
-
-/// Runs until told to stop.
-fn run_relay(path: &Path, ready_file: Option<&Path>) -> Result<(), Reported> {
-    let config = load(path)?;
-    let descriptors = preflight::check(config.cores.len()).map_err(|errors| {
-        errors.iter().for_each(|error| eprintln!("msrprelay: {error}"));
-        Reported
-    })?;
-    let _telemetry = Telemetry::start(config.log)
-        .context("msrprelay: logging cannot start")
-        .map_err(|error| report(format!("{error:#}")))?;
-    for warning in &config.warnings {
-        tracing::warn!(warning, "The config deserves attention");
-    }
-    let wanted = config.limits.connections_max as u64;
-    if descriptors < wanted {
-        tracing::warn!(
-            descriptors,
-            connections_max = wanted,
-            "The limit on open files is below limits.connections_max; raise LimitNOFILE"
-        );
-    }
-    // From here on a signal stops the relay in order instead of ending the process at once.
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
-        .map_err(|error| report(format!("msrprelay: cannot wait for signals: {error}")))?;
-    let server = Server::start(config).map_err(|error| report(format!("msrprelay: {error}")))?;
-    for (address, tls) in server.addresses() {
-        tracing::info!(%address, tls, "Listening");
-    }
-    if let Some(file) = ready_file {
-        announce(&server, file).map_err(|error| report(format!("msrprelay: {}: {error}", file.display())))?;
-    }
-    let cores = server.counters().len();
-    let addresses = joined(server.addresses().iter().map(|(address, _)| address.to_string()));
-    service::ready(&format!("Listening on {addresses}; cores: {cores}"));
-    let watchdog = Watchdog::start(server.heartbeats());
-    for signal in signals.forever() {
-        if signal == SIGHUP {
-            service::reloading();
-            reload(&server, path);
-            service::ready(&format!("Listening on {addresses}; cores: {cores}"));
-        } else {
-            tracing::info!(signal, "Stopping");
-            break;
-        }
-    }
-    drop(watchdog);
-    service::stopping();
-    let counters = server.stop();
-    for (core, counters) in counters.iter().enumerate() {
-        tracing::info!(
-            core,
-            sessions = counters.sessions_opened,
-            bytes = counters.body_bytes_out,
-            links_local = counters.links_local,
-            links_split = counters.links_split,
-            connections_handed_over = counters.connections_handed_over,
-            "Core stopped"
-        );
-    }
-    let all: Snapshot = counters.into_iter().sum();
-    for (limit, times) in all.limits_reached().filter(|(_, times)| *times > 0) {
-        tracing::info!(limit = limit.key(), times, "Limit was reached while the relay ran");
-    }
-    Ok(())
-}
-
-/// Reads the config again. One that is wrong changes nothing.
-fn reload(server: &Server, path: &Path) {
-    let config = match Config::load(path) {
-        Ok(config) => config,
-        Err(errors) => {
-            for problem in errors.to_string().lines() {
-                tracing::error!(problem, "The config is wrong and is not taken");
-            }
-            return;
-        }
-    };
-    for warning in &config.warnings {
-        tracing::warn!(warning, "The config deserves attention");
-    }
-    match server.reload(config) {
-        Ok(()) => {
-            tracing::info!("Accounts are taken from the config as it is now; the rest of it takes a restart")
-        }
-        Err(error) => tracing::error!(reason = %error, "The config was read but is not taken"),
-    }
-}
-
-/// Writes the addresses to a file that appears complete or not at all.
-fn announce(server: &Server, file: &Path) -> std::io::Result<()> {
-    let addresses = server.addresses().iter().map(|(address, _)| format!("{address}\n"));
-    let unfinished = file.with_extension("unfinished");
-    std::fs::write(&unfinished, addresses.collect::<String>())?;
-    std::fs::rename(&unfinished, file)
 }
 
 fn check_config(path: &Path) -> Result<(), Reported> {

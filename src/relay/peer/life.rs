@@ -51,6 +51,16 @@ impl Relay {
         }
     }
 
+    /// Nobody is listened to any more, so nothing that was sent on will be answered.
+    pub(crate) fn give_up_answers(&mut self, fx: &mut Effects) {
+        for peer in self.peers.values_mut() {
+            for notice in peer.out.transactions.drain_merged() {
+                let status = Status::TIMEOUT;
+                self.core.post(Message::Failed { notice, status }, fx);
+            }
+        }
+    }
+
     pub(crate) fn close_all_peers(&mut self, fx: &mut Effects) {
         let keys: Vec<PeerKey> = self.peers.keys().collect();
         for key in keys {
