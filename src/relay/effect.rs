@@ -58,6 +58,8 @@ pub struct Target {
     pub port: u16,
     /// More URIs follow in To-Path: the next hop is a relay and its certificate must prove its name.
     pub relay: bool,
+    /// It is no other host: another process of this relay, and in it the core where the session lives that is meant.
+    pub kin: Option<CoreId>,
 }
 
 /// Why the relay closes a connection.

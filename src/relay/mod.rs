@@ -206,6 +206,8 @@ struct Core {
     alarms: BTreeSet<(Instant, PeerKey)>,
     /// No further sessions are opened.
     draining: bool,
+    /// Generations of other processes of this relay: what is for their sessions is passed to them.
+    kin: [Option<u8>; 2],
     /// Nothing more is read.
     stopping: bool,
     /// Connections that nobody vouches for.
@@ -301,6 +303,7 @@ impl Relay {
             orphans: Orphans::default(),
             alarms: BTreeSet::new(),
             draining: false,
+            kin: [None; 2],
             stopping: false,
             unproven: 0,
             spare: SpareQueues::default(),
@@ -364,9 +367,19 @@ impl Relay {
         Some(peer::named_session(first)?.home())
     }
 
+    /// Names the other processes of this relay that there are, by their generations. Sessions of theirs are next hops.
+    pub fn set_kin(&mut self, generations: [Option<u8>; 2]) {
+        self.core.kin = generations;
+    }
+
     /// Whether that is a core, in its present life, of this process and not this one.
     pub fn is_other(&self, core: CoreId) -> bool {
         core != self.core.me && self.core.is_alive(core)
+    }
+
+    /// Connections whose first request is still to come, or has been vouched for by nobody yet.
+    pub fn newcomers(&self) -> usize {
+        self.core.unproven
     }
 
     /// Whether the relay is about to end: nothing more is read.

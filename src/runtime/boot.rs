@@ -24,7 +24,7 @@ use super::core::{self, CoreEnd, CorePlan, CoreReload};
 use super::hand_over::HandOver;
 use super::mesh::{Parcel, inbox};
 use super::sock::{ListenError, Listeners};
-use super::succession::{Estate, Line, Passed, Predecessor, SuccessionError, Successor};
+use super::succession::{Estate, Family, Kin, Line, Passed, SuccessionError};
 use super::tasks::panic_message;
 use super::tls::{Identity, Roots, TlsSetup, TlsSetupError};
 use crate::config::{CaSource, Config, Fixed, Limits, Outbound, PlainPolicy};
@@ -119,7 +119,9 @@ enum BootEvent {
     Drain { timeout: Duration, drained: mpsc::Sender<u64> },
     /// Another process listens on the sockets: accept no more, and do not close them for it.
     GiveWay,
-    /// That process has a connection for a session of ours.
+    /// One of the other processes of this relay has come or gone.
+    FamilyChanged,
+    /// One has a connection for a session of ours.
     Passed(Passed),
     /// Stop everything.
     Stop,
@@ -137,7 +139,7 @@ pub struct Server {
     generation: u8,
     listeners: Arc<Vec<(Listeners, bool)>>,
     accepting: Arc<AtomicUsize>,
-    predecessor: Option<Arc<Predecessor>>,
+    family: Arc<Family>,
     supervisor: Option<JoinHandle<()>>,
 }
 
@@ -150,7 +152,7 @@ impl Server {
         Self::start_after(config, None)
     }
 
-    /// The same where another process has listened until now; [`Server::predecessor`] must be told next.
+    /// The same where another process has listened until now; whoever is before this process ([`Server::family`]) must be told next.
     ///
     /// # Errors
     /// [`BootError`] says what an operator must change.
@@ -160,11 +162,11 @@ impl Server {
         let count = NonZeroUsize::new(config.cores.len()).unwrap_or(NonZeroUsize::MIN);
         let generation = estate.as_ref().map_or(0, |estate| estate.generation);
         let listeners = Arc::new(listen(&config, count, estate.as_mut())?);
-        let predecessor = estate.map(|estate| Arc::new(estate.predecessor()));
+        let family = Arc::new(Family::after(estate.map(Estate::predecessor)));
         let addresses = listeners.iter().map(|(l, secure)| (l.address(), *secure)).collect();
         let accounts = control.accounts_ready();
         let (events, inbox) = mpsc::sync_channel(EVENTS_MAX);
-        let kin = (generation, predecessor.clone());
+        let kin = (generation, Arc::clone(&family));
         let mut supervisor =
             Supervisor::new(config, control, tls, Arc::clone(&listeners), kin, (events.clone(), inbox));
         let accepting = Arc::clone(&supervisor.accepting);
@@ -189,14 +191,14 @@ impl Server {
             generation,
             listeners,
             accepting,
-            predecessor,
+            family,
             supervisor,
         })
     }
 
-    /// The process that this one takes over from.
-    pub fn predecessor(&self) -> Option<&Predecessor> {
-        self.predecessor.as_deref()
+    /// The other processes of this relay.
+    pub fn family(&self) -> &Family {
+        &self.family
     }
 
     /// What the process needs that shall take over from this one.
@@ -205,6 +207,7 @@ impl Server {
             generation: self.generation,
             listeners: Arc::clone(&self.listeners),
             accepting: Arc::clone(&self.accepting),
+            family: Arc::clone(&self.family),
             events: self.events.clone(),
         }
     }
@@ -288,6 +291,7 @@ pub struct Heritage {
     generation: u8,
     listeners: Arc<Vec<(Listeners, bool)>>,
     accepting: Arc<AtomicUsize>,
+    family: Arc<Family>,
     events: SyncSender<BootEvent>,
 }
 
@@ -296,16 +300,18 @@ impl Heritage {
     ///
     /// # Errors
     /// If that has ended.
-    pub fn bequeath(&self, line: Line) -> Result<Successor, SuccessionError> {
+    pub fn bequeath(&self, line: Line) -> Result<Kin, SuccessionError> {
         let all = self.listeners.iter().flat_map(|(listeners, secure)| {
             listeners.sockets().map(|socket| (listeners.address(), *secure, socket))
         });
-        Successor::bequeath(line, self.generation, all)
+        Kin::bequeath(line, self.generation, all)
     }
 
-    /// Accepts no more. Each core still takes the one connection that it is waiting for, and so that it need not wait
-    /// long, gets one from here. Returns whether no core accepts any more.
-    pub fn give_way(&self) -> bool {
+    /// Accepts no more: `successor` does. Each core still takes the one connection that it is waiting for, and so that it
+    /// need not wait long, gets one from here. Returns whether no core accepts any more.
+    pub fn give_way(&self, successor: &Arc<Kin>) -> bool {
+        self.family.add_successor(successor);
+        let _ = self.events.send(BootEvent::FamilyChanged);
         let _ = self.events.send(BootEvent::GiveWay);
         for _ in 0..POKES_MAX {
             if self.accepting.load(Ordering::SeqCst) == 0 {
@@ -320,9 +326,12 @@ impl Heritage {
         false
     }
 
-    /// Serves a connection that the successor has accepted.
-    pub fn take_back(&self, passed: Passed) {
-        let _ = self.events.send(BootEvent::Passed(passed));
+    /// Serves the connections that another process has for this one, until that one has ended.
+    pub fn serve(&self, kin: &Kin) {
+        while let Ok(passed) = kin.next() {
+            let _ = self.events.send(BootEvent::Passed(passed));
+        }
+        let _ = self.events.send(BootEvent::FamilyChanged);
     }
 }
 
@@ -390,7 +399,7 @@ struct Supervisor {
     counters: Vec<Arc<Counters>>,
     listeners: Arc<Vec<(Listeners, bool)>>,
     accepting: Arc<AtomicUsize>,
-    predecessor: Option<Arc<Predecessor>>,
+    family: Arc<Family>,
     /// The sockets belong to another process now.
     gave_way: bool,
     log_failures: bool,
@@ -420,7 +429,7 @@ impl Supervisor {
         control: Control,
         tls: TlsSetup,
         listeners: Arc<Vec<(Listeners, bool)>>,
-        (generation, predecessor): (u8, Option<Arc<Predecessor>>),
+        (generation, family): (u8, Arc<Family>),
         (events, inbox): (SyncSender<BootEvent>, mpsc::Receiver<BootEvent>),
     ) -> Self {
         let ports = listeners.iter().map(|(l, _)| l.address().port()).collect();
@@ -444,7 +453,7 @@ impl Supervisor {
             control,
             listeners,
             accepting: Arc::default(),
-            predecessor,
+            family,
             gave_way: false,
             draining: None,
             events,
@@ -470,7 +479,7 @@ impl Supervisor {
             counters: Arc::clone(counters),
             inbox: receiver,
             accepting: Arc::clone(&self.accepting),
-            predecessor: self.predecessor.clone(),
+            family: Arc::clone(&self.family),
             log_failures: self.log_failures,
             own: self.listeners.iter().map(|(listeners, _)| listeners.address()).collect(),
             seed: seed()?,
@@ -541,6 +550,9 @@ impl Supervisor {
                     let _ = done.send(self.reload(*config));
                 }
                 BootEvent::GiveWay => self.give_way(),
+                BootEvent::FamilyChanged => {
+                    (0..self.cores.len()).for_each(|index| self.tell(index, Parcel::FamilyChanged));
+                }
                 BootEvent::Passed(passed) => {
                     self.tell(passed.core.into(), Parcel::Adopt(Box::new(HandOver::passed(passed))));
                 }

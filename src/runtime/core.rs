@@ -23,7 +23,7 @@ use super::hand_over::{HandOver, Received};
 use super::log::{self, LimitLog};
 use super::mesh::{Mesh, Parcel};
 use super::sock::{AcceptError, Acceptor, Socket};
-use super::succession::Predecessor;
+use super::succession::Family;
 use super::tasks::{Event, Tasks, panic_message};
 use super::tls::{TlsConn, TlsSetup};
 use crate::config::{Limits, Outbound};
@@ -65,7 +65,8 @@ pub(crate) struct CorePlan {
     pub(crate) inbox: Receiver<Parcel>,
     /// Tasks of all cores that accept connections.
     pub(crate) accepting: Arc<AtomicUsize>,
-    pub(crate) predecessor: Option<Arc<Predecessor>>,
+    /// The other processes of this relay.
+    pub(crate) family: Arc<Family>,
     pub(crate) log_failures: bool,
     /// What all cores listen on: nothing of that is dialled.
     pub(crate) own: Arc<[SocketAddr]>,
@@ -121,8 +122,9 @@ pub(crate) struct Shared {
     accepting: Arc<AtomicUsize>,
     /// Somebody else accepts on the sockets now.
     gives_way: Cell<bool>,
-    pub(super) predecessor: Option<Arc<Predecessor>>,
-    /// Connections passed on to it and still open.
+    /// The other processes of this relay.
+    pub(super) family: Arc<Family>,
+    /// Connections passed on to them and still open.
     pub(super) passing: Cell<usize>,
     limit_log: LimitLog,
     emptied: Event,
@@ -172,6 +174,7 @@ pub(crate) async fn run(mut plan: CorePlan) -> CoreEnd {
     let core = Rc::clone(&shared);
     shared.tasks.spawn(async move { core.heartbeat().await });
 
+    shared.look_at_family();
     let panicked = async { CoreEnd::Panicked(shared.tasks.failed().await) };
     let served = AssertUnwindSafe(async {
         shared.read_inbox(&inbox).await;
@@ -215,7 +218,7 @@ impl Shared {
             own: plan.own,
             accepting: plan.accepting,
             gives_way: Cell::new(false),
-            predecessor: plan.predecessor,
+            family: plan.family,
             passing: Cell::new(0),
             limit_log: LimitLog::default(),
             emptied: Event::default(),
@@ -520,14 +523,14 @@ impl Shared {
                     self.feed([Input::CoreChanged { index: core.index, running: None }]);
                 }
                 Parcel::GiveWay => self.gives_way.set(true),
+                Parcel::FamilyChanged => self.look_at_family(),
                 Parcel::Reload(reload, in_force) => {
                     self.reload(*reload);
                     drop(in_force);
                 }
                 Parcel::Drain(left) => {
-                    self.feed([Input::Drain]);
                     // The supervisor may no longer be waiting.
-                    let _ = left.send(self.relay.borrow().stats().sessions_open());
+                    let _ = left.send(self.drain());
                 }
                 Parcel::GiveUp => self.feed([Input::GiveUp]),
                 Parcel::Quiesce(quiet) => {
@@ -541,6 +544,21 @@ impl Shared {
             }
             glommio::executor().yield_if_needed().await;
         }
+    }
+
+    /// Opens no more sessions, and tells how many there are. Where another process accepts connections, those that came
+    /// here before that are served to their end, whatever they want.
+    fn drain(self: &Rc<Self>) -> u64 {
+        if self.gives_way.get() {
+            let relay = self.relay.borrow();
+            return relay.stats().sessions_open() + relay.newcomers() as u64;
+        }
+        self.feed([Input::Drain]);
+        self.relay.borrow().stats().sessions_open()
+    }
+
+    fn look_at_family(&self) {
+        self.relay.borrow_mut().set_kin(self.family.generations());
     }
 
     /// Closes every connection in order, as far as the peers let us in time.

@@ -17,7 +17,7 @@ use super::tasks::Event;
 use super::tls::{TlsConn, TlsError};
 use crate::config::EndpointTls;
 use crate::control::ResolveError;
-use crate::relay::{Input, Limit, PeerKey, Target};
+use crate::relay::{CoreId, Input, Limit, PeerKey, Target, Transport};
 
 /// Why a next hop could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,8 @@ enum DialError {
     Own(SocketAddr),
     #[error("outbound.endpoint_tls is refuse")]
     EndpointTlsRefused,
+    #[error("the other process of this relay: {0}")]
+    Kin(#[source] std::io::Error),
     #[error("not a name for TLS")]
     Name,
     #[error(transparent)]
@@ -61,6 +63,9 @@ impl Shared {
     }
 
     async fn connect(&self, peer: PeerKey, target: &Target) -> Result<Conn, DialError> {
+        if let Some(home) = target.kin {
+            return self.connect_kin(peer, home, target);
+        }
         let (outbound, limits) = (self.outbound(), self.limits());
         if !outbound.permits_port(target.port) {
             return Err(DialError::ForbiddenPort(target.port));
@@ -96,6 +101,15 @@ impl Shared {
             }
         }
         Err(failure.unwrap_or(DialError::Resolve(ResolveError::NoAddress)))
+    }
+
+    /// Another process of this relay is a next hop like any other, but for the network between.
+    fn connect_kin(&self, peer: PeerKey, home: CoreId, target: &Target) -> Result<Conn, DialError> {
+        let transport = Transport { secure: target.secure, port: target.port };
+        let address = self.own.iter().find(|own| own.port() == target.port);
+        let address = address.copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], target.port)));
+        let socket = self.reach_kin(home, address, transport).map_err(DialError::Kin)?;
+        Ok(Conn::dialled(peer, socket, address, None))
     }
 
     /// Whether a connection leads back to this process: whoever listens on all addresses of a port has

@@ -1,5 +1,5 @@
 //! A fresh connection moves to where the session lives that its first request names, once: whole to another core of
-//! this process, deciphered to the process before this one (see [`succession`](super::succession)).
+//! this process, deciphered to another process of this relay (see [`succession`](super::succession)).
 //!
 //! It is accepted wherever the kernel puts it, and must be deciphered before anybody knows where it belongs. From there
 //! on its octets would cross cores, each of them, for as long as it lives; so it crosses instead, before its relay has
@@ -67,8 +67,8 @@ enum Place {
     Here,
     /// On another core.
     Elsewhere(CoreId),
-    /// On a core of the process before this one.
-    Before(CoreId),
+    /// On a core of another process.
+    Away(CoreId),
 }
 
 impl Conn {
@@ -83,7 +83,7 @@ impl Conn {
         match place {
             Place::Unknown | Place::Here => Some(received),
             Place::Elsewhere(home) => self.move_to(shared, home, transport, received).await,
-            Place::Before(home) => self.pass_on(shared, home, transport, received).await,
+            Place::Away(home) => self.pass_on(shared, home, transport, received).await,
         }
     }
 
@@ -113,14 +113,14 @@ impl Conn {
         received: Received,
     ) -> Option<Received> {
         let address = self.address();
-        let (outer, inner) = match self.pass_to_predecessor(shared, home, transport) {
+        let (outer, inner) = match self.pass_to_kin(shared, home, transport) {
             Ok(sockets) => sockets,
             Err(error) => {
-                tracing::info!(%address, reason = %error, "Cannot pass a connection on to the process before this one");
+                tracing::info!(%address, reason = %error, "Cannot pass a connection on to another process");
                 return Some(received);
             }
         };
-        tracing::debug!(peer = ?self.key, %address, "Passing a connection on to the process before this one");
+        tracing::debug!(peer = ?self.key, %address, "Passing a connection on to another process");
         shared.counters.connections_passed_on.add(1);
         let tls = self.take_tls().map(RefCell::new);
         self.leave(shared);
@@ -131,22 +131,17 @@ impl Conn {
         None
     }
 
-    fn pass_to_predecessor(
+    fn pass_to_kin(
         &self,
         shared: &Shared,
         home: CoreId,
         transport: Transport,
     ) -> io::Result<(Socket, Socket)> {
-        let predecessor = shared.predecessor.as_ref().ok_or(io::ErrorKind::NotFound)?;
         if shared.passing.get() >= shared.limits().connections_max {
             return Err(io::Error::other("limits.connections_max are passed on already"));
         }
-        let (ours, theirs) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        theirs.set_nonblocking(true)?;
-        let (outer, inner) = (Socket::adopt(self.socket.duplicate()?)?, Socket::adopt(ours.into())?);
-        predecessor.pass(home.index, self.address(), transport, &theirs.into())?;
-        Ok((outer, inner))
+        let outer = Socket::adopt(self.socket.duplicate()?)?;
+        Ok((outer, shared.reach_kin(home, self.address(), transport)?))
     }
 
     fn take_tls(&self) -> Option<Box<TlsConn>> {
@@ -174,9 +169,27 @@ fn place_of(shared: &Shared, head: &Head, octets: &[u8]) -> Place {
     if relay.is_other(home) {
         return Place::Elsewhere(home);
     }
-    let before = shared.predecessor.as_ref();
-    match before.filter(|before| before.is_there() && before.generation() == home.generation()) {
-        Some(_) => Place::Before(home),
+    match shared.family.of(home.generation()) {
+        Some(_) => Place::Away(home),
         None => Place::Here,
+    }
+}
+
+impl Shared {
+    /// A connection to a core of another process of this relay, in plain text: for a peer at `address`, which uses, or
+    /// would use, `transport`.
+    pub(super) fn reach_kin(
+        &self,
+        home: CoreId,
+        address: SocketAddr,
+        transport: Transport,
+    ) -> io::Result<Socket> {
+        let kin = self.family.of(home.generation()).ok_or(io::ErrorKind::NotFound)?;
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        theirs.set_nonblocking(true)?;
+        let ours = Socket::adopt(ours.into())?;
+        kin.pass(home.index, address, transport, &theirs.into())?;
+        Ok(ours)
     }
 }

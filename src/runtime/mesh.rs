@@ -33,9 +33,11 @@ pub(crate) enum Parcel {
     CoreDown { core: CoreId },
     /// Another process accepts connections from now on.
     GiveWay,
+    /// Another process of this relay has come or gone.
+    FamilyChanged,
     /// Go on with another config; the sender is dropped when it is in force.
     Reload(Box<CoreReload>, mpsc::Sender<()>),
-    /// Open no more sessions; say how many there are. Said again, it only asks again.
+    /// Open no more sessions; say how many there are, and, after `GiveWay`, newcomers. Said again, it only asks again.
     Drain(mpsc::Sender<u64>),
     /// Wait for no more answers.
     GiveUp,

@@ -12,8 +12,11 @@
 //!              end
 //! new -> old   ready
 //! old -> new   yours                               the old one accepts no more
-//! new -> old   connection CORE PEER PORT tls|plain + a stream of what the peer sends and is sent, in plain text
+//! both ways    connection CORE PEER PORT tls|plain + a stream of what the peer sends and is sent, in plain text
 //! ```
+//!
+//! A connection is passed on where its first request names a session of the other process, and made where a session of
+//! the one is to reach a session of the other: each is a relay to the other then, but for TLS.
 //!
 //! Invariants: nothing that comes over the line is trusted to be well formed; either side sees the other's end; a packet
 //! never waits for room on a data core. Must not know: what a session is.
@@ -23,12 +26,13 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
 use crate::relay::Transport;
@@ -138,13 +142,7 @@ fn is_secure(word: &str) -> Option<bool> {
     [true, false].into_iter().find(|secure| self::word(*secure) == word)
 }
 
-// -- the old process -------------------------------------------------------------------------------
-
-/// The old process's end.
-#[derive(Debug)]
-pub struct Successor(Line);
-
-/// What a successor passes back.
+/// What the other process has for this one.
 #[derive(Debug)]
 pub struct Passed {
     /// The core, by position, on which the session lives that it is for.
@@ -157,11 +155,97 @@ pub struct Passed {
     pub stream: OwnedFd,
 }
 
-impl Successor {
-    /// Leaves the listening sockets to the process at the other end of the line.
+/// The other process: the one before this one, or the one after it.
+#[derive(Debug)]
+pub struct Kin {
+    generation: u8,
+    line: Line,
+    gone: AtomicBool,
+}
+
+impl Kin {
+    fn new(generation: u8, line: Line) -> Self {
+        Self { generation, line, gone: AtomicBool::new(false) }
+    }
+
+    /// Its generation: what the session ids that it mints begin with.
+    pub fn generation(&self) -> u8 {
+        self.generation
+    }
+
+    /// Whether it may still be there, and its sessions.
+    pub fn is_there(&self) -> bool {
+        !self.gone.load(Ordering::Relaxed)
+    }
+
+    /// Passes a connection on. Does not wait.
     ///
     /// # Errors
-    /// If it has ended.
+    /// If the other process has ended, or is so far behind that it would have to be waited for.
+    pub fn pass(
+        &self,
+        core: u16,
+        address: SocketAddr,
+        transport: Transport,
+        stream: &OwnedFd,
+    ) -> io::Result<()> {
+        let text = format!("connection {core} {address} {} {}", transport.port, word(transport.secure));
+        let passed = self.line.say(&text, Some(stream.as_fd()), SendFlags::DONTWAIT);
+        if passed.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
+            self.gone.store(true, Ordering::Relaxed);
+        }
+        passed
+    }
+
+    /// Waits for the next connection that is for this process. What cannot be understood is skipped.
+    ///
+    /// # Errors
+    /// If the other process has ended.
+    pub fn next(&self) -> Result<Passed, SuccessionError> {
+        loop {
+            let heard = self.line.hear();
+            if heard.is_err() {
+                self.gone.store(true, Ordering::Relaxed);
+            }
+            let (text, stream) = heard?;
+            match parse_connection(&text).zip(stream) {
+                Some(((core, address, transport), stream)) => {
+                    return Ok(Passed { core, address, transport, stream });
+                }
+                None => tracing::warn!(text, "Not understood of what another process of this relay says"),
+            }
+        }
+    }
+
+    fn wait_for(&self, word: &str, patience: Duration) -> Result<(), SuccessionError> {
+        self.line.set_patience(Some(patience))?;
+        let heard = self.line.hear();
+        self.line.set_patience(None)?;
+        match heard?.0 {
+            said if said == word => Ok(()),
+            other => Err(SuccessionError::Garbled(other)),
+        }
+    }
+}
+
+fn parse_connection(text: &str) -> Option<(u16, SocketAddr, Transport)> {
+    let mut words = text.split(' ');
+    if words.next()? != "connection" {
+        return None;
+    }
+    let (core, address, port) =
+        (words.next()?.parse().ok()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let secure = is_secure(words.next()?)?;
+    Some((core, address, Transport { secure, port }))
+}
+
+// -- the old process -------------------------------------------------------------------------------
+
+impl Kin {
+    /// Leaves the listening sockets to the process at the other end of the line. `generation` is this process's.
+    ///
+    /// # Errors
+    /// If the other one has ended.
     pub fn bequeath<'a>(
         line: Line,
         generation: u8,
@@ -172,7 +256,7 @@ impl Successor {
             line.say(&format!("listener {address} {}", word(secure)), Some(socket), SendFlags::empty())?;
         }
         line.say("end", None, SendFlags::empty())?;
-        Ok(Self(line))
+        Ok(Self::new(generation.wrapping_add(1), line))
     }
 
     /// Waits until the successor listens.
@@ -180,13 +264,7 @@ impl Successor {
     /// # Errors
     /// If it ends instead, or takes longer than `patience`.
     pub fn wait_until_ready(&self, patience: Duration) -> Result<(), SuccessionError> {
-        self.0.set_patience(Some(patience))?;
-        let heard = self.0.hear();
-        self.0.set_patience(None)?;
-        match heard?.0.as_str() {
-            "ready" => Ok(()),
-            other => Err(SuccessionError::Garbled(other.to_owned())),
-        }
+        self.wait_for("ready", patience)
     }
 
     /// Tells the successor that it is on its own.
@@ -194,32 +272,7 @@ impl Successor {
     /// # Errors
     /// If it has ended.
     pub fn give_way(&self) -> Result<(), SuccessionError> {
-        Ok(self.0.say("yours", None, SendFlags::empty())?)
-    }
-
-    /// Waits for the next connection that the successor passes back.
-    ///
-    /// # Errors
-    /// If it has ended.
-    pub fn next(&self) -> Result<Passed, SuccessionError> {
-        let (text, stream) = self.0.hear()?;
-        let parse = || {
-            let mut words = text.split(' ');
-            if words.next()? != "connection" {
-                return None;
-            }
-            let core = words.next()?.parse().ok()?;
-            let address = words.next()?.parse().ok()?;
-            let port = words.next()?.parse().ok()?;
-            let secure = is_secure(words.next()?)?;
-            Some((core, address, Transport { secure, port }))
-        };
-        match (parse(), stream) {
-            (Some((core, address, transport)), Some(stream)) => {
-                Ok(Passed { core, address, transport, stream })
-            }
-            _ => Err(SuccessionError::Garbled(text)),
-        }
+        Ok(self.line.say("yours", None, SendFlags::empty())?)
     }
 }
 
@@ -252,11 +305,10 @@ impl Estate {
             let words: Vec<_> = text.split(' ').collect();
             let listener = match (words.as_slice(), socket) {
                 (["end"], None) => break,
-                (["listener", address, secure], Some(socket)) => address
-                    .parse()
-                    .ok()
-                    .zip(is_secure(secure))
-                    .map(|(address, secure)| (address, secure, socket)),
+                (["listener", address, secure], Some(socket)) => {
+                    let understood = address.parse().ok().zip(is_secure(secure));
+                    understood.map(|(address, secure)| (address, secure, socket))
+                }
                 _ => None,
             };
             match listener {
@@ -286,79 +338,69 @@ impl Estate {
         Some((there, taken.map(|(_, _, socket)| socket).collect()))
     }
 
-    /// Everything that is not wanted is let go of; what remains is the line.
-    pub fn predecessor(self) -> Predecessor {
-        let generation = self.generation.wrapping_sub(1);
-        Predecessor { generation, line: self.line, gone: AtomicBool::new(false) }
+    /// Everything that is not wanted is let go of; what remains is the other process.
+    pub fn predecessor(self) -> Kin {
+        Kin::new(self.generation.wrapping_sub(1), self.line)
     }
 }
 
-/// The new process's end.
-#[derive(Debug)]
-pub struct Predecessor {
-    generation: u8,
-    line: Line,
-    gone: AtomicBool,
-}
-
-impl Predecessor {
+impl Kin {
     /// Says that this process listens, and waits until the old one has given way.
     ///
     /// # Errors
     /// If it has ended, which leaves this process on its own.
     pub fn take_over(&self, patience: Duration) -> Result<(), SuccessionError> {
-        let taken = (|| {
-            self.line.say("ready", None, SendFlags::empty())?;
-            self.line.set_patience(Some(patience))?;
-            match self.line.hear()?.0.as_str() {
-                "yours" => Ok(()),
-                other => Err(SuccessionError::Garbled(other.to_owned())),
-            }
-        })();
+        let taken = self
+            .line
+            .say("ready", None, SendFlags::empty())
+            .map_err(SuccessionError::from)
+            .and_then(|()| self.wait_for("yours", patience));
         if taken.is_err() {
             self.gone.store(true, Ordering::Relaxed);
         }
         taken
     }
+}
 
-    /// Whether it may still be there, and its sessions.
-    pub fn is_there(&self) -> bool {
-        !self.gone.load(Ordering::Relaxed)
-    }
+// -- both ------------------------------------------------------------------------------------------
 
-    /// Looks whether it has ended.
-    pub fn has_ended(&self) -> bool {
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        // It says nothing more: what can be read is its end.
-        let ended = !matches!(recv(&self.line.0, &mut [0_u8; 1][..], flags), Err(rustix::io::Errno::AGAIN));
-        if ended {
-            self.gone.store(true, Ordering::Relaxed);
+/// The other processes of this relay that there are, as all cores know them.
+#[derive(Debug, Default)]
+pub struct Family {
+    predecessor: OnceLock<Arc<Kin>>,
+    successor: OnceLock<Arc<Kin>>,
+}
+
+impl Family {
+    /// With the process before this one, if there is one.
+    pub fn after(predecessor: Option<Kin>) -> Self {
+        let family = Self::default();
+        if let Some(kin) = predecessor {
+            let _ = family.predecessor.set(Arc::new(kin));
         }
-        ended
+        family
     }
 
-    /// Its generation: what the session ids that it has minted begin with.
-    pub fn generation(&self) -> u8 {
-        self.generation
+    /// The process before this one, if there ever was one.
+    pub fn predecessor(&self) -> Option<&Arc<Kin>> {
+        self.predecessor.get()
     }
 
-    /// Passes a connection back.
-    ///
-    /// # Errors
-    /// If the old process has ended, or is so far behind that it would have to be waited for.
-    pub fn pass(
-        &self,
-        core: u16,
-        address: SocketAddr,
-        transport: Transport,
-        stream: &OwnedFd,
-    ) -> io::Result<()> {
-        let text = format!("connection {core} {address} {} {}", transport.port, word(transport.secure));
-        let passed = self.line.say(&text, Some(stream.as_fd()), SendFlags::DONTWAIT);
-        if passed.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
-            self.gone.store(true, Ordering::Relaxed);
-        }
-        passed
+    /// Another process has taken over. There is one at most.
+    pub fn add_successor(&self, kin: &Arc<Kin>) {
+        let _ = self.successor.set(Arc::clone(kin));
+    }
+
+    /// The generations of those that are there.
+    pub fn generations(&self) -> [Option<u8>; 2] {
+        [&self.predecessor, &self.successor]
+            .map(|kin| kin.get().filter(|kin| kin.is_there()).map(|kin| kin.generation()))
+    }
+
+    /// The process of a generation, if it is there.
+    pub fn of(&self, generation: u8) -> Option<&Arc<Kin>> {
+        let all = [&self.predecessor, &self.successor].into_iter().filter_map(OnceLock::get);
+        all.filter(|kin| kin.is_there()).find(|kin| kin.generation() == generation)
     }
 }
 
@@ -383,7 +425,8 @@ mod tests {
         let (line, theirs) = Line::pair().unwrap();
         let ((one, socket), (two, other)) = (listening(), listening());
         let left = [(one, true, socket.as_fd()), (two, false, other.as_fd()), (one, true, other.as_fd())];
-        let old = Successor::bequeath(line, 255, left.into_iter()).unwrap();
+        let old = Kin::bequeath(line, 255, left.into_iter()).unwrap();
+        assert_eq!(old.generation(), 0);
 
         let mut estate = Estate::take(Line(theirs), PATIENCE).unwrap();
         assert_eq!(estate.generation, 0);
@@ -413,9 +456,12 @@ mod tests {
         UnixStream::from(passed.stream).read_exact(&mut octets).unwrap();
         assert_eq!(&octets, b"octets");
 
-        assert!(!before.has_ended());
+        let (_, far) = UnixStream::pair().unwrap();
+        old.pass(3, one, transport, &far.into()).unwrap();
+        assert_eq!(before.next().unwrap().core, 3);
+
         drop(old);
-        assert!(before.has_ended());
+        assert!(before.is_there() && before.next().is_err() && !before.is_there());
         let (_, far) = UnixStream::pair().unwrap();
         assert!(before.pass(7, two, transport, &far.into()).is_err());
         assert!(!before.is_there());
@@ -438,7 +484,7 @@ mod tests {
     #[test]
     fn a_successor_that_says_nothing_is_not_waited_for_for_ever() {
         let (line, _theirs) = Line::pair().unwrap();
-        let old = Successor::bequeath(line, 0, std::iter::empty()).unwrap();
+        let old = Kin::bequeath(line, 0, std::iter::empty()).unwrap();
         assert!(old.wait_until_ready(Duration::from_millis(20)).is_err());
     }
 }

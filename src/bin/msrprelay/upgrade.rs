@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use msrprelay::ops::service;
 use msrprelay::runtime::boot::{Heritage, Server};
-use msrprelay::runtime::succession::{Estate, Line, SuccessionError, Successor};
+use msrprelay::runtime::succession::{Estate, Kin, Line};
 
 /// The hidden option that a new process is started with.
 pub(crate) const OPTION: &str = "take-over";
@@ -38,7 +38,7 @@ impl Upgrade {
 
     /// Starts a successor. Once that has taken over, `succeeded` is called: this process is to drain.
     pub(crate) fn begin(&self, server: &Server, succeeded: impl FnOnce() + Send + 'static) {
-        if server.predecessor().is_some_and(|before| !before.has_ended()) {
+        if server.family().predecessor().is_some_and(|before| before.is_there()) {
             tracing::error!("The process before this one still drains; upgrade again when it has ended");
             return;
         }
@@ -65,7 +65,7 @@ impl Upgrade {
     }
 }
 
-fn start(program: &PathBuf, heritage: &Heritage) -> anyhow::Result<(Successor, Child)> {
+fn start(program: &PathBuf, heritage: &Heritage) -> anyhow::Result<(Arc<Kin>, Child)> {
     let (line, theirs) = Line::pair()?;
     let option = format!("--{OPTION}");
     let arguments = std::env::args_os().skip(1).filter(|argument| *argument != *option);
@@ -82,7 +82,7 @@ fn start(program: &PathBuf, heritage: &Heritage) -> anyhow::Result<(Successor, C
         Ok(successor)
     });
     match ready {
-        Ok(successor) => Ok((successor, child)),
+        Ok(successor) => Ok((Arc::new(successor), child)),
         Err(error) => {
             // It may have ended by itself.
             let _ = child.kill();
@@ -93,26 +93,18 @@ fn start(program: &PathBuf, heritage: &Heritage) -> anyhow::Result<(Successor, C
 }
 
 /// The successor listens: this process has nothing more to do than what it has begun.
-fn give_way(successor: &Successor, child: &Child, heritage: &Heritage, succeeded: impl FnOnce()) {
+fn give_way(successor: &Arc<Kin>, child: &Child, heritage: &Heritage, succeeded: impl FnOnce()) {
     service::succeeded_by(child.id());
     if let Err(error) = successor.give_way() {
         tracing::warn!(reason = %error, "The process that took over has ended");
     }
-    if !heritage.give_way() {
+    if !heritage.give_way(successor) {
         tracing::warn!("A core still waits for a connection; it will take the next one");
     }
     tracing::info!(pid = child.id(), "Another process has taken over; this one drains");
     succeeded();
-    loop {
-        match successor.next() {
-            Ok(passed) => heritage.take_back(passed),
-            Err(SuccessionError::Garbled(text)) => tracing::warn!(text, "The process that took over says"),
-            Err(error) => {
-                tracing::warn!(reason = %error, "The process that took over has ended");
-                return;
-            }
-        }
-    }
+    heritage.serve(successor);
+    tracing::warn!("The process that took over has ended");
 }
 
 /// What the process before this one leaves to it.
@@ -122,11 +114,17 @@ pub(crate) fn estate() -> anyhow::Result<Estate> {
 
 /// Says that this process listens. On return it is the one that the service manager knows.
 pub(crate) fn take_over(server: &Server) {
-    let Some(before) = server.predecessor() else { return };
-    match before.take_over(ANSWER_TIMEOUT) {
-        Ok(()) => {
-            tracing::info!(generation = before.generation().wrapping_add(1), "Took over from another process")
-        }
-        Err(error) => tracing::warn!(reason = %error, "The process before this one has ended"),
+    let Some(before) = server.family().predecessor().map(Arc::clone) else { return };
+    if let Err(error) = before.take_over(ANSWER_TIMEOUT) {
+        return tracing::warn!(reason = %error, "The process before this one has ended");
+    }
+    tracing::info!(generation = before.generation().wrapping_add(1), "Took over from another process");
+    let heritage = server.heritage();
+    let body = move || {
+        heritage.serve(&before);
+        tracing::info!("The process before this one has ended");
+    };
+    if let Err(error) = std::thread::Builder::new().name("predecessor".to_owned()).spawn(body) {
+        tracing::error!(reason = %error, "Sessions of the process before this one cannot reach those of this one");
     }
 }

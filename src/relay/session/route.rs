@@ -183,11 +183,18 @@ impl Relay {
         }
         let uri = MsrpUri::parse(next).map_err(|_| (Status::BAD_REQUEST, "next hop is not a URI"))?;
         let to = if self.core.is_ours(&uri) {
-            let other =
-                uri.session_id().and_then(SessionId::parse).filter(|id| self.core.is_alive(id.home()));
+            let other = uri.session_id().and_then(SessionId::parse);
             let other = other.ok_or((Status::NO_SESSION, "no such session"))?;
-            self.core.count_link(other.home());
-            Outer::Session(other)
+            if self.core.is_alive(other.home()) {
+                self.core.count_link(other.home());
+                Outer::Session(other)
+            } else if self.core.kin.contains(&Some(other.home().generation())) {
+                let mut target = self.core.target(&uri, beyond)?;
+                target.kin = Some(other.home());
+                Outer::Peer(self.dial(id, target, fx)?)
+            } else {
+                return Err((Status::NO_SESSION, "no such session"));
+            }
         } else {
             let target = self.core.target(&uri, beyond)?;
             self.core.stats.links_local += 1;
@@ -342,6 +349,6 @@ impl Core {
         if !uri.is_secure() && !self.settings.dial_plain {
             return Err((Status::TIMEOUT, "plain next hop; outbound.plain is refuse"));
         }
-        Ok(Target { secure: uri.is_secure(), host: uri.host_str().to_owned(), port, relay })
+        Ok(Target { secure: uri.is_secure(), host: uri.host_str().to_owned(), port, relay, kin: None })
     }
 }
