@@ -45,6 +45,8 @@ pub(crate) struct Conn {
     address: SocketAddr,
     /// Where it was accepted, until it is known on which core it belongs.
     pub(super) fresh: Cell<Option<Transport>>,
+    /// What looks for that in a first head that comes in many pieces.
+    pub(super) probe: RefCell<Option<Box<Parser>>>,
     /// We dialled it, and the relay has not yet heard that it is up.
     dialling: Cell<bool>,
     /// Frames can be sent and received.
@@ -123,6 +125,7 @@ impl Conn {
             tls_out: RefCell::new(Vec::new()),
             address,
             fresh: Cell::new(None),
+            probe: RefCell::new(None),
             dialling: Cell::new(false),
             up: Cell::new(false),
             deadline: Cell::new(None),
@@ -519,7 +522,7 @@ impl Conn {
     /// Nothing is to be written, and nobody wants to close it.
     pub(super) fn is_quiet(&self) -> bool {
         let idle = self.tls_out.borrow().is_empty() && !self.writing.get();
-        self.up.get() && idle && !self.closing.get() && !self.peer_closed()
+        self.up.get() && idle && !self.closing.get()
     }
 }
 

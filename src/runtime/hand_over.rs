@@ -79,6 +79,7 @@ impl Conn {
         let place = self.place(shared, &received.plain);
         if !matches!(place, Place::Unknown) {
             self.fresh.set(None);
+            self.probe.take();
         }
         match place {
             Place::Unknown | Place::Here => Some(received),
@@ -152,7 +153,9 @@ impl Conn {
         if !self.is_quiet() {
             return if plain.is_empty() { Place::Unknown } else { Place::Here };
         }
-        match Parser::new(shared.limits().parser()).step(plain) {
+        let mut probe = self.probe.borrow_mut();
+        let probe = probe.get_or_insert_with(|| Box::new(Parser::new(shared.limits().parser())));
+        match probe.step(plain) {
             Ok(None) => Place::Unknown,
             Ok(Some(step)) => match step.piece {
                 Piece::Head(head) => place_of(shared, &head, plain.get(..step.consumed).unwrap_or_default()),

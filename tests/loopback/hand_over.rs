@@ -162,8 +162,12 @@ fn who_closes_right_behind_a_first_request_has_it_forwarded_and_is_answered() {
         for n in 0..PAIRS {
             let (mut client, mut far) = (client(&relay, n), relay.stranger("far"));
             let (tid, octets) = message(&far, &client, b"Farewell");
-            far.writer.write(&octets);
-            far.stream().shutdown(std::net::Shutdown::Write).unwrap();
+            if n % 2 == 0 {
+                far.writer.write(&octets);
+                far.stream().shutdown(std::net::Shutdown::Write).unwrap();
+            } else {
+                far.writer.write_last(&octets);
+            }
             assert_eq!(client.request("SEND").body, b"Farewell");
             assert_eq!(far.status(&tid), 200);
             assert_ne!(far.end(), End::Broken);
