@@ -20,6 +20,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use rustls_pki_types::ServerName;
 
 use super::core::{self, CoreEnd, CorePlan, CoreReload};
+use super::inspect::{Inboxes, Inspector};
 use super::mesh::{Parcel, inbox};
 use super::sock::{ListenError, Listeners};
 use super::tasks::panic_message;
@@ -121,6 +122,7 @@ pub struct Server {
     addresses: Vec<(SocketAddr, bool)>,
     counters: Vec<Arc<Counters>>,
     accounts: AccountsReady,
+    inboxes: Inboxes,
     events: SyncSender<BootEvent>,
     supervisor: Option<JoinHandle<()>>,
 }
@@ -139,7 +141,7 @@ impl Server {
         let accounts = control.accounts_ready();
         let (events, inbox) = mpsc::sync_channel(EVENTS_MAX);
         let mut supervisor = Supervisor::new(config, control, tls, listeners, (events.clone(), inbox));
-        let counters = supervisor.counters.clone();
+        let (counters, inboxes) = (supervisor.counters.clone(), supervisor.inboxes.clone());
         for index in 0..count.get() {
             if let Err(error) = supervisor.start_core(index) {
                 // The cores that run already know each other, and would go on.
@@ -151,7 +153,7 @@ impl Server {
             .name("supervisor".to_owned())
             .spawn(move || supervisor.run())
             .map_err(|source| BootError::System { what: "starting the supervisor", source })?;
-        Ok(Self { addresses, counters, accounts, events, supervisor: Some(thread) })
+        Ok(Self { addresses, counters, accounts, inboxes, events, supervisor: Some(thread) })
     }
 
     /// The addresses listened on, with the ports the kernel chose where 0 was asked for, and whether
@@ -168,6 +170,16 @@ impl Server {
     /// Whether accounts can be asked: false while their database cannot be reached.
     pub fn accounts_ready(&self) -> bool {
         self.accounts.is_ready()
+    }
+
+    /// For an operator who wants to look inside.
+    pub fn inspector(&self) -> Inspector {
+        Inspector {
+            addresses: self.addresses.clone(),
+            counters: self.counters.clone(),
+            accounts: self.accounts.clone(),
+            inboxes: self.inboxes.clone(),
+        }
     }
 
     /// Goes on with another config, as far as that is possible without a restart. Whoever has a connection or a session
@@ -261,6 +273,7 @@ fn listen(config: &Config, cores: NonZeroUsize) -> Result<Vec<(Listeners, bool)>
 /// Owns the cores' threads; runs on a thread of its own.
 struct Supervisor {
     cores: Vec<RunningCore>,
+    inboxes: Inboxes,
     cpus: Vec<usize>,
     fixed: Fixed,
     settings: Settings,
@@ -309,6 +322,7 @@ impl Supervisor {
         };
         Self {
             cores: config.cores.iter().map(dead).collect(),
+            inboxes: Inboxes::new(config.cores.len()),
             counters: config.cores.iter().map(|_| Arc::default()).collect(),
             settings: settings(&config, ports),
             fixed: Fixed::from(&config),
@@ -351,6 +365,7 @@ impl Supervisor {
         let thread = spawn_core(cpu, plan, Farewell(index, self.events.clone()))
             .map_err(|reason| BootError::Core { index, cpu, reason })?;
         if let Some(core) = self.cores.get_mut(index) {
+            self.inboxes.set(index, Some(sender.clone()));
             core.inbox = Some(sender);
             core.thread = Some(thread);
             core.started = Instant::now();
@@ -502,6 +517,7 @@ impl Supervisor {
             return;
         };
         core.inbox = None;
+        self.inboxes.set(index, None);
         let why = match core.thread.take().map(JoinHandle::join) {
             Some(Ok(CoreEnd::Panicked(message))) => message,
             Some(Err(panic)) => panic_message(panic.as_ref()),
@@ -573,6 +589,7 @@ impl Supervisor {
         for index in 0..self.cores.len() {
             self.tell(index, Parcel::Stop);
         }
+        (0..self.cores.len()).for_each(|index| self.inboxes.set(index, None));
         for thread in self.cores.iter_mut().filter_map(|core| core.thread.take()) {
             if let Err(panic) = thread.join() {
                 tracing::error!(reason = panic_message(panic.as_ref()), "A core died while stopping");

@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use async_channel::{Receiver, Sender, TrySendError};
 
 use super::core::CoreReload;
+use super::inspect::Ask;
 use super::tasks::Event;
 use crate::relay::{CoreId, Message};
 
@@ -28,6 +29,8 @@ pub(crate) enum Parcel {
     CoreDown { core: CoreId },
     /// Go on with another config; the sender is dropped when it is in force.
     Reload(Box<CoreReload>, mpsc::Sender<()>),
+    /// Somebody outside wants to know something, or wants something done.
+    Ask(Ask),
     /// Open no more sessions; say how many there are. Said again, it only asks again.
     Drain(mpsc::Sender<u64>),
     /// Wait for no more answers.

@@ -9,6 +9,7 @@ mod conn;
 mod core;
 mod deadline;
 mod dial;
+pub mod inspect;
 mod log;
 mod mesh;
 mod pool;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use msrprelay::config::Config;
+use msrprelay::ops::admin::{Admin, Desk};
 use msrprelay::ops::service::{self, DRAINING_SAID_EVERY, Watchdog};
 use msrprelay::runtime::boot::Server;
 use msrprelay::runtime::preflight;
@@ -31,8 +32,8 @@ const DRAIN_LOOK: Duration = Duration::from_millis(50);
 enum Wish {
     /// Read the config again.
     Reload,
-    /// Stop, after a drain of `drain_timeout`; if one is under way, at once.
-    Stop,
+    /// Stop, after a drain of so long, or of `drain_timeout`; if one is under way, at once.
+    Stop(Option<Duration>),
 }
 
 /// Runs until told to stop.
@@ -59,13 +60,24 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>) -> Result<(), Reported
     // From here on a signal stops the relay in order instead of ending the process at once.
     let (wish, wishes) = mpsc::sync_channel(WISHES_MAX);
     let ending = Arc::new(AtomicBool::new(false));
-    listen_to_signals(wish, Arc::clone(&ending))
+    listen_to_signals(wish.clone(), Arc::clone(&ending))
         .map_err(|error| report(format!("msrprelay: cannot wait for signals: {error}")))?;
-    let drain_timeout = config.drain_timeout;
+    let (drain_timeout, admin_socket) = (config.drain_timeout, config.admin.clone());
     let server = Server::start(config).map_err(|error| report(format!("msrprelay: {error}")))?;
     for (address, tls) in server.addresses() {
         tracing::info!(%address, tls, "Listening");
     }
+    let draining = Arc::new(AtomicBool::new(false));
+    let desk = Desk {
+        inspector: server.inspector(),
+        log: telemetry.control(),
+        draining: Arc::clone(&draining),
+        // Full: there is one among those that wait.
+        drain: Box::new(move |time| drop(wish.try_send(Wish::Stop(time)))),
+        started: Instant::now(),
+    };
+    let admin = admin_socket.map(|socket| Admin::start(&socket, desk)).transpose();
+    let admin = admin.map_err(|error| report(format!("msrprelay: {error}")))?;
     if let Some(file) = ready_file {
         announce(&server, file).map_err(|error| report(format!("msrprelay: {}: {error}", file.display())))?;
     }
@@ -74,8 +86,10 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>) -> Result<(), Reported
     let status = format!("Listening on {addresses}; cores: {cores}");
     service::ready(&status);
     let watchdog = Watchdog::start(server.heartbeats());
-    Running { server: &server, path, log: telemetry.control(), status, drain_timeout }.until_told(&wishes);
+    let log = telemetry.control();
+    Running { server: &server, path, log, status, drain_timeout, draining }.until_told(&wishes);
     drop(watchdog);
+    drop(admin);
     // Whoever cannot wait for an end in order need not.
     ending.store(true, Ordering::SeqCst);
     service::stopping();
@@ -96,7 +110,7 @@ fn listen_to_signals(wish: SyncSender<Wish>, ending: Arc<AtomicBool>) -> std::io
                     process::exit(1);
                 }
                 // Full: there is one among those that wait.
-                _ => drop(wish.try_send(Wish::Stop)),
+                _ => drop(wish.try_send(Wish::Stop(None))),
             }
         }
     };
@@ -111,6 +125,8 @@ struct Running<'a> {
     /// For the service manager, while all is well.
     status: String,
     drain_timeout: Duration,
+    /// For whoever asks.
+    draining: Arc<AtomicBool>,
 }
 
 impl Running<'_> {
@@ -123,18 +139,21 @@ impl Running<'_> {
                     self.reload();
                     service::ready(&self.status);
                 }
-                Wish::Stop if self.drain_timeout.is_zero() => return tracing::info!("Stopping"),
-                Wish::Stop => return self.drain(wishes),
+                Wish::Stop(time) => match time.unwrap_or(self.drain_timeout) {
+                    Duration::ZERO => return tracing::info!("Stopping"),
+                    time => return self.drain(time, wishes),
+                },
             }
         }
     }
 
     /// Returns when no session is left, it is too late, or somebody cannot wait.
-    fn drain(&self, wishes: &Receiver<Wish>) {
+    fn drain(&self, time: Duration, wishes: &Receiver<Wish>) {
+        self.draining.store(true, Ordering::SeqCst);
         let sessions = || self.server.counters().iter().map(|counters| counters.sessions_open).sum();
-        let seconds = self.drain_timeout.as_secs();
+        let seconds = time.as_secs();
         tracing::info!(sessions = sessions(), seconds, "Draining: no connection is accepted any more");
-        let drained = self.server.drain(self.drain_timeout);
+        let drained = self.server.drain(time);
         let mut said: Option<Instant> = None;
         loop {
             if said.is_none_or(|said| said.elapsed() >= DRAINING_SAID_EVERY) {
@@ -144,7 +163,10 @@ impl Running<'_> {
             match drained.recv_timeout(DRAIN_LOOK) {
                 Ok(0) => return tracing::info!("Drained; stopping"),
                 Ok(sessions) => {
-                    return tracing::warn!(sessions, "drain_timeout is over; stopping with sessions left");
+                    return tracing::warn!(
+                        sessions,
+                        "The time to drain is over; stopping with sessions left"
+                    );
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -153,7 +175,7 @@ impl Running<'_> {
                 Ok(Wish::Reload) => {
                     tracing::warn!("The relay is about to stop: the config is not read again")
                 }
-                Ok(Wish::Stop) => {
+                Ok(Wish::Stop(_)) => {
                     return tracing::warn!(
                         sessions = sessions(),
                         "Told to stop again: the drain is cut short"
