@@ -15,7 +15,7 @@
 //! bin/msrprelay -> control (the users' file)
 //! bin/msrp      -> client  -> proto                   config, telemetry -> relay (names of limits), proto
 //! bin/msrp bench -> runtime::tls: it must not be slower than what it measures
-//! bin/msrprelay -> ops -> telemetry
+//! bin/msrprelay -> ops -> runtime (what an operator asks of it), telemetry
 //! ```
 //!
 //! * [`proto`] is bytes: parser, heads, URIs, digests. No socket, clock, randomness, log, or async.
@@ -26,8 +26,8 @@
 //!   has a second one, for a disk cannot be waited for in any other way.
 //! * [`config`] turns YAML into a [`config::Config`] that is valid, or into everything that is wrong with it.
 //! * [`telemetry`] is the log, which never blocks a core, and the counters.
-//! * [`ops`] is what an operator needs around the relay: the way in from another relay's config, and what the service
-//!   manager is told.
+//! * [`ops`] is what an operator needs around the relay: the way in from another relay's config, what the service
+//!   manager is told, and the socket through which one looks inside.
 //! * [`client`] is an MSRP endpoint for the `msrp` tool and the tests, and how that tool finds a domain's relays. It
 //!   shares the grammar with the relay, nothing else.
 //! * [`fuzz`] holds what the fuzzer runs against [`proto`], [`relay`] and [`runtime::tls`]; only tests use it.
@@ -90,6 +90,7 @@
 //! | No sequence number of a key is used twice; nothing that is not authenticated gets further | [`runtime::tls`] |
 //! | A connection that changes cores has been counted out by the one, and nothing of it looked at, before the other has it | `runtime::hand_over` |
 //! | Nothing of another process's is trusted to be well formed; no packet is waited for on a core | [`runtime::succession`] |
+//! | No more of a session's id than its prefix, and of a URI than host and port, is shown to an operator | `relay::view` |
 //! | Only owned values cross cores; who empties an inbox never waits for another's | `runtime::mesh` |
 //! | Listening sockets outlive their cores; a core that dies takes nobody with it | [`runtime::boot`] |
 //! | A port that anybody listens on is refused; the only `unsafe` code | [`runtime::sock`] |

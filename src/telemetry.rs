@@ -7,6 +7,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
@@ -34,13 +35,24 @@ pub struct Telemetry {
 
 /// Changes how much is logged, while it is logged; from any thread.
 #[derive(Clone, Debug)]
-pub struct LogControl(reload::Handle<Targets, Registry>);
+pub struct LogControl {
+    filter: reload::Handle<Targets, Registry>,
+    level: Arc<Mutex<LogLevel>>,
+}
 
 impl LogControl {
     /// From now on lines of this severity and above are written.
     pub fn set(&self, level: LogLevel) {
+        let mut now = self.level.lock().unwrap_or_else(PoisonError::into_inner);
         // It fails only if the log is gone, which nobody would read of.
-        let _ = self.0.reload(targets(level));
+        let _ = self.filter.reload(targets(level));
+        *now = level;
+    }
+
+    /// The least severe lines that are written.
+    #[must_use]
+    pub fn level(&self) -> LogLevel {
+        *self.level.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -109,7 +121,7 @@ fn subscriber(log: Log, writer: NonBlocking) -> (Subscriber, LogControl) {
             Box::new(registry.with(fmt::layer().json().flatten_event(true).with_writer(writer)))
         }
     };
-    (subscriber, LogControl(handle))
+    (subscriber, LogControl { filter: handle, level: Arc::new(Mutex::new(log.level)) })
 }
 
 // -- counters --------------------------------------------------------------------------------------

@@ -414,7 +414,12 @@ const REFUSED: &[(&str, &str)] = &[
     ("drain_timeout: 300", "drain_timeout: 300 has no unit: write it as 300s"),
     ("drain_timeout: 2d", "drain_timeout: 2d is above 1d: write 0ms to 1d"),
     ("metrics: {address: '127.0.0.1:9285'}", "metrics: not available in this version: "),
-    ("admin: {socket: x}", "admin: not available in this version: "),
+    ("admin: {}", "admin.socket: is missing: write it as /run/msrprelay/admin.sock"),
+    ("admin: {socket: 7}", "admin.socket: is a number, not text: "),
+    (
+        "admin: {socket: /run/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.sock}",
+        "admin.socket: has 121 octets, 107 at most: choose a shorter path",
+    ),
     ("limits: {head_bytes_max: 12}", "limits.head_bytes_max: 12B is below 2KiB: write 2KiB to 1MiB"),
     ("limits: {head_bytes_max: 16KB}", "limits.head_bytes_max: \"16KB\" is not a size: "),
     (

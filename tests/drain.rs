@@ -101,7 +101,7 @@ fn when_the_time_is_over_sessions_end_in_order_with_the_reports_they_are_owed() 
     bounded(|| {
         let mut relay = start("drain_timeout: 1s");
         ends_with_what_is_owed(&mut relay, |relay| relay.signal("TERM"));
-        let told = "drain_timeout is over; stopping with sessions left sessions=2";
+        let told = "The time to drain is over; stopping with sessions left sessions=2";
         assert!(relay.log().contains(told), "{}", relay.log());
     });
 }

@@ -18,6 +18,9 @@ use super::{
 };
 use crate::proto::digest::Algorithm;
 
+/// What the kernel takes as the path of a socket, in octets.
+const SOCKET_PATH_MAX: usize = 107;
+
 impl TryFrom<Raw> for Config {
     type Error = ConfigErrors;
 
@@ -44,6 +47,13 @@ impl TryFrom<Raw> for Config {
         let resolve = |path: &Path| files.resolve(path);
         let backend = accounts.accept(users, &raw.auth.algorithms, resolve, &mut problems);
         let backend = backend.unwrap_or(Backend::Memory(Vec::new()));
+        let admin = raw.admin.take().map(|path| files.resolve(&path));
+        let too_long = |path: &&PathBuf| path.as_os_str().len() > SOCKET_PATH_MAX;
+        if let Some(path) = admin.as_ref().filter(too_long) {
+            let octets = path.as_os_str().len();
+            let message = format!("has {octets} octets, {SOCKET_PATH_MAX} at most: choose a shorter path");
+            problems.add("admin.socket", message);
+        }
         warn(&raw, &hostname, &mut warnings);
         accounts::warn(&backend, users_written, raw.limits.lookup_timeout, &raw.origin, &mut warnings);
 
@@ -72,6 +82,7 @@ impl TryFrom<Raw> for Config {
             outbound,
             dns: raw.dns,
             drain_timeout: raw.drain_timeout,
+            admin,
             limits: raw.limits,
             log: raw.log,
             warnings,

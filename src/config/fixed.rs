@@ -1,5 +1,7 @@
 //! What a running relay cannot exchange: the keys that take a restart.
 
+use std::path::PathBuf;
+
 use super::{Config, Listen, LogFormat};
 
 /// Those values of the config that a relay runs with until it ends.
@@ -10,6 +12,7 @@ pub struct Fixed {
     cores: Vec<usize>,
     lookups_waiting_max: usize,
     log_format: LogFormat,
+    admin: Option<PathBuf>,
 }
 
 impl From<&Config> for Fixed {
@@ -20,6 +23,7 @@ impl From<&Config> for Fixed {
             cores: config.cores.clone(),
             lookups_waiting_max: config.limits.lookups_waiting_max,
             log_format: config.log.format,
+            admin: config.admin.clone(),
         }
     }
 }
@@ -35,6 +39,7 @@ impl Fixed {
             ("cores", self.cores != other.cores),
             ("limits.lookups_waiting_max", self.lookups_waiting_max != other.lookups_waiting_max),
             ("log.format", self.log_format != other.log_format),
+            ("admin.socket", self.admin != other.admin),
         ];
         keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }

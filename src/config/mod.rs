@@ -61,6 +61,8 @@ pub struct Config {
     pub dns: Dns,
     /// How long sessions are left alone once the relay has been told to stop; zero: not at all.
     pub drain_timeout: Duration,
+    /// The socket through which operators look inside; `None`: there is none.
+    pub admin: Option<PathBuf>,
     /// The table of limits.
     pub limits: Limits,
     /// What is logged.
@@ -275,6 +277,23 @@ pub enum LogLevel {
     Info,
     /// Refused peers and the like.
     Debug,
+}
+
+impl LogLevel {
+    const WORDS: [(&str, Self); 4] =
+        [("error", Self::Error), ("warn", Self::Warn), ("info", Self::Info), ("debug", Self::Debug)];
+
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, level)| *level == self).map_or("", |(word, _)| word)
+    }
+
+    /// What a word stands for.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::WORDS.iter().find(|(known, _)| *known == word).map(|(_, level)| *level)
+    }
 }
 
 /// The shape of a log line.

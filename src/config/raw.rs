@@ -42,6 +42,7 @@ pub(super) struct Raw {
     pub(super) ca: Option<PathBuf>,
     pub(super) dns: Dns,
     pub(super) drain_timeout: Duration,
+    pub(super) admin: Option<PathBuf>,
     pub(super) limits: Limits,
     pub(super) log: Log,
 }
@@ -107,6 +108,7 @@ impl Default for Raw {
             ca: None,
             dns: Dns { servers: DnsServers::System },
             drain_timeout: Duration::ZERO,
+            admin: None,
             limits: Limits::default(),
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
         }
@@ -152,7 +154,12 @@ impl Raw {
         root.section("limits", |limits| self.limits.read(limits));
         root.section("log", |log| self.read_log(log));
         root.unavailable("metrics", "remove it");
-        root.unavailable("admin", "remove it");
+        root.section("admin", |section| {
+            section.optional("socket", &mut self.admin, |value| walk::text(value).map(PathBuf::from));
+            if self.admin.is_none() {
+                section.missing("socket", "is missing: write it as /run/msrprelay/admin.sock");
+            }
+        });
     }
 
     fn read_listen(&mut self, root: &mut Section<'_>) {
@@ -240,13 +247,7 @@ impl Raw {
     }
 
     fn read_log(&mut self, section: &mut Section<'_>) {
-        let levels = [
-            ("error", LogLevel::Error),
-            ("warn", LogLevel::Warn),
-            ("info", LogLevel::Info),
-            ("debug", LogLevel::Debug),
-        ];
-        section.value("level", &mut self.log.level, walk::word(&levels));
+        section.value("level", &mut self.log.level, walk::word(&LogLevel::WORDS));
         let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
         section.value("format", &mut self.log.format, walk::word(&formats));
     }

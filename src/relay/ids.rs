@@ -113,6 +113,15 @@ impl SessionId {
         Some(Self { text, home })
     }
 
+    /// The position of the core in the first characters of an id.
+    pub(super) fn home_of_prefix(prefix: &str) -> Option<u16> {
+        // Four characters are three octets.
+        let first = prefix.as_bytes().get(..4)?;
+        let mut raw = [0_u8; 3];
+        let decoded = URL_SAFE_NO_PAD.decode_slice(first, &mut raw);
+        (decoded == Ok(raw.len())).then_some(u16::from_be_bytes([raw[0], raw[1]]))
+    }
+
     /// The core that owns the session, as the id says; the caller checks that it exists.
     pub fn home(&self) -> CoreId {
         self.home
@@ -233,6 +242,9 @@ mod tests {
         let id = SessionId::mint(home, &mut entropy);
         assert_eq!(id.home(), home);
         assert_eq!(SessionId::parse(id.as_str()), Some(id));
+        assert_eq!(SessionId::home_of_prefix(id.prefix()), Some(513));
+        assert_eq!(SessionId::home_of_prefix(&id.as_str()[..3]), None);
+        assert_eq!(SessionId::home_of_prefix("=%&/ä"), None);
         assert_ne!(id, SessionId::mint(home, &mut entropy));
     }
 

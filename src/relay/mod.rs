@@ -33,6 +33,7 @@ mod session;
 mod settings;
 mod stats;
 mod transaction;
+mod view;
 
 use core::net::IpAddr;
 use std::collections::{BTreeSet, VecDeque};
@@ -55,6 +56,7 @@ pub use message::{Giver, HEAD_OVERHEAD, Hop, Message, Notice, Outer, Transit};
 pub use output::OutBatch;
 pub use settings::{Limits, Settings};
 pub use stats::{Stats, TableSizes};
+pub use view::{EndReason, Far, Found, SessionHandle, SessionState, SessionView, home_of_prefix};
 
 use admission::{Bans, Register};
 use budget::Budget;
@@ -138,6 +140,8 @@ pub enum Input {
     Reconfigured(Box<Settings>),
     /// Time has passed.
     Tick,
+    /// An operator ends a session: its client's connection is closed.
+    CloseSession(SessionHandle),
     /// The relay is going to stop: sessions that there are live on, no further ones are opened. Said again, it changes
     /// nothing.
     Drain,
@@ -409,6 +413,7 @@ impl Relay {
             Input::CoreChanged { index, running } => self.on_core_changed(index, running, fx),
             Input::Reconfigured(settings) => self.on_reconfigured(*settings, fx),
             Input::Tick => self.on_tick(fx),
+            Input::CloseSession(session) => self.on_operator_closes(session, fx),
             Input::Drain => self.core.draining = true,
             Input::Quiesce => self.quiesce(fx),
             Input::GiveUp => self.give_up_answers(fx),

@@ -22,6 +22,7 @@ use rustls_pki_types::ServerName;
 
 use super::core::{self, CoreEnd, CorePlan, CoreReload};
 use super::hand_over::HandOver;
+use super::inspect::{Inboxes, Inspector};
 use super::mesh::{Parcel, inbox};
 use super::sock::{ListenError, Listeners};
 use super::succession::{Estate, Family, Kin, Line, Passed, SuccessionError};
@@ -135,6 +136,7 @@ pub struct Server {
     addresses: Vec<(SocketAddr, bool)>,
     counters: Vec<Arc<Counters>>,
     accounts: AccountsReady,
+    inboxes: Inboxes,
     events: SyncSender<BootEvent>,
     generation: u8,
     listeners: Arc<Vec<(Listeners, bool)>>,
@@ -170,7 +172,7 @@ impl Server {
         let mut supervisor =
             Supervisor::new(config, control, tls, Arc::clone(&listeners), kin, (events.clone(), inbox));
         let accepting = Arc::clone(&supervisor.accepting);
-        let counters = supervisor.counters.clone();
+        let (counters, inboxes) = (supervisor.counters.clone(), supervisor.inboxes.clone());
         for index in 0..count.get() {
             if let Err(error) = supervisor.start_core(index) {
                 // The cores that run already know each other, and would go on.
@@ -187,6 +189,7 @@ impl Server {
             addresses,
             counters,
             accounts,
+            inboxes,
             events,
             generation,
             listeners,
@@ -226,6 +229,16 @@ impl Server {
     /// Whether accounts can be asked: false while their database cannot be reached.
     pub fn accounts_ready(&self) -> bool {
         self.accounts.is_ready()
+    }
+
+    /// For an operator who wants to look inside.
+    pub fn inspector(&self) -> Inspector {
+        Inspector {
+            addresses: self.addresses.clone(),
+            counters: self.counters.clone(),
+            accounts: self.accounts.clone(),
+            inboxes: self.inboxes.clone(),
+        }
     }
 
     /// Goes on with another config, as far as that is possible without a restart. Whoever has a connection or a session
@@ -389,6 +402,7 @@ fn listen(
 /// Owns the cores' threads; runs on a thread of its own.
 struct Supervisor {
     cores: Vec<RunningCore>,
+    inboxes: Inboxes,
     cpus: Vec<usize>,
     fixed: Fixed,
     settings: Settings,
@@ -442,6 +456,7 @@ impl Supervisor {
         };
         Self {
             cores: (0..u16::MAX).zip(&config.cores).map(|(index, _)| dead(index)).collect(),
+            inboxes: Inboxes::new(config.cores.len()),
             counters: config.cores.iter().map(|_| Arc::default()).collect(),
             settings: settings(&config, ports),
             fixed: Fixed::from(&config),
@@ -489,6 +504,7 @@ impl Supervisor {
         let thread = spawn_core(cpu, plan, Farewell(index, self.events.clone()))
             .map_err(|reason| BootError::Core { index, cpu, reason })?;
         if let Some(core) = self.cores.get_mut(index) {
+            self.inboxes.set(index, Some(sender.clone()));
             core.inbox = Some(sender);
             core.thread = Some(thread);
             core.started = Instant::now();
@@ -557,9 +573,10 @@ impl Supervisor {
                     self.tell(passed.core.into(), Parcel::Adopt(Box::new(HandOver::passed(passed))));
                 }
                 BootEvent::Drain { timeout, drained } => {
-                    self.stop_listening();
+                    // The cores first: whoever finds the door closed can rely on nobody inside being let in any more.
                     self.draining = Some(Draining { until: Instant::now() + timeout, drained });
                     self.look_at_drain();
+                    self.stop_listening();
                 }
                 BootEvent::Crash { index, in_task } => self.tell(index, Parcel::Panic { in_task }),
                 BootEvent::Stop => break,
@@ -661,6 +678,7 @@ impl Supervisor {
             return;
         };
         core.inbox = None;
+        self.inboxes.set(index, None);
         let why = match core.thread.take().map(JoinHandle::join) {
             Some(Ok(CoreEnd::Panicked(message))) => message,
             Some(Err(panic)) => panic_message(panic.as_ref()),
@@ -732,6 +750,7 @@ impl Supervisor {
         for index in 0..self.cores.len() {
             self.tell(index, Parcel::Stop);
         }
+        (0..self.cores.len()).for_each(|index| self.inboxes.set(index, None));
         for thread in self.cores.iter_mut().filter_map(|core| core.thread.take()) {
             if let Err(panic) = thread.join() {
                 tracing::error!(reason = panic_message(panic.as_ref()), "A core died while stopping");

@@ -514,9 +514,10 @@ impl Conn {
         self.stop_reading.notify();
         self.writable.notify();
         shared.counters.connections_open.sub(1);
-        shared.forget(self.key);
         let peer = self.key;
+        // What the relay has to say of its end still finds its address.
         shared.feed([if self.dialling.get() { Input::DialFailed { peer } } else { Input::Lost { peer } }]);
+        shared.forget(peer);
     }
 
     /// Nothing is to be written, and nobody wants to close it.

@@ -1,7 +1,7 @@
 //! One core: a pinned executor, the connections it owns, its relay.
 //!
-//! Invariants: the [`Relay`] is borrowed in [`Shared::feed_with`] and [`Shared::next_flush`] alone,
-//! never across an await; everything that may wait on something slow is asked of the control plane;
+//! Invariants: the [`Relay`] is borrowed for change in [`Shared::feed_with`] and [`Shared::next_flush`] alone,
+//! and never across an await; everything that may wait on something slow is asked of the control plane;
 //! every task is held by [`Tasks`]; a core whose task panics ends in order, its connections closed and
 //! its listeners free for the next life.
 
@@ -272,6 +272,16 @@ impl Shared {
         self.apply(fx);
     }
 
+    /// Has a look at the relay, which must not take long.
+    pub(crate) fn with_relay<T>(&self, look: impl FnOnce(&Relay) -> T) -> T {
+        look(&self.relay.borrow())
+    }
+
+    /// Where a connection leads to.
+    pub(crate) fn address_of(&self, peer: PeerKey) -> Option<SocketAddr> {
+        self.conns.borrow().get(&peer).map(|conn| conn.address())
+    }
+
     /// Hands one flush of what a connection may be sent to `write`, and a buffer for as long as it needs one.
     pub(crate) fn next_flush(
         self: &Rc<Self>,
@@ -330,7 +340,7 @@ impl Shared {
             }
             Effect::Event(RelayEvent::LimitReached { limit, peer, user }) => {
                 // Counted by the relay already.
-                let address = peer.and_then(|peer| self.conns.borrow().get(&peer).map(|conn| conn.address()));
+                let address = peer.and_then(|peer| self.address_of(peer));
                 self.limit_log.reached(limit, peer, address, user.as_deref());
             }
             Effect::Event(event) => log::event(&event, self.log_failures.get()),
@@ -528,6 +538,7 @@ impl Shared {
                     self.reload(*reload);
                     drop(in_force);
                 }
+                Parcel::Ask(ask) => self.asked(ask),
                 Parcel::Drain(left) => {
                     // The supervisor may no longer be waiting.
                     let _ = left.send(self.drain());

@@ -14,6 +14,7 @@ use async_channel::{Receiver, Sender, TrySendError};
 
 use super::core::CoreReload;
 use super::hand_over::HandOver;
+use super::inspect::Ask;
 use super::tasks::Event;
 use crate::relay::{CoreId, Message};
 
@@ -37,6 +38,8 @@ pub(crate) enum Parcel {
     FamilyChanged,
     /// Go on with another config; the sender is dropped when it is in force.
     Reload(Box<CoreReload>, mpsc::Sender<()>),
+    /// Somebody outside wants to know something, or wants something done.
+    Ask(Ask),
     /// Open no more sessions; say how many there are, and, after `GiveWay`, newcomers. Said again, it only asks again.
     Drain(mpsc::Sender<u64>),
     /// Wait for no more answers.

@@ -10,6 +10,7 @@ mod core;
 mod deadline;
 mod dial;
 mod hand_over;
+pub mod inspect;
 mod log;
 mod mesh;
 mod pass_on;

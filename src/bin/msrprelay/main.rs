@@ -8,6 +8,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use msrprelay::config::{Backend, CaSource, Config, Listen};
 use msrprelay::ops::documents::{self, Chapter};
 
+mod admin;
 mod import_config;
 mod run;
 mod upgrade;
@@ -22,6 +23,7 @@ Examples:
   msrprelay --config ./relay.yaml            run with another config
   msrprelay check-config ./relay.yaml        report everything that is wrong with it
   msrprelay user add alice@example.com       add a user to the file of auth.sqlite.path
+  msrprelay sessions                         see who is connected to a running relay
   msrprelay import-config config.ini         see the Python relay's config as one of this relay
 
 config.yaml.sample explains every key; scripts/gen-cert.sh makes a certificate to start with.
@@ -34,6 +36,7 @@ const CHAPTERS: [Chapter<'_>; 3] = [
         &[
             "/etc/msrprelay/config.yaml: the config; config.yaml.sample in the documentation explains every key.",
             "/var/lib/msrprelay/accounts.db: the accounts of auth.backend: sqlite.",
+            "/run/msrprelay/admin.sock: the socket that status, sessions, close, drain and log-level speak to.",
         ],
     ),
     (
@@ -94,6 +97,8 @@ enum Command {
     ///
     /// Says on standard error, and in comments, what could not be carried over and why.
     ImportConfig(import_config::Arguments),
+    #[command(flatten)]
+    Admin(admin::Command),
     /// Writes man pages and shell completions, as they lie under /usr/share, for those who make packages.
     #[command(hide = true)]
     Documents {
@@ -109,6 +114,7 @@ fn main() -> ExitCode {
         Some(Command::CheckConfig { file }) => check_config(file),
         Some(Command::User(arguments)) => user::run(arguments),
         Some(Command::ImportConfig(arguments)) => import_config::run(arguments),
+        Some(Command::Admin(command)) => admin::run(command),
         Some(Command::Documents { directory }) => {
             documents::write(&Arguments::command(), "msrprelay", "8", &CHAPTERS, directory)
                 .map(|_| ())

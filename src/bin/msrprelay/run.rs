@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use msrprelay::config::Config;
+use msrprelay::ops::admin::{Admin, Desk};
 use msrprelay::ops::service::{self, DRAINING_SAID_EVERY, Watchdog};
 use msrprelay::runtime::boot::Server;
 use msrprelay::runtime::preflight;
@@ -19,7 +20,7 @@ use msrprelay::telemetry::{LogControl, Snapshot, Telemetry};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use crate::upgrade::{self, Upgrade};
+use crate::upgrade::{self, Step, Upgrade};
 use crate::{Reported, joined, load, report};
 
 /// Wishes that may wait: whoever has one more waits as well.
@@ -34,12 +35,12 @@ const DRAIN_LOOK: Duration = Duration::from_millis(50);
 enum Wish {
     /// Read the config again.
     Reload,
-    /// Stop, after a drain of `drain_timeout`; if one is under way, at once.
-    Stop,
+    /// Stop, after a drain of so long, or of `drain_timeout`; if one is under way, at once.
+    Stop(Option<Duration>),
     /// Start another process, which is to take over.
     Upgrade,
-    /// Another process has taken over: drain, then end.
-    GiveWay,
+    /// What another process brings.
+    Upgraded(Step),
 }
 
 /// How the relay came to end.
@@ -76,7 +77,7 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
     let ending = Arc::new(AtomicBool::new(false));
     listen_to_signals(wish.clone(), Arc::clone(&ending))
         .map_err(|error| report(format!("msrprelay: cannot wait for signals: {error}")))?;
-    let drain_timeout = config.drain_timeout;
+    let (drain_timeout, admin_socket) = (config.drain_timeout, config.admin.clone());
     let upgrade =
         Upgrade::new().map_err(|error| report(format!("msrprelay: where the program is: {error}")))?;
     let estate = takes_over.then(upgrade::estate).transpose();
@@ -86,18 +87,31 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
     for (address, tls) in server.addresses() {
         tracing::info!(%address, tls, "Listening");
     }
+    // Whoever was before this process has closed its doors by then.
+    upgrade::take_over(&server);
+    let draining = Arc::new(AtomicBool::new(false));
+    let ask = wish.clone();
+    let desk = Desk {
+        inspector: server.inspector(),
+        log: telemetry.control(),
+        draining: Arc::clone(&draining),
+        // Full: there is one among those that wait.
+        drain: Box::new(move |time| drop(ask.try_send(Wish::Stop(time)))),
+        started: Instant::now(),
+    };
+    let admin = admin_socket.map(|socket| Admin::start(&socket, desk)).transpose();
+    let admin = admin.map_err(|error| report(format!("msrprelay: {error}")))?;
     if let Some(file) = ready_file {
         announce(&server, file).map_err(|error| report(format!("msrprelay: {}: {error}", file.display())))?;
     }
     let cores = server.counters().len();
     let addresses = joined(server.addresses().iter().map(|(address, _)| address.to_string()));
     let status = format!("Listening on {addresses}; cores: {cores}");
-    upgrade::take_over(&server);
     service::ready(&status);
     let watchdog = Watchdog::start(server.heartbeats());
-    let end =
-        Running { server: &server, path, log: telemetry.control(), status, drain_timeout, upgrade, wish }
-            .until_told(&wishes);
+    let log = telemetry.control();
+    let end = Running { server: &server, path, log, status, drain_timeout, draining, upgrade, wish, admin }
+        .until_told(&wishes);
     drop(watchdog);
     // Whoever cannot wait for an end in order need not.
     ending.store(true, Ordering::SeqCst);
@@ -122,7 +136,7 @@ fn listen_to_signals(wish: SyncSender<Wish>, ending: Arc<AtomicBool>) -> std::io
                     process::exit(1);
                 }
                 // Full: there is one among those that wait.
-                _ => drop(wish.try_send(Wish::Stop)),
+                _ => drop(wish.try_send(Wish::Stop(None))),
             }
         }
     };
@@ -137,9 +151,13 @@ struct Running<'a> {
     /// For the service manager, while all is well.
     status: String,
     drain_timeout: Duration,
+    /// For whoever asks.
+    draining: Arc<AtomicBool>,
     upgrade: Upgrade,
     /// For wishes of our own.
     wish: SyncSender<Wish>,
+    /// What operators ask at.
+    admin: Option<Admin>,
 }
 
 impl Running<'_> {
@@ -155,22 +173,25 @@ impl Running<'_> {
                 Wish::Upgrade => {
                     let wish = self.wish.clone();
                     // There is room, or an end is wished for already.
-                    self.upgrade.begin(self.server, move || drop(wish.try_send(Wish::GiveWay)));
+                    self.upgrade.begin(self.server, move |step| drop(wish.try_send(Wish::Upgraded(step))));
                 }
-                Wish::GiveWay => {
+                Wish::Upgraded(Step::Close(closed)) => {
+                    self.admin = None;
+                    drop(closed);
+                }
+                Wish::Upgraded(Step::Drain) => {
                     let timeout = match self.drain_timeout {
                         Duration::ZERO => SUCCEEDED_DRAIN_TIMEOUT,
                         timeout => timeout,
                     };
-                    self.drain(wishes, timeout, End::Succeeded);
+                    self.drain(timeout, wishes, End::Succeeded);
                     return End::Succeeded;
                 }
-                Wish::Stop if self.drain_timeout.is_zero() => {
-                    tracing::info!("Stopping");
-                    return End::Told;
-                }
-                Wish::Stop => {
-                    self.drain(wishes, self.drain_timeout, End::Told);
+                Wish::Stop(time) => {
+                    match time.unwrap_or(self.drain_timeout) {
+                        Duration::ZERO => tracing::info!("Stopping"),
+                        time => self.drain(time, wishes, End::Told),
+                    }
                     return End::Told;
                 }
             }
@@ -179,11 +200,12 @@ impl Running<'_> {
     }
 
     /// Returns when no session is left, it is too late, or somebody cannot wait.
-    fn drain(&self, wishes: &Receiver<Wish>, timeout: Duration, end: End) {
+    fn drain(&self, time: Duration, wishes: &Receiver<Wish>, end: End) {
+        self.draining.store(true, Ordering::SeqCst);
         let sessions = || self.server.counters().iter().map(|counters| counters.sessions_open).sum();
-        let seconds = timeout.as_secs();
+        let seconds = time.as_secs();
         tracing::info!(sessions = sessions(), seconds, "Draining: no connection is accepted any more");
-        let drained = self.server.drain(timeout);
+        let drained = self.server.drain(time);
         let mut said: Option<Instant> = None;
         loop {
             if end == End::Told && said.is_none_or(|said| said.elapsed() >= DRAINING_SAID_EVERY) {
@@ -193,7 +215,10 @@ impl Running<'_> {
             match drained.recv_timeout(DRAIN_LOOK) {
                 Ok(0) => return tracing::info!("Drained; stopping"),
                 Ok(sessions) => {
-                    return tracing::warn!(sessions, "drain_timeout is over; stopping with sessions left");
+                    return tracing::warn!(
+                        sessions,
+                        "The time to drain is over; stopping with sessions left"
+                    );
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -202,10 +227,10 @@ impl Running<'_> {
                 Ok(Wish::Reload) => {
                     tracing::warn!("The relay is about to stop: the config is not read again")
                 }
-                Ok(Wish::Upgrade | Wish::GiveWay) => {
+                Ok(Wish::Upgrade | Wish::Upgraded(_)) => {
                     tracing::warn!("The relay is about to stop: nobody else takes over");
                 }
-                Ok(Wish::Stop) => {
+                Ok(Wish::Stop(_)) => {
                     return tracing::warn!(
                         sessions = sessions(),
                         "Told to stop again: the drain is cut short"

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -20,8 +21,19 @@ use msrprelay::runtime::succession::{Estate, Kin, Line};
 pub(crate) const OPTION: &str = "take-over";
 /// How long the new process may take to start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the old one may take to close what the new one is to open.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the old one may take to say what it has to.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the process does for its successor, in this order.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Close what only one process can have open, then drop the sender.
+    Close(mpsc::Sender<()>),
+    /// Leave the sessions alone until they are over, then end.
+    Drain,
+}
 
 /// What it takes to start a successor.
 #[derive(Debug)]
@@ -36,8 +48,8 @@ impl Upgrade {
         Ok(Self { program: std::env::current_exe()?, under_way: Arc::default() })
     }
 
-    /// Starts a successor. Once that has taken over, `succeeded` is called: this process is to drain.
-    pub(crate) fn begin(&self, server: &Server, succeeded: impl FnOnce() + Send + 'static) {
+    /// Starts a successor. `tell` is told what is to be done when that listens.
+    pub(crate) fn begin(&self, server: &Server, tell: impl Fn(Step) + Send + 'static) {
         if server.family().predecessor().is_some_and(|before| before.is_there()) {
             tracing::error!("The process before this one still drains; upgrade again when it has ended");
             return;
@@ -51,7 +63,7 @@ impl Upgrade {
         let body = move || {
             tracing::info!(program = %program.display(), "Starting the process that is to take over");
             match start(&program, &heritage) {
-                Ok((successor, child)) => give_way(&successor, &child, &heritage, succeeded),
+                Ok((successor, child)) => give_way(&successor, &child, &heritage, tell),
                 Err(error) => {
                     tracing::error!(reason = format!("{error:#}"), "Nobody takes over; this process goes on");
                     under_way.store(false, Ordering::SeqCst);
@@ -93,7 +105,13 @@ fn start(program: &PathBuf, heritage: &Heritage) -> anyhow::Result<(Arc<Kin>, Ch
 }
 
 /// The successor listens: this process has nothing more to do than what it has begun.
-fn give_way(successor: &Arc<Kin>, child: &Child, heritage: &Heritage, succeeded: impl FnOnce()) {
+fn give_way(successor: &Arc<Kin>, child: &Child, heritage: &Heritage, tell: impl Fn(Step)) {
+    let (closed, is_closed) = mpsc::channel();
+    tell(Step::Close(closed));
+    // Nothing is ever sent; whoever is too busy for it is not waited for.
+    if is_closed.recv_timeout(CLOSE_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+        tracing::warn!("The admin socket is not closed yet");
+    }
     service::succeeded_by(child.id());
     if let Err(error) = successor.give_way() {
         tracing::warn!(reason = %error, "The process that took over has ended");
@@ -102,7 +120,7 @@ fn give_way(successor: &Arc<Kin>, child: &Child, heritage: &Heritage, succeeded:
         tracing::warn!("A core still waits for a connection; it will take the next one");
     }
     tracing::info!(pid = child.id(), "Another process has taken over; this one drains");
-    succeeded();
+    tell(Step::Drain);
     heritage.serve(successor);
     tracing::warn!("The process that took over has ended");
 }

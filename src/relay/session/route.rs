@@ -76,12 +76,8 @@ impl Relay {
         octets: Bytes,
         fx: &mut Effects,
     ) {
-        let running = self.sessions.find(&id).and_then(|s| s.running_mut(stream)).and_then(|r| r.as_mut());
         let len = octets.len();
-        let next = running.map(|running| {
-            running.octets = running.octets.saturating_add(len as u64);
-            running.next
-        });
+        let next = self.sessions.find(&id).and_then(|session| session.pass_on(stream, len));
         if let Some(next) = next {
             self.lend(stream, next.core(), len);
         }
@@ -201,7 +197,7 @@ impl Relay {
             Outer::Peer(self.dial(id, target, fx)?)
         };
         if let Some(session) = self.sessions.find(&id) {
-            session.outer = OuterSide::Bound { to, uri: Arc::from(next) };
+            session.bind(to, Arc::from(next));
         }
         Ok(to)
     }
@@ -234,7 +230,8 @@ impl Relay {
                 let mut path = Vec::new();
                 transit.append_from_path(&mut path);
                 let previous = Path::new(&path).first().unwrap_or_default();
-                session.outer = OuterSide::Bound { to: from, uri: Arc::from(previous) };
+                let previous = Arc::from(previous);
+                session.bind(from, previous);
                 if let Outer::Peer(peer) = from {
                     self.core.count_link(peer.core);
                     self.core.post(Message::Bind { peer, session: id }, fx);
@@ -266,6 +263,7 @@ impl Relay {
             return false;
         };
         *to = Outer::Peer(comer);
+        session.far = Some((*to, Arc::clone(uri)));
         let running = session.running[direction(false)].as_mut();
         if let Some(running) = running.filter(|r| r.next == Outer::Peer(dialled)) {
             running.next = Outer::Peer(comer);
