@@ -246,6 +246,6 @@ fn a_second_upgrade_waits_for_the_end_of_the_first_and_a_drain_has_an_end() {
             line.relay.log().contains("The process before this one still drains").then_some(())
         });
         line.first_ends();
-        assert!(line.relay.log().contains("drain_timeout is over"), "{}", line.relay.log());
+        assert!(line.relay.log().contains("stopping with sessions left"), "{}", line.relay.log());
     });
 }
