@@ -43,6 +43,14 @@ pub(super) struct Raw {
     pub(super) dns: Dns,
     pub(super) limits: Limits,
     pub(super) log: Log,
+    pub(super) metrics: RawMetrics,
+}
+
+/// Where figures are shown, as written.
+#[derive(Default)]
+pub(super) struct RawMetrics {
+    pub(super) address: Option<SocketAddr>,
+    pub(super) allow_remote: bool,
 }
 
 /// A certificate and its key, by path.
@@ -107,6 +115,7 @@ impl Default for Raw {
             dns: Dns { servers: DnsServers::System },
             limits: Limits::default(),
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
+            metrics: RawMetrics::default(),
         }
     }
 }
@@ -146,8 +155,11 @@ impl Raw {
         root.section("dns", |dns| dns.value("servers", &mut self.dns.servers, dns_servers));
         root.section("limits", |limits| self.limits.read(limits));
         root.section("log", |log| self.read_log(log));
+        root.section("metrics", |metrics| {
+            metrics.optional("address", &mut self.metrics.address, socket_address);
+            metrics.value("allow_remote", &mut self.metrics.allow_remote, walk::boolean);
+        });
         root.unavailable("drain_timeout", "remove it");
-        root.unavailable("metrics", "remove it");
         root.unavailable("admin", "remove it");
     }
 

@@ -23,9 +23,9 @@ use super::sock::{ListenError, Listeners};
 use super::tasks::panic_message;
 use super::tls::{Identity, Roots, TlsSetup, TlsSetupError};
 use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy};
-use crate::control::{AccountsReady, Control, ControlError};
+use crate::control::{AccountsReady, Control, ControlError, ControlHandle};
 use crate::relay::{self, CoreId, Settings, Transport};
-use crate::telemetry::{Counters, Snapshot};
+use crate::telemetry::{Counters, Observed, Snapshot};
 
 /// Connections that may wait to be accepted, per core and address.
 const BACKLOG: u16 = 4096;
@@ -107,6 +107,7 @@ pub struct Server {
     addresses: Vec<(SocketAddr, bool)>,
     counters: Vec<Arc<Counters>>,
     accounts: AccountsReady,
+    control: ControlHandle,
     events: Sender<BootEvent>,
     supervisor: Option<JoinHandle<()>>,
 }
@@ -127,7 +128,7 @@ impl Server {
         let count = NonZeroUsize::new(config.cores.len()).unwrap_or(NonZeroUsize::MIN);
         let listeners = listen(&config, count)?;
         let addresses = listeners.iter().map(|(l, secure)| (l.address(), *secure)).collect();
-        let accounts = control.accounts_ready();
+        let (accounts, handle) = (control.accounts_ready(), control.handle());
         let (events, inbox) = async_channel::bounded(64);
         let mut supervisor = Supervisor::new(config, control, tls, listeners, (events.clone(), inbox));
         let counters = supervisor.counters.clone();
@@ -142,7 +143,7 @@ impl Server {
             .name("supervisor".to_owned())
             .spawn(move || supervisor.run())
             .map_err(|source| BootError::System { what: "starting the supervisor", source })?;
-        Ok(Self { addresses, counters, accounts, events, supervisor: Some(thread) })
+        Ok(Self { addresses, counters, accounts, control: handle, events, supervisor: Some(thread) })
     }
 
     /// The addresses listened on, with the ports the kernel chose where 0 was asked for, and whether
@@ -170,6 +171,21 @@ impl Server {
         let (done, is_done) = mpsc::channel();
         let _ = self.events.send_blocking(BootEvent::Reload { config: Box::new(config), done });
         is_done.recv().unwrap_or(Err(BootError::Control(ControlError::Died)))
+    }
+
+    /// Tells all there is to see of this relay, for whoever shows it to others.
+    pub fn observer(&self) -> impl Fn() -> Observed + Send + Sync + use<> {
+        let (counters, accounts, control) =
+            (self.counters.clone(), self.accounts.clone(), self.control.clone());
+        move || {
+            let (look_ups_waiting, resolves_waiting) = control.waiting();
+            Observed {
+                cores: counters.iter().map(|counters| counters.snapshot()).collect(),
+                accounts_ready: accounts.is_ready(),
+                look_ups_waiting,
+                resolves_waiting,
+            }
+        }
     }
 
     /// Reads how often each core has shown that it works, for whoever watches over them.
@@ -318,6 +334,7 @@ impl Supervisor {
             core.thread = Some(thread);
             core.started = Instant::now();
         }
+        counters.up.set(1);
         Ok(())
     }
 
@@ -381,6 +398,7 @@ impl Supervisor {
             return;
         };
         core.inbox = None;
+        self.counters.iter().skip(index).take(1).for_each(|counters| counters.up.set(0));
         let why = match core.thread.take().map(JoinHandle::join) {
             Some(Ok(CoreEnd::Panicked(message))) => message,
             Some(Err(panic)) => panic_message(panic.as_ref()),
@@ -397,7 +415,7 @@ impl Supervisor {
         tracing::error!(
             core = index,
             reason = why,
-            pause_ms = pause.as_millis(),
+            pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
             "Core died; starting it again"
         );
         for other in (0..self.cores.len()).filter(|other| *other != index) {

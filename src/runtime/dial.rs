@@ -7,6 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_lite::future;
 use rustls_pki_types::ServerName;
@@ -19,6 +20,7 @@ use super::tls::{TlsConn, TlsError};
 use crate::config::EndpointTls;
 use crate::control::ResolveError;
 use crate::relay::{Input, Limit, PeerKey, Target};
+use crate::telemetry::LookUpEnd;
 
 /// Why a next hop could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -68,11 +70,7 @@ impl Shared {
         let tls = target.secure.then(|| self.client_tls(target)).transpose()?;
         let mut addresses = match target.host.parse::<IpAddr>() {
             Ok(address) => vec![address],
-            Err(_) => self.control.resolve(target.host.clone()).await.inspect_err(|error| match error {
-                ResolveError::TimedOut => self.limit_reached(Limit::ResolveTimeout, None),
-                ResolveError::Busy => self.limit_reached(Limit::LookUpsWaiting, None),
-                ResolveError::NoAddress | ResolveError::Failed(_) => {}
-            })?,
+            Err(_) => self.resolve(&target.host).await?,
         };
         if addresses.len() > self.limits.addresses_per_name_max {
             addresses.truncate(self.limits.addresses_per_name_max);
@@ -96,6 +94,27 @@ impl Shared {
             }
         }
         Err(failure.unwrap_or(DialError::Resolve(ResolveError::NoAddress)))
+    }
+
+    /// Asks the control plane for the addresses of a host.
+    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        let asked = Instant::now();
+        let found = self.control.resolve(host.to_owned()).await;
+        let end = match &found {
+            Ok(_) => LookUpEnd::Found,
+            Err(ResolveError::NoAddress) => LookUpEnd::Unknown,
+            Err(ResolveError::Failed(_)) => LookUpEnd::Failed,
+            Err(ResolveError::TimedOut) => {
+                self.limit_reached(Limit::ResolveTimeout, None);
+                LookUpEnd::Late
+            }
+            Err(ResolveError::Busy) => {
+                self.limit_reached(Limit::LookUpsWaiting, None);
+                LookUpEnd::Busy
+            }
+        };
+        self.counters.resolved(end, asked.elapsed());
+        found
     }
 
     /// Whether a connection leads back to this process: whoever listens on all addresses of a port has

@@ -6,12 +6,14 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory as _, Parser, Subcommand};
+use msrprelay::client::{epoch_seconds, validity};
 use msrprelay::config::{Backend, CaSource, Config, Listen};
 use msrprelay::ops::documents::{self, Chapter};
+use msrprelay::ops::metrics::{self, Certificate, Endpoint, Facts};
 use msrprelay::ops::service::{self, Watchdog};
 use msrprelay::runtime::boot::Server;
 use msrprelay::runtime::preflight;
-use msrprelay::telemetry::{Snapshot, Telemetry};
+use msrprelay::telemetry::{self, Snapshot, Telemetry};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -64,7 +66,7 @@ struct Arguments {
     /// The config to run with.
     #[arg(short, long, value_name = "FILE", default_value = CONFIG_PATH)]
     config: PathBuf,
-    /// Once ready, write the addresses listened on to FILE, one per line.
+    /// Once ready, write the addresses listened on to FILE, one per line, that of the metrics last.
     ///
     /// For scripts that let the kernel choose the port (`address: "127.0.0.1:0"`).
     #[arg(long, value_name = "FILE")]
@@ -136,9 +138,10 @@ fn run_relay(path: &Path, ready_file: Option<&Path>) -> Result<(), Reported> {
         errors.iter().for_each(|error| eprintln!("msrprelay: {error}"));
         Reported
     })?;
-    let _telemetry = Telemetry::start(config.log)
+    let telemetry = Telemetry::start(config.log)
         .context("msrprelay: logging cannot start")
         .map_err(|error| report(format!("{error:#}")))?;
+    telemetry::log_panics();
     for warning in &config.warnings {
         tracing::warn!(warning, "The config deserves attention");
     }
@@ -153,12 +156,15 @@ fn run_relay(path: &Path, ready_file: Option<&Path>) -> Result<(), Reported> {
     // From here on a signal stops the relay in order instead of ending the process at once.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| report(format!("msrprelay: cannot wait for signals: {error}")))?;
+    let (metrics, facts) = (metrics_place(&config)?, facts(&config));
     let server = Server::start(config).map_err(|error| report(format!("msrprelay: {error}")))?;
     for (address, tls) in server.addresses() {
         tracing::info!(%address, tls, "Listening");
     }
+    let metrics = show_metrics(metrics, facts, &server, &telemetry)?;
     if let Some(file) = ready_file {
-        announce(&server, file).map_err(|error| report(format!("msrprelay: {}: {error}", file.display())))?;
+        announce(&server, metrics.as_ref(), file)
+            .map_err(|error| report(format!("msrprelay: {}: {error}", file.display())))?;
     }
     let cores = server.counters().len();
     let addresses = joined(server.addresses().iter().map(|(address, _)| address.to_string()));
@@ -176,7 +182,9 @@ fn run_relay(path: &Path, ready_file: Option<&Path>) -> Result<(), Reported> {
     }
     drop(watchdog);
     service::stopping();
+    metrics.iter().for_each(Endpoint::draining);
     let counters = server.stop();
+    drop(metrics);
     for (core, counters) in counters.iter().enumerate() {
         tracing::info!(
             core,
@@ -216,9 +224,50 @@ fn reload(server: &Server, path: &Path) {
     }
 }
 
+/// Where the metrics will be: a relay whose metrics cannot be had does not start.
+fn metrics_place(config: &Config) -> Result<Option<metrics::Place>, Reported> {
+    let Some(address) = config.metrics.map(|metrics| metrics.address) else {
+        return Ok(None);
+    };
+    let place = metrics::Place::listen(address);
+    place.map(Some).map_err(|error| report(format!("msrprelay: metrics.address: {address}: {error}")))
+}
+
+fn show_metrics(
+    place: Option<metrics::Place>,
+    facts: Facts,
+    server: &Server,
+    telemetry: &Telemetry,
+) -> Result<Option<Endpoint>, Reported> {
+    let serve =
+        |place: metrics::Place| place.serve(facts, server.observer(), telemetry.lines_dropped_later());
+    let endpoint = place.map(serve).transpose();
+    let endpoint =
+        endpoint.map_err(|error| report(format!("msrprelay: metrics cannot be served: {error}")))?;
+    if let Some(endpoint) = &endpoint {
+        tracing::info!(address = %endpoint.address(), "Metrics are served");
+    }
+    Ok(endpoint)
+}
+
+/// What the metrics tell of a config.
+fn facts(config: &Config) -> Facts {
+    let expiry = |certificate| validity(certificate).and_then(|(_, until)| epoch_seconds(&until));
+    let certificates = config.tls.certificates.iter().filter_map(|pair| {
+        let expires = pair.chain.iter().filter_map(expiry).min()?;
+        Some(Certificate { path: pair.certificate_path.display().to_string(), expires })
+    });
+    Facts {
+        certificates: certificates.collect(),
+        connections_max: config.limits.connections_max,
+        queue_bytes_max: config.limits.queue_bytes_total,
+    }
+}
+
 /// Writes the addresses to a file that appears complete or not at all.
-fn announce(server: &Server, file: &Path) -> std::io::Result<()> {
-    let addresses = server.addresses().iter().map(|(address, _)| format!("{address}\n"));
+fn announce(server: &Server, metrics: Option<&Endpoint>, file: &Path) -> std::io::Result<()> {
+    let addresses = server.addresses().iter().map(|(address, _)| *address);
+    let addresses = addresses.chain(metrics.map(Endpoint::address)).map(|address| format!("{address}\n"));
     let unfinished = file.with_extension("unfinished");
     std::fs::write(&unfinished, addresses.collect::<String>())?;
     std::fs::rename(&unfinished, file)
@@ -268,6 +317,7 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
         ("cores", joined(config.cores.iter().map(usize::to_string))),
         ("accounts", accounts),
         ("trusted CAs", ca),
+        ("metrics", config.metrics.map_or_else(|| "none".to_owned(), |metrics| metrics.address.to_string())),
     ]
 }
 
