@@ -26,7 +26,7 @@
 //!   has a second one, for a disk cannot be waited for in any other way.
 //! * [`config`] turns YAML into a [`config::Config`] that is valid, or into everything that is wrong with it.
 //! * [`telemetry`] is the log, which never blocks a core, and the counters.
-//! * [`ops`] is what an operator needs around the relay: the way in from another relay's config, what the service
+//! * [`ops`] is what an operator needs around the relay: the way in from another relay's config, metrics, what the service
 //!   manager is told, and the socket through which one looks inside.
 //! * [`client`] is an MSRP endpoint for the `msrp` tool and the tests, and how that tool finds a domain's relays. It
 //!   shares the grammar with the relay, nothing else.

@@ -109,6 +109,22 @@ fn what_the_sample_offers_in_comments_is_accepted() {
     assert_eq!(config.tls.certificates.len(), 2);
     assert_eq!(users(&config).len(), 2);
     assert_eq!(config.realm.as_deref(), Some("example.com"));
+    assert_eq!(config.metrics.map(|metrics| metrics.address.port()), Some(9285));
+}
+
+#[test]
+fn figures_are_shown_to_others_only_if_the_config_says_so() {
+    let place = Place::new();
+    for (text, shown) in [
+        ("", None),
+        ("metrics: {}", None),
+        ("metrics: {address: '127.0.0.1:9285'}", Some("127.0.0.1:9285")),
+        ("metrics: {address: '[::1]:0'}", Some("[::1]:0")),
+        ("metrics: {address: '0.0.0.0:9285', allow_remote: true}", Some("0.0.0.0:9285")),
+    ] {
+        let found = place.accept(text).metrics.map(|metrics| metrics.address.to_string());
+        assert_eq!(found.as_deref(), shown, "{text}");
+    }
 }
 
 #[test]
@@ -413,13 +429,15 @@ const REFUSED: &[(&str, &str)] = &[
     ("dns: {servers: none}", "dns.servers: is neither: "),
     ("drain_timeout: 300", "drain_timeout: 300 has no unit: write it as 300s"),
     ("drain_timeout: 2d", "drain_timeout: 2d is above 1d: write 0ms to 1d"),
-    ("metrics: {address: '127.0.0.1:9285'}", "metrics: not available in this version: "),
     ("admin: {}", "admin.socket: is missing: write it as /run/msrprelay/admin.sock"),
     ("admin: {socket: 7}", "admin.socket: is a number, not text: "),
     (
         "admin: {socket: /run/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.sock}",
         "admin.socket: has 121 octets, 107 at most: choose a shorter path",
     ),
+    ("metrics: {address: nowhere}", "metrics.address: \"nowhere\" is not an address and port: "),
+    ("metrics: {address: '0.0.0.0:9285'}", "metrics.address: 0.0.0.0:9285 is not a loopback address"),
+    ("metrics: {allow_remote: true}", "metrics.address: is missing: "),
     ("limits: {head_bytes_max: 12}", "limits.head_bytes_max: 12B is below 2KiB: write 2KiB to 1MiB"),
     ("limits: {head_bytes_max: 16KB}", "limits.head_bytes_max: \"16KB\" is not a size: "),
     (
@@ -481,7 +499,7 @@ auth:
   memory: {users: [{user: alice, password: "x"}, {user: "bob@example.com", password: 1234}, {user: "carol@example.com"}]}
 sessions: {expires_min: 0s}
 limits: {head_bytes_max: 12, queue_bytes_low: lots}
-metrics: {address: "127.0.0.1:9285"}
+metrics: {adress: "127.0.0.1:9285"}
 "#,
     );
     let keys: Vec<_> = problems.iter().map(|line| line.split(": ").next().unwrap()).collect();
@@ -499,7 +517,7 @@ metrics: {address: "127.0.0.1:9285"}
         "sessions.expires_min",
         "limits.head_bytes_max",
         "limits.queue_bytes_low",
-        "metrics",
+        "metrics.adress",
     ] {
         assert!(keys.contains(&key), "{key} in {keys:#?}");
     }

@@ -10,11 +10,11 @@ use rustls_pki_types::ServerName;
 
 use super::accounts;
 use super::certificates::{self, CertifiedPair, PairSource};
-use super::raw::{Raw, RawPair, RawUser};
+use super::raw::{Raw, RawMetrics, RawPair, RawUser};
 use super::walk::{Problems, spell_duration};
 use super::{
-    Auth, Backend, CaSource, Config, ConfigErrors, Listen, MemorySecret, MemoryUser, Outbound, RecordLayer,
-    Sessions, Tls,
+    Auth, Backend, CaSource, Config, ConfigErrors, Listen, MemorySecret, MemoryUser, Metrics, Outbound,
+    RecordLayer, Sessions, Tls,
 };
 use crate::proto::digest::Algorithm;
 
@@ -54,6 +54,7 @@ impl TryFrom<Raw> for Config {
             let message = format!("has {octets} octets, {SOCKET_PATH_MAX} at most: choose a shorter path");
             problems.add("admin.socket", message);
         }
+        check_metrics(&raw.metrics, &mut problems);
         warn(&raw, &hostname, &mut warnings);
         accounts::warn(&backend, users_written, raw.limits.lookup_timeout, &raw.origin, &mut warnings);
 
@@ -85,6 +86,7 @@ impl TryFrom<Raw> for Config {
             admin,
             limits: raw.limits,
             log: raw.log,
+            metrics: raw.metrics.address.map(|address| Metrics { address }),
             warnings,
         })
     }
@@ -99,6 +101,24 @@ fn check_listen(listen: &[Listen], problems: &mut Problems) {
         if address.port() != 0 && !seen.insert(address) {
             problems.add(format!("listen[{index}].address"), format!("{address} is there twice: remove one"));
         }
+    }
+}
+
+/// Whoever reaches the address sees the figures: that must be meant.
+fn check_metrics(metrics: &RawMetrics, problems: &mut Problems) {
+    match metrics.address {
+        Some(address) if !address.ip().is_loopback() && !metrics.allow_remote => {
+            let remedy = "write 127.0.0.1, or add allow_remote: true if a firewall guards it";
+            problems.add(
+                "metrics.address",
+                format!("{address} is not a loopback address, and anybody who reaches it may look: {remedy}"),
+            );
+        }
+        None if metrics.allow_remote && !problems.under("metrics") => {
+            problems
+                .add("metrics.address", "is missing: write it as \"0.0.0.0:9285\", or remove allow_remote");
+        }
+        _ => {}
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Config {
     pub limits: Limits,
     /// What is logged.
     pub log: Log,
+    /// Where figures are shown; `None`: nowhere.
+    pub metrics: Option<Metrics>,
     /// What works but deserves the operator's attention, one line each; to be logged at every start.
     pub warnings: Vec<String>,
 }
@@ -303,6 +305,14 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// The `metrics:` section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// Where to serve them, without TLS and to whoever asks: loopback, unless the config allows more in so many words.
+    /// Port 0 leaves the choice to the kernel.
+    pub address: SocketAddr,
 }
 
 impl Config {

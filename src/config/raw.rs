@@ -45,6 +45,14 @@ pub(super) struct Raw {
     pub(super) admin: Option<PathBuf>,
     pub(super) limits: Limits,
     pub(super) log: Log,
+    pub(super) metrics: RawMetrics,
+}
+
+/// Where figures are shown, as written.
+#[derive(Default)]
+pub(super) struct RawMetrics {
+    pub(super) address: Option<SocketAddr>,
+    pub(super) allow_remote: bool,
 }
 
 /// A certificate and its key, by path.
@@ -111,6 +119,7 @@ impl Default for Raw {
             admin: None,
             limits: Limits::default(),
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
+            metrics: RawMetrics::default(),
         }
     }
 }
@@ -153,12 +162,15 @@ impl Raw {
         root.value("drain_timeout", &mut self.drain_timeout, drain_timeout);
         root.section("limits", |limits| self.limits.read(limits));
         root.section("log", |log| self.read_log(log));
-        root.unavailable("metrics", "remove it");
         root.section("admin", |section| {
             section.optional("socket", &mut self.admin, |value| walk::text(value).map(PathBuf::from));
             if self.admin.is_none() {
                 section.missing("socket", "is missing: write it as /run/msrprelay/admin.sock");
             }
+        });
+        root.section("metrics", |metrics| {
+            metrics.optional("address", &mut self.metrics.address, socket_address);
+            metrics.value("allow_remote", &mut self.metrics.allow_remote, walk::boolean);
         });
     }
 

@@ -224,6 +224,12 @@ struct Resolve {
 }
 
 impl ControlHandle {
+    /// Account and name look-ups that wait for their turn.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.look_up.len(), self.resolve.len())
+    }
+
     /// Looks up the account that `user` names in `realm`.
     pub async fn look_up(&self, user: String, realm: String) -> Answer {
         let (reply, answer) = reply();

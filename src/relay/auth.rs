@@ -270,12 +270,14 @@ impl Relay {
         let verified = check(&authorization, &ha1, "AUTH", uri)
             .ok_or(Refusal::Wrong("unknown user or wrong password"))?;
         if waiting.stale {
+            self.core.stats.auth_challenged += 1;
             self.challenge(key, transit, true, fx);
             return Ok(());
         }
         let granted = match self.core.settings.grant(transit.head.expires()) {
             Ok(granted) => granted,
             Err(bound) => {
+                self.core.stats.auth_out_of_bounds += 1;
                 self.out_of_bounds(key, transit, bound, fx);
                 return Ok(());
             }
@@ -296,7 +298,10 @@ impl Relay {
 
     fn answer_refused(&mut self, key: PeerKey, transit: &Transit, refusal: &Refusal, fx: &mut Effects) {
         let (status, why) = match refusal {
-            Refusal::Challenge => return self.challenge(key, transit, false, fx),
+            Refusal::Challenge => {
+                self.core.stats.auth_challenged += 1;
+                return self.challenge(key, transit, false, fx);
+            }
             Refusal::Close(reason) => return self.close_peer(key, *reason, fx),
             Refusal::Wrong(why) => {
                 self.challenge(key, transit, false, fx);

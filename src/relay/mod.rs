@@ -497,6 +497,11 @@ impl Relay {
         }
     }
 
+    /// Octets received and not yet written out or dropped, without looking at every table.
+    pub fn octets_queued(&self) -> usize {
+        self.core.budget.held()
+    }
+
     /// How many cores there are, this one included.
     pub fn cores(&self) -> usize {
         self.core.cores.len()

@@ -13,6 +13,10 @@ pub struct Stats {
     pub auth_ok: u64,
     /// AUTHs with credentials that were refused.
     pub auth_failed: u64,
+    /// AUTHs without credentials, or for a challenge that is over: answered with a challenge and no reproach.
+    pub auth_challenged: u64,
+    /// AUTHs in order but for their Expires.
+    pub auth_out_of_bounds: u64,
     /// Chunks received (SEND requests).
     pub chunks_in: u64,
     /// Chunks written, pieces counted.

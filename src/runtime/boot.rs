@@ -29,9 +29,9 @@ use super::succession::{Estate, Family, Kin, Line, Passed, SuccessionError};
 use super::tasks::panic_message;
 use super::tls::{Identity, Roots, TlsSetup, TlsSetupError};
 use crate::config::{CaSource, Config, Fixed, Limits, Outbound, PlainPolicy};
-use crate::control::{AccountsReady, Control, ControlError};
+use crate::control::{AccountsReady, Control, ControlError, ControlHandle};
 use crate::relay::{self, CoreId, Settings, Transport};
-use crate::telemetry::{Counters, Snapshot};
+use crate::telemetry::{Counters, Observed, Snapshot};
 
 /// Connections that may wait to be accepted, per core and address.
 const BACKLOG: u16 = 4096;
@@ -136,6 +136,7 @@ pub struct Server {
     addresses: Vec<(SocketAddr, bool)>,
     counters: Vec<Arc<Counters>>,
     accounts: AccountsReady,
+    control: ControlHandle,
     inboxes: Inboxes,
     events: SyncSender<BootEvent>,
     generation: u8,
@@ -166,7 +167,7 @@ impl Server {
         let listeners = Arc::new(listen(&config, count, estate.as_mut())?);
         let family = Arc::new(Family::after(estate.map(Estate::predecessor)));
         let addresses = listeners.iter().map(|(l, secure)| (l.address(), *secure)).collect();
-        let accounts = control.accounts_ready();
+        let (accounts, handle) = (control.accounts_ready(), control.handle());
         let (events, inbox) = mpsc::sync_channel(EVENTS_MAX);
         let kin = (generation, Arc::clone(&family));
         let mut supervisor =
@@ -189,6 +190,7 @@ impl Server {
             addresses,
             counters,
             accounts,
+            control: handle,
             inboxes,
             events,
             generation,
@@ -262,6 +264,21 @@ impl Server {
         let (drained, left) = mpsc::channel();
         let _ = self.events.send(BootEvent::Drain { timeout, drained });
         left
+    }
+
+    /// Tells all there is to see of this relay, for whoever shows it to others.
+    pub fn observer(&self) -> impl Fn() -> Observed + Send + Sync + use<> {
+        let (counters, accounts, control) =
+            (self.counters.clone(), self.accounts.clone(), self.control.clone());
+        move || {
+            let (look_ups_waiting, resolves_waiting) = control.waiting();
+            Observed {
+                cores: counters.iter().map(|counters| counters.snapshot()).collect(),
+                accounts_ready: accounts.is_ready(),
+                look_ups_waiting,
+                resolves_waiting,
+            }
+        }
     }
 
     /// Reads how often each core has shown that it works, for whoever watches over them.
@@ -509,6 +526,7 @@ impl Supervisor {
             core.thread = Some(thread);
             core.started = Instant::now();
         }
+        counters.up.set(1);
         Ok(())
     }
 
@@ -679,6 +697,7 @@ impl Supervisor {
         };
         core.inbox = None;
         self.inboxes.set(index, None);
+        self.counters.iter().skip(index).take(1).for_each(|counters| counters.up.set(0));
         let why = match core.thread.take().map(JoinHandle::join) {
             Some(Ok(CoreEnd::Panicked(message))) => message,
             Some(Err(panic)) => panic_message(panic.as_ref()),
@@ -695,7 +714,7 @@ impl Supervisor {
         tracing::error!(
             core = index,
             reason = why,
-            pause_ms = pause.as_millis(),
+            pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
             "Core died; starting it again"
         );
         for other in (0..self.cores.len()).filter(|other| *other != index) {

@@ -189,7 +189,12 @@ impl Conn {
             }
             ReadEnd::TooSlow(limit) => shared.limit_reached(limit, Some((peer, address))),
             ReadEnd::Tls(error) => {
-                shared.counters.tls_failures.add(1);
+                let counters = &shared.counters;
+                let failures = match self.up.get() {
+                    true => &counters.tls_record_failures,
+                    false => &counters.tls_handshake_failures,
+                };
+                failures.add(1);
                 tracing::debug!(?peer, %address, reason = error, "TLS failed");
                 // The alert tells the peer why; nobody waits for it to arrive.
                 let alert = mem::take(&mut *self.tls_out.borrow_mut());
@@ -316,9 +321,14 @@ impl Conn {
         if !ready || self.up.replace(true) {
             return;
         }
-        shared.counters.tls_handshakes.add(u64::from(self.tls.is_some()));
         if let Some(tls) = &self.tls {
             let tls = tls.borrow();
+            let counters = &shared.counters;
+            let handshakes = match tls.describe().version {
+                Some("TLSv1_2") => &counters.tls12_handshakes,
+                _ => &counters.tls13_handshakes,
+            };
+            handshakes.add(1);
             tracing::debug!(peer = ?self.key, agreed = %tls.describe(), records = ?tls.record_layer(), "TLS is up");
         }
         if self.dialling.take() {

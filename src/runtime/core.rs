@@ -22,6 +22,7 @@ use super::deadline::Deadline;
 use super::hand_over::{HandOver, Received};
 use super::log::{self, LimitLog};
 use super::mesh::{Mesh, Parcel};
+use super::pool::{self, Taken};
 use super::sock::{AcceptError, Acceptor, Socket};
 use super::succession::Family;
 use super::tasks::{Event, Tasks, panic_message};
@@ -33,7 +34,7 @@ use crate::relay::{
     CloseReason, CoreId, Effect, Effects, Event as RelayEvent, Input, Limit, LookUpAnswer, LookUpTicket,
     OutBatch, PeerKey, Relay, Settings, Stats, Transport, WriteState,
 };
-use crate::telemetry::{Counters, PUBLISHED_EVERY};
+use crate::telemetry::{Counters, LookUpEnd, PUBLISHED_EVERY};
 
 /// How long a core that has something to do may sleep by mistake; see [`Shared::heartbeat`].
 const HEARTBEAT: Duration = Duration::from_millis(2);
@@ -107,6 +108,10 @@ pub(crate) struct Shared {
     /// Dials under way, and how to end them: their slots are taken until they do.
     pub(crate) dialling: RefCell<HashMap<PeerKey, Rc<Event>>>,
     published: RefCell<Stats>,
+    /// What the thread itself had used when that was published.
+    used: Cell<Used>,
+    /// This core's own, to be measured: it is emptied by `read_inbox`.
+    inbox: Receiver<Parcel>,
     pub(crate) scratch: RefCell<Vec<u8>>,
     pub(crate) buffers: Buffers,
     pub(crate) tasks: Rc<Tasks>,
@@ -137,6 +142,10 @@ pub(crate) struct Shared {
 pub(crate) struct Buffers(RefCell<Vec<Vec<u8>>>);
 
 impl Buffers {
+    fn spare(&self) -> usize {
+        self.0.borrow().len()
+    }
+
     pub(crate) fn take(&self) -> Vec<u8> {
         self.0.borrow_mut().pop().unwrap_or_default()
     }
@@ -148,6 +157,19 @@ impl Buffers {
             kept.push(buffer);
         }
     }
+}
+
+/// What a core's thread has used since it began.
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    cpu: Duration,
+    buffers: Taken,
+}
+
+/// CPU time of the calling thread.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// Runs a core until it is told to stop or one of its tasks panics.
@@ -205,6 +227,8 @@ impl Shared {
             conns: RefCell::default(),
             dialling: RefCell::default(),
             published: RefCell::default(),
+            used: Cell::default(),
+            inbox: plan.inbox,
             scratch: RefCell::new(vec![0; READ_OCTETS + RECORD_OCTETS_MAX]),
             buffers: Buffers::default(),
             tasks: Rc::default(),
@@ -343,7 +367,10 @@ impl Shared {
                 let address = peer.and_then(|peer| self.address_of(peer));
                 self.limit_log.reached(limit, peer, address, user.as_deref());
             }
-            Effect::Event(event) => log::event(&event, self.log_failures.get()),
+            Effect::Event(event) => {
+                log::count(&self.counters, &event);
+                log::event(&event, self.log_failures.get());
+            }
         }
     }
 
@@ -469,7 +496,9 @@ impl Shared {
         realm: String,
         algorithm: Algorithm,
     ) {
+        let asked = Instant::now();
         let found = self.control.look_up(user.clone(), realm.clone()).await;
+        self.counters.looked_up(end_of(&found), asked.elapsed());
         if !matches!(found, Answer::Found(Secret::Password(_))) {
             // A password costs one hash more: who has one must not show in the time that it takes (norm S9).
             std::hint::black_box(Ha1::new(algorithm, &user, &realm, ""));
@@ -594,12 +623,50 @@ impl Shared {
         self.counters.connections_open.sub(open);
         let sessions = self.published.borrow().sessions_open();
         self.counters.sessions_open.sub(sessions);
+        let counters = &self.counters;
+        for gauge in [
+            &counters.queue_bytes,
+            &counters.inbox_waiting,
+            &counters.outbox_waiting,
+            &counters.read_buffers_spare,
+            &counters.write_buffers_spare,
+        ] {
+            gauge.set(0);
+        }
     }
 
     fn publish(&self) {
         let stats = *self.relay.borrow().stats();
         let before = self.published.replace(stats);
         log::publish(&self.counters, &before, &stats);
+        self.publish_usage();
+    }
+
+    /// What is not the relay's own: the thread's time, its queues and buffers.
+    fn publish_usage(&self) {
+        let (buffers, read_buffers_spare) = pool::usage();
+        let now = Used { cpu: cpu_time(), buffers };
+        let before = self.used.replace(now);
+        let counters = &self.counters;
+        let busy = now.cpu.saturating_sub(before.cpu).as_nanos();
+        counters.busy_nanoseconds.add(u64::try_from(busy).unwrap_or(u64::MAX));
+        counters.read_buffers_reused.add(buffers.reused - before.buffers.reused);
+        counters.read_buffers_allocated.add(buffers.allocated - before.buffers.allocated);
+        counters.read_buffers_spare.set(read_buffers_spare as u64);
+        counters.write_buffers_spare.set(self.buffers.spare() as u64);
+        counters.queue_bytes.set(self.relay.borrow().octets_queued() as u64);
+        counters.inbox_waiting.set(self.inbox.len() as u64);
+        counters.outbox_waiting.set(self.mesh.waiting() as u64);
+    }
+}
+
+fn end_of(answer: &Answer) -> LookUpEnd {
+    match answer {
+        Answer::Found(_) => LookUpEnd::Found,
+        Answer::Unknown => LookUpEnd::Unknown,
+        Answer::Unavailable(WhyUnavailable::Busy) => LookUpEnd::Busy,
+        Answer::Unavailable(WhyUnavailable::Late) => LookUpEnd::Late,
+        Answer::Unavailable(WhyUnavailable::Failed) => LookUpEnd::Failed,
     }
 }
 

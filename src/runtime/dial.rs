@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::time::Instant;
 
 use futures_lite::future;
 use rustls_pki_types::ServerName;
@@ -18,6 +19,7 @@ use super::tls::{TlsConn, TlsError};
 use crate::config::EndpointTls;
 use crate::control::ResolveError;
 use crate::relay::{CoreId, Input, Limit, PeerKey, Target, Transport};
+use crate::telemetry::LookUpEnd;
 
 /// Why a next hop could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -73,11 +75,7 @@ impl Shared {
         let tls = target.secure.then(|| self.client_tls(target, outbound.endpoint_tls)).transpose()?;
         let mut addresses = match target.host.parse::<IpAddr>() {
             Ok(address) => vec![address],
-            Err(_) => self.control.resolve(target.host.clone()).await.inspect_err(|error| match error {
-                ResolveError::TimedOut => self.limit_reached(Limit::ResolveTimeout, None),
-                ResolveError::Busy => self.limit_reached(Limit::LookUpsWaiting, None),
-                ResolveError::NoAddress | ResolveError::Failed(_) => {}
-            })?,
+            Err(_) => self.resolve(&target.host).await?,
         };
         if addresses.len() > limits.addresses_per_name_max {
             addresses.truncate(limits.addresses_per_name_max);
@@ -110,6 +108,27 @@ impl Shared {
         let address = address.copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], target.port)));
         let socket = self.reach_kin(home, address, transport).map_err(DialError::Kin)?;
         Ok(Conn::dialled(peer, socket, address, None))
+    }
+
+    /// Asks the control plane for the addresses of a host.
+    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        let asked = Instant::now();
+        let found = self.control.resolve(host.to_owned()).await;
+        let end = match &found {
+            Ok(_) => LookUpEnd::Found,
+            Err(ResolveError::NoAddress) => LookUpEnd::Unknown,
+            Err(ResolveError::Failed(_)) => LookUpEnd::Failed,
+            Err(ResolveError::TimedOut) => {
+                self.limit_reached(Limit::ResolveTimeout, None);
+                LookUpEnd::Late
+            }
+            Err(ResolveError::Busy) => {
+                self.limit_reached(Limit::LookUpsWaiting, None);
+                LookUpEnd::Busy
+            }
+        };
+        self.counters.resolved(end, asked.elapsed());
+        found
     }
 
     /// Whether a connection leads back to this process: whoever listens on all addresses of a port has

@@ -110,6 +110,15 @@ pub(crate) fn event(event: &Event, failures: bool) {
     }
 }
 
+/// Counts what the relay's own figures do not tell apart.
+pub(crate) fn count(counters: &Counters, event: &Event) {
+    match event {
+        Event::AuthRefused { status, .. } => counters.auth_refused(status.code()),
+        Event::ReportSent { status, .. } => counters.report_sent(status.code()),
+        _ => {}
+    }
+}
+
 /// Adds to the core's counters what happened since the last time.
 pub(crate) fn publish(counters: &Counters, before: &Stats, now: &Stats) {
     counters.heartbeats.add(1);
@@ -118,6 +127,8 @@ pub(crate) fn publish(counters: &Counters, before: &Stats, now: &Stats) {
     counters.sessions_open.sub(now.sessions_closed - before.sessions_closed);
     counters.auth_ok.add(now.auth_ok - before.auth_ok);
     counters.auth_failed.add(now.auth_failed - before.auth_failed);
+    counters.auth_challenged.add(now.auth_challenged - before.auth_challenged);
+    counters.auth_out_of_bounds.add(now.auth_out_of_bounds - before.auth_out_of_bounds);
     counters.chunks_in.add(now.chunks_in - before.chunks_in);
     counters.chunks_out.add(now.chunks_out - before.chunks_out);
     counters.body_bytes_in.add(now.body_octets_in - before.body_octets_in);

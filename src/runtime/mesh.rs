@@ -88,6 +88,11 @@ impl Mesh {
         self.outboxes.iter().all(|outbox| outbox.waiting.borrow().is_empty() && !outbox.flushing.get())
     }
 
+    /// Messages that found an inbox full.
+    pub(crate) fn waiting(&self) -> usize {
+        self.outboxes.iter().map(|outbox| outbox.waiting.borrow().len()).sum()
+    }
+
     pub(crate) fn core_up(&self, core: CoreId, inbox: Sender<Parcel>) {
         if let Some(outbox) = self.outboxes.get(usize::from(core.index)) {
             outbox.waiting.borrow_mut().clear();

@@ -8,7 +8,7 @@
 //! until the last of them is gone, wherever that is; nobody's octets are seen by the next. What a reference keeps in
 //! memory is at most [`PINNED_FACTOR_MAX`] times what the buffer holds, for queues count by length.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 
@@ -24,6 +24,19 @@ pub(super) const PINNED_FACTOR_MAX: usize = 4;
 
 thread_local! {
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static TAKEN: Cell<Taken> = const { Cell::new(Taken { reused: 0, allocated: 0 }) };
+}
+
+/// How many buffers this thread has taken, by where they came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) reused: u64,
+    pub(super) allocated: u64,
+}
+
+/// What this thread has taken so far, and how many buffers it has to spare.
+pub(super) fn usage() -> (Taken, usize) {
+    (TAKEN.get(), SPARE.with_borrow(Vec::len))
 }
 
 /// An empty buffer with at least this room.
@@ -31,7 +44,14 @@ pub(super) fn take(room: usize) -> Vec<u8> {
     if !(SMALL_OCTETS..=BUFFER_OCTETS).contains(&room) {
         return Vec::with_capacity(room);
     }
-    SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(BUFFER_OCTETS))
+    let spare = SPARE.with_borrow_mut(Vec::pop);
+    let mut taken = TAKEN.get();
+    match spare {
+        Some(_) => taken.reused += 1,
+        None => taken.allocated += 1,
+    }
+    TAKEN.set(taken);
+    spare.unwrap_or_else(|| Vec::with_capacity(BUFFER_OCTETS))
 }
 
 /// Makes a buffer that is filled something to be shared.
@@ -96,7 +116,7 @@ mod tests {
         assert_eq!(spare(), 1);
         let again = take(60_000);
         assert!(again.is_empty() && again.capacity() == BUFFER_OCTETS);
-        assert_eq!(spare(), 0);
+        assert_eq!(usage(), (Taken { reused: 1, allocated: 1 }, 0));
     }
 
     #[test]

@@ -69,7 +69,7 @@ struct Arguments {
     /// The config to run with.
     #[arg(short, long, value_name = "FILE", default_value = CONFIG_PATH)]
     config: PathBuf,
-    /// Once ready, write the addresses listened on to FILE, one per line.
+    /// Once ready, write the addresses listened on to FILE, one per line, that of the metrics last.
     ///
     /// For scripts that let the kernel choose the port (`address: "127.0.0.1:0"`).
     #[arg(long, value_name = "FILE")]
@@ -184,6 +184,7 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
         ("cores", joined(config.cores.iter().map(usize::to_string))),
         ("accounts", accounts),
         ("trusted CAs", ca),
+        ("metrics", config.metrics.map_or_else(|| "none".to_owned(), |metrics| metrics.address.to_string())),
     ]
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: everything that changes a running relay is done on the main thread, one thing after the other.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process;
 use std::sync::Arc;
@@ -11,12 +12,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use msrprelay::client::{epoch_seconds, validity};
 use msrprelay::config::Config;
 use msrprelay::ops::admin::{Admin, Desk};
+use msrprelay::ops::metrics::{Certificate, Endpoint, Facts, Place};
 use msrprelay::ops::service::{self, DRAINING_SAID_EVERY, Watchdog};
 use msrprelay::runtime::boot::Server;
 use msrprelay::runtime::preflight;
-use msrprelay::telemetry::{LogControl, Snapshot, Telemetry};
+use msrprelay::telemetry::{self, LogControl, Snapshot, Telemetry};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
@@ -61,6 +64,7 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
     let telemetry = Telemetry::start(config.log)
         .context("msrprelay: logging cannot start")
         .map_err(|error| report(format!("{error:#}")))?;
+    telemetry::log_panics();
     for warning in &config.warnings {
         tracing::warn!(warning, "The config deserves attention");
     }
@@ -78,6 +82,10 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
     listen_to_signals(wish.clone(), Arc::clone(&ending))
         .map_err(|error| report(format!("msrprelay: cannot wait for signals: {error}")))?;
     let (drain_timeout, admin_socket) = (config.drain_timeout, config.admin.clone());
+    let (metrics_address, facts) = (config.metrics.map(|metrics| metrics.address), facts(&config));
+    // What is before this process still has it.
+    let early = if takes_over { None } else { metrics_address };
+    let metrics = early.map(metrics_place).transpose()?;
     let upgrade =
         Upgrade::new().map_err(|error| report(format!("msrprelay: where the program is: {error}")))?;
     let estate = takes_over.then(upgrade::estate).transpose();
@@ -89,6 +97,11 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
     }
     // Whoever was before this process has closed its doors by then.
     upgrade::take_over(&server);
+    let metrics = match metrics {
+        None => metrics_address.map(metrics_place).transpose()?,
+        early => early,
+    };
+    let metrics = show_metrics(metrics, facts, &server, &telemetry)?;
     let draining = Arc::new(AtomicBool::new(false));
     let ask = wish.clone();
     let desk = Desk {
@@ -102,7 +115,8 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
     let admin = admin_socket.map(|socket| Admin::start(&socket, desk)).transpose();
     let admin = admin.map_err(|error| report(format!("msrprelay: {error}")))?;
     if let Some(file) = ready_file {
-        announce(&server, file).map_err(|error| report(format!("msrprelay: {}: {error}", file.display())))?;
+        announce(&server, metrics.as_ref(), file)
+            .map_err(|error| report(format!("msrprelay: {}: {error}", file.display())))?;
     }
     let cores = server.counters().len();
     let addresses = joined(server.addresses().iter().map(|(address, _)| address.to_string()));
@@ -110,8 +124,19 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
     service::ready(&status);
     let watchdog = Watchdog::start(server.heartbeats());
     let log = telemetry.control();
-    let end = Running { server: &server, path, log, status, drain_timeout, draining, upgrade, wish, admin }
-        .until_told(&wishes);
+    let end = Running {
+        server: &server,
+        path,
+        log,
+        status,
+        drain_timeout,
+        draining,
+        upgrade,
+        wish,
+        admin,
+        metrics,
+    }
+    .until_told(&wishes);
     drop(watchdog);
     // Whoever cannot wait for an end in order need not.
     ending.store(true, Ordering::SeqCst);
@@ -158,6 +183,8 @@ struct Running<'a> {
     wish: SyncSender<Wish>,
     /// What operators ask at.
     admin: Option<Admin>,
+    /// Where figures are shown.
+    metrics: Option<Endpoint>,
 }
 
 impl Running<'_> {
@@ -177,6 +204,7 @@ impl Running<'_> {
                 }
                 Wish::Upgraded(Step::Close(closed)) => {
                     self.admin = None;
+                    self.metrics = None;
                     drop(closed);
                 }
                 Wish::Upgraded(Step::Drain) => {
@@ -202,6 +230,7 @@ impl Running<'_> {
     /// Returns when no session is left, it is too late, or somebody cannot wait.
     fn drain(&self, time: Duration, wishes: &Receiver<Wish>, end: End) {
         self.draining.store(true, Ordering::SeqCst);
+        self.metrics.iter().for_each(Endpoint::draining);
         let sessions = || self.server.counters().iter().map(|counters| counters.sessions_open).sum();
         let seconds = time.as_secs();
         tracing::info!(sessions = sessions(), seconds, "Draining: no connection is accepted any more");
@@ -256,10 +285,14 @@ impl Running<'_> {
             tracing::warn!(warning, "The config deserves attention");
         }
         let (level, drain_timeout) = (config.log.level, config.drain_timeout);
+        let facts = facts(&config);
         match self.server.reload(config) {
             Ok(differing) => {
                 self.log.set(level);
                 self.drain_timeout = drain_timeout;
+                if let Some(metrics) = &self.metrics {
+                    metrics.update(facts);
+                }
                 for key in differing {
                     tracing::warn!(key, "The config says something else here, which takes a restart");
                 }
@@ -290,9 +323,45 @@ fn told_by(counters: Vec<Snapshot>) {
     }
 }
 
+/// Where the metrics will be: a relay whose metrics cannot be had does not start.
+fn metrics_place(address: SocketAddr) -> Result<Place, Reported> {
+    Place::listen(address).map_err(|error| report(format!("msrprelay: metrics.address: {address}: {error}")))
+}
+
+fn show_metrics(
+    place: Option<Place>,
+    facts: Facts,
+    server: &Server,
+    telemetry: &Telemetry,
+) -> Result<Option<Endpoint>, Reported> {
+    let serve = |place: Place| place.serve(facts, server.observer(), telemetry.lines_dropped_later());
+    let endpoint = place.map(serve).transpose();
+    let endpoint =
+        endpoint.map_err(|error| report(format!("msrprelay: metrics cannot be served: {error}")))?;
+    if let Some(endpoint) = &endpoint {
+        tracing::info!(address = %endpoint.address(), "Metrics are served");
+    }
+    Ok(endpoint)
+}
+
+/// What the metrics tell of a config.
+fn facts(config: &Config) -> Facts {
+    let expiry = |certificate| validity(certificate).and_then(|(_, until)| epoch_seconds(&until));
+    let certificates = config.tls.certificates.iter().filter_map(|pair| {
+        let expires = pair.chain.iter().filter_map(expiry).min()?;
+        Some(Certificate { path: pair.certificate_path.display().to_string(), expires })
+    });
+    Facts {
+        certificates: certificates.collect(),
+        connections_max: config.limits.connections_max,
+        queue_bytes_max: config.limits.queue_bytes_total,
+    }
+}
+
 /// Writes the addresses to a file that appears complete or not at all.
-fn announce(server: &Server, file: &Path) -> std::io::Result<()> {
-    let addresses = server.addresses().iter().map(|(address, _)| format!("{address}\n"));
+fn announce(server: &Server, metrics: Option<&Endpoint>, file: &Path) -> std::io::Result<()> {
+    let addresses = server.addresses().iter().map(|(address, _)| *address);
+    let addresses = addresses.chain(metrics.map(Endpoint::address)).map(|address| format!("{address}\n"));
     let unfinished = file.with_extension("unfinished");
     std::fs::write(&unfinished, addresses.collect::<String>())?;
     std::fs::rename(&unfinished, file)

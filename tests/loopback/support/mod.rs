@@ -11,6 +11,7 @@ pub(crate) mod endpoint;
 pub(crate) mod frame;
 pub(crate) mod process;
 pub(crate) mod relay;
+pub(crate) mod scrape;
 pub(crate) mod transfer;
 
 use std::sync::mpsc::{self, RecvTimeoutError};
