@@ -13,8 +13,8 @@ use super::certificates::{self, CertifiedPair, PairSource};
 use super::raw::{Raw, RawPair, RawUser};
 use super::walk::{Problems, spell_duration};
 use super::{
-    Auth, Backend, CaSource, Config, ConfigErrors, Listen, MemorySecret, MemoryUser, Outbound, RecordLayer,
-    Sessions, Tls,
+    Accounting, Auth, Backend, CaSource, Config, ConfigErrors, Listen, MemorySecret, MemoryUser, Outbound,
+    RecordLayer, Sessions, Tls,
 };
 use crate::proto::digest::Algorithm;
 
@@ -54,6 +54,8 @@ impl TryFrom<Raw> for Config {
             let message = format!("has {octets} octets, {SOCKET_PATH_MAX} at most: choose a shorter path");
             problems.add("admin.socket", message);
         }
+        let file = raw.accounting_file.take().map(|path| files.resolve(&path));
+        let accounting = raw.accounting_format.map(|format| Accounting { format, file });
         warn(&raw, &hostname, &mut warnings);
         accounts::warn(&backend, users_written, raw.limits.lookup_timeout, &raw.origin, &mut warnings);
 
@@ -83,6 +85,7 @@ impl TryFrom<Raw> for Config {
             dns: raw.dns,
             drain_timeout: raw.drain_timeout,
             admin,
+            accounting,
             limits: raw.limits,
             log: raw.log,
             warnings,

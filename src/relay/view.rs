@@ -89,6 +89,8 @@ pub enum EndReason {
     ConnectionLost,
     /// Its client's connection was closed.
     Closed(CloseReason),
+    /// Its core died.
+    CoreDied,
 }
 
 impl EndReason {
@@ -98,6 +100,7 @@ impl EndReason {
         match self {
             Self::Expired => "expired",
             Self::ConnectionLost => "connection lost",
+            Self::CoreDied => "core died",
             Self::Closed(CloseReason::Ended) => "closed by the client",
             Self::Closed(reason) => reason.as_str(),
         }

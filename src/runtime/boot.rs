@@ -28,7 +28,7 @@ use super::tls::{Identity, Roots, TlsSetup, TlsSetupError};
 use crate::config::{CaSource, Config, Fixed, Limits, Outbound, PlainPolicy};
 use crate::control::{AccountsReady, Control, ControlError};
 use crate::relay::{self, CoreId, Settings, Transport};
-use crate::telemetry::{Counters, Snapshot};
+use crate::telemetry::{Accounting, AccountingError, Counters, Opened, Snapshot};
 
 /// Connections that may wait to be accepted, per core and address.
 const BACKLOG: u16 = 4096;
@@ -71,6 +71,9 @@ pub enum BootError {
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
+    /// The file of accounting records cannot be opened.
+    #[error(transparent)]
+    Accounting(#[from] AccountingError),
     /// The control plane cannot start.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -135,12 +138,14 @@ impl Server {
     pub fn start(config: Config) -> Result<Self, BootError> {
         let control = Control::start(&config)?;
         let tls = tls_setup(&config)?;
+        let accounting = Accounting::start(Opened::new(config.accounting.as_ref())?);
         let count = NonZeroUsize::new(config.cores.len()).unwrap_or(NonZeroUsize::MIN);
         let listeners = listen(&config, count)?;
         let addresses = listeners.iter().map(|(l, secure)| (l.address(), *secure)).collect();
         let accounts = control.accounts_ready();
         let (events, inbox) = mpsc::sync_channel(EVENTS_MAX);
-        let mut supervisor = Supervisor::new(config, control, tls, listeners, (events.clone(), inbox));
+        let mut supervisor =
+            Supervisor::new(config, (control, tls, accounting), listeners, (events.clone(), inbox));
         let (counters, inboxes) = (supervisor.counters.clone(), supervisor.inboxes.clone());
         for index in 0..count.get() {
             if let Err(error) = supervisor.start_core(index) {
@@ -284,6 +289,7 @@ struct Supervisor {
     counters: Vec<Arc<Counters>>,
     listeners: Vec<(Listeners, bool)>,
     log_failures: bool,
+    accounting: Accounting,
     draining: Option<Draining>,
     events: SyncSender<BootEvent>,
     inbox: mpsc::Receiver<BootEvent>,
@@ -307,8 +313,7 @@ struct RunningCore {
 impl Supervisor {
     fn new(
         config: Config,
-        control: Control,
-        tls: TlsSetup,
+        (control, tls, accounting): (Control, TlsSetup, Accounting),
         listeners: Vec<(Listeners, bool)>,
         (events, inbox): (SyncSender<BootEvent>, mpsc::Receiver<BootEvent>),
     ) -> Self {
@@ -332,6 +337,7 @@ impl Supervisor {
             log_failures: config.auth.log_failures,
             tls,
             control,
+            accounting,
             listeners,
             draining: None,
             events,
@@ -357,6 +363,7 @@ impl Supervisor {
             counters: Arc::clone(counters),
             inbox: receiver,
             log_failures: self.log_failures,
+            records: self.accounting.records(),
             own: self.listeners.iter().map(|(listeners, _)| listeners.address()).collect(),
             seed: seed()?,
         };
@@ -445,6 +452,7 @@ impl Supervisor {
             return Err(BootError::Hostname(config.hostname));
         }
         let tls = tls_setup(&config)?;
+        let records = Opened::new(config.accounting.as_ref())?;
         self.control.reload(&config, RELOAD_TIMEOUT)?;
 
         // Also for cores that are started again.
@@ -453,6 +461,7 @@ impl Supervisor {
         self.outbound = Arc::new(config.outbound);
         self.log_failures = config.auth.log_failures;
         self.tls = tls;
+        self.accounting.change(records);
         let (in_force, heard) = mpsc::channel::<()>();
         for index in 0..self.cores.len() {
             let reload = CoreReload {
@@ -461,6 +470,7 @@ impl Supervisor {
                 outbound: Arc::clone(&self.outbound),
                 tls: self.tls.clone(),
                 log_failures: self.log_failures,
+                records: self.accounting.records(),
             };
             self.tell(index, Parcel::Reload(Box::new(reload), in_force.clone()));
         }
@@ -594,6 +604,10 @@ impl Supervisor {
             if let Err(panic) = thread.join() {
                 tracing::error!(reason = panic_message(panic.as_ref()), "A core died while stopping");
             }
+        }
+        let dropped = self.accounting.dropped();
+        if dropped > 0 {
+            tracing::warn!(dropped, "Accounting records were lost: they could not be written fast enough");
         }
         if let Err(error) = self.control.stop(CONTROL_STOP_TIMEOUT) {
             tracing::warn!(reason = %error, "The control plane did not stop in order");

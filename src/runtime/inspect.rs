@@ -49,6 +49,19 @@ pub struct SessionLine {
     pub far: Option<SocketAddr>,
 }
 
+impl SessionLine {
+    /// Who is, or was, at the other side: an address, a host and port, or `session` and the prefix of an id.
+    #[must_use]
+    pub fn peer(&self) -> Option<String> {
+        self.view.far.as_ref().map(|far| match far {
+            Far::Session(prefix) => format!("session {prefix}"),
+            Far::Connection { authority, .. } => {
+                self.far.map_or_else(|| authority.clone(), |address| address.to_string())
+            }
+        })
+    }
+}
+
 /// What came of ending a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Closed {

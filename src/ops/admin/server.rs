@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use super::{Answer, CLIENTS_MAX, Core, Listening, REQUEST_OCTETS_MAX, Request, Session, Status};
 use crate::config::LogLevel;
-use crate::relay::Far;
 use crate::runtime::inspect::{Closed, Inspector, SessionLine};
 use crate::telemetry::LogControl;
 
@@ -271,12 +270,8 @@ fn status(desk: &Desk) -> Status {
 }
 
 fn session(line: SessionLine) -> Session {
-    let SessionLine { core, view, client, far } = line;
-    let peer = match view.far {
-        Some(Far::Session(prefix)) => Some(format!("session {prefix}")),
-        Some(Far::Connection { authority, .. }) => Some(far.map_or(authority, |address| address.to_string())),
-        None => None,
-    };
+    let peer = line.peer();
+    let SessionLine { core, view, client, .. } = line;
     Session {
         session: view.session,
         user: view.user,
