@@ -88,6 +88,7 @@
 //! | What is received lies in buffers that are used again; a thread keeps few of them | `runtime::pool` |
 //! | No sequence number of a key is used twice; nothing that is not authenticated gets further | [`runtime::tls`] |
 //! | No more of a session's id than its prefix, and of a URI than host and port, is shown to an operator | `relay::view` |
+//! | Who is not traced pays nothing; who reads a trace slowly holds up nobody | [`runtime::trace`] |
 //! | Only owned values cross cores; who empties an inbox never waits for another's | `runtime::mesh` |
 //! | Listening sockets outlive their cores; a core that dies takes nobody with it | [`runtime::boot`] |
 //! | A port that anybody listens on is refused; the only `unsafe` code | [`runtime::sock`] |

@@ -144,6 +144,12 @@ impl Relay {
         }
     }
 
+    /// Whether what [`poll_write`](Self::poll_write) gives next for a connection begins a frame.
+    #[must_use]
+    pub fn is_between_frames(&self, peer: PeerKey) -> bool {
+        self.peers.get(peer).is_some_and(|peer| peer.out.is_between_frames())
+    }
+
     /// An operator ends a session, with its client's connection and all that lives by it.
     pub(super) fn on_operator_closes(&mut self, session: SessionHandle, fx: &mut Effects) {
         if let Some(inner) = self.sessions.get(session.0).map(Session::inner) {

@@ -23,6 +23,7 @@ use super::mesh::{Mesh, Parcel};
 use super::sock::{AcceptError, Acceptor, Socket};
 use super::tasks::{Event, Tasks, panic_message};
 use super::tls::{TlsConn, TlsSetup};
+use super::trace::Trace;
 use crate::config::{Limits, Outbound};
 use crate::control::{Answer, ControlHandle, Secret, WhyUnavailable};
 use crate::proto::digest::{Algorithm, Ha1};
@@ -111,6 +112,7 @@ pub(crate) struct Shared {
     tls: RefCell<TlsSetup>,
     log_failures: Cell<bool>,
     records: RefCell<Records>,
+    pub(super) traces: RefCell<Vec<Rc<Trace>>>,
     pub(crate) control: ControlHandle,
     pub(crate) counters: Arc<Counters>,
     mesh: Mesh,
@@ -201,6 +203,7 @@ impl Shared {
             tls: RefCell::new(plan.tls),
             log_failures: Cell::new(plan.log_failures),
             records: RefCell::new(plan.records),
+            traces: RefCell::default(),
             control: plan.control,
             counters: plan.counters,
             mesh: Mesh::new(cores),
@@ -330,8 +333,12 @@ impl Shared {
                 self.limit_log.reached(limit, peer, address, user.as_deref());
             }
             Effect::Event(event) => {
-                if let RelayEvent::SessionClosed { session, reason } = &event {
-                    self.account(session, *reason);
+                match &event {
+                    RelayEvent::SessionClosed { session, reason } => self.account(session, *reason),
+                    RelayEvent::SessionOpened { session, user, realm, peer } => {
+                        self.trace_newcomer(*peer, session, user, realm);
+                    }
+                    _ => {}
                 }
                 log::event(&event, self.log_failures.get());
             }
@@ -351,7 +358,11 @@ impl Shared {
 
     // -- connections -----------------------------------------------------------------------------
 
-    fn with_conn(&self, peer: PeerKey, act: impl FnOnce(&Conn)) {
+    pub(super) fn each_conn(&self, act: impl Fn(&Conn)) {
+        self.conns.borrow().values().for_each(|conn| act(conn));
+    }
+
+    pub(super) fn with_conn(&self, peer: PeerKey, act: impl FnOnce(&Conn)) {
         if let Some(conn) = self.conns.borrow().get(&peer) {
             act(conn);
         }
@@ -457,6 +468,7 @@ impl Shared {
                 self.feed([Input::Tick]);
             }
             self.publish();
+            self.end_traces();
         }
     }
 

@@ -18,3 +18,4 @@ mod records;
 pub mod sock;
 mod tasks;
 pub mod tls;
+pub mod trace;
