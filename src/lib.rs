@@ -91,6 +91,7 @@
 //! | A connection that changes cores has been counted out by the one, and nothing of it looked at, before the other has it | `runtime::hand_over` |
 //! | Nothing of another process's is trusted to be well formed; no packet is waited for on a core | [`runtime::succession`] |
 //! | No more of a session's id than its prefix, and of a URI than host and port, is shown to an operator | `relay::view` |
+//! | Who is not traced pays nothing; who reads a trace slowly holds up nobody | [`runtime::trace`] |
 //! | Only owned values cross cores; who empties an inbox never waits for another's | `runtime::mesh` |
 //! | Listening sockets outlive their cores; a core that dies takes nobody with it | [`runtime::boot`] |
 //! | A port that anybody listens on is refused; the only `unsafe` code | [`runtime::sock`] |

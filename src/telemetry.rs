@@ -1,9 +1,11 @@
-//! What the outside learns of the relay: log lines and counters.
+//! What the outside learns of the relay: log lines, counters, and in `accounting` a record for each session.
 //!
 //! Invariants: a log line never blocks the thread that writes it. Lines leave through a bounded queue and a
 //! thread of their own; when the queue is full they are dropped and counted. A counter is written by the
 //! one core that owns its [`Counters`] and read by anybody, without order between two of them.
 //! Must not know: what is logged, or why.
+
+mod accounting;
 
 use std::backtrace::Backtrace;
 use std::io;
@@ -21,6 +23,8 @@ use tracing_subscriber::{Registry, reload};
 
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::relay::Limit;
+
+pub use accounting::{Accounting, AccountingError, Opened, Record, Records};
 
 /// Lines waiting for the writing thread. Full: the line is dropped and counted, nobody waits.
 const LINES_WAITING_MAX: usize = 16 * 1024;

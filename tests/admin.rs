@@ -10,14 +10,16 @@ use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use msrprelay::ops::admin::{CLIENTS_MAX, REQUEST_OCTETS_MAX};
 use serde_json::{Value, json};
+use support::account::{Login, Style, password};
 use support::endpoint::{End, Endpoint};
 use support::process::{BINARY, RelayProcess};
 use support::relay::Setup;
-use support::{PATIENCE, bounded, until};
+use support::transfer::Outgoing;
+use support::{PATIENCE, assert_same, bounded, contents, until};
 
 fn start(more: &'static str) -> RelayProcess {
     RelayProcess::start(&Setup { more, ..Setup::default() })
@@ -342,5 +344,148 @@ fn a_long_list_comes_whole_while_others_chat_and_whoever_reads_no_more_is_let_go
         }
         until("there to be a place again", || run(&socket, &["status"]).status.success().then_some(()));
         drop(crowd);
+    });
+}
+
+/// `msrprelay trace` while it runs.
+struct Tracing {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Tracing {
+    fn start(socket: &Path, of: &str, more: &[&str]) -> Self {
+        let mut command = Command::new(BINARY);
+        command.args(["trace", of, "--json", "--socket"]).arg(socket).args(more);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    /// The next head; `None`: it has ended.
+    fn next(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).ok()
+    }
+
+    /// The heads up to the one whose start line and way are these.
+    fn until(&mut self, direction: &str, start: &str) -> Vec<Value> {
+        let mut heads = Vec::new();
+        for _ in 0..1000 {
+            let head = self.next().unwrap_or_else(|| panic!("{start}: it has ended after {heads:?}"));
+            let is_it = head["direction"] == direction && head["head"].as_str().unwrap().starts_with(start);
+            heads.push(head);
+            if is_it {
+                return heads;
+            }
+        }
+        panic!("{start} never comes");
+    }
+}
+
+impl Drop for Tracing {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Chats until a trace has begun, of which nobody tells.
+fn until_traced(relay: &RelayProcess, count: usize) {
+    until("the trace to begin", || {
+        (relay.log().matches("An operator traces").count() >= count).then_some(())
+    });
+}
+
+#[test]
+fn a_trace_shows_the_heads_of_one_user_both_ways_and_no_secrets_and_no_bodies() {
+    bounded(|| {
+        let relay = start(ADMIN);
+        let socket = socket(&relay);
+        let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
+        let (mut one, mut two) = (relay.client("user1"), relay.client("user2"));
+        let mut trace = Tracing::start(&socket, "alice@example.com", &[]);
+        until_traced(&relay, 1);
+        let mut heads = Vec::new();
+        // Cores begin one after the other: until they have, what is said is not shown.
+        for n in 0..50 {
+            chat(&mut one, &mut two, b"Not to be seen");
+            chat(&mut alice, &mut bob, format!("The words of a body {n}").as_bytes());
+            chat(&mut bob, &mut alice, b"The words of a body");
+        }
+        let tid = alice.say(&bob.path(), b"The last words of a body");
+        assert_eq!(alice.status(&tid), 200);
+        bob.request("SEND");
+        heads.extend(trace.until("out", &format!("MSRP {tid} 200")));
+        assert!(heads.iter().any(|head| head["direction"] == "in"), "{heads:?}");
+        let ours = format!("/{}…;tcp", &id(&alice)[..10]);
+        for head in &heads {
+            assert_eq!((&head["user"], &head["core"]), (&json!("alice"), &json!(alice.core())));
+            assert!(head["head"].as_str().unwrap().contains(&ours), "{head}");
+        }
+        let shown = format!("{heads:?}");
+        let sends = heads.iter().filter(|head| head["head"].as_str().unwrap().contains(" SEND\n"));
+        let ways: Vec<_> = sends.map(|head| head["direction"].as_str().unwrap()).collect();
+        assert!(ways.contains(&"in") && ways.contains(&"out"), "{ways:?}");
+        assert!(!shown.contains("words of a body") && !shown.contains("user1"), "{shown}");
+        for client in [&alice, &bob] {
+            assert!(!shown.contains(&id(client)), "{shown}");
+        }
+
+        // A further session of hers is shown, and an AUTH without what is in it.
+        let mut second = relay.client("alice");
+        let mut dan = relay.client("user3");
+        let tid = second.say(&dan.path(), b"A word");
+        assert_eq!(second.status(&tid), 200);
+        dan.request("SEND");
+        trace.until("out", &format!("MSRP {tid} 200"));
+        let to = format!("msrps://example.com:{};tcp", relay.addresses[0].port());
+        let password = password("alice");
+        let login =
+            Login { user: "alice", password: &password, to: &to, realm: None, style: Style::default() };
+        let (_, last) = login.attempt(&mut second);
+        assert_eq!(last.status(), Some(200));
+        let heads = trace.until("out", &format!("MSRP {} 200", last.tid()));
+        let shown = format!("{heads:?}");
+        for name in ["Authorization", "WWW-Authenticate", "Authentication-Info"] {
+            assert!(shown.contains(&format!("{name}: (redacted)")), "{name}: {shown}");
+        }
+        for secret in ["nonce", "response=", "Digest", "username"] {
+            assert!(!shown.contains(secret), "{secret}: {shown}");
+        }
+    });
+}
+
+#[test]
+fn a_trace_of_one_session_ends_by_itself_and_harms_nobody_who_sends_files() {
+    bounded(|| {
+        let relay = start(ADMIN);
+        let socket = socket(&relay);
+        let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
+        chat(&mut alice, &mut bob, b"Hello");
+        let prefix = id(&bob)[..10].to_owned();
+        let mut trace = Tracing::start(&socket, &prefix, &["--seconds", "2"]);
+        until_traced(&relay, 1);
+        // Somebody who reads nothing.
+        let mut deaf = connect(&socket);
+        deaf.write_all(b"{\"command\":\"trace\",\"of\":\"alice\",\"seconds\":60}\n").unwrap();
+        until_traced(&relay, 2);
+        let file = contents(1, 8 << 20);
+        let path = bob.path();
+        let received = std::thread::scope(|scope| {
+            let received = scope.spawn(|| bob.receive_file());
+            // Chunks so small that there are more heads than room for them.
+            alice.send_file(&Outgoing::chunks(&path, &file, 2048));
+            received.join().unwrap()
+        });
+        assert_same(&received.data, &file);
+        let heads: Vec<_> = std::iter::from_fn(|| trace.next()).collect();
+        assert!(heads.iter().all(|head| head["session"] == prefix), "{:?}", heads.first());
+        assert!(until("the trace to end", || trace.child.try_wait().unwrap()).success());
+        assert!(refused(&socket, &["trace", "alice", "--seconds", "0"]).contains("say 1 to 3600"));
+        chat(&mut alice, &mut bob, b"Still there?");
+        drop(deaf);
     });
 }

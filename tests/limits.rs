@@ -373,6 +373,39 @@ fn what_still_awaits_its_answer_when_a_relay_stops_is_reported() {
     }
 }
 
+// What an operator accounts for: octets each way, once, and why it is over.
+#[test]
+fn the_end_of_a_session_is_told_with_its_figures_and_its_reason() {
+    for bob_core in [0, 1] {
+        let mut world = world(|_| ());
+        let pair = world.pair(0, bob_core);
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "one", b"hello").octets());
+        world.send(pair.bob, Request::send(&pair.to_alice, &pair.bob_uri, "two", b"hello too").octets());
+        world.run();
+        let short = world.connect(2);
+        let uri = world.end(short).uri.clone();
+        assert_eq!(world.auth_round(short, "alice", &uri, "Expires: 60\r\n").status(), 200);
+        world.advance(Duration::from_secs(91));
+        let handle = world.relay(0).sessions()[0];
+        world.input(0, Input::CloseSession(handle));
+        world.run();
+        assert!(world.is_closed(pair.alice));
+        world.lose(pair.bob);
+        world.run();
+        let ends: Vec<_> = world.events.iter().filter(|event| event.starts_with("SessionClosed")).collect();
+        let [expired, alice, bob] = ends[..] else { panic!("{ends:#?}") };
+        assert!(
+            expired.contains("reason: Expired") && expired.contains("octets_from_client: 0"),
+            "{expired}"
+        );
+        assert!(alice.contains("octets_from_client: 5, octets_to_client: 9"), "{alice}");
+        assert!(alice.contains("reason: Closed(Operator)") && alice.contains("state: Bound"), "{alice}");
+        assert!(bob.contains("octets_from_client: 9, octets_to_client: 5"), "{bob}");
+        assert!(bob.contains("reason: ConnectionLost") && bob.contains("state: Lost"), "{bob}");
+        world.close_all();
+    }
+}
+
 // C2: AUTHs that lead nowhere are refusals, too.
 #[test]
 fn a_stranger_that_asks_for_challenges_without_end_is_closed() {

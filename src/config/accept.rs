@@ -13,8 +13,8 @@ use super::certificates::{self, CertifiedPair, PairSource};
 use super::raw::{Raw, RawMetrics, RawPair, RawUser};
 use super::walk::{Problems, spell_duration};
 use super::{
-    Auth, Backend, CaSource, Config, ConfigErrors, Listen, MemorySecret, MemoryUser, Metrics, Outbound,
-    RecordLayer, Sessions, Tls,
+    Accounting, Auth, Backend, CaSource, Config, ConfigErrors, Listen, MemorySecret, MemoryUser, Metrics,
+    Outbound, RecordLayer, Sessions, Tls,
 };
 use crate::proto::digest::Algorithm;
 
@@ -55,6 +55,8 @@ impl TryFrom<Raw> for Config {
             problems.add("admin.socket", message);
         }
         check_metrics(&raw.metrics, &mut problems);
+        let file = raw.accounting_file.take().map(|path| files.resolve(&path));
+        let accounting = raw.accounting_format.map(|format| Accounting { format, file });
         warn(&raw, &hostname, &mut warnings);
         accounts::warn(&backend, users_written, raw.limits.lookup_timeout, &raw.origin, &mut warnings);
 
@@ -84,6 +86,7 @@ impl TryFrom<Raw> for Config {
             dns: raw.dns,
             drain_timeout: raw.drain_timeout,
             admin,
+            accounting,
             limits: raw.limits,
             log: raw.log,
             metrics: raw.metrics.address.map(|address| Metrics { address }),

@@ -63,6 +63,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// The socket through which operators look inside; `None`: there is none.
     pub admin: Option<PathBuf>,
+    /// What is written of each session at its end; `None`: nothing.
+    pub accounting: Option<Accounting>,
     /// The table of limits.
     pub limits: Limits,
     /// What is logged.
@@ -257,6 +259,24 @@ pub enum DnsServers {
     System,
     /// These, at least one; port 53 where the config gave none.
     List(Vec<SocketAddr>),
+}
+
+/// The `accounting:` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accounting {
+    /// How records are written.
+    pub format: AccountingFormat,
+    /// Where to; `None`: to standard output.
+    pub file: Option<PathBuf>,
+}
+
+/// The shape of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccountingFormat {
+    /// For people, and for tools that read lines.
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 /// The `log:` section.

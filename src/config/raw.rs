@@ -15,8 +15,8 @@ use serde_yaml::Value;
 use super::accounts::RawAccounts;
 use super::walk::{self, Problems, Section};
 use super::{
-    ConfigErrors, Dns, DnsServers, EndpointTls, Limits, Listen, Log, LogFormat, LogLevel, Methods, Outbound,
-    PlainPolicy, RecordLayer, Sessions,
+    AccountingFormat, ConfigErrors, Dns, DnsServers, EndpointTls, Limits, Listen, Log, LogFormat, LogLevel,
+    Methods, Outbound, PlainPolicy, RecordLayer, Sessions,
 };
 use crate::proto::digest::{Algorithm, Ha1};
 
@@ -43,6 +43,9 @@ pub(super) struct Raw {
     pub(super) dns: Dns,
     pub(super) drain_timeout: Duration,
     pub(super) admin: Option<PathBuf>,
+    /// `None`: off.
+    pub(super) accounting_format: Option<AccountingFormat>,
+    pub(super) accounting_file: Option<PathBuf>,
     pub(super) limits: Limits,
     pub(super) log: Log,
     pub(super) metrics: RawMetrics,
@@ -117,6 +120,8 @@ impl Default for Raw {
             dns: Dns { servers: DnsServers::System },
             drain_timeout: Duration::ZERO,
             admin: None,
+            accounting_format: None,
+            accounting_file: None,
             limits: Limits::default(),
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
             metrics: RawMetrics::default(),
@@ -162,6 +167,16 @@ impl Raw {
         root.value("drain_timeout", &mut self.drain_timeout, drain_timeout);
         root.section("limits", |limits| self.limits.read(limits));
         root.section("log", |log| self.read_log(log));
+        root.section("accounting", |section| {
+            let formats = [
+                ("off", None),
+                ("text", Some(AccountingFormat::Text)),
+                ("json", Some(AccountingFormat::Json)),
+            ];
+            section.value("format", &mut self.accounting_format, walk::word(&formats));
+            let path = |value: &Value| walk::text(value).map(PathBuf::from);
+            section.optional("file", &mut self.accounting_file, path);
+        });
         root.section("admin", |section| {
             section.optional("socket", &mut self.admin, |value| walk::text(value).map(PathBuf::from));
             if self.admin.is_none() {

@@ -85,7 +85,8 @@ impl SessionId {
     /// Characters of a session id.
     pub const LEN: usize = 28;
     const RAW: usize = 21;
-    const PREFIX: usize = 10;
+    /// Characters of it that a log may show.
+    pub const PREFIX: usize = 10;
 
     pub(crate) fn mint(home: CoreId, entropy: &mut Entropy) -> Self {
         let mut raw = [0_u8; Self::RAW];

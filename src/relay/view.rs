@@ -89,6 +89,8 @@ pub enum EndReason {
     ConnectionLost,
     /// Its client's connection was closed.
     Closed(CloseReason),
+    /// Its core died.
+    CoreDied,
 }
 
 impl EndReason {
@@ -98,6 +100,7 @@ impl EndReason {
         match self {
             Self::Expired => "expired",
             Self::ConnectionLost => "connection lost",
+            Self::CoreDied => "core died",
             Self::Closed(CloseReason::Ended) => "closed by the client",
             Self::Closed(reason) => reason.as_str(),
         }
@@ -139,6 +142,12 @@ impl Relay {
             (Some(key), 0) => Found::One(SessionHandle(key)),
             (Some(_), more) => Found::Several(more + 1),
         }
+    }
+
+    /// Whether what [`poll_write`](Self::poll_write) gives next for a connection begins a frame.
+    #[must_use]
+    pub fn is_between_frames(&self, peer: PeerKey) -> bool {
+        self.peers.get(peer).is_some_and(|peer| peer.out.is_between_frames())
     }
 
     /// An operator ends a session, with its client's connection and all that lives by it.

@@ -31,7 +31,7 @@ use super::tls::{Identity, Roots, TlsSetup, TlsSetupError};
 use crate::config::{CaSource, Config, Fixed, Limits, Outbound, PlainPolicy};
 use crate::control::{AccountsReady, Control, ControlError, ControlHandle};
 use crate::relay::{self, CoreId, Settings, Transport};
-use crate::telemetry::{Counters, Observed, Snapshot};
+use crate::telemetry::{Accounting, AccountingError, Counters, Observed, Opened, Snapshot};
 
 /// Connections that may wait to be accepted, per core and address.
 const BACKLOG: u16 = 4096;
@@ -79,6 +79,9 @@ pub enum BootError {
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
+    /// The file of accounting records cannot be opened.
+    #[error(transparent)]
+    Accounting(#[from] AccountingError),
     /// The control plane cannot start.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -162,6 +165,7 @@ impl Server {
     pub fn start_after(config: Config, mut estate: Option<Estate>) -> Result<Self, BootError> {
         let control = Control::start(&config)?;
         let tls = tls_setup(&config)?;
+        let accounting = Accounting::start(Opened::new(config.accounting.as_ref())?);
         let count = NonZeroUsize::new(config.cores.len()).unwrap_or(NonZeroUsize::MIN);
         let generation = estate.as_ref().map_or(0, |estate| estate.generation);
         let listeners = Arc::new(listen(&config, count, estate.as_mut())?);
@@ -170,8 +174,13 @@ impl Server {
         let (accounts, handle) = (control.accounts_ready(), control.handle());
         let (events, inbox) = mpsc::sync_channel(EVENTS_MAX);
         let kin = (generation, Arc::clone(&family));
-        let mut supervisor =
-            Supervisor::new(config, control, tls, Arc::clone(&listeners), kin, (events.clone(), inbox));
+        let mut supervisor = Supervisor::new(
+            config,
+            (control, tls, accounting),
+            Arc::clone(&listeners),
+            kin,
+            (events.clone(), inbox),
+        );
         let accepting = Arc::clone(&supervisor.accepting);
         let (counters, inboxes) = (supervisor.counters.clone(), supervisor.inboxes.clone());
         for index in 0..count.get() {
@@ -434,6 +443,7 @@ struct Supervisor {
     /// The sockets belong to another process now.
     gave_way: bool,
     log_failures: bool,
+    accounting: Accounting,
     draining: Option<Draining>,
     events: SyncSender<BootEvent>,
     inbox: mpsc::Receiver<BootEvent>,
@@ -457,8 +467,7 @@ struct RunningCore {
 impl Supervisor {
     fn new(
         config: Config,
-        control: Control,
-        tls: TlsSetup,
+        (control, tls, accounting): (Control, TlsSetup, Accounting),
         listeners: Arc<Vec<(Listeners, bool)>>,
         (generation, family): (u8, Arc<Family>),
         (events, inbox): (SyncSender<BootEvent>, mpsc::Receiver<BootEvent>),
@@ -483,6 +492,7 @@ impl Supervisor {
             log_failures: config.auth.log_failures,
             tls,
             control,
+            accounting,
             listeners,
             accepting: Arc::default(),
             family,
@@ -513,6 +523,7 @@ impl Supervisor {
             accepting: Arc::clone(&self.accepting),
             family: Arc::clone(&self.family),
             log_failures: self.log_failures,
+            records: self.accounting.records(),
             own: self.listeners.iter().map(|(listeners, _)| listeners.address()).collect(),
             seed: seed()?,
         };
@@ -617,6 +628,7 @@ impl Supervisor {
             return Err(BootError::Hostname(config.hostname));
         }
         let tls = tls_setup(&config)?;
+        let records = Opened::new(config.accounting.as_ref())?;
         self.control.reload(&config, RELOAD_TIMEOUT)?;
 
         // Also for cores that are started again.
@@ -625,6 +637,7 @@ impl Supervisor {
         self.outbound = Arc::new(config.outbound);
         self.log_failures = config.auth.log_failures;
         self.tls = tls;
+        self.accounting.change(records);
         let (in_force, heard) = mpsc::channel::<()>();
         for index in 0..self.cores.len() {
             let reload = CoreReload {
@@ -633,6 +646,7 @@ impl Supervisor {
                 outbound: Arc::clone(&self.outbound),
                 tls: self.tls.clone(),
                 log_failures: self.log_failures,
+                records: self.accounting.records(),
             };
             self.tell(index, Parcel::Reload(Box::new(reload), in_force.clone()));
         }
@@ -774,6 +788,10 @@ impl Supervisor {
             if let Err(panic) = thread.join() {
                 tracing::error!(reason = panic_message(panic.as_ref()), "A core died while stopping");
             }
+        }
+        let dropped = self.accounting.dropped();
+        if dropped > 0 {
+            tracing::warn!(dropped, "Accounting records were lost: they could not be written fast enough");
         }
         if let Err(error) = self.control.stop(CONTROL_STOP_TIMEOUT) {
             tracing::warn!(reason = %error, "The control plane did not stop in order");

@@ -26,8 +26,9 @@ use super::records;
 use super::sock::Socket;
 use super::tasks::Event;
 use super::tls::TlsConn;
+use super::trace::Traced;
 use crate::proto::parser::{ParseError, Parser, Piece};
-use crate::relay::{Input, Limit, PeerKey, Transport, WriteState};
+use crate::relay::{Input, Limit, OutBatch, PeerKey, Transport, WriteState};
 
 /// How long a peer may take to close its side after we have closed ours.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,6 +62,8 @@ pub(crate) struct Conn {
     pub(crate) writable: Event,
     /// The writer has something in hand.
     writing: Cell<bool>,
+    /// Who watches; nobody, as a rule.
+    pub(super) traced: RefCell<Vec<Traced>>,
     lost: Cell<bool>,
     /// TLS can encrypt no more: what is queued cannot be sent.
     broken: Cell<bool>,
@@ -136,6 +139,7 @@ impl Conn {
             stop_reading: Event::default(),
             writable: Event::default(),
             writing: Cell::new(false),
+            traced: RefCell::default(),
             lost: Cell::new(false),
             broken: Cell::new(false),
         }
@@ -367,6 +371,9 @@ impl Conn {
                 };
                 let input = match step.piece {
                     Piece::Head(head) => {
+                        for traced in self.traced.borrow().iter() {
+                            traced.received(octets.get(at..at + step.consumed).unwrap_or_default());
+                        }
                         Input::Head { peer, head, octets: part(&octets, at..at + step.consumed) }
                     }
                     Piece::Body(range) => {
@@ -447,8 +454,16 @@ impl Conn {
     /// Fills `out` with what may be sent now: first what TLS has to say, then one flush of the relay's.
     fn next_flush(&self, shared: &Rc<Shared>, out: &mut Vec<u8>) -> WriteState {
         out.append(&mut self.tls_out.borrow_mut());
+        let is_traced = !self.traced.borrow().is_empty();
+        let in_between = is_traced && shared.with_relay(|relay| relay.is_between_frames(self.key));
+        let trace = |flush: &OutBatch| {
+            for traced in self.traced.borrow().iter() {
+                traced.sent(flush.parts(), in_between, || Parser::new(shared.limits().parser()));
+            }
+        };
         let Some(tls) = &self.tls else {
             return shared.next_flush(self.key, |flush, _| {
+                trace(flush);
                 flush.parts().for_each(|part| out.extend_from_slice(part));
             });
         };
@@ -456,6 +471,7 @@ impl Conn {
             return if self.closing.get() { WriteState::Finished } else { WriteState::Open };
         }
         shared.next_flush(self.key, |flush, seam| {
+            trace(flush);
             let mut tls = tls.borrow_mut();
             if let Err(error) = records::cut(flush.parts(), seam, |record| tls.encrypt(record, out)) {
                 tracing::warn!(peer = ?self.key, reason = %error, "Cannot encrypt");

@@ -27,14 +27,15 @@ use super::sock::{AcceptError, Acceptor, Socket};
 use super::succession::Family;
 use super::tasks::{Event, Tasks, panic_message};
 use super::tls::{TlsConn, TlsSetup};
+use super::trace::Trace;
 use crate::config::{Limits, Outbound};
 use crate::control::{Answer, ControlHandle, Secret, WhyUnavailable};
 use crate::proto::digest::{Algorithm, Ha1};
 use crate::relay::{
-    CloseReason, CoreId, Effect, Effects, Event as RelayEvent, Input, Limit, LookUpAnswer, LookUpTicket,
-    OutBatch, PeerKey, Relay, Settings, Stats, Transport, WriteState,
+    CloseReason, CoreId, Effect, Effects, EndReason, Event as RelayEvent, Input, Limit, LookUpAnswer,
+    LookUpTicket, OutBatch, PeerKey, Relay, SessionView, Settings, Stats, Transport, WriteState,
 };
-use crate::telemetry::{Counters, LookUpEnd, PUBLISHED_EVERY};
+use crate::telemetry::{Counters, LookUpEnd, PUBLISHED_EVERY, Record, Records};
 
 /// How long a core that has something to do may sleep by mistake; see [`Shared::heartbeat`].
 const HEARTBEAT: Duration = Duration::from_millis(2);
@@ -69,6 +70,7 @@ pub(crate) struct CorePlan {
     /// The other processes of this relay.
     pub(crate) family: Arc<Family>,
     pub(crate) log_failures: bool,
+    pub(crate) records: Records,
     /// What all cores listen on: nothing of that is dialled.
     pub(crate) own: Arc<[SocketAddr]>,
     pub(crate) seed: [u8; 32],
@@ -82,6 +84,7 @@ pub(crate) struct CoreReload {
     pub(crate) outbound: Arc<Outbound>,
     pub(crate) tls: TlsSetup,
     pub(crate) log_failures: bool,
+    pub(crate) records: Records,
 }
 
 /// How a core ended.
@@ -115,11 +118,13 @@ pub(crate) struct Shared {
     pub(crate) scratch: RefCell<Vec<u8>>,
     pub(crate) buffers: Buffers,
     pub(crate) tasks: Rc<Tasks>,
-    /// These four are exchanged when the config is read again.
+    /// These five are exchanged when the config is read again.
     limits: RefCell<Rc<Limits>>,
     outbound: RefCell<Arc<Outbound>>,
     tls: RefCell<TlsSetup>,
     log_failures: Cell<bool>,
+    records: RefCell<Records>,
+    pub(super) traces: RefCell<Vec<Rc<Trace>>>,
     pub(crate) control: ControlHandle,
     pub(crate) counters: Arc<Counters>,
     pub(crate) mesh: Mesh,
@@ -210,7 +215,7 @@ pub(crate) async fn run(mut plan: CorePlan) -> CoreEnd {
     };
     let end = future::or(panicked, stopped).await;
     shared.tasks.cancel_all().await;
-    shared.end();
+    shared.end(&end);
     end
 }
 
@@ -236,6 +241,8 @@ impl Shared {
             outbound: RefCell::new(plan.outbound),
             tls: RefCell::new(plan.tls),
             log_failures: Cell::new(plan.log_failures),
+            records: RefCell::new(plan.records),
+            traces: RefCell::default(),
             control: plan.control,
             counters: plan.counters,
             mesh: Mesh::new(cores),
@@ -274,6 +281,7 @@ impl Shared {
         self.outbound.replace(reload.outbound);
         self.tls.replace(reload.tls);
         self.log_failures.set(reload.log_failures);
+        self.records.replace(reload.records);
         self.feed([Input::Reconfigured(Box::new(reload.settings))]);
     }
 
@@ -369,6 +377,13 @@ impl Shared {
             }
             Effect::Event(event) => {
                 log::count(&self.counters, &event);
+                match &event {
+                    RelayEvent::SessionClosed { session, reason } => self.account(session, *reason),
+                    RelayEvent::SessionOpened { session, user, realm, peer } => {
+                        self.trace_newcomer(*peer, session, user, realm);
+                    }
+                    _ => {}
+                }
                 log::event(&event, self.log_failures.get());
             }
         }
@@ -387,7 +402,11 @@ impl Shared {
 
     // -- connections -----------------------------------------------------------------------------
 
-    fn with_conn(&self, peer: PeerKey, act: impl FnOnce(&Conn)) {
+    pub(super) fn each_conn(&self, act: impl Fn(&Conn)) {
+        self.conns.borrow().values().for_each(|conn| act(conn));
+    }
+
+    pub(super) fn with_conn(&self, peer: PeerKey, act: impl FnOnce(&Conn)) {
         if let Some(conn) = self.conns.borrow().get(&peer) {
             act(conn);
         }
@@ -528,6 +547,7 @@ impl Shared {
                 self.feed([Input::Tick]);
             }
             self.publish();
+            self.end_traces();
         }
     }
 
@@ -617,10 +637,9 @@ impl Shared {
     }
 
     /// The core is over: whatever it still counts as open is not.
-    fn end(&self) {
+    fn end(&self, end: &CoreEnd) {
         self.publish();
-        let open = self.conns.borrow_mut().drain().count() as u64;
-        self.counters.connections_open.sub(open);
+        self.counters.connections_open.sub(self.conns.borrow().len() as u64);
         let sessions = self.published.borrow().sessions_open();
         self.counters.sessions_open.sub(sessions);
         let counters = &self.counters;
@@ -633,6 +652,40 @@ impl Shared {
         ] {
             gauge.set(0);
         }
+        // Those whose clients did not close their side in time, or that a panic has cut off.
+        let reason = match end {
+            CoreEnd::Stopped => EndReason::Closed(CloseReason::Stopping),
+            CoreEnd::Panicked(_) => EndReason::CoreDied,
+        };
+        let now = Instant::now();
+        let left = self.with_relay(|relay| relay.sessions());
+        for session in left {
+            if let Some(view) = self.with_relay(|relay| relay.session_view(now, session)) {
+                self.account(&view, reason);
+            }
+        }
+        self.conns.borrow_mut().clear();
+    }
+
+    /// Writes the record of a session that is over.
+    fn account(&self, session: &SessionView, reason: EndReason) {
+        let records = self.records.borrow();
+        if !records.are_wanted() {
+            return;
+        }
+        let line = self.line(session.clone());
+        records.write(&Record {
+            session: &session.session,
+            user: &session.user,
+            realm: &session.realm,
+            duration_seconds: session.age.as_secs_f64(),
+            bytes_from_client: session.octets_from_client,
+            bytes_to_client: session.octets_to_client,
+            client: line.client.map(|address| address.to_string()),
+            peer: line.peer(),
+            reason: reason.as_str(),
+            core: line.core,
+        });
     }
 
     fn publish(&self) {

@@ -16,6 +16,7 @@ use async_channel::Sender;
 
 use super::core::Shared;
 use super::mesh::Parcel;
+use super::trace::{TraceOrder, TracedHead};
 use crate::control::AccountsReady;
 use crate::relay::{Far, Found, Input, SessionView, home_of_prefix};
 use crate::telemetry::{Counters, Snapshot};
@@ -24,6 +25,8 @@ use crate::telemetry::{Counters, Snapshot};
 const SLICE: usize = 64;
 /// How long a core may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Heads that wait for whoever reads them: some megabytes at most.
+pub const HEADS_WAITING_MAX: usize = 1024;
 /// The least that must be given of a session's id: the rest of what the log shows may be left out.
 pub const PREFIX_CHARS_MIN: usize = 8;
 
@@ -32,6 +35,8 @@ pub const PREFIX_CHARS_MIN: usize = 8;
 pub(crate) enum Ask {
     /// All its sessions, in slices; the sender is dropped behind the last of them.
     Sessions(mpsc::Sender<Vec<SessionLine>>),
+    /// To show heads.
+    Trace(TraceOrder),
     /// To end the session whose id begins like that.
     Close { prefix: String, reply: mpsc::Sender<Closed> },
 }
@@ -47,6 +52,46 @@ pub struct SessionLine {
     pub client: Option<SocketAddr>,
     /// Where its other side is, if that is a connection of the same core.
     pub far: Option<SocketAddr>,
+}
+
+/// Whose sessions are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted(String);
+
+impl Wanted {
+    /// A user (`alice` or `alice@example.com`), or at least [`PREFIX_CHARS_MIN`] characters of a session's id.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// Whether a session is meant.
+    #[must_use]
+    pub fn means(&self, view: &SessionView) -> bool {
+        let prefix = self.0.len() >= PREFIX_CHARS_MIN
+            && (view.session.starts_with(&self.0) || self.0.starts_with(&view.session));
+        prefix || self.means_user(&view.user, &view.realm)
+    }
+
+    /// Whether a user is meant.
+    #[must_use]
+    pub fn means_user(&self, user: &str, realm: &str) -> bool {
+        let behind = || self.0.strip_prefix(user).and_then(|rest| rest.strip_prefix('@'));
+        self.0 == user || behind().is_some_and(|behind| behind == realm)
+    }
+}
+
+impl SessionLine {
+    /// Who is, or was, at the other side: an address, a host and port, or `session` and the prefix of an id.
+    #[must_use]
+    pub fn peer(&self) -> Option<String> {
+        self.view.far.as_ref().map(|far| match far {
+            Far::Session(prefix) => format!("session {prefix}"),
+            Far::Connection { authority, .. } => {
+                self.far.map_or_else(|| authority.clone(), |address| address.to_string())
+            }
+        })
+    }
 }
 
 /// What came of ending a session.
@@ -159,6 +204,22 @@ impl Inspector {
         Ok(())
     }
 
+    /// Has the heads of what the clients of some sessions send and are sent shown, for some time: of those that there are,
+    /// and of those that their users open meanwhile. What finds [`HEADS_WAITING_MAX`] heads waiting is dropped. Dropping
+    /// the receiver ends it.
+    ///
+    /// # Errors
+    /// If a core cannot be asked; the others have begun.
+    pub fn trace(&self, wanted: Wanted, time: Duration) -> Result<mpsc::Receiver<TracedHead>, InspectError> {
+        let (heads, shown) = mpsc::sync_channel(HEADS_WAITING_MAX);
+        let began = Instant::now();
+        let order = TraceOrder { wanted, heads, began, until: began + time };
+        for core in 0..self.counters.len() {
+            self.inboxes.ask(core, Ask::Trace(order.clone()))?;
+        }
+        Ok(shown)
+    }
+
     /// Ends the session whose id begins with `prefix`: its client's connection is closed.
     ///
     /// # Errors
@@ -186,6 +247,10 @@ impl Shared {
             Ask::Sessions(reply) => {
                 let core = Rc::clone(self);
                 self.tasks.spawn(async move { core.list_sessions(&reply).await });
+            }
+            Ask::Trace(order) => {
+                let core = Rc::clone(self);
+                self.tasks.spawn(async move { core.trace(order).await });
             }
             Ask::Close { prefix, reply } => {
                 // Whoever asked may no longer be waiting.

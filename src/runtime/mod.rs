@@ -21,3 +21,4 @@ pub mod sock;
 pub mod succession;
 mod tasks;
 pub mod tls;
+pub mod trace;

@@ -1,4 +1,4 @@
-//! What an operator asks of a running relay: `status`, `sessions`, `close`, `drain`, `log-level`.
+//! What an operator asks of a running relay: `status`, `sessions`, `close`, `drain`, `trace`, `log-level`.
 //!
 //! For people a table; with `--json` the relay's own words, one object a line.
 
@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use msrprelay::ops::admin::{Answer, Request, SOCKET_PATH, Session, Status, ask};
+use msrprelay::ops::admin::{Answer, Head, Request, SOCKET_PATH, Session, Status, ask};
 
 use super::{Reported, joined, report};
 
@@ -47,6 +47,20 @@ pub(crate) enum Command {
         #[command(flatten)]
         options: Options,
     },
+    /// Shows the heads of what a user's clients send and are sent, while it happens.
+    ///
+    /// Heads alone, without credentials; of a session's id the beginning. Sessions that the user opens meanwhile are shown
+    /// from their first frame after the AUTH on. Ends by itself, or with Ctrl-C.
+    Trace {
+        /// A user, alice or alice@example.com, or the beginning of a session's id.
+        #[arg(value_name = "USER|ID")]
+        of: String,
+        /// For how long.
+        #[arg(long, value_name = "N", default_value_t = 60)]
+        seconds: u64,
+        #[command(flatten)]
+        options: Options,
+    },
     /// Stops a running relay as SIGTERM does: nobody new is accepted, sessions may end by themselves for a while.
     Drain {
         /// How long they may; otherwise drain_timeout of the config.
@@ -78,6 +92,9 @@ pub(crate) fn run(command: &Command) -> Result<(), Reported> {
         Command::Status { options } => put(options, &Request::Status {}),
         Command::Sessions { user, options } => put(options, &Request::Sessions { user: user.clone() }),
         Command::Close { session, options } => put(options, &Request::Close { session: session.clone() }),
+        Command::Trace { of, seconds, options } => {
+            put(options, &Request::Trace { of: of.clone(), seconds: *seconds })
+        }
         Command::Drain { seconds, options } => put(options, &Request::Drain { seconds: *seconds }),
         Command::LogLevel { level, options } => {
             let level = match level {
@@ -103,6 +120,8 @@ fn put(options: &Options, request: &Request) -> Result<(), Reported> {
                 sessions.push(session);
                 Ok(())
             }
+            Answer::Head(head) if options.json => print_json(&mut out, &head),
+            Answer::Head(head) => out.write_all(sketched(&head).as_bytes()).and_then(|()| out.flush()),
             Answer::Status(status) => out.write_all(described(&status).as_bytes()),
             closed @ Answer::Closed { .. } if options.json => print_json(&mut out, &closed),
             Answer::Closed { session, user, realm } => {
@@ -128,6 +147,23 @@ fn put(options: &Options, request: &Request) -> Result<(), Reported> {
 fn print_json(out: &mut impl io::Write, what: &impl serde::Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, what)?;
     writeln!(out)
+}
+
+/// A head behind an arrow that says which way it went.
+fn sketched(head: &Head) -> String {
+    let Head { at_seconds, core, session, user, dropped, .. } = head;
+    let way = if head.direction == "in" { "from" } else { "to" };
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    if *dropped > 0 {
+        let _ = writeln!(text, "... {dropped} heads dropped: too many to be read\n");
+    }
+    let _ = writeln!(text, "+{at_seconds:.3}s {way} {} ({}), core {core}", shown(user), shown(session));
+    for line in head.head.lines() {
+        let _ = writeln!(text, "  {}", shown(line));
+    }
+    text.push('\n');
+    text
 }
 
 fn described(status: &Status) -> String {

@@ -36,7 +36,7 @@ const CHAPTERS: [Chapter<'_>; 3] = [
         &[
             "/etc/msrprelay/config.yaml: the config; config.yaml.sample in the documentation explains every key.",
             "/var/lib/msrprelay/accounts.db: the accounts of auth.backend: sqlite.",
-            "/run/msrprelay/admin.sock: the socket that status, sessions, close, drain and log-level speak to.",
+            "/run/msrprelay/admin.sock: the socket that status, sessions, close, drain, trace and log-level speak to.",
         ],
     ),
     (

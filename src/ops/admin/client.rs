@@ -60,7 +60,11 @@ pub fn ask(
         _ => AskError::System { path: path.to_owned(), source },
     };
     let mut relay = UnixStream::connect(path).map_err(failed)?;
-    relay.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    let patience = match request {
+        Request::Trace { seconds, .. } => PATIENCE + Duration::from_secs(*seconds),
+        _ => PATIENCE,
+    };
+    relay.set_read_timeout(Some(patience)).map_err(failed)?;
     relay.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
     let mut line = serde_json::to_string(request).map_err(|error| failed(io::Error::other(error)))?;
     line.push('\n');

@@ -10,6 +10,7 @@
 //! Must not know: how a relay is started or stopped; it says that somebody wants it.
 
 mod client;
+mod redact;
 mod server;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,8 @@ pub use server::{Admin, AdminError, Desk};
 pub const SOCKET_PATH: &str = "/run/msrprelay/admin.sock";
 /// Those who are served at a time; whoever comes then is told to come again.
 pub const CLIENTS_MAX: usize = 8;
+/// The longest trace, in seconds.
+pub const TRACE_SECONDS_MAX: u64 = 3600;
 /// The longest request, in octets, its line break included.
 pub const REQUEST_OCTETS_MAX: usize = 4096;
 
@@ -45,6 +48,13 @@ pub enum Request {
         /// How long sessions may go on, in seconds; absent: `drain_timeout` of the config.
         seconds: Option<u64>,
     },
+    /// To show what clients send and are sent, heads alone: an [`Answer::Head`] for each.
+    Trace {
+        /// A user, with or without the realm behind an `@`, or the beginning of a session's id.
+        of: String,
+        /// For how long.
+        seconds: u64,
+    },
     /// To log more, or less, until the next reload or start.
     LogLevel {
         /// As `log.level` in the config.
@@ -53,13 +63,15 @@ pub enum Request {
 }
 
 /// A line of the answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// How the relay is.
     Status(Status),
     /// A session.
     Session(Session),
+    /// A head that was received or sent.
+    Head(Head),
     /// A session ends.
     Closed {
         /// Prefix of its id.
@@ -98,6 +110,25 @@ pub struct Status {
     pub connections: u64,
     /// The figures of each core; at most a quarter of a second old.
     pub cores: Vec<Core>,
+}
+
+/// A head that was received or sent, without its secrets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    /// Since the trace began.
+    pub at_seconds: f64,
+    /// The core it was on.
+    pub core: usize,
+    /// Prefix of the session's id.
+    pub session: String,
+    /// The user.
+    pub user: String,
+    /// `in`: the relay received it; `out`: the relay sent it.
+    pub direction: String,
+    /// Its lines.
+    pub head: String,
+    /// Heads of this core that were dropped before it, because nobody read fast enough.
+    pub dropped: u64,
 }
 
 /// An address that is listened on.

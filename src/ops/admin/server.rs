@@ -7,19 +7,25 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{Answer, CLIENTS_MAX, Core, Listening, REQUEST_OCTETS_MAX, Request, Session, Status};
+use super::{
+    Answer, CLIENTS_MAX, Core, Head, Listening, REQUEST_OCTETS_MAX, Request, Session, Status,
+    TRACE_SECONDS_MAX, redact,
+};
 use crate::config::LogLevel;
-use crate::relay::Far;
-use crate::runtime::inspect::{Closed, Inspector, SessionLine};
+use crate::runtime::inspect::{Closed, Inspector, SessionLine, Wanted};
+use crate::runtime::trace::{Direction, TracedHead};
 use crate::telemetry::LogControl;
 
 /// Its owner and the owner's group.
 const MODE: u32 = 0o660;
 /// How long a client may take for its request, and for each part of the answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is looked whether the reader of a trace is still there, and what is ready is sent.
+const TRACE_LOOK: Duration = Duration::from_millis(100);
 /// How long the rest is after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -188,18 +194,27 @@ fn answer(client: &UnixStream, desk: &Desk) -> io::Result<()> {
 }
 
 /// `Err`, inside: what to tell the client; outside: the client is gone.
-fn fulfil(request: Request, desk: &Desk, out: &mut impl Write) -> io::Result<Result<(), String>> {
+fn fulfil(request: Request, desk: &Desk, out: &mut BufWriter<&UnixStream>) -> io::Result<Result<(), String>> {
     match request {
         Request::Status {} => tell(out, &Answer::Status(status(desk))).map(Ok),
         Request::Sessions { user } => {
             let mut gone = Ok(());
+            let user = user.map(Wanted::new);
             let shown = desk.inspector.sessions(|line| {
-                if user.as_deref().is_none_or(|user| is_of(&line, user)) {
+                let view = &line.view;
+                if user.as_ref().is_none_or(|user| user.means_user(&view.user, &view.realm)) {
                     gone = tell(out, &Answer::Session(session(line)));
                 }
                 gone.is_ok()
             });
             gone.map(|()| shown.map_err(|error| error.to_string()))
+        }
+        Request::Trace { seconds, .. } if !(1..=TRACE_SECONDS_MAX).contains(&seconds) => {
+            Ok(Err(format!("{seconds} seconds are too few or too many: say 1 to {TRACE_SECONDS_MAX}")))
+        }
+        Request::Trace { of, seconds } => {
+            tracing::info!(of, seconds, "An operator traces the heads of a user or session");
+            trace(Wanted::new(of), Duration::from_secs(seconds), desk, out)
         }
         Request::Close { session } => match desk.inspector.close(&session) {
             Ok(Closed::Done { session, user, realm }) => {
@@ -229,11 +244,53 @@ fn fulfil(request: Request, desk: &Desk, out: &mut impl Write) -> io::Result<Res
     }
 }
 
-/// Whether a session is of the user that somebody asks for: `alice` or `alice@example.com`.
-fn is_of(line: &SessionLine, asked: &str) -> bool {
-    let (user, realm) = (&line.view.user, &line.view.realm);
-    let with_realm = || asked.strip_prefix(user.as_str()).and_then(|rest| rest.strip_prefix('@'));
-    asked == user || with_realm().is_some_and(|rest| rest == realm)
+/// Shows heads until it is time, or the client is gone.
+fn trace(
+    wanted: Wanted,
+    time: Duration,
+    desk: &Desk,
+    out: &mut BufWriter<&UnixStream>,
+) -> io::Result<Result<(), String>> {
+    let until = Instant::now() + time;
+    let heads = match desk.inspector.trace(wanted, time) {
+        Ok(heads) => heads,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    // It has said all that it will: it is only looked whether it is still there.
+    out.get_ref().set_read_timeout(Some(Duration::from_millis(1)))?;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(Ok(()));
+        }
+        match heads.recv_timeout(left.min(TRACE_LOOK)) {
+            Ok(traced) => tell(out, &Answer::Head(head(&traced)))?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(Ok(())),
+            Err(RecvTimeoutError::Timeout) => {
+                out.flush()?;
+                let mut client: &UnixStream = out.get_ref();
+                if client.read(&mut [0; 16]).is_ok_and(|octets| octets == 0) {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
+            }
+        }
+    }
+}
+
+fn head(traced: &TracedHead) -> Head {
+    Head {
+        at_seconds: traced.at.as_secs_f64(),
+        core: traced.core,
+        session: traced.session.clone(),
+        user: traced.user.clone(),
+        direction: match traced.direction {
+            Direction::In => "in",
+            Direction::Out => "out",
+        }
+        .to_owned(),
+        head: redact::head(&traced.octets),
+        dropped: traced.dropped,
+    }
 }
 
 fn status(desk: &Desk) -> Status {
@@ -271,12 +328,8 @@ fn status(desk: &Desk) -> Status {
 }
 
 fn session(line: SessionLine) -> Session {
-    let SessionLine { core, view, client, far } = line;
-    let peer = match view.far {
-        Some(Far::Session(prefix)) => Some(format!("session {prefix}")),
-        Some(Far::Connection { authority, .. }) => Some(far.map_or(authority, |address| address.to_string())),
-        None => None,
-    };
+    let peer = line.peer();
+    let SessionLine { core, view, client, .. } = line;
     Session {
         session: view.session,
         user: view.user,
