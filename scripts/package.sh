@@ -115,10 +115,14 @@ build_package() {
     mkdir -p "$work/bin"
     for binary in msrprelay msrp; do
         [ -x "target/$directory/$binary" ] || fail "target/$directory/$binary is not there: leave out --no-build"
-        # Names and lines of functions stay: without them the backtrace of a panic in the log says nothing.
         cp "target/$directory/$binary" "$work/bin/$binary"
-        # A debug build has so many lines that packing them takes minutes.
-        [ "$profile" != dev ] || strip --strip-debug "$work/bin/$binary"
+        case $profile/$binary in
+            */msrp) strip "$work/bin/$binary" ;;
+            # Of a debug build only the names: there is so much else that packing it takes minutes.
+            dev/*) strip --strip-debug "$work/bin/$binary" ;;
+            # Names and lines of functions stay, compressed: without them the backtrace of a panic in the log says nothing.
+            *) objcopy --compress-debug-sections=zlib "$work/bin/$binary" ;;
+        esac
         "$work/bin/$binary" documents "$work/share"
     done
     local revision options=(--no-build --no-strip --locked --output "$work/made.deb")
