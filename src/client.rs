@@ -39,7 +39,7 @@ pub use executor::{EngineError, run_on_executor};
 pub use inbox::{Inbox, InboxEvent, InboxOptions};
 pub use incoming_file::{Arrival, Rejection};
 pub use ledger::Ledger;
-pub use locate::{Located, LocatedRelay, NoAddress, locate};
+pub use locate::{Located, LocatedRelay, NoAddress, Route, locate};
 pub use message::{MessageSpec, MessageStream};
 pub use ranges::{RangeSet, TooScattered};
 pub use sending::{Delivery, SendOptions, send_message};

@@ -123,3 +123,31 @@ fn pages_are_sound_to_the_formatter() {
         }
     }
 }
+
+/// All Rust sources below a directory, as one text.
+fn sources(directory: &Path) -> String {
+    let mut all = String::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all += &sources(&path);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            all += &fs::read_to_string(&path).unwrap();
+        }
+    }
+    all
+}
+
+#[test]
+fn every_message_that_the_readme_has_a_cure_for_is_one_of_the_programs() {
+    let readme = include_str!("../README.md");
+    let (_, rest) = readme.split_once("\n## When something is wrong\n").unwrap();
+    let chapter = rest.split("\n## ").next().unwrap();
+    let rows = chapter.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    let messages: Vec<_> = rows.map(|(message, _)| message).collect();
+    assert!(messages.len() > 30, "{messages:?}");
+    let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    for message in messages {
+        assert!(sources.contains(message), "the programs never say {message:?}");
+    }
+}

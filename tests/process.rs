@@ -95,6 +95,24 @@ fn too_little_locked_memory_is_told_with_its_remedy() {
     });
 }
 
+#[test]
+fn a_root_without_sys_is_told_and_does_not_panic() {
+    bounded(|| {
+        let place = written(&quiet(), |text| text);
+        let hidden = ["--mount", "--map-root-user", "sh", "-c"];
+        let hide = "mount -t tmpfs none /sys";
+        let can = Command::new("unshare").args(hidden).arg(hide).stderr(Stdio::null()).status();
+        if !can.is_ok_and(|status| status.success()) {
+            return println!("skipped: /sys cannot be hidden here");
+        }
+        let script = format!("{hide} && exec \"$0\" --config \"$1\"");
+        let mut command = Command::new("unshare");
+        command.args(hidden).args([&script, BINARY]).arg(place.path().join("config.yaml"));
+        let words = refusal(&mut command);
+        assert!(words.contains("/sys/devices/system/cpu cannot be read"), "{words}");
+    });
+}
+
 /// A signal comes while clients are connected, one of them in a conversation.
 fn ends_in_order_on(signal: &str) {
     let mut relay = RelayProcess::start(&Setup::default());

@@ -44,6 +44,74 @@ pub struct LocatedRelay {
     pub addresses: Result<Vec<IpAddr>, NoAddress>,
 }
 
+/// One way to a relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The relay; its certificate must be for this host.
+    pub relay: Target,
+    /// One of its addresses.
+    pub address: IpAddr,
+}
+
+impl Route {
+    /// What to dial.
+    #[must_use]
+    pub fn target(&self) -> Target {
+        Target { host: self.address.to_string(), port: self.relay.port }
+    }
+}
+
+impl Located {
+    /// All ways to all relays, in the order in which this client should try them: by priority; within it by chance, a
+    /// relay's chance being its weight (RFC 2782); for each relay its IPv4 addresses, then those of IPv6, each family
+    /// in an order of its own, so that clients spread over the addresses of one name as well.
+    ///
+    /// `draw` gives a number below its argument, which is never 0, each as likely as the others.
+    #[must_use]
+    pub fn routes(&self, mut draw: impl FnMut(u32) -> u32) -> Vec<Route> {
+        let mut waiting: Vec<_> = self.relays.iter().collect();
+        let mut routes = Vec::new();
+        while let Some(priority) = waiting.iter().map(|relay| relay.priority).min() {
+            let same = waiting.iter().enumerate().filter(|(_, relay)| relay.priority == priority);
+            let chances: Vec<_> = same.map(|(at, relay)| (at, u32::from(relay.weight))).collect();
+            let relay = waiting.remove(chosen(&chances, &mut draw));
+            let mut addresses = relay.addresses.clone().unwrap_or_default();
+            shuffle(&mut addresses, &mut draw);
+            addresses.sort_by_key(IpAddr::is_ipv6);
+            routes
+                .extend(addresses.into_iter().map(|address| Route { relay: relay.target.clone(), address }));
+        }
+        routes
+    }
+}
+
+/// One of several, with chances in proportion to their weights. Those of weight 0 come last, but for a small chance.
+fn chosen(chances: &[(usize, u32)], draw: &mut impl FnMut(u32) -> u32) -> usize {
+    let sum: u32 = chances.iter().map(|(_, weight)| weight).sum();
+    if sum == 0 {
+        // Nobody has a preference: RFC 2782 would have everybody take the first that the name server tells.
+        let below = u32::try_from(chances.len()).unwrap_or(u32::MAX).max(1);
+        return chances.get(draw(below) as usize).map_or(0, |(at, _)| *at);
+    }
+    // RFC 2782: a number from 0 to the sum, both included, and those of weight 0 come first.
+    let mut left = draw(sum + 1);
+    let (none, some): (Vec<_>, Vec<_>) = chances.iter().partition(|(_, weight)| *weight == 0);
+    for (at, weight) in none.into_iter().chain(some) {
+        if left <= weight {
+            return at;
+        }
+        left -= weight;
+    }
+    chances.first().map_or(0, |(at, _)| *at)
+}
+
+fn shuffle(addresses: &mut [IpAddr], draw: &mut impl FnMut(u32) -> u32) {
+    for last in (1..addresses.len()).rev() {
+        let below = u32::try_from(last + 1).unwrap_or(u32::MAX);
+        addresses.swap(last, draw(below) as usize);
+    }
+}
+
 /// Why a host name has no address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoAddress {
@@ -144,4 +212,84 @@ async fn addresses(resolver: &TokioResolver, host: &str, limit: Duration) -> Res
 /// A name without the dot at its end.
 fn plain(name: &Name) -> String {
     name.to_ascii().trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+
+    /// Numbers that look random, the same ones each time.
+    fn dice() -> impl FnMut(u32) -> u32 {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        move |below| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            u32::try_from((state >> 33) % u64::from(below)).unwrap()
+        }
+    }
+
+    fn relay(name: &str, priority: u16, weight: u16, addresses: &[&str]) -> LocatedRelay {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let target = Target { host: name.to_owned(), port: 2855 };
+        LocatedRelay { priority, weight, target, addresses: Ok(addresses) }
+    }
+
+    fn located(relays: Vec<LocatedRelay>) -> Located {
+        Located { service: String::new(), srv: true, relays }
+    }
+
+    #[test]
+    fn clients_spread_by_weight_and_the_lowest_priority_comes_first() {
+        let located = located(vec![
+            relay("spare", 20, 0, &["192.0.2.3"]),
+            relay("large", 10, 75, &["192.0.2.1"]),
+            relay("small", 10, 25, &["192.0.2.2"]),
+        ]);
+        let mut draw = dice();
+        let mut large_first = 0;
+        for _ in 0..10_000 {
+            let routes = located.routes(&mut draw);
+            let order: Vec<_> = routes.iter().map(|route| route.relay.host.as_str()).collect();
+            assert_eq!((order.len(), order[2]), (3, "spare"));
+            large_first += usize::from(order[0] == "large");
+        }
+        assert!((7_200..7_800).contains(&large_first), "{large_first}");
+    }
+
+    #[test]
+    fn without_weights_all_are_equal_and_weight_0_is_hardly_ever_first_beside_others() {
+        let mut draw = dice();
+        let mut first = |relays: Vec<LocatedRelay>| {
+            let located = located(relays);
+            (0..10_000).filter(|_| located.routes(&mut draw)[0].relay.host == "one").count()
+        };
+        let half = first(vec![relay("one", 0, 0, &["192.0.2.1"]), relay("two", 0, 0, &["192.0.2.2"])]);
+        assert!((4_700..5_300).contains(&half), "{half}");
+        let few = first(vec![relay("one", 0, 0, &["192.0.2.1"]), relay("two", 0, 99, &["192.0.2.2"])]);
+        assert!((50..150).contains(&few), "{few}");
+    }
+
+    #[test]
+    fn the_addresses_of_one_name_share_the_clients_and_ipv6_comes_second() {
+        let located =
+            located(vec![relay("relay", 0, 0, &["2001:db8::1", "192.0.2.1", "192.0.2.2", "2001:db8::2"])]);
+        let mut draw = dice();
+        let mut first = 0;
+        for _ in 0..1_000 {
+            let routes = located.routes(&mut draw);
+            let six: Vec<_> = routes.iter().map(|route| route.address.is_ipv6()).collect();
+            assert_eq!(six, [false, false, true, true]);
+            first += usize::from(routes[0].address.to_string() == "192.0.2.1");
+        }
+        assert!((400..600).contains(&first), "{first}");
+        assert!(located.routes(&mut draw).iter().all(|route| route.target().port == 2855));
+    }
+
+    #[test]
+    fn a_relay_without_an_address_is_left_out() {
+        let mut gone = relay("gone", 0, 0, &[]);
+        gone.addresses = Err(NoAddress::None);
+        let routes = located(vec![gone, relay("here", 1, 0, &["192.0.2.1"])]).routes(dice());
+        assert_eq!(routes.iter().map(|route| &*route.relay.host).collect::<Vec<_>>(), ["here"]);
+    }
 }

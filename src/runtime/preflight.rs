@@ -27,6 +27,9 @@ pub enum PreflightError {
          allow io_uring_setup, io_uring_enter and io_uring_register"
     )]
     IoUring(String),
+    /// The engine reads which CPUs there are, and panics where it cannot.
+    #[error("/sys/devices/system/cpu cannot be read ({0}): let the relay's root or container have /sys")]
+    Cpus(#[source] io::Error),
     /// The executors would not get their locked memory.
     #[error(
         "RLIMIT_MEMLOCK is {} KiB, but {cores} cores need {} KiB: set LimitMEMLOCK=infinity in the systemd unit, \
@@ -63,6 +66,7 @@ pub fn check(cores: usize) -> Result<u64, Vec<PreflightError>> {
         errors.push(error);
         0
     });
+    errors.extend(fs::read_dir("/sys/devices/system/cpu").err().map(PreflightError::Cpus));
     let locked = raise(Resource::MEMLOCK, "RLIMIT_MEMLOCK").and_then(|limit| enough_locked(limit, cores));
     let probed = locked.and_then(|()| probe_io_uring());
     errors.extend(probed.err());

@@ -1,12 +1,14 @@
 //! What all commands share: whom to connect to and as whom, trust, passwords.
 
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use msrprelay::client::{
-    AuthOptions, ClientError, Credentials, Endpoint, Grant, Offer, Security, Target, Trust, authenticate,
+    AuthOptions, ClientError, Credentials, Endpoint, Grant, Offer, Route, Security, Stage, Target, Trust,
+    authenticate, locate,
 };
 use msrprelay::proto::uri::{MsrpUri, Path};
 
@@ -23,7 +25,7 @@ pub(crate) struct RelayArguments {
     /// Authenticate as this user (`alice@example.com`; the name before the `@` is what the relay checks)
     #[arg(long, value_name = "USER@DOMAIN")]
     pub(crate) user: Option<String>,
-    /// The relay [default port: 2855]
+    /// The relay [default port: 2855] [default: what the DNS says of the user's domain]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) relay: Option<Target>,
     /// The To-Path of AUTH [default: msrps://HOST:PORT;tcp of the relay; some relays are addressed by their SIP domain]
@@ -35,6 +37,9 @@ pub(crate) struct RelayArguments {
     /// Read the password from this file's first line
     #[arg(long, value_name = "FILE", requires = "user")]
     pub(crate) password_file: Option<PathBuf>,
+    /// Ask this name server for the user's domain [default: the system's]
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "relay")]
+    pub(crate) dns: Option<SocketAddr>,
 }
 
 /// The connection.
@@ -77,6 +82,8 @@ pub(crate) struct OutputArguments {
 #[derive(Debug)]
 pub(crate) struct Login {
     pub(crate) relay: Target,
+    /// The ways to it, or to others as good, in the order in which to try them; none: the name says it all.
+    pub(crate) routes: Vec<Route>,
     pub(crate) credentials: Credentials,
     pub(crate) options: AuthOptions,
 }
@@ -86,9 +93,32 @@ impl RelayArguments {
     pub(crate) fn login(&self, connection: &ConnectionArguments) -> Result<Option<Login>, Failure> {
         match (&self.user, &self.relay) {
             (Some(_), Some(relay)) => self.login_to(relay, &relay.to_string(), connection),
-            (Some(_), None) => Err(Failure::Usage("--user needs --relay".to_owned())),
+            (Some(user), None) => match user.split_once('@') {
+                Some((_, domain)) => self.login_by_domain(domain, connection),
+                None => Err(Failure::Usage(format!("--user {user} needs --relay, or a domain behind an @"))),
+            },
             (None, _) => Ok(None),
         }
+    }
+
+    /// Asks the DNS for the relays of a domain. AUTH is addressed to the domain, whichever of them serves it.
+    fn login_by_domain(
+        &self,
+        domain: &str,
+        connection: &ConnectionArguments,
+    ) -> Result<Option<Login>, Failure> {
+        let located = locate(domain, self.dns, connection.connect_timeout)?;
+        let mut routes = located.routes(random_below);
+        let Some(first) = routes.first() else {
+            let reasons = located.relays.iter().filter_map(|relay| {
+                relay.addresses.as_ref().err().map(|reason| format!("{} {reason}", relay.target.host))
+            });
+            let reasons = reasons.collect::<Vec<_>>().join("; ");
+            let source = std::io::Error::other(reasons);
+            return Err(ClientError::Resolve { host: domain.to_owned(), source }.into());
+        };
+        let login = self.login_to(&first.relay.clone(), domain, connection)?;
+        Ok(login.map(|login| Login { routes: std::mem::take(&mut routes), ..login }))
     }
 
     /// The same for a relay that was found, addressed as `authority` unless the options say otherwise.
@@ -106,6 +136,7 @@ impl RelayArguments {
         let uri = self.auth_uri.clone().unwrap_or_else(|| format!("{scheme}://{authority};tcp"));
         Ok(Some(Login {
             relay: relay.clone(),
+            routes: Vec::new(),
             credentials: Credentials { user: name.to_owned(), password: self.password(user)? },
             options: AuthOptions { uri, expires: self.expires, limit: connection.connect_timeout },
         }))
@@ -140,10 +171,29 @@ impl Login {
         &self,
         connection: &ConnectionArguments,
     ) -> Result<(Endpoint, Grant), ClientError> {
-        let mut endpoint =
-            Endpoint::connect(&self.relay, &connection.security()?, connection.connect_timeout).await?;
+        let mut endpoint = self.connect(connection).await?;
         let grant = self.ask(&mut endpoint).await?;
         Ok((endpoint, grant))
+    }
+
+    /// Connects to the first relay that can be connected to.
+    async fn connect(&self, connection: &ConnectionArguments) -> Result<Endpoint, ClientError> {
+        let limit = connection.connect_timeout;
+        let mut failure = None;
+        for route in &self.routes {
+            let security = connection.security_for(Some(&route.relay.host))?;
+            match Endpoint::connect(&route.target(), &security, limit).await {
+                Err(error) if error.stage() == Stage::Connecting => {
+                    eprintln!("msrp: {} at {}: {error}", route.relay, route.address);
+                    failure = Some(error);
+                }
+                connected => return connected,
+            }
+        }
+        match failure {
+            Some(error) => Err(error),
+            None => Endpoint::connect(&self.relay, &connection.security()?, limit).await,
+        }
     }
 
     /// Fetches a URI over a connection that is there.
@@ -184,6 +234,12 @@ impl ConnectionArguments {
         };
         Security::tls_offering(offer, &trust, name)
     }
+}
+
+/// A number below another, each as likely as the others, or nearly so.
+fn random_below(below: u32) -> u32 {
+    // Without randomness everybody takes the first, which is better than nobody taking any.
+    u32::try_from(getrandom::u64().unwrap_or(0) % u64::from(below.max(1))).unwrap_or(0)
 }
 
 /// A URI as a command-line argument.

@@ -1,6 +1,5 @@
 //! `msrp probe`: what a relay, or the relays of a domain, look like from here.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -27,9 +26,6 @@ pub(crate) struct Arguments {
     /// Find the relays of this SIP domain by SRV _msrps._tcp, and look at each by each of its addresses
     #[arg(value_name = "DOMAIN", conflicts_with = "relay")]
     domain: Option<String>,
-    /// Ask this name server [default: the system's]
-    #[arg(long, value_name = "ADDRESS:PORT", requires = "domain", conflicts_with = "relay")]
-    dns: Option<SocketAddr>,
     /// Print the result as one JSON object on stdout
     #[arg(long)]
     json: bool,
@@ -56,7 +52,7 @@ fn probe_domain(arguments: &Arguments, domain: &str, report: &mut Report) -> Res
     // Clients address AUTH to their domain, without a port, whichever relay serves it.
     let at = Target { host: domain.to_owned(), port: 2855 };
     let login = arguments.relay.login_to(&at, domain, connection)?;
-    let located = domain::ask(domain, arguments.dns, connection, report)?;
+    let located = domain::ask(domain, arguments.relay.dns, connection, report)?;
     run_until_interrupted(connection.cpu, domain::visit(&located, login.as_ref(), connection, report))
 }
 

@@ -23,6 +23,8 @@ const EXAMPLES: &str = "\
 Examples:
   Behind a relay; give the printed path to the sender:
     msrp receive --user bob@example.com --relay relay.example.com --out incoming --path-file bob.path
+  The same behind whichever relay the DNS names for example.com:
+    msrp receive --user bob@example.com --out incoming --path-file bob.path
   Without a relay, on an address the sender can reach:
     msrp receive --listen 192.0.2.9:2855 --cert bob.crt --key bob.key
 
@@ -32,7 +34,7 @@ the size and SHA-256 its sender announced. The exit status is explained by `msrp
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-#[command(group = clap::ArgGroup::new("where").args(["relay", "listen"]).required(true))]
+#[command(group = clap::ArgGroup::new("where").args(["user", "relay", "listen"]).required(true).multiple(true))]
 pub(crate) struct Arguments {
     /// Store files in this directory
     #[arg(long, value_name = "DIR", default_value = ".")]

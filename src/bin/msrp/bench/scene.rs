@@ -148,6 +148,10 @@ impl Scene {
         let through = pairs.and_then(|pairs| pairs.through.as_ref());
         // Said now rather than when everything is connected.
         Meter::of(&common.relay_pid)?;
+        if common.relay.user.is_some() && common.relay.relay.is_none() {
+            // All load goes to one relay: it is named, not looked for.
+            return Err(Failure::Usage("--user needs --relay".to_owned()));
+        }
         let login = common.relay.login(connection)?;
         let Some(target) = through.or(common.relay.relay.as_ref()) else {
             return Err(Failure::Usage("--relay, or --through for a byte proxy, is needed".to_owned()));

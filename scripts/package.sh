@@ -1,0 +1,402 @@
+#!/usr/bin/env bash
+# Builds the Debian package, checks it, and tries it in a root of its own that is thrown away afterwards.
+set -euo pipefail
+
+usage() {
+    cat <<'USAGE'
+Usage: package.sh [--try] [--profile NAME] [--no-build] [--root DIR]
+
+Builds target/debian/msrprelay_*.deb (a release build, man pages and completions included), and then
+  lintian       no complaint but those that deploy/debian/lintian-overrides explains
+  install       by apt into a fresh minimal Debian made by mmdebstrap: files, user, modes, dependencies
+  start         the unit's own command as the unit's user, with a certificate, until it is ready
+  remove        and purge: nothing is left but the user
+
+  --try           goes on as an operator would between start and remove: adds users, sends a file from one to the
+                  other and compares it, looks at the metrics, reloads, upgrades to a newer version and restarts
+  --profile NAME  packages what this profile of cargo builds; `dev` is quick and large, and good for trying the script
+  --no-build      packages the binaries that are there
+  --root DIR      uses a copy of this Debian root instead of making one; what mmdebstrap made stays in
+                  target/package/root.tar for the next time
+  -h, --help      this text
+
+Needs root (for namespaces and chroot) and a Debian machine; installs lintian, mmdebstrap, dpkg-dev and cargo-deb if they
+are missing. No service manager is needed: none is started. The trial has its own network, which reaches nobody, and its
+own processes, which end with it. Takes a release build and about two minutes. Not a part of the gate.
+USAGE
+}
+
+fail() {
+    echo "package.sh: $*" >&2
+    exit 1
+}
+
+try=no build=yes profile=release given_root='' inside_namespaces=no
+while [ $# -gt 0 ]; do
+    case $1 in
+        --try) try=yes ;;
+        --no-build) build=no ;;
+        # For this script itself: it is in the namespaces of the trial.
+        --in-namespaces) inside_namespaces=yes ;;
+        --profile | --root)
+            [ $# -ge 2 ] || fail "$1 needs a value; see --help"
+            case $1 in
+                --profile) profile=$2 ;;
+                --root) given_root=$(realpath "$2") ;;
+            esac
+            shift
+            ;;
+        -h | --help) usage; exit 0 ;;
+        *) usage >&2; exit 2 ;;
+    esac
+    shift
+done
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec < /dev/null
+export PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:/usr/sbin:/sbin
+work=target/package
+# The packages: the one to install, and the newer one to upgrade to.
+deb=$work/msrprelay.deb newer=$work/msrprelay-newer.deb
+
+[ "$(id -u)" = 0 ] || fail "run it as root: it changes its root directory to the one that it installs into"
+
+step() { # TITLE COMMAND...
+    printf '\n== %s\n' "$1"
+    shift
+    "$@"
+}
+
+# Runs a command that is worth reading only if it fails.
+quietly() { # WHAT COMMAND...
+    local what=$1
+    shift
+    "$@" > "$work/step.log" 2>&1 || { cat "$work/step.log" >&2; fail "$what"; }
+}
+
+# Looks again and again until a command succeeds.
+until_it_works() { # WHAT COMMAND...
+    local what=$1 tries
+    shift
+    for ((tries = 0; tries < 300; tries++)); do
+        ! "$@" > /dev/null 2>&1 || return 0
+        sleep 0.1
+    done
+    fail "in vain waited 30 s for $what"
+}
+
+# -- what the machine must have --------------------------------------------------------------------
+
+install_packages() {
+    local missing=()
+    command -v lintian > /dev/null || missing+=(lintian)
+    command -v mmdebstrap > /dev/null || missing+=(mmdebstrap)
+    command -v dpkg-shlibdeps > /dev/null || missing+=(dpkg-dev)
+    command -v ip > /dev/null || missing+=(iproute2)
+    if [ "${#missing[@]}" -gt 0 ]; then
+        echo "Installing: ${missing[*]}"
+        local install=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "${missing[@]}")
+        "${install[@]}" > /dev/null 2>&1 || { apt-get -qq update && "${install[@]}" > /dev/null; } ||
+            fail "could not install: ${missing[*]}"
+    fi
+    if ! command -v cargo-deb > /dev/null; then
+        echo "Installing: cargo-deb"
+        cargo install --locked --quiet cargo-deb@3.8.0 || fail "could not install cargo-deb"
+    fi
+}
+
+# -- building --------------------------------------------------------------------------------------
+
+build_package() {
+    local directory=$profile binary
+    [ "$profile" != dev ] || directory=debug
+    [ "$build" = no ] || cargo build --profile "$profile" --locked --bins
+    rm -rf "${work:?}/share" "${work:?}/bin"
+    mkdir -p "$work/bin"
+    for binary in msrprelay msrp; do
+        [ -x "target/$directory/$binary" ] || fail "target/$directory/$binary is not there: leave out --no-build"
+        cp "target/$directory/$binary" "$work/bin/$binary"
+        case $profile/$binary in
+            */msrp) strip "$work/bin/$binary" ;;
+            # Of a debug build only the names: there is so much else that packing it takes minutes.
+            dev/*) strip --strip-debug "$work/bin/$binary" ;;
+            # Names and lines of functions stay, compressed: without them the backtrace of a panic in the log says nothing.
+            *) objcopy --compress-debug-sections=zlib "$work/bin/$binary" ;;
+        esac
+        "$work/bin/$binary" documents "$work/share"
+    done
+    local revision options=(--no-build --no-strip --locked --output "$work/made.deb")
+    [ "$profile" != dev ] || options+=(--fast)
+    for revision in 1 2; do
+        quietly "cargo deb failed" cargo deb "${options[@]}" --deb-revision "$revision"
+        if [ "$revision" = 1 ]; then mv "$work/made.deb" "$deb"; else mv "$work/made.deb" "$newer"; fi
+    done
+    mkdir -p target/debian
+    local name
+    # shellcheck disable=SC2016 # the names are dpkg's
+    name=target/debian/$(dpkg-deb --show --showformat '${Package}_${Version}_${Architecture}' "$deb").deb
+    cp "$deb" "$name"
+    echo "$name, $(($(stat -c %s "$name") / 1024)) KiB"
+    dpkg-deb --field "$deb" Depends Recommends Suggests Installed-Size
+}
+
+check() {
+    # As root lintian unpacks in a directory that others may not read, which it remarks on.
+    quietly "lintian complains" lintian --allow-root --fail-on warning,error,info --tag-display-limit 0 "$deb"
+    cat "$work/step.log"
+    echo "lintian has no complaint; explained exceptions: $(grep -c '^msrprelay:' deploy/debian/lintian-overrides)"
+}
+
+# What needs the network is done before the trial, which has none.
+fetch_root() {
+    if [ -n "$given_root" ] || [ -e "$work/root.tar" ]; then
+        return
+    fi
+    local suite sources=/etc/apt/sources.list.d/debian.sources
+    # shellcheck source=/dev/null
+    suite=$(. /etc/os-release && echo "${VERSION_CODENAME:?}")
+    [ -e "$sources" ] || sources=/etc/apt/sources.list
+    quietly "mmdebstrap could not make a root" \
+        mmdebstrap --format=tar --variant=minbase --include=adduser,openssl "$suite" "$work/root.tar.part" "$sources"
+    mv "$work/root.tar.part" "$work/root.tar"
+}
+
+# -- a root to install into ------------------------------------------------------------------------
+
+root=''
+relay=''
+
+clean_up() {
+    # The processes of the namespace end with this one.
+    if [ -n "$root" ]; then
+        umount "$root/proc" "$root/sys" 2> /dev/null || true
+        rm -rf --one-file-system "$root"
+    fi
+}
+
+make_root() {
+    trap clean_up EXIT
+    ip link set lo up
+    root=$(mktemp -d "${TMPDIR:-/tmp}/msrprelay-root.XXXXXX")
+    chmod 755 "$root"
+    if [ -n "$given_root" ]; then
+        cp -a "$given_root/." "$root/"
+    else
+        tar -C "$root" -xf "$work/root.tar" --exclude './dev/*'
+    fi
+    mkdir -p "$root/dev" "$root/proc" "$root/sys"
+    local device
+    for device in 'null 3' 'zero 5' 'random 8' 'urandom 9'; do
+        [ -e "$root/dev/${device% *}" ] || mknod -m 666 "$root/dev/${device% *}" c 1 "${device#* }"
+    done
+    mount -t proc proc "$root/proc"
+    # Where the engine reads which CPUs there are.
+    mount -t sysfs -o ro sysfs "$root/sys"
+    [ -e "$root/etc/hosts" ] || printf '127.0.0.1 localhost\n::1 localhost\n' > "$root/etc/hosts"
+    # What is installed must not start anything, and here nothing could.
+    printf '#!/bin/sh\nexit 101\n' > "$root/usr/sbin/policy-rc.d"
+    chmod 755 "$root/usr/sbin/policy-rc.d"
+    echo "a Debian $(cat "$root/etc/debian_version") with $(inside dpkg-query -f '.' -W | wc -c) packages"
+}
+
+inside() {
+    chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive "$@"
+}
+
+as_relay() {
+    inside setpriv --reuid=msrprelay --regid=msrprelay --clear-groups --no-new-privs --bounding-set=-all "$@"
+}
+
+# -- what an operator does -------------------------------------------------------------------------
+
+apt_install() { # FILE
+    cp "$1" "$root/root/msrprelay.deb"
+    quietly "it cannot be installed" inside apt-get -q -y install /root/msrprelay.deb
+    grep -E '^(The following NEW|The following packages will|Unpacking|Setting up)' "$work/step.log" || true
+}
+
+put_in() {
+    apt_install "$deb"
+    inside id msrprelay
+    inside stat -c '%U:%G %a %n' /etc/msrprelay /etc/msrprelay/config.yaml /var/lib/msrprelay /usr/bin/msrprelay
+    [ "$(inside stat -c '%U:%G %a' /etc/msrprelay/config.yaml)" = 'root:msrprelay 640' ] || fail "the config can be read by others"
+    inside msrprelay --version
+    inside msrp --version
+    # minbase leaves out what is in /usr/share/man and doc: the package's own list counts.
+    local file
+    for file in /usr/share/man/man8/msrprelay.8.gz /usr/share/man/man1/msrp-send.1.gz \
+        /usr/share/bash-completion/completions/msrprelay /usr/share/zsh/vendor-completions/_msrp \
+        /usr/share/fish/vendor_completions.d/msrp.fish /lib/systemd/system/msrprelay.service \
+        /usr/share/msrprelay/grafana-dashboard.json /usr/share/msrprelay/alerts.yaml; do
+        inside dpkg --listfiles msrprelay | grep -qE "^(/usr)?$file\$" || fail "$file is not in the package"
+    done
+    # shellcheck disable=SC2016 # the name is dpkg's
+    [ "$(inside dpkg-query --showformat '${Conffiles}\n' --show msrprelay | grep -c config.yaml)" = 1 ] || fail "the config is no conffile"
+}
+
+# A certificate as the config expects it; the rest of the config is the package's own, but for the users' file and the
+# metrics.
+configure() {
+    quietly "gen-cert.sh failed" inside /usr/share/msrprelay/gen-cert.sh localhost --out /root
+    inside sh -c 'install -d -m 750 -g msrprelay /etc/msrprelay/tls &&
+        install -m 644 /root/localhost.crt /etc/msrprelay/tls/relay.crt &&
+        install -m 640 -g msrprelay /root/localhost.key /etc/msrprelay/tls/relay.key'
+    sed -i -e 's/^#realm: .*/realm: example.com/' -e 's/^  backend: memory/  backend: sqlite/' \
+        -e 's/^  #address: "127.0.0.1:9285"/  address: "127.0.0.1:9285"/' "$root/etc/msrprelay/config.yaml"
+    as_relay msrprelay check-config
+}
+
+# An answer over HTTP, without a tool that a minimal Debian does not have.
+ask() { # PATH
+    local line
+    exec 3<> /dev/tcp/127.0.0.1/9285 || return
+    printf 'GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n' "$1" >&3
+    read -r line <&3
+    [ "${line#* 200}" != "$line" ] || { exec 3>&-; return 1; }
+    while read -r line <&3 && [ "$line" != $'\r' ]; do :; done
+    cat <&3
+    exec 3>&-
+}
+
+is_ready_or_gone() {
+    ask /readyz || ! kill -0 "$relay"
+}
+
+# The unit's own command, as the unit's user, with its environment.
+start() {
+    local command environment
+    command=$(sed -n 's/^ExecStart=//p' "$root/lib/systemd/system/msrprelay.service" "$root/usr/lib/systemd/system/msrprelay.service" 2> /dev/null | head -n 1)
+    environment=$(sed -n 's/^Environment=//p' deploy/msrprelay.service)
+    [ -n "$command" ] || fail "the unit has no command"
+    echo "\$ $command"
+    # The shell becomes the relay, so that its number is the relay's.
+    # shellcheck disable=SC2086,SC2016 # the unit's words are words; the shell inside expands its own
+    as_relay env $environment sh -c 'echo $$ > /tmp/relay.pid; exec "$@"' sh $command 2> "$work/relay.log" &
+    local shell=$!
+    until_it_works "the relay to be a process" test -s "$root/tmp/relay.pid"
+    relay=$(cat "$root/tmp/relay.pid")
+    started=$shell
+    until_it_works "the relay to be ready" is_ready_or_gone
+    ask /readyz > /dev/null || { cat "$work/relay.log" >&2; fail "the relay did not start"; }
+    grep -oE '(Listening|Accounts are available|Metrics are served).*' "$work/relay.log"
+    echo "process $relay of $(inside stat -c %U "/proc/$relay"), and /readyz says $(ask /readyz)"
+}
+
+stop() {
+    local status=0
+    kill "$relay"
+    wait "$started" || status=$?
+    rm -f "$root/tmp/relay.pid"
+    [ "$status" = 0 ] || { cat "$work/relay.log" >&2; fail "the relay ended with status $status"; }
+    echo "ended in order, with status 0"
+}
+
+add_users() {
+    local user
+    for user in alice bob; do
+        echo "$user's password" > "$root/root/$user.password"
+        as_relay msrprelay user add "$user@example.com" < "$root/root/$user.password"
+    done
+    as_relay msrprelay user list
+}
+
+send_a_file() {
+    head -c 20M /dev/urandom > "$root/root/film.bin"
+    rm -rf "$root/root/inbox" "$root/root/bob.path"
+    inside sh -c "mkdir /root/inbox
+        exec msrp receive --user bob@example.com --relay localhost:2855 --ca /root/localhost.crt \
+        --password-file /root/bob.password --out /root/inbox --path-file /root/bob.path --timeout 60s" > "$work/receive.log" 2>&1 &
+    local receiver=$!
+    until_it_works "bob's path" test -s "$root/root/bob.path"
+    inside msrp send /root/film.bin --user alice@example.com --relay localhost:2855 --ca /root/localhost.crt \
+        --password-file /root/alice.password --to "$(cat "$root/root/bob.path")" > "$work/send.log" 2>&1 ||
+        { cat "$work/send.log" >&2; fail "the file was not sent"; }
+    wait "$receiver" || { cat "$work/receive.log" >&2; fail "the file was not received"; }
+    cmp "$root/root/film.bin" "$root/root/inbox/film.bin" || fail "it is another file now"
+    echo "20 MiB from alice to bob, identical: $(sha256sum < "$root/root/inbox/film.bin" | cut -c 1-16)..."
+}
+
+has_counted_the_file() {
+    [ "$(ask /metrics | sed -n 's/^msrprelay_body_bytes_total{.*direction="out"} //p' | awk '{sum += $1} END {print sum}')" = 20971520 ]
+}
+
+look_at_metrics() {
+    until_it_works "the file to be counted" has_counted_the_file
+    ask /metrics | grep -E '^msrprelay_(build_info|auth_total\{outcome="(ok|challenged|wrong)|sessions_opened_total|body_bytes_total|tls_handshakes_total|core_up|core_restarts_total|accounts_ready)'
+    echo "/healthz says $(ask /healthz)"
+}
+
+was_reloaded() {
+    grep -q 'taken from the config as it is now' "$work/relay.log"
+}
+
+reload() {
+    kill -HUP "$relay"
+    until_it_works "the reload" was_reloaded
+    grep -o 'Accounts are taken.*' "$work/relay.log" | head -n 1
+    ask /readyz > /dev/null || fail "it is not ready after the reload"
+}
+
+# A newer version over one that runs: the config, which was changed, and the users must stay; then a restart.
+upgrade() {
+    local before
+    before=$(inside sha256sum /etc/msrprelay/config.yaml)
+    apt_install "$newer"
+    [ "$(inside sha256sum /etc/msrprelay/config.yaml)" = "$before" ] || fail "the upgrade changed the config"
+    [ "$(inside stat -c '%U:%G %a' /etc/msrprelay/config.yaml)" = 'root:msrprelay 640' ] || fail "the upgrade opened the config"
+    [ "$(as_relay msrprelay user list | grep -c '@example.com')" = 2 ] || fail "the upgrade lost the users"
+    ask /readyz > /dev/null || fail "the upgrade stopped what runs"
+    echo "config and users stay; the old process serves until it is restarted"
+    stop
+    start
+}
+
+remove() {
+    quietly "it cannot be removed" inside apt-get -q -y remove msrprelay
+    [ -e "$root/etc/msrprelay/config.yaml" ] || fail "the config went with the package"
+    [ ! -e "$root/usr/bin/msrprelay" ] || fail "the program is still there"
+    echo "removed; config and accounts stay"
+    rm -rf "$root/etc/msrprelay/tls"
+    quietly "it cannot be purged" inside apt-get -q -y purge msrprelay
+    local left
+    left=$(find "$root/etc" "$root/usr" "$root/var/lib" "$root/lib" -iname '*msrp*' ! -path '*/dpkg/*' 2> /dev/null || true)
+    [ -z "$left" ] || fail "left behind: $left"
+    inside id msrprelay > /dev/null || fail "the user is gone, and with it the name of what it owned"
+    echo "purged; the user stays, as Debian's users do"
+}
+
+try_it() {
+    step 'A root of its own' make_root
+    step 'Installing' put_in
+    step 'A certificate, a config' configure
+    [ "$try" = no ] || step 'Users' add_users
+    if [ "$try" = no ]; then
+        # Accounts are ready once there is a file of them.
+        as_relay msrprelay user add nobody@example.com <<< 'a password' > /dev/null
+    fi
+    step 'Starting' start
+    if [ "$try" = yes ]; then
+        step 'Sending a file' send_a_file
+        step 'Looking at the metrics' look_at_metrics
+        step 'Reloading' reload
+        step 'Upgrading while it runs, then restarting' upgrade
+        step 'Sending another file' send_a_file
+    fi
+    step 'Stopping' stop
+    step 'Removing' remove
+}
+
+mkdir -p "$work"
+if [ "$inside_namespaces" = yes ]; then
+    try_it
+    exit
+fi
+install_packages
+step 'Building' build_package
+step 'Lintian' check
+fetch_root
+arguments=(--in-namespaces)
+[ "$try" = no ] || arguments+=(--try)
+[ -z "$given_root" ] || arguments+=(--root "$given_root")
+unshare --mount --net --pid --fork --kill-child "$0" "${arguments[@]}"
+printf '\nThe package is good: %s\n' target/debian/msrprelay_*.deb
