@@ -13,7 +13,7 @@ Builds target/debian/msrprelay_*.deb (a release build, man pages and completions
   remove        and purge: nothing is left but the user
 
   --try           goes on as an operator would between start and remove: adds users, sends a file from one to the
-                  other and compares it, looks at the metrics, reloads, upgrades to a newer version and restarts
+                  other and compares it, looks at the metrics, reloads, and upgrades to a newer version while it runs
   --profile NAME  packages what this profile of cargo builds; `dev` is quick and large, and good for trying the script
   --no-build      packages the binaries that are there
   --root DIR      uses a copy of this Debian root instead of making one; what mmdebstrap made stays in
@@ -282,10 +282,19 @@ start() {
     echo "process $relay of $(inside stat -c %U "/proc/$relay"), and /readyz says $(ask /readyz)"
 }
 
+is_gone() {
+    ! kill -0 "$relay" 2> /dev/null
+}
+
 stop() {
     local status=0
     kill "$relay"
-    wait "$started" || status=$?
+    if [ -n "$started" ]; then
+        wait "$started" || status=$?
+    else
+        # Its parent, the process before it, is gone.
+        until_it_works "the relay to end" is_gone
+    fi
     rm -f "$root/tmp/relay.pid"
     [ "$status" = 0 ] || { cat "$work/relay.log" >&2; fail "the relay ended with status $status"; }
     echo "ended in order, with status 0"
@@ -327,28 +336,42 @@ look_at_metrics() {
 }
 
 was_reloaded() {
-    grep -q 'taken from the config as it is now' "$work/relay.log"
+    grep -q 'The config as it is now is in force' "$work/relay.log"
 }
 
 reload() {
     kill -HUP "$relay"
     until_it_works "the reload" was_reloaded
-    grep -o 'Accounts are taken.*' "$work/relay.log" | head -n 1
+    grep -o 'The config as it is now.*' "$work/relay.log" | head -n 1
     ask /readyz > /dev/null || fail "it is not ready after the reload"
 }
 
-# A newer version over one that runs: the config, which was changed, and the users must stay; then a restart.
+has_successor() {
+    grep -q 'Another process has taken over' "$work/relay.log"
+}
+
+# A newer version over one that runs: the config, which was changed, and the users must stay. Then what the package does
+# where systemd runs: the new program takes over from the old one, without a gap.
 upgrade() {
-    local before
+    local before status=0
     before=$(inside sha256sum /etc/msrprelay/config.yaml)
     apt_install "$newer"
     [ "$(inside sha256sum /etc/msrprelay/config.yaml)" = "$before" ] || fail "the upgrade changed the config"
     [ "$(inside stat -c '%U:%G %a' /etc/msrprelay/config.yaml)" = 'root:msrprelay 640' ] || fail "the upgrade opened the config"
     [ "$(as_relay msrprelay user list | grep -c '@example.com')" = 2 ] || fail "the upgrade lost the users"
     ask /readyz > /dev/null || fail "the upgrade stopped what runs"
-    echo "config and users stay; the old process serves until it is restarted"
-    stop
-    start
+    echo "config and users stay, and the old process serves: $(version)"
+    kill -USR2 "$relay"
+    until_it_works "the new program to take over" has_successor
+    wait "$started" || status=$?
+    [ "$status" = 0 ] || { cat "$work/relay.log" >&2; fail "the old process ended with status $status"; }
+    relay=$(sed -n 's/.*Another process has taken over.*pid=//p' "$work/relay.log") started=''
+    ask /readyz > /dev/null || { cat "$work/relay.log" >&2; fail "the new process is not ready"; }
+    echo "process $relay has taken over, the old one has ended in order: $(version)"
+}
+
+version() {
+    ask /metrics | grep '^msrprelay_build_info'
 }
 
 remove() {
@@ -379,7 +402,7 @@ try_it() {
         step 'Sending a file' send_a_file
         step 'Looking at the metrics' look_at_metrics
         step 'Reloading' reload
-        step 'Upgrading while it runs, then restarting' upgrade
+        step 'Upgrading while it runs' upgrade
         step 'Sending another file' send_a_file
     fi
     step 'Stopping' stop
