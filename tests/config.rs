@@ -135,11 +135,11 @@ fn an_empty_config_lacks_only_its_certificate() {
 }
 
 #[test]
-fn records_are_left_to_rustls_unless_the_direct_layer_is_asked_for() {
+fn records_are_the_relays_own_unless_they_are_left_to_rustls() {
     let place = Place::new();
     let tls = |more: &str| format!("tls: {{certificate: relay.crt, key: relay.key{more}}}");
     for (more, layer) in [
-        ("", RecordLayer::Rustls),
+        ("", RecordLayer::Direct),
         (", record_layer: rustls", RecordLayer::Rustls),
         (", record_layer: direct", RecordLayer::Direct),
     ] {
