@@ -1,5 +1,6 @@
 //! What a running relay cannot exchange: the keys that take a restart.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{Config, Listen, LogFormat};
@@ -13,6 +14,7 @@ pub struct Fixed {
     lookups_waiting_max: usize,
     log_format: LogFormat,
     admin: Option<PathBuf>,
+    metrics: Option<SocketAddr>,
 }
 
 impl From<&Config> for Fixed {
@@ -24,6 +26,7 @@ impl From<&Config> for Fixed {
             lookups_waiting_max: config.limits.lookups_waiting_max,
             log_format: config.log.format,
             admin: config.admin.clone(),
+            metrics: config.metrics.map(|metrics| metrics.address),
         }
     }
 }
@@ -40,6 +43,7 @@ impl Fixed {
             ("limits.lookups_waiting_max", self.lookups_waiting_max != other.lookups_waiting_max),
             ("log.format", self.log_format != other.log_format),
             ("admin.socket", self.admin != other.admin),
+            ("metrics.address", self.metrics != other.metrics),
         ];
         keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }

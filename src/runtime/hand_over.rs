@@ -83,8 +83,9 @@ impl Conn {
         }
         match place {
             Place::Unknown | Place::Here => Some(received),
-            Place::Elsewhere(home) => self.move_to(shared, home, transport, received).await,
-            Place::Away(home) => self.pass_on(shared, home, transport, received).await,
+            // Boxed: what it takes must not be kept free in the task of each connection, most of which stay.
+            Place::Elsewhere(home) => Box::pin(self.move_to(shared, home, transport, received)).await,
+            Place::Away(home) => Box::pin(self.pass_on(shared, home, transport, received)).await,
         }
     }
 
