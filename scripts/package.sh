@@ -300,6 +300,10 @@ add_users() {
     as_relay msrprelay user list
 }
 
+probe() {
+    inside msrp probe --relay localhost:2855 --ca /root/localhost.crt --user alice@example.com --password-file /root/alice.password
+}
+
 send_a_file() {
     head -c 20M /dev/urandom > "$root/root/film.bin"
     rm -rf "$root/root/inbox" "$root/root/bob.path"
@@ -376,6 +380,7 @@ try_it() {
     fi
     step 'Starting' start
     if [ "$try" = yes ]; then
+        step 'What a client sees' probe
         step 'Sending a file' send_a_file
         step 'Looking at the metrics' look_at_metrics
         step 'Reloading' reload
