@@ -15,7 +15,7 @@
 //! bin/msrprelay -> control (the users' file), client (when a certificate expires)
 //! bin/msrp      -> client  -> proto                   config, telemetry -> relay (names of limits), proto
 //! bin/msrp bench -> runtime::tls: it must not be slower than what it measures
-//! bin/msrprelay -> ops -> telemetry
+//! bin/msrprelay -> ops -> runtime (what an operator asks of it), telemetry
 //! ```
 //!
 //! * [`proto`] is bytes: parser, heads, URIs, digests. No socket, clock, randomness, log, or async.
@@ -26,8 +26,8 @@
 //!   has a second one, for a disk cannot be waited for in any other way.
 //! * [`config`] turns YAML into a [`config::Config`] that is valid, or into everything that is wrong with it.
 //! * [`telemetry`] is the log, which never blocks a core, and the counters.
-//! * [`ops`] is what an operator needs around the relay: the way in from another relay's config, metrics, and what the service
-//!   manager is told.
+//! * [`ops`] is what an operator needs around the relay: the way in from another relay's config, metrics, what the service
+//!   manager is told, and the socket through which one looks inside.
 //! * [`client`] is an MSRP endpoint for the `msrp` tool and the tests, and how that tool finds a domain's relays. It
 //!   shares the grammar with the relay, nothing else.
 //! * [`fuzz`] holds what the fuzzer runs against [`proto`], [`relay`] and [`runtime::tls`]; only tests use it.
@@ -57,7 +57,8 @@
 //!
 //! Each of the steps 4 to 6, and the credits, is a [`relay::Message`] to whoever takes the next one. On one core it is
 //! pushed onto a queue; between cores the same value crosses as a parcel (`runtime::mesh`). There is one path, not
-//! two.
+//! two. Sessions never move. A connection does, once, if its first request is for a session on another core: then the
+//! whole of it crosses, and its octets do not have to (`runtime::hand_over`).
 //!
 //! # The path of an AUTH
 //!
@@ -87,11 +88,16 @@
 //! | No TLS record ends within an end-line | `runtime::records` |
 //! | What is received lies in buffers that are used again; a thread keeps few of them | `runtime::pool` |
 //! | No sequence number of a key is used twice; nothing that is not authenticated gets further | [`runtime::tls`] |
+//! | A connection that changes cores has been counted out by the one, and nothing of it looked at, before the other has it | `runtime::hand_over` |
+//! | Nothing of another process's is trusted to be well formed; no packet is waited for on a core | [`runtime::succession`] |
+//! | No more of a session's id than its prefix, and of a URI than host and port, is shown to an operator | `relay::view` |
+//! | Who is not traced pays nothing; who reads a trace slowly holds up nobody | [`runtime::trace`] |
 //! | Only owned values cross cores; who empties an inbox never waits for another's | `runtime::mesh` |
 //! | Listening sockets outlive their cores; a core that dies takes nobody with it | [`runtime::boot`] |
 //! | A port that anybody listens on is refused; the only `unsafe` code | [`runtime::sock`] |
 //! | What is dialled is judged after the name has been resolved | `runtime::dial`, [`config::Outbound::permits`] |
 //! | Every request is answered in time; a broken backend is never "no such user" | [`control`] |
+//! | A core's waker is in no other thread's hands once the core can see the answer | `control::reply` |
 //! | An account is found only if exactly one is meant; a database that fails is tried by one task; what was found is remembered no longer than the operator says | `control::accounts` |
 //! | Whoever asks for the metrics gets one answer in bounded time, and nobody is named in it | [`ops::metrics`] |
 //! | Every problem of a config is told at once; every limit has a default, a floor and a ceiling | [`config`] |

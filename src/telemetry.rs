@@ -1,13 +1,16 @@
-//! What the outside learns of the relay: log lines and counters.
+//! What the outside learns of the relay: log lines, counters, and in `accounting` a record for each session.
 //!
 //! Invariants: a log line never blocks the thread that writes it. Lines leave through a bounded queue and a
 //! thread of their own; when the queue is full they are dropped and counted. A counter is written by the
 //! one core that owns its [`Counters`] and read by anybody, without order between two of them.
 //! Must not know: what is logged, or why.
 
+mod accounting;
+
 use std::backtrace::Backtrace;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
@@ -16,9 +19,12 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{Registry, reload};
 
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::relay::Limit;
+
+pub use accounting::{Accounting, AccountingError, Opened, Record, Records};
 
 /// Lines waiting for the writing thread. Full: the line is dropped and counted, nobody waits.
 const LINES_WAITING_MAX: usize = 16 * 1024;
@@ -28,7 +34,31 @@ const LINES_WAITING_MAX: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Telemetry {
     dropped: ErrorCounter,
+    level: LogControl,
     _writer: WorkerGuard,
+}
+
+/// Changes how much is logged, while it is logged; from any thread.
+#[derive(Clone, Debug)]
+pub struct LogControl {
+    filter: reload::Handle<Targets, Registry>,
+    level: Arc<Mutex<LogLevel>>,
+}
+
+impl LogControl {
+    /// From now on lines of this severity and above are written.
+    pub fn set(&self, level: LogLevel) {
+        let mut now = self.level.lock().unwrap_or_else(PoisonError::into_inner);
+        // It fails only if the log is gone, which nobody would read of.
+        let _ = self.filter.reload(targets(level));
+        *now = level;
+    }
+
+    /// The least severe lines that are written.
+    #[must_use]
+    pub fn level(&self) -> LogLevel {
+        *self.level.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The log could not be set up.
@@ -45,19 +75,26 @@ impl Telemetry {
     /// # Errors
     /// If the process logs already.
     pub fn start(log: Log) -> Result<Self, TelemetryError> {
-        let (writer, telemetry) = Self::to(io::stderr());
-        subscriber(log, writer).try_init()?;
+        let (subscriber, telemetry) = Self::to(io::stderr(), log);
+        subscriber.try_init()?;
         Ok(telemetry)
     }
 
-    fn to(sink: impl io::Write + Send + 'static) -> (NonBlocking, Self) {
+    /// What changes the level.
+    #[must_use]
+    pub fn control(&self) -> LogControl {
+        self.level.clone()
+    }
+
+    fn to(sink: impl io::Write + Send + 'static, log: Log) -> (Subscriber, Self) {
         let (writer, guard) = NonBlockingBuilder::default()
             .lossy(true)
             .buffered_lines_limit(LINES_WAITING_MAX)
             .thread_name("log")
             .finish(sink);
-        let telemetry = Self { dropped: writer.error_counter(), _writer: guard };
-        (writer, telemetry)
+        let dropped = writer.error_counter();
+        let (subscriber, level) = subscriber(log, writer);
+        (subscriber, Self { dropped, level, _writer: guard })
     }
 
     /// How many lines were dropped because the writing thread fell behind.
@@ -87,22 +124,29 @@ pub fn log_panics() {
     }));
 }
 
-fn subscriber(log: Log, writer: NonBlocking) -> Box<dyn tracing::Subscriber + Send + Sync> {
-    let level = match log.level {
+type Subscriber = Box<dyn tracing::Subscriber + Send + Sync>;
+
+fn targets(level: LogLevel) -> Targets {
+    let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
     };
     // The libraries below us are chatty from info down; what they warn of is worth reading.
-    let filter = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("msrprelay", level);
+    Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("msrprelay", level)
+}
+
+fn subscriber(log: Log, writer: NonBlocking) -> (Subscriber, LogControl) {
+    let (filter, handle) = reload::Layer::new(targets(log.level));
     let registry = tracing_subscriber::registry().with(filter);
-    match log.format {
+    let subscriber: Subscriber = match log.format {
         LogFormat::Text => Box::new(registry.with(fmt::layer().with_ansi(false).with_writer(writer))),
         LogFormat::Json => {
             Box::new(registry.with(fmt::layer().json().flatten_event(true).with_writer(writer)))
         }
-    }
+    };
+    (subscriber, LogControl { filter: handle, level: Arc::new(Mutex::new(log.level)) })
 }
 
 // -- counters --------------------------------------------------------------------------------------
@@ -228,6 +272,10 @@ counters! {
     tls_handshake_failures,
     /// TLS connections that ended in an error after their handshake.
     tls_record_failures,
+    /// Connections passed to the core of the session that their first request names.
+    connections_handed_over,
+    /// Connections passed on to another process of this relay.
+    connections_passed_on,
     /// Parcels sent to other cores.
     parcels_sent,
     /// Times this core has published these numbers: four a second, whatever else it does. One that stands still belongs
@@ -456,9 +504,9 @@ mod tests {
     #[test]
     fn a_stuck_log_never_blocks_and_counts_what_it_drops() {
         let (sink, seen, release) = sink();
-        let (writer, telemetry) = Telemetry::to(sink);
         let log = Log { level: LogLevel::Info, format: LogFormat::Text };
-        tracing::subscriber::with_default(subscriber(log, writer), || {
+        let (subscriber, telemetry) = Telemetry::to(sink, log);
+        tracing::subscriber::with_default(subscriber, || {
             tracing::info!("First");
             seen.recv().unwrap();
             for _ in 0..LINES_WAITING_MAX + 10 {
@@ -474,10 +522,10 @@ mod tests {
     #[test]
     fn json_lines_are_json_and_the_level_holds() {
         let (sink, seen, release) = sink();
-        let (writer, telemetry) = Telemetry::to(sink);
-        drop(release);
         let log = Log { level: LogLevel::Warn, format: LogFormat::Json };
-        tracing::subscriber::with_default(subscriber(log, writer), || {
+        let (subscriber, telemetry) = Telemetry::to(sink, log);
+        drop(release);
+        tracing::subscriber::with_default(subscriber, || {
             tracing::info!("Hidden");
             tracing::warn!(session = "abc", "Shown");
         });
@@ -486,6 +534,25 @@ mod tests {
         assert_eq!(lines.len(), 1);
         let line: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
         assert_eq!(line["session"], "abc");
+    }
+
+    #[test]
+    fn the_level_changes_while_lines_are_written() {
+        let (sink, seen, release) = sink();
+        let log = Log { level: LogLevel::Info, format: LogFormat::Text };
+        let (subscriber, telemetry) = Telemetry::to(sink, log);
+        drop(release);
+        let control = telemetry.control();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug!("Hidden");
+            control.set(LogLevel::Debug);
+            tracing::debug!("Shown");
+            control.set(LogLevel::Error);
+            tracing::warn!("Hidden");
+        });
+        drop(telemetry);
+        let lines: Vec<_> = seen.iter().collect();
+        assert!(lines.len() == 1 && lines[0].contains("Shown"), "{lines:?}");
     }
 
     #[test]

@@ -322,6 +322,90 @@ fn a_relay_that_stops_reads_no_more_and_then_closes_everybody() {
     assert_eq!(world.take(pair.bob).len(), 1, "what had been answered is still delivered");
 }
 
+// Who has a session is left alone while the relay drains; who has none is sent elsewhere.
+#[test]
+fn a_relay_that_drains_prolongs_sessions_and_opens_none() {
+    let mut world = world(|_| ());
+    let pair = world.pair(0, 1);
+    let stranger = world.connect(0);
+    for core in 0..CORES {
+        world.input(core, Input::Drain);
+    }
+    let uri = world.end(stranger).uri.clone();
+    world.send(stranger, Request::new("AUTH", &relay_uri(), &uri).octets());
+    let refused = world.take_one(stranger);
+    assert_eq!(refused.status(), 408, "{refused:?}");
+    world.run();
+    assert!(world.is_closed(stranger));
+    // Prolonged, and given another URI.
+    for to in [pair.alice_session.clone(), relay_uri()] {
+        let uri = pair.alice_uri.clone();
+        assert_eq!(world.auth_to(pair.alice, "alice", &to, &uri, "").status(), 200);
+    }
+    world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", b"hello").octets());
+    assert_eq!(world.take_one(pair.bob).body, b"hello");
+    world.close_all();
+}
+
+// F9: the relay has answered for what nobody will answer it any more.
+#[test]
+fn what_still_awaits_its_answer_when_a_relay_stops_is_reported() {
+    for bob_core in [0, 1] {
+        let mut world = world(|_| ());
+        let pair = world.pair(0, bob_core);
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", b"hello").octets());
+        let quiet = Request::send(&pair.to_bob, &pair.alice_uri, "quiet", b"hello");
+        world.send(pair.alice, quiet.raw("Failure-Report: no\r\n").octets());
+        world.run();
+        assert_eq!(world.take_one(pair.alice).status(), 200);
+        for input in [|| Input::Quiesce, || Input::GiveUp, || Input::Shutdown] {
+            for core in 0..CORES {
+                world.input(core, input());
+            }
+            world.run();
+        }
+        let report = world.take_one(pair.alice);
+        assert_eq!(report.header("Message-ID").as_deref(), Some("mess"), "{report:?}");
+        assert_eq!(report.header("Status").as_deref(), Some("000 408 Request Timeout"), "{report:?}");
+        assert_eq!(report.header("Byte-Range").as_deref(), Some("1-5/5"), "{report:?}");
+        assert!(world.take(pair.alice).is_empty() && world.is_closed(pair.alice));
+        world.close_all();
+    }
+}
+
+// What an operator accounts for: octets each way, once, and why it is over.
+#[test]
+fn the_end_of_a_session_is_told_with_its_figures_and_its_reason() {
+    for bob_core in [0, 1] {
+        let mut world = world(|_| ());
+        let pair = world.pair(0, bob_core);
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "one", b"hello").octets());
+        world.send(pair.bob, Request::send(&pair.to_alice, &pair.bob_uri, "two", b"hello too").octets());
+        world.run();
+        let short = world.connect(2);
+        let uri = world.end(short).uri.clone();
+        assert_eq!(world.auth_round(short, "alice", &uri, "Expires: 60\r\n").status(), 200);
+        world.advance(Duration::from_secs(91));
+        let handle = world.relay(0).sessions()[0];
+        world.input(0, Input::CloseSession(handle));
+        world.run();
+        assert!(world.is_closed(pair.alice));
+        world.lose(pair.bob);
+        world.run();
+        let ends: Vec<_> = world.events.iter().filter(|event| event.starts_with("SessionClosed")).collect();
+        let [expired, alice, bob] = ends[..] else { panic!("{ends:#?}") };
+        assert!(
+            expired.contains("reason: Expired") && expired.contains("octets_from_client: 0"),
+            "{expired}"
+        );
+        assert!(alice.contains("octets_from_client: 5, octets_to_client: 9"), "{alice}");
+        assert!(alice.contains("reason: Closed(Operator)") && alice.contains("state: Bound"), "{alice}");
+        assert!(bob.contains("octets_from_client: 9, octets_to_client: 5"), "{bob}");
+        assert!(bob.contains("reason: ConnectionLost") && bob.contains("state: Lost"), "{bob}");
+        world.close_all();
+    }
+}
+
 // C2: AUTHs that lead nowhere are refusals, too.
 #[test]
 fn a_stranger_that_asks_for_challenges_without_end_is_closed() {
@@ -651,4 +735,108 @@ fn who_ends_its_side_right_behind_a_request_still_gets_the_answer() {
         assert_eq!(world.take(pair.bob).len(), 1);
         world.close_all();
     }
+}
+
+/// The config is read again: core by core, each of them at rest before the next one hears of it, or not.
+fn reconfigure(world: &mut World, cores: [usize; CORES], change: impl FnOnce(&mut Settings)) {
+    let mut settings = world.settings.clone();
+    change(&mut settings);
+    for core in cores {
+        world.input(core, Input::Reconfigured(Box::new(settings.clone())));
+        if cores[0] == 0 {
+            world.run();
+        }
+    }
+    world.run();
+    world.settings = settings;
+}
+
+const ORDERS: [[usize; CORES]; 2] = [[0, 1, 2], [2, 1, 0]];
+
+// What is written and not yet credited under large queues would fill small ones for ever.
+#[test]
+fn queues_that_shrink_while_a_message_is_under_way_hold_nobody_up() {
+    for (bob_core, order) in [(0, ORDERS[0]), (1, ORDERS[0]), (1, ORDERS[1])] {
+        let mut world = world(|_| ());
+        world.read_max = 4096;
+        let pair = world.pair(0, bob_core);
+        let octets = Request::send(&pair.to_bob, &pair.alice_uri, "mess", &vec![b'x'; 500_000]).octets();
+        world.send(pair.alice, &octets[..60_000]);
+        world.run();
+        reconfigure(&mut world, order, |settings| {
+            settings.limits.queue_octets_low = settings.limits.request_octets_max;
+            settings.limits.queue_octets_high = 32 << 10;
+        });
+        world.send(pair.alice, &octets[60_000..]);
+        world.run();
+        assert_eq!(world.end(pair.bob).body_octets, 500_000);
+        let held = world.queued_max;
+        assert!(held < 128 << 10, "the old bounds still hold: {held}");
+        world.close_all();
+    }
+}
+
+// Who came while nobody counted counts among its user's sessions as soon as somebody does.
+#[test]
+fn sessions_that_began_without_a_limit_count_when_there_is_one() {
+    for order in ORDERS {
+        let mut world = world(|_| ());
+        let (first, _) = world.client(0, "alice");
+        let (second, _) = world.client(1, "alice");
+        reconfigure(&mut world, order, |s| s.limits.sessions_per_user_max = 2);
+        let third = world.connect(2);
+        let uri = world.end(third).uri.clone();
+        assert_eq!(world.auth_round(third, "alice", &uri, "").status(), 403);
+        world.client(2, "bob");
+        world.lose(first);
+        world.run();
+        world.client(2, "alice");
+        // And nobody counts any more, and counts again.
+        reconfigure(&mut world, order, |s| s.limits.sessions_per_user_max = 0);
+        world.client(0, "alice");
+        world.lose(second);
+        world.run();
+        reconfigure(&mut world, order, |s| s.limits.sessions_per_user_max = 3);
+        world.client(1, "alice");
+        let uri = world.end(third).uri.clone();
+        assert_eq!(world.auth_round(third, "alice", &uri, "").status(), 403);
+        world.close_all();
+    }
+}
+
+#[test]
+fn a_rate_that_is_set_holds_for_sessions_that_there_are_and_one_that_is_taken_back_for_nobody() {
+    const RATE: u64 = 100_000;
+    for order in ORDERS {
+        let mut world = world(|_| ());
+        world.read_max = 4096;
+        let pair = world.pair(0, 1);
+        world.client(2, "alice");
+        reconfigure(&mut world, order, |s| s.limits.octets_per_second_per_user_max = RATE);
+        let body = vec![b'x'; 900_000];
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", &body).octets());
+        world.advance(Duration::from_secs(4));
+        let received = world.end(pair.bob).body_octets;
+        // Two sessions: half of the rate each, and one second's worth at once.
+        assert!((RATE..RATE + 4 * RATE / 2 + 8192).contains(&received), "{received}");
+        reconfigure(&mut world, order, |s| s.limits.octets_per_second_per_user_max = 0);
+        assert_eq!(world.end(pair.bob).body_octets, 900_000);
+        world.close_all();
+    }
+}
+
+#[test]
+fn a_shorter_time_out_holds_for_connections_that_there_are() {
+    let mut world = world(|_| ());
+    let (client, _) = world.client(0, "alice");
+    let idle = world.connect(1);
+    let (to, uri) = (relay_uri(), world.end(idle).uri.clone());
+    assert_eq!(world.auth_to(idle, "bob", &to, &uri, "Expires: 60\r\n").status(), 200);
+    world.advance(Duration::from_secs(100));
+    assert!(!world.is_closed(idle), "its session is over, and it may stay for an hour");
+    reconfigure(&mut world, ORDERS[0], |s| s.limits.idle_timeout = Duration::from_secs(20));
+    world.advance(Duration::from_secs(21));
+    assert!(world.is_closed(idle));
+    assert!(!world.is_closed(client));
+    world.close_all();
 }

@@ -25,6 +25,7 @@ use support::transfer::Outgoing;
 use support::{PATIENCE, assert_same, bounded, contents, until};
 
 const SETUP: Setup = Setup {
+    host: support::relay::HOST,
     listen: &[("127.0.0.1:0", true), ("127.0.0.1:0", false)],
     cores: "auto",
     rsa: false,

@@ -46,7 +46,10 @@ fn send_and_success_report_through_one_relay_match_the_worked_example() {
     world.send(wren, put(vector("X3.1")));
     world.run();
     let (target, finch) = world.dialled[0].clone();
-    assert_eq!(target, Target { secure: true, host: "203.0.113.40".to_owned(), port: 49300, relay: false });
+    assert_eq!(
+        target,
+        Target { secure: true, host: "203.0.113.40".to_owned(), port: 49300, relay: false, kin: None }
+    );
     let answer = only(world.take(wren), "200");
     assert_eq!(answer.text(), put(vector("X3.2")));
     let forwarded = only(world.take(finch), "SEND");

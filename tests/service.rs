@@ -11,10 +11,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use msrprelay::ops::service::{Finding, Watchdog};
+use msrprelay::ops::service::{DRAINING_SAID_EVERY, Finding, Watchdog};
+use support::endpoint::{End, Endpoint};
 use support::process::BINARY;
 use support::relay::{Setup, TestRelay};
 use support::{PATIENCE, bounded, until};
@@ -50,11 +51,15 @@ struct Service {
 impl Service {
     /// Runs the unit's ExecStart, with copies of what it names, as its user.
     fn start(watchdog: Duration) -> Self {
+        Self::with(watchdog, "")
+    }
+
+    fn with(watchdog: Duration, more: &'static str) -> Self {
         let unit = unit();
         let place = tempfile::tempdir().unwrap();
         let root = place.path();
         let config = root.join("config.yaml");
-        fs::write(&config, Setup::default().write(root)).unwrap();
+        fs::write(&config, Setup { more, ..Setup::default() }.write(root)).unwrap();
         let binary = root.join("msrprelay");
         fs::copy(BINARY, &binary).unwrap();
         let told = UnixDatagram::bind(root.join("notify")).unwrap();
@@ -156,6 +161,31 @@ fn the_units_command_runs_without_rights_and_says_what_it_does() {
         service.says("WATCHDOG=1");
         service.signal("TERM");
         service.says("STOPPING=1");
+        let status = until("the relay to end", || service.child.try_wait().unwrap());
+        assert_eq!(status.code(), Some(0), "{}", service.log());
+    });
+}
+
+#[test]
+fn the_manager_is_asked_for_the_time_that_a_drain_takes() {
+    bounded(|| {
+        let mut service = Service::with(Duration::from_secs(2), "drain_timeout: 1s");
+        let ready = service.says("READY=1");
+        let address =
+            ready.split("Listening on ").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
+        let trusted = Arc::new(support::relay::trusting(service.place.path()));
+        let mut client = Endpoint::tls(address, &trusted, "alice").log_in("alice", address.port());
+        service.signal("TERM");
+        let stopping = service.says("STOPPING=1");
+        assert!(stopping.contains("STATUS=Draining; sessions left: "), "{stopping}");
+        let asked = stopping.lines().find_map(|line| line.strip_prefix("EXTEND_TIMEOUT_USEC=")).unwrap();
+        let asked = Duration::from_micros(asked.parse().unwrap());
+        assert!(asked > 3 * DRAINING_SAID_EVERY, "{asked:?}");
+        // Still fed: a core that is stuck now is as bad as ever.
+        service.says("WATCHDOG=1");
+        service.says("STATUS=Closing connections");
+        assert_eq!(client.end(), End::Clean);
+        client.close();
         let status = until("the relay to end", || service.child.try_wait().unwrap());
         assert_eq!(status.code(), Some(0), "{}", service.log());
     });

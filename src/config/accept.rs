@@ -13,10 +13,13 @@ use super::certificates::{self, CertifiedPair, PairSource};
 use super::raw::{Raw, RawMetrics, RawPair, RawUser};
 use super::walk::{Problems, spell_duration};
 use super::{
-    Auth, Backend, CaSource, Config, ConfigErrors, Listen, MemorySecret, MemoryUser, Metrics, Outbound,
-    RecordLayer, Sessions, Tls,
+    Accounting, Auth, Backend, CaSource, Config, ConfigErrors, Listen, MemorySecret, MemoryUser, Metrics,
+    Outbound, RecordLayer, Sessions, Tls,
 };
 use crate::proto::digest::Algorithm;
+
+/// What the kernel takes as the path of a socket, in octets.
+const SOCKET_PATH_MAX: usize = 107;
 
 impl TryFrom<Raw> for Config {
     type Error = ConfigErrors;
@@ -44,7 +47,16 @@ impl TryFrom<Raw> for Config {
         let resolve = |path: &Path| files.resolve(path);
         let backend = accounts.accept(users, &raw.auth.algorithms, resolve, &mut problems);
         let backend = backend.unwrap_or(Backend::Memory(Vec::new()));
+        let admin = raw.admin.take().map(|path| files.resolve(&path));
+        let too_long = |path: &&PathBuf| path.as_os_str().len() > SOCKET_PATH_MAX;
+        if let Some(path) = admin.as_ref().filter(too_long) {
+            let octets = path.as_os_str().len();
+            let message = format!("has {octets} octets, {SOCKET_PATH_MAX} at most: choose a shorter path");
+            problems.add("admin.socket", message);
+        }
         check_metrics(&raw.metrics, &mut problems);
+        let file = raw.accounting_file.take().map(|path| files.resolve(&path));
+        let accounting = raw.accounting_format.map(|format| Accounting { format, file });
         warn(&raw, &hostname, &mut warnings);
         accounts::warn(&backend, users_written, raw.limits.lookup_timeout, &raw.origin, &mut warnings);
 
@@ -72,6 +84,9 @@ impl TryFrom<Raw> for Config {
             methods: raw.methods,
             outbound,
             dns: raw.dns,
+            drain_timeout: raw.drain_timeout,
+            admin,
+            accounting,
             limits: raw.limits,
             log: raw.log,
             metrics: raw.metrics.address.map(|address| Metrics { address }),

@@ -23,12 +23,14 @@ mod accept;
 mod accounts;
 mod certificates;
 mod egress;
+mod fixed;
 mod limits;
 mod raw;
 mod walk;
 
 pub use accounts::{Backend, Columns, Mysql, SecretColumns, Server as DatabaseServer, ServerTls, Sqlite};
 pub use certificates::CertifiedPair;
+pub use fixed::Fixed;
 pub use limits::Limits;
 use raw::Raw;
 
@@ -57,6 +59,12 @@ pub struct Config {
     pub outbound: Outbound,
     /// Who resolves host names.
     pub dns: Dns,
+    /// How long sessions are left alone once the relay has been told to stop; zero: not at all.
+    pub drain_timeout: Duration,
+    /// The socket through which operators look inside; `None`: there is none.
+    pub admin: Option<PathBuf>,
+    /// What is written of each session at its end; `None`: nothing.
+    pub accounting: Option<Accounting>,
     /// The table of limits.
     pub limits: Limits,
     /// What is logged.
@@ -253,6 +261,24 @@ pub enum DnsServers {
     List(Vec<SocketAddr>),
 }
 
+/// The `accounting:` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accounting {
+    /// How records are written.
+    pub format: AccountingFormat,
+    /// Where to; `None`: to standard output.
+    pub file: Option<PathBuf>,
+}
+
+/// The shape of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccountingFormat {
+    /// For people, and for tools that read lines.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
 /// The `log:` section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -273,6 +299,23 @@ pub enum LogLevel {
     Info,
     /// Refused peers and the like.
     Debug,
+}
+
+impl LogLevel {
+    const WORDS: [(&str, Self); 4] =
+        [("error", Self::Error), ("warn", Self::Warn), ("info", Self::Info), ("debug", Self::Debug)];
+
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, level)| *level == self).map_or("", |(word, _)| word)
+    }
+
+    /// What a word stands for.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::WORDS.iter().find(|(known, _)| *known == word).map(|(_, level)| *level)
+    }
 }
 
 /// The shape of a log line.

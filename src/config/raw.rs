@@ -15,8 +15,8 @@ use serde_yaml::Value;
 use super::accounts::RawAccounts;
 use super::walk::{self, Problems, Section};
 use super::{
-    ConfigErrors, Dns, DnsServers, EndpointTls, Limits, Listen, Log, LogFormat, LogLevel, Methods, Outbound,
-    PlainPolicy, RecordLayer, Sessions,
+    AccountingFormat, ConfigErrors, Dns, DnsServers, EndpointTls, Limits, Listen, Log, LogFormat, LogLevel,
+    Methods, Outbound, PlainPolicy, RecordLayer, Sessions,
 };
 use crate::proto::digest::{Algorithm, Ha1};
 
@@ -41,6 +41,11 @@ pub(super) struct Raw {
     /// `None`: the system's.
     pub(super) ca: Option<PathBuf>,
     pub(super) dns: Dns,
+    pub(super) drain_timeout: Duration,
+    pub(super) admin: Option<PathBuf>,
+    /// `None`: off.
+    pub(super) accounting_format: Option<AccountingFormat>,
+    pub(super) accounting_file: Option<PathBuf>,
     pub(super) limits: Limits,
     pub(super) log: Log,
     pub(super) metrics: RawMetrics,
@@ -113,6 +118,10 @@ impl Default for Raw {
             outbound: Outbound::default(),
             ca: None,
             dns: Dns { servers: DnsServers::System },
+            drain_timeout: Duration::ZERO,
+            admin: None,
+            accounting_format: None,
+            accounting_file: None,
             limits: Limits::default(),
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
             metrics: RawMetrics::default(),
@@ -153,14 +162,31 @@ impl Raw {
         });
         root.section("outbound", |outbound| self.read_outbound(outbound));
         root.section("dns", |dns| dns.value("servers", &mut self.dns.servers, dns_servers));
+        let bounds = (Duration::ZERO, Duration::from_secs(86_400));
+        let drain_timeout = walk::bounded(walk::duration, bounds, walk::spell_duration);
+        root.value("drain_timeout", &mut self.drain_timeout, drain_timeout);
         root.section("limits", |limits| self.limits.read(limits));
         root.section("log", |log| self.read_log(log));
+        root.section("accounting", |section| {
+            let formats = [
+                ("off", None),
+                ("text", Some(AccountingFormat::Text)),
+                ("json", Some(AccountingFormat::Json)),
+            ];
+            section.value("format", &mut self.accounting_format, walk::word(&formats));
+            let path = |value: &Value| walk::text(value).map(PathBuf::from);
+            section.optional("file", &mut self.accounting_file, path);
+        });
+        root.section("admin", |section| {
+            section.optional("socket", &mut self.admin, |value| walk::text(value).map(PathBuf::from));
+            if self.admin.is_none() {
+                section.missing("socket", "is missing: write it as /run/msrprelay/admin.sock");
+            }
+        });
         root.section("metrics", |metrics| {
             metrics.optional("address", &mut self.metrics.address, socket_address);
             metrics.value("allow_remote", &mut self.metrics.allow_remote, walk::boolean);
         });
-        root.unavailable("drain_timeout", "remove it");
-        root.unavailable("admin", "remove it");
     }
 
     fn read_listen(&mut self, root: &mut Section<'_>) {
@@ -248,13 +274,7 @@ impl Raw {
     }
 
     fn read_log(&mut self, section: &mut Section<'_>) {
-        let levels = [
-            ("error", LogLevel::Error),
-            ("warn", LogLevel::Warn),
-            ("info", LogLevel::Info),
-            ("debug", LogLevel::Debug),
-        ];
-        section.value("level", &mut self.log.level, walk::word(&levels));
+        section.value("level", &mut self.log.level, walk::word(&LogLevel::WORDS));
         let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
         section.value("format", &mut self.log.format, walk::word(&formats));
     }

@@ -8,7 +8,7 @@
 //! the number of look-ups under way are bounded.
 //! Must not know: sessions, connections, what an answer is used for.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -22,15 +22,17 @@ use tokio::runtime::{self, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, LocalSet};
 
-use crate::config::{Auth, Config};
+use crate::config::{Config, DnsServers, Limits};
 
 mod accounts;
 mod dns;
+mod reply;
 
 use accounts::{Accounts, AccountsSettings};
 pub use accounts::{AccountsReady, Answer, Secret, User, UserFile, UserFileError, WhyUnavailable};
 pub use dns::ResolveError;
 use dns::Resolver;
+use reply::{Reply, reply};
 
 /// Look-ups under way at once, of each kind; the others wait in the queue.
 const RUNNING_MAX: usize = 256;
@@ -104,9 +106,10 @@ impl Control {
             match prepare(|| Resolver::new(&servers, &limits)) {
                 Ok((runtime, resolver)) => {
                     let _ = report.send(Ok(()));
-                    let lookup_timeout = limits.lookup_timeout;
+                    let lookup_timeout = Cell::new(limits.lookup_timeout);
                     LocalSet::new().block_on(&runtime, async move {
                         let accounts = RefCell::new(Rc::new(accounts(ready.clone())));
+                        let resolver = RefCell::new(Rc::new(resolver));
                         Plane { accounts, ready, resolver, lookup_timeout }.run(queues, stopped).await;
                     });
                 }
@@ -121,22 +124,24 @@ impl Control {
         Ok(Self { handle: ControlHandle { look_up, resolve }, reload, ready: shown, stop, ended, thread })
     }
 
-    /// Takes the accounts from where this config says, from now on. Look-ups under way end as they began, sessions
-    /// do not notice.
+    /// Takes accounts and name servers from where this config says, and their time-outs, from now on. Look-ups under
+    /// way end as they began, sessions do not notice.
     ///
     /// # Errors
-    /// If the thread has died, or has not done it in time.
-    pub fn reload_accounts(&self, auth: &Auth, patience: Duration) -> Result<(), ControlError> {
+    /// If the name servers cannot be used, the thread has died, or it does not answer in time; then nothing has changed.
+    pub fn reload(&self, config: &Config, patience: Duration) -> Result<(), ControlError> {
         let (done, is_done) = mpsc::channel();
-        let reload = Reload { settings: AccountsSettings::from(auth), done };
+        let accounts = AccountsSettings::from(&config.auth);
+        let (servers, limits) = (config.dns.servers.clone(), config.limits.clone());
+        let reload = Reload { accounts, servers, limits, done };
         match self.reload.try_send(reload) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(ControlError::StillRunning),
             Err(TrySendError::Closed(_)) => return Err(ControlError::Died),
         }
-        is_done.recv_timeout(patience).map_err(|error| match error {
-            mpsc::RecvTimeoutError::Timeout => ControlError::StillRunning,
-            mpsc::RecvTimeoutError::Disconnected => ControlError::Died,
+        is_done.recv_timeout(patience).unwrap_or_else(|error| match error {
+            mpsc::RecvTimeoutError::Timeout => Err(ControlError::StillRunning),
+            mpsc::RecvTimeoutError::Disconnected => Err(ControlError::Died),
         })
     }
 
@@ -201,19 +206,21 @@ struct LookUp {
     realm: String,
     /// What has waited in the queue for as long as a look-up may take is over when its turn comes.
     asked: Instant,
-    reply: oneshot::Sender<Answer>,
+    reply: Reply<Answer>,
 }
 
 #[derive(Debug)]
 struct Reload {
-    settings: AccountsSettings,
-    done: mpsc::Sender<()>,
+    accounts: AccountsSettings,
+    servers: DnsServers,
+    limits: Limits,
+    done: mpsc::Sender<Result<(), ControlError>>,
 }
 
 #[derive(Debug)]
 struct Resolve {
     host: String,
-    reply: oneshot::Sender<Result<Vec<IpAddr>, ResolveError>>,
+    reply: Reply<Result<Vec<IpAddr>, ResolveError>>,
 }
 
 impl ControlHandle {
@@ -225,7 +232,7 @@ impl ControlHandle {
 
     /// Looks up the account that `user` names in `realm`.
     pub async fn look_up(&self, user: String, realm: String) -> Answer {
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = reply();
         let asked = Instant::now();
         if self.look_up.try_send(LookUp { user, realm, asked, reply }).is_err() {
             return Answer::Unavailable(WhyUnavailable::Busy);
@@ -239,7 +246,7 @@ impl ControlHandle {
     /// # Errors
     /// If there are none, or nobody says so in time.
     pub async fn resolve(&self, host: String) -> Result<Vec<IpAddr>, ResolveError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = reply();
         if self.resolve.try_send(Resolve { host, reply }).is_err() {
             return Err(ResolveError::Busy);
         }
@@ -272,8 +279,9 @@ struct Plane {
     /// Those that stand in the config now; look-ups under way may still hold earlier ones.
     accounts: RefCell<Rc<Accounts>>,
     ready: AccountsReady,
-    resolver: Resolver,
-    lookup_timeout: Duration,
+    /// As the accounts.
+    resolver: RefCell<Rc<Resolver>>,
+    lookup_timeout: Cell<Duration>,
 }
 
 impl Plane {
@@ -293,25 +301,35 @@ impl Plane {
     }
 
     async fn take_reloads(&self, reloads: &Receiver<Reload>) {
-        while let Ok(Reload { settings, done }) = reloads.recv().await {
-            // First: what the old backend says of itself from here on is no longer of interest.
+        while let Ok(Reload { accounts, servers, limits, done }) = reloads.recv().await {
+            // What may fail comes first, so that nothing has changed if it does.
+            let resolver = match Resolver::new(&servers, &limits) {
+                Ok(resolver) => resolver,
+                Err(error) => {
+                    let _ = done.send(Err(ControlError::Resolver(error)));
+                    continue;
+                }
+            };
+            self.resolver.replace(Rc::new(resolver));
+            self.lookup_timeout.set(limits.lookup_timeout);
+            // What the old backend says of itself from here on is no longer of interest.
             self.accounts.borrow().retire();
-            let new = Rc::new(Accounts::new(&settings, self.ready.clone()));
+            let new = Rc::new(Accounts::new(&accounts, self.ready.clone()));
             self.accounts.replace(new);
-            let _ = done.send(());
+            let _ = done.send(Ok(()));
         }
     }
 
     async fn look_up(self: Rc<Self>, LookUp { user, realm, asked, reply }: LookUp) {
         let accounts = Rc::clone(&self.accounts.borrow());
-        let left = self.lookup_timeout.saturating_sub(asked.elapsed());
+        let left = self.lookup_timeout.get().saturating_sub(asked.elapsed());
         let answer = tokio::time::timeout(left, accounts.look_up(&user, &realm)).await;
-        // Who asked may be gone by now.
-        let _ = reply.send(answer.unwrap_or(Answer::Unavailable(WhyUnavailable::Late)));
+        reply.send(answer.unwrap_or(Answer::Unavailable(WhyUnavailable::Late)));
     }
 
     async fn resolve(self: Rc<Self>, Resolve { host, reply }: Resolve) {
-        let _ = reply.send(self.resolver.resolve(&host).await);
+        let resolver = Rc::clone(&self.resolver.borrow());
+        reply.send(resolver.resolve(&host).await);
     }
 }
 

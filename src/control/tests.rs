@@ -136,7 +136,7 @@ fn a_reload_exchanges_the_accounts_for_those_who_ask_from_then_on() {
     let control = Control::start_with(&users("nobody"), Accounts::silent).unwrap();
     assert!(!control.accounts_ready().is_ready());
     for (user, found) in [("alice", true), ("bob", false)] {
-        control.reload_accounts(&users(user).auth, PATIENCE).unwrap();
+        control.reload(&users(user), PATIENCE).unwrap();
         assert_eq!(matches!(look_up(&control, "alice", "example.com"), Answer::Found(_)), found);
         assert!(control.accounts_ready().is_ready());
     }

@@ -1,9 +1,10 @@
 //! What an operator needs around the relay.
 //!
 //! [`import`] reads the config of the relay that is there today; [`documents`] writes man pages and completions;
-//! [`service`] speaks with the service manager; [`metrics`] shows the relay's figures over HTTP.
-//! Must not know: cores, connections, how a relay is started. The programs call it; nothing here calls back.
+//! [`service`] speaks with the service manager; [`admin`] lets an operator look into a relay that runs; [`metrics`] shows its
+//! figures over HTTP. Must not know: connections, how a relay is started. The programs call it; nothing here calls back.
 
+pub mod admin;
 pub mod documents;
 pub mod import;
 pub mod metrics;

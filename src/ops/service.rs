@@ -32,6 +32,24 @@ pub fn reloading() {
     }
 }
 
+/// Another process of the service takes over; the service manager follows that one from here on.
+pub fn succeeded_by(pid: u32) {
+    tell(&[NotifyState::MainPid(pid)]);
+}
+
+/// How long the service manager waits from each [`draining`] on: three of them may get lost. Enough, too, for the end in
+/// order that follows the last one.
+const DRAINING_GRANTED: Duration = Duration::from_secs(40);
+/// How often [`draining`] is to be said.
+pub const DRAINING_SAID_EVERY: Duration = Duration::from_secs(10);
+
+/// The relay ends as soon as its sessions are over, or have had their time. The manager's own time-out is prolonged.
+pub fn draining(sessions: u64) {
+    let status = format!("Draining; sessions left: {sessions}");
+    let granted = u32::try_from(DRAINING_GRANTED.as_micros()).unwrap_or(u32::MAX);
+    tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(granted), NotifyState::Status(&status)]);
+}
+
 /// The relay ends.
 pub fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("Closing connections")]);

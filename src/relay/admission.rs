@@ -184,6 +184,11 @@ impl Register {
         self.totals.len()
     }
 
+    /// The users that have something now.
+    pub(crate) fn users(&self) -> Vec<Who> {
+        self.totals.keys().copied().filter(|who| matches!(who, Who::User(_))).collect()
+    }
+
     /// How many cores have sessions of `who`, and how many sessions there are.
     pub(crate) fn sessions(&self, who: Who) -> (Vec<usize>, u32) {
         let has = |part: &Table<Who, Share>| part.get(&who).is_some_and(|share| share.sessions > 0);
@@ -427,18 +432,7 @@ impl Relay {
     pub(super) fn restore(&mut self, core: CoreId, fx: &mut Effects) {
         let index = usize::from(core.index);
         let cores = self.core.cores.len();
-        let mut shares: Vec<(Who, Share)> = self.peers.values().flat_map(Peer::shares).collect();
-        shares.retain(|(who, _)| who.counter(cores) == index);
-        shares.sort_unstable_by_key(|(who, _)| match who {
-            Who::Address(AddressKey(octets)) => (0, u128::from(*octets)),
-            Who::User(UserKey(digest)) => (1, *digest),
-        });
-        for same in shares.chunk_by(|(a, _), (b, _)| a == b) {
-            let Some((who, _)) = same.first() else { continue };
-            let mut all = Share::default();
-            same.iter().for_each(|(_, share)| all.add(*share));
-            self.core.tally(*who, Tally::Restore(all), fx);
-        }
+        self.tell_all(|who| who.counter(cores) == index, fx);
         self.claim_again(index, fx);
         // All know the same bans; one of them tells.
         let teller = (0..cores).find(|other| *other != index && self.core.running(*other).is_some());
@@ -448,6 +442,22 @@ impl Relay {
         for (who, offence, until) in self.core.bans.all(self.core.now) {
             let culprit = None;
             self.core.post(Message::Ban { core, who, offence, until, culprit }, fx);
+        }
+    }
+
+    /// Tells whoever counts them all that this core has of those who are meant.
+    pub(super) fn tell_all(&mut self, is_meant: impl Fn(&Who) -> bool, fx: &mut Effects) {
+        let mut shares: Vec<(Who, Share)> = self.peers.values().flat_map(Peer::shares).collect();
+        shares.retain(|(who, _)| is_meant(who));
+        shares.sort_unstable_by_key(|(who, _)| match who {
+            Who::Address(AddressKey(octets)) => (0, u128::from(*octets)),
+            Who::User(UserKey(digest)) => (1, *digest),
+        });
+        for same in shares.chunk_by(|(a, _), (b, _)| a == b) {
+            let Some((who, _)) = same.first() else { continue };
+            let mut all = Share::default();
+            same.iter().for_each(|(_, share)| all.add(*share));
+            self.core.tally(*who, Tally::Restore(all), fx);
         }
     }
 

@@ -92,6 +92,11 @@ impl AuthState {
     }
 
     /// Whose connection it is, or claimed to be, for the log.
+    /// Whose sessions these are.
+    pub(crate) fn verified(&self) -> Option<&Verified> {
+        self.user.as_deref()
+    }
+
     pub(crate) fn user_name(&self) -> Option<&str> {
         self.user.as_ref().map(|user| user.username()).or(self.tried.as_deref())
     }
@@ -180,6 +185,9 @@ impl Relay {
                 return Err(Refusal::Respond(Status::FORBIDDEN, "AUTH on a connection in other use"));
             }
         };
+        if self.core.draining && own.is_empty() {
+            return Err(Refusal::RespondAndClose(Status::TIMEOUT, CloseReason::Stopping));
+        }
         let refreshes = match uri.session_id() {
             None => None,
             Some(text) => {
@@ -310,6 +318,9 @@ impl Relay {
         if !matches!(refusal, Refusal::Wrong(_)) {
             // A 408 is no verdict on the credentials: the client is told to come again.
             let comment = match status {
+                Status::TIMEOUT if matches!(refusal, Refusal::RespondAndClose(..)) => {
+                    Some("This relay is about to stop, use another")
+                }
                 Status::TIMEOUT => Some("Accounts unavailable, try again later"),
                 Status::FORBIDDEN => Some(why),
                 _ => None,

@@ -56,6 +56,13 @@ impl Budget {
         }
     }
 
+    /// The whole is another from now on; every core is told.
+    pub(crate) fn resize(&mut self, whole: usize, cores: usize) {
+        self.base = whole / cores.max(1);
+        self.pressed |= self.held > self.allowance();
+        self.look();
+    }
+
     pub(crate) fn held(&self) -> usize {
         self.held
     }

@@ -1,11 +1,10 @@
 //! What the relay asks of its runtime: the effects, in the order in which they must happen, and the
 //! parcels for other cores. Plain data; what is done with them is the runtime's.
 
-use std::time::Duration;
-
 use super::ids::{CoreId, LookUpTicket, PeerKey};
 use super::limit::Limit;
 use super::message::Message;
+use super::view::{EndReason, SessionView};
 use crate::proto::digest::Algorithm;
 use crate::proto::status::Status;
 
@@ -58,6 +57,8 @@ pub struct Target {
     pub port: u16,
     /// More URIs follow in To-Path: the next hop is a relay and its certificate must prove its name.
     pub relay: bool,
+    /// It is no other host: another process of this relay, and in it the core where the session lives that is meant.
+    pub kin: Option<CoreId>,
 }
 
 /// Why the relay closes a connection.
@@ -85,6 +86,8 @@ pub enum CloseReason {
     SessionOver,
     /// The relay stops.
     Stopping,
+    /// An operator closes it.
+    Operator,
 }
 
 impl CloseReason {
@@ -102,6 +105,7 @@ impl CloseReason {
             Self::Ended => "the peer sends no more",
             Self::SessionOver => "session over",
             Self::Stopping => "the relay stops",
+            Self::Operator => "closed by an operator",
         }
     }
 }
@@ -122,12 +126,10 @@ pub enum Event {
     },
     /// A session is over.
     SessionClosed {
-        /// Prefix of its id.
-        session: String,
-        /// The user.
-        user: String,
-        /// How long it lived.
-        age: Duration,
+        /// What there was to say of it in the end.
+        session: Box<SessionView>,
+        /// Why.
+        reason: EndReason,
     },
     /// AUTH was refused.
     AuthRefused {
@@ -256,6 +258,7 @@ mod tests {
             R::Ended,
             R::SessionOver,
             R::Stopping,
+            R::Operator,
         ];
         let words: std::collections::HashSet<&str> = all.iter().map(|reason| reason.as_str()).collect();
         assert_eq!(words.len(), all.len());

@@ -155,6 +155,16 @@ impl Outbound {
         &mut self.flows[index]
     }
 
+    /// Whether what is written next begins a frame.
+    pub(crate) fn is_between_frames(&self) -> bool {
+        !self.chunk_open
+    }
+
+    /// What has been written and not yet credited, by the connections it came in by.
+    pub(crate) fn take_owed(&mut self) -> impl Iterator<Item = (PeerRef, usize)> {
+        self.flows.iter_mut().map(Flow::take_owed)
+    }
+
     /// Who waits for the response with this id: a request that has been written, or the chunk that
     /// is on the wire (an answer may come before its end).
     pub(crate) fn answered(&mut self, tid: Tid) -> Option<Notice> {

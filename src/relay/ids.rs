@@ -22,8 +22,26 @@ slotmap::new_key_type! {
 pub struct CoreId {
     /// Position in the configured list of cores, from 0.
     pub index: u16,
-    /// How often this core has been started again; wraps.
+    /// The process's generation, and how often this core has been started again in it; both wrap.
     pub incarnation: u16,
+}
+
+impl CoreId {
+    /// A core's first life in a process that is the so-manieth of its line, each having taken over from the one before.
+    pub fn first_life(index: u16, generation: u8) -> Self {
+        Self { index, incarnation: u16::from(generation) << 8 }
+    }
+
+    /// The life after this one, in the same process.
+    pub fn next_life(self) -> Self {
+        let [generation, life] = self.incarnation.to_be_bytes();
+        Self { index: self.index, incarnation: u16::from_be_bytes([generation, life.wrapping_add(1)]) }
+    }
+
+    /// Which process of the line it is in; wraps.
+    pub fn generation(self) -> u8 {
+        self.incarnation.to_be_bytes()[0]
+    }
 }
 
 /// A connection, wherever it lives.
@@ -67,7 +85,8 @@ impl SessionId {
     /// Characters of a session id.
     pub const LEN: usize = 28;
     const RAW: usize = 21;
-    const PREFIX: usize = 10;
+    /// Characters of it that a log may show.
+    pub const PREFIX: usize = 10;
 
     pub(crate) fn mint(home: CoreId, entropy: &mut Entropy) -> Self {
         let mut raw = [0_u8; Self::RAW];
@@ -93,6 +112,15 @@ impl SessionId {
             incarnation: u16::from_be_bytes([raw[2], raw[3]]),
         };
         Some(Self { text, home })
+    }
+
+    /// The position of the core in the first characters of an id.
+    pub(super) fn home_of_prefix(prefix: &str) -> Option<u16> {
+        // Four characters are three octets.
+        let first = prefix.as_bytes().get(..4)?;
+        let mut raw = [0_u8; 3];
+        let decoded = URL_SAFE_NO_PAD.decode_slice(first, &mut raw);
+        (decoded == Ok(raw.len())).then_some(u16::from_be_bytes([raw[0], raw[1]]))
     }
 
     /// The core that owns the session, as the id says; the caller checks that it exists.
@@ -215,6 +243,9 @@ mod tests {
         let id = SessionId::mint(home, &mut entropy);
         assert_eq!(id.home(), home);
         assert_eq!(SessionId::parse(id.as_str()), Some(id));
+        assert_eq!(SessionId::home_of_prefix(id.prefix()), Some(513));
+        assert_eq!(SessionId::home_of_prefix(&id.as_str()[..3]), None);
+        assert_eq!(SessionId::home_of_prefix("=%&/ä"), None);
         assert_ne!(id, SessionId::mint(home, &mut entropy));
     }
 

@@ -28,10 +28,12 @@ mod orphan;
 mod output;
 mod peer;
 mod rate;
+mod reconfigure;
 mod session;
 mod settings;
 mod stats;
 mod transaction;
+mod view;
 
 use core::net::IpAddr;
 use std::collections::{BTreeSet, VecDeque};
@@ -42,8 +44,9 @@ use bytes::Bytes;
 use slotmap::SlotMap;
 
 use crate::proto::digest::Ha1;
-use crate::proto::head::Head;
+use crate::proto::head::{Head, Kind, Method};
 use crate::proto::parser::Flag;
+use crate::proto::uri::MsrpUri;
 
 pub use admission::{AddressKey, Offence, Tally, UserKey, Who};
 pub use effect::{CloseReason, Effect, Effects, Event, Target};
@@ -53,6 +56,7 @@ pub use message::{Giver, HEAD_OVERHEAD, Hop, Message, Notice, Outer, Transit};
 pub use output::OutBatch;
 pub use settings::{Limits, Settings};
 pub use stats::{Stats, TableSizes};
+pub use view::{EndReason, Far, Found, SessionHandle, SessionState, SessionView, home_of_prefix};
 
 use admission::{Bans, Register};
 use budget::Budget;
@@ -131,8 +135,19 @@ pub enum Input {
         /// Its incarnation now.
         running: Option<u16>,
     },
+    /// The config has been read again: other settings hold from now on, but for the name, the ports and the number of
+    /// cores, which stay as they are.
+    Reconfigured(Box<Settings>),
     /// Time has passed.
     Tick,
+    /// An operator ends a session: its client's connection is closed.
+    CloseSession(SessionHandle),
+    /// The relay is going to stop: sessions that there are live on, no further ones are opened. Said again, it changes
+    /// nothing.
+    Drain,
+    /// What has been written and awaits an answer will get none any more: whoever sent it is told, as far as that is
+    /// owed. To be said after [`Input::Quiesce`].
+    GiveUp,
     /// The relay is about to stop: nothing more is read. What has been accepted, and maybe answered, still
     /// finds its way, on whatever core that ends.
     Quiesce,
@@ -193,6 +208,10 @@ struct Core {
     orphans: Orphans,
     /// When to look at which connection; at most one entry per connection.
     alarms: BTreeSet<(Instant, PeerKey)>,
+    /// No further sessions are opened.
+    draining: bool,
+    /// Generations of other processes of this relay: what is for their sessions is passed to them.
+    kin: [Option<u8>; 2],
     /// Nothing more is read.
     stopping: bool,
     /// Connections that nobody vouches for.
@@ -287,6 +306,8 @@ impl Relay {
             inbox: VecDeque::new(),
             orphans: Orphans::default(),
             alarms: BTreeSet::new(),
+            draining: false,
+            kin: [None; 2],
             stopping: false,
             unproven: 0,
             spare: SpareQueues::default(),
@@ -338,6 +359,38 @@ impl Relay {
         Ok(key)
     }
 
+    /// Where the session lives, or lived, that the first request of a connection names.
+    pub fn home_of(&self, head: &Head, octets: &[u8]) -> Option<CoreId> {
+        if self.core.stopping || matches!(head.kind(), Kind::Response(_) | Kind::Request(Method::Auth)) {
+            return None;
+        }
+        let first = head.to_path(octets).first()?;
+        if !MsrpUri::parse(first).is_ok_and(|uri| self.core.is_ours(&uri)) {
+            return None;
+        }
+        Some(peer::named_session(first)?.home())
+    }
+
+    /// Names the other processes of this relay that there are, by their generations. Sessions of theirs are next hops.
+    pub fn set_kin(&mut self, generations: [Option<u8>; 2]) {
+        self.core.kin = generations;
+    }
+
+    /// Whether that is a core, in its present life, of this process and not this one.
+    pub fn is_other(&self, core: CoreId) -> bool {
+        core != self.core.me && self.core.is_alive(core)
+    }
+
+    /// Connections whose first request is still to come, or has been vouched for by nobody yet.
+    pub fn newcomers(&self) -> usize {
+        self.core.unproven
+    }
+
+    /// Whether the relay is about to end: nothing more is read.
+    pub fn is_stopping(&self) -> bool {
+        self.core.stopping
+    }
+
     /// Something has happened.
     pub fn handle(&mut self, now: Instant, input: Input, fx: &mut Effects) {
         self.core.now = now;
@@ -358,8 +411,12 @@ impl Relay {
             }
             Input::Message(_) => {}
             Input::CoreChanged { index, running } => self.on_core_changed(index, running, fx),
+            Input::Reconfigured(settings) => self.on_reconfigured(*settings, fx),
             Input::Tick => self.on_tick(fx),
+            Input::CloseSession(session) => self.on_operator_closes(session, fx),
+            Input::Drain => self.core.draining = true,
             Input::Quiesce => self.quiesce(fx),
+            Input::GiveUp => self.give_up_answers(fx),
             Input::Shutdown => self.close_all_peers(fx),
         }
         self.settle(fx);

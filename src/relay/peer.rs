@@ -21,7 +21,7 @@ use super::forward::Outbound;
 use super::ids::{CoreId, PeerRef, SessionId, SessionKey, StreamId};
 use super::limit::Limit;
 use super::message::{Message, Transit};
-use super::{Core, Effect, Effects, Limits, Tally, Transport};
+use super::{CloseReason, Core, Effect, Effects, Limits, Tally, Transport};
 use crate::proto::head::Method;
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
@@ -54,6 +54,8 @@ pub(crate) struct Peer {
     paused: bool,
     pub(crate) woken: bool,
     pub(crate) closing: bool,
+    /// Why, if it is.
+    close_reason: Option<CloseReason>,
     /// It sends no more, and is closed as soon as it has been answered.
     pub(crate) ended: bool,
     pub(crate) out: Outbound,
@@ -201,6 +203,7 @@ impl Peer {
             paused: false,
             woken: false,
             closing: false,
+            close_reason: None,
             ended: false,
             out: Outbound::default(),
             bound: Vec::new(),
@@ -262,6 +265,11 @@ impl Peer {
             self.throttled_until = Some(until);
             self.set_alarm(core);
         }
+    }
+
+    /// Nobody's rate is limited any more.
+    pub(crate) fn stop_throttling(&mut self) {
+        self.throttled_until = None;
     }
 
     /// Asks for a write, once.

@@ -45,6 +45,20 @@ impl Rates {
         self.users.values().filter(|bucket| bucket.sessions_here > 0).count()
     }
 
+    /// Another rate holds from now on. Where there was a limit before, debts stay debts; where there was none, the
+    /// caller begins for each session that there is.
+    pub(crate) fn change(&mut self, octets_per_second: u64) {
+        if octets_per_second == 0 {
+            self.users.clear();
+            self.left.clear();
+        }
+        self.octets_per_second = octets_per_second;
+    }
+
+    pub(crate) fn is_limited(&self) -> bool {
+        self.octets_per_second > 0
+    }
+
     /// A session of the user begins here.
     pub(crate) fn begin(&mut self, user: UserKey, now: Instant) {
         if self.octets_per_second == 0 {

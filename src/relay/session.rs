@@ -22,6 +22,7 @@ use super::ids::{CoreId, Entropy, PeerKey, SecretHasher, SessionId, SessionKey, 
 use super::message::{Giver, Message, MessageId, Notice, Outer, Transit};
 use super::orphan::Failure;
 use super::transaction::RESPONSE_TIMEOUT;
+use super::view::{EndReason, Far, SessionState, SessionView};
 use super::{Core, Effects, Transport};
 use crate::proto::digest::Verified;
 use crate::proto::head::ByteRange;
@@ -44,6 +45,12 @@ pub(crate) struct Session {
     expires: Option<Instant>,
     /// The requests running through, outward and inward.
     running: [Option<Running>; 2],
+    /// Body octets passed on, outward and inward.
+    octets: [u64; 2],
+    /// Who is, or was, at the outer side.
+    far: Option<(Outer, Arc<[u8]>)>,
+    /// Why its client is gone.
+    end: Option<EndReason>,
     /// Messages that the next hop has asked to be stopped, and their direction, latest last (RFC 4975, 10.5).
     stopped: VecDeque<(bool, MessageId)>,
 }
@@ -161,12 +168,30 @@ impl Sessions {
             opened: core.now,
             expires: new.expires,
             running: [None, None],
+            octets: [0, 0],
+            far: None,
+            end: None,
             stopped: VecDeque::new(),
         };
         let key = self.table.insert(session);
         self.by_id.insert(id, key);
         core.stats.sessions_opened += 1;
         key
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = SessionKey> {
+        self.table.keys()
+    }
+
+    pub(crate) fn get(&self, key: SessionKey) -> Option<&Session> {
+        self.table.get(key)
+    }
+
+    /// Notes why a session is about to end.
+    pub(crate) fn note_end(&mut self, key: SessionKey, reason: EndReason) {
+        if let Some(session) = self.table.get_mut(key) {
+            session.end = Some(reason);
+        }
     }
 
     fn find(&mut self, id: &SessionId) -> Option<&mut Session> {
@@ -179,6 +204,51 @@ impl Sessions {
 }
 
 impl Session {
+    /// Its client's connection.
+    pub(crate) fn inner(&self) -> PeerKey {
+        self.inner
+    }
+
+    /// What an operator may see of it.
+    pub(crate) fn view(&self, now: Instant) -> SessionView {
+        let state = match self.outer {
+            _ if self.is_expired(now) => SessionState::Expired,
+            OuterSide::Unbound => SessionState::Unbound,
+            OuterSide::Bound { .. } => SessionState::Bound,
+            OuterSide::Lost => SessionState::Lost,
+        };
+        let [octets_from_client, octets_to_client] = self.octets;
+        SessionView {
+            session: self.id.prefix().to_owned(),
+            user: self.verified.username().to_owned(),
+            realm: self.verified.realm().to_owned(),
+            age: now.saturating_duration_since(self.opened),
+            expires_in: self.expires.map(|at| at.saturating_duration_since(now)),
+            state,
+            client: self.inner,
+            far: self.far.as_ref().map(|(to, uri)| Far::new(*to, uri)),
+            octets_from_client,
+            octets_to_client,
+        }
+    }
+
+    /// Binds its outer side.
+    fn bind(&mut self, to: Outer, uri: Arc<[u8]>) {
+        self.far = Some((to, Arc::clone(&uri)));
+        self.outer = OuterSide::Bound { to, uri };
+    }
+
+    /// Body octets of a request that runs through; where they go.
+    fn pass_on(&mut self, stream: StreamId, octets: usize) -> Option<Outer> {
+        let way = self.running.iter().position(|r| r.as_ref().is_some_and(|r| r.stream == stream))?;
+        if let Some(sum) = self.octets.get_mut(way) {
+            *sum = sum.saturating_add(octets as u64);
+        }
+        let running = self.running.get_mut(way)?.as_mut()?;
+        running.octets = running.octets.saturating_add(octets as u64);
+        Some(running.next)
+    }
+
     fn is_expired(&self, now: Instant) -> bool {
         self.expires.is_some_and(|at| at <= now)
     }

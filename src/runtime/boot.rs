@@ -6,26 +6,32 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::mem;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use async_channel::{Receiver, Sender};
+use async_channel::Sender;
 use glommio::{LocalExecutorBuilder, Placement};
+use rustls_pki_types::ServerName;
 
-use super::core::{self, CoreEnd, CorePlan};
+use super::core::{self, CoreEnd, CorePlan, CoreReload};
+use super::hand_over::HandOver;
+use super::inspect::{Inboxes, Inspector};
 use super::mesh::{Parcel, inbox};
 use super::sock::{ListenError, Listeners};
+use super::succession::{Estate, Family, Kin, Line, Passed, SuccessionError};
 use super::tasks::panic_message;
 use super::tls::{Identity, Roots, TlsSetup, TlsSetupError};
-use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy};
+use crate::config::{CaSource, Config, Fixed, Limits, Outbound, PlainPolicy};
 use crate::control::{AccountsReady, Control, ControlError, ControlHandle};
 use crate::relay::{self, CoreId, Settings, Transport};
-use crate::telemetry::{Counters, Observed, Snapshot};
+use crate::telemetry::{Accounting, AccountingError, Counters, Observed, Opened, Snapshot};
 
 /// Connections that may wait to be accepted, per core and address.
 const BACKLOG: u16 = 4096;
@@ -48,10 +54,19 @@ const RESTART_FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 const QUIET_ROUNDS: u32 = 3;
 /// Rounds in all: cores that never become quiet are stopped all the same.
 const QUIESCE_ROUNDS_MAX: u32 = 100;
+/// How often it is looked whether there are sessions left while the relay drains.
+const DRAIN_LOOK: Duration = Duration::from_millis(100);
+/// Events that may wait for the supervisor.
+const EVENTS_MAX: usize = 64;
 /// How long a core may take to answer.
 const QUIESCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the control plane may take to end.
 const CONTROL_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Connections that are made for each address so that no core waits for one any more.
+const POKES_MAX: u32 = 500;
+/// How long each may take, and how long it is waited between them.
+const POKE_TIMEOUT: Duration = Duration::from_millis(200);
+const POKE_PAUSE: Duration = Duration::from_millis(5);
 /// How long it may take to exchange the accounts.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -64,9 +79,18 @@ pub enum BootError {
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
+    /// The file of accounting records cannot be opened.
+    #[error(transparent)]
+    Accounting(#[from] AccountingError),
     /// The control plane cannot start.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The new certificates are not for the name that the relay goes by until it ends.
+    #[error(
+        "hostname: {0} stands in the URIs of a relay that runs, and no certificate of the new config is for it: name one \
+         that is, or restart the relay"
+    )]
+    Hostname(String),
     /// An executor cannot start.
     #[error("core {index} on CPU {cpu}: {reason}")]
     Core {
@@ -93,8 +117,16 @@ pub enum BootError {
 enum BootEvent {
     /// A core's thread has ended.
     CoreEnded(usize),
-    /// Take what may change while the relay runs from another config, and say so.
-    Reload { config: Box<Config>, done: mpsc::Sender<Result<(), BootError>> },
+    /// Take what may change while the relay runs from another config, and say what differs and may not.
+    Reload { config: Box<Config>, done: mpsc::Sender<Result<Vec<&'static str>, BootError>> },
+    /// Accept nobody any more; when no session is left, or it is too late, say how many there are.
+    Drain { timeout: Duration, drained: mpsc::Sender<u64> },
+    /// Another process listens on the sockets: accept no more, and do not close them for it.
+    GiveWay,
+    /// One of the other processes of this relay has come or gone.
+    FamilyChanged,
+    /// One has a connection for a session of ours.
+    Passed(Passed),
     /// Stop everything.
     Stop,
     /// Make a core panic.
@@ -108,7 +140,12 @@ pub struct Server {
     counters: Vec<Arc<Counters>>,
     accounts: AccountsReady,
     control: ControlHandle,
-    events: Sender<BootEvent>,
+    inboxes: Inboxes,
+    events: SyncSender<BootEvent>,
+    generation: u8,
+    listeners: Arc<Vec<(Listeners, bool)>>,
+    accepting: Arc<AtomicUsize>,
+    family: Arc<Family>,
     supervisor: Option<JoinHandle<()>>,
 }
 
@@ -118,20 +155,34 @@ impl Server {
     /// # Errors
     /// [`BootError`] says what an operator must change.
     pub fn start(config: Config) -> Result<Self, BootError> {
+        Self::start_after(config, None)
+    }
+
+    /// The same where another process has listened until now; whoever is before this process ([`Server::family`]) must be told next.
+    ///
+    /// # Errors
+    /// [`BootError`] says what an operator must change.
+    pub fn start_after(config: Config, mut estate: Option<Estate>) -> Result<Self, BootError> {
         let control = Control::start(&config)?;
         let tls = tls_setup(&config)?;
-        if tls.roots == 0 {
-            tracing::warn!(
-                "No trusted CA found: every next hop that is a relay will be refused; see outbound.ca"
-            );
-        }
+        let accounting = Accounting::start(Opened::new(config.accounting.as_ref())?);
         let count = NonZeroUsize::new(config.cores.len()).unwrap_or(NonZeroUsize::MIN);
-        let listeners = listen(&config, count)?;
+        let generation = estate.as_ref().map_or(0, |estate| estate.generation);
+        let listeners = Arc::new(listen(&config, count, estate.as_mut())?);
+        let family = Arc::new(Family::after(estate.map(Estate::predecessor)));
         let addresses = listeners.iter().map(|(l, secure)| (l.address(), *secure)).collect();
         let (accounts, handle) = (control.accounts_ready(), control.handle());
-        let (events, inbox) = async_channel::bounded(64);
-        let mut supervisor = Supervisor::new(config, control, tls, listeners, (events.clone(), inbox));
-        let counters = supervisor.counters.clone();
+        let (events, inbox) = mpsc::sync_channel(EVENTS_MAX);
+        let kin = (generation, Arc::clone(&family));
+        let mut supervisor = Supervisor::new(
+            config,
+            (control, tls, accounting),
+            Arc::clone(&listeners),
+            kin,
+            (events.clone(), inbox),
+        );
+        let accepting = Arc::clone(&supervisor.accepting);
+        let (counters, inboxes) = (supervisor.counters.clone(), supervisor.inboxes.clone());
         for index in 0..count.get() {
             if let Err(error) = supervisor.start_core(index) {
                 // The cores that run already know each other, and would go on.
@@ -143,7 +194,36 @@ impl Server {
             .name("supervisor".to_owned())
             .spawn(move || supervisor.run())
             .map_err(|source| BootError::System { what: "starting the supervisor", source })?;
-        Ok(Self { addresses, counters, accounts, control: handle, events, supervisor: Some(thread) })
+        let supervisor = Some(thread);
+        Ok(Self {
+            addresses,
+            counters,
+            accounts,
+            control: handle,
+            inboxes,
+            events,
+            generation,
+            listeners,
+            accepting,
+            family,
+            supervisor,
+        })
+    }
+
+    /// The other processes of this relay.
+    pub fn family(&self) -> &Family {
+        &self.family
+    }
+
+    /// What the process needs that shall take over from this one.
+    pub fn heritage(&self) -> Heritage {
+        Heritage {
+            generation: self.generation,
+            listeners: Arc::clone(&self.listeners),
+            accepting: Arc::clone(&self.accepting),
+            family: Arc::clone(&self.family),
+            events: self.events.clone(),
+        }
     }
 
     /// The addresses listened on, with the ports the kernel chose where 0 was asked for, and whether
@@ -162,15 +242,37 @@ impl Server {
         self.accounts.is_ready()
     }
 
-    /// Goes on with another config, as far as that is possible without a restart: with its accounts. Whoever has a
-    /// session keeps it.
+    /// For an operator who wants to look inside.
+    pub fn inspector(&self) -> Inspector {
+        Inspector {
+            addresses: self.addresses.clone(),
+            counters: self.counters.clone(),
+            accounts: self.accounts.clone(),
+            inboxes: self.inboxes.clone(),
+        }
+    }
+
+    /// Goes on with another config, as far as that is possible without a restart. Whoever has a connection or a session
+    /// keeps it. Returns the keys that differ and take a restart; see [`Fixed`]. The log is the caller's to change.
     ///
     /// # Errors
-    /// If the control plane is gone or stuck; then nothing has changed.
-    pub fn reload(&self, config: Config) -> Result<(), BootError> {
+    /// If certificates, CAs or name servers cannot be used, or the control plane is gone or stuck; then nothing has
+    /// changed.
+    pub fn reload(&self, config: Config) -> Result<Vec<&'static str>, BootError> {
         let (done, is_done) = mpsc::channel();
-        let _ = self.events.send_blocking(BootEvent::Reload { config: Box::new(config), done });
+        let _ = self.events.send(BootEvent::Reload { config: Box::new(config), done });
         is_done.recv().unwrap_or(Err(BootError::Control(ControlError::Died)))
+    }
+
+    /// Accepts nobody any more, and leaves alone whoever has a session. The receiver gets the number of sessions that
+    /// are left as soon as there are none, or after `timeout`; then it is for the caller to [`stop`](Self::stop). Who
+    /// has no session by now gets none: AUTH is 408, and the connection closed.
+    ///
+    /// Asked for twice, the second one counts, and the first receiver hears nothing but its end.
+    pub fn drain(&self, timeout: Duration) -> mpsc::Receiver<u64> {
+        let (drained, left) = mpsc::channel();
+        let _ = self.events.send(BootEvent::Drain { timeout, drained });
+        left
     }
 
     /// Tells all there is to see of this relay, for whoever shows it to others.
@@ -197,13 +299,13 @@ impl Server {
     /// Makes a task of a core panic, for tests of what happens then.
     #[doc(hidden)]
     pub fn crash_core(&self, index: usize) {
-        let _ = self.events.send_blocking(BootEvent::Crash { index, in_task: true });
+        let _ = self.events.send(BootEvent::Crash { index, in_task: true });
     }
 
     /// Makes a core panic outside its tasks, as an error in the relay on a message from another core would.
     #[doc(hidden)]
     pub fn crash_core_loop(&self, index: usize) {
-        let _ = self.events.send_blocking(BootEvent::Crash { index, in_task: false });
+        let _ = self.events.send(BootEvent::Crash { index, in_task: false });
     }
 
     /// Stops accepting, closes every connection in order, ends the cores. Returns what they counted.
@@ -213,13 +315,73 @@ impl Server {
     }
 
     fn end(&mut self) {
-        let _ = self.events.send_blocking(BootEvent::Stop);
+        let _ = self.events.send(BootEvent::Stop);
         if let Some(thread) = self.supervisor.take()
             && thread.join().is_err()
         {
             tracing::error!("The supervisor died");
         }
     }
+}
+
+/// What one process leaves another; see [`succession`](super::succession).
+#[derive(Clone, Debug)]
+pub struct Heritage {
+    generation: u8,
+    listeners: Arc<Vec<(Listeners, bool)>>,
+    accepting: Arc<AtomicUsize>,
+    family: Arc<Family>,
+    events: SyncSender<BootEvent>,
+}
+
+impl Heritage {
+    /// Leaves the listening sockets to the process at the other end of `line`.
+    ///
+    /// # Errors
+    /// If that has ended.
+    pub fn bequeath(&self, line: Line) -> Result<Kin, SuccessionError> {
+        let all = self.listeners.iter().flat_map(|(listeners, secure)| {
+            listeners.sockets().map(|socket| (listeners.address(), *secure, socket))
+        });
+        Kin::bequeath(line, self.generation, all)
+    }
+
+    /// Accepts no more: `successor` does. Each core still takes the one connection that it is waiting for, and so that it
+    /// need not wait long, gets one from here. Returns whether no core accepts any more.
+    pub fn give_way(&self, successor: &Arc<Kin>) -> bool {
+        self.family.add_successor(successor);
+        let _ = self.events.send(BootEvent::FamilyChanged);
+        let _ = self.events.send(BootEvent::GiveWay);
+        for _ in 0..POKES_MAX {
+            if self.accepting.load(Ordering::SeqCst) == 0 {
+                return true;
+            }
+            for (listeners, _) in self.listeners.iter() {
+                // The other process may get it, which does no harm.
+                let _ = TcpStream::connect_timeout(&reachable(listeners.address()), POKE_TIMEOUT);
+            }
+            std::thread::sleep(POKE_PAUSE);
+        }
+        false
+    }
+
+    /// Serves the connections that another process has for this one, until that one has ended.
+    pub fn serve(&self, kin: &Kin) {
+        while let Ok(passed) = kin.next() {
+            let _ = self.events.send(BootEvent::Passed(passed));
+        }
+        let _ = self.events.send(BootEvent::FamilyChanged);
+    }
+}
+
+/// Where an address that is listened on can be connected to from here.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 impl Drop for Server {
@@ -238,34 +400,64 @@ fn tls_setup(config: &Config) -> Result<TlsSetup, BootError> {
         CaSource::System => Roots::System,
         CaSource::File { certificates, .. } => Roots::Certificates(certificates.clone()),
     };
-    Ok(TlsSetup::new(identities.collect(), &roots, config.tls.record_layer)?)
+    let tls = TlsSetup::new(identities.collect(), &roots, config.tls.record_layer)?;
+    if tls.roots == 0 {
+        tracing::warn!(
+            "No trusted CA found: every next hop that is a relay will be refused; see outbound.ca"
+        );
+    }
+    Ok(tls)
 }
 
-fn listen(config: &Config, cores: NonZeroUsize) -> Result<Vec<(Listeners, bool)>, BootError> {
-    let bind =
-        |listen: &crate::config::Listen| Ok((Listeners::bind(listen.address, cores, BACKLOG)?, listen.tls));
+fn listen(
+    config: &Config,
+    cores: NonZeroUsize,
+    mut estate: Option<&mut Estate>,
+) -> Result<Vec<(Listeners, bool)>, BootError> {
+    let bind = |listen: &crate::config::Listen| {
+        let left = estate.as_mut().and_then(|estate| estate.listeners(listen.address, listen.tls));
+        let listeners = match left {
+            Some((address, sockets)) => Listeners::inherit(address, sockets, cores, BACKLOG)?,
+            None => Listeners::bind(listen.address, cores, BACKLOG)?,
+        };
+        Ok((listeners, listen.tls))
+    };
     config.listen.iter().map(bind).collect()
 }
 
 /// Owns the cores' threads; runs on a thread of its own.
 struct Supervisor {
     cores: Vec<RunningCore>,
+    inboxes: Inboxes,
     cpus: Vec<usize>,
+    fixed: Fixed,
     settings: Settings,
     limits: Limits,
     outbound: Arc<Outbound>,
     tls: TlsSetup,
     control: Control,
     counters: Vec<Arc<Counters>>,
-    listeners: Vec<(Listeners, bool)>,
+    listeners: Arc<Vec<(Listeners, bool)>>,
+    accepting: Arc<AtomicUsize>,
+    family: Arc<Family>,
+    /// The sockets belong to another process now.
+    gave_way: bool,
     log_failures: bool,
-    events: Sender<BootEvent>,
-    inbox: Receiver<BootEvent>,
+    accounting: Accounting,
+    draining: Option<Draining>,
+    events: SyncSender<BootEvent>,
+    inbox: mpsc::Receiver<BootEvent>,
+}
+
+/// The relay waits for its sessions to end.
+struct Draining {
+    until: Instant,
+    drained: mpsc::Sender<u64>,
 }
 
 /// One core's present life.
 struct RunningCore {
-    incarnation: u16,
+    id: CoreId,
     inbox: Option<Sender<Parcel>>,
     thread: Option<JoinHandle<CoreEnd>>,
     started: Instant,
@@ -275,30 +467,37 @@ struct RunningCore {
 impl Supervisor {
     fn new(
         config: Config,
-        control: Control,
-        tls: TlsSetup,
-        listeners: Vec<(Listeners, bool)>,
-        (events, inbox): (Sender<BootEvent>, Receiver<BootEvent>),
+        (control, tls, accounting): (Control, TlsSetup, Accounting),
+        listeners: Arc<Vec<(Listeners, bool)>>,
+        (generation, family): (u8, Arc<Family>),
+        (events, inbox): (SyncSender<BootEvent>, mpsc::Receiver<BootEvent>),
     ) -> Self {
         let ports = listeners.iter().map(|(l, _)| l.address().port()).collect();
-        let dead = |_| RunningCore {
-            incarnation: 0,
+        let dead = |index| RunningCore {
+            id: CoreId::first_life(index, generation),
             inbox: None,
             thread: None,
             started: Instant::now(),
             pause: RESTART_PAUSE_MIN,
         };
         Self {
-            cores: config.cores.iter().map(dead).collect(),
+            cores: (0..u16::MAX).zip(&config.cores).map(|(index, _)| dead(index)).collect(),
+            inboxes: Inboxes::new(config.cores.len()),
             counters: config.cores.iter().map(|_| Arc::default()).collect(),
             settings: settings(&config, ports),
+            fixed: Fixed::from(&config),
             cpus: config.cores,
             limits: config.limits,
             outbound: Arc::new(config.outbound),
             log_failures: config.auth.log_failures,
             tls,
             control,
+            accounting,
             listeners,
+            accepting: Arc::default(),
+            family,
+            gave_way: false,
+            draining: None,
             events,
             inbox,
         }
@@ -321,7 +520,10 @@ impl Supervisor {
             control: self.control.handle(),
             counters: Arc::clone(counters),
             inbox: receiver,
+            accepting: Arc::clone(&self.accepting),
+            family: Arc::clone(&self.family),
             log_failures: self.log_failures,
+            records: self.accounting.records(),
             own: self.listeners.iter().map(|(listeners, _)| listeners.address()).collect(),
             seed: seed()?,
         };
@@ -330,6 +532,7 @@ impl Supervisor {
         let thread = spawn_core(cpu, plan, Farewell(index, self.events.clone()))
             .map_err(|reason| BootError::Core { index, cpu, reason })?;
         if let Some(core) = self.cores.get_mut(index) {
+            self.inboxes.set(index, Some(sender.clone()));
             core.inbox = Some(sender);
             core.thread = Some(thread);
             core.started = Instant::now();
@@ -339,17 +542,24 @@ impl Supervisor {
     }
 
     fn id(&self, index: usize) -> CoreId {
-        let incarnation = self.cores.get(index).map_or(0, |core| core.incarnation);
-        CoreId { index: u16::try_from(index).unwrap_or(u16::MAX), incarnation }
+        let other = || CoreId::first_life(u16::try_from(index).unwrap_or(u16::MAX), 0);
+        self.cores.get(index).map_or_else(other, |core| core.id)
     }
 
     fn listeners_of(&self, index: usize) -> Result<Vec<(socket2::Socket, Transport)>, BootError> {
-        let of_core = |(listeners, secure): &(Listeners, bool)| {
-            let socket = listeners.for_core(index)?;
-            Ok((socket, Transport { secure: *secure, port: listeners.address().port() }))
-        };
-        let all: io::Result<Vec<_>> = self.listeners.iter().map(of_core).collect();
-        all.map_err(|source| BootError::System { what: "duplicating a listening socket", source })
+        if self.gave_way {
+            return Ok(Vec::new());
+        }
+        let cores = NonZeroUsize::new(self.cores.len()).unwrap_or(NonZeroUsize::MIN);
+        let mut all = Vec::new();
+        for (listeners, secure) in self.listeners.iter() {
+            let transport = Transport { secure: *secure, port: listeners.address().port() };
+            let sockets = listeners
+                .for_core(index, cores)
+                .map_err(|source| BootError::System { what: "duplicating a listening socket", source })?;
+            all.extend(sockets.into_iter().map(|socket| (socket, transport)));
+        }
+        Ok(all)
     }
 
     /// Tells the newcomer of all others, and all others of the newcomer.
@@ -365,12 +575,37 @@ impl Supervisor {
 
     /// Watches over the cores until told to stop.
     fn run(mut self) {
-        while let Ok(event) = self.inbox.recv_blocking() {
+        loop {
+            let event = match self.draining {
+                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(_) => self.inbox.recv_timeout(DRAIN_LOOK),
+            };
+            let event = match event {
+                Ok(event) => event,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.look_at_drain();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             match event {
                 BootEvent::CoreEnded(index) => self.restart(index),
                 BootEvent::Reload { config, done } => {
                     // Whoever asked may have stopped waiting.
                     let _ = done.send(self.reload(*config));
+                }
+                BootEvent::GiveWay => self.give_way(),
+                BootEvent::FamilyChanged => {
+                    (0..self.cores.len()).for_each(|index| self.tell(index, Parcel::FamilyChanged));
+                }
+                BootEvent::Passed(passed) => {
+                    self.tell(passed.core.into(), Parcel::Adopt(Box::new(HandOver::passed(passed))));
+                }
+                BootEvent::Drain { timeout, drained } => {
+                    // The cores first: whoever finds the door closed can rely on nobody inside being let in any more.
+                    self.draining = Some(Draining { until: Instant::now() + timeout, drained });
+                    self.look_at_drain();
+                    self.stop_listening();
                 }
                 BootEvent::Crash { index, in_task } => self.tell(index, Parcel::Panic { in_task }),
                 BootEvent::Stop => break,
@@ -379,10 +614,87 @@ impl Supervisor {
         self.stop();
     }
 
-    /// The one place where a config is put into force while the relay runs. What is not named here takes a restart.
-    fn reload(&self, config: Config) -> Result<(), BootError> {
-        self.control.reload_accounts(&config.auth, RELOAD_TIMEOUT)?;
-        Ok(())
+    /// The one place where a config is put into force while the relay runs. First everything that may fail, the
+    /// control plane last, for what it has exchanged stays exchanged; then what cannot.
+    fn reload(&mut self, mut config: Config) -> Result<Vec<&'static str>, BootError> {
+        let differing = self.fixed.differing(&config);
+        config.hostname.clone_from(&self.settings.hostname);
+        config.cores.clone_from(&self.cpus);
+        let named = ServerName::try_from(config.hostname.as_str());
+        let certificates = &config.tls.certificates;
+        if !certificates.is_empty()
+            && !named.is_ok_and(|name| certificates.iter().any(|pair| pair.covers(&name)))
+        {
+            return Err(BootError::Hostname(config.hostname));
+        }
+        let tls = tls_setup(&config)?;
+        let records = Opened::new(config.accounting.as_ref())?;
+        self.control.reload(&config, RELOAD_TIMEOUT)?;
+
+        // Also for cores that are started again.
+        self.settings = settings(&config, mem::take(&mut self.settings.ports));
+        self.limits = config.limits;
+        self.outbound = Arc::new(config.outbound);
+        self.log_failures = config.auth.log_failures;
+        self.tls = tls;
+        self.accounting.change(records);
+        let (in_force, heard) = mpsc::channel::<()>();
+        for index in 0..self.cores.len() {
+            let reload = CoreReload {
+                settings: self.settings.clone(),
+                limits: self.limits.clone(),
+                outbound: Arc::clone(&self.outbound),
+                tls: self.tls.clone(),
+                log_failures: self.log_failures,
+                records: self.accounting.records(),
+            };
+            self.tell(index, Parcel::Reload(Box::new(reload), in_force.clone()));
+        }
+        drop(in_force);
+        // Nothing is ever sent: this returns when every core has gone on, or died, or takes too long for a word.
+        if heard.recv_timeout(RELOAD_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("A core is busy; it takes the new config a little later");
+        }
+        Ok(differing)
+    }
+
+    fn stop_listening(&self) {
+        if !self.gave_way {
+            self.listeners.iter().for_each(|(listeners, _)| listeners.stop());
+        }
+    }
+
+    /// Whether the sessions are over, or have had their time.
+    fn look_at_drain(&mut self) {
+        let (answer, answers) = mpsc::channel();
+        for index in 0..self.cores.len() {
+            // Also cores that were started again since.
+            self.tell(index, Parcel::Drain(answer.clone()));
+        }
+        drop(answer);
+        let deadline = Instant::now() + QUIESCE_TIMEOUT;
+        let mut left = 0;
+        let mut all_known = true;
+        // A core that is dead has dropped its sender with its inbox.
+        for _ in 0..self.cores.len() {
+            match answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(sessions) => left += sessions,
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => all_known = false,
+            }
+        }
+        let over = |draining: &mut Draining| (all_known && left == 0) || draining.until <= Instant::now();
+        if let Some(draining) = self.draining.take_if(over) {
+            // Whoever asked may have decided otherwise.
+            let _ = draining.drained.send(left);
+        }
+    }
+
+    fn give_way(&mut self) {
+        self.gave_way = true;
+        for index in 0..self.cores.len() {
+            self.tell(index, Parcel::GiveWay);
+        }
     }
 
     fn tell(&self, index: usize, parcel: Parcel) {
@@ -398,6 +710,7 @@ impl Supervisor {
             return;
         };
         core.inbox = None;
+        self.inboxes.set(index, None);
         self.counters.iter().skip(index).take(1).for_each(|counters| counters.up.set(0));
         let why = match core.thread.take().map(JoinHandle::join) {
             Some(Ok(CoreEnd::Panicked(message))) => message,
@@ -411,7 +724,7 @@ impl Supervisor {
         core.started = Instant::now();
         let pause = core.pause;
         core.pause = (pause * 2).min(RESTART_PAUSE_MAX);
-        core.incarnation = core.incarnation.wrapping_add(1);
+        core.id = core.id.next_life();
         tracing::error!(
             core = index,
             reason = why,
@@ -460,17 +773,25 @@ impl Supervisor {
     }
 
     fn stop(mut self) {
-        for (listeners, _) in &self.listeners {
-            listeners.stop();
+        self.stop_listening();
+        self.quiesce();
+        for index in 0..self.cores.len() {
+            self.tell(index, Parcel::GiveUp);
         }
+        // What that means to other cores must reach them as well.
         self.quiesce();
         for index in 0..self.cores.len() {
             self.tell(index, Parcel::Stop);
         }
+        (0..self.cores.len()).for_each(|index| self.inboxes.set(index, None));
         for thread in self.cores.iter_mut().filter_map(|core| core.thread.take()) {
             if let Err(panic) = thread.join() {
                 tracing::error!(reason = panic_message(panic.as_ref()), "A core died while stopping");
             }
+        }
+        let dropped = self.accounting.dropped();
+        if dropped > 0 {
+            tracing::warn!(dropped, "Accounting records were lost: they could not be written fast enough");
         }
         if let Err(error) = self.control.stop(CONTROL_STOP_TIMEOUT) {
             tracing::warn!(reason = %error, "The control plane did not stop in order");
@@ -510,6 +831,8 @@ fn spawn_core(cpu: usize, plan: CorePlan, farewell: Farewell) -> Result<JoinHand
         let _farewell = farewell;
         // Polled here and now, before the executor runs: that is how its waker can be had.
         let woken = executor.spawn(poll_fn(|cx| {
+            // Kept for good: a task that others hold wakers of must not be freed; see `control::reply`.
+            mem::forget(cx.waker().clone());
             let _ = progress.send(Ok(Progress::Made(cx.waker().clone())));
             Poll::<()>::Pending
         }));
@@ -550,7 +873,7 @@ fn pulse(waker: Waker, reached: mpsc::Receiver<Result<Progress, String>>) -> io:
 }
 
 /// Says that a core's thread has ended, however it ends.
-struct Farewell(usize, Sender<BootEvent>);
+struct Farewell(usize, SyncSender<BootEvent>);
 
 impl Drop for Farewell {
     fn drop(&mut self) {

@@ -9,6 +9,7 @@
 //! is its slot free. RFC 4976, 6.2 and 6.5.
 
 use std::cell::{Cell, RefCell};
+use std::mem;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
@@ -19,13 +20,15 @@ use futures_lite::future;
 
 use super::core::Shared;
 use super::deadline::Deadline;
+use super::hand_over::Received;
 use super::pool::{self, PINNED_FACTOR_MAX};
 use super::records;
 use super::sock::Socket;
 use super::tasks::Event;
 use super::tls::TlsConn;
+use super::trace::Traced;
 use crate::proto::parser::{ParseError, Parser, Piece};
-use crate::relay::{Input, Limit, PeerKey, WriteState};
+use crate::relay::{Input, Limit, OutBatch, PeerKey, Transport, WriteState};
 
 /// How long a peer may take to close its side after we have closed ours.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,11 +39,15 @@ const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Conn {
     pub(crate) key: PeerKey,
-    socket: Socket,
-    tls: Option<RefCell<Box<TlsConn>>>,
+    pub(super) socket: Socket,
+    pub(super) tls: Option<RefCell<Box<TlsConn>>>,
     /// Handshake, alerts, key updates: what TLS itself has to send.
     tls_out: RefCell<Vec<u8>>,
     address: SocketAddr,
+    /// Where it was accepted, until it is known on which core it belongs.
+    pub(super) fresh: Cell<Option<Transport>>,
+    /// What looks for that in a first head that comes in many pieces.
+    pub(super) probe: RefCell<Option<Box<Parser>>>,
     /// We dialled it, and the relay has not yet heard that it is up.
     dialling: Cell<bool>,
     /// Frames can be sent and received.
@@ -53,6 +60,10 @@ pub(crate) struct Conn {
     closing: Cell<bool>,
     stop_reading: Event,
     pub(crate) writable: Event,
+    /// The writer has something in hand.
+    writing: Cell<bool>,
+    /// Who watches; nobody, as a rule.
+    pub(super) traced: RefCell<Vec<Traced>>,
     lost: Cell<bool>,
     /// TLS can encrypt no more: what is queued cannot be sent.
     broken: Cell<bool>,
@@ -66,6 +77,8 @@ enum ReadEnd {
     Ended(&'static str),
     /// We are closing it.
     Closing,
+    /// Another core goes on with it.
+    HandedOver,
     /// TLS failed; an alert is waiting to be sent.
     Tls(String),
     /// Frames cannot be told apart any more.
@@ -75,20 +88,48 @@ enum ReadEnd {
 }
 
 impl Conn {
-    pub(crate) fn new(
+    /// One that a client has opened.
+    pub(crate) fn accepted(
         key: PeerKey,
         socket: Socket,
         address: SocketAddr,
         tls: Option<TlsConn>,
-        dialling: bool,
+        transport: Transport,
     ) -> Self {
+        let conn = Self::new(key, socket, address, tls.map(Box::new));
+        conn.fresh.set(Some(transport));
+        conn
+    }
+
+    /// One that we have opened.
+    pub(crate) fn dialled(key: PeerKey, socket: Socket, address: SocketAddr, tls: Option<TlsConn>) -> Self {
+        let conn = Self::new(key, socket, address, tls.map(Box::new));
+        conn.dialling.set(true);
+        conn
+    }
+
+    /// One that another core has accepted; see [`HandOver`](super::hand_over::HandOver).
+    pub(crate) fn resumed(
+        key: PeerKey,
+        socket: Socket,
+        address: SocketAddr,
+        tls: Option<Box<TlsConn>>,
+    ) -> Self {
+        let conn = Self::new(key, socket, address, tls);
+        conn.up.set(true);
+        conn
+    }
+
+    fn new(key: PeerKey, socket: Socket, address: SocketAddr, tls: Option<Box<TlsConn>>) -> Self {
         Self {
             key,
             socket,
-            tls: tls.map(|tls| RefCell::new(Box::new(tls))),
+            tls: tls.map(RefCell::new),
             tls_out: RefCell::new(Vec::new()),
             address,
-            dialling: Cell::new(dialling),
+            fresh: Cell::new(None),
+            probe: RefCell::new(None),
+            dialling: Cell::new(false),
             up: Cell::new(false),
             deadline: Cell::new(None),
             closing_since: Cell::new(None),
@@ -97,19 +138,23 @@ impl Conn {
             closing: Cell::new(false),
             stop_reading: Event::default(),
             writable: Event::default(),
+            writing: Cell::new(false),
+            traced: RefCell::default(),
             lost: Cell::new(false),
             broken: Cell::new(false),
         }
     }
 
     /// Starts the two tasks.
-    pub(crate) fn start(self: Rc<Self>, shared: &Rc<Shared>) {
-        self.deadline.set(Some(Instant::now() + shared.limits.handshake_timeout));
+    pub(crate) fn start(self: Rc<Self>, shared: &Rc<Shared>, received: Received) {
+        if !self.up.get() {
+            self.deadline.set(Some(Instant::now() + shared.limits().handshake_timeout));
+        }
         shared.counters.connections_open.add(1);
         let (conn, core) = (Rc::clone(&self), Rc::clone(shared));
         shared.tasks.spawn(async move { conn.write_loop(&core).await });
         let core = Rc::clone(shared);
-        shared.tasks.spawn(async move { self.read(&core).await });
+        shared.tasks.spawn(async move { self.read(&core, received).await });
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -134,11 +179,11 @@ impl Conn {
 
     // -- reading -------------------------------------------------------------------------------
 
-    async fn read(self: Rc<Self>, shared: &Rc<Shared>) {
-        let end = self.read_loop(shared).await;
+    async fn read(self: Rc<Self>, shared: &Rc<Shared>, received: Received) {
+        let end = self.read_loop(shared, received).await;
         let (peer, address) = (self.key, self.address);
         match end {
-            ReadEnd::Closing => return,
+            ReadEnd::Closing | ReadEnd::HandedOver => return,
             ReadEnd::Gone(why) => tracing::debug!(?peer, %address, reason = why, "Connection gone"),
             ReadEnd::Ended(how) => {
                 tracing::debug!(?peer, %address, reason = how, "The peer has ended the connection");
@@ -156,7 +201,7 @@ impl Conn {
                 failures.add(1);
                 tracing::debug!(?peer, %address, reason = error, "TLS failed");
                 // The alert tells the peer why; nobody waits for it to arrive.
-                let alert = std::mem::take(&mut *self.tls_out.borrow_mut());
+                let alert = mem::take(&mut *self.tls_out.borrow_mut());
                 let _ = future::or(self.socket.write_all(&alert), late(CLOSE_TIMEOUT)).await;
             }
             ReadEnd::Unparseable(error) => {
@@ -172,10 +217,11 @@ impl Conn {
     }
 
     /// Receives until the connection ends, one way or another.
-    async fn read_loop(&self, shared: &Rc<Shared>) -> ReadEnd {
-        let mut parser = Parser::new(shared.limits.parser());
+    async fn read_loop(&self, shared: &Rc<Shared>, received: Received) -> ReadEnd {
+        let mut parser = Parser::new(shared.limits().parser());
         // Octets of TLS records, and of frames, that are not complete yet.
-        let (mut records, mut rest) = (Vec::new(), Vec::new());
+        let (mut records, mut rest) = (received.records, Vec::new());
+        let mut before = Some(received.plain).filter(|plain| !plain.is_empty());
         if let Err(end) = self.begin(shared) {
             return end;
         }
@@ -184,29 +230,28 @@ impl Conn {
                 future::or(self.resumed.wait(), self.stop_reading.wait()).await;
                 if self.up.get() && self.deadline.take().is_some() {
                     // While it was not read from, the peer could not go on.
-                    self.deadline.set(Some(Instant::now() + shared.limits.head_timeout));
+                    self.deadline.set(Some(Instant::now() + shared.limits().head_timeout));
                 }
             }
             if self.closing.get() {
                 return ReadEnd::Closing;
             }
-            let received =
-                self.socket.read_with(&shared.scratch, &mut records, |octets| self.decrypt(octets, &rest));
-            let stopped = async {
-                self.stop_reading.wait().await;
-                None
-            };
-            let received = future::or(self.in_time(async { Some(received.await) }), stopped).await;
-            let plain = match received {
-                None if self.closing.get() => return ReadEnd::Closing,
-                None => return ReadEnd::TooSlow(self.late_for()),
-                Some(Err(error)) => return ReadEnd::Gone(error.to_string()),
-                Some(Ok(None)) if self.up.get() => return ReadEnd::Ended("end of stream"),
-                Some(Ok(None)) => return ReadEnd::Gone("end of stream".to_owned()),
-                Some(Ok(Some(Err(error)))) => return ReadEnd::Tls(error),
-                Some(Ok(Some(Ok(plain)))) => plain,
+            let plain = match before.take() {
+                Some(plain) => plain,
+                None => match self.receive(shared, &mut records, &rest).await {
+                    Ok(plain) => plain,
+                    Err(end) => return end,
+                },
             };
             self.after_receive(shared);
+            let Received { records: left, plain } = {
+                let received = Received { records: mem::take(&mut records), plain };
+                match self.hand_over(shared, received).await {
+                    Some(received) => received,
+                    None => return ReadEnd::HandedOver,
+                }
+            };
+            records = left;
             match self.parse(shared, &mut parser, plain) {
                 Ok(left) => rest = left,
                 Err(error) => return ReadEnd::Unparseable(error),
@@ -218,6 +263,30 @@ impl Conn {
                 self.watch_head(shared, &parser, &rest);
             }
             glommio::executor().yield_if_needed().await;
+        }
+    }
+
+    /// Waits for octets, which become plain behind the `rest` of those before them.
+    async fn receive(
+        &self,
+        shared: &Rc<Shared>,
+        records: &mut Vec<u8>,
+        rest: &[u8],
+    ) -> Result<Vec<u8>, ReadEnd> {
+        let received = self.socket.read_with(&shared.scratch, records, |octets| self.decrypt(octets, rest));
+        let stopped = async {
+            self.stop_reading.wait().await;
+            None
+        };
+        let received = future::or(self.in_time(async { Some(received.await) }), stopped).await;
+        match received {
+            None if self.closing.get() => Err(ReadEnd::Closing),
+            None => Err(ReadEnd::TooSlow(self.late_for())),
+            Some(Err(error)) => Err(ReadEnd::Gone(error.to_string())),
+            Some(Ok(None)) if self.up.get() => Err(ReadEnd::Ended("end of stream")),
+            Some(Ok(None)) => Err(ReadEnd::Gone("end of stream".to_owned())),
+            Some(Ok(Some(Err(error)))) => Err(ReadEnd::Tls(error)),
+            Some(Ok(Some(Ok(plain)))) => Ok(plain),
         }
     }
 
@@ -280,7 +349,7 @@ impl Conn {
         if rest.is_empty() || !parser.in_head() {
             self.deadline.set(None);
         } else if self.deadline.get().is_none() {
-            self.deadline.set(Some(Instant::now() + shared.limits.head_timeout));
+            self.deadline.set(Some(Instant::now() + shared.limits().head_timeout));
         }
     }
 
@@ -302,6 +371,9 @@ impl Conn {
                 };
                 let input = match step.piece {
                     Piece::Head(head) => {
+                        for traced in self.traced.borrow().iter() {
+                            traced.received(octets.get(at..at + step.consumed).unwrap_or_default());
+                        }
                         Input::Head { peer, head, octets: part(&octets, at..at + step.consumed) }
                     }
                     Piece::Body(range) => {
@@ -349,7 +421,9 @@ impl Conn {
 
     async fn write_loop(self: Rc<Self>, shared: &Rc<Shared>) {
         loop {
+            self.writing.set(false);
             self.writable.wait().await;
+            self.writing.set(true);
             loop {
                 if self.lost.get() {
                     return;
@@ -380,8 +454,16 @@ impl Conn {
     /// Fills `out` with what may be sent now: first what TLS has to say, then one flush of the relay's.
     fn next_flush(&self, shared: &Rc<Shared>, out: &mut Vec<u8>) -> WriteState {
         out.append(&mut self.tls_out.borrow_mut());
+        let is_traced = !self.traced.borrow().is_empty();
+        let in_between = is_traced && shared.with_relay(|relay| relay.is_between_frames(self.key));
+        let trace = |flush: &OutBatch| {
+            for traced in self.traced.borrow().iter() {
+                traced.sent(flush.parts(), in_between, || Parser::new(shared.limits().parser()));
+            }
+        };
         let Some(tls) = &self.tls else {
             return shared.next_flush(self.key, |flush, _| {
+                trace(flush);
                 flush.parts().for_each(|part| out.extend_from_slice(part));
             });
         };
@@ -389,6 +471,7 @@ impl Conn {
             return if self.closing.get() { WriteState::Finished } else { WriteState::Open };
         }
         shared.next_flush(self.key, |flush, seam| {
+            trace(flush);
             let mut tls = tls.borrow_mut();
             if let Err(error) = records::cut(flush.parts(), seam, |record| tls.encrypt(record, out)) {
                 tracing::warn!(peer = ?self.key, reason = %error, "Cannot encrypt");
@@ -402,7 +485,7 @@ impl Conn {
     async fn write_flush(&self, shared: &Rc<Shared>, mut out: &[u8]) -> std::io::Result<()> {
         while !out.is_empty() {
             let stalled = async {
-                Deadline::after(shared.limits.write_timeout).await;
+                Deadline::after(shared.limits().write_timeout).await;
                 None
             };
             let written = async { Some(self.socket.write(out).await) };
@@ -442,13 +525,31 @@ impl Conn {
         }
         // Whichever task is still waiting sees the end.
         let _ = self.socket.shutdown_both();
+        self.count_out(shared);
+    }
+
+    /// The same for a connection that goes on elsewhere.
+    pub(super) fn leave(&self, shared: &Rc<Shared>) {
+        if !self.lost.replace(true) {
+            self.count_out(shared);
+        }
+    }
+
+    fn count_out(&self, shared: &Rc<Shared>) {
         self.closing.set(true);
         self.stop_reading.notify();
         self.writable.notify();
         shared.counters.connections_open.sub(1);
-        shared.forget(self.key);
         let peer = self.key;
+        // What the relay has to say of its end still finds its address.
         shared.feed([if self.dialling.get() { Input::DialFailed { peer } } else { Input::Lost { peer } }]);
+        shared.forget(peer);
+    }
+
+    /// Nothing is to be written, and nobody wants to close it.
+    pub(super) fn is_quiet(&self) -> bool {
+        let idle = self.tls_out.borrow().is_empty() && !self.writing.get();
+        self.up.get() && idle && !self.closing.get()
     }
 }
 

@@ -1,7 +1,7 @@
 //! One core: a pinned executor, the connections it owns, its relay.
 //!
-//! Invariants: the [`Relay`] is borrowed in [`Shared::feed_with`] and [`Shared::next_flush`] alone,
-//! never across an await; everything that may wait on something slow is asked of the control plane;
+//! Invariants: the [`Relay`] is borrowed for change in [`Shared::feed_with`] and [`Shared::next_flush`] alone,
+//! and never across an await; everything that may wait on something slow is asked of the control plane;
 //! every task is held by [`Tasks`]; a core whose task panics ends in order, its connections closed and
 //! its listeners free for the next life.
 
@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
@@ -18,20 +19,23 @@ use futures_lite::{FutureExt as _, future};
 
 use super::conn::Conn;
 use super::deadline::Deadline;
+use super::hand_over::{HandOver, Received};
 use super::log::{self, LimitLog};
 use super::mesh::{Mesh, Parcel};
 use super::pool::{self, Taken};
 use super::sock::{AcceptError, Acceptor, Socket};
+use super::succession::Family;
 use super::tasks::{Event, Tasks, panic_message};
 use super::tls::{TlsConn, TlsSetup};
+use super::trace::Trace;
 use crate::config::{Limits, Outbound};
 use crate::control::{Answer, ControlHandle, Secret, WhyUnavailable};
 use crate::proto::digest::{Algorithm, Ha1};
 use crate::relay::{
-    CloseReason, CoreId, Effect, Effects, Event as RelayEvent, Input, Limit, LookUpAnswer, LookUpTicket,
-    OutBatch, PeerKey, Relay, Settings, Stats, Transport, WriteState,
+    CloseReason, CoreId, Effect, Effects, EndReason, Event as RelayEvent, Input, Limit, LookUpAnswer,
+    LookUpTicket, OutBatch, PeerKey, Relay, SessionView, Settings, Stats, Transport, WriteState,
 };
-use crate::telemetry::{Counters, LookUpEnd, PUBLISHED_EVERY};
+use crate::telemetry::{Counters, LookUpEnd, PUBLISHED_EVERY, Record, Records};
 
 /// How long a core that has something to do may sleep by mistake; see [`Shared::heartbeat`].
 const HEARTBEAT: Duration = Duration::from_millis(2);
@@ -61,10 +65,26 @@ pub(crate) struct CorePlan {
     pub(crate) control: ControlHandle,
     pub(crate) counters: Arc<Counters>,
     pub(crate) inbox: Receiver<Parcel>,
+    /// Tasks of all cores that accept connections.
+    pub(crate) accepting: Arc<AtomicUsize>,
+    /// The other processes of this relay.
+    pub(crate) family: Arc<Family>,
     pub(crate) log_failures: bool,
+    pub(crate) records: Records,
     /// What all cores listen on: nothing of that is dialled.
     pub(crate) own: Arc<[SocketAddr]>,
     pub(crate) seed: [u8; 32],
+}
+
+/// What a core is told when the config is read again. Its relay keeps its name, its ports and its number of cores.
+#[derive(Debug)]
+pub(crate) struct CoreReload {
+    pub(crate) settings: Settings,
+    pub(crate) limits: Limits,
+    pub(crate) outbound: Arc<Outbound>,
+    pub(crate) tls: TlsSetup,
+    pub(crate) log_failures: bool,
+    pub(crate) records: Records,
 }
 
 /// How a core ended.
@@ -79,7 +99,7 @@ pub(crate) enum CoreEnd {
 /// What the tasks of a core share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    relay: RefCell<Relay>,
+    pub(super) relay: RefCell<Relay>,
     effects: RefCell<Effects>,
     /// Effects not applied yet, in the order in which the relay asked for them.
     due: RefCell<VecDeque<Effect>>,
@@ -98,14 +118,24 @@ pub(crate) struct Shared {
     pub(crate) scratch: RefCell<Vec<u8>>,
     pub(crate) buffers: Buffers,
     pub(crate) tasks: Rc<Tasks>,
-    pub(crate) limits: Limits,
-    pub(crate) outbound: Arc<Outbound>,
-    pub(crate) tls: TlsSetup,
+    /// These five are exchanged when the config is read again.
+    limits: RefCell<Rc<Limits>>,
+    outbound: RefCell<Arc<Outbound>>,
+    tls: RefCell<TlsSetup>,
+    log_failures: Cell<bool>,
+    records: RefCell<Records>,
+    pub(super) traces: RefCell<Vec<Rc<Trace>>>,
     pub(crate) control: ControlHandle,
     pub(crate) counters: Arc<Counters>,
-    mesh: Mesh,
+    pub(crate) mesh: Mesh,
     pub(crate) own: Arc<[SocketAddr]>,
-    log_failures: bool,
+    accepting: Arc<AtomicUsize>,
+    /// Somebody else accepts on the sockets now.
+    gives_way: Cell<bool>,
+    /// The other processes of this relay.
+    pub(super) family: Arc<Family>,
+    /// Connections passed on to them and still open.
+    pub(super) passing: Cell<usize>,
     limit_log: LimitLog,
     emptied: Event,
     /// Turns of the relay so far; wraps.
@@ -152,7 +182,7 @@ pub(crate) async fn run(mut plan: CorePlan) -> CoreEnd {
     let (inbox, listeners) = (plan.inbox.clone(), std::mem::take(&mut plan.listeners));
     let shared = Rc::new(Shared::new(plan));
     // aws-lc's first random draw on a thread takes tens of milliseconds: not at a client's expense.
-    let _ = shared.tls.server.crypto_provider().secure_random.fill(&mut [0]);
+    let _ = shared.tls().server.crypto_provider().secure_random.fill(&mut [0]);
     for (socket, transport) in listeners {
         let listener = Acceptor::new(socket);
         let core = Rc::clone(&shared);
@@ -171,6 +201,7 @@ pub(crate) async fn run(mut plan: CorePlan) -> CoreEnd {
     let core = Rc::clone(&shared);
     shared.tasks.spawn(async move { core.heartbeat().await });
 
+    shared.look_at_family();
     let panicked = async { CoreEnd::Panicked(shared.tasks.failed().await) };
     let served = AssertUnwindSafe(async {
         shared.read_inbox(&inbox).await;
@@ -184,7 +215,7 @@ pub(crate) async fn run(mut plan: CorePlan) -> CoreEnd {
     };
     let end = future::or(panicked, stopped).await;
     shared.tasks.cancel_all().await;
-    shared.end();
+    shared.end(&end);
     end
 }
 
@@ -206,14 +237,20 @@ impl Shared {
             scratch: RefCell::new(vec![0; READ_OCTETS + RECORD_OCTETS_MAX]),
             buffers: Buffers::default(),
             tasks: Rc::default(),
-            limits: plan.limits,
-            outbound: plan.outbound,
-            tls: plan.tls,
+            limits: RefCell::new(Rc::new(plan.limits)),
+            outbound: RefCell::new(plan.outbound),
+            tls: RefCell::new(plan.tls),
+            log_failures: Cell::new(plan.log_failures),
+            records: RefCell::new(plan.records),
+            traces: RefCell::default(),
             control: plan.control,
             counters: plan.counters,
             mesh: Mesh::new(cores),
             own: plan.own,
-            log_failures: plan.log_failures,
+            accepting: plan.accepting,
+            gives_way: Cell::new(false),
+            family: plan.family,
+            passing: Cell::new(0),
             limit_log: LimitLog::default(),
             emptied: Event::default(),
             turns: Cell::new(0),
@@ -222,6 +259,30 @@ impl Shared {
 
     fn cores(&self) -> usize {
         self.relay.borrow().cores()
+    }
+
+    // -- what the config says, now ---------------------------------------------------------------
+
+    pub(crate) fn limits(&self) -> Rc<Limits> {
+        Rc::clone(&self.limits.borrow())
+    }
+
+    pub(crate) fn outbound(&self) -> Arc<Outbound> {
+        Arc::clone(&self.outbound.borrow())
+    }
+
+    pub(crate) fn tls(&self) -> TlsSetup {
+        self.tls.borrow().clone()
+    }
+
+    /// Goes on with another config. What has begun under the old one, a handshake, a dial, a wait, ends under it.
+    fn reload(self: &Rc<Self>, reload: CoreReload) {
+        self.limits.replace(Rc::new(reload.limits));
+        self.outbound.replace(reload.outbound);
+        self.tls.replace(reload.tls);
+        self.log_failures.set(reload.log_failures);
+        self.records.replace(reload.records);
+        self.feed([Input::Reconfigured(Box::new(reload.settings))]);
     }
 
     // -- feeding the relay -----------------------------------------------------------------------
@@ -241,6 +302,16 @@ impl Shared {
         let mut fx = self.effects.take();
         feed(&mut self.relay.borrow_mut(), Instant::now(), &mut fx);
         self.apply(fx);
+    }
+
+    /// Has a look at the relay, which must not take long.
+    pub(crate) fn with_relay<T>(&self, look: impl FnOnce(&Relay) -> T) -> T {
+        look(&self.relay.borrow())
+    }
+
+    /// Where a connection leads to.
+    pub(crate) fn address_of(&self, peer: PeerKey) -> Option<SocketAddr> {
+        self.conns.borrow().get(&peer).map(|conn| conn.address())
     }
 
     /// Hands one flush of what a connection may be sent to `write`, and a buffer for as long as it needs one.
@@ -301,12 +372,19 @@ impl Shared {
             }
             Effect::Event(RelayEvent::LimitReached { limit, peer, user }) => {
                 // Counted by the relay already.
-                let address = peer.and_then(|peer| self.conns.borrow().get(&peer).map(|conn| conn.address()));
+                let address = peer.and_then(|peer| self.address_of(peer));
                 self.limit_log.reached(limit, peer, address, user.as_deref());
             }
             Effect::Event(event) => {
                 log::count(&self.counters, &event);
-                log::event(&event, self.log_failures);
+                match &event {
+                    RelayEvent::SessionClosed { session, reason } => self.account(session, *reason),
+                    RelayEvent::SessionOpened { session, user, realm, peer } => {
+                        self.trace_newcomer(*peer, session, user, realm);
+                    }
+                    _ => {}
+                }
+                log::event(&event, self.log_failures.get());
             }
         }
     }
@@ -324,7 +402,11 @@ impl Shared {
 
     // -- connections -----------------------------------------------------------------------------
 
-    fn with_conn(&self, peer: PeerKey, act: impl FnOnce(&Conn)) {
+    pub(super) fn each_conn(&self, act: impl Fn(&Conn)) {
+        self.conns.borrow().values().for_each(|conn| act(conn));
+    }
+
+    pub(super) fn with_conn(&self, peer: PeerKey, act: impl FnOnce(&Conn)) {
         if let Some(conn) = self.conns.borrow().get(&peer) {
             act(conn);
         }
@@ -343,9 +425,14 @@ impl Shared {
 
     /// Takes charge of a connection.
     pub(crate) fn adopt(self: &Rc<Self>, conn: Conn) {
+        self.adopt_with(conn, Received::default());
+    }
+
+    /// The same for one that has been received from already.
+    fn adopt_with(self: &Rc<Self>, conn: Conn, received: Received) {
         let conn = Rc::new(conn);
         self.conns.borrow_mut().insert(conn.key, Rc::clone(&conn));
-        conn.start(self);
+        conn.start(self, received);
     }
 
     /// The connection is over; its tasks hold it for as long as they need it.
@@ -357,7 +444,10 @@ impl Shared {
     }
 
     async fn accept(self: &Rc<Self>, listener: Acceptor, transport: Transport) {
-        loop {
+        let _counted = Counted::new(&self.accepting);
+        // An accept that waits cannot be called off without the chance of losing a connection, so whoever gives way takes
+        // the one that it waits for.
+        while !self.gives_way.get() {
             match listener.accept().await {
                 Ok((socket, address)) => self.accepted(socket, address, transport),
                 Err(AcceptError::Stopped) => return,
@@ -376,17 +466,42 @@ impl Shared {
 
     fn accepted(self: &Rc<Self>, socket: Socket, address: SocketAddr, transport: Transport) {
         self.counters.connections_accepted.add(1);
-        let mut fx = self.effects.take();
-        let accepted = self.relay.borrow_mut().accept(Instant::now(), transport, address.ip(), &mut fx);
-        // Before the effects: they may speak of this connection.
-        if let Ok(peer) = accepted {
-            match transport.secure.then(|| TlsConn::server(Arc::clone(&self.tls.server))).transpose() {
-                Ok(tls) => self.adopt(Conn::new(peer, socket, address, tls, false)),
+        self.take_in(transport, address, |peer| {
+            match transport.secure.then(|| TlsConn::server(self.tls().server)).transpose() {
+                Ok(tls) => self.adopt(Conn::accepted(peer, socket, address, tls, transport)),
                 Err(error) => {
                     tracing::error!(reason = %error, "Cannot begin TLS");
                     self.feed([Input::Lost { peer }]);
                 }
             }
+        });
+    }
+
+    /// Goes on with a connection that another core has accepted, from where that left off.
+    fn take_over(self: &Rc<Self>, connection: HandOver) {
+        if self.relay.borrow().is_stopping() {
+            return;
+        }
+        let (transport, address) = (connection.transport, connection.address);
+        self.take_in(transport, address, |peer| match connection.resume(peer) {
+            Ok((conn, received)) => {
+                tracing::debug!(?peer, %address, "Took over a connection");
+                self.adopt_with(conn, received);
+            }
+            Err(error) => {
+                tracing::debug!(?peer, %address, reason = %error, "Connection gone");
+                self.feed([Input::Lost { peer }]);
+            }
+        });
+    }
+
+    /// Makes room for one more connection in the relay, if there is any.
+    fn take_in(self: &Rc<Self>, transport: Transport, address: SocketAddr, begin: impl FnOnce(PeerKey)) {
+        let mut fx = self.effects.take();
+        let accepted = self.relay.borrow_mut().accept(Instant::now(), transport, address.ip(), &mut fx);
+        // Before the effects: they may speak of this connection.
+        if let Ok(peer) = accepted {
+            begin(peer);
         }
         self.apply(fx);
     }
@@ -432,6 +547,7 @@ impl Shared {
                 self.feed([Input::Tick]);
             }
             self.publish();
+            self.end_traces();
         }
     }
 
@@ -456,6 +572,7 @@ impl Shared {
         while let Ok(parcel) = inbox.recv().await {
             match parcel {
                 Parcel::Messages(messages) => self.feed(messages.into_iter().map(Input::Message)),
+                Parcel::Adopt(connection) => self.take_over(*connection),
                 Parcel::CoreUp { core, inbox } => {
                     self.mesh.core_up(core, inbox);
                     self.feed([Input::CoreChanged { index: core.index, running: Some(core.incarnation) }]);
@@ -464,6 +581,18 @@ impl Shared {
                     self.mesh.core_down(core);
                     self.feed([Input::CoreChanged { index: core.index, running: None }]);
                 }
+                Parcel::GiveWay => self.gives_way.set(true),
+                Parcel::FamilyChanged => self.look_at_family(),
+                Parcel::Reload(reload, in_force) => {
+                    self.reload(*reload);
+                    drop(in_force);
+                }
+                Parcel::Ask(ask) => self.asked(ask),
+                Parcel::Drain(left) => {
+                    // The supervisor may no longer be waiting.
+                    let _ = left.send(self.drain());
+                }
+                Parcel::GiveUp => self.feed([Input::GiveUp]),
                 Parcel::Quiesce(quiet) => {
                     self.feed([Input::Quiesce]);
                     // The supervisor may no longer be waiting.
@@ -475,6 +604,21 @@ impl Shared {
             }
             glommio::executor().yield_if_needed().await;
         }
+    }
+
+    /// Opens no more sessions, and tells how many there are. Where another process accepts connections, those that came
+    /// here before that are served to their end, whatever they want.
+    fn drain(self: &Rc<Self>) -> u64 {
+        if self.gives_way.get() {
+            let relay = self.relay.borrow();
+            return relay.stats().sessions_open() + relay.newcomers() as u64;
+        }
+        self.feed([Input::Drain]);
+        self.relay.borrow().stats().sessions_open()
+    }
+
+    fn look_at_family(&self) {
+        self.relay.borrow_mut().set_kin(self.family.generations());
     }
 
     /// Closes every connection in order, as far as the peers let us in time.
@@ -493,10 +637,9 @@ impl Shared {
     }
 
     /// The core is over: whatever it still counts as open is not.
-    fn end(&self) {
+    fn end(&self, end: &CoreEnd) {
         self.publish();
-        let open = self.conns.borrow_mut().drain().count() as u64;
-        self.counters.connections_open.sub(open);
+        self.counters.connections_open.sub(self.conns.borrow().len() as u64);
         let sessions = self.published.borrow().sessions_open();
         self.counters.sessions_open.sub(sessions);
         let counters = &self.counters;
@@ -509,6 +652,40 @@ impl Shared {
         ] {
             gauge.set(0);
         }
+        // Those whose clients did not close their side in time, or that a panic has cut off.
+        let reason = match end {
+            CoreEnd::Stopped => EndReason::Closed(CloseReason::Stopping),
+            CoreEnd::Panicked(_) => EndReason::CoreDied,
+        };
+        let now = Instant::now();
+        let left = self.with_relay(|relay| relay.sessions());
+        for session in left {
+            if let Some(view) = self.with_relay(|relay| relay.session_view(now, session)) {
+                self.account(&view, reason);
+            }
+        }
+        self.conns.borrow_mut().clear();
+    }
+
+    /// Writes the record of a session that is over.
+    fn account(&self, session: &SessionView, reason: EndReason) {
+        let records = self.records.borrow();
+        if !records.are_wanted() {
+            return;
+        }
+        let line = self.line(session.clone());
+        records.write(&Record {
+            session: &session.session,
+            user: &session.user,
+            realm: &session.realm,
+            duration_seconds: session.age.as_secs_f64(),
+            bytes_from_client: session.octets_from_client,
+            bytes_to_client: session.octets_to_client,
+            client: line.client.map(|address| address.to_string()),
+            peer: line.peer(),
+            reason: reason.as_str(),
+            core: line.core,
+        });
     }
 
     fn publish(&self) {
@@ -543,6 +720,22 @@ fn end_of(answer: &Answer) -> LookUpEnd {
         Answer::Unavailable(WhyUnavailable::Busy) => LookUpEnd::Busy,
         Answer::Unavailable(WhyUnavailable::Late) => LookUpEnd::Late,
         Answer::Unavailable(WhyUnavailable::Failed) => LookUpEnd::Failed,
+    }
+}
+
+/// One of those that are counted, for as long as it lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -6,7 +6,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
 
 use futures_lite::future;
@@ -19,7 +18,7 @@ use super::tasks::Event;
 use super::tls::{TlsConn, TlsError};
 use crate::config::EndpointTls;
 use crate::control::ResolveError;
-use crate::relay::{Input, Limit, PeerKey, Target};
+use crate::relay::{CoreId, Input, Limit, PeerKey, Target, Transport};
 use crate::telemetry::LookUpEnd;
 
 /// Why a next hop could not be reached.
@@ -35,6 +34,8 @@ enum DialError {
     Own(SocketAddr),
     #[error("outbound.endpoint_tls is refuse")]
     EndpointTlsRefused,
+    #[error("the other process of this relay: {0}")]
+    Kin(#[source] std::io::Error),
     #[error("not a name for TLS")]
     Name,
     #[error(transparent)]
@@ -64,21 +65,25 @@ impl Shared {
     }
 
     async fn connect(&self, peer: PeerKey, target: &Target) -> Result<Conn, DialError> {
-        if !self.outbound.permits_port(target.port) {
+        if let Some(home) = target.kin {
+            return self.connect_kin(peer, home, target);
+        }
+        let (outbound, limits) = (self.outbound(), self.limits());
+        if !outbound.permits_port(target.port) {
             return Err(DialError::ForbiddenPort(target.port));
         }
-        let tls = target.secure.then(|| self.client_tls(target)).transpose()?;
+        let tls = target.secure.then(|| self.client_tls(target, outbound.endpoint_tls)).transpose()?;
         let mut addresses = match target.host.parse::<IpAddr>() {
             Ok(address) => vec![address],
             Err(_) => self.resolve(&target.host).await?,
         };
-        if addresses.len() > self.limits.addresses_per_name_max {
-            addresses.truncate(self.limits.addresses_per_name_max);
+        if addresses.len() > limits.addresses_per_name_max {
+            addresses.truncate(limits.addresses_per_name_max);
             self.limit_reached(Limit::AddressesPerName, None);
         }
         let mut failure = None;
         for ip in addresses {
-            if !self.outbound.permits(ip) {
+            if !outbound.permits(ip) {
                 failure = Some(DialError::Forbidden(ip));
                 continue;
             }
@@ -87,13 +92,22 @@ impl Shared {
                 failure = Some(DialError::Own(address));
                 continue;
             }
-            match Socket::connect(address, self.outbound.connect_timeout).await {
+            match Socket::connect(address, outbound.connect_timeout).await {
                 Ok(socket) if self.is_own(address, &socket) => failure = Some(DialError::Own(address)),
-                Ok(socket) => return Ok(Conn::new(peer, socket, address, tls, true)),
+                Ok(socket) => return Ok(Conn::dialled(peer, socket, address, tls)),
                 Err(error) => failure = Some(DialError::Connect(address, error)),
             }
         }
         Err(failure.unwrap_or(DialError::Resolve(ResolveError::NoAddress)))
+    }
+
+    /// Another process of this relay is a next hop like any other, but for the network between.
+    fn connect_kin(&self, peer: PeerKey, home: CoreId, target: &Target) -> Result<Conn, DialError> {
+        let transport = Transport { secure: target.secure, port: target.port };
+        let address = self.own.iter().find(|own| own.port() == target.port);
+        let address = address.copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], target.port)));
+        let socket = self.reach_kin(home, address, transport).map_err(DialError::Kin)?;
+        Ok(Conn::dialled(peer, socket, address, None))
     }
 
     /// Asks the control plane for the addresses of a host.
@@ -126,13 +140,14 @@ impl Shared {
     }
 
     /// A relay must prove its name, whatever the policy for endpoints; those are usually self-signed.
-    fn client_tls(&self, target: &Target) -> Result<TlsConn, DialError> {
-        let config = match (target.relay, self.outbound.endpoint_tls) {
-            (true, _) | (false, EndpointTls::Verify) => &self.tls.client_verify,
-            (false, EndpointTls::EncryptOnly) => &self.tls.client_encrypt_only,
+    fn client_tls(&self, target: &Target, policy: EndpointTls) -> Result<TlsConn, DialError> {
+        let tls = self.tls();
+        let config = match (target.relay, policy) {
+            (true, _) | (false, EndpointTls::Verify) => tls.client_verify,
+            (false, EndpointTls::EncryptOnly) => tls.client_encrypt_only,
             (false, EndpointTls::Refuse) => return Err(DialError::EndpointTlsRefused),
         };
         let name = ServerName::try_from(target.host.clone()).map_err(|_| DialError::Name)?;
-        Ok(TlsConn::client(Arc::clone(config), name)?)
+        Ok(TlsConn::client(config, name)?)
     }
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::relay::{Event, Limit, PeerKey, Stats};
+use crate::relay::{Event, Limit, PeerKey, SessionView, Stats};
 use crate::telemetry::Counters;
 
 /// A limit that bites again and again is told of this often.
@@ -89,8 +89,10 @@ pub(crate) fn event(event: &Event, failures: bool) {
         Event::SessionOpened { session, user, realm, peer } => {
             tracing::info!(session, user, realm, ?peer, "Session opened");
         }
-        Event::SessionClosed { session, user, age } => {
-            tracing::info!(session, user, age_seconds = age.as_secs(), "Session closed");
+        Event::SessionClosed { session, reason } => {
+            let SessionView { session, user, age, .. } = session.as_ref();
+            let reason = reason.as_str();
+            tracing::info!(session, user, age_seconds = age.as_secs(), reason, "Session closed");
         }
         Event::AuthRefused { peer, status, why } if failures => {
             tracing::warn!(?peer, status = status.code(), reason = why, "AUTH refused");

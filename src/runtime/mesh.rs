@@ -4,12 +4,17 @@
 //! empties a core's inbox never waits for another core's (two would deadlock): it hands parcels to the
 //! outbox, and one flusher per core does the waiting. An outbox is bounded by what fills it: body
 //! octets by the senders' credit, everything else by the tables of sessions and transactions.
+//! The queue wakes whoever waits on it under the lock under which waiting ends: a task's waker must not be in another
+//! thread's hands when the task ends (see `control::reply`).
 
 use std::cell::{Cell, RefCell};
 use std::sync::mpsc;
 
 use async_channel::{Receiver, Sender, TrySendError};
 
+use super::core::CoreReload;
+use super::hand_over::HandOver;
+use super::inspect::Ask;
 use super::tasks::Event;
 use crate::relay::{CoreId, Message};
 
@@ -21,10 +26,24 @@ const INBOX_BATCHES_MAX: usize = 256;
 pub(crate) enum Parcel {
     /// Steps for the core's relay, from another core.
     Messages(Vec<Message>),
+    /// A connection whose first request names a session of the core.
+    Adopt(Box<HandOver>),
     /// Another core has started; this is its inbox.
     CoreUp { core: CoreId, inbox: Sender<Self> },
     /// Another core is gone.
     CoreDown { core: CoreId },
+    /// Another process accepts connections from now on.
+    GiveWay,
+    /// Another process of this relay has come or gone.
+    FamilyChanged,
+    /// Go on with another config; the sender is dropped when it is in force.
+    Reload(Box<CoreReload>, mpsc::Sender<()>),
+    /// Somebody outside wants to know something, or wants something done.
+    Ask(Ask),
+    /// Open no more sessions; say how many there are, and, after `GiveWay`, newcomers. Said again, it only asks again.
+    Drain(mpsc::Sender<u64>),
+    /// Wait for no more answers.
+    GiveUp,
     /// Read no more; say so, and whether everything sent to other cores is in their inboxes. Said again, it
     /// only asks again.
     Quiesce(mpsc::Sender<bool>),
@@ -85,6 +104,17 @@ impl Mesh {
         if let Some(outbox) = self.outboxes.get(usize::from(core.index)) {
             outbox.inbox.borrow_mut().take_if(|(there, _)| *there == core);
             outbox.waiting.borrow_mut().clear();
+        }
+    }
+
+    /// Sends a connection where it belongs, waiting until there is room. With a core that is gone it is closed: so are
+    /// the sessions it was for.
+    pub(crate) async fn hand_over(&self, to: CoreId, connection: Box<HandOver>) {
+        let inbox = self.outbox(usize::from(to.index)).and_then(|outbox| outbox.inbox.borrow().clone());
+        if let Some((there, inbox)) = inbox
+            && there == to
+        {
+            let _ = inbox.send(Parcel::Adopt(connection)).await;
         }
     }
 

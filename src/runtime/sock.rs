@@ -14,7 +14,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -72,19 +72,37 @@ impl Listeners {
         listen_on_each(address, cores, backlog).map_err(|source| ListenError { address, source })
     }
 
+    /// The same with sockets that another process has listened on and leaves to this one: at least one, all on `address`.
+    /// Where `cores` are more, the others join them.
+    pub fn inherit(
+        address: SocketAddr,
+        mut sockets: Vec<socket2::Socket>,
+        cores: NonZeroUsize,
+        backlog: u16,
+    ) -> Result<Self, ListenError> {
+        join(&mut sockets, address, cores, backlog).map_err(|source| ListenError { address, source })?;
+        Ok(Self { address, sockets })
+    }
+
+    /// The sockets: one for each core, and more only if they were inherited from more cores.
+    pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sockets.iter().map(AsFd::as_fd)
+    }
+
     /// The address listened on, with the port that was chosen if 0 was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// A duplicate of the socket of the core with this index, to be given to [`Acceptor::new`] on that core.
+    /// Duplicates of the sockets of the core with this index, one of so many `cores`, to be given to [`Acceptor::new`] on
+    /// that core: one, or more where more were inherited than there are cores.
     ///
     /// Errors: no such core, or no descriptor left.
-    pub fn for_core(&self, index: usize) -> io::Result<socket2::Socket> {
-        self.sockets
-            .get(index)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no such core"))?
-            .try_clone()
+    pub fn for_core(&self, index: usize, cores: NonZeroUsize) -> io::Result<Vec<socket2::Socket>> {
+        if index >= cores.get() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no such core"));
+        }
+        self.sockets.iter().skip(index).step_by(cores.get()).map(socket2::Socket::try_clone).collect()
     }
 
     /// Stops listening on all cores: pending [`Acceptor::accept`]s end with [`AcceptError::Stopped`], and new connections
@@ -106,6 +124,17 @@ fn listen_on_each(address: SocketAddr, cores: NonZeroUsize, backlog: u16) -> io:
     let address =
         first.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an internet address"))?;
     let mut sockets = vec![first];
+    join(&mut sockets, address, cores, backlog)?;
+    Ok(Listeners { address, sockets })
+}
+
+/// Listens on an address that is listened on already, until there is a socket for each core.
+fn join(
+    sockets: &mut Vec<socket2::Socket>,
+    address: SocketAddr,
+    cores: NonZeroUsize,
+    backlog: u16,
+) -> io::Result<()> {
     while sockets.len() < cores.get() {
         let sibling = unbound(address)?;
         sibling.set_reuse_port(true)?;
@@ -113,7 +142,7 @@ fn listen_on_each(address: SocketAddr, cores: NonZeroUsize, backlog: u16) -> io:
         sibling.listen(backlog.into())?;
         sockets.push(sibling);
     }
-    Ok(Listeners { address, sockets })
+    Ok(())
 }
 
 /// A socket that is not inherited by children and does not block.
@@ -220,10 +249,28 @@ impl Socket {
         let options = SockRef::from(&options);
         // glommio accepts without CLOEXEC where a connection is waiting already.
         options.set_cloexec(true)?;
+        if options.domain()? == Domain::UNIX {
+            // A connection that another process has deciphered.
+            return Ok(Self { stream: RefCell::new(stream) });
+        }
         options.set_tcp_nodelay(true)?;
         options.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
         options.set_tcp_keepalive(&KEEPALIVE)?;
         Ok(Self { stream: RefCell::new(stream) })
+    }
+
+    /// Takes over a connection that another executor gave up; see [`Socket::duplicate`].
+    #[expect(unsafe_code, reason = "glommio takes over a stream only as a number")]
+    pub fn adopt(descriptor: OwnedFd) -> io::Result<Self> {
+        // SAFETY: `into_raw_fd` gives up the ownership of an open descriptor, which the stream takes over and closes.
+        let stream = unsafe { TcpStream::from_raw_fd(descriptor.into_raw_fd()) };
+        Self::new(stream)
+    }
+
+    /// The connection once more, for another executor. Whoever goes on with it must be the only one: drop this socket
+    /// without having shut it down, which leaves the connection open.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        descriptor(&self.stream.borrow()).try_clone_to_owned()
     }
 
     /// Connects to `address`; `timeout` must not be zero. Fails with [`io::ErrorKind::TimedOut`] when it is over.
@@ -391,7 +438,7 @@ mod tests {
     /// A pair of connected sockets: the accepted one and the dialled one.
     async fn pair() -> (Socket, Socket) {
         let listeners = Listeners::bind(LOOPBACK, cores(1), 16).unwrap();
-        let acceptor = Acceptor::new(listeners.for_core(0).unwrap());
+        let acceptor = Acceptor::new(listeners.for_core(0, cores(1)).unwrap().remove(0));
         let dialled = Socket::connect(listeners.address(), LONG).await.unwrap();
         let (accepted, peer) = acceptor.accept().await.unwrap();
         assert_eq!(peer, dialled.local_addr().unwrap());
@@ -401,7 +448,7 @@ mod tests {
     /// An accepted socket, and a plain client that is driven from a thread of its own.
     async fn accepted_from_std() -> (Socket, std::net::TcpStream) {
         let listeners = Listeners::bind(LOOPBACK, cores(1), 16).unwrap();
-        let acceptor = Acceptor::new(listeners.for_core(0).unwrap());
+        let acceptor = Acceptor::new(listeners.for_core(0, cores(1)).unwrap().remove(0));
         let client = std::net::TcpStream::connect(listeners.address()).unwrap();
         (acceptor.accept().await.unwrap().0, client)
     }
@@ -426,12 +473,12 @@ mod tests {
         let listeners = Listeners::bind(LOOPBACK, cores(3), 16).unwrap();
         assert_ne!(listeners.address().port(), 0);
         for core in 0..3 {
-            let socket = listeners.for_core(core).unwrap();
+            let socket = listeners.for_core(core, cores(3)).unwrap().remove(0);
             let bound = socket.local_addr().unwrap().as_socket().unwrap();
             assert_eq!(bound, listeners.address());
             assert!(socket.is_listener().unwrap());
         }
-        assert!(listeners.for_core(3).is_err());
+        assert!(listeners.for_core(3, cores(3)).is_err());
     }
 
     #[test]
@@ -441,7 +488,7 @@ mod tests {
             (0..128).map(|_| std::net::TcpStream::connect(listeners.address()).unwrap()).collect();
         let mut accepted = [0; 2];
         for (core, count) in accepted.iter_mut().enumerate() {
-            let socket = listeners.for_core(core).unwrap();
+            let socket = listeners.for_core(core, cores(3)).unwrap().remove(0);
             while socket.accept().is_ok() {
                 *count += 1;
             }
@@ -474,7 +521,8 @@ mod tests {
         let _ = client.read(&mut [0]);
         let again = Listeners::bind(address, cores(2), 16).unwrap();
         let mut client = std::net::TcpStream::connect(address).unwrap();
-        let accepted = (0..2).find_map(|core| again.for_core(core).unwrap().accept().ok()).unwrap().0;
+        let accepted =
+            (0..2).find_map(|core| again.for_core(core, cores(2)).unwrap()[0].accept().ok()).unwrap().0;
         drop(accepted);
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
         drop((client, again));
@@ -495,7 +543,7 @@ mod tests {
     #[test]
     fn connections_wait_while_a_core_is_started_again() {
         let listeners = Listeners::bind(LOOPBACK, cores(1), 16).unwrap();
-        let core = listeners.for_core(0).unwrap();
+        let core = listeners.for_core(0, cores(1)).unwrap().remove(0);
         run(async {
             let acceptor = Acceptor::new(core);
             let _client = std::net::TcpStream::connect(listeners.address()).unwrap();
@@ -505,7 +553,7 @@ mod tests {
         });
         let _client = std::net::TcpStream::connect(listeners.address()).unwrap();
         run(async {
-            let acceptor = Acceptor::new(listeners.for_core(0).unwrap());
+            let acceptor = Acceptor::new(listeners.for_core(0, cores(1)).unwrap().remove(0));
             acceptor.accept().await.unwrap();
         });
     }
@@ -514,7 +562,7 @@ mod tests {
     fn stopping_ends_a_pending_accept_and_refuses_newcomers() {
         let listeners = Rc::new(Listeners::bind(LOOPBACK, cores(2), 16).unwrap());
         run(async {
-            let acceptor = Acceptor::new(listeners.for_core(1).unwrap());
+            let acceptor = Acceptor::new(listeners.for_core(1, cores(2)).unwrap().remove(0));
             let stop = Rc::clone(&listeners);
             let stopper = glommio::spawn_local(async move { stop.stop() });
             let error = acceptor.accept().await.unwrap_err();
@@ -538,7 +586,7 @@ mod tests {
         run(async {
             // Accepted at once, accepted after waiting, dialled: three ways for a descriptor to come to be.
             let listeners = Listeners::bind(LOOPBACK, cores(1), 16).unwrap();
-            let acceptor = Acceptor::new(listeners.for_core(0).unwrap());
+            let acceptor = Acceptor::new(listeners.for_core(0, cores(1)).unwrap().remove(0));
             let address = listeners.address();
             let dialler = glommio::spawn_local(async move { Socket::connect(address, LONG).await });
             let (waited_for, _) = acceptor.accept().await.unwrap();
@@ -556,7 +604,7 @@ mod tests {
                 assert_eq!(options.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
                 assert!(closes_on_exec(descriptor.as_raw_fd()));
             }
-            let listening = listeners.for_core(0).unwrap();
+            let listening = listeners.for_core(0, cores(1)).unwrap().remove(0);
             assert!(closes_on_exec(listening.as_raw_fd()));
         });
     }

@@ -100,6 +100,11 @@ impl TlsConn {
         Ok(Self::new(Role::Client(Box::new(connection)), extract))
     }
 
+    /// What is left behind where a connection has been taken from: it can do nothing.
+    pub fn spent() -> Self {
+        Self { layer: Layer::Lost, extract: false, failed: true, close_sent: false }
+    }
+
     fn new(role: Role, extract: bool) -> Self {
         let layer = Layer::Unbuffered(Unbuffered::new(role));
         Self { layer, extract, failed: false, close_sent: false }

@@ -63,7 +63,7 @@ impl Drop for Process {
     }
 }
 
-const TAKEN: &str = "Accounts are taken from the config";
+const TAKEN: &str = "The config as it is now is in force";
 const REFUSED: &str = "The config is wrong and is not taken";
 
 fn memory(user: &str, password: &str) -> String {

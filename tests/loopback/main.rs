@@ -6,6 +6,7 @@ mod support;
 mod clients;
 mod crowd;
 mod delivery;
+mod hand_over;
 mod refusals;
 mod resilience;
 mod stop;

@@ -240,6 +240,13 @@ fn clients(all: &Snapshot, page: &mut Page<'_>) -> fmt::Result {
         [("local", all.links_local), ("split", all.links_split)]
             .map(|(kind, links)| (label("kind", kind), links)),
     )?;
+    page.counter(
+        "msrprelay_connections_moved",
+        "Connections that went to where the session lives that their first request names: another core, or another process \
+         during an upgrade.",
+        [("core", all.connections_handed_over), ("process", all.connections_passed_on)]
+            .map(|(to, times)| (label("to", to), times)),
+    )?;
     page.counter("msrprelay_dials", "Connections to next hops attempted.", one(all.dials))?;
     page.counter("msrprelay_dial_failures", "Connections to next hops that failed.", one(all.dial_failures))?;
     page.counter(

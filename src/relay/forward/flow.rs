@@ -84,6 +84,11 @@ impl Flow {
         Self { source, items, ends: 0, tail: None, current: None, owed: 0, report_to }
     }
 
+    /// What its source is owed, and has herewith.
+    pub(super) fn take_owed(&mut self) -> (PeerRef, usize) {
+        (self.source, mem::take(&mut self.owed))
+    }
+
     /// What the next flow may use again.
     pub(super) fn retire(self) -> (VecDeque<Item>, Arc<[u8]>) {
         debug_assert!(self.is_idle() && self.owed == 0, "retired with work to do");

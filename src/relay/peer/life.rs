@@ -13,6 +13,7 @@ use crate::relay::ids::{CoreId, PeerKey, PeerRef};
 use crate::relay::message::{Message, Outer};
 use crate::relay::orphan::Failure;
 use crate::relay::session::Sessions;
+use crate::relay::view::EndReason;
 use crate::relay::{CloseReason, Core, Effect, Effects, Limit, Offence, Relay, Tally, Who};
 
 impl Relay {
@@ -51,6 +52,16 @@ impl Relay {
         }
     }
 
+    /// Nobody is listened to any more, so nothing that was sent on will be answered.
+    pub(crate) fn give_up_answers(&mut self, fx: &mut Effects) {
+        for peer in self.peers.values_mut() {
+            for notice in peer.out.transactions.drain_merged() {
+                let status = Status::TIMEOUT;
+                self.core.post(Message::Failed { notice, status }, fx);
+            }
+        }
+    }
+
     pub(crate) fn close_all_peers(&mut self, fx: &mut Effects) {
         let keys: Vec<PeerKey> = self.peers.keys().collect();
         for key in keys {
@@ -75,11 +86,12 @@ impl Relay {
             return;
         }
         peer.closing = true;
+        peer.close_reason = Some(reason);
         if reason == CloseReason::Stopping {
             // What others have sent it is still delivered; what it was sending breaks off here.
             break_off(peer, &mut self.core, fx);
         } else if reason != CloseReason::SessionOver {
-            sever(peer, &mut self.core, &self.sessions, fx);
+            sever(peer, &mut self.core, &mut self.sessions, fx);
         } else if peer.role == Role::Dialling && !peer.out.is_empty() {
             // Once it is up, what its client left is still delivered.
             return;
@@ -101,7 +113,7 @@ impl Relay {
         let Some(mut peer) = self.peers.remove(key) else {
             return;
         };
-        sever(&mut peer, &mut self.core, &self.sessions, fx);
+        sever(&mut peer, &mut self.core, &mut self.sessions, fx);
         if let Some(at) = peer.alarm {
             self.core.alarms.remove(&(at, key));
         }
@@ -210,7 +222,7 @@ impl Peer {
 
 /// Whoever waits for something from a connection is told that it is gone, in this order: senders of
 /// requests that did not get through; receivers of the request that broke off; its sessions.
-fn sever(peer: &mut Peer, core: &mut Core, sessions: &Sessions, fx: &mut Effects) {
+fn sever(peer: &mut Peer, core: &mut Core, sessions: &mut Sessions, fx: &mut Effects) {
     let loss = peer.out.lose();
     for (source, octets) in loss.credits {
         core.credit(source, octets, fx);
@@ -237,7 +249,9 @@ fn sever(peer: &mut Peer, core: &mut Core, sessions: &Sessions, fx: &mut Effects
             fx,
         );
     }
+    let reason = peer.close_reason.map_or(EndReason::ConnectionLost, EndReason::Closed);
     if let Role::Client { sessions: own } = &mut peer.role {
+        own.iter().for_each(|session| sessions.note_end(*session, reason));
         for session in mem::take(own).into_iter().filter_map(|s| sessions.id_of(s)) {
             core.post(Message::InnerLost { session }, fx);
         }

@@ -12,6 +12,7 @@ use crate::relay::ids::{CoreId, PeerRef, SessionId, StreamId, Tid};
 use crate::relay::limit::Limit;
 use crate::relay::message::{Message, MessageId, Notice, Outer};
 use crate::relay::peer::Peer;
+use crate::relay::view::EndReason;
 use crate::relay::{Effects, Event, Relay};
 impl Relay {
     /// The hop after a session refuses a request that is still coming in: it is stopped here, and
@@ -138,11 +139,8 @@ impl Relay {
             return;
         };
         self.core.stats.sessions_closed += 1;
-        fx.event(Event::SessionClosed {
-            session: id.prefix().to_owned(),
-            user: session.verified.username().to_owned(),
-            age: self.core.now.saturating_duration_since(session.opened),
-        });
+        let reason = session.end.unwrap_or(EndReason::Expired);
+        fx.event(Event::SessionClosed { session: Box::new(session.view(self.core.now)), reason });
         for running in session.running.iter().flatten() {
             running.end(Flag::Aborted, &mut self.core, fx);
             refuse(&mut self.core, id, running, Status::NO_SESSION, fx);

@@ -76,12 +76,8 @@ impl Relay {
         octets: Bytes,
         fx: &mut Effects,
     ) {
-        let running = self.sessions.find(&id).and_then(|s| s.running_mut(stream)).and_then(|r| r.as_mut());
         let len = octets.len();
-        let next = running.map(|running| {
-            running.octets = running.octets.saturating_add(len as u64);
-            running.next
-        });
+        let next = self.sessions.find(&id).and_then(|session| session.pass_on(stream, len));
         if let Some(next) = next {
             self.lend(stream, next.core(), len);
         }
@@ -183,18 +179,25 @@ impl Relay {
         }
         let uri = MsrpUri::parse(next).map_err(|_| (Status::BAD_REQUEST, "next hop is not a URI"))?;
         let to = if self.core.is_ours(&uri) {
-            let other =
-                uri.session_id().and_then(SessionId::parse).filter(|id| self.core.is_alive(id.home()));
+            let other = uri.session_id().and_then(SessionId::parse);
             let other = other.ok_or((Status::NO_SESSION, "no such session"))?;
-            self.core.count_link(other.home());
-            Outer::Session(other)
+            if self.core.is_alive(other.home()) {
+                self.core.count_link(other.home());
+                Outer::Session(other)
+            } else if self.core.kin.contains(&Some(other.home().generation())) {
+                let mut target = self.core.target(&uri, beyond)?;
+                target.kin = Some(other.home());
+                Outer::Peer(self.dial(id, target, fx)?)
+            } else {
+                return Err((Status::NO_SESSION, "no such session"));
+            }
         } else {
             let target = self.core.target(&uri, beyond)?;
             self.core.stats.links_local += 1;
             Outer::Peer(self.dial(id, target, fx)?)
         };
         if let Some(session) = self.sessions.find(&id) {
-            session.outer = OuterSide::Bound { to, uri: Arc::from(next) };
+            session.bind(to, Arc::from(next));
         }
         Ok(to)
     }
@@ -227,7 +230,8 @@ impl Relay {
                 let mut path = Vec::new();
                 transit.append_from_path(&mut path);
                 let previous = Path::new(&path).first().unwrap_or_default();
-                session.outer = OuterSide::Bound { to: from, uri: Arc::from(previous) };
+                let previous = Arc::from(previous);
+                session.bind(from, previous);
                 if let Outer::Peer(peer) = from {
                     self.core.count_link(peer.core);
                     self.core.post(Message::Bind { peer, session: id }, fx);
@@ -259,6 +263,7 @@ impl Relay {
             return false;
         };
         *to = Outer::Peer(comer);
+        session.far = Some((*to, Arc::clone(uri)));
         let running = session.running[direction(false)].as_mut();
         if let Some(running) = running.filter(|r| r.next == Outer::Peer(dialled)) {
             running.next = Outer::Peer(comer);
@@ -342,6 +347,6 @@ impl Core {
         if !uri.is_secure() && !self.settings.dial_plain {
             return Err((Status::TIMEOUT, "plain next hop; outbound.plain is refuse"));
         }
-        Ok(Target { secure: uri.is_secure(), host: uri.host_str().to_owned(), port, relay })
+        Ok(Target { secure: uri.is_secure(), host: uri.host_str().to_owned(), port, relay, kin: None })
     }
 }

@@ -1,8 +1,8 @@
-//! The three TLS configurations of the process, made once at boot and shared by all cores.
+//! The three TLS configurations of the process, made at boot and at each reload, and shared by all cores.
 //!
 //! Owns the choice of versions, suites and groups (RFC 9325: TLS 1.3 and 1.2 with forward secrecy and AEAD only, no early
-//! data) and the choice of certificate by server name (RFC 6066, 3). Invariant: nothing in here is written to after boot,
-//! so cores share it without contention. It must not know sockets or connections.
+//! data) and the choice of certificate by server name (RFC 6066, 3). Invariant: nothing in here is written to once it is
+//! made, so cores share it without contention; a reload makes another one. It must not know sockets or connections.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -423,6 +423,20 @@ impl Writer {
         self.stream.write_all(&records)
     }
 
+    /// The last octets, and in the same piece the word of TLS that they are.
+    pub(crate) fn write_last(&mut self, octets: &[u8]) {
+        let mut records = Vec::new();
+        if let Some(tls) = &self.tls {
+            let mut tls = tls.lock().unwrap();
+            tls.writer().write_all(octets).unwrap();
+            tls.send_close_notify();
+            while tls.wants_write() {
+                tls.write_tls(&mut records).unwrap();
+            }
+        }
+        self.stream.write_all(&records).unwrap();
+    }
+
     /// Renews the keys of this direction, and asks the other side to do the same with its own.
     pub(crate) fn try_renew_keys(&mut self) -> io::Result<()> {
         let mut records = Vec::new();

@@ -57,7 +57,7 @@ impl RelayProcess {
 
     /// A connection that has not authenticated.
     pub(crate) fn stranger(&self, name: &str) -> Endpoint {
-        Endpoint::tls(self.addresses[0], &self.client, name)
+        Endpoint::tls(self.addresses[0], &self.trusted(), name)
     }
 
     /// A client with a session.
@@ -104,6 +104,36 @@ impl RelayProcess {
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
         assert!(sent.unwrap().success());
+    }
+
+    /// The same where it may have ended.
+    pub(crate) fn signal_if_there(&self, name: &str) {
+        let mut kill = Command::new("kill");
+        kill.arg(format!("-{name}")).arg(self.child.id().to_string()).stderr(Stdio::null());
+        let _ = kill.status();
+    }
+
+    /// Whether it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// What a client needs to trust the certificate that is there now.
+    pub(crate) fn trusted(&self) -> Arc<ClientConfig> {
+        Arc::new(trusting(self.place.path()))
+    }
+
+    /// Another config, and a certificate made anew.
+    pub(crate) fn rewrite(&self, setup: &Setup) {
+        fs::write(self.place.path().join("config.yaml"), setup.write(self.place.path())).unwrap();
+    }
+
+    /// Has it read its config again, and waits until it has said what it makes of it.
+    #[track_caller]
+    pub(crate) fn reload(&self, verdict: &str) {
+        let said = self.log().matches(verdict).count();
+        self.signal("HUP");
+        until(verdict, || (self.log().matches(verdict).count() > said).then_some(()));
     }
 
     /// Waits for the end.

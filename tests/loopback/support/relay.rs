@@ -27,6 +27,8 @@ pub(crate) struct Setup {
     pub(crate) listen: &'static [(&'static str, bool)],
     pub(crate) cores: &'static str,
     pub(crate) rsa: bool,
+    /// Whom the certificate is for, and so the name of the relay.
+    pub(crate) host: &'static str,
     /// What may be dialled: the section `outbound`.
     pub(crate) outbound: &'static str,
     /// Further sections of the config.
@@ -39,6 +41,7 @@ impl Default for Setup {
             listen: &[("127.0.0.1:0", true), ("127.0.0.1:0", false)],
             cores: "auto",
             rsa: false,
+            host: HOST,
             outbound: "{plain: allow, allow: [\"127.0.0.0/8\", \"::1/128\"]}",
             more: "",
         }
@@ -52,7 +55,7 @@ impl Setup {
             true => rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap(),
             false => rcgen::KeyPair::generate().unwrap(),
         };
-        let parameters = rcgen::CertificateParams::new(vec![HOST.to_owned()]).unwrap();
+        let parameters = rcgen::CertificateParams::new(vec![self.host.to_owned()]).unwrap();
         let certificate = parameters.self_signed(&key).unwrap();
         fs::write(place.join("relay.crt"), certificate.pem()).unwrap();
         fs::write(place.join("relay.key"), key.serialize_pem()).unwrap();

@@ -1,0 +1,368 @@
+//! A relay from its start to its end: what signals make of it.
+//!
+//! Invariant: everything that changes a running relay is done on the main thread, one thing after the other.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use msrprelay::client::{epoch_seconds, validity};
+use msrprelay::config::Config;
+use msrprelay::ops::admin::{Admin, Desk};
+use msrprelay::ops::metrics::{Certificate, Endpoint, Facts, Place};
+use msrprelay::ops::service::{self, DRAINING_SAID_EVERY, Watchdog};
+use msrprelay::runtime::boot::Server;
+use msrprelay::runtime::preflight;
+use msrprelay::telemetry::{self, LogControl, Snapshot, Telemetry};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
+use signal_hook::iterator::Signals;
+
+use crate::upgrade::{self, Step, Upgrade};
+use crate::{Reported, joined, load, report};
+
+/// Wishes that may wait: whoever has one more waits as well.
+const WISHES_MAX: usize = 16;
+/// How long sessions may last once another process has taken over, where `drain_timeout` is 0.
+const SUCCEEDED_DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
+/// How often it is looked whether the drain is over.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
+
+/// What the main thread is to do.
+#[derive(Debug)]
+enum Wish {
+    /// Read the config again.
+    Reload,
+    /// Stop, after a drain of so long, or of `drain_timeout`; if one is under way, at once.
+    Stop(Option<Duration>),
+    /// Start another process, which is to take over.
+    Upgrade,
+    /// What another process brings.
+    Upgraded(Step),
+}
+
+/// How the relay came to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    Told,
+    /// The service goes on in another process.
+    Succeeded,
+}
+
+/// Runs until told to stop.
+pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> Result<(), Reported> {
+    let config = load(path)?;
+    let descriptors = preflight::check(config.cores.len()).map_err(|errors| {
+        errors.iter().for_each(|error| eprintln!("msrprelay: {error}"));
+        Reported
+    })?;
+    let telemetry = Telemetry::start(config.log)
+        .context("msrprelay: logging cannot start")
+        .map_err(|error| report(format!("{error:#}")))?;
+    telemetry::log_panics();
+    for warning in &config.warnings {
+        tracing::warn!(warning, "The config deserves attention");
+    }
+    let wanted = config.limits.connections_max as u64;
+    if descriptors < wanted {
+        tracing::warn!(
+            descriptors,
+            connections_max = wanted,
+            "The limit on open files is below limits.connections_max; raise LimitNOFILE"
+        );
+    }
+    // From here on a signal stops the relay in order instead of ending the process at once.
+    let (wish, wishes) = mpsc::sync_channel(WISHES_MAX);
+    let ending = Arc::new(AtomicBool::new(false));
+    listen_to_signals(wish.clone(), Arc::clone(&ending))
+        .map_err(|error| report(format!("msrprelay: cannot wait for signals: {error}")))?;
+    let (drain_timeout, admin_socket) = (config.drain_timeout, config.admin.clone());
+    let (metrics_address, facts) = (config.metrics.map(|metrics| metrics.address), facts(&config));
+    // What is before this process still has it.
+    let early = if takes_over { None } else { metrics_address };
+    let metrics = early.map(metrics_place).transpose()?;
+    let upgrade =
+        Upgrade::new().map_err(|error| report(format!("msrprelay: where the program is: {error}")))?;
+    let estate = takes_over.then(upgrade::estate).transpose();
+    let estate = estate.map_err(|error| report(format!("msrprelay: nothing to take over: {error:#}")))?;
+    let server =
+        Server::start_after(config, estate).map_err(|error| report(format!("msrprelay: {error}")))?;
+    for (address, tls) in server.addresses() {
+        tracing::info!(%address, tls, "Listening");
+    }
+    // Whoever was before this process has closed its doors by then.
+    upgrade::take_over(&server);
+    let metrics = match metrics {
+        None => metrics_address.map(metrics_place).transpose()?,
+        early => early,
+    };
+    let metrics = show_metrics(metrics, facts, &server, &telemetry)?;
+    let draining = Arc::new(AtomicBool::new(false));
+    let ask = wish.clone();
+    let desk = Desk {
+        inspector: server.inspector(),
+        log: telemetry.control(),
+        draining: Arc::clone(&draining),
+        // Full: there is one among those that wait.
+        drain: Box::new(move |time| drop(ask.try_send(Wish::Stop(time)))),
+        started: Instant::now(),
+    };
+    let admin = admin_socket.map(|socket| Admin::start(&socket, desk)).transpose();
+    let admin = admin.map_err(|error| report(format!("msrprelay: {error}")))?;
+    if let Some(file) = ready_file {
+        announce(&server, metrics.as_ref(), file)
+            .map_err(|error| report(format!("msrprelay: {}: {error}", file.display())))?;
+    }
+    let cores = server.counters().len();
+    let addresses = joined(server.addresses().iter().map(|(address, _)| address.to_string()));
+    let status = format!("Listening on {addresses}; cores: {cores}");
+    service::ready(&status);
+    let watchdog = Watchdog::start(server.heartbeats());
+    let log = telemetry.control();
+    let end = Running {
+        server: &server,
+        path,
+        log,
+        status,
+        drain_timeout,
+        draining,
+        upgrade,
+        wish,
+        admin,
+        metrics,
+    }
+    .until_told(&wishes);
+    drop(watchdog);
+    // Whoever cannot wait for an end in order need not.
+    ending.store(true, Ordering::SeqCst);
+    if end == End::Told {
+        service::stopping();
+    }
+    told_by(server.stop());
+    Ok(())
+}
+
+/// SIGTERM, SIGINT, SIGHUP and SIGUSR2 become wishes, on a thread of their own. While the relay is ending already, the first two
+/// end the process.
+fn listen_to_signals(wish: SyncSender<Wish>, ending: Arc<AtomicBool>) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])?;
+    let body = move || {
+        for signal in signals.forever() {
+            match signal {
+                SIGHUP => drop(wish.try_send(Wish::Reload)),
+                SIGUSR2 => drop(wish.try_send(Wish::Upgrade)),
+                _ if ending.load(Ordering::SeqCst) => {
+                    eprintln!("msrprelay: ended at once by a second signal");
+                    process::exit(1);
+                }
+                // Full: there is one among those that wait.
+                _ => drop(wish.try_send(Wish::Stop(None))),
+            }
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(body).map(|_| ())
+}
+
+/// A relay, and what is needed to change it.
+struct Running<'a> {
+    server: &'a Server,
+    path: &'a Path,
+    log: LogControl,
+    /// For the service manager, while all is well.
+    status: String,
+    drain_timeout: Duration,
+    /// For whoever asks.
+    draining: Arc<AtomicBool>,
+    upgrade: Upgrade,
+    /// For wishes of our own.
+    wish: SyncSender<Wish>,
+    /// What operators ask at.
+    admin: Option<Admin>,
+    /// Where figures are shown.
+    metrics: Option<Endpoint>,
+}
+
+impl Running<'_> {
+    /// Fulfils wishes; returns when the relay is to end.
+    fn until_told(mut self, wishes: &Receiver<Wish>) -> End {
+        while let Ok(wish) = wishes.recv() {
+            match wish {
+                Wish::Reload => {
+                    service::reloading();
+                    self.reload();
+                    service::ready(&self.status);
+                }
+                Wish::Upgrade => {
+                    let wish = self.wish.clone();
+                    // There is room, or an end is wished for already.
+                    self.upgrade.begin(self.server, move |step| drop(wish.try_send(Wish::Upgraded(step))));
+                }
+                Wish::Upgraded(Step::Close(closed)) => {
+                    self.admin = None;
+                    self.metrics = None;
+                    drop(closed);
+                }
+                Wish::Upgraded(Step::Drain) => {
+                    let timeout = match self.drain_timeout {
+                        Duration::ZERO => SUCCEEDED_DRAIN_TIMEOUT,
+                        timeout => timeout,
+                    };
+                    self.drain(timeout, wishes, End::Succeeded);
+                    return End::Succeeded;
+                }
+                Wish::Stop(time) => {
+                    match time.unwrap_or(self.drain_timeout) {
+                        Duration::ZERO => tracing::info!("Stopping"),
+                        time => self.drain(time, wishes, End::Told),
+                    }
+                    return End::Told;
+                }
+            }
+        }
+        End::Told
+    }
+
+    /// Returns when no session is left, it is too late, or somebody cannot wait.
+    fn drain(&self, time: Duration, wishes: &Receiver<Wish>, end: End) {
+        self.draining.store(true, Ordering::SeqCst);
+        self.metrics.iter().for_each(Endpoint::draining);
+        let sessions = || self.server.counters().iter().map(|counters| counters.sessions_open).sum();
+        let seconds = time.as_secs();
+        tracing::info!(sessions = sessions(), seconds, "Draining: no connection is accepted any more");
+        let drained = self.server.drain(time);
+        let mut said: Option<Instant> = None;
+        loop {
+            if end == End::Told && said.is_none_or(|said| said.elapsed() >= DRAINING_SAID_EVERY) {
+                service::draining(sessions());
+                said = Some(Instant::now());
+            }
+            match drained.recv_timeout(DRAIN_LOOK) {
+                Ok(0) => return tracing::info!("Drained; stopping"),
+                Ok(sessions) => {
+                    return tracing::warn!(
+                        sessions,
+                        "The time to drain is over; stopping with sessions left"
+                    );
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            match wishes.try_recv() {
+                Ok(Wish::Reload) => {
+                    tracing::warn!("The relay is about to stop: the config is not read again")
+                }
+                Ok(Wish::Upgrade | Wish::Upgraded(_)) => {
+                    tracing::warn!("The relay is about to stop: nobody else takes over");
+                }
+                Ok(Wish::Stop(_)) => {
+                    return tracing::warn!(
+                        sessions = sessions(),
+                        "Told to stop again: the drain is cut short"
+                    );
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Reads the config again. One that is wrong changes nothing.
+    fn reload(&mut self) {
+        let config = match Config::load(self.path) {
+            Ok(config) => config,
+            Err(errors) => {
+                for problem in errors.to_string().lines() {
+                    tracing::error!(problem, "The config is wrong and is not taken");
+                }
+                return;
+            }
+        };
+        for warning in &config.warnings {
+            tracing::warn!(warning, "The config deserves attention");
+        }
+        let (level, drain_timeout) = (config.log.level, config.drain_timeout);
+        let facts = facts(&config);
+        match self.server.reload(config) {
+            Ok(differing) => {
+                self.log.set(level);
+                self.drain_timeout = drain_timeout;
+                if let Some(metrics) = &self.metrics {
+                    metrics.update(facts);
+                }
+                for key in differing {
+                    tracing::warn!(key, "The config says something else here, which takes a restart");
+                }
+                tracing::info!("The config as it is now is in force");
+            }
+            Err(error) => tracing::error!(reason = %error, "The config was read but is not taken"),
+        }
+    }
+}
+
+/// What there was to count, for the log.
+fn told_by(counters: Vec<Snapshot>) {
+    for (core, counters) in counters.iter().enumerate() {
+        tracing::info!(
+            core,
+            sessions = counters.sessions_opened,
+            bytes = counters.body_bytes_out,
+            links_local = counters.links_local,
+            links_split = counters.links_split,
+            connections_handed_over = counters.connections_handed_over,
+            connections_passed_on = counters.connections_passed_on,
+            "Core stopped"
+        );
+    }
+    let all: Snapshot = counters.into_iter().sum();
+    for (limit, times) in all.limits_reached().filter(|(_, times)| *times > 0) {
+        tracing::info!(limit = limit.key(), times, "Limit was reached while the relay ran");
+    }
+}
+
+/// Where the metrics will be: a relay whose metrics cannot be had does not start.
+fn metrics_place(address: SocketAddr) -> Result<Place, Reported> {
+    Place::listen(address).map_err(|error| report(format!("msrprelay: metrics.address: {address}: {error}")))
+}
+
+fn show_metrics(
+    place: Option<Place>,
+    facts: Facts,
+    server: &Server,
+    telemetry: &Telemetry,
+) -> Result<Option<Endpoint>, Reported> {
+    let serve = |place: Place| place.serve(facts, server.observer(), telemetry.lines_dropped_later());
+    let endpoint = place.map(serve).transpose();
+    let endpoint =
+        endpoint.map_err(|error| report(format!("msrprelay: metrics cannot be served: {error}")))?;
+    if let Some(endpoint) = &endpoint {
+        tracing::info!(address = %endpoint.address(), "Metrics are served");
+    }
+    Ok(endpoint)
+}
+
+/// What the metrics tell of a config.
+fn facts(config: &Config) -> Facts {
+    let expiry = |certificate| validity(certificate).and_then(|(_, until)| epoch_seconds(&until));
+    let certificates = config.tls.certificates.iter().filter_map(|pair| {
+        let expires = pair.chain.iter().filter_map(expiry).min()?;
+        Some(Certificate { path: pair.certificate_path.display().to_string(), expires })
+    });
+    Facts {
+        certificates: certificates.collect(),
+        connections_max: config.limits.connections_max,
+        queue_bytes_max: config.limits.queue_bytes_total,
+    }
+}
+
+/// Writes the addresses to a file that appears complete or not at all.
+fn announce(server: &Server, metrics: Option<&Endpoint>, file: &Path) -> std::io::Result<()> {
+    let addresses = server.addresses().iter().map(|(address, _)| *address);
+    let addresses = addresses.chain(metrics.map(Endpoint::address)).map(|address| format!("{address}\n"));
+    let unfinished = file.with_extension("unfinished");
+    std::fs::write(&unfinished, addresses.collect::<String>())?;
+    std::fs::rename(&unfinished, file)
+}

@@ -1,0 +1,148 @@
+//! SIGUSR2: another process of the program as it lies on disk now takes over from this one, without a gap.
+//!
+//! The new process is started with the same arguments and one end of a line as its standard input
+//! (see [`msrprelay::runtime::succession`]). Until it says that it listens, nothing has changed; a new program, or a new
+//! config, that does not work costs a line in the log. From then on it accepts, and this process drains.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use msrprelay::ops::service;
+use msrprelay::runtime::boot::{Heritage, Server};
+use msrprelay::runtime::succession::{Estate, Kin, Line};
+
+/// The hidden option that a new process is started with.
+pub(crate) const OPTION: &str = "take-over";
+/// How long the new process may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the old one may take to close what the new one is to open.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the old one may take to say what it has to.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the process does for its successor, in this order.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Close what only one process can have open, then drop the sender.
+    Close(mpsc::Sender<()>),
+    /// Leave the sessions alone until they are over, then end.
+    Drain,
+}
+
+/// What it takes to start a successor.
+#[derive(Debug)]
+pub(crate) struct Upgrade {
+    /// Looked up at the start: once the file has been replaced, the system knows it by its old name no longer.
+    program: PathBuf,
+    under_way: Arc<AtomicBool>,
+}
+
+impl Upgrade {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self { program: std::env::current_exe()?, under_way: Arc::default() })
+    }
+
+    /// Starts a successor. `tell` is told what is to be done when that listens.
+    pub(crate) fn begin(&self, server: &Server, tell: impl Fn(Step) + Send + 'static) {
+        if server.family().predecessor().is_some_and(|before| before.is_there()) {
+            tracing::error!("The process before this one still drains; upgrade again when it has ended");
+            return;
+        }
+        if self.under_way.swap(true, Ordering::SeqCst) {
+            tracing::error!("Another process is taking over already");
+            return;
+        }
+        let (program, heritage, under_way) =
+            (self.program.clone(), server.heritage(), Arc::clone(&self.under_way));
+        let body = move || {
+            tracing::info!(program = %program.display(), "Starting the process that is to take over");
+            match start(&program, &heritage) {
+                Ok((successor, child)) => give_way(&successor, &child, &heritage, tell),
+                Err(error) => {
+                    tracing::error!(reason = format!("{error:#}"), "Nobody takes over; this process goes on");
+                    under_way.store(false, Ordering::SeqCst);
+                }
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("upgrade".to_owned()).spawn(body) {
+            tracing::error!(reason = %error, "Nobody takes over: there is no thread to be had");
+            self.under_way.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+fn start(program: &PathBuf, heritage: &Heritage) -> anyhow::Result<(Arc<Kin>, Child)> {
+    let (line, theirs) = Line::pair()?;
+    let option = format!("--{OPTION}");
+    let arguments = std::env::args_os().skip(1).filter(|argument| *argument != *option);
+    let mut child = Command::new(program)
+        .args(arguments)
+        .arg(&option)
+        .stdin(Stdio::from(theirs))
+        // Meant for this process; the new one is its own.
+        .env_remove("WATCHDOG_PID")
+        .spawn()
+        .with_context(|| program.display().to_string())?;
+    let ready = heritage.bequeath(line).and_then(|successor| {
+        successor.wait_until_ready(START_TIMEOUT)?;
+        Ok(successor)
+    });
+    match ready {
+        Ok(successor) => Ok((Arc::new(successor), child)),
+        Err(error) => {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let status = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+            Err(anyhow::Error::new(error).context(format!("the new process ({status}; its log says why)")))
+        }
+    }
+}
+
+/// The successor listens: this process has nothing more to do than what it has begun.
+fn give_way(successor: &Arc<Kin>, child: &Child, heritage: &Heritage, tell: impl Fn(Step)) {
+    let (closed, is_closed) = mpsc::channel();
+    tell(Step::Close(closed));
+    // Nothing is ever sent; whoever is too busy for it is not waited for.
+    if is_closed.recv_timeout(CLOSE_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+        tracing::warn!("The admin socket is not closed yet");
+    }
+    service::succeeded_by(child.id());
+    if let Err(error) = successor.give_way() {
+        tracing::warn!(reason = %error, "The process that took over has ended");
+    }
+    if !heritage.give_way(successor) {
+        tracing::warn!("A core still waits for a connection; it will take the next one");
+    }
+    tracing::info!(pid = child.id(), "Another process has taken over; this one drains");
+    tell(Step::Drain);
+    heritage.serve(successor);
+    tracing::warn!("The process that took over has ended");
+}
+
+/// What the process before this one leaves to it.
+pub(crate) fn estate() -> anyhow::Result<Estate> {
+    Ok(Estate::take(Line::inherited()?, ANSWER_TIMEOUT)?)
+}
+
+/// Says that this process listens. On return it is the one that the service manager knows.
+pub(crate) fn take_over(server: &Server) {
+    let Some(before) = server.family().predecessor().map(Arc::clone) else { return };
+    if let Err(error) = before.take_over(ANSWER_TIMEOUT) {
+        return tracing::warn!(reason = %error, "The process before this one has ended");
+    }
+    tracing::info!(generation = before.generation().wrapping_add(1), "Took over from another process");
+    let heritage = server.heritage();
+    let body = move || {
+        heritage.serve(&before);
+        tracing::info!("The process before this one has ended");
+    };
+    if let Err(error) = std::thread::Builder::new().name("predecessor".to_owned()).spawn(body) {
+        tracing::error!(reason = %error, "Sessions of the process before this one cannot reach those of this one");
+    }
+}

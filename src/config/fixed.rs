@@ -1,0 +1,46 @@
+//! What a running relay cannot exchange: the keys that take a restart.
+
+use std::path::PathBuf;
+
+use super::{Config, Listen, LogFormat};
+
+/// Those values of the config that a relay runs with until it ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fixed {
+    listen: Vec<Listen>,
+    hostname: String,
+    cores: Vec<usize>,
+    lookups_waiting_max: usize,
+    log_format: LogFormat,
+    admin: Option<PathBuf>,
+}
+
+impl From<&Config> for Fixed {
+    fn from(config: &Config) -> Self {
+        Self {
+            listen: config.listen.clone(),
+            hostname: config.hostname.clone(),
+            cores: config.cores.clone(),
+            lookups_waiting_max: config.limits.lookups_waiting_max,
+            log_format: config.log.format,
+            admin: config.admin.clone(),
+        }
+    }
+}
+
+impl Fixed {
+    /// The keys under which `config` says something else; it takes a restart until they hold.
+    #[must_use]
+    pub fn differing(&self, config: &Config) -> Vec<&'static str> {
+        let other = Self::from(config);
+        let keys = [
+            ("listen", self.listen != other.listen),
+            ("hostname", self.hostname != other.hostname),
+            ("cores", self.cores != other.cores),
+            ("limits.lookups_waiting_max", self.lookups_waiting_max != other.lookups_waiting_max),
+            ("log.format", self.log_format != other.log_format),
+            ("admin.socket", self.admin != other.admin),
+        ];
+        keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    }
+}

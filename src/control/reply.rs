@@ -1,0 +1,162 @@
+//! One answer to one question, from another thread.
+//!
+//! Invariant: whoever answers has done with the asker's waker before the asker can see the answer, or can cease to
+//! wait. Waker and answer stand behind one lock, and the waker is woken and dropped while it is held.
+//!
+//! The invariant is what makes it safe to wait on an executor of glommio-ng 0.12.0. Its tasks are freed by their own
+//! thread, the handle's drop among the occasions, and there a reference that another thread has just counted down to
+//! nothing, in order to count it up again and send it home, is taken for gone: the task is freed twice. An asker that
+//! holds still until its waker is no longer in foreign hands never gets there. A usual oneshot channel makes no such
+//! promise; the queues of `async-channel` wake their listeners under the lock under which a listener leaves.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+/// The two ends of a question.
+pub(super) fn reply<T>() -> (Reply<T>, Asked<T>) {
+    let state = Arc::new(Mutex::new(State::Open(None)));
+    (Reply(Arc::clone(&state)), Asked(state))
+}
+
+#[derive(Debug)]
+enum State<T> {
+    /// Not answered; who is to be woken.
+    Open(Option<Waker>),
+    Answered(T),
+    /// Taken, given up, or never to be answered.
+    Over,
+}
+
+type Shared<T> = Arc<Mutex<State<T>>>;
+
+/// Where the answer goes. Dropped without one, it tells the asker that there will be none.
+#[derive(Debug)]
+pub(super) struct Reply<T>(Shared<T>);
+
+impl<T> Reply<T> {
+    /// Answers. Whoever asked may have stopped waiting; the answer is dropped then.
+    pub(super) fn send(self, answer: T) {
+        settle(&self.0, State::Answered(answer));
+    }
+}
+
+impl<T> Drop for Reply<T> {
+    fn drop(&mut self) {
+        settle(&self.0, State::Over);
+    }
+}
+
+/// Where the answer comes from: ready with `None` if there will be none.
+#[derive(Debug)]
+pub(super) struct Asked<T>(Shared<T>);
+
+impl<T> Future for Asked<T> {
+    type Output = Option<T>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = lock(&self.0);
+        match &mut *state {
+            State::Open(waker) => {
+                if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    *waker = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+            State::Answered(_) | State::Over => match std::mem::replace(&mut *state, State::Over) {
+                State::Answered(answer) => Poll::Ready(Some(answer)),
+                State::Open(_) | State::Over => Poll::Ready(None),
+            },
+        }
+    }
+}
+
+impl<T> Drop for Asked<T> {
+    fn drop(&mut self) {
+        // With it the waker, on the asker's own thread.
+        *lock(&self.0) = State::Over;
+    }
+}
+
+/// Ends an open question; the lock is held until the waker is gone.
+fn settle<T>(shared: &Shared<T>, end: State<T>) {
+    let mut state = lock(shared);
+    if let State::Open(waker) = &mut *state {
+        let waker = waker.take();
+        *state = end;
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// Nothing but a waker can panic while it is held, and then the state is whole.
+fn lock<T>(shared: &Shared<T>) -> MutexGuard<'_, State<T>> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::sync::mpsc;
+    use std::task::Wake;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A waker that takes its time, as when the kernel lends the CPU to somebody else in the middle of it.
+    struct Slow {
+        woken: mpsc::SyncSender<()>,
+    }
+
+    impl Wake for Slow {
+        fn wake(self: Arc<Self>) {
+            self.woken.send(()).unwrap();
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn slow() -> (Arc<Slow>, Waker, mpsc::Receiver<()>) {
+        let (woken, is_woken) = mpsc::sync_channel(1);
+        let slow = Arc::new(Slow { woken });
+        (Arc::clone(&slow), Waker::from(slow), is_woken)
+    }
+
+    #[test]
+    fn an_answer_is_seen_once_the_waker_is_in_no_other_hands() {
+        let (reply, mut asked) = reply();
+        let (counted, waker, is_woken) = slow();
+        assert!(Pin::new(&mut asked).poll(&mut Context::from_waker(&waker)).is_pending());
+        let answering = thread::spawn(move || reply.send(7));
+        is_woken.recv().unwrap();
+        let answer = Pin::new(&mut asked).poll(&mut Context::from_waker(&waker));
+        assert_eq!((answer, Arc::strong_count(&counted)), (Poll::Ready(Some(7)), 2));
+        answering.join().unwrap();
+    }
+
+    #[test]
+    fn whoever_gives_up_has_its_waker_to_itself_again() {
+        let (reply, mut asked) = reply::<()>();
+        let (counted, waker, is_woken) = slow();
+        assert!(Pin::new(&mut asked).poll(&mut Context::from_waker(&waker)).is_pending());
+        let answering = thread::spawn(move || drop(reply));
+        is_woken.recv().unwrap();
+        drop(asked);
+        assert_eq!(Arc::strong_count(&counted), 2);
+        answering.join().unwrap();
+    }
+
+    #[test]
+    fn a_question_nobody_answers_is_over_and_an_answer_nobody_waits_for_is_dropped() {
+        let (reply, asked) = reply::<()>();
+        drop(reply);
+        assert_eq!(futures_lite::future::block_on(asked), None);
+        let (reply, asked) = super::reply();
+        drop(asked);
+        let answer = Arc::new(());
+        reply.send(Arc::clone(&answer));
+        assert_eq!(Arc::strong_count(&answer), 1);
+    }
+}

@@ -1,0 +1,88 @@
+//! The operator's side of the admin socket.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Answer, Request};
+
+/// How long the relay may take for each part of its answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest line of an answer that is believed, in octets.
+const LINE_OCTETS_MAX: u64 = 1 << 20;
+
+/// Why there is no answer, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// There is no socket.
+    #[error(
+        "{}: no such socket: start the relay, have admin.socket in its config, or name its socket with --socket",
+        .0.display()
+    )]
+    NoSocket(PathBuf),
+    /// Nobody listens.
+    #[error("{}: nobody listens there: the relay has been killed; start it again", .0.display())]
+    NotRunning(PathBuf),
+    /// Not for us.
+    #[error("{}: permission denied: be root, the relay's user, or in the relay's group", .0.display())]
+    Permission(PathBuf),
+    /// Something else.
+    #[error("{}: {source}", path.display())]
+    System {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The relay ended, or is of another version.
+    #[error("the relay broke off its answer: it has ended, or is of another version; see its log")]
+    BrokenOff,
+    /// The relay says no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Asks the relay whose socket is at `path`; `each` is shown the answer, line by line, and says whether it wants more.
+///
+/// # Errors
+/// [`AskError`] says what an operator must do.
+pub fn ask(
+    path: &Path,
+    request: &Request,
+    mut each: impl FnMut(Answer) -> io::Result<bool>,
+) -> Result<(), AskError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => AskError::NoSocket(path.to_owned()),
+        io::ErrorKind::ConnectionRefused => AskError::NotRunning(path.to_owned()),
+        io::ErrorKind::PermissionDenied => AskError::Permission(path.to_owned()),
+        _ => AskError::System { path: path.to_owned(), source },
+    };
+    let mut relay = UnixStream::connect(path).map_err(failed)?;
+    let patience = match request {
+        Request::Trace { seconds, .. } => PATIENCE + Duration::from_secs(*seconds),
+        _ => PATIENCE,
+    };
+    relay.set_read_timeout(Some(patience)).map_err(failed)?;
+    relay.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
+    let mut line = serde_json::to_string(request).map_err(|error| failed(io::Error::other(error)))?;
+    line.push('\n');
+    // One that has too many clients answers without having read this.
+    let _ = relay.write_all(line.as_bytes());
+    let mut answers = BufReader::new(relay);
+    loop {
+        line.clear();
+        (&mut answers).take(LINE_OCTETS_MAX).read_line(&mut line).map_err(failed)?;
+        match serde_json::from_str(&line) {
+            Ok(Answer::Done) => return Ok(()),
+            Ok(Answer::Error(words)) => return Err(AskError::Refused(words)),
+            Ok(answer) => match each(answer) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) => return Err(failed(error)),
+            },
+            Err(_) => return Err(AskError::BrokenOff),
+        }
+    }
+}

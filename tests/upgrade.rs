@@ -1,0 +1,251 @@
+//! SIGUSR2: another process takes over, and nobody is refused, cut off, or left without an answer.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+
+#[path = "loopback/support/mod.rs"]
+mod support;
+
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use support::endpoint::Endpoint;
+use support::frame::fresh_id;
+use support::process::RelayProcess;
+use support::relay::Setup;
+use support::transfer::Outgoing;
+use support::{assert_same, bounded, contents, until};
+
+/// The processes of one relay, of which the first is started by the test and the others by each other.
+struct Line {
+    relay: RelayProcess,
+    /// The last one, if there are several.
+    last: Option<u32>,
+}
+
+impl Line {
+    fn start(more: &'static str) -> Self {
+        Self { relay: RelayProcess::start(&Setup { more, ..Setup::default() }), last: None }
+    }
+
+    /// Has the last process start another one, and waits until that has taken over.
+    fn upgrade(&mut self) {
+        let taken = "Another process has taken over; this one drains pid=";
+        let before = self.relay.log().matches(taken).count();
+        self.signal("USR2");
+        self.last = Some(until("another process to take over", || {
+            let log = self.relay.log();
+            let pid = log.split(taken).nth(before + 1)?;
+            let (pid, _) = pid.split_once('\n')?;
+            pid.trim().parse().ok()
+        }));
+    }
+
+    /// To the process that accepts.
+    fn signal(&self, name: &str) {
+        match self.last {
+            None => self.relay.signal(name),
+            Some(pid) => {
+                let sent = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
+                assert!(sent.unwrap().success());
+            }
+        }
+    }
+
+    /// The first process ends by itself.
+    fn first_ends(&mut self) {
+        let status = self.relay.wait();
+        assert!(status.success(), "{status}: {}", self.relay.log());
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if let Some(pid) = self.last {
+            let _ = Command::new("kill").arg("-KILL").arg(pid.to_string()).status();
+        }
+    }
+}
+
+#[track_caller]
+fn chat(alice: &mut Endpoint, bob: &mut Endpoint) {
+    for _ in 0..3 {
+        let words = fresh_id();
+        let tid = alice.say(&bob.path(), words.as_bytes());
+        assert_eq!(alice.status(&tid), 200);
+        assert_eq!(bob.request("SEND").body, words.as_bytes());
+        let words = fresh_id();
+        let tid = bob.say(&alice.path(), words.as_bytes());
+        assert_eq!(bob.status(&tid), 200);
+        assert_eq!(alice.request("SEND").body, words.as_bytes());
+    }
+}
+
+#[test]
+fn who_connects_all_the_time_is_never_refused_and_a_file_under_way_arrives_whole() {
+    bounded(|| {
+        let mut line = Line::start("");
+        let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+        let file = contents(1, 24 << 20);
+        let path = bob.path();
+        let over = AtomicBool::new(false);
+        let (address, trusted) = (line.relay.addresses[0], line.relay.trusted());
+        std::thread::scope(|scope| {
+            let received = scope.spawn(|| bob.receive_file());
+            scope.spawn(|| alice.send_file(&Outgoing::chunks(&path, &file, 50_000)));
+            let knocking: Vec<_> = (0..3)
+                .map(|thread| {
+                    let (over, trusted) = (&over, &trusted);
+                    scope.spawn(move || {
+                        let mut count = 0;
+                        while !over.load(Ordering::SeqCst) {
+                            // Any refusal, reset or unexpected status panics.
+                            let user = format!("user{}", 10 * thread + count % 10);
+                            let client = Endpoint::tls(address, trusted, &user).log_in(&user, address.port());
+                            client.close();
+                            count += 1;
+                        }
+                        count
+                    })
+                })
+                .collect();
+            for _ in 0..20 {
+                std::thread::yield_now();
+            }
+            line.upgrade();
+            assert_same(&received.join().unwrap().data, &file);
+            over.store(true, Ordering::SeqCst);
+            let counts: Vec<usize> = knocking.into_iter().map(|thread| thread.join().unwrap()).collect();
+            println!("log-ins by thread: {counts:?}");
+            assert!(counts.iter().all(|count| *count > 0));
+        });
+        chat(&mut alice, &mut bob);
+        alice.close();
+        bob.close();
+        line.first_ends();
+        let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+        chat(&mut alice, &mut bob);
+    });
+}
+
+#[test]
+fn whoever_calls_a_session_of_the_old_process_reaches_it() {
+    bounded(|| {
+        let mut line = Line::start("");
+        // The kernel puts each of them on either core.
+        let mut clients: Vec<_> = (0..8).map(|n| line.relay.client(&format!("user{n}"))).collect();
+        // One has come before, and says its first word after.
+        let mut early = line.relay.stranger("far");
+        line.upgrade();
+        let mut callers = Vec::new();
+        for (n, client) in clients.iter_mut().enumerate() {
+            let mut far = match n {
+                0 => Endpoint::plain(line.relay.addresses[1], "far"),
+                1 => std::mem::replace(&mut early, line.relay.stranger("far")),
+                _ => line.relay.stranger("far"),
+            };
+            chat(&mut far, client);
+            callers.push(far);
+        }
+        // A file each way, larger than all buffers.
+        let (file, back) = (contents(2, 5_000_001), contents(3, 3_000_001));
+        let (far, near) = (&mut callers[5], &mut clients[5]);
+        let (there, here) = (near.path(), far.path());
+        std::thread::scope(|scope| {
+            let far = scope.spawn(|| far.exchange(Some(&Outgoing::giant(&there, &file)), 1));
+            let near = scope.spawn(|| near.exchange(Some(&Outgoing::chunks(&here, &back, 10_000)), 1));
+            assert_same(&near.join().unwrap()[0].data, &file);
+            assert_same(&far.join().unwrap()[0].data, &back);
+        });
+        // The end of the one is the end of the other, whoever closes.
+        for (n, (far, near)) in callers.into_iter().zip(clients).enumerate() {
+            let (one, other) = if n % 2 == 0 { (far, near) } else { (near, far) };
+            one.close();
+            other.close();
+        }
+        line.first_ends();
+        let ended = "The process before this one has ended";
+        until("the end to be noticed", || line.relay.log().contains(ended).then_some(()));
+    });
+}
+
+#[test]
+fn sessions_of_both_processes_reach_each_other_whichever_speaks_first() {
+    bounded(|| {
+        let mut line = Line::start("");
+        let mut old: Vec<_> = (0..6).map(|n| line.relay.client(&format!("user{n}"))).collect();
+        line.upgrade();
+        let mut new: Vec<_> = (6..12).map(|n| line.relay.client(&format!("user{n}"))).collect();
+        for (n, (old, new)) in old.iter_mut().zip(&mut new).enumerate() {
+            if n % 2 == 0 { chat(old, new) } else { chat(new, old) }
+        }
+        let file = contents(4, 4_000_003);
+        for swap in [false, true] {
+            let (one, other) = if swap { (&mut old[3], &mut new[3]) } else { (&mut new[3], &mut old[3]) };
+            let path = other.path();
+            std::thread::scope(|scope| {
+                scope.spawn(|| one.send_file(&Outgoing::giant(&path, &file)));
+                assert_same(&other.receive_file().data, &file);
+            });
+        }
+        old.into_iter().for_each(Endpoint::close);
+        line.first_ends();
+        // Their sessions are gone with their process.
+        let far = &mut new[0];
+        let tid = far.say(&format!("{} msrps://far.invalid:2855/x;tcp", far.relay.clone().unwrap()), b"?");
+        assert_ne!(far.status(&tid), 200);
+    });
+}
+
+#[test]
+fn a_program_that_does_not_start_changes_nothing() {
+    bounded(|| {
+        let line = Line::start("");
+        let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+        let (address, trusted) = (line.relay.addresses[0], line.relay.trusted());
+        line.relay.rewrite(&Setup { more: "no_such_key: 1", ..Setup::default() });
+        line.signal("USR2");
+        until("it to be said that nobody takes over", || {
+            line.relay.log().contains("Nobody takes over; this process goes on").then_some(())
+        });
+        assert!(line.relay.log().contains("no_such_key"), "{}", line.relay.log());
+        chat(&mut alice, &mut bob);
+        let [mut carol, mut dave] = ["user1", "user2"]
+            .map(|user| Endpoint::tls(address, &trusted, user).log_in(user, address.port()));
+        chat(&mut carol, &mut dave);
+    });
+}
+
+#[test]
+fn one_process_after_the_other_takes_over() {
+    bounded(|| {
+        let mut line = Line::start("");
+        for n in 0..3 {
+            let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+            chat(&mut alice, &mut bob);
+            line.upgrade();
+            chat(&mut alice, &mut bob);
+            alice.close();
+            bob.close();
+            let ended = "The process before this one has ended";
+            until("the old process to end", || (line.relay.log().matches(ended).count() > n).then_some(()));
+        }
+        line.first_ends();
+        let mut alice = line.relay.client("alice");
+        chat(&mut alice, &mut line.relay.client("bob"));
+    });
+}
+
+#[test]
+fn a_second_upgrade_waits_for_the_end_of_the_first_and_a_drain_has_an_end() {
+    bounded(|| {
+        let mut line = Line::start("drain_timeout: 2s");
+        let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+        line.upgrade();
+        chat(&mut alice, &mut bob);
+        line.signal("USR2");
+        until("the second upgrade to be refused", || {
+            line.relay.log().contains("The process before this one still drains").then_some(())
+        });
+        line.first_ends();
+        assert!(line.relay.log().contains("stopping with sessions left"), "{}", line.relay.log());
+    });
+}
