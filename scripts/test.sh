@@ -12,7 +12,7 @@ Runs, in this order, and stops at the first that fails:
   lints         cargo clippy, warnings denied
   docs          cargo doc, warnings denied
   tests         cargo test: unit, integration and documentation tests
-  direct        those of the tests over sockets that TLS matters to, with tls.record_layer: direct
+  rustls        those of the tests over sockets that TLS matters to, with tls.record_layer: rustls
   end to end    scripts/demo.sh --size 1M (a release build), with accounts of each kind
 
 System packages that are missing are installed with apt-get, by name and with sudo if need be; nothing else is
@@ -154,7 +154,7 @@ check_scripts() {
     fi
 }
 
-with_direct=(
+with_rustls=(
     delivery::
     clients::clients_of_tls_1_2_and_1_3_talk_to_each_other
     clients::garbage_instead_of_tls_closes_that_connection_alone
@@ -174,9 +174,9 @@ step 'Lints' cargo clippy --all-targets --locked -- -D warnings
 [ "$quick" = yes ] ||
     step 'Docs' env RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --document-private-items
 step 'Tests' cargo test --locked
-# MSRPRELAY_TEST_RECORD_LAYER=direct cargo test runs all of them so.
-step 'Direct record layer' env MSRPRELAY_TEST_RECORD_LAYER=direct \
-    cargo test --locked --test loopback --test hostile -- "${with_direct[@]}"
+# MSRPRELAY_TEST_RECORD_LAYER=rustls cargo test runs all of them so.
+step 'Record layer of rustls' env MSRPRELAY_TEST_RECORD_LAYER=rustls \
+    cargo test --locked --test loopback --test hostile -- "${with_rustls[@]}"
 if [ "$quick" = no ] && [ -e scripts/demo.sh ]; then
     step 'End to end' scripts/demo.sh --size 1M
     for accounts in sqlite mysql; do

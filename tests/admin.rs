@@ -205,9 +205,11 @@ fn the_relay_drains_on_command() {
         let mut relay = start(ADMIN);
         let socket = socket(&relay);
         let alice = relay.client("alice");
+        assert!(refused(&socket, &["drain", "--seconds", "18446744073709551615"]).contains("say 0 to 86400"));
         said(&socket, &["drain", "--seconds", "3600"]);
         until("the drain", || (json(&socket, &["status"])[0]["state"] == "draining").then_some(()));
         assert_eq!(json(&socket, &["sessions"]).len(), 1);
+        assert!(refused(&socket, &["drain"]).contains("draining already: to end it now, send"));
         alice.close();
         assert_eq!(relay.wait().code(), Some(0), "{}", relay.log());
         assert!(!socket.exists());

@@ -9,8 +9,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use msrprelay::config::{
-    Backend, CaSource, Config, ConfigErrors, DnsServers, EndpointTls, Limits, LogFormat, LogLevel,
-    MemorySecret, MemoryUser, PlainPolicy, RecordLayer,
+    Accounting, AccountingFormat, Backend, CaSource, Config, ConfigErrors, DnsServers, EndpointTls, Limits,
+    LogFormat, LogLevel, MemorySecret, MemoryUser, PlainPolicy, RecordLayer,
 };
 use msrprelay::proto::digest::Algorithm;
 use tempfile::TempDir;
@@ -135,11 +135,11 @@ fn an_empty_config_lacks_only_its_certificate() {
 }
 
 #[test]
-fn records_are_left_to_rustls_unless_the_direct_layer_is_asked_for() {
+fn records_are_the_relays_own_unless_they_are_left_to_rustls() {
     let place = Place::new();
     let tls = |more: &str| format!("tls: {{certificate: relay.crt, key: relay.key{more}}}");
     for (more, layer) in [
-        ("", RecordLayer::Rustls),
+        ("", RecordLayer::Direct),
         (", record_layer: rustls", RecordLayer::Rustls),
         (", record_layer: direct", RecordLayer::Direct),
     ] {
@@ -173,6 +173,9 @@ sessions: {{expires_min: 2s, expires_default: 5m, expires_max: 1h, enforce_defau
 methods: {{allow_other: false}}
 outbound: {{endpoint_tls: verify, plain: allow, ca: other.crt, connect_timeout: 250ms, allow: ["127.0.0.0/8", "::1"], deny: ["127.9.9.9/16"]}}
 dns: {{servers: ["192.0.2.53", "[2001:db8::53]:5353"]}}
+drain_timeout: 5m
+accounting: {{format: json, file: records}}
+admin: {{socket: /run/msrprelay/admin.sock}}
 limits: {{head_bytes_max: 32KiB, connections_max: 100, handshake_timeout: 2s, first_request_timeout: 3s}}
 log: {{level: debug, format: json}}
 "#,
@@ -202,6 +205,10 @@ log: {{level: debug, format: json}}
     assert_eq!(outbound.deny, ["127.9.0.0/16".parse().unwrap()]);
     let servers = ["192.0.2.53:53", "[2001:db8::53]:5353"].map(|server| server.parse().unwrap());
     assert_eq!(config.dns.servers, DnsServers::List(servers.to_vec()));
+    assert_eq!(config.drain_timeout, Duration::from_secs(300));
+    let accounting = Accounting { format: AccountingFormat::Json, file: Some(place.path("records")) };
+    assert_eq!(config.accounting, Some(accounting));
+    assert_eq!(config.admin, Some(PathBuf::from("/run/msrprelay/admin.sock")));
     let limits = Limits {
         head_bytes_max: 32 << 10,
         connections_max: 100,

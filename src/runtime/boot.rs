@@ -56,6 +56,8 @@ const QUIET_ROUNDS: u32 = 3;
 const QUIESCE_ROUNDS_MAX: u32 = 100;
 /// How often it is looked whether there are sessions left while the relay drains.
 const DRAIN_LOOK: Duration = Duration::from_millis(100);
+/// The longest drain.
+const DRAIN_MAX: Duration = Duration::from_secs(86_400);
 /// Events that may wait for the supervisor.
 const EVENTS_MAX: usize = 64;
 /// How long a core may take to answer.
@@ -268,7 +270,8 @@ impl Server {
     /// are left as soon as there are none, or after `timeout`; then it is for the caller to [`stop`](Self::stop). Who
     /// has no session by now gets none: AUTH is 408, and the connection closed.
     ///
-    /// Asked for twice, the second one counts, and the first receiver hears nothing but its end.
+    /// Asked for twice, the second one counts, and the first receiver hears nothing but its end. `timeout` is a day at
+    /// most; a longer one is cut.
     pub fn drain(&self, timeout: Duration) -> mpsc::Receiver<u64> {
         let (drained, left) = mpsc::channel();
         let _ = self.events.send(BootEvent::Drain { timeout, drained });
@@ -603,7 +606,8 @@ impl Supervisor {
                 }
                 BootEvent::Drain { timeout, drained } => {
                     // The cores first: whoever finds the door closed can rely on nobody inside being let in any more.
-                    self.draining = Some(Draining { until: Instant::now() + timeout, drained });
+                    let until = Instant::now() + timeout.min(DRAIN_MAX);
+                    self.draining = Some(Draining { until, drained });
                     self.look_at_drain();
                     self.stop_listening();
                 }

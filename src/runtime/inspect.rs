@@ -1,7 +1,7 @@
 //! Looking into the cores from outside, on behalf of an operator.
 //!
-//! Whoever asks does so on a thread of its own, which may wait; a core answers between two other things, in slices of
-//! [`SLICE`] sessions, and waits for nobody.
+//! Whoever asks does so on a thread of its own, which may wait; a core answers between two other things, in small slices,
+//! and waits for nobody.
 //!
 //! Invariants: what leaves a core is what [`SessionView`] has, and addresses; a core that is dead, stuck or full is told
 //! of, not waited for; an inbox is kept here no longer than its core lives.

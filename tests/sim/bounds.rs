@@ -19,7 +19,7 @@ impl Simulation {
 
     /// No core holds more than its connections may make it hold, and all together hold what the budget allows.
     fn check_tables(&mut self) {
-        let limits = self.world.settings.limits.clone();
+        let limits = self.bounds.clone();
         let (mut conns, mut ever) = (vec![0; self.cores], vec![0; self.cores]);
         for conn in self.world.conns() {
             let link = self.world.link(conn);
@@ -62,7 +62,7 @@ impl Simulation {
 
     /// What a sender has sent and its receivers have not got is on the wire, or is within the bound.
     fn check_senders(&self) {
-        let high = self.world.settings.limits.queue_octets_high + READ_MAX;
+        let high = self.bounds.queue_octets_high + READ_MAX;
         for actor in 0..self.actors.len() {
             let (Some(conn), false) = (self.actors[actor].conn, self.actors[actor].dead) else {
                 continue;

@@ -30,7 +30,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use msrprelay::proto::parser::Flag;
-use msrprelay::relay::{Limit, PeerKey};
+use msrprelay::relay::{Limit, Limits, PeerKey};
 
 use support::{Conn, Decision, Frame, World, settings};
 
@@ -103,6 +103,7 @@ const EVENTS: &[&str] = &[
     "a sender relieved of a receiver that rests",
     "a core pressed for memory",
     "a sender throttled",
+    "a config read again",
     "a session refreshed",
     "an expired session refused",
     "a core died",
@@ -293,6 +294,8 @@ struct Expected {
 struct Simulation {
     seed: u64,
     dice: Dice,
+    /// The limits at first, which no later ones exceed.
+    bounds: Limits,
     world: World,
     actors: Vec<Actor>,
     links: Vec<Link>,
@@ -339,6 +342,7 @@ impl Simulation {
         Self {
             seed,
             dice,
+            bounds: settings.limits.clone(),
             world: World::with(settings),
             actors: Vec::new(),
             links: Vec::new(),
@@ -390,7 +394,7 @@ impl Simulation {
     }
 
     fn step(&mut self) {
-        match self.dice.below(200) {
+        match self.dice.below(202) {
             0..=19 => self.new_message(),
             20..=59 => self.send_chunk(),
             60..=99 => self.let_read(),
@@ -407,6 +411,7 @@ impl Simulation {
             192 if self.dice.chance(30) => self.newcomers(),
             193..=195 if self.lies => self.lie(),
             196..=199 if self.faults => self.fault(),
+            200 => self.reconfigure(),
             _ => self.let_answer(),
         }
         self.collect();

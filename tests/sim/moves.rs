@@ -52,6 +52,32 @@ impl Simulation {
         self.actors[from].sending.push(index);
     }
 
+    /// All cores go on with other limits, one after the other; none of them is above those that are checked.
+    pub(super) fn reconfigure(&mut self) {
+        let mut settings = self.world.settings.clone();
+        let limits = &mut settings.limits;
+        *limits = self.bounds.clone();
+        // Who is not read from while the clock jumps has its answers read too late, which small queues make likely.
+        if !self.jumps && self.dice.chance(70) {
+            limits.queue_octets_high = limits.request_octets_max + self.dice.below(4096);
+            limits.queue_octets_low = limits.request_octets_max;
+        }
+        limits.queue_octets_total = self.dice.pick(&[limits.queue_octets_total, 192 << 10]);
+        limits.flush_octets_max = self.dice.pick(&[limits.flush_octets_max, 3 << 10]);
+        limits.sessions_per_user_max = self.dice.pick(&[0, 1000]);
+        self.world.settings = settings.clone();
+        let cores = self.cores;
+        let first = self.dice.below(cores);
+        for core in (0..cores).map(|n| (first + n) % cores) {
+            self.world.input(core, Input::Reconfigured(Box::new(settings.clone())));
+            if self.dice.chance(50) {
+                self.let_deliver();
+                self.let_write();
+            }
+        }
+        self.saw("a config read again");
+    }
+
     /// Who has not been spoken to does not know where its peer is: it would have us dial it.
     fn may_speak(&self, link: usize, way: usize) -> bool {
         let second = self.links[link].ends[1];

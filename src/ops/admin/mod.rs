@@ -1,8 +1,8 @@
 //! The admin socket: what an operator asks of a running relay, and is told.
 //!
 //! A Unix socket; one request for each connection, a line of JSON; lines of JSON in answer, the last of which is
-//! [`Answer::Done`] or [`Answer::Error`]. It is served by threads of its own, which ask the cores as an [`Inspector`]
-//! does and may wait for them.
+//! [`Answer::Done`] or [`Answer::Error`]. It is served by threads of its own, which ask the cores as an
+//! [`Inspector`](crate::runtime::inspect::Inspector) does and may wait for them.
 //!
 //! Invariants: at most [`CLIENTS_MAX`] are served at a time, a request has at most [`REQUEST_OCTETS_MAX`] octets, whoever
 //! is slow is given up; no secret is ever told, a session's id is no more than its prefix; who may connect is up to the
@@ -22,6 +22,8 @@ pub use server::{Admin, AdminError, Desk};
 pub const SOCKET_PATH: &str = "/run/msrprelay/admin.sock";
 /// Those who are served at a time; whoever comes then is told to come again.
 pub const CLIENTS_MAX: usize = 8;
+/// The longest drain, in seconds: as long as `drain_timeout` may be.
+pub const DRAIN_SECONDS_MAX: u64 = 86_400;
 /// The longest trace, in seconds.
 pub const TRACE_SECONDS_MAX: u64 = 3600;
 /// The longest request, in octets, its line break included.

@@ -12,8 +12,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::{
-    Answer, CLIENTS_MAX, Core, Head, Listening, REQUEST_OCTETS_MAX, Request, Session, Status,
-    TRACE_SECONDS_MAX, redact,
+    Answer, CLIENTS_MAX, Core, DRAIN_SECONDS_MAX, Head, Listening, REQUEST_OCTETS_MAX, Request, Session,
+    Status, TRACE_SECONDS_MAX, redact,
 };
 use crate::config::LogLevel;
 use crate::runtime::inspect::{Closed, Inspector, SessionLine, Wanted};
@@ -229,6 +229,13 @@ fn fulfil(request: Request, desk: &Desk, out: &mut BufWriter<&UnixStream>) -> io
             }
             Err(error) => Ok(Err(error.to_string())),
         },
+        Request::Drain { seconds: Some(seconds) } if seconds > DRAIN_SECONDS_MAX => {
+            Ok(Err(format!("{seconds} seconds are too many: say 0 to {DRAIN_SECONDS_MAX}")))
+        }
+        // Otherwise it would be the second wish, which ends everything now.
+        Request::Drain { .. } if desk.draining.load(Ordering::SeqCst) => {
+            Ok(Err("the relay is draining already: to end it now, send it another SIGTERM".to_owned()))
+        }
         Request::Drain { seconds } => {
             (desk.drain)(seconds.map(Duration::from_secs));
             Ok(Ok(()))

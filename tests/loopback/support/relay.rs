@@ -87,10 +87,10 @@ impl Setup {
     }
 }
 
-/// Who reads and writes the relay's TLS records: with `MSRPRELAY_TEST_RECORD_LAYER=direct` every test over sockets runs
-/// with the relay's own layer.
+/// Who reads and writes the relay's TLS records: with `MSRPRELAY_TEST_RECORD_LAYER=rustls` every test over sockets runs
+/// with that of rustls instead of the relay's own.
 fn record_layer() -> String {
-    std::env::var("MSRPRELAY_TEST_RECORD_LAYER").unwrap_or_else(|_| "rustls".to_owned())
+    std::env::var("MSRPRELAY_TEST_RECORD_LAYER").unwrap_or_else(|_| "direct".to_owned())
 }
 
 /// What a client needs to trust the certificate in `place`.
