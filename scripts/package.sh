@@ -13,7 +13,8 @@ Builds target/debian/msrprelay_*.deb (a release build, man pages and completions
   remove        and purge: nothing is left but the user
 
   --try           goes on as an operator would between start and remove: adds users, sends a file from one to the
-                  other and compares it, looks at the metrics, reloads, and upgrades to a newer version while it runs
+                  other and compares it, looks at the metrics, renews the certificate and reloads, upgrades to a newer
+                  version under a session, restarts
   --profile NAME  packages what this profile of cargo builds; `dev` is quick and large, and good for trying the script
   --no-build      packages the binaries that are there
   --root DIR      uses a copy of this Debian root instead of making one; what mmdebstrap made stays in
@@ -164,7 +165,9 @@ fetch_root() {
 # -- a root to install into ------------------------------------------------------------------------
 
 root=''
-relay=''
+# The relay's process, and the one to wait for, if it was started from here.
+relay='' started=''
+receiver=''
 
 clean_up() {
     # The processes of the namespace end with this one.
@@ -282,8 +285,8 @@ start() {
     echo "process $relay of $(inside stat -c %U "/proc/$relay"), and /readyz says $(ask /readyz)"
 }
 
-is_gone() {
-    ! kill -0 "$relay" 2> /dev/null
+has_ended() {
+    ! kill -0 "$relay"
 }
 
 stop() {
@@ -291,13 +294,14 @@ stop() {
     kill "$relay"
     if [ -n "$started" ]; then
         wait "$started" || status=$?
+        [ "$status" = 0 ] || { cat "$work/relay.log" >&2; fail "the relay ended with status $status"; }
+        echo "ended in order, with status 0"
     else
-        # Its parent, the process before it, is gone.
-        until_it_works "the relay to end" is_gone
+        # It was started by the process before it, whose end told how that went.
+        until_it_works "the relay to end" has_ended
+        echo "ended"
     fi
     rm -f "$root/tmp/relay.pid"
-    [ "$status" = 0 ] || { cat "$work/relay.log" >&2; fail "the relay ended with status $status"; }
-    echo "ended in order, with status 0"
 }
 
 add_users() {
@@ -309,20 +313,32 @@ add_users() {
     as_relay msrprelay user list
 }
 
-send_a_file() {
-    head -c 20M /dev/urandom > "$root/root/film.bin"
+probe() {
+    inside msrp probe --relay localhost:2855 --ca /root/localhost.crt --user alice@example.com --password-file /root/alice.password
+}
+
+bob_waits() {
     rm -rf "$root/root/inbox" "$root/root/bob.path"
     inside sh -c "mkdir /root/inbox
         exec msrp receive --user bob@example.com --relay localhost:2855 --ca /root/localhost.crt \
         --password-file /root/bob.password --out /root/inbox --path-file /root/bob.path --timeout 60s" > "$work/receive.log" 2>&1 &
-    local receiver=$!
+    receiver=$!
     until_it_works "bob's path" test -s "$root/root/bob.path"
+}
+
+alice_sends() {
+    head -c 20M /dev/urandom > "$root/root/film.bin"
     inside msrp send /root/film.bin --user alice@example.com --relay localhost:2855 --ca /root/localhost.crt \
         --password-file /root/alice.password --to "$(cat "$root/root/bob.path")" > "$work/send.log" 2>&1 ||
         { cat "$work/send.log" >&2; fail "the file was not sent"; }
     wait "$receiver" || { cat "$work/receive.log" >&2; fail "the file was not received"; }
     cmp "$root/root/film.bin" "$root/root/inbox/film.bin" || fail "it is another file now"
     echo "20 MiB from alice to bob, identical: $(sha256sum < "$root/root/inbox/film.bin" | cut -c 1-16)..."
+}
+
+send_a_file() {
+    bob_waits
+    alice_sends
 }
 
 has_counted_the_file() {
@@ -335,43 +351,61 @@ look_at_metrics() {
     echo "/healthz says $(ask /healthz)"
 }
 
-was_reloaded() {
-    grep -q 'The config as it is now is in force' "$work/relay.log"
+expiry() {
+    ask /metrics | sed -n 's/^msrprelay_certificate_expiry_timestamp_seconds{.*} //p'
 }
 
+expires_sooner() { # THAN
+    [ "$(expiry)" -lt "$1" ]
+}
+
+# Another certificate, for a month instead of a year: the metrics tell which one is in force.
 reload() {
+    local before
+    before=$(expiry)
+    quietly "gen-cert.sh failed" inside /usr/share/msrprelay/gen-cert.sh localhost --days 30 --out /root/renewed
+    cp "$root/root/renewed/localhost.crt" "$root/root/localhost.crt"
+    # As the operator's copies: what is there keeps its owner and mode.
+    inside sh -c 'cat /root/renewed/localhost.crt > /etc/msrprelay/tls/relay.crt
+        cat /root/renewed/localhost.key > /etc/msrprelay/tls/relay.key'
     kill -HUP "$relay"
-    until_it_works "the reload" was_reloaded
-    grep -o 'The config as it is now.*' "$work/relay.log" | head -n 1
+    until_it_works "the new certificate to be in force" expires_sooner "$before"
+    echo "certificate valid until $(date -u -d "@$before" +%F) before, until $(date -u -d "@$(expiry)" +%F) now"
+    inside msrp probe --relay localhost:2855 --ca /root/localhost.crt | grep -E '^(certificate|trust)'
     ask /readyz > /dev/null || fail "it is not ready after the reload"
 }
 
-has_successor() {
-    grep -q 'Another process has taken over' "$work/relay.log"
+has_given_way() {
+    grep -q 'Another process has taken over' "$work/relay.log" && ask /readyz
 }
 
-# A newer version over one that runs: the config, which was changed, and the users must stay. Then what the package does
-# where systemd runs: the new program takes over from the old one, without a gap.
+# A newer version over one that runs: the config, which was changed, and the users must stay. Then what the package's postinst
+# asks of systemd: the old process gives its place to the new one, while bob holds a session.
 upgrade() {
-    local before status=0
+    local before
     before=$(inside sha256sum /etc/msrprelay/config.yaml)
+    bob_waits
     apt_install "$newer"
     [ "$(inside sha256sum /etc/msrprelay/config.yaml)" = "$before" ] || fail "the upgrade changed the config"
     [ "$(inside stat -c '%U:%G %a' /etc/msrprelay/config.yaml)" = 'root:msrprelay 640' ] || fail "the upgrade opened the config"
     [ "$(as_relay msrprelay user list | grep -c '@example.com')" = 2 ] || fail "the upgrade lost the users"
     ask /readyz > /dev/null || fail "the upgrade stopped what runs"
-    echo "config and users stay, and the old process serves: $(version)"
     kill -USR2 "$relay"
-    until_it_works "the new program to take over" has_successor
+    until_it_works "another process to take over" has_given_way
+    local successor status=0
+    successor=$(sed -n 's/.*Another process has taken over.* pid=\([0-9]*\).*/\1/p' "$work/relay.log")
+    [ -n "$successor" ] || fail "the log does not say which process has taken over"
+    echo "config and users stay; process $successor has taken over from $relay, where bob's session is"
+    alice_sends
     wait "$started" || status=$?
     [ "$status" = 0 ] || { cat "$work/relay.log" >&2; fail "the old process ended with status $status"; }
-    relay=$(sed -n 's/.*Another process has taken over.*pid=//p' "$work/relay.log") started=''
-    ask /readyz > /dev/null || { cat "$work/relay.log" >&2; fail "the new process is not ready"; }
-    echo "process $relay has taken over, the old one has ended in order: $(version)"
+    echo "with bob gone, process $relay has ended in order"
+    relay=$successor started=''
 }
 
-version() {
-    ask /metrics | grep '^msrprelay_build_info'
+restart() {
+    stop
+    start
 }
 
 remove() {
@@ -399,10 +433,12 @@ try_it() {
     fi
     step 'Starting' start
     if [ "$try" = yes ]; then
+        step 'What a client sees' probe
         step 'Sending a file' send_a_file
         step 'Looking at the metrics' look_at_metrics
         step 'Reloading' reload
-        step 'Upgrading while it runs' upgrade
+        step 'Upgrading while it runs and has sessions' upgrade
+        step 'Restarting' restart
         step 'Sending another file' send_a_file
     fi
     step 'Stopping' stop

@@ -12,7 +12,7 @@
 //! ```text
 //! bin/msrprelay -> runtime -> relay   -> proto        bin/msrprelay, runtime, control, telemetry -> config
 //!                  runtime -> control -> proto        bin/msrprelay, runtime -> telemetry
-//! bin/msrprelay -> control (the users' file)
+//! bin/msrprelay -> control (the users' file), client (when a certificate expires)
 //! bin/msrp      -> client  -> proto                   config, telemetry -> relay (names of limits), proto
 //! bin/msrp bench -> runtime::tls: it must not be slower than what it measures
 //! bin/msrprelay -> ops -> runtime (what an operator asks of it), telemetry
@@ -99,6 +99,7 @@
 //! | Every request is answered in time; a broken backend is never "no such user" | [`control`] |
 //! | A core's waker is in no other thread's hands once the core can see the answer | `control::reply` |
 //! | An account is found only if exactly one is meant; a database that fails is tried by one task; what was found is remembered no longer than the operator says | `control::accounts` |
+//! | Whoever asks for the metrics gets one answer in bounded time, and nobody is named in it | [`ops::metrics`] |
 //! | Every problem of a config is told at once; every limit has a default, a floor and a ceiling | [`config`] |
 //!
 //! # Lexicon
