@@ -4,28 +4,27 @@
 //! arrive while a core is started again wait instead of being refused; the cores know each other's
 //! present life and nothing older; a core that dies takes nobody with it.
 
-use std::future::poll_fn;
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
-use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use async_channel::Sender;
-use glommio::{LocalExecutorBuilder, Placement};
 use rustls_pki_types::ServerName;
 
-use super::core::{self, CoreEnd, CorePlan, CoreReload};
+use super::core::{CoreEnd, CorePlan, CoreReload};
 use super::hand_over::HandOver;
+pub use super::heritage::Heritage;
 use super::inspect::{Inboxes, Inspector};
+use super::launch::spawn_core;
 use super::mesh::{Parcel, inbox};
 use super::sock::{ListenError, Listeners};
-use super::succession::{Estate, Family, Kin, Line, Passed, SuccessionError};
+use super::succession::{Estate, Family, Passed};
 use super::tasks::panic_message;
 use super::tls::{Identity, Roots, TlsSetup, TlsSetupError};
 use crate::config::{CaSource, Config, Fixed, Limits, Outbound, PlainPolicy};
@@ -35,15 +34,6 @@ use crate::telemetry::{Accounting, AccountingError, Counters, Observed, Opened, 
 
 /// Connections that may wait to be accepted, per core and address.
 const BACKLOG: u16 = 4096;
-/// IO, timers and wakes from other threads are looked at this often while a task stays runnable; the
-/// engine's own default is 100 ms.
-const PREEMPT: Duration = Duration::from_millis(1);
-/// How often a core that starts is woken until it runs.
-const START_LOOK: Duration = Duration::from_millis(20);
-/// How often a core is woken from outside, in case it sleeps with work to do.
-const PULSE: Duration = Duration::from_millis(50);
-/// Memory the engine registers with the kernel per executor; nothing here uses it.
-const IO_MEMORY: usize = 64 << 10;
 /// A core that has died rests this long at first, then twice as long each time, ...
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// ... but never longer than this.
@@ -64,11 +54,6 @@ const EVENTS_MAX: usize = 64;
 const QUIESCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the control plane may take to end.
 const CONTROL_STOP_TIMEOUT: Duration = Duration::from_secs(2);
-/// Connections that are made for each address so that no core waits for one any more.
-const POKES_MAX: u32 = 500;
-/// How long each may take, and how long it is waited between them.
-const POKE_TIMEOUT: Duration = Duration::from_millis(200);
-const POKE_PAUSE: Duration = Duration::from_millis(5);
 /// How long it may take to exchange the accounts.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -116,7 +101,7 @@ pub enum BootError {
 
 /// What the supervisor is told.
 #[derive(Debug)]
-enum BootEvent {
+pub(super) enum BootEvent {
     /// A core's thread has ended.
     CoreEnded(usize),
     /// Take what may change while the relay runs from another config, and say what differs and may not.
@@ -327,66 +312,6 @@ impl Server {
     }
 }
 
-/// What one process leaves another; see [`succession`](super::succession).
-#[derive(Clone, Debug)]
-pub struct Heritage {
-    generation: u8,
-    listeners: Arc<Vec<(Listeners, bool)>>,
-    accepting: Arc<AtomicUsize>,
-    family: Arc<Family>,
-    events: SyncSender<BootEvent>,
-}
-
-impl Heritage {
-    /// Leaves the listening sockets to the process at the other end of `line`.
-    ///
-    /// # Errors
-    /// If that has ended.
-    pub fn bequeath(&self, line: Line) -> Result<Kin, SuccessionError> {
-        let all = self.listeners.iter().flat_map(|(listeners, secure)| {
-            listeners.sockets().map(|socket| (listeners.address(), *secure, socket))
-        });
-        Kin::bequeath(line, self.generation, all)
-    }
-
-    /// Accepts no more: `successor` does. Each core still takes the one connection that it is waiting for, and so that it
-    /// need not wait long, gets one from here. Returns whether no core accepts any more.
-    pub fn give_way(&self, successor: &Arc<Kin>) -> bool {
-        self.family.add_successor(successor);
-        let _ = self.events.send(BootEvent::FamilyChanged);
-        let _ = self.events.send(BootEvent::GiveWay);
-        for _ in 0..POKES_MAX {
-            if self.accepting.load(Ordering::SeqCst) == 0 {
-                return true;
-            }
-            for (listeners, _) in self.listeners.iter() {
-                // The other process may get it, which does no harm.
-                let _ = TcpStream::connect_timeout(&reachable(listeners.address()), POKE_TIMEOUT);
-            }
-            std::thread::sleep(POKE_PAUSE);
-        }
-        false
-    }
-
-    /// Serves the connections that another process has for this one, until that one has ended.
-    pub fn serve(&self, kin: &Kin) {
-        while let Ok(passed) = kin.next() {
-            let _ = self.events.send(BootEvent::Passed(passed));
-        }
-        let _ = self.events.send(BootEvent::FamilyChanged);
-    }
-}
-
-/// Where an address that is listened on can be connected to from here.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
-}
-
 impl Drop for Server {
     fn drop(&mut self) {
         self.end();
@@ -532,7 +457,7 @@ impl Supervisor {
         };
         // Before it runs: whoever it speaks to must know it already.
         self.introduce(index, &sender);
-        let thread = spawn_core(cpu, plan, Farewell(index, self.events.clone()))
+        let thread = spawn_core(index, cpu, plan, Farewell(index, self.events.clone()))
             .map_err(|reason| BootError::Core { index, cpu, reason })?;
         if let Some(core) = self.cores.get_mut(index) {
             self.inboxes.set(index, Some(sender.clone()));
@@ -801,79 +726,6 @@ impl Supervisor {
             tracing::warn!(reason = %error, "The control plane did not stop in order");
         }
     }
-}
-
-/// What a core's thread says of itself while it starts.
-enum Progress {
-    /// There is an executor; this wakes it.
-    Made(Waker),
-    /// Its first task runs.
-    Running,
-}
-
-/// Starts a core's thread and returns when the core runs.
-///
-/// The engine may go to sleep over a task that is due: where the preemption timer fires just before it looks at its
-/// queue, it takes the timer for an event that came to nothing. Any later event wakes it up again, and a running core
-/// has a timer of its own, but before its first task has run there is none. So it is woken from here until it has.
-fn spawn_core(cpu: usize, plan: CorePlan, farewell: Farewell) -> Result<JoinHandle<CoreEnd>, String> {
-    let (progress, reached) = mpsc::channel();
-    let thread = std::thread::Builder::new().name(format!("core-{}", farewell.0));
-    let body = move || {
-        let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
-            .io_memory(IO_MEMORY)
-            .preempt_timer(PREEMPT)
-            .make();
-        let executor = match executor {
-            Ok(executor) => executor,
-            Err(error) => {
-                // The one who waits reports it.
-                let _ = progress.send(Err(error.to_string()));
-                return CoreEnd::Stopped;
-            }
-        };
-        let _farewell = farewell;
-        // Polled here and now, before the executor runs: that is how its waker can be had.
-        let woken = executor.spawn(poll_fn(|cx| {
-            // Kept for good: a task that others hold wakers of must not be freed; see `control::reply`.
-            mem::forget(cx.waker().clone());
-            let _ = progress.send(Ok(Progress::Made(cx.waker().clone())));
-            Poll::<()>::Pending
-        }));
-        executor.run(async {
-            drop(woken);
-            let _ = progress.send(Ok(Progress::Running));
-            core::run(plan).await
-        })
-    };
-    let thread = thread.spawn(body).map_err(|error| error.to_string())?;
-    let mut waker = None;
-    loop {
-        match reached.recv_timeout(START_LOOK) {
-            Ok(Ok(Progress::Made(made))) => waker = Some(made),
-            Ok(Ok(Progress::Running)) => break,
-            Ok(Err(reason)) => return Err(reason),
-            Err(RecvTimeoutError::Timeout) => waker.iter().for_each(Waker::wake_by_ref),
-            Err(RecvTimeoutError::Disconnected) => return Err("its thread died".to_owned()),
-        }
-    }
-    if let Some(waker) = waker {
-        pulse(waker, reached).map_err(|error| error.to_string())?;
-    }
-    Ok(thread)
-}
-
-/// Wakes a core from outside, again and again, until its thread has ended.
-///
-/// An executor that parks with work to do (see `core::Shared::heartbeat`) may do so twice in a row, the tasks of
-/// its own timers among the work: then nothing inside wakes it again.
-fn pulse(waker: Waker, reached: mpsc::Receiver<Result<Progress, String>>) -> io::Result<()> {
-    let body = move || {
-        while let Ok(_) | Err(RecvTimeoutError::Timeout) = reached.recv_timeout(PULSE) {
-            waker.wake_by_ref();
-        }
-    };
-    std::thread::Builder::new().name("pulse".to_owned()).spawn(body).map(|_| ())
 }
 
 /// Says that a core's thread has ended, however it ends.
