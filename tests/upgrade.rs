@@ -196,6 +196,26 @@ fn sessions_of_both_processes_reach_each_other_whichever_speaks_first() {
 }
 
 #[test]
+fn who_has_connected_before_and_authenticates_after_is_served() {
+    bounded(|| {
+        let mut line = Line::start("");
+        let early: Vec<_> = (0..4).map(|n| line.relay.stranger(&format!("user{n}"))).collect();
+        // Somebody who keeps the old process from ending at once.
+        let alice = line.relay.client("alice");
+        line.upgrade();
+        until("the drain to begin", || line.relay.log().contains("Draining").then_some(()));
+        let port = line.relay.addresses[0].port();
+        for (n, stranger) in early.into_iter().enumerate() {
+            let mut client = stranger.log_in(&format!("user{n}"), port);
+            chat(&mut client, &mut line.relay.client(&format!("user{}", n + 4)));
+            client.close();
+        }
+        alice.close();
+        line.first_ends();
+    });
+}
+
+#[test]
 fn a_program_that_does_not_start_changes_nothing() {
     bounded(|| {
         let line = Line::start("");
