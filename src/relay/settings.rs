@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::identity::covers;
 use super::message::HEAD_OVERHEAD;
 use crate::proto::digest::Algorithm;
 
@@ -37,10 +38,24 @@ pub struct Settings {
     pub enforce_default: bool,
     /// Methods beyond AUTH, SEND, REPORT and NICKNAME are forwarded.
     pub allow_other_methods: bool,
+    /// Relays that may be next hops, and whose clients may ask for sessions through them: host names, `*.` for one label;
+    /// absent: any that prove their name.
+    pub relays: Option<Vec<String>>,
+    /// Requests that come through a relay which has not proven its name are refused.
+    pub relays_must_prove: bool,
+    /// The port in the URIs of clients whose relay asked by a connection that we had opened.
+    pub tls_port: Option<u16>,
     /// `msrp` next hops may be dialled.
     pub dial_plain: bool,
     /// Bounds.
     pub limits: Limits,
+}
+
+impl Settings {
+    /// Whether a relay of this name may be called, and may ask for sessions for its clients.
+    pub(crate) fn admits(&self, host: &str) -> bool {
+        self.relays.as_ref().is_none_or(|relays| relays.iter().any(|name| covers(name, host)))
+    }
 }
 
 /// Bounds of one core's relay. Those per address and per user hold for all cores together.

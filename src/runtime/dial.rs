@@ -18,7 +18,7 @@ use super::tasks::Event;
 use super::tls::{TlsConn, TlsError};
 use crate::config::EndpointTls;
 use crate::control::ResolveError;
-use crate::relay::{CoreId, Input, Limit, PeerKey, Target, Transport};
+use crate::relay::{CoreId, Input, Limit, PeerKey, ProvenNames, Target, Transport};
 use crate::telemetry::LookUpEnd;
 
 /// Why a next hop could not be reached.
@@ -94,7 +94,7 @@ impl Shared {
             }
             match Socket::connect(address, outbound.connect_timeout).await {
                 Ok(socket) if self.is_own(address, &socket) => failure = Some(DialError::Own(address)),
-                Ok(socket) => return Ok(Conn::dialled(peer, socket, address, tls)),
+                Ok(socket) => return Ok(Conn::dialled(peer, socket, address, tls, target)),
                 Err(error) => failure = Some(DialError::Connect(address, error)),
             }
         }
@@ -106,8 +106,10 @@ impl Shared {
         let transport = Transport { secure: target.secure, port: target.port };
         let address = self.own.iter().find(|own| own.port() == target.port);
         let address = address.copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], target.port)));
-        let socket = self.reach_kin(home, address, transport).map_err(DialError::Kin)?;
-        Ok(Conn::dialled(peer, socket, address, None))
+        // That process is this relay.
+        let names = ProvenNames::new([target.host.as_str()]);
+        let socket = self.reach_kin(home, address, transport, names.as_ref()).map_err(DialError::Kin)?;
+        Ok(Conn::dialled(peer, socket, address, None, target))
     }
 
     /// Asks the control plane for the addresses of a host.

@@ -17,6 +17,7 @@ mod forwarding;
 mod hygiene;
 mod interop;
 mod pieces;
+mod relays;
 mod sending;
 
 use support::line::{Line, only};

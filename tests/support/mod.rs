@@ -143,6 +143,9 @@ pub fn settings(cores: usize) -> Settings {
         expires_seconds_max: 3600,
         enforce_default: false,
         allow_other_methods: true,
+        relays: None,
+        relays_must_prove: false,
+        tls_port: Some(PORT),
         dial_plain: true,
         limits: Limits::default(),
     }

@@ -84,8 +84,9 @@ fn identity_with(key: Key) -> Identity {
 }
 
 fn setup(layer: RecordLayer, identities: Vec<Identity>) -> TlsSetup {
-    let roots = Roots::Certificates(vec![pki().root.clone()]);
-    TlsSetup::new(identities, &roots, layer).unwrap()
+    let roots = || Roots::Certificates(vec![pki().root.clone()]);
+    let trust = Trust { called: roots(), calling: Some(roots()) };
+    TlsSetup::new(identities, NAME, &trust, layer).unwrap()
 }
 
 fn client_of(layer: RecordLayer, version: &'static rustls::SupportedProtocolVersion) -> Arc<ClientConfig> {
