@@ -1,12 +1,15 @@
 //! Somebody who has just connected: asks and waits for the answer, one at a time, until it becomes a party.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use super::line::{Arrived, End, Leave, Line, Reader, dial};
 use super::stage::{Stage, add};
 use super::support::frame::{Frame, Request, fresh_id};
+
+/// The name of a relay that stands alone.
+const HOST: &str = "localhost";
 
 pub(crate) struct Visitor {
     pub(crate) stage: Arc<Stage>,
@@ -33,11 +36,21 @@ pub(crate) struct Approach {
 impl Visitor {
     pub(crate) fn connect(stage: &Arc<Stage>, approach: Approach) -> Result<Self, String> {
         let address = if approach.tls { stage.tls } else { stage.plain };
+        Self::connect_to(stage, address, HOST, approach)
+    }
+
+    /// The same to another relay, at this address and of this name.
+    pub(crate) fn connect_to(
+        stage: &Arc<Stage>,
+        address: SocketAddr,
+        host: &str,
+        approach: Approach,
+    ) -> Result<Self, String> {
         let wrong = |error| format!("cannot connect: {error}");
         let stream = dial(address, approach.from, approach.window).map_err(wrong)?;
         add(&stage.tally.connections, 1);
         let config = approach.tls.then(|| &stage.clients[usize::from(approach.old_tls)]);
-        let halves = Line::open(stream, config).map_err(wrong)?;
+        let halves = Line::open(stream, host, config).map_err(wrong)?;
         let scheme = if approach.tls { "msrps" } else { "msrp" };
         let uri = format!("{scheme}://{}.invalid:2855/{};tcp", approach.from, fresh_id());
         Ok(Self::new(stage, halves, uri))
