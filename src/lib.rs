@@ -132,4 +132,5 @@ pub mod ops;
 pub mod proto;
 pub mod relay;
 pub mod runtime;
+pub mod srv;
 pub mod telemetry;
