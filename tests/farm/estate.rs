@@ -14,7 +14,7 @@ use super::Orders;
 use super::authority::{Authority, write_secret};
 use super::mariadb::MariaDb;
 use super::schemas::{Database, Proxy};
-use super::support::relay::client_config;
+use super::support::relay::{client_config, record_layer};
 use super::support::scrape::Page;
 use super::support::until;
 use super::verdict::{self, Verdict};
@@ -225,11 +225,12 @@ fn zone_file(port: u16) -> String {
 }
 
 fn config(at: usize, port: u16, dns: SocketAddr, cores: &str, accounts: &str) -> String {
-    let (address, host) = (address(at), host(at));
+    let (address, host, layer) = (address(at), host(at), record_layer());
     format!(
         "listen: [{{address: \"{address}:{port}\"}}]\nhostname: {host}\nrealm: {DOMAIN}\n\
-         tls: {{certificate: relay.crt, key: relay.key}}\ncores: {cores}\nauth: {{{accounts}}}\n\
-         outbound: {{ca: ../ca.crt, allow: [\"127.0.0.0/8\"]}}\ndns: {{servers: [\"{dns}\"]}}\n\
+         tls: {{certificate: relay.crt, key: relay.key, client_ca: ../ca.crt, unproven_relays: refuse,\n  \
+         record_layer: {layer}}}\ncores: {cores}\nauth: {{{accounts}}}\n\
+         outbound: {{ca: ../ca.crt, relays: [\"*.{DOMAIN}\"], allow: [\"127.0.0.0/8\"]}}\ndns: {{servers: [\"{dns}\"]}}\n\
          metrics: {{address: \"{address}:0\"}}\n\
          # The three other relays come from one and the same address here.\n\
          limits: {{connections_max: 4096, connections_per_address_max: 4096, unauthenticated_per_address_max: 4096}}\n"
