@@ -466,22 +466,25 @@ mod tests {
 
         let (mut near, far) = UnixStream::pair().unwrap();
         let transport = Transport { secure: true, port: 2855 };
-        before.pass(7, two, transport, &far.into()).unwrap();
+        let names = ProvenNames::new(["inner.example.net", "*.example.org"]);
+        before.pass(7, two, transport, names.as_ref(), &far.into()).unwrap();
         let passed = old.next().unwrap();
         assert_eq!((passed.core, passed.address, passed.transport), (7, two, transport));
+        assert_eq!(passed.proven, names);
         near.write_all(b"octets").unwrap();
         let mut octets = [0; 6];
         UnixStream::from(passed.stream).read_exact(&mut octets).unwrap();
         assert_eq!(&octets, b"octets");
 
         let (_, far) = UnixStream::pair().unwrap();
-        old.pass(3, one, transport, &far.into()).unwrap();
-        assert_eq!(before.next().unwrap().core, 3);
+        old.pass(3, one, transport, None, &far.into()).unwrap();
+        let passed = before.next().unwrap();
+        assert_eq!((passed.core, passed.proven), (3, None));
 
         drop(old);
         assert!(before.is_there() && before.next().is_err() && !before.is_there());
         let (_, far) = UnixStream::pair().unwrap();
-        assert!(before.pass(7, two, transport, &far.into()).is_err());
+        assert!(before.pass(7, two, transport, None, &far.into()).is_err());
         assert!(!before.is_there());
     }
 

@@ -406,8 +406,8 @@ mod tests {
     fn roots_file_is_read() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("roots.pem");
-        let made = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).unwrap();
-        std::fs::write(&path, made.cert.pem()).unwrap();
+        let root = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).unwrap();
+        std::fs::write(&path, root.cert.pem()).unwrap();
         assert_eq!(made(Vec::new(), Roots::File(path)).unwrap().roots, 1);
     }
 
