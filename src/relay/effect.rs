@@ -53,8 +53,10 @@ pub struct Target {
     pub secure: bool,
     /// Host name or address literal without brackets.
     pub host: String,
-    /// As in the URI; there is no default (RFC 4975, 6).
+    /// As in the URI; there is no default (RFC 4975, 6), but for AUTH, see `by_service`.
     pub port: u16,
+    /// The URI, an AUTH's, has no port: where the relay of the domain listens is for SRV to say (RFC 4976, 8).
+    pub by_service: bool,
     /// More URIs follow in To-Path: the next hop is a relay and its certificate must prove its name.
     pub relay: bool,
     /// It is no other host: another process of this relay, and in it the core where the session lives that is meant.

@@ -32,7 +32,7 @@ use crate::proto::digest::Verified;
 use crate::proto::head::ByteRange;
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
-use crate::proto::uri::{MsrpUri, Path};
+use crate::proto::uri::{MsrpUri, Path, host_matches};
 
 /// A URI of ours and what it stands for.
 #[derive(Debug)]
@@ -386,9 +386,16 @@ impl Session {
     }
 }
 
-/// Whether two URIs name one relay, whatever sessions of it.
-fn same_relay(a: &[u8], b: &[u8]) -> bool {
-    matches!((MsrpUri::parse(a), MsrpUri::parse(b)), (Ok(a), Ok(b)) if a.same_authority(&b))
+/// Whether a URI names the relay that was asked under another one, whatever sessions of it. Who was asked by a name without
+/// a port may listen on any.
+fn same_relay(asked: &[u8], uri: &[u8]) -> bool {
+    let (Ok(asked), Ok(uri)) = (MsrpUri::parse(asked), MsrpUri::parse(uri)) else {
+        return false;
+    };
+    let by_name = asked.port().is_none()
+        && asked.is_secure() == uri.is_secure()
+        && host_matches(asked.host_str(), uri.host_str());
+    by_name || asked.same_authority(&uri)
 }
 
 /// Compares URIs; equal octets, the usual case, need no parsing.

@@ -69,25 +69,28 @@ impl Shared {
             return self.connect_kin(peer, home, target);
         }
         let (outbound, limits) = (self.outbound(), self.limits());
-        if !outbound.permits_port(target.port) {
+        if !target.by_service && !outbound.permits_port(target.port) {
             return Err(DialError::ForbiddenPort(target.port));
         }
         let tls = target.secure.then(|| self.client_tls(target, outbound.endpoint_tls)).transpose()?;
         let mut addresses = match target.host.parse::<IpAddr>() {
-            Ok(address) => vec![address],
-            Err(_) => self.resolve(&target.host).await?,
+            Ok(address) => vec![SocketAddr::new(address, target.port)],
+            Err(_) => self.resolve(target).await?,
         };
         if addresses.len() > limits.addresses_per_name_max {
             addresses.truncate(limits.addresses_per_name_max);
             self.limit_reached(Limit::AddressesPerName, None);
         }
         let mut failure = None;
-        for ip in addresses {
-            if !outbound.permits(ip) {
-                failure = Some(DialError::Forbidden(ip));
+        for address in addresses {
+            if !outbound.permits(address.ip()) {
+                failure = Some(DialError::Forbidden(address.ip()));
                 continue;
             }
-            let address = SocketAddr::new(ip, target.port);
+            if !outbound.permits_port(address.port()) {
+                failure = Some(DialError::ForbiddenPort(address.port()));
+                continue;
+            }
             if self.own.contains(&address) {
                 failure = Some(DialError::Own(address));
                 continue;
@@ -112,10 +115,17 @@ impl Shared {
         Ok(Conn::dialled(peer, socket, address, None, target))
     }
 
-    /// Asks the control plane for the addresses of a host.
-    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
+    /// Asks the control plane where a next hop is.
+    async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, ResolveError> {
         let asked = Instant::now();
-        let found = self.control.resolve(host.to_owned()).await;
+        let host = target.host.clone();
+        let found = match target.by_service {
+            true => self.control.locate(host).await,
+            false => {
+                let found = self.control.resolve(host).await;
+                found.map(|all| all.into_iter().map(|ip| SocketAddr::new(ip, target.port)).collect())
+            }
+        };
         let end = match &found {
             Ok(_) => LookUpEnd::Found,
             Err(ResolveError::NoAddress) => LookUpEnd::Unknown,

@@ -18,6 +18,8 @@ use crate::relay::limit::Limit;
 use crate::relay::message::{Giver, Hop, Message, MessageId, Outer, Transit};
 use crate::relay::peer::{Peer, Role, named_session};
 use crate::relay::{CloseReason, Core, Effect, Effects, Event, Relay, Target, Transport};
+use crate::srv::PORT_DEFAULT;
+
 /// A refusal: the code, and why, for the log.
 type Refusal = (Status, &'static str);
 
@@ -199,7 +201,10 @@ impl Relay {
         if self.core.is_ours(&uri) {
             return Err((Status::NO_SESSION, "AUTH through this relay to itself"));
         }
-        let target = self.core.target(&uri, true)?;
+        let target = match uri.port() {
+            Some(_) => self.core.target(&uri, true)?,
+            None => self.core.target_of_domain(&uri)?,
+        };
         let peer = self.dial(id, target, fx)?;
         let ahead = Ahead { peer, uri: Arc::from(next) };
         let Some(session) = self.sessions.find(&id) else {
@@ -395,6 +400,10 @@ impl Relay {
     }
 }
 
+fn scheme(uri: &MsrpUri<'_>) -> &'static str {
+    if uri.is_secure() { "msrps" } else { "msrp" }
+}
+
 impl Core {
     /// Whether a URI leads to this relay.
     pub(crate) fn is_ours(&self, uri: &MsrpUri<'_>) -> bool {
@@ -424,6 +433,18 @@ impl Core {
         if !uri.is_secure() && !self.settings.dial_plain {
             return Err((Status::TIMEOUT, "plain next hop; outbound.plain is refuse"));
         }
-        Ok(Target { secure: uri.is_secure(), host: uri.host_str().to_owned(), port, relay, kin: None })
+        let (secure, host) = (uri.is_secure(), uri.host_str().to_owned());
+        Ok(Target { secure, host, port, by_service: false, relay, kin: None })
+    }
+
+    /// Where to dial for an AUTH whose URI has no port: a domain's relay, or a host at the default port.
+    fn target_of_domain(&self, uri: &MsrpUri<'_>) -> Result<Target, Refusal> {
+        let Host::Name(host) = uri.host() else {
+            return Err((Status::TIMEOUT, "next hop without a port"));
+        };
+        let with_port = format!("{}://{host}:{PORT_DEFAULT};{}", scheme(uri), uri.transport());
+        let target =
+            MsrpUri::parse(with_port.as_bytes()).map_err(|_| (Status::BAD_REQUEST, "next hop is not a URI"));
+        Ok(Target { by_service: true, ..self.target(&target?, true)? })
     }
 }
