@@ -4,16 +4,19 @@ set -euo pipefail
 
 usage() {
     cat <<'USAGE'
-Usage: farm.sh [--pairs N] [--seconds N] [--size MIB] [--cores LIST] [--seed N] [--keep] [--no-build]
+Usage: farm.sh [--pairs N] [--behind-two PERCENT] [--seconds N] [--size MIB] [--cores LIST] [--seed N] [--keep]
+               [--no-build] [--debug]
 
 Builds the relay and starts four of them on 127.0.0.2 to 127.0.0.5, with certificates of one throw-away authority, a name
 server whose record _msrps._tcp.example.com names all four, and a MariaDB with everybody's account. Pairs of clients find
 a relay each by that record, by chance, and send each other files and chat at the same time. In the middle one relay is
 killed. Verified are: every octet; that each SEND of its clients has a verdict, be it an answer, a REPORT or the end of the
 connection; that these clients come up on the other relays and send again what was cut short; that nobody else notices.
-Printed are: how sessions spread over relays and cores, CPU time per GB for pairs on one relay and on two, memory.
+Printed are: how sessions spread over relays and cores, CPU time per GB for each number of relays on the way, memory.
 
   --pairs N      pairs of clients, 8 to 500; default 200
+  --behind-two PERCENT
+                 so many of the clients log in at a second relay, too, through their first; 0 to 100, default 20
   --seconds N    how long files and chat go on, 10 to 120; default 60
   --size MIB     the largest file, 1 to 64; default 8
   --cores LIST   the CPUs of each relay: 0,1 and so on, or auto; default: the first two that this shell may use
@@ -39,17 +42,18 @@ wrong() {
     exit 2
 }
 
-pairs=200 seconds=60 size=8 cores='' seed='' keep=no build=yes profile=release
+pairs=200 behind_two=20 seconds=60 size=8 cores='' seed='' keep=no build=yes profile=release
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; exit 0 ;;
         --keep) keep=yes; shift ;;
         --no-build) build=no; shift ;;
         --debug) profile=debug; shift ;;
-        --pairs | --seconds | --size | --cores | --seed)
+        --pairs | --behind-two | --seconds | --size | --cores | --seed)
             [ $# -ge 2 ] || wrong "$1 needs a value"
             case $1 in
                 --pairs) pairs=$2 ;;
+                --behind-two) behind_two=$2 ;;
                 --seconds) seconds=$2 ;;
                 --size) size=$2 ;;
                 --cores) cores=$2 ;;
@@ -76,10 +80,11 @@ first_cpus() {
 }
 
 within() { # OPTION VALUE LEAST MOST
-    [[ $2 =~ ^[1-9][0-9]{0,5}$ ]] && [ "$2" -ge "$3" ] && [ "$2" -le "$4" ] || wrong "$1 $2: write a number from $3 to $4"
+    [[ $2 =~ ^(0|[1-9][0-9]{0,5})$ ]] && [ "$2" -ge "$3" ] && [ "$2" -le "$4" ] || wrong "$1 $2: write a number from $3 to $4"
 }
 
 within --pairs "$pairs" 8 500
+within --behind-two "$behind_two" 0 100
 within --seconds "$seconds" 10 120
 within --size "$size" 1 64
 [ -n "$cores" ] || cores=$(first_cpus)
@@ -154,9 +159,9 @@ ulimit -Sn 16384 2> /dev/null || ulimit -Sn "$(ulimit -Hn)"
 # As deploy/msrprelay.service sets them.
 export MALLOC_TRIM_THRESHOLD_=262144 MALLOC_MMAP_THRESHOLD_=262144
 
-echo "== $pairs pairs, $seconds s, files up to $size MiB, relays on cores $cores, seed $seed"
+echo "== $pairs pairs, $behind_two % of the clients behind two relays, $seconds s, files up to $size MiB, relays on cores $cores, seed $seed"
 FARM_RELAY=$bin/msrprelay FARM_PLACE=$scratch FARM_CORES=$cores FARM_PAIRS=$pairs FARM_SECONDS=$seconds \
-    FARM_SIZE_MIB=$size FARM_SEED=$seed RUST_BACKTRACE=0 TMPDIR=$scratch/tmp \
+    FARM_BEHIND_TWO=$behind_two FARM_SIZE_MIB=$size FARM_SEED=$seed RUST_BACKTRACE=0 TMPDIR=$scratch/tmp \
     timeout --kill-after=5 290 \
     "$driver" --ignored --exact --nocapture a_farm_loses_a_relay_and_only_those_on_it_notice &
 pid=$!

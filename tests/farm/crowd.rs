@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::Orders;
 use super::content::Dice;
-use super::estate::Estate;
+use super::estate::{Estate, RELAYS};
 use super::loss::{self, Notices};
 use super::pair::{Pair, Side};
 use super::party::spawn;
@@ -19,8 +19,11 @@ use super::verdict::Verdict;
 
 /// Pairs that log in at the same time.
 const ARRIVING: usize = 16;
-/// Pairs of each kind that are measured, if there are as many of both.
-const MEASURED: usize = 40;
+/// Pairs of each length of way that are measured; with fewer of them that length is left out.
+const MEASURED_MIN: usize = 8;
+const MEASURED_MAX: usize = 32;
+/// The longest way: two relays of each client's.
+const HOPS_MAX: usize = 4;
 /// Once the time is up, all pairs end within this: whoever waits for a verdict has 50 s.
 const RING_DOWN: Duration = Duration::from_secs(110);
 
@@ -31,10 +34,16 @@ pub(crate) struct Shared {
     pub(crate) dns: SocketAddr,
     /// Whose turn it is to ask it.
     pub(crate) asking: Mutex<()>,
+    /// The port of all relays.
+    pub(crate) port: u16,
     /// The largest file.
     pub(crate) size: u64,
+    /// How many of a hundred clients are behind two relays.
+    pub(crate) behind_two: u64,
     dead: AtomicUsize,
     pub(crate) notices: Notices,
+    /// Sessions that each relay has granted to clients behind another one.
+    pub(crate) through: [AtomicU64; RELAYS],
     /// Log-ins that tried the dead relay first.
     pub(crate) detours: AtomicU64,
     /// Pairs of the dead relay that have logged in anew.
@@ -78,9 +87,12 @@ impl Crowd {
             stage: Arc::new(Stage::new([at; 2], trust, self_signed_endpoint(), String::new())),
             dns: estate.zone.address,
             asking: Mutex::default(),
+            port: estate.port,
             size: orders.size,
+            behind_two: orders.behind_two,
             dead: AtomicUsize::new(usize::MAX),
             notices: Notices::default(),
+            through: Default::default(),
             detours: AtomicU64::new(0),
             moved: AtomicU64::new(0),
             owed: AtomicU64::new(0),
@@ -108,15 +120,16 @@ impl Crowd {
         Self { shared, pairs: pairs.into_inner().unwrap(), going: Vec::new() }
     }
 
-    /// Has pairs on one relay send a file each, all at the same time, then as many on two; the clients' own work is not
-    /// in the figures, which are of the relays' processes.
-    pub(crate) fn measure(&mut self, estate: &Estate) -> [Cost; 2] {
-        let one = self.pairs.iter().filter(|pair| pair.is_on_one_relay()).count();
-        let count = one.min(self.pairs.len() - one).min(MEASURED);
-        [true, false].map(|on_one| {
+    /// Has pairs with one relay between them send a file each, all at the same time, then as many with two, and so on; the
+    /// clients' own work is not in the figures, which are of the relays' processes.
+    pub(crate) fn measure(&mut self, estate: &Estate) -> Vec<(usize, Cost)> {
+        let all = |hops: usize| self.pairs.iter().filter(|pair| pair.hops() == hops).count();
+        let lengths: Vec<usize> = (1..=HOPS_MAX).filter(|hops| all(*hops) >= MEASURED_MIN).collect();
+        let count = lengths.iter().map(|hops| all(*hops)).min().unwrap_or_default().min(MEASURED_MAX);
+        let measure = |hops| {
             let shared = &self.shared;
             let before = (estate.cpu_seconds(), read(&shared.stage.tally.octets_verified));
-            let chosen = self.pairs.iter_mut().filter(|pair| pair.is_on_one_relay() == on_one).take(count);
+            let chosen = self.pairs.iter_mut().filter(|pair| pair.hops() == hops).take(count);
             std::thread::scope(|scope| {
                 for pair in chosen {
                     scope.spawn(move || {
@@ -126,12 +139,16 @@ impl Crowd {
                     });
                 }
             });
-            Cost {
-                pairs: count,
-                octets: read(&shared.stage.tally.octets_verified) - before.1,
-                cpu_seconds: estate.cpu_seconds() - before.0,
-            }
-        })
+            let octets = read(&shared.stage.tally.octets_verified) - before.1;
+            (hops, Cost { pairs: count, octets, cpu_seconds: estate.cpu_seconds() - before.0 })
+        };
+        lengths.into_iter().map(measure).collect()
+    }
+
+    /// Sessions that outlive their clients: those behind another relay end when they were said to, with no connection.
+    pub(crate) fn outliving(&self) -> u64 {
+        let living = (0..RELAYS).filter(|relay| Some(*relay) != self.shared.dead());
+        living.map(|relay| read(&self.shared.through[relay])).sum()
     }
 
     pub(crate) fn touched_by(&self, relay: usize) -> u64 {
@@ -169,7 +186,7 @@ impl Crowd {
         let tally = &stage.tally;
         let octets = read(&tally.octets_verified);
         let found = format!("{octets} octets, {} findings", tally.findings());
-        verdict.judge("every octet that came was right", found, octets > 0 && tally.findings() == 0);
+        verdict.judge("no octet is wrong, nobody else noticed", found, octets > 0 && tally.findings() == 0);
         let open = read(&tally.parties_open);
         verdict.judge("all came to their end", format!("{ended} pairs, {open} ends open"), open == 0);
         let found = format!(
@@ -245,10 +262,5 @@ impl Cost {
                 format!("{} pairs, {gb:.2} GB, {per_gb:.2} CPU seconds of the relays per GB", self.pairs)
             },
         )
-    }
-
-    /// How much more this is, per GB.
-    pub(crate) fn beyond(&self, other: &Self) -> Option<f64> {
-        Some(self.per_gb()? - other.per_gb()?)
     }
 }

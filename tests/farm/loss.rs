@@ -45,8 +45,7 @@ pub(crate) struct Notices {
 pub(crate) fn settle(pair: &mut Pair, shared: &Shared) -> Outcome {
     let dead = shared.dead();
     for side in Side::BOTH {
-        let client = pair.of(side);
-        if Some(client.relay) == dead {
+        if pair.of(side).is_cut_off(dead) {
             wait(pair, "the connection to the dead relay to end", |pair| {
                 let ledger = pair.of(side).party.shared.ledger();
                 Ok(ledger.end.is_some() && (ledger.broken_off || ledger.writing == 0))
@@ -58,7 +57,7 @@ pub(crate) fn settle(pair: &mut Pair, shared: &Shared) -> Outcome {
         wait_for_verdicts(pair, shared, &begun)?;
     }
     for side in Side::BOTH {
-        if Some(pair.of(side).relay) != dead {
+        if !pair.of(side).is_cut_off(dead) {
             nobody_there(pair, shared, side)?;
         }
     }
@@ -87,20 +86,20 @@ fn wait_for_verdicts(pair: &Pair, shared: &Shared, begun: &Begun) -> Outcome {
     wait(pair, "the end of a chunk from a dead relay", |_| {
         let ledger = to.party.shared.ledger();
         let ended = ledger.received.get(&begun.id).is_none_or(|received| received.ended().is_some());
-        Ok(ended || Some(to.relay) == shared.dead())
+        Ok(ended || to.is_cut_off(shared.dead()))
     })?;
     wait(pair, "verdicts on all SENDs", |_| {
         let ledger = from.party.shared.ledger();
-        Ok(Some(from.relay) == shared.dead() || ledger.sent.get(&begun.id).is_some_and(Sent::is_answered))
+        Ok(from.is_cut_off(shared.dead()) || ledger.sent.get(&begun.id).is_some_and(Sent::is_answered))
     })
 }
 
 /// One message that was under way.
 fn judge(pair: &Pair, shared: &Shared, begun: &Begun) -> Outcome {
     let notices = &shared.notices;
-    let sender_lost = Some(pair.of(begun.from).relay) == shared.dead();
+    let sender_lost = pair.of(begun.from).is_cut_off(shared.dead());
     let receiver = pair.of(begun.from.other());
-    if Some(receiver.relay) != shared.dead() {
+    if !receiver.is_cut_off(shared.dead()) {
         let ledger = receiver.party.shared.ledger();
         let ended = ledger.received.get(&begun.id).and_then(Received::ended);
         add(&notices.cut, u64::from(ended == Some(Flag::Aborted)));

@@ -80,6 +80,8 @@ pub(crate) struct Orders {
     mix: Duration,
     /// The largest file, in octets.
     size: u64,
+    /// How many of a hundred clients are behind two relays.
+    behind_two: u64,
     seed: u64,
 }
 
@@ -96,6 +98,7 @@ impl Orders {
             pairs: number("FARM_PAIRS") as usize,
             mix: Duration::from_secs(number("FARM_SECONDS")),
             size: number("FARM_SIZE_MIB") << 20,
+            behind_two: number("FARM_BEHIND_TWO"),
             seed: number("FARM_SEED"),
         }
     }
@@ -113,21 +116,20 @@ fn a_farm_loses_a_relay_and_only_those_on_it_notice() {
 
     let mut crowd = Crowd::log_in(&estate, &orders);
     let tally = &Arc::clone(&crowd.shared.stage).tally;
-    say(&format!("{} clients have logged in, {} findings", read(&tally.sessions), tally.findings()));
+    say(&format!("{} clients have logged in, {} findings", read(&tally.parties_open), tally.findings()));
     let mut verdict = Verdict::default();
     let spread = estate.spread(read(&tally.sessions));
     for line in spread.lines() {
         println!("         {line}");
     }
     let all_used = spread.sessions.iter().all(|cores| cores.iter().sum::<u64>() > 0);
-    let missing = 2 * orders.pairs as u64 - spread.all();
-    verdict.judge("all have logged in", format!("{missing} have not"), missing == 0);
+    let ends = read(&tally.parties_open);
+    let found = format!("{ends} of {} clients, with {} sessions", 2 * orders.pairs, spread.all());
+    verdict.judge("all have logged in", found, ends == 2 * orders.pairs as u64);
     verdict.judge("every relay has sessions", spread.summary(), all_used);
 
-    let [one, two] = crowd.measure(&estate);
-    for (what, cost) in [("on one relay", &one), ("on two", &two)] {
-        say(&format!("Pairs {what}: {}", cost.words()));
-    }
+    let costs = crowd.measure(&estate);
+    say("Each length of way has been measured");
     let victim = spread.busiest();
     say(&format!("Files and chat for {} s; {} will be killed", orders.mix.as_secs(), estate.name(victim)));
     let touched = crowd.touched_by(victim);
@@ -144,8 +146,8 @@ fn a_farm_loses_a_relay_and_only_those_on_it_notice() {
     say(&format!("{ended} of {} pairs have come to their end", orders.pairs));
 
     crowd.judge(&mut verdict, touched, ended);
-    estate.judge(&mut verdict, victim);
-    note(&mut verdict, &crowd, &memory, &one, &two);
+    estate.judge(&mut verdict, victim, crowd.outliving());
+    note(&mut verdict, &crowd, &memory, &costs);
     verdict.print();
     println!("The whole took {:.0} s", began.elapsed().as_secs_f64());
     assert!(verdict.is_good(), "the farm has failed");
@@ -161,7 +163,7 @@ fn watch(crowd: &Crowd, estate: &Estate, until: Instant, say: &impl Fn(&str)) {
         }
         let tally = &crowd.shared.stage.tally;
         say(&format!(
-            "{:4} sessions  {:5} files  {:6} chat  {:6.2} GB verified  {:4} failure REPORTs  {:3} pairs moved  \
+            "{:4} clients  {:5} files  {:6} chat  {:6.2} GB verified  {:4} failure REPORTs  {:3} pairs moved  \
              CPU {:6.1} s  {} found",
             read(&tally.parties_open),
             read(&tally.files),
@@ -175,16 +177,15 @@ fn watch(crowd: &Crowd, estate: &Estate, until: Instant, say: &impl Fn(&str)) {
     }
 }
 
-fn note(verdict: &mut Verdict, crowd: &Crowd, memory: &str, one: &Cost, two: &Cost) {
+fn note(verdict: &mut Verdict, crowd: &Crowd, memory: &str, costs: &[(usize, Cost)]) {
     let tally = &crowd.shared.stage.tally;
     let (files, chat) = (read(&tally.files), read(&tally.chat_messages));
     verdict.note("messages", format!("{files} files, {chat} in chats, {} chunks", read(&tally.chunks)));
     let (failed, good) = (read(&tally.failure_reports), read(&tally.success_reports));
     verdict.note("REPORTs", format!("{failed} of failure, {good} of success"));
     verdict.note("memory before the death", memory.to_owned());
-    verdict.note("pairs on one relay", one.words());
-    verdict.note("pairs on two relays", two.words());
-    if let Some(hop) = two.beyond(one) {
-        verdict.note("so the second relay costs", format!("{hop:.2} CPU seconds per GB"));
+    for (hops, cost) in costs {
+        let relays = if *hops == 1 { "relay" } else { "relays" };
+        verdict.note("what a way costs", format!("{hops} {relays}: {}", cost.words()));
     }
 }

@@ -9,7 +9,7 @@ use msrprelay::client::locate;
 use super::cast::{Outcome, open};
 use super::content::{Dice, message_id};
 use super::crowd::Shared;
-use super::estate::{DOMAIN, relay_at};
+use super::estate::{DOMAIN, RELAYS, host, relay_at};
 use super::ledger::Wish;
 use super::line::Leave;
 use super::listen::Manner;
@@ -24,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(10);
 const DNS_LIMIT: Duration = Duration::from_secs(10);
 /// A transfer that gets its share moves so much a second at the least.
 const SLOWEST: u64 = 128 << 10;
+/// After so long without news from beyond a dead relay a client looks whether the other side is there.
+const DOUBT: Duration = Duration::from_secs(5);
 /// Messages that are remembered after they have arrived.
 const REMEMBERED: usize = 6;
 /// The block of this machine's addresses that clients come from.
@@ -47,10 +49,17 @@ impl Side {
     }
 }
 
-/// A client and the relay it is behind.
+/// A client and the relays it is behind, the nearest first.
 pub(crate) struct Client {
     pub(crate) party: Party,
-    pub(crate) relay: usize,
+    pub(crate) relays: Vec<usize>,
+}
+
+impl Client {
+    /// Whether its own connection has ended with a relay.
+    pub(crate) fn is_cut_off(&self, dead: Option<usize>) -> bool {
+        self.relays.first().copied() == dead
+    }
 }
 
 /// A message that was begun.
@@ -88,22 +97,27 @@ impl Pair {
         }
     }
 
-    pub(crate) fn is_on_one_relay(&self) -> bool {
-        self.clients[0].relay == self.clients[1].relay
+    /// The relays between the two, in order; one that both are behind, and that has it all to itself, is there once.
+    fn way(&self) -> Vec<usize> {
+        let [caller, callee] = &self.clients;
+        let mut way: Vec<usize> = caller.relays.iter().chain(callee.relays.iter().rev()).copied().collect();
+        way.dedup();
+        way
+    }
+
+    /// How many relays a message passes.
+    pub(crate) fn hops(&self) -> usize {
+        self.way().len()
     }
 
     pub(crate) fn is_on(&self, relay: Option<usize>) -> bool {
-        self.clients.iter().any(|client| Some(client.relay) == relay)
+        relay.is_some_and(|relay| self.way().contains(&relay))
     }
 
     /// For findings.
     pub(crate) fn name(&self) -> String {
-        format!(
-            "pair {} on relays {} and {}",
-            self.number,
-            self.clients[0].relay + 1,
-            self.clients[1].relay + 1
-        )
+        let way: Vec<_> = self.way().iter().map(|relay| (relay + 1).to_string()).collect();
+        format!("pair {} by relays {}", self.number, way.join("-"))
     }
 
     /// Some words each way, or a file; first of all what is owed.
@@ -124,7 +138,7 @@ impl Pair {
     /// A file.
     pub(crate) fn transfer(&mut self, shared: &Shared, from: Side, total: u64) -> Outcome {
         self.begin(from, total);
-        self.all_arrive()?;
+        self.all_arrive(shared)?;
         add(&shared.stage.tally.files, 1);
         Ok(())
     }
@@ -132,7 +146,7 @@ impl Pair {
     fn chat(&mut self, shared: &Shared) -> Outcome {
         for _ in 0..self.dice.between(2, 8) {
             Side::BOTH.into_iter().for_each(|from| self.begin(from, 200));
-            self.all_arrive()?;
+            self.all_arrive(shared)?;
             add(&shared.stage.tally.chat_messages, 2);
             std::thread::sleep(Duration::from_millis(self.dice.between(10, 200)));
             if shared.stage.is_over() {
@@ -159,16 +173,21 @@ impl Pair {
     }
 
     /// Waits until all that is under way has arrived, was answered and nothing else was said of it.
-    fn all_arrive(&mut self) -> Outcome {
+    fn all_arrive(&mut self, shared: &Shared) -> Outcome {
         let octets: u64 = self.under_way.iter().map(|begun| begun.total).sum();
         let limit = PATIENCE + Duration::from_secs(octets / SLOWEST);
         let deadline = Instant::now() + limit;
+        let mut in_doubt = None;
         while let Some(begun) = self.under_way.last() {
             if self.has_arrived(begun)? {
                 self.arrived.extend(self.under_way.pop());
                 self.forget_all_but(REMEMBERED)?;
             } else if Instant::now() > deadline {
                 return Err(format!("waited {limit:?} in vain for {begun:?}"));
+            } else if self.is_on(shared.dead()) && in_doubt.get_or_insert_with(Instant::now).elapsed() > DOUBT
+            {
+                // What a relay between two others had answered for is lost without a word.
+                return Err(format!("nothing was heard of {begun:?}"));
             } else {
                 std::thread::sleep(LOOK);
             }
@@ -231,11 +250,11 @@ impl Pair {
     /// Both log in anew; those whose relay is there still leave it in order.
     pub(crate) fn move_on(self, shared: &Shared) -> Result<Self, String> {
         let Self { number, clients, mut dice, owed, .. } = self;
-        for Client { mut party, relay } in clients {
-            if shared.dead() == Some(relay) {
-                party.let_go(Leave::Truncate);
+        for mut client in clients {
+            if client.is_cut_off(shared.dead()) {
+                client.party.let_go(Leave::Truncate);
             } else {
-                party.finish()?;
+                client.party.finish()?;
             }
         }
         let clients = meet(shared, number, &mut dice)?;
@@ -276,7 +295,8 @@ fn log_in(shared: &Shared, user: usize, dice: &mut Dice) -> Result<Client, Strin
         });
         match attempt {
             Ok((visitor, 200)) => {
-                return Ok(Client { party: Party::start(visitor, Manner::default())?, relay });
+                let (visitor, relays) = go_further(shared, visitor, &name, relay, dice)?;
+                return Ok(Client { party: Party::start(visitor, Manner::default())?, relays });
             }
             Ok((_, status)) => return Err(format!("AUTH of {name} with the right password: {status}")),
             Err(_) if shared.dead() == Some(relay) => add(&shared.detours, 1),
@@ -284,4 +304,29 @@ fn log_in(shared: &Shared, user: usize, dice: &mut Dice) -> Result<Client, Strin
         }
     }
     Err(format!("{name} finds no relay"))
+}
+
+/// Some clients want to be behind a second relay as well, and log in there through the first (RFC 4976, 5.1).
+fn go_further(
+    shared: &Shared,
+    mut visitor: Visitor,
+    name: &str,
+    near: usize,
+    dice: &mut Dice,
+) -> Result<(Visitor, Vec<usize>), String> {
+    if !dice.chance(shared.behind_two) {
+        return Ok((visitor, vec![near]));
+    }
+    let others: Vec<_> = (0..RELAYS).filter(|at| *at != near && Some(*at) != shared.dead()).collect();
+    let far = dice.pick(&others);
+    let relay = format!("msrps://{}:{};tcp", host(far), shared.port);
+    let nearer = visitor.session.take().unwrap_or_default();
+    let answer = visitor.authenticate(&format!("{nearer} {relay}"), &relay, name, &password(name), None)?;
+    let use_path = answer.header("Use-Path").unwrap_or_default();
+    if answer.status() != Some(200) || !use_path.starts_with(&format!("{nearer} ")) {
+        return Err(format!("AUTH of {name} at relay {} through {}: {answer:?}", far + 1, near + 1));
+    }
+    visitor.session = Some(use_path);
+    add(&shared.through[far], 1);
+    Ok((visitor, vec![near, far]))
 }

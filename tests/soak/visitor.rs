@@ -124,19 +124,10 @@ impl Visitor {
 
     /// AUTH without credentials, then with them; returns the status.
     pub(crate) fn log_in(&mut self, user: &str, password: &str, expires: Option<u64>) -> Result<u16, String> {
-        let to = self.stage.auth_uri();
-        let asked = self.ask(Request::new("AUTH", &to, &self.uri))?;
-        let challenge = asked.header("WWW-Authenticate").ok_or_else(|| format!("no challenge: {asked:?}"))?;
-        let authorization = Stage::login(user, password, &to).answer(&challenge);
-        let mut request = Request::new("AUTH", &to, &self.uri).header("Authorization", &authorization);
-        if let Some(seconds) = expires {
-            request = request.header("Expires", &seconds.to_string());
-        }
-        let frame = self.ask(request)?;
+        let relay = self.stage.auth_uri();
+        let frame = self.authenticate(&relay, &relay, user, password, expires)?;
         let tally = &self.stage.tally;
         if frame.status() == Some(200) {
-            add(&tally.auths, 1);
-            add(&tally.sessions, 1);
             self.session = frame.header("Use-Path");
             let info = frame.head.authentication_info(&frame.octets);
             let info = info.map(String::from_utf8_lossy).unwrap_or_default();
@@ -146,6 +137,30 @@ impl Visitor {
             add(&tally.auths_refused, 1);
         }
         Ok(frame.status().unwrap_or_default())
+    }
+
+    /// Both rounds of an AUTH for the last relay of `to`; the last answer.
+    pub(crate) fn authenticate(
+        &mut self,
+        to: &str,
+        relay: &str,
+        user: &str,
+        password: &str,
+        expires: Option<u64>,
+    ) -> Result<Frame, String> {
+        let asked = self.ask(Request::new("AUTH", to, &self.uri))?;
+        let challenge = asked.header("WWW-Authenticate").ok_or_else(|| format!("no challenge: {asked:?}"))?;
+        let authorization = Stage::login(user, password, relay).answer(&challenge);
+        let mut request = Request::new("AUTH", to, &self.uri).header("Authorization", &authorization);
+        if let Some(seconds) = expires {
+            request = request.header("Expires", &seconds.to_string());
+        }
+        let frame = self.ask(request)?;
+        if frame.status() == Some(200) {
+            add(&self.stage.tally.auths, 1);
+            add(&self.stage.tally.sessions, 1);
+        }
+        Ok(frame)
     }
 
     /// Closes in order and waits for the other side to do so.
