@@ -29,7 +29,7 @@ use super::tasks::panic_message;
 use super::tls::{Identity, Roots, TlsSetup, TlsSetupError};
 use crate::config::{CaSource, Config, Fixed, Limits, Outbound, PlainPolicy};
 use crate::control::{AccountsReady, Control, ControlError, ControlHandle};
-use crate::relay::{self, CoreId, Settings, Transport};
+use crate::relay::{self, ChunkBounds, CoreId, Settings, Transport};
 use crate::telemetry::{Accounting, AccountingError, Counters, Observed, Opened, Snapshot};
 
 /// Connections that may wait to be accepted, per core and address.
@@ -768,6 +768,9 @@ fn settings(config: &Config, ports: Vec<u16>) -> Settings {
         enforce_default: config.sessions.enforce_default,
         allow_other_methods: config.methods.allow_other,
         dial_plain: config.outbound.plain == PlainPolicy::Allow,
+        chunk_bounds: ChunkBounds::new(
+            config.outbound.max_chunk.iter().map(|(host, octets)| (host.clone(), narrow(*octets))),
+        ),
         limits: relay::Limits {
             queue_octets_high: limits.queue_bytes_high,
             queue_octets_low: limits.queue_bytes_low,

@@ -26,8 +26,8 @@ use bytes::Bytes;
 use msrprelay::proto::digest::{Algorithm, Challenge, Ha1};
 use msrprelay::proto::parser::{Parser, ParserLimits, Piece};
 use msrprelay::relay::{
-    CloseReason, CoreId, Effect, Effects, Event, Input, Limit, Limits, LookUpAnswer, LookUpTicket, Message,
-    OutBatch, PeerKey, Relay, Settings, TableSizes, Target, Transport, WriteState,
+    ChunkBounds, CloseReason, CoreId, Effect, Effects, Event, Input, Limit, Limits, LookUpAnswer,
+    LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings, TableSizes, Target, Transport, WriteState,
 };
 
 pub use endpoint::{Endpoint, Frame};
@@ -144,6 +144,7 @@ pub fn settings(cores: usize) -> Settings {
         enforce_default: false,
         allow_other_methods: true,
         dial_plain: true,
+        chunk_bounds: ChunkBounds::default(),
         limits: Limits::default(),
     }
 }

@@ -230,11 +230,11 @@ impl Relay {
                 let mut path = Vec::new();
                 transit.append_from_path(&mut path);
                 let previous = Path::new(&path).first().unwrap_or_default();
-                let previous = Arc::from(previous);
-                session.bind(from, previous);
+                session.bind(from, Arc::from(previous));
                 if let Outer::Peer(peer) = from {
+                    let chunk_max = self.core.settings.chunk_bounds.of_uri(previous);
                     self.core.count_link(peer.core);
-                    self.core.post(Message::Bind { peer, session: id }, fx);
+                    self.core.post(Message::Bind { peer, session: id, chunk_max }, fx);
                 }
                 Ok(())
             }
@@ -270,9 +270,10 @@ impl Relay {
         }
         let inner = session.inner;
         let queued = dial.out.release(comer);
+        let chunk_max = self.core.settings.chunk_bounds.of_uri(previous);
         dial.bound.clear();
         self.core.count_link(comer.core);
-        self.core.post(Message::Bind { peer: comer, session: id }, fx);
+        self.core.post(Message::Bind { peer: comer, session: id, chunk_max }, fx);
         for message in queued {
             if let Some(client) = self.peers.get_mut(inner) {
                 client.lend(comer.core, message.cost());
@@ -299,6 +300,7 @@ impl Relay {
             let mut peer = Peer::dialling(PeerRef { core: me, key }, transport, self.core.now);
             peer.bound.push(id);
             peer.dialled_for = user;
+            peer.out.bound_chunks(self.core.settings.chunk_bounds.of_host(&target.host));
             peer
         });
         self.core.stats.dials += 1;
