@@ -574,7 +574,7 @@ impl Relay {
             Message::Unbind { peer, session } => self.on_unbind(peer, session, fx),
             Message::Relieve { session, source, before } => self.on_relieve(session, source, before, fx),
             Message::Shed { peer, source } => self.on_shed(peer, source, fx),
-            Message::Lent { peer, from, to, octets } => self.on_lent(peer, from, to, octets),
+            Message::Lent { peer, from, to, octets } => self.on_lent(peer, from, to, octets, fx),
             Message::Tally { from, who, tally, .. } => self.on_tally(from, who, tally, fx),
             Message::Excess { peer, limit } => self.close_for_limit(peer.key, limit, fx),
             Message::Claimed { ticket, who, granted, counter, .. } => {

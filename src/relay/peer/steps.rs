@@ -80,8 +80,18 @@ impl Relay {
         peer.update_pause(&mut self.core, fx);
     }
 
-    /// What one core was to hold is at another.
-    pub(crate) fn on_lent(&mut self, peer: PeerRef, from: CoreId, to: CoreId, octets: usize) {
+    /// What one core was to hold is at another; or was, if that has died before the news came.
+    pub(crate) fn on_lent(
+        &mut self,
+        peer: PeerRef,
+        from: CoreId,
+        to: CoreId,
+        octets: usize,
+        fx: &mut Effects,
+    ) {
+        if to != self.core.me && self.core.has_ended(to) {
+            return self.on_credit(peer, from, octets, fx);
+        }
         match self.peers.get_mut(peer.key) {
             Some(peer) => peer.relend(from, to, octets),
             None => self.core.budget.relend_left_behind(from, to, octets),
