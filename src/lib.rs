@@ -28,6 +28,7 @@
 //! * [`telemetry`] is the log, which never blocks a core, and the counters.
 //! * [`ops`] is what an operator needs around the relay: the way in from another relay's config, metrics, what the service
 //!   manager is told, and the socket through which one looks inside.
+//! * [`srv`] is the order in which the DNS wants relays to be tried; pure, for the relay's own look-ups and the client's.
 //! * [`client`] is an MSRP endpoint for the `msrp` tool and the tests, and how that tool finds a domain's relays. It
 //!   shares the grammar with the relay, nothing else.
 //! * [`fuzz`] holds what the fuzzer runs against [`proto`], [`relay`] and [`runtime::tls`]; only tests use it.
