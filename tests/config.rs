@@ -171,7 +171,7 @@ auth:
       - {{user: bob, ha1: "0123456789abcdef0123456789ABCDEF", ha1_sha256: "{}"}}
 sessions: {{expires_min: 2s, expires_default: 5m, expires_max: 1h, enforce_default: true}}
 methods: {{allow_other: false}}
-outbound: {{endpoint_tls: verify, plain: allow, ca: other.crt, relays: [Inner.example.net, "*.example.org"], connect_timeout: 250ms, allow: ["127.0.0.0/8", "::1"], deny: ["127.9.9.9/16"]}}
+outbound: {{endpoint_tls: verify, plain: allow, ca: other.crt, relays: [Inner.example.net, "*.example.org"], connect_timeout: 250ms, allow: ["127.0.0.0/8", "::1"], deny: ["127.9.9.9/16"], max_chunk: {{Kam.example.net: 10KiB, "*.Example.org": 60KiB, "[::01]": 1GiB, 192.0.2.7: 1024}}}}
 dns: {{servers: ["192.0.2.53", "[2001:db8::53]:5353"]}}
 drain_timeout: 5m
 accounting: {{format: json, file: records}}
@@ -204,6 +204,9 @@ log: {{level: debug, format: json}}
     assert_eq!(outbound.connect_timeout, Duration::from_millis(250));
     assert_eq!(outbound.allow, ["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
     assert_eq!(outbound.deny, ["127.9.0.0/16".parse().unwrap()]);
+    let bounds =
+        [("kam.example.net", 10 << 10), ("*.example.org", 60 << 10), ("::1", 1 << 30), ("192.0.2.7", 1024)];
+    assert_eq!(outbound.max_chunk, bounds.map(|(host, octets)| (host.to_owned(), octets)));
     let servers = ["192.0.2.53:53", "[2001:db8::53]:5353"].map(|server| server.parse().unwrap());
     assert_eq!(config.dns.servers, DnsServers::List(servers.to_vec()));
     assert_eq!(config.drain_timeout, Duration::from_secs(300));
@@ -461,6 +464,30 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "outbound: {allow: ['10.0.0.0/8', '10.0.0.0/33']}",
         "outbound.allow[1]: \"10.0.0.0/33\" is not an address range: ",
+    ),
+    (
+        "outbound: {max_chunk: 10KiB}",
+        "outbound.max_chunk: is a piece of text: write it as {name: value, ...}",
+    ),
+    (
+        "outbound: {max_chunk: {a.example: 1000}}",
+        "outbound.max_chunk.a.example: 1000B is below 1KiB: write 1KiB to 1GiB",
+    ),
+    (
+        "outbound: {max_chunk: {a.example: 2GiB}}",
+        "outbound.max_chunk.a.example: 2GiB is above 1GiB: write 1KiB to 1GiB",
+    ),
+    ("outbound: {max_chunk: {a.example: big}}", "outbound.max_chunk.a.example: \"big\" is not a size: "),
+    (
+        "outbound: {max_chunk: {\"a.example:2855\": 1KiB}}",
+        "outbound.max_chunk.a.example:2855: is not a host: ",
+    ),
+    ("outbound: {max_chunk: {\"a.*.example\": 1KiB}}", "outbound.max_chunk.a.*.example: is not a host: "),
+    ("outbound: {max_chunk: {\"*\": 1KiB}}", "outbound.max_chunk.*: is not a host: "),
+    ("outbound: {max_chunk: {7: 1KiB}}", "outbound.max_chunk: has a name that is not text: "),
+    (
+        "outbound: {max_chunk: {a.example: 1KiB, A.example: 2KiB}}",
+        "outbound.max_chunk.A.example: is there twice: remove one",
     ),
     ("dns: {servers: [one.example]}", "dns.servers: \"one.example\" is not a name server's address: "),
     ("dns: {servers: []}", "dns.servers: is empty: "),

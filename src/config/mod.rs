@@ -211,6 +211,8 @@ pub struct Outbound {
     pub deny: Vec<IpNet>,
     /// Ports that may be dialled.
     pub ports: Vec<RangeInclusive<u16>>,
+    /// The most octets in one chunk towards some peers: a host name, `*.` and a name, or an address, each once.
+    pub max_chunk: Vec<(String, usize)>,
 }
 
 impl Default for Outbound {
@@ -224,6 +226,7 @@ impl Default for Outbound {
             allow: Vec::new(),
             deny: Vec::new(),
             ports: vec![1024..=u16::MAX],
+            max_chunk: Vec::new(),
         }
     }
 }

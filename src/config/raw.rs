@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{DnsName, ServerName};
 use serde_yaml::Value;
 
 use super::accounts::RawAccounts;
@@ -273,6 +273,8 @@ impl Raw {
         section.list("deny", &mut outbound.deny, net);
         section.list("ports", &mut outbound.ports, ports);
         section.list("relays", &mut outbound.relays, relay_name);
+        let chunk = walk::bounded(walk::size, MAX_CHUNK_BOUNDS, walk::spell_size);
+        section.map("max_chunk", &mut outbound.max_chunk, peer_host, chunk);
     }
 
     fn read_log(&mut self, section: &mut Section<'_>) {
@@ -281,6 +283,9 @@ impl Raw {
         section.value("format", &mut self.log.format, walk::word(&formats));
     }
 }
+
+/// A chunk this short costs as much head as body; above, nobody keeps a frame in a buffer.
+const MAX_CHUNK_BOUNDS: (usize, usize) = (1 << 10, 1 << 30);
 
 /// A day is far beyond any session; a second is for tests.
 const EXPIRES_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
@@ -370,6 +375,21 @@ fn relay_name(value: &Value) -> Result<String, String> {
         _ => Err(format!(
             "\"{text}\" is not a relay's host name: write relay.example.net, or *.example.net for all of one domain"
         )),
+    }
+}
+
+/// The host of a peer as URIs have it, `*.` for one label before a name, an address with or without its brackets.
+fn peer_host(text: &str) -> Result<String, String> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Ok(address.to_string());
+    }
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    match DnsName::try_from(name) {
+        Ok(_) if !name.ends_with('.') => Ok(text.to_ascii_lowercase()),
+        _ => Err("is not a host: write relay.example.com, \"*.example.com\" or an address, without port or \
+                  scheme"
+            .to_owned()),
     }
 }
 

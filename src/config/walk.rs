@@ -146,6 +146,41 @@ impl<'p> Section<'p> {
         true
     }
 
+    /// Reads the mapping under `key`, whose keys are names that `name` reads. Wrong entries are reported one by one.
+    pub(super) fn map<T>(
+        &mut self,
+        key: &'static str,
+        slot: &mut Vec<(String, T)>,
+        name: impl Fn(&str) -> Result<String, String>,
+        read: impl Fn(&Value) -> Result<T, String>,
+    ) {
+        let entries = match self.take(key) {
+            None => return,
+            Some(Value::Mapping(entries)) => entries,
+            Some(other) => {
+                return self.problem(key, format!("is {}: write it as {{name: value, ...}}", kind(&other)));
+            }
+        };
+        slot.clear();
+        for (entry, value) in &entries {
+            let Some(entry) = entry.as_str() else {
+                self.problem(key, "has a name that is not text: put it in \"quotes\"");
+                continue;
+            };
+            match (name(entry), read(value)) {
+                (Ok(name), Ok(_)) if slot.iter().any(|(known, _)| *known == name) => {
+                    self.problem(&join(key, entry), "is there twice: remove one");
+                }
+                (Ok(name), Ok(value)) => slot.push((name, value)),
+                (name, value) => {
+                    for message in [name.err(), value.err()].into_iter().flatten() {
+                        self.problem(&join(key, entry), message);
+                    }
+                }
+            }
+        }
+    }
+
     /// Reads the mapping under `key`; true if the key was there.
     pub(super) fn section(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>)) -> bool {
         let Some(value) = self.take(key) else {

@@ -9,6 +9,7 @@
 //!   the last one carries the flag that was received;
 //! - the end-line of a chunk does not stand in its body (RFC 4975, 7.1): whoever reads our transaction
 //!   ids cannot make a friend send frames in our name;
+//! - towards a peer with a bound for its chunks (`outbound.max_chunk`) no SEND has a longer body;
 //! - a source's octets are credited back once, when they are written or dropped.
 //!
 //! While a chunk streams, its last octet at hand is held back until more comes or it ends: so a cut
@@ -34,7 +35,7 @@ use crate::proto::status::Status;
 use crate::proto::write::write_end_line;
 
 pub(crate) use flow::unwritten_failure;
-use flow::{Flow, Item, Written};
+use flow::{Flow, Item, UNBOUNDED, Written};
 
 /// What is to be written to one connection.
 #[derive(Debug, Default)]
@@ -45,6 +46,8 @@ pub(crate) struct Outbound {
     flows: VecDeque<Flow>,
     /// The front flow's chunk is on the wire, its end-line not yet.
     chunk_open: bool,
+    /// The most body octets of a SEND that the peer takes in one chunk.
+    chunk_max: Option<u32>,
     pub(crate) transactions: Transactions,
     /// Where a REPORT about the last request went: usually that of the next one goes there, too.
     report_to: Arc<[u8]>,
@@ -86,6 +89,16 @@ impl Outbound {
     /// Where an answer or a REPORT of ours is appended; it is written before anything else.
     pub(crate) fn control(&mut self) -> &mut Vec<u8> {
         &mut self.control
+    }
+
+    /// The peer takes chunks up to so many octets.
+    pub(crate) fn bound_chunks(&mut self, chunk_max: Option<u32>) {
+        self.chunk_max = chunk_max;
+    }
+
+    /// ... and up to so many octets for the sake of one more session.
+    pub(crate) fn bound_chunks_further(&mut self, chunk_max: Option<u32>) {
+        self.chunk_max = [self.chunk_max, chunk_max].into_iter().flatten().min();
     }
 
     pub(crate) fn control_len(&self) -> usize {
@@ -191,7 +204,13 @@ impl Outbound {
                 dropped += octets;
                 messages.extend(message);
             }
-            None => messages.push(failure.into_message()),
+            None => {
+                if self.chunk_max.is_some() {
+                    // It may have left in many pieces, and the peer refuses each: that is one failure.
+                    failure.notice = self.transactions.absorb(failure.notice);
+                }
+                messages.push(failure.into_message());
+            }
         }
         if let Some(stopped) = stopped
             && let Some(flow) = self.flows.iter_mut().find(|f| f.source == stream.peer)
@@ -236,9 +255,10 @@ impl Outbound {
 
     /// Moves what may be written now into `out`, up to about `budget` octets: one flush.
     pub(crate) fn fill(&mut self, out: &mut OutBatch, budget: usize, cx: &mut WriteContext<'_>) {
+        let chunk_max = self.chunk_max.map_or(UNBOUNDED, u64::from);
         self.abort_if_refused(out);
         self.cut_if_somebody_waits(out, budget, cx);
-        // Each turn ends a request or leaves its flow with nothing to write; `waiting` counts the
+        // Each turn ends a request, fills a chunk up to its bound, or leaves its flow with nothing to write; `waiting` counts the
         // flows in a row that had nothing, so the loop ends after one look at each.
         let mut waiting = 0;
         while out.len() < budget {
@@ -250,12 +270,12 @@ impl Outbound {
                 break;
             };
             let mut ended = false;
-            if self.chunk_open || (room_for_transactions && flow.begin(out, budget, cx)) {
+            if self.chunk_open || (room_for_transactions && flow.begin(out, budget, chunk_max, cx)) {
                 self.chunk_open = true;
                 give_up_answers(&mut self.transactions, cx);
-                match flow.write_pieces(out, budget, &mut self.transactions, cx) {
+                match flow.write_pieces(out, (budget, chunk_max), &mut self.transactions, cx) {
                     Written::Some => break,
-                    Written::End => ended = true,
+                    Written::End | Written::Full => ended = true,
                     Written::Cut => {}
                 }
                 self.chunk_open = false;
@@ -305,7 +325,9 @@ impl Outbound {
         if !self.chunk_open {
             return;
         }
-        let others_wait = || self.has_room(cx) && self.flows.iter().skip(1).any(|f| f.is_ready(budget));
+        let chunk_max = self.chunk_max.map_or(UNBOUNDED, u64::from);
+        let others_wait =
+            || self.has_room(cx) && self.flows.iter().skip(1).any(|f| f.is_ready(budget, chunk_max));
         if self.control.is_empty() && !others_wait() {
             return;
         }

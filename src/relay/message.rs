@@ -375,6 +375,8 @@ pub enum Message {
         peer: PeerRef,
         /// The session.
         session: SessionId,
+        /// The most octets in one chunk towards it; see [`Settings::chunk_bounds`](super::Settings).
+        chunk_max: Option<u32>,
     },
     /// To a connection: a session is no longer bound to it; one we dialled closes once all is written.
     Unbind {

@@ -57,7 +57,7 @@ pub use ids::{CoreId, LookUpTicket, PeerKey, PeerRef, SessionId, StreamId, Tid};
 pub use limit::Limit;
 pub use message::{Giver, HEAD_OVERHEAD, Hop, Message, Notice, Outer, Transit};
 pub use output::OutBatch;
-pub use settings::{Limits, Settings};
+pub use settings::{ChunkBounds, Limits, Settings};
 pub use stats::{Stats, TableSizes};
 pub use view::{EndReason, Far, Found, SessionHandle, SessionState, SessionView, home_of_prefix};
 
@@ -570,7 +570,7 @@ impl Relay {
             Message::Reply { stream, transit } => self.on_reply(stream, &transit, fx),
             Message::Frame { peer, octets } => self.on_frame(peer, &octets, fx),
             Message::Credit { peer, from, octets } => self.on_credit(peer, from, octets, fx),
-            Message::Bind { peer, session } => self.on_bind(peer, session, fx),
+            Message::Bind { peer, session, chunk_max } => self.on_bind(peer, session, chunk_max, fx),
             Message::Unbind { peer, session } => self.on_unbind(peer, session, fx),
             Message::Relieve { session, source, before } => self.on_relieve(session, source, before, fx),
             Message::Shed { peer, source } => self.on_shed(peer, source, fx),

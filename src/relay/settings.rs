@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::identity::covers;
 use super::message::HEAD_OVERHEAD;
 use crate::proto::digest::Algorithm;
+use crate::proto::uri::{MsrpUri, host_matches};
 
 /// What the relay needs to know of its configuration.
 #[derive(Clone, Debug)]
@@ -47,6 +48,8 @@ pub struct Settings {
     pub tls_port: Option<u16>,
     /// `msrp` next hops may be dialled.
     pub dial_plain: bool,
+    /// What some peers take in one chunk.
+    pub chunk_bounds: ChunkBounds,
     /// Bounds.
     pub limits: Limits,
 }
@@ -55,6 +58,34 @@ impl Settings {
     /// Whether a relay of this name may be called, and may ask for sessions for its clients.
     pub(crate) fn admits(&self, host: &str) -> bool {
         self.relays.as_ref().is_none_or(|relays| relays.iter().any(|name| covers(name, host)))
+    }
+}
+
+/// The most body octets of one SEND towards some peers, by the hosts in their URIs. Whoever is not among them takes
+/// chunks of any length. Asked when a connection is dialled or a session bound to one, never for a chunk.
+#[derive(Clone, Debug, Default)]
+pub struct ChunkBounds(Vec<(String, u32)>);
+
+impl ChunkBounds {
+    /// Each host is a name, an address without brackets, or `*.` and a name: whatever has one label before that.
+    pub fn new(bounds: impl IntoIterator<Item = (String, u32)>) -> Self {
+        Self(bounds.into_iter().collect())
+    }
+
+    /// The bound of a host as it stands in a URI: what names it whole decides before what names it by `*`.
+    pub(crate) fn of_host(&self, host: &str) -> Option<u32> {
+        let bound_of = |is_named: &dyn Fn(&str) -> bool| {
+            self.0.iter().find(|(name, _)| is_named(name)).map(|(_, bound)| *bound)
+        };
+        bound_of(&|name| host_matches(name, host)).or_else(|| bound_of(&|name| covers(name, host)))
+    }
+
+    /// The bound of the host in a URI.
+    pub(crate) fn of_uri(&self, uri: &[u8]) -> Option<u32> {
+        if self.0.is_empty() {
+            return None;
+        }
+        MsrpUri::parse(uri).ok().and_then(|uri| self.of_host(uri.host_str()))
     }
 }
 
@@ -135,5 +166,33 @@ impl Default for Limits {
             stall_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(3600),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ChunkBounds;
+
+    // I14: hosts are compared as URIs are; `*` is one label.
+    #[test]
+    fn the_whole_name_decides_before_the_wildcard() {
+        let bounds = [("*.example.org", 1), ("kam.example.org", 2), ("192.0.2.7", 3), ("2001:db8::7", 4)];
+        let bounds = ChunkBounds::new(bounds.map(|(host, octets)| (host.to_owned(), octets)));
+        for (host, bound) in [
+            ("a.example.org", Some(1)),
+            ("KAM.Example.Org", Some(2)),
+            ("192.0.2.7", Some(3)),
+            ("2001:DB8:0::7", Some(4)),
+            ("example.org", None),
+            ("b.a.example.org", None),
+            ("192.0.2.8", None),
+            ("", None),
+        ] {
+            assert_eq!(bounds.of_host(host), bound, "{host}");
+        }
+        assert_eq!(bounds.of_uri(b"msrps://[2001:db8::7]:2855/x;tcp"), Some(4));
+        assert_eq!(bounds.of_uri(b"msrps://alice@kam.example.org:2855/x;tcp"), Some(2));
+        assert_eq!(bounds.of_uri(b"no URI"), None);
+        assert_eq!(ChunkBounds::default().of_host("kam.example.org"), None);
     }
 }

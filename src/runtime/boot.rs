@@ -28,7 +28,7 @@ use super::tasks::panic_message;
 use super::tls::{Identity, Roots, TlsSetup, TlsSetupError, Trust};
 use crate::config::{CaSource, Config, Fixed, Limits, Outbound, PlainPolicy, UnprovenRelays};
 use crate::control::{AccountsReady, Control, ControlError, ControlHandle};
-use crate::relay::{self, CoreId, Settings, Transport};
+use crate::relay::{self, ChunkBounds, CoreId, Settings, Transport};
 use crate::telemetry::{Accounting, AccountingError, Counters, Observed, Opened, Snapshot};
 
 /// Connections that may wait to be accepted, per core and address.
@@ -780,6 +780,9 @@ fn settings(config: &Config, listens: &[(u16, bool)]) -> Settings {
         relays_must_prove: config.tls.unproven_relays == UnprovenRelays::Refuse,
         tls_port: listens.iter().find(|(_, secure)| *secure).map(|(port, _)| *port),
         dial_plain: config.outbound.plain == PlainPolicy::Allow,
+        chunk_bounds: ChunkBounds::new(
+            config.outbound.max_chunk.iter().map(|(host, octets)| (host.clone(), narrow(*octets))),
+        ),
         limits: relay::Limits {
             queue_octets_high: limits.queue_bytes_high,
             queue_octets_low: limits.queue_bytes_low,

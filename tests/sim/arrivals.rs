@@ -5,7 +5,7 @@ use msrprelay::proto::parser::Flag;
 
 use super::cast;
 use super::support::{Conn, Frame, Request, answer_challenge};
-use super::{Message, Sent, Simulation};
+use super::{DIALLED_CHUNK_MAX, Message, Sent, Simulation};
 
 impl Simulation {
     pub(super) fn collect(&mut self) {
@@ -53,9 +53,17 @@ impl Simulation {
         id.strip_prefix("mess").and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("a lie: {frame:?}"))
     }
 
+    /// The most octets that an actor takes in one chunk.
+    fn chunk_bound_of(&self, actor: usize) -> Option<usize> {
+        let dialled = self.hosts.values().any(|dialled| *dialled == actor);
+        (dialled && self.seed % 4 == 1).then_some(DIALLED_CHUNK_MAX as usize)
+    }
+
     fn chunk_arrived(&mut self, actor: usize, frame: &Frame) {
         let index = self.message_of(frame);
         let disturbed = self.is_disturbed(index);
+        let bound = self.chunk_bound_of(actor);
+        assert!(bound.is_none_or(|bound| frame.body.len() <= bound), "longer than {bound:?}: {frame:?}");
         let message = &mut self.messages[index];
         let range = frame.range();
         let (start, octets) = (range.start - message.base, frame.body.len() as u64);

@@ -30,7 +30,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use msrprelay::proto::parser::Flag;
-use msrprelay::relay::{Limit, Limits, PeerKey};
+use msrprelay::relay::{ChunkBounds, Limit, Limits, PeerKey};
 
 use support::{Conn, Decision, Frame, World, settings};
 
@@ -317,6 +317,9 @@ struct Simulation {
     seen: Seen,
 }
 
+/// With some seeds, the most octets of a chunk towards whom the relay dialled.
+const DIALLED_CHUNK_MAX: u32 = 1024;
+
 impl Simulation {
     fn new(seed: u64) -> Self {
         let mut dice = Dice(seed.wrapping_mul(0x1234_5678_9abc_def1));
@@ -329,6 +332,11 @@ impl Simulation {
         limits.queue_octets_total = dice.pick(&[512 << 20, 512 << 20, 1 << 20, 192 << 10]);
         limits.flush_octets_max = dice.pick(&[3 << 10, 8 << 10, 32 << 10, 128 << 10]);
         limits.transactions_per_peer_max = dice.pick(&[8, 64, 4096]);
+        if seed % 4 == 1 {
+            // Who is dialled, and who comes from outside.
+            let (dialled, foreign) = ("*.example".to_owned(), "198.51.100.23".to_owned());
+            settings.chunk_bounds = ChunkBounds::new([(dialled, DIALLED_CHUNK_MAX), (foreign, 5000)]);
+        }
         let crowd = dice.chance(12);
         if crowd {
             limits.transactions_per_peer_max = 4096;

@@ -54,7 +54,11 @@ pub struct Line {
 }
 
 pub fn line(shape: Shape, a: usize, b: usize) -> Line {
-    let mut world = World::new(2);
+    line_in(World::new(2), shape, a, b)
+}
+
+/// The same in a world of two cores that nobody is in yet.
+pub fn line_in(mut world: World, shape: Shape, a: usize, b: usize) -> Line {
     match shape {
         Shape::Both => {
             let pair = world.pair(a, b);

@@ -26,8 +26,8 @@ use bytes::Bytes;
 use msrprelay::proto::digest::{Algorithm, Challenge, Ha1};
 use msrprelay::proto::parser::{Parser, ParserLimits, Piece};
 use msrprelay::relay::{
-    CloseReason, CoreId, Effect, Effects, Event, Input, Limit, Limits, LookUpAnswer, LookUpTicket, Message,
-    OutBatch, PeerKey, Relay, Settings, TableSizes, Target, Transport, WriteState,
+    ChunkBounds, CloseReason, CoreId, Effect, Effects, Event, Input, Limit, Limits, LookUpAnswer,
+    LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings, TableSizes, Target, Transport, WriteState,
 };
 
 pub use endpoint::{Endpoint, Frame};
@@ -147,6 +147,7 @@ pub fn settings(cores: usize) -> Settings {
         relays_must_prove: false,
         tls_port: Some(PORT),
         dial_plain: true,
+        chunk_bounds: ChunkBounds::default(),
         limits: Limits::default(),
     }
 }

@@ -189,7 +189,9 @@ impl Relay {
             None => peer.role = Role::Client { sessions: vec![session] },
         }
         if through_relay && let Some(id) = self.sessions.id_of(session) {
-            self.core.post(Message::Bind { peer: peer.me, session: id }, fx);
+            let nearest = waiting.transit.received_from_path().first().unwrap_or_default();
+            let chunk_max = self.core.settings.chunk_bounds.of_uri(nearest);
+            self.core.post(Message::Bind { peer: peer.me, session: id, chunk_max }, fx);
         }
         fx.event(Event::SessionOpened {
             session: self.sessions.id_of(session).map(|id| id.prefix().to_owned()).unwrap_or_default(),

@@ -67,15 +67,40 @@ pub(super) enum Written {
     End,
     /// The chunk was ended early, because its end-line would have stood in its body; the request goes on.
     Cut,
+    /// The chunk has as many octets as the next hop may be given in one; the request goes on.
+    Full,
 }
 
 /// What can be written of a flow.
 enum Next {
-    /// A request that has not begun: whole, or as interruptible.
-    Begin { whole: bool, body_octets: usize },
+    /// A request that has not begun.
+    Begin(Piece),
     /// A further piece of one that was cut.
-    Resume,
+    Resume(Piece),
 }
+
+/// A chunk that can be written now: a request or a part of it.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    /// All of it is at hand and goes out in one go; otherwise it is interruptible.
+    whole: bool,
+    /// The request ends with it. Says nothing of one that is not whole.
+    last: bool,
+    /// Body octets at hand for it.
+    octets: u64,
+    /// The next hop takes chunks up to a bound, and is told where each ends.
+    bounded: bool,
+}
+
+/// The flush that is being filled.
+#[derive(Clone, Copy)]
+struct Flush {
+    written: usize,
+    budget: usize,
+}
+
+/// The bound of whoever has none: how many body octets go into one chunk.
+pub(super) const UNBOUNDED: u64 = u64::MAX;
 
 impl Flow {
     /// `items` is empty; `report_to` is what notices of this connection were shown last.
@@ -123,8 +148,8 @@ impl Flow {
     }
 
     /// Whether something could be written at the beginning of a flush.
-    pub(super) fn is_ready(&self, budget: usize) -> bool {
-        self.next(0, budget).is_some()
+    pub(super) fn is_ready(&self, budget: usize, chunk_max: u64) -> bool {
+        self.next(Flush { written: 0, budget }, chunk_max).is_some()
     }
 
     /// Whether `stream` is the request being written, or one that failed while it was.
@@ -185,25 +210,48 @@ impl Flow {
         Some(tid)
     }
 
-    fn next(&self, written: usize, budget: usize) -> Option<Next> {
+    fn next(&self, flush: Flush, chunk_max: u64) -> Option<Next> {
         if let Some(current) = &self.current {
             let ready = self.ends > 0 || self.resumable_octets(current) > 1;
             let going = matches!(current.progress, Progress::Going);
-            return (going && ready).then_some(Next::Resume);
+            if !going || !ready {
+                return None;
+            }
+            if chunk_max == UNBOUNDED {
+                return Some(Next::Resume(Piece { whole: false, last: false, octets: 0, bounded: false }));
+            }
+            let at_hand = self.front_body_len(0) + usize::from(current.held.is_some());
+            return self.piece(at_hand, flush, chunk_max).map(Next::Resume);
         }
         let Some(Item::Head { transit, .. }) = self.items.front() else {
             return None;
         };
-        let body_octets = self.front_body_len();
+        let at_hand = self.front_body_len(1);
         let streams = transit.method() == Method::Send && transit.head.has_body();
-        let complete = self.ends > 0;
-        // What must not be interrupted may exceed the flush.
-        let fits = !streams
-            || body_octets as u64 <= INTERRUPTIBLE_FROM
-            || body_octets.saturating_add(written) <= budget;
-        let whole = complete && fits;
-        let may_begin = whole || streams && (complete || may_stream(transit, body_octets));
-        may_begin.then_some(Next::Begin { whole, body_octets })
+        if !streams {
+            // What must not be interrupted may exceed the flush.
+            let piece = Piece { whole: true, last: true, octets: at_hand as u64, bounded: false };
+            return (self.ends > 0).then_some(Next::Begin(piece));
+        }
+        let piece = self.piece(at_hand, flush, chunk_max)?;
+        let may_begin = piece.whole || self.ends > 0 || may_stream(transit, at_hand);
+        may_begin.then_some(Next::Begin(piece))
+    }
+
+    /// The next chunk of a SEND with so many body octets at hand.
+    fn piece(&self, at_hand: usize, flush: Flush, chunk_max: u64) -> Option<Piece> {
+        let bounded = chunk_max != UNBOUNDED;
+        let last = self.ends > 0 && at_hand as u64 <= chunk_max;
+        let octets = chunk_max.min(at_hand as u64);
+        // Beyond a full piece something must be left for the one that carries the final flag.
+        let is_at_hand = last || at_hand as u64 > chunk_max;
+        let fits = octets <= INTERRUPTIBLE_FROM
+            || octets.saturating_add(flush.written as u64) <= flush.budget as u64;
+        if bounded && is_at_hand && !fits && octets <= flush.budget as u64 {
+            // It fits the next flush, and need not be interruptible then.
+            return None;
+        }
+        Some(Piece { whole: is_at_hand && fits, last, octets, bounded })
     }
 
     /// Octets at hand of a request that was cut, as far as it matters how many.
@@ -213,27 +261,33 @@ impl Flow {
     }
 
     /// Makes sure that a chunk is on the wire, writing its head if it can be written now.
-    pub(super) fn begin(&mut self, out: &mut OutBatch, budget: usize, cx: &mut WriteContext<'_>) -> bool {
-        match self.next(out.len(), budget) {
+    pub(super) fn begin(
+        &mut self,
+        out: &mut OutBatch,
+        budget: usize,
+        chunk_max: u64,
+        cx: &mut WriteContext<'_>,
+    ) -> bool {
+        match self.next(Flush { written: out.len(), budget }, chunk_max) {
             None => return false,
-            Some(Next::Resume) => {
+            Some(Next::Resume(piece)) => {
                 if let Some(current) = &mut self.current {
-                    current.resume(out, cx.entropy);
+                    current.resume(piece, out, cx.entropy);
                 }
             }
-            Some(Next::Begin { whole, body_octets }) => {
+            Some(Next::Begin(piece)) => {
                 let Some(Item::Head { stream, hop, transit }) = self.items.pop_front() else {
                     return false;
                 };
                 self.owed += transit.cost();
-                let transit = if whole { transit } else { transit.compact() };
+                let transit = if piece.whole && piece.last { transit } else { transit.compact() };
                 share_report_to(&mut self.report_to, &transit);
                 let mut current = Current::unwritten(stream, hop, transit, Arc::clone(&self.report_to));
                 current.tid = Tid::mint(cx.entropy);
                 current.wire = EndLineWatch::new(current.tid);
-                current.interruptible = !whole;
+                current.interruptible = !piece.whole;
                 current.on_wire = true;
-                let byte_range = current.first_byte_range(whole, body_octets, self.front_flag());
+                let byte_range = current.first_byte_range(piece, self.front_flag());
                 current.write_head(out, byte_range);
                 self.current = Some(current);
             }
@@ -246,7 +300,7 @@ impl Flow {
     pub(super) fn write_pieces(
         &mut self,
         out: &mut OutBatch,
-        budget: usize,
+        (budget, chunk_max): (usize, u64),
         transactions: &mut Transactions,
         cx: &mut WriteContext<'_>,
     ) -> Written {
@@ -258,6 +312,16 @@ impl Flow {
         {
             match self.items.pop_front() {
                 Some(Item::Body(mut octets)) => {
+                    let room = current.room(chunk_max);
+                    if octets.len() > room {
+                        let rest = octets.split_off(room);
+                        self.items.push_front(Item::Body(rest));
+                    }
+                    if octets.is_empty() {
+                        current.release_held(out, cx);
+                        self.end_piece(out, transactions, cx);
+                        return Written::Full;
+                    }
                     let room = budget.saturating_sub(out.len());
                     if current.interruptible && octets.len() > room {
                         let rest = octets.split_off(room);
@@ -325,12 +389,19 @@ impl Flow {
         if !current.interruptible || current.next == current.piece_start {
             return false;
         }
+        self.end_piece(out, transactions, cx);
+        true
+    }
+
+    fn end_piece(&mut self, out: &mut OutBatch, transactions: &mut Transactions, cx: &WriteContext<'_>) {
+        let Some(current) = self.current.as_mut() else {
+            return;
+        };
         current.on_wire = false;
         current.was_cut = true;
         out.small(|small| write_end_line(small, current.tid.as_bytes(), Flag::More, true));
         current.expect_answer(transactions, cx);
         current.piece_start = current.next;
-        true
     }
 
     /// The request being written has failed. Returns the octets to credit, and whom to tell: the
@@ -431,8 +502,9 @@ impl Flow {
         dropped
     }
 
-    fn front_body_len(&self) -> usize {
-        let bodies = self.items.iter().skip(1).take_while(|item| matches!(item, Item::Body(_)));
+    /// Body octets in a row behind so many items.
+    fn front_body_len(&self, behind: usize) -> usize {
+        let bodies = self.items.iter().skip(behind).take_while(|item| matches!(item, Item::Body(_)));
         bodies.map(body_len).sum()
     }
 

@@ -141,9 +141,20 @@ impl Relay {
         }
     }
 
-    pub(crate) fn on_bind(&mut self, to: PeerRef, session: SessionId, fx: &mut Effects) {
+    pub(crate) fn on_bind(
+        &mut self,
+        to: PeerRef,
+        session: SessionId,
+        chunk_max: Option<u32>,
+        fx: &mut Effects,
+    ) {
         match self.peers.get_mut(to.key).filter(|p| !p.closing) {
             Some(peer) => {
+                if peer.bound.is_empty() {
+                    peer.out.bound_chunks(chunk_max);
+                } else {
+                    peer.out.bound_chunks_further(chunk_max);
+                }
                 peer.bound.push(session);
                 peer.prove(&mut self.core, fx);
                 peer.update_pause(&mut self.core, fx);

@@ -153,7 +153,9 @@ impl Relay {
         if from_inner {
             if let Inner::Relay { by: by @ None } = &mut session.inner {
                 *by = Some(stream.peer);
-                self.core.post(Message::Bind { peer: stream.peer, session: id }, fx);
+                let nearest = transit.received_from_path().first().unwrap_or_default();
+                let chunk_max = self.core.settings.chunk_bounds.of_uri(nearest);
+                self.core.post(Message::Bind { peer: stream.peer, session: id, chunk_max }, fx);
             }
             let next = match transit.method() {
                 Method::Auth => self.reach_ahead(id, next, fx)?,
@@ -306,9 +308,10 @@ impl Relay {
         let is_ahead = session.ahead.as_ref().is_some_and(|ahead| from == Outer::Peer(ahead.peer));
         session.bind(from, Arc::from(previous));
         if let Outer::Peer(peer) = from {
+            let chunk_max = self.core.settings.chunk_bounds.of_uri(previous);
             self.core.count_link(peer.core);
             if !is_ahead {
-                self.core.post(Message::Bind { peer, session: id }, fx);
+                self.core.post(Message::Bind { peer, session: id, chunk_max }, fx);
             }
         }
         Ok(())
@@ -345,9 +348,10 @@ impl Relay {
             running.next = Outer::Peer(comer);
         }
         let queued = dial.out.release(comer);
+        let chunk_max = self.core.settings.chunk_bounds.of_uri(previous);
         dial.bound.clear();
         self.core.count_link(comer.core);
-        self.core.post(Message::Bind { peer: comer, session: id }, fx);
+        self.core.post(Message::Bind { peer: comer, session: id, chunk_max }, fx);
         for message in queued {
             if let Some(stream) = message.stream() {
                 self.lend(stream, comer.core, message.cost(), fx);
@@ -376,6 +380,7 @@ impl Relay {
             peer.dialled_for = user;
             // It is given octets, and ours to read, only once it has proven this.
             peer.names = ProvenNames::new([target.host.as_str()]).filter(|_| target.relay && target.secure);
+            peer.out.bound_chunks(self.core.settings.chunk_bounds.of_host(&target.host));
             peer
         });
         self.core.stats.dials += 1;

@@ -5,7 +5,7 @@ use std::mem;
 
 use super::{Core, DOMAIN, HOST, PORT, World};
 use crate::proto::digest::Algorithm;
-use crate::relay::{Input, Limits, Relay, Settings};
+use crate::relay::{ChunkBounds, Input, Limits, Relay, Settings};
 
 /// A relay's settings, chosen by two octets.
 pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u8) -> Settings {
@@ -29,6 +29,7 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
         relays_must_prove: false,
         tls_port: Some(PORT),
         dial_plain: !is_set(6),
+        chunk_bounds: if limits / 27 % 3 == 1 { chunk_bounds() } else { ChunkBounds::default() },
         limits: Limits {
             queue_octets_high: 54 << 10,
             queue_octets_low: 27 << 10,
@@ -46,6 +47,12 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
             ..Limits::default()
         },
     }
+}
+
+/// Some of the far ends, and whoever comes from outside, take chunks up to a bound.
+fn chunk_bounds() -> ChunkBounds {
+    let bounds = [("far0.example", 1024), ("far1.example", 5000), ("198.51.100.23", 1024)];
+    ChunkBounds::new(bounds.map(|(host, octets)| (host.to_owned(), octets)))
 }
 
 impl World {

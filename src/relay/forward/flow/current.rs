@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
 
-use super::{INTERRUPTIBLE_FROM, share_report_to};
+use super::{INTERRUPTIBLE_FROM, Piece, UNBOUNDED, share_report_to};
 use crate::proto::head::{ByteRange, FailureReport, Method, Rewrite};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
@@ -96,12 +96,17 @@ impl Current {
     }
 
     /// Goes on after a cut, under a new transaction id.
-    pub(super) fn resume(&mut self, out: &mut OutBatch, entropy: &mut Entropy) {
+    pub(super) fn resume(&mut self, piece: Piece, out: &mut OutBatch, entropy: &mut Entropy) {
         self.tid = Tid::mint(entropy);
         self.wire = EndLineWatch::new(self.tid);
         self.on_wire = true;
         self.answered = false;
-        let range = ByteRange { start: self.next, end: None, total: self.total_of_piece_at(self.next) };
+        self.interruptible = !piece.whole;
+        // The end of a whole piece stands there for a bounded next hop alone, and says nothing of no octets.
+        let last_octet = self.next.saturating_add(piece.octets).saturating_sub(1);
+        let end = (piece.whole && piece.octets > 0).then_some(last_octet);
+        let total = self.total_of_piece_at(end.map_or(self.next, |end| end.saturating_add(1)));
+        let range = ByteRange { start: self.next, end, total };
         self.write_head(out, Some(range));
     }
 
@@ -118,33 +123,39 @@ impl Current {
     }
 
     /// The Byte-Range of the first piece; `None` leaves the header as it came.
-    pub(super) fn first_byte_range(
-        &self,
-        whole: bool,
-        at_hand: usize,
-        flag: Option<Flag>,
-    ) -> Option<ByteRange> {
+    pub(super) fn first_byte_range(&self, piece: Piece, flag: Option<Flag>) -> Option<ByteRange> {
         if self.transit.method() != Method::Send {
             return None;
         }
+        let Piece { whole, last, octets, bounded } = piece;
+        let says_end = whole && (bounded || octets <= INTERRUPTIBLE_FROM);
         let received = self.transit.head.byte_range();
         match received {
             // What the sender promised and what it sent may differ: it was interrupted, or it lied.
-            Some(range) if whole && at_hand as u64 <= INTERRUPTIBLE_FROM => {
-                let counted = range.start.saturating_add(at_hand as u64).saturating_sub(1);
-                let wrong = range.end.is_some_and(|end| end != counted);
-                wrong.then_some(ByteRange { end: Some(counted), ..range })
+            Some(range) if says_end => {
+                let counted = range.start.saturating_add(octets).saturating_sub(1);
+                let wrong = range.end.map_or(bounded && octets > 0, |end| end != counted);
+                let total = range.total.filter(|total| !bounded || counted <= *total);
+                wrong.then_some(ByteRange { end: Some(counted), total, ..range })
             }
             Some(ByteRange { end: None, .. }) => None,
             Some(range) => Some(ByteRange { end: None, ..range }),
             None if whole => {
-                let octets = at_hand as u64;
-                let total = (flag == Some(Flag::Last)).then_some(octets);
-                let end = (octets <= INTERRUPTIBLE_FROM).then_some(octets);
-                Some(ByteRange { start: 1, end, total })
+                let total = (last && flag == Some(Flag::Last)).then_some(octets);
+                Some(ByteRange { start: 1, end: says_end.then_some(octets), total })
             }
             None => Some(ByteRange { start: 1, end: None, total: None }),
         }
+    }
+
+    /// How many octets the piece on the wire takes beside the one held back.
+    pub(super) fn room(&self, chunk_max: u64) -> usize {
+        if chunk_max == UNBOUNDED || self.transit.method() != Method::Send {
+            return usize::MAX;
+        }
+        let written = self.next.saturating_sub(self.piece_start);
+        let room = chunk_max.saturating_sub(written).saturating_sub(u64::from(self.held.is_some()));
+        usize::try_from(room).unwrap_or(usize::MAX)
     }
 
     pub(super) fn write_head(&self, out: &mut OutBatch, byte_range: Option<ByteRange>) {
