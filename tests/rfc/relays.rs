@@ -469,7 +469,7 @@ fn auth_for_a_relay_further_on_and_its_answers_pass_untouched() {
     world.run();
     let answer = only(world.take(wren), "401");
     assert_eq!((answer.to_path(), answer.from_path()), (uri.clone(), format!("{session} {AHEAD}")));
-    let text = String::from_utf8(answer.octets.clone()).unwrap();
+    let text = String::from_utf8(answer.octets).unwrap();
     let challenges: Vec<&str> = text.lines().filter(|line| line.starts_with("WWW-Authenticate: ")).collect();
     assert_eq!(challenges.len(), 2, "{text}");
     assert!(challenges[0].contains("SHA-256") && challenges[1].contains("algorithm=MD5"), "{text}");
