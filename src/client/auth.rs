@@ -42,6 +42,9 @@ pub struct AuthOptions {
     pub uri: String,
     /// For how many seconds the URI is wanted; `None` leaves it to the relay, and then it lives as long as the connection.
     pub expires: Option<u64>,
+    /// Name the To-Path in the credentials, too: there is no `uri` in RFC 4976's, but some relays, whose digest
+    /// authentication is that of SIP, refuse credentials without one.
+    pub digest_uri: bool,
     /// How long each answer may take.
     pub limit: Duration,
 }
@@ -100,7 +103,11 @@ pub async fn authenticate(
         let cnonce = random_token(16);
         let authorization = challenge.answer(&credentials.user, &ha1, options.uri.as_bytes(), 1, &cnonce);
         let answered = Instant::now();
-        let next = exchange(endpoint, options, Some(authorization.to_string())).await?;
+        let mut credentials_text = authorization.to_string();
+        if options.digest_uri {
+            credentials_text.push_str(&format!(", uri=\"{}\"", options.uri));
+        }
+        let next = exchange(endpoint, options, Some(credentials_text)).await?;
         if next.is(Status::OK) {
             let proved = next.check_proof(authorization.rspauth(&ha1, options.uri.as_bytes()).as_str())?;
             let grant = next.grant(endpoint, challenge_took, answered.elapsed())?;

@@ -34,6 +34,9 @@ pub(crate) struct RelayArguments {
     /// Ask for a URI that lives this long [default: as long as the connection]
     #[arg(long, value_name = "SECONDS", requires = "user")]
     pub(crate) expires: Option<u64>,
+    /// Put a `uri` into the credentials, as some relays want it whose digest authentication is that of SIP
+    #[arg(long, requires = "user")]
+    pub(crate) digest_uri: bool,
     /// Read the password from this file's first line
     #[arg(long, value_name = "FILE", requires = "user")]
     pub(crate) password_file: Option<PathBuf>,
@@ -138,7 +141,12 @@ impl RelayArguments {
             relay: relay.clone(),
             routes: Vec::new(),
             credentials: Credentials { user: name.to_owned(), password: self.password(user)? },
-            options: AuthOptions { uri, expires: self.expires, limit: connection.connect_timeout },
+            options: AuthOptions {
+                uri,
+                expires: self.expires,
+                digest_uri: self.digest_uri,
+                limit: connection.connect_timeout,
+            },
         }))
     }
 
