@@ -23,13 +23,14 @@ fn with_scripted_relay(
     proof: Option<&'static str>,
 ) -> Output {
     let (port_sender, port_receiver) = std::sync::mpsc::channel();
+    let names_uri = arguments.contains(&"--digest-uri");
     let relay = std::thread::spawn(move || {
         run_on_executor(None, async {
             let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), ListenSecurity::Plain).unwrap();
             port_sender.send(listener.address().unwrap().port()).unwrap();
             let play = async {
                 let transport = listener.accept(LIMIT).await.unwrap();
-                answer_auth(&mut Endpoint::new(transport, AUTH_URI.to_owned()), proof).await;
+                answer_auth(&mut Endpoint::new(transport, AUTH_URI.to_owned()), proof, names_uri).await;
             };
             futures_lite::future::or(play, alarm()).await;
         })
@@ -44,7 +45,7 @@ fn with_scripted_relay(
     output
 }
 
-async fn answer_auth(endpoint: &mut Endpoint, proof: Option<&str>) {
+async fn answer_auth(endpoint: &mut Endpoint, proof: Option<&str>, names_uri: bool) {
     let weak = "Digest realm=\"example.com\", nonce=\"n1\", opaque=\"o\", algorithm=MD5, qop=\"auth\"";
     let strong = weak.replace("MD5", "SHA-256");
     let first = endpoint.incoming.next_frame(0).await.unwrap().unwrap();
@@ -68,7 +69,10 @@ async fn answer_auth(endpoint: &mut Endpoint, proof: Option<&str>) {
     ];
     endpoint.outgoing.send(&respond(&first, 401, &challenges)).await.unwrap();
     let second = endpoint.incoming.next_frame(0).await.unwrap().unwrap();
-    let authorization = Authorization::parse(second.head.authorization(&second.octets).unwrap()).unwrap();
+    let credentials = second.head.authorization(&second.octets).unwrap();
+    let text = String::from_utf8_lossy(credentials);
+    assert_eq!(text.contains(&format!(", uri=\"{AUTH_URI}\"")), names_uri, "{text}");
+    let authorization = Authorization::parse(credentials).unwrap();
     let ha1 = Ha1::new(Algorithm::Sha256, "alice", "example.com", "s3cret");
     let answer = if check(&authorization, &ha1, "AUTH", AUTH_URI.as_bytes()).is_some() {
         let rspauth = authorization.rspauth(&ha1, AUTH_URI.as_bytes());
@@ -96,6 +100,14 @@ fn probe_tells_what_the_relay_grants() {
     let peers = auth["path_for_peers"].as_str().unwrap();
     let reversed = "msrps://far.example:2855/bbb;tcp msrps://near.example:2855/aaa;tcp msrp://127.0.0.1:";
     assert!(peers.starts_with(reversed), "{peers}");
+}
+
+// G13: there is no `uri` in the credentials unless somebody asks for it.
+#[test]
+fn a_relay_that_wants_a_uri_in_the_credentials_can_have_it() {
+    let scene = Scene::new();
+    let output = with_scripted_relay(&scene, &["probe", "--digest-uri"], "s3cret", None);
+    assert_eq!(status(&output), 0, "{}", errors(&output));
 }
 
 #[test]
