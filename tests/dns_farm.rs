@@ -147,8 +147,12 @@ impl Farm {
                 detours += usize::from(tried > 1);
                 let credentials =
                     Credentials { user: "alice".to_owned(), password: "secret of alice".to_owned() };
-                let options =
-                    AuthOptions { uri: format!("msrps://{DOMAIN};tcp"), expires: None, limit: PATIENCE };
+                let options = AuthOptions {
+                    uri: format!("msrps://{DOMAIN};tcp"),
+                    expires: None,
+                    digest_uri: false,
+                    limit: PATIENCE,
+                };
                 authenticate(&mut endpoint, &credentials, &options).await.unwrap();
                 connected.push(endpoint);
             }

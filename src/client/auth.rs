@@ -45,6 +45,9 @@ pub struct AuthOptions {
     pub uri: String,
     /// For how many seconds the URI is wanted; `None` leaves it to the relay, and then it lives as long as the connection.
     pub expires: Option<u64>,
+    /// Name the To-Path in the credentials, too: there is no `uri` in RFC 4976's, but some relays, whose digest
+    /// authentication is that of SIP, refuse credentials without one.
+    pub digest_uri: bool,
     /// How long each answer may take.
     pub limit: Duration,
 }
@@ -131,7 +134,11 @@ impl Attempt<'_> {
             let cnonce = random_token(16);
             let authorization = challenge.answer(&self.credentials.user, &ha1, uri, 1, &cnonce);
             let answered = Instant::now();
-            let next = self.exchange(endpoint, Some(authorization.to_string())).await?;
+            let mut credentials = authorization.to_string();
+            if self.options.digest_uri {
+                credentials.push_str(&format!(", uri=\"{}\"", self.options.uri));
+            }
+            let next = self.exchange(endpoint, Some(credentials)).await?;
             if next.is(Status::OK) {
                 let proved = next.check_proof(authorization.rspauth(&ha1, uri).as_str())?;
                 let grant = next.grant(endpoint, challenge_took, answered.elapsed())?;

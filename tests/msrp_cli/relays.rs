@@ -25,8 +25,9 @@ fn with_scripted_relay(
 ) -> Output {
     fs::write(scene.path("password"), format!("{password}\nsecond line\n")).unwrap();
     let common = ["--user", "alice@example.com", "--password-file", "password", "--auth-uri", AUTH_URI];
+    let names_uri = arguments.contains(&"--digest-uri");
     let script = async move |endpoint: &mut Endpoint| {
-        let granting = Granting { proof, ..Granting::new(AUTH_URI, USE_PATH) };
+        let granting = Granting { proof, names_uri, ..Granting::new(AUTH_URI, USE_PATH) };
         answer_auth(endpoint, &granting).await;
     };
     with_script(scene, &[arguments, &common].concat(), script)
@@ -71,12 +72,14 @@ pub(crate) struct Granting {
     pub(crate) password: &'static str,
     /// What it claims as rspauth; `None`: the truth.
     pub(crate) proof: Option<&'static str>,
+    /// Whether it expects a `uri` in the credentials.
+    pub(crate) names_uri: bool,
 }
 
 impl Granting {
     pub(crate) fn new(to_path: &'static str, use_path: &'static str) -> Self {
         let uri = to_path.split(' ').next_back().unwrap();
-        Self { to_path, uri, use_path, user: "alice", password: "s3cret", proof: None }
+        Self { to_path, uri, use_path, user: "alice", password: "s3cret", proof: None, names_uri: false }
     }
 }
 
@@ -113,7 +116,10 @@ pub(crate) async fn answer_auth(endpoint: &mut Endpoint, relay: &Granting) {
     ];
     endpoint.outgoing.send(&response(&first, relay.to_path, 401, &challenges)).await.unwrap();
     let second = expect_auth(endpoint, relay.to_path).await;
-    let authorization = Authorization::parse(second.head.authorization(&second.octets).unwrap()).unwrap();
+    let credentials = second.head.authorization(&second.octets).unwrap();
+    let text = String::from_utf8_lossy(credentials);
+    assert_eq!(text.contains(&format!(", uri=\"{}\"", relay.uri)), relay.names_uri, "{text}");
+    let authorization = Authorization::parse(credentials).unwrap();
     let ha1 = Ha1::new(Algorithm::Sha256, relay.user, "example.com", relay.password);
     let answer = if check(&authorization, &ha1, "AUTH", relay.uri.as_bytes()).is_some() {
         let rspauth = authorization.rspauth(&ha1, relay.uri.as_bytes());
@@ -142,6 +148,14 @@ fn probe_tells_what_the_relay_grants() {
     let peers = auth["path_for_peers"].as_str().unwrap();
     let reversed = "msrps://far.example:2855/bbb;tcp msrps://near.example:2855/aaa;tcp msrp://127.0.0.1:";
     assert!(peers.starts_with(reversed), "{peers}");
+}
+
+// G13: there is no `uri` in the credentials unless somebody asks for it.
+#[test]
+fn a_relay_that_wants_a_uri_in_the_credentials_can_have_it() {
+    let scene = Scene::new();
+    let output = with_scripted_relay(&scene, &["probe", "--digest-uri"], "s3cret", None);
+    assert_eq!(status(&output), 0, "{}", errors(&output));
 }
 
 #[test]

@@ -9,8 +9,8 @@ use msrprelay::proto::digest::{Challenge, Ha1};
 use msrprelay::relay::{Input, Limits, Settings};
 
 use super::relays::{
-    AHEAD, FAR, OTHER, THERE, WREN, WREN_THERE, attempt, auth, back_to_finch, back_to_wren, relay, said,
-    session, wren_and_far,
+    AHEAD, FAR, OTHER, THERE, WREN, attempt, auth, back_to_finch, back_to_wren, relay, said, session,
+    wren_and_far,
 };
 use crate::support::endpoint::Answers;
 use crate::support::frame::pattern;

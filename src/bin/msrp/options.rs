@@ -42,6 +42,9 @@ pub(crate) struct RelayArguments {
     /// Ask for a URI that lives this long [default: as long as the connection; at relays further out, as long as they say]
     #[arg(long, value_name = "SECONDS", requires = "users")]
     pub(crate) expires: Option<u64>,
+    /// Put a `uri` into the credentials, as some relays want it whose digest authentication is that of SIP
+    #[arg(long, requires = "users")]
+    pub(crate) digest_uri: bool,
     /// Read the password from this file's first line. With several relays: once for all, or once for each
     #[arg(long = "password-file", value_name = "FILE", requires = "users")]
     pub(crate) password_files: Vec<PathBuf>,
@@ -182,7 +185,12 @@ impl RelayArguments {
                 user: name_of(user).to_owned(),
                 password: self.password(user, self.password_files.first())?,
             },
-            options: AuthOptions { uri, expires: self.expires, limit: connection.connect_timeout },
+            options: AuthOptions {
+                uri,
+                expires: self.expires,
+                digest_uri: self.digest_uri,
+                limit: connection.connect_timeout,
+            },
             further: Vec::new(),
         }))
     }
@@ -206,7 +214,7 @@ impl RelayArguments {
             };
             let uri = self.auth_uris.get(at).cloned().unwrap_or_else(|| format!("msrps://{relay};tcp"));
             let limit = connection.connect_timeout.max(FORWARDED_AUTH_LIMIT_MIN);
-            let options = AuthOptions { uri, expires: self.expires, limit };
+            let options = AuthOptions { uri, expires: self.expires, digest_uri: self.digest_uri, limit };
             login.further.push(FurtherRelay { credentials, options });
         }
         Ok(login)
