@@ -5,7 +5,7 @@ set -euo pipefail
 usage() {
     cat <<'USAGE'
 Usage: demo.sh [--size SIZE] [--cores LIST] [--failure-report yes|no|partial] [--chunk-size SIZE]
-               [--accounts memory|sqlite|mysql] [--keep] [--no-build]
+               [--accounts memory|sqlite|mysql] [--relays 1|2|3|4] [--record-layer direct|rustls] [--keep] [--no-build]
 
 Builds the relay and its client tool, makes a throw-away certificate, starts the relay on a free loopback port with two
 users, sends a random file through it, compares the SHA-256 of both ends, and tells the speed and the relay's CPU time.
@@ -18,6 +18,10 @@ Nothing stays behind but the build.
   --chunk-size SIZE        send chunks of this size; default: the file as one
   --accounts WHICH         where the two users are: memory (in the config, the default), sqlite (a file that msrprelay
                            user makes), mysql (a MariaDB of its own with the table of OpenSIPS, which must be installed)
+  --relays N               how many are on the way. 1 (the default): alice and bob are behind the same one; 2: each is
+                           behind one of its own; 3: alice behind two, one behind the other; 4: bob, too. Relays verify
+                           each other by certificates of a throw-away CA
+  --record-layer WHICH     who encrypts: direct (the relay itself, the default) or rustls
   --keep                   keep the directory with certificate, config, logs and both files, and say where it is
   --no-build               take the binaries that are in target/release
   -h, --help               this text
@@ -37,14 +41,14 @@ wrong() {
     exit 2
 }
 
-size=1G cores='' failure_report=yes chunk_size='' accounts=memory keep=no build=yes
+size=1G cores='' failure_report=yes chunk_size='' accounts=memory relays=1 record_layer=direct keep=no build=yes
 export PATH=$PATH:/usr/sbin
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; exit 0 ;;
         --keep) keep=yes; shift ;;
         --no-build) build=no; shift ;;
-        --size | --cores | --failure-report | --chunk-size | --accounts)
+        --size | --cores | --failure-report | --chunk-size | --accounts | --relays | --record-layer)
             [ $# -ge 2 ] || wrong "$1 needs a value"
             case $1 in
                 --size) size=$2 ;;
@@ -52,6 +56,8 @@ while [ $# -gt 0 ]; do
                 --failure-report) failure_report=$2 ;;
                 --chunk-size) chunk_size=$2 ;;
                 --accounts) accounts=$2 ;;
+                --relays) relays=$2 ;;
+                --record-layer) record_layer=$2 ;;
             esac
             shift 2
             ;;
@@ -65,6 +71,8 @@ done
 [[ $cores =~ ^(auto|[0-9]+(,[0-9]+)*)$ ]] || wrong "--cores $cores: write 0 or 0,1 or auto"
 [[ $failure_report =~ ^(yes|no|partial)$ ]] || wrong "--failure-report $failure_report: yes, no or partial"
 [[ $accounts =~ ^(memory|sqlite|mysql)$ ]] || wrong "--accounts $accounts: memory, sqlite or mysql"
+[[ $relays =~ ^[1-4]$ ]] || wrong "--relays $relays: 1, 2, 3 or 4"
+[[ $record_layer =~ ^(direct|rustls)$ ]] || wrong "--record-layer $record_layer: direct or rustls"
 [ "$cores" = auto ] || cores="[$cores]"
 
 need() { # COMMAND HOW-TO-INSTALL
@@ -101,15 +109,15 @@ for binary in msrprelay msrp; do
 done
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/msrp-demo.XXXXXX")
-relay='' receiver='' sender='' maker='' database='' database_server=''
+running=() receiver='' sender='' maker='' database='' database_server=''
 
 clean_up() {
     local status=$? pid
     trap - EXIT INT TERM
-    for pid in $maker $sender $receiver $relay $database_server; do
+    for pid in $maker $sender $receiver "${running[@]}" $database_server; do
         kill "$pid" 2> /dev/null || true
     done
-    for pid in $maker $sender $receiver $relay $database_server; do
+    for pid in $maker $sender $receiver "${running[@]}" $database_server; do
         wait "$pid" 2> /dev/null || true
     done
     [ -z "$database" ] || rm -rf "$database"
@@ -138,9 +146,12 @@ await() { # FILE PID WHAT LOG
     done
 }
 
-echo "== Starting the relay"
-"$root/scripts/gen-cert.sh" localhost --san 127.0.0.1 --out "$scratch" > "$scratch/gen-cert.log" 2>&1 \
-    || { cat "$scratch/gen-cert.log" >&2; fail "no certificate"; }
+if [ "$relays" = 1 ]; then echo "== Starting the relay"; else echo "== Starting $relays relays"; fi
+# Several relays have the same name and are told apart by their ports.
+signed_by=() trusted=localhost.crt
+[ "$relays" = 1 ] || { signed_by=(--ca "$scratch/ca"); trusted=ca/ca.crt; }
+"$root/scripts/gen-cert.sh" localhost --san 127.0.0.1 --out "$scratch" "${signed_by[@]}" \
+    > "$scratch/gen-cert.log" 2>&1 || { cat "$scratch/gen-cert.log" >&2; fail "no certificate"; }
 alice=$(openssl rand -hex 12) bob=$(openssl rand -hex 12)
 
 # The relay's config, up to where the users are.
@@ -153,6 +164,14 @@ realm: example.com
 tls:
   certificate: localhost.crt
   key: localhost.key
+  record_layer: $record_layer
+CONFIG
+    if [ "$relays" != 1 ]; then
+        echo "  client_ca: $trusted"
+        echo "  unproven_relays: refuse"
+        echo "outbound: {ca: $trusted, allow: [127.0.0.0/8]}"
+    fi
+    cat <<CONFIG
 cores: $cores
 log: {level: info, format: text}
 auth:
@@ -214,11 +233,15 @@ CONFIG
 
 config > "$scratch/config.yaml"
 "in_$accounts"
-"$bin/msrprelay" --config "$scratch/config.yaml" --ready-file "$scratch/ready" > "$scratch/relay.log" 2>&1 &
-relay=$!
-await "$scratch/ready" "$relay" "the relay" "$scratch/relay.log"
-address=$(head -n 1 "$scratch/ready")
-echo "The relay listens on $address, cores: $cores"
+ports=()
+for ((n = 1; n <= relays; n++)); do
+    "$bin/msrprelay" --config "$scratch/config.yaml" --ready-file "$scratch/ready$n" > "$scratch/relay$n.log" 2>&1 &
+    running+=($!)
+    await "$scratch/ready$n" $! "the relay" "$scratch/relay$n.log"
+    address=$(head -n 1 "$scratch/ready$n")
+    ports+=("${address##*:}")
+    echo "The relay listens on $address, cores: $cores"
+done
 
 echo "== Making $size of random octets"
 # A stream cipher's output under a random key: as random as /dev/urandom to anybody, and several times as fast.
@@ -228,28 +251,49 @@ maker=$!
 wait "$maker"
 maker=''
 
-echo "== Sending it from alice to bob, both through the relay"
+# Who is behind which relays, the nearest first.
+case $relays in
+    1) behind_alice=(0) behind_bob=(0) ;;
+    2) behind_alice=(0) behind_bob=(1) ;;
+    3) behind_alice=(0 1) behind_bob=(2) ;;
+    4) behind_alice=(0 1) behind_bob=(3 2) ;;
+esac
+alice_through=(--ca "$scratch/$trusted") bob_through=(--ca "$scratch/$trusted")
+for n in "${behind_alice[@]}"; do alice_through+=(--relay "localhost:${ports[n]}"); done
+for n in "${behind_bob[@]}"; do bob_through+=(--relay "localhost:${ports[n]}"); done
+
+logs() {
+    cat "$scratch"/relay*.log "$scratch/receive.log" >&2
+}
+
+if [ "$relays" = 1 ]; then
+    echo "== Sending it from alice to bob, both through the relay"
+else
+    echo "== Sending it from alice to bob, through $relays relays"
+fi
 mkdir "$scratch/bob"
-through=(--relay "localhost:${address##*:}" --ca "$scratch/localhost.crt")
-MSRP_PASSWORD=$bob "$bin/msrp" receive --user bob@example.com "${through[@]}" --out "$scratch/bob" \
+MSRP_PASSWORD=$bob "$bin/msrp" receive --user bob@example.com "${bob_through[@]}" --out "$scratch/bob" \
     --path-file "$scratch/path" > "$scratch/receive.log" 2>&1 &
 receiver=$!
 await "$scratch/path" "$receiver" "the receiver" "$scratch/receive.log"
 
+stats=()
+for pid in "${running[@]}"; do stats+=("/proc/$pid/stat"); done
 relay_cpu_seconds() {
     # utime and stime, behind the command's name in parentheses.
-    awk -v ticks="$(getconf CLK_TCK)" '{ sub(/^.*\) /, ""); printf "%.2f", ($12 + $13) / ticks }' "/proc/$relay/stat"
+    awk -v ticks="$(getconf CLK_TCK)" '{ sub(/^.*\) /, ""); sum += $12 + $13 } END { printf "%.2f", sum / ticks }' \
+        "${stats[@]}"
 }
 
 options=(--failure-report "$failure_report" ${chunk_size:+--chunk-size "$chunk_size"})
 cpu_before=$(relay_cpu_seconds)
 # In the background, so that this script can be interrupted while it waits.
-MSRP_PASSWORD=$alice "$bin/msrp" send "$scratch/file.bin" --user alice@example.com "${through[@]}" \
+MSRP_PASSWORD=$alice "$bin/msrp" send "$scratch/file.bin" --user alice@example.com "${alice_through[@]}" \
     --to "$(cat "$scratch/path")" --progress --json "${options[@]}" > "$scratch/send.json" &
 sender=$!
-wait "$sender" || { cat "$scratch/relay.log" "$scratch/receive.log" >&2; fail "the sender has failed"; }
+wait "$sender" || { logs; fail "the sender has failed"; }
 sender=''
-wait "$receiver" || { cat "$scratch/relay.log" "$scratch/receive.log" >&2; fail "the receiver has failed"; }
+wait "$receiver" || { logs; fail "the receiver has failed"; }
 receiver=''
 cpu_after=$(relay_cpu_seconds)
 
@@ -263,19 +307,26 @@ if [ "$octets" != "$received_octets" ] || [ "$sent" != "$received" ]; then
 fi
 
 seconds=$(sed -n 's/.*"seconds":\([0-9.e-]*\).*/\1/p' "$scratch/send.json")
-awk -v octets="$octets" -v seconds="$seconds" -v before="$cpu_before" -v after="$cpu_after" 'BEGIN {
+who=relay
+[ "$relays" = 1 ] || who="$relays relays together"
+awk -v octets="$octets" -v seconds="$seconds" -v before="$cpu_before" -v after="$cpu_after" -v who="$who" 'BEGIN {
     cpu = after - before
     rate = seconds > 0 ? octets / 1e6 / seconds : 0
-    printf "OK: %.2f s, %.0f MB/s; the relay used %.2f s of CPU", seconds, rate, cpu
+    printf "OK: %.2f s, %.0f MB/s; the %s used %.2f s of CPU", seconds, rate, who, cpu
     # The kernel counts in hundredths of a second: of a small file nothing can be said.
     if (octets >= 64 * 1024 * 1024) printf ", that is %.2f s per GB", cpu / (octets / 1e9)
     printf "\n"
 }'
 
-kill "$relay"
-wait "$relay" || { cat "$scratch/relay.log" >&2; fail "the relay did not stop in order"; }
-relay=''
-if grep -q 'links_split=[1-9]' "$scratch/relay.log"; then
+stopping=("${running[@]}")
+for pid in "${stopping[@]}"; do
+    kill "$pid"
+    wait "$pid" || { cat "$scratch"/relay*.log >&2; fail "the relay did not stop in order"; }
+done
+running=()
+if [ "$relays" != 1 ]; then
+    exit 0
+elif grep -q 'links_split=[1-9]' "$scratch/relay1.log"; then
     echo "alice and bob were on different cores of the relay"
 else
     echo "alice and bob were on the same core of the relay"

@@ -6,7 +6,7 @@ usage() {
     cat <<'USAGE'
 Usage: pure-crate.sh DIRECTORY
 
-Makes DIRECTORY a crate by the name of msrprelay that holds src/proto and src/relay as they are in this working tree,
+Makes DIRECTORY a crate by the name of msrprelay that holds src/proto, src/relay and src/srv.rs as they are in this working tree,
 and all tests that need nothing else: the unit tests in them, and those in tests/ that drive them without a socket. All
 are one test binary (cargo test --lib), each file of tests/ a module of it: `cargo test --lib sim::` runs the simulator.
 Its dependencies are those lines of Cargo.toml that these layers use. What is in DIRECTORY beside Cargo.toml, Cargo.lock,
@@ -32,7 +32,7 @@ done
 mkdir -p "$crate"
 rm -rf "$crate/src" "$crate/tests"
 mkdir "$crate/src" "$crate/tests"
-cp -r "$here/src/proto" "$here/src/relay" "$crate/src"
+cp -r "$here/src/proto" "$here/src/relay" "$here/src/srv.rs" "$crate/src"
 cp -r "$here/tests/support" "$here/tests/data" "$crate/tests"
 cp "$here/Cargo.lock" "$crate/Cargo.lock"
 
@@ -49,6 +49,7 @@ adapt() { # NAME FILE...
     echo '#![allow(missing_docs, reason = "a copy")]'
     echo 'pub mod proto;'
     echo 'pub mod relay;'
+    echo 'pub mod srv;'
     echo '#[cfg(test)]'
     echo 'extern crate self as msrprelay;'
     echo '#[cfg(test)]'

@@ -161,6 +161,7 @@ with_rustls=(
     clients::who_ends_without_close_notify_in_mid_chunk_leaves_an_aborted_chunk_and_no_session
     clients::a_stop_lets_everything_queued_arrive_and_then_ends_in_order
     broken::
+    paths::
 )
 
 prepare_system
@@ -176,11 +177,14 @@ step 'Lints' cargo clippy --all-targets --locked -- -D warnings
 step 'Tests' cargo test --locked
 # MSRPRELAY_TEST_RECORD_LAYER=rustls cargo test runs all of them so.
 step 'Record layer of rustls' env MSRPRELAY_TEST_RECORD_LAYER=rustls \
-    cargo test --locked --test loopback --test hostile -- "${with_rustls[@]}"
+    cargo test --locked --test loopback --test hostile --test peer_relays -- "${with_rustls[@]}"
 if [ "$quick" = no ] && [ -e scripts/demo.sh ]; then
     step 'End to end' scripts/demo.sh --size 1M
     for accounts in sqlite mysql; do
         step "End to end, accounts in $accounts" scripts/demo.sh --size 1M --no-build --accounts "$accounts"
+    done
+    for relays in 2 4; do
+        step "End to end, $relays relays" scripts/demo.sh --size 1M --no-build --relays "$relays"
     done
 fi
 

@@ -2,9 +2,9 @@
 //!
 //! An [`Endpoint`] is one connection and the URI of one session on it, in two halves that work at the same time:
 //! [`Incoming`] yields heads, body pieces and ends as they arrive, [`Outgoing`] writes frames and streams messages of any
-//! size ([`MessageStream`]); neither ever holds a whole message. [`authenticate`] fetches a relay's URI (RFC 4976, 5.1),
-//! [`send_message`] and [`Inbox`] carry files with everything RFC 4975 asks around them: responses, success and failure
-//! reports, interrupted and re-assembled chunks.
+//! size ([`MessageStream`]); neither ever holds a whole message. [`authenticate`] fetches a relay's URI,
+//! [`authenticate_through`] that of a relay behind it (RFC 4976, 5.1); [`send_message`] and [`Inbox`] carry files with
+//! everything RFC 4975 asks around them: responses, success and failure reports, interrupted and re-assembled chunks.
 //!
 //! Invariants: one task owns a half; the two halves share the transport but never borrow it across an await; what is read
 //! of files is read on other threads. It must not know `relay`, `runtime` or `config`: a relay is tested with a client
@@ -30,7 +30,7 @@ mod target;
 mod tls;
 mod transport;
 
-pub use auth::{AuthOptions, Credentials, Grant, authenticate};
+pub use auth::{AuthOptions, Credentials, Grant, authenticate, authenticate_through};
 pub use certificate::{covered_names, epoch_seconds, validity};
 pub use disposition::{Disposition, Sha256Digest, hex, numbered_name, safe_name};
 pub use endpoint::{Activity, Endpoint, Event, Frame, Incoming, Outgoing, Urgent};

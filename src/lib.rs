@@ -28,6 +28,7 @@
 //! * [`telemetry`] is the log, which never blocks a core, and the counters.
 //! * [`ops`] is what an operator needs around the relay: the way in from another relay's config, metrics, what the service
 //!   manager is told, and the socket through which one looks inside.
+//! * [`srv`] is the order in which the DNS wants relays to be tried; pure, for the relay's own look-ups and the client's.
 //! * [`client`] is an MSRP endpoint for the `msrp` tool and the tests, and how that tool finds a domain's relays. It
 //!   shares the grammar with the relay, nothing else.
 //! * [`fuzz`] holds what the fuzzer runs against [`proto`], [`relay`] and [`runtime::tls`]; only tests use it.
@@ -68,6 +69,11 @@
 //! [`proto::digest`] has checked is a [`proto::digest::Verified`], and only with one of those does
 //! `relay::session` mint a URI. While the look-up is under way the connection is not read from.
 //!
+//! A client behind another relay asks through that (`relay::auth::behind`): the relay by its certificate, which
+//! [`runtime::tls`] has judged, the client by Digest. Its session is at home here like any other, but leads to the relay,
+//! by whatever connection there is with it (`relay::session`). An AUTH for a relay further on is forwarded
+//! (`relay::session::route`), to a host that has proven its name.
+//!
 //! # Invariants, and who owns them
 //!
 //! | Invariant | Owner |
@@ -78,6 +84,8 @@
 //! | Only the relay of the core that owns a connection writes to it | [`relay`] |
 //! | A request is answered at most once; octets a peer sent are outstanding until written or dropped | `relay::peer` |
 //! | No session without proof; a session never moves; once bound, its outer side is never another's | `relay::session` |
+//! | A relay is who has proven the host that it puts first into From-Path; on any connection it is the same | `relay::identity`, `relay::session` |
+//! | Clients behind one relay neither wait nor pay for each other | `relay::auth::behind` |
 //! | One open chunk per connection; only an interruptible one is cut; the pieces are gapless; no chunk holds its own end-line | `relay::forward` |
 //! | A transaction ends once: by its response, its deadline, or the loss of the connection | `relay::transaction` |
 //! | What addresses and users have is counted once, over all cores, and again by a core that is started again | `relay::admission` |
@@ -87,6 +95,7 @@
 //! | At most one flush is out of the relay's hands | `runtime::conn` |
 //! | No TLS record ends within an end-line | `runtime::records` |
 //! | What is received lies in buffers that are used again; a thread keeps few of them | `runtime::pool` |
+//! | A certificate names a relay only if its chain was verified and its key was held; no other ends a handshake | [`runtime::tls`] |
 //! | No sequence number of a key is used twice; nothing that is not authenticated gets further | [`runtime::tls`] |
 //! | A connection that changes cores has been counted out by the one, and nothing of it looked at, before the other has it | `runtime::hand_over` |
 //! | Nothing of another process's is trusted to be well formed; no packet is waited for on a core | [`runtime::succession`] |
@@ -132,4 +141,5 @@ pub mod ops;
 pub mod proto;
 pub mod relay;
 pub mod runtime;
+pub mod srv;
 pub mod telemetry;

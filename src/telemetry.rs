@@ -268,6 +268,8 @@ counters! {
     tls12_handshakes,
     /// Handshakes of TLS 1.3 completed, inbound and outbound.
     tls13_handshakes,
+    /// Inbound connections from relays that have proven their names.
+    relays_recognised,
     /// TLS handshakes that ended in an error.
     tls_handshake_failures,
     /// TLS connections that ended in an error after their handshake.

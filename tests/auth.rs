@@ -590,7 +590,7 @@ fn insecure_plain_auth_is_possible_and_gives_a_plain_uri() {
 
 // A15: the client must not dictate Use-Path.
 #[test]
-fn auth_through_another_relay_is_403() {
+fn auth_through_a_relay_that_proves_nothing_is_403() {
     let mut world = World::new(1);
     let conn = world.connect(0);
     let from = format!("msrps://r1.osier.example:2855/Lw5t;tcp {W}");

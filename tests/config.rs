@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use msrprelay::config::{
     Accounting, AccountingFormat, Backend, CaSource, Config, ConfigErrors, DnsServers, EndpointTls, Limits,
-    LogFormat, LogLevel, MemorySecret, MemoryUser, PlainPolicy, RecordLayer,
+    LogFormat, LogLevel, MemorySecret, MemoryUser, PlainPolicy, RecordLayer, UnprovenRelays,
 };
 use msrprelay::proto::digest::Algorithm;
 use tempfile::TempDir;
@@ -88,7 +88,7 @@ fn the_sample_says_what_the_defaults_are() {
 #[test]
 fn what_the_sample_offers_in_comments_is_accepted() {
     let place = Place::new();
-    for name in ["a", "b"] {
+    for name in ["a", "b", "relays-ca"] {
         place.pair(name, &["relay.example.com"]);
     }
     // The alternatives: comments without a space behind the #.
@@ -171,7 +171,7 @@ auth:
       - {{user: bob, ha1: "0123456789abcdef0123456789ABCDEF", ha1_sha256: "{}"}}
 sessions: {{expires_min: 2s, expires_default: 5m, expires_max: 1h, enforce_default: true}}
 methods: {{allow_other: false}}
-outbound: {{endpoint_tls: verify, plain: allow, ca: other.crt, connect_timeout: 250ms, allow: ["127.0.0.0/8", "::1"], deny: ["127.9.9.9/16"], max_chunk: {{Kam.example.net: 10KiB, "*.Example.org": 60KiB, "[::01]": 1GiB, 192.0.2.7: 1024}}}}
+outbound: {{endpoint_tls: verify, plain: allow, ca: other.crt, relays: [Inner.example.net, "*.example.org"], connect_timeout: 250ms, allow: ["127.0.0.0/8", "::1"], deny: ["127.9.9.9/16"], max_chunk: {{Kam.example.net: 10KiB, "*.Example.org": 60KiB, "[::01]": 1GiB, 192.0.2.7: 1024}}}}
 dns: {{servers: ["192.0.2.53", "[2001:db8::53]:5353"]}}
 drain_timeout: 5m
 accounting: {{format: json, file: records}}
@@ -200,6 +200,7 @@ log: {{level: debug, format: json}}
     let outbound = &config.outbound;
     assert_eq!((outbound.endpoint_tls, outbound.plain), (EndpointTls::Verify, PlainPolicy::Allow));
     assert!(matches!(&outbound.ca, CaSource::File { certificates, .. } if certificates.len() == 1));
+    assert_eq!(outbound.relays, ["inner.example.net", "*.example.org"]);
     assert_eq!(outbound.connect_timeout, Duration::from_millis(250));
     assert_eq!(outbound.allow, ["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
     assert_eq!(outbound.deny, ["127.9.0.0/16".parse().unwrap()]);
@@ -222,6 +223,24 @@ log: {{level: debug, format: json}}
     assert_eq!(config.limits, limits);
     assert_eq!(config.limits.parser().head_bytes_max, 32 << 10);
     assert_eq!((config.log.level, config.log.format), (LogLevel::Debug, LogFormat::Json));
+}
+
+#[test]
+fn relays_that_call_are_nobody_unless_the_config_names_who_vouches_for_them() {
+    let place = Place::new();
+    place.pair("relay", &["relay.example.com"]);
+    place.pair("other", &["other.example.com"]);
+    let tls = |more: &str| {
+        let text = format!("tls: {{certificate: relay.crt, key: relay.key{more}}}");
+        place.load(&text).unwrap().tls
+    };
+    assert_eq!((tls("").client_ca, tls("").unproven_relays), (None, UnprovenRelays::Accept));
+    assert_eq!(tls(", client_ca: system").client_ca, Some(CaSource::System));
+    let strict = tls(", client_ca: other.crt, unproven_relays: refuse");
+    assert!(
+        matches!(&strict.client_ca, Some(CaSource::File { certificates, .. }) if certificates.len() == 1)
+    );
+    assert_eq!(strict.unproven_relays, UnprovenRelays::Refuse);
 }
 
 /// Each text, and the one line that must refuse it (its beginning). `tls:` is supplied where it is absent.
@@ -289,8 +308,16 @@ const REFUSED: &[(&str, &str)] = &[
         "tls.certificates: stands beside certificate and key: ",
     ),
     (
-        "tls: {certificate: relay.crt, key: relay.key, client_ca: x}",
-        "tls.client_ca: not available in this version: ",
+        "tls: {certificate: relay.crt, key: relay.key, client_ca: gone.pem}",
+        "tls.client_ca: gone.pem: no such file: ",
+    ),
+    (
+        "tls: {certificate: relay.crt, key: relay.key, unproven_relays: maybe}",
+        "tls.unproven_relays: \"maybe\" is not known here: write accept or refuse",
+    ),
+    (
+        "tls: {certificate: relay.crt, key: relay.key, unproven_relays: refuse}",
+        "tls.unproven_relays: is refuse, but no relay can prove its name: name a tls.client_ca, or write accept",
     ),
     (
         "tls: {certificate: relay.crt, key: relay.key, record_layer: kernel}",
@@ -427,13 +454,17 @@ const REFUSED: &[(&str, &str)] = &[
         "outbound.endpoint_tls: \"maybe\" is not known here: write encrypt-only or verify or refuse",
     ),
     ("outbound: {plain: true}", "outbound.plain: true is not known here: write refuse or allow"),
+    (
+        "outbound: {relays: [\"*.*.example.net\"]}",
+        "outbound.relays[0]: \"*.*.example.net\" is not a relay's host name: write relay.example.net, or *.example.net",
+    ),
+    ("outbound: {relays: [192.0.2.1]}", "outbound.relays[0]: \"192.0.2.1\" is not a relay's host name: "),
     ("outbound: {ca: gone.pem}", "outbound.ca: gone.pem: no such file: "),
     ("outbound: {connect_timeout: 1h}", "outbound.connect_timeout: 1h is above 1m: write 100ms to 1m"),
     (
         "outbound: {allow: ['10.0.0.0/8', '10.0.0.0/33']}",
         "outbound.allow[1]: \"10.0.0.0/33\" is not an address range: ",
     ),
-    ("outbound: {relays: []}", "outbound.relays: not available in this version: "),
     (
         "outbound: {max_chunk: 10KiB}",
         "outbound.max_chunk: is a piece of text: write it as {name: value, ...}",

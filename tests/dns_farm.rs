@@ -4,19 +4,15 @@
 
 #[path = "loopback/support/mod.rs"]
 mod support;
+#[path = "support/zone.rs"]
+mod zone;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hickory_resolver::proto::serialize::txt::Parser;
-use hickory_server::Server as NameServer;
-use hickory_server::store::in_memory::InMemoryZoneHandler;
-use hickory_server::zone_handler::{AxfrPolicy, Catalog, ZoneType};
 use msrprelay::client::{
     AuthOptions, ClientError, Credentials, Endpoint, Located, Security, Trust, authenticate, locate,
     run_on_executor,
@@ -29,7 +25,7 @@ use support::endpoint::Endpoint as Foreign;
 use support::relay::{Setup, TestRelay};
 use support::{assert_same, bounded, contents, until};
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+use zone::Zone;
 
 const SEVERAL_TARGETS: &str = include_str!("../deploy/dns/several-srv-targets.zone");
 const ONE_NAME: &str = include_str!("../deploy/dns/one-name-several-addresses.zone");
@@ -56,47 +52,6 @@ fn here(zone: &str, ports: &[u16; 3]) -> String {
         at.replace(" 2855 ", &format!(" {} ", port(line))) + "\n"
     };
     zone.lines().map(line).collect()
-}
-
-/// A name server, until it is dropped.
-struct Zone {
-    address: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Zone {
-    fn serve(text: String) -> Self {
-        let (sender, ready) = mpsc::channel();
-        let (stop, stopped) = oneshot::channel();
-        let body = move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();
-            runtime.block_on(async {
-                let (origin, records) = Parser::new(text, None, None).parse().unwrap();
-                let zone: InMemoryZoneHandler =
-                    InMemoryZoneHandler::new(origin.clone(), records, ZoneType::Primary, AxfrPolicy::Deny)
-                        .unwrap();
-                let mut catalog = Catalog::new();
-                catalog.upsert(origin.into(), vec![Arc::new(zone)]);
-                let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-                sender.send(socket.local_addr().unwrap()).unwrap();
-                let mut server = NameServer::new(catalog);
-                server.register_socket(socket);
-                // Dropped, never used.
-                let _ = stopped.await;
-            });
-        };
-        let thread = std::thread::spawn(body);
-        Self { address: ready.recv().unwrap(), stop: Some(stop), thread: Some(thread) }
-    }
-}
-
-impl Drop for Zone {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        let _ = self.thread.take().map(JoinHandle::join);
-    }
 }
 
 /// Two relays of one domain, and the name server that leads to them.
@@ -138,7 +93,7 @@ impl Farm {
             }
         };
         let nobody = TcpListener::bind("127.0.0.4:0").unwrap().local_addr().unwrap().port();
-        let zone = Zone::serve(here(zone, &[ports[0], ports[1], nobody]));
+        let zone = Zone::of_file(here(zone, &[ports[0], ports[1], nobody]));
         let relays = [0, 1].map(|at| Some(relay(place.path(), at, ports[at], zone.address)));
         Self { relays, zone, place }
     }
@@ -314,7 +269,7 @@ fn one_name_with_several_addresses_shares_the_clients_and_each_relay_is_reached_
 fn without_srv_the_domain_itself_stands_for_its_relay() {
     bounded(|| {
         let zone = here(ONE_NAME, &[0; 3]).replace("_msrps._tcp IN SRV", ";").replace("\nrelay ", "\n@ ");
-        let zone = Zone::serve(zone);
+        let zone = Zone::of_file(zone);
         let located = locate(DOMAIN, Some(zone.address), PATIENCE).unwrap();
         assert!(!located.srv);
         let routes = located.routes(|_| 0);
@@ -353,7 +308,7 @@ fn a_next_hop_is_reached_by_its_name_whichever_family_it_is_of() {
         let zone = "$ORIGIN example.com.\n$TTL 60\n@ IN SOA ns1 hostmaster ( 1 60 60 60 60 )\n\
                     four IN A 127.0.0.1\nsix IN AAAA ::1\n\
                     both IN A 127.0.0.5\nboth IN AAAA ::1\n";
-        let zone = Zone::serve(zone.to_owned());
+        let zone = Zone::of_file(zone.to_owned());
         let relay = asking(zone.address);
         // Nobody listens on the IPv4 address of `both`.
         for (n, (name, address)) in

@@ -48,7 +48,14 @@ fn send_and_success_report_through_one_relay_match_the_worked_example() {
     let (target, finch) = world.dialled[0].clone();
     assert_eq!(
         target,
-        Target { secure: true, host: "203.0.113.40".to_owned(), port: 49300, relay: false, kin: None }
+        Target {
+            secure: true,
+            host: "203.0.113.40".to_owned(),
+            port: 49300,
+            by_service: false,
+            relay: false,
+            kin: None
+        }
     );
     let answer = only(world.take(wren), "200");
     assert_eq!(answer.text(), put(vector("X3.2")));

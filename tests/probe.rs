@@ -3,71 +3,24 @@
 
 #[path = "loopback/support/mod.rs"]
 mod support;
+#[path = "support/zone.rs"]
+mod zone;
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::mpsc;
-use std::thread::JoinHandle;
 
-use hickory_resolver::proto::rr::rdata::{A, AAAA, SOA, SRV};
-use hickory_resolver::proto::rr::{Name, RData, Record};
-use hickory_server::Server as NameServer;
-use hickory_server::store::in_memory::InMemoryZoneHandler;
-use hickory_server::zone_handler::{AxfrPolicy, Catalog, ZoneType};
+use hickory_resolver::proto::rr::rdata::{A, AAAA, SRV};
+use hickory_resolver::proto::rr::{Name, RData};
 use serde_json::Value;
 use support::account::password;
 use support::bounded;
 use support::relay::{HOST, Setup, TestRelay};
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+use zone::Zone;
 
-const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-
-/// A name server for `test.`, until it is dropped.
-struct Zone {
-    address: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Zone {
-    fn serve(records: Vec<(&'static str, RData)>) -> Self {
-        let (sender, ready) = mpsc::channel();
-        let (stop, stopped) = oneshot::channel();
-        let body = move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();
-            runtime.block_on(async {
-                let origin = Name::from_ascii("test.").unwrap();
-                let mut zone: InMemoryZoneHandler =
-                    InMemoryZoneHandler::empty(origin.clone(), ZoneType::Primary, AxfrPolicy::Deny);
-                let soa = SOA::new(origin.clone(), origin.clone(), 1, 60, 60, 60, 60);
-                zone.upsert_mut(Record::from_rdata(origin.clone(), 60, RData::SOA(soa)), 1);
-                for (name, data) in records {
-                    zone.upsert_mut(Record::from_rdata(Name::from_ascii(name).unwrap(), 60, data), 1);
-                }
-                let mut catalog = Catalog::new();
-                catalog.upsert(origin.into(), vec![Arc::new(zone)]);
-                let socket = tokio::net::UdpSocket::bind((LOOPBACK, 0)).await.unwrap();
-                sender.send(socket.local_addr().unwrap()).unwrap();
-                let mut server = NameServer::new(catalog);
-                server.register_socket(socket);
-                // Dropped, never used.
-                let _ = stopped.await;
-            });
-        };
-        let thread = std::thread::spawn(body);
-        Self { address: ready.recv().unwrap(), stop: Some(stop), thread: Some(thread) }
-    }
-}
-
-impl Drop for Zone {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        let _ = self.thread.take().map(JoinHandle::join);
-    }
+/// A name server for `test.`
+fn serve(records: Vec<(&'static str, RData)>) -> Zone {
+    Zone::of_records("test.", records.into_iter().map(|(name, data)| (name.to_owned(), data)).collect())
 }
 
 fn srv(priority: u16, weight: u16, port: u16, target: &str) -> RData {
@@ -134,10 +87,8 @@ impl Scene {
 fn a_domain_in_order_is_told_from_the_record_to_the_auth() {
     bounded(|| {
         let scene = Scene::new();
-        let zone = Zone::serve(vec![
-            (SERVICE, srv(10, 5, scene.port(), RELAY)),
-            (RELAY, RData::A(A::new(127, 0, 0, 1))),
-        ]);
+        let zone =
+            serve(vec![(SERVICE, srv(10, 5, scene.port(), RELAY)), (RELAY, RData::A(A::new(127, 0, 0, 1)))]);
         // As clients do, AUTH is addressed to the domain; the accounts are of another one here.
         let user = [
             "--user",
@@ -177,7 +128,7 @@ fn a_domain_in_order_is_told_from_the_record_to_the_auth() {
 fn every_address_is_visited_whatever_is_wrong_with_the_one_before() {
     bounded(|| {
         let scene = Scene::new();
-        let zone = Zone::serve(vec![
+        let zone = serve(vec![
             (SERVICE, srv(20, 0, scene.port(), RELAY)),
             (SERVICE, srv(10, 0, scene.port(), "gone.example.test.")),
             // Nobody listens on this address of the relay's port.
@@ -202,7 +153,7 @@ fn every_address_is_visited_whatever_is_wrong_with_the_one_before() {
 fn a_certificate_for_another_name_is_told_with_the_names_it_has() {
     bounded(|| {
         let scene = Scene::new();
-        let zone = Zone::serve(vec![
+        let zone = serve(vec![
             (SERVICE, srv(0, 0, scene.port(), "other.example.test.")),
             ("other.example.test.", RData::A(A::new(127, 0, 0, 1))),
         ]);
@@ -222,10 +173,8 @@ fn a_certificate_for_another_name_is_told_with_the_names_it_has() {
 fn a_refused_user_has_its_own_status() {
     bounded(|| {
         let scene = Scene::new();
-        let zone = Zone::serve(vec![
-            (SERVICE, srv(0, 0, scene.port(), RELAY)),
-            (RELAY, RData::A(A::new(127, 0, 0, 1))),
-        ]);
+        let zone =
+            serve(vec![(SERVICE, srv(0, 0, scene.port(), RELAY)), (RELAY, RData::A(A::new(127, 0, 0, 1)))]);
         let user = [
             "--user",
             "alice@example.com",
@@ -245,12 +194,12 @@ fn without_a_record_the_domain_stands_for_its_relay_and_a_dot_for_none() {
     bounded(|| {
         let scene = Scene::new();
         // Nobody has this address.
-        let zone = Zone::serve(vec![("example.test.", RData::A(A::new(127, 77, 77, 77)))]);
+        let zone = serve(vec![("example.test.", RData::A(A::new(127, 77, 77, 77)))]);
         let seen = scene.probe(&zone, &[]);
         assert_eq!(seen.status, 3);
         assert!(seen.out.contains("does not exist: the domain itself stands for its relay"), "{}", seen.out);
         assert!(seen.out.contains("cannot connect to 127.77.77.77:2855"), "{}", seen.out);
-        let zone = Zone::serve(vec![(SERVICE, srv(0, 0, 0, "."))]);
+        let zone = serve(vec![(SERVICE, srv(0, 0, 0, "."))]);
         let seen = scene.probe(&zone, &[]);
         assert_eq!(seen.status, 3);
         assert!(seen.errors.contains("says that there is no relay"), "{}", seen.errors);
@@ -261,12 +210,9 @@ fn without_a_record_the_domain_stands_for_its_relay_and_a_dot_for_none() {
 fn a_name_server_that_is_not_there_is_a_failure_and_not_an_answer() {
     bounded(|| {
         let scene = Scene::new();
-        let mut zone = Zone::serve(Vec::new());
-        let address = zone.address;
-        drop(zone.stop.take());
-        zone.thread.take().unwrap().join().unwrap();
-        let silent = Zone { address, stop: None, thread: None };
-        let seen = scene.probe(&silent, &[]);
+        let mut zone = serve(Vec::new());
+        zone.stop();
+        let seen = scene.probe(&zone, &[]);
         assert_eq!(seen.status, 3);
         assert!(seen.errors.contains("cannot resolve example.test"), "{}", seen.errors);
     });

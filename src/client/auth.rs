@@ -1,9 +1,11 @@
-//! Asking a relay for a URI: AUTH, the challenge, the answer, Use-Path (RFC 4976, 5.1, 9.1 and 9.2).
+//! Asking a relay for a URI: AUTH, the challenge, the answer, Use-Path (RFC 4976, 5.1, 9.1 and 9.2); of the first relay
+//! directly, of each further one through those that have granted theirs.
 //!
-//! Invariants: a password goes into a hash and nowhere else; the digest covers the very octets of the To-Path that is
-//! sent; where a relay proves that it knows the password too (`rspauth`), a wrong proof ends the attempt. Of several
-//! challenges the strongest algorithm is answered. A refused answer is tried once more only if the relay calls the nonce
-//! stale.
+//! Invariants: a password goes into a hash and nowhere else; the digest covers the very octets of the rightmost URI of the
+//! To-Path that is sent; where a relay proves that it knows the password too (`rspauth`), a wrong proof ends the attempt.
+//! Of several challenges the strongest algorithm is answered. A refused answer is tried once more only if the relay calls
+//! the nonce stale. A Use-Path that does not begin with the relays it came through is refused: what is sent by it would
+//! take a way that nobody has agreed to.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -38,7 +40,8 @@ impl fmt::Debug for Credentials {
 /// How to ask.
 #[derive(Clone, Debug)]
 pub struct AuthOptions {
-    /// The To-Path: `msrps://relay.example.com:2855;tcp`, or with the SIP domain for a host and without a port.
+    /// The relay, as the last URI of To-Path: `msrps://relay.example.com:2855;tcp`; for the first relay also with the SIP
+    /// domain for a host and without a port.
     pub uri: String,
     /// For how many seconds the URI is wanted; `None` leaves it to the relay, and then it lives as long as the connection.
     pub expires: Option<u64>,
@@ -83,79 +86,134 @@ impl Grant {
     }
 }
 
-/// Authenticates and fetches a URI.
+/// Authenticates to the relay at the other end of the connection and fetches a URI.
 ///
 /// # Errors
-/// [`ClientError::AuthRefused`], [`ClientError::AuthAnswer`], [`ClientError::TimedOut`], and those of the connection.
+/// [`ClientError::AuthRefused`], [`ClientError::AuthAnswer`], [`ClientError::NoAuthAnswer`], and those of the connection.
 pub async fn authenticate(
     endpoint: &mut Endpoint,
     credentials: &Credentials,
     options: &AuthOptions,
 ) -> Result<Grant, ClientError> {
-    let began = Instant::now();
-    let mut answer = exchange(endpoint, options, None).await?;
-    let challenge_took = began.elapsed();
-    if answer.is(Status::OK) {
-        return answer.grant(endpoint, challenge_took, Duration::ZERO);
-    }
-    for attempt in 1..=2 {
-        let (challenge, ha1) = answer.challenge(credentials)?;
-        let cnonce = random_token(16);
-        let authorization = challenge.answer(&credentials.user, &ha1, options.uri.as_bytes(), 1, &cnonce);
-        let answered = Instant::now();
-        let mut credentials_text = authorization.to_string();
-        if options.digest_uri {
-            credentials_text.push_str(&format!(", uri=\"{}\"", options.uri));
-        }
-        let next = exchange(endpoint, options, Some(credentials_text)).await?;
-        if next.is(Status::OK) {
-            let proved = next.check_proof(authorization.rspauth(&ha1, options.uri.as_bytes()).as_str())?;
-            let grant = next.grant(endpoint, challenge_took, answered.elapsed())?;
-            let (realm, algorithm) = (Some(challenge.realm.clone().into_owned()), Some(challenge.algorithm));
-            return Ok(Grant { realm, algorithm, proved, ..grant });
-        }
-        let stale =
-            next.is(Status::UNAUTHORIZED) && next.challenge(credentials).is_ok_and(|(next, _)| next.stale);
-        if attempt == 2 || !stale {
-            return Err(next.refusal());
-        }
-        answer = next;
-    }
-    Err(answer.refusal())
+    Attempt { credentials, options, nearer: &[] }.make(endpoint).await
 }
 
-/// Sends one AUTH and waits for the response to it.
-async fn exchange(
+/// Authenticates to a relay further out, through those that have granted URIs already (RFC 4976, 5.1). The grant is for
+/// the whole way.
+///
+/// # Errors
+/// As [`authenticate`]; [`ClientError::AuthRefused`] names whoever answered if it is one of the relays in between.
+pub async fn authenticate_through(
     endpoint: &mut Endpoint,
+    nearer: &Grant,
+    credentials: &Credentials,
     options: &AuthOptions,
-    authorization: Option<String>,
-) -> Result<Answer, ClientError> {
-    let tid = random_token(12);
-    let mut frame = Vec::with_capacity(1024);
-    let mut writer = FrameWriter::request(&mut frame, tid.as_bytes(), "AUTH")
-        .header("To-Path", options.uri.as_bytes())
-        .header("From-Path", endpoint.own_uri().as_bytes());
-    if let Some(authorization) = &authorization {
-        writer = writer.header("Authorization", authorization.as_bytes());
-        if let Some(expires) = options.expires {
-            writer = writer.header_fmt("Expires", format_args!("{expires}"));
-        }
-    }
-    writer.end(Flag::Last);
-    endpoint.outgoing.send(&frame).await?;
-    let answer = within(options.limit, response_to(endpoint, tid.as_bytes())).await;
-    answer
-        .unwrap_or(Err(ClientError::TimedOut { what: "no answer to AUTH", seconds: options.limit.as_secs() }))
+) -> Result<Grant, ClientError> {
+    Attempt { credentials, options, nearer: &nearer.use_path }.make(endpoint).await
 }
 
-async fn response_to(endpoint: &mut Endpoint, tid: &[u8]) -> Result<Answer, ClientError> {
+/// One relay asked for its URI.
+struct Attempt<'a> {
+    credentials: &'a Credentials,
+    options: &'a AuthOptions,
+    /// The relays in between, nearest first; none for the first relay.
+    nearer: &'a [String],
+}
+
+impl Attempt<'_> {
+    async fn make(&self, endpoint: &mut Endpoint) -> Result<Grant, ClientError> {
+        let uri = self.options.uri.as_bytes();
+        let began = Instant::now();
+        let mut answer = self.exchange(endpoint, None).await?;
+        let challenge_took = began.elapsed();
+        if answer.is(Status::OK) {
+            return answer.grant(endpoint, challenge_took, Duration::ZERO);
+        }
+        for attempt in 1..=2 {
+            let (challenge, ha1) = answer.challenge()?;
+            let cnonce = random_token(16);
+            let authorization = challenge.answer(&self.credentials.user, &ha1, uri, 1, &cnonce);
+            let answered = Instant::now();
+            let mut text = authorization.to_string();
+            if self.options.digest_uri {
+                text.push_str(&format!(", uri=\"{}\"", self.options.uri));
+            }
+            let next = self.exchange(endpoint, Some(text)).await?;
+            if next.is(Status::OK) {
+                let proved = next.check_proof(authorization.rspauth(&ha1, uri).as_str())?;
+                let grant = next.grant(endpoint, challenge_took, answered.elapsed())?;
+                let (realm, algorithm) =
+                    (Some(challenge.realm.clone().into_owned()), Some(challenge.algorithm));
+                return Ok(Grant { realm, algorithm, proved, ..grant });
+            }
+            let stale = next.is(Status::UNAUTHORIZED) && next.challenge().is_ok_and(|(next, _)| next.stale);
+            if attempt == 2 || !stale {
+                return Err(next.refusal());
+            }
+            answer = next;
+        }
+        Err(answer.refusal())
+    }
+
+    /// Sends one AUTH and waits for the response to it.
+    async fn exchange(
+        &self,
+        endpoint: &mut Endpoint,
+        authorization: Option<String>,
+    ) -> Result<Answer<'_>, ClientError> {
+        let tid = random_token(12);
+        let relays = self.nearer.iter().chain([&self.options.uri]);
+        let to_path = relays.map(String::as_str).collect::<Vec<_>>().join(" ");
+        let mut frame = Vec::with_capacity(1024);
+        let mut writer = FrameWriter::request(&mut frame, tid.as_bytes(), "AUTH")
+            .header("To-Path", to_path.as_bytes())
+            .header("From-Path", endpoint.own_uri().as_bytes());
+        if let Some(authorization) = &authorization {
+            writer = writer.header("Authorization", authorization.as_bytes());
+            if let Some(expires) = self.options.expires {
+                writer = writer.header_fmt("Expires", format_args!("{expires}"));
+            }
+        }
+        writer.end(Flag::Last);
+        endpoint.outgoing.send(&frame).await?;
+        let limit = self.options.limit;
+        match within(limit, response_to(endpoint, tid.as_bytes())).await {
+            Some(answer) => answer.map(|(status, frame)| Answer { attempt: self, status, frame }),
+            None => Err(ClientError::NoAuthAnswer { relay: self.relay(), seconds: limit.as_secs() }),
+        }
+    }
+
+    /// The relay that is asked, in words.
+    fn relay(&self) -> String {
+        authority(self.options.uri.as_bytes())
+    }
+}
+
+/// Host and port of a URI, or whatever it is.
+fn authority(uri: &[u8]) -> String {
+    let whole = || String::from_utf8_lossy(uri).into_owned();
+    MsrpUri::parse(uri).map_or_else(
+        |_| whole(),
+        |parsed| {
+            let (open, close) = if parsed.host_str().contains(':') { ("[", "]") } else { ("", "") };
+            let port = parsed.port().map_or_else(String::new, |port| format!(":{port}"));
+            format!("{open}{}{close}{port}", parsed.host_str())
+        },
+    )
+}
+
+fn same_uri(a: &[u8], b: &[u8]) -> bool {
+    matches!((MsrpUri::parse(a), MsrpUri::parse(b)), (Ok(a), Ok(b)) if a.same_as(&b))
+}
+
+async fn response_to(endpoint: &mut Endpoint, tid: &[u8]) -> Result<(Status, Frame), ClientError> {
     loop {
         let Some(frame) = endpoint.incoming.next_frame(0).await? else {
             return Err(ClientError::ConnectionLost("before AUTH was answered".to_owned()));
         };
         match frame.head.kind() {
             Kind::Response(status) if frame.head.tid(&frame.octets) == tid => {
-                return Ok(Answer { status, frame });
+                return Ok((status, frame));
             }
             _ => {}
         }
@@ -163,18 +221,19 @@ async fn response_to(endpoint: &mut Endpoint, tid: &[u8]) -> Result<Answer, Clie
 }
 
 /// The response to an AUTH.
-struct Answer {
+struct Answer<'a> {
+    attempt: &'a Attempt<'a>,
     status: Status,
     frame: Frame,
 }
 
-impl Answer {
+impl Answer<'_> {
     fn is(&self, status: Status) -> bool {
         self.status == status
     }
 
     /// The strongest challenge we can answer, with the HA1 for it.
-    fn challenge(&self, credentials: &Credentials) -> Result<(Challenge<'_>, Ha1), ClientError> {
+    fn challenge(&self) -> Result<(Challenge<'_>, Ha1), ClientError> {
         if !self.is(Status::UNAUTHORIZED) {
             return Err(self.refusal());
         }
@@ -182,11 +241,10 @@ impl Answer {
         let challenge = offered
             .filter(|(name, _)| name.eq_ignore_ascii_case(b"WWW-Authenticate"))
             .filter_map(|(_, value)| Challenge::parse(value).ok())
-            .max_by_key(|challenge| challenge.algorithm);
-        let challenge = challenge.ok_or_else(|| {
-            ClientError::AuthAnswer("401 without a challenge that can be answered".to_owned())
-        })?;
-        let ha1 = Ha1::new(challenge.algorithm, &credentials.user, &challenge.realm, &credentials.password);
+            .max_by_key(|challenge| challenge.algorithm)
+            .ok_or_else(|| self.unusable("401 without a challenge that can be answered"))?;
+        let Credentials { user, password } = self.attempt.credentials;
+        let ha1 = Ha1::new(challenge.algorithm, user, &challenge.realm, password);
         Ok((challenge, ha1))
     }
 
@@ -200,9 +258,7 @@ impl Answer {
         };
         match info.rspauth.eq_ignore_ascii_case(expected) {
             true => Ok(true),
-            false => Err(ClientError::AuthAnswer(
-                "it does not know the password itself (rspauth is wrong)".to_owned(),
-            )),
+            false => Err(self.unusable("it does not know the password itself (rspauth is wrong)")),
         }
     }
 
@@ -212,18 +268,8 @@ impl Answer {
         challenge_took: Duration,
         answer_took: Duration,
     ) -> Result<Grant, ClientError> {
-        let unusable = || ClientError::AuthAnswer("200 without a usable Use-Path".to_owned());
-        let use_path = self.frame.head.use_path(&self.frame.octets).ok_or_else(unusable)?;
-        let mut uris = Vec::new();
-        for uri in use_path.uris() {
-            MsrpUri::parse(uri).map_err(|_| unusable())?;
-            uris.push(String::from_utf8(uri.to_vec()).map_err(|_| unusable())?);
-        }
-        if uris.is_empty() {
-            return Err(unusable());
-        }
         Ok(Grant {
-            use_path: uris,
+            use_path: self.use_path()?,
             own_uri: endpoint.own_uri().to_owned(),
             expires: self.frame.head.expires(),
             realm: None,
@@ -234,16 +280,57 @@ impl Answer {
         })
     }
 
+    /// The relays to be used, nearest first: those in between, and the one that was asked behind them.
+    fn use_path(&self) -> Result<Vec<String>, ClientError> {
+        let unusable = || self.unusable("200 without a usable Use-Path");
+        let use_path = self.frame.head.use_path(&self.frame.octets).ok_or_else(unusable)?;
+        let mut uris = Vec::new();
+        for uri in use_path.uris() {
+            MsrpUri::parse(uri).map_err(|_| unusable())?;
+            uris.push(String::from_utf8(uri.to_vec()).map_err(|_| unusable())?);
+        }
+        let nearer = self.attempt.nearer;
+        if !nearer.iter().zip(&uris).all(|(ours, theirs)| same_uri(ours.as_bytes(), theirs.as_bytes())) {
+            return Err(self.unusable("its Use-Path does not begin with the relays that lead there"));
+        }
+        if uris.is_empty() {
+            return Err(unusable());
+        }
+        if uris.len() <= nearer.len() {
+            return Err(self.unusable("its Use-Path has no URI of its own behind the relays that lead there"));
+        }
+        Ok(uris)
+    }
+
     fn refusal(&self) -> ClientError {
-        let head = &self.frame.head;
+        let (head, octets) = (&self.frame.head, &self.frame.octets);
+        let by = self.relay_in_between();
         let hint = match (self.status, head.min_expires(), head.max_expires()) {
+            (Status::TIMEOUT, ..) if by.is_some() => " (it cannot be reached from there)".to_owned(),
+            (Status::FORBIDDEN, ..) if by.is_none() => {
+                self.attempt.nearer.last().map_or_else(String::new, |last| {
+                    format!(" (perhaps it does not accept {} as a relay)", authority(last.as_bytes()))
+                })
+            }
             (Status::UNAUTHORIZED, ..) => " (wrong user, password or realm)".to_owned(),
             (Status::OUT_OF_BOUNDS, Some(min), _) => format!(" (Expires must be at least {min} s)"),
             (Status::OUT_OF_BOUNDS, _, Some(max)) => format!(" (Expires must be at most {max} s)"),
             _ => String::new(),
         };
-        let comment = words(self.status, &answer::comment(head, &self.frame.octets));
-        ClientError::AuthRefused { status: self.status, comment, hint }
+        let comment = words(self.status, &answer::comment(head, octets));
+        ClientError::AuthRefused { relay: self.attempt.relay(), by, status: self.status, comment, hint }
+    }
+
+    /// Which of the relays in between has answered, unless it was the one that was asked: From-Path of a response begins
+    /// with the relays it came through and ends with whoever wrote it.
+    fn relay_in_between(&self) -> Option<String> {
+        let author = self.frame.head.from_path(&self.frame.octets).last()?;
+        let between = self.attempt.nearer.iter().find(|uri| same_uri(uri.as_bytes(), author))?;
+        Some(authority(between.as_bytes()))
+    }
+
+    fn unusable(&self, reason: &str) -> ClientError {
+        ClientError::AuthAnswer { relay: self.attempt.relay(), reason: reason.to_owned() }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::proto::status::Status;
 pub enum Stage {
     /// Name resolution, TCP or TLS failed, or local files for them could not be read.
     Connecting,
-    /// The relay would not accept the user.
+    /// A relay would not accept the user, or did not say.
     Authenticating,
     /// The connection stood, and the transfer failed.
     Transferring,
@@ -67,19 +67,37 @@ pub enum ClientError {
         #[source]
         source: io::Error,
     },
-    /// The relay refused the credentials or the request.
-    #[error("the relay refused AUTH: {code} {comment}{hint}", code = .status.code())]
+    /// A relay refused the credentials or the request.
+    #[error("{} refused AUTH{}: {code} {comment}{hint}", by.as_ref().unwrap_or(relay),
+            by.as_ref().map_or_else(String::new, |_| format!(" to {relay}")), code = .status.code())]
     AuthRefused {
-        /// The relay's answer.
+        /// The relay that was asked.
+        relay: String,
+        /// The relay that answered, where it is another one, on the way.
+        by: Option<String>,
+        /// The answer.
         status: Status,
         /// Its words, or the usual ones for the code.
         comment: String,
         /// What the user can do, with a separator in front; may be empty.
         hint: String,
     },
-    /// The relay's answer to AUTH makes no sense.
-    #[error("the relay's answer to AUTH cannot be used: {0}")]
-    AuthAnswer(String),
+    /// A relay's answer to AUTH makes no sense.
+    #[error("the answer of {relay} to AUTH cannot be used: {reason}")]
+    AuthAnswer {
+        /// The relay that was asked.
+        relay: String,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+    /// Nobody answered AUTH.
+    #[error("no answer to AUTH from {relay} for {seconds} s")]
+    NoAuthAnswer {
+        /// The relay that was asked.
+        relay: String,
+        /// How long was waited.
+        seconds: u64,
+    },
     /// Nothing happened for the permitted time.
     #[error("{what} for {seconds} s")]
     TimedOut {
@@ -155,7 +173,9 @@ impl ClientError {
             | Self::TlsSetup { .. }
             | Self::Listen { .. }
             | Self::BadPath { .. } => Stage::Connecting,
-            Self::AuthRefused { .. } | Self::AuthAnswer(_) => Stage::Authenticating,
+            Self::AuthRefused { .. } | Self::AuthAnswer { .. } | Self::NoAuthAnswer { .. } => {
+                Stage::Authenticating
+            }
             _ => Stage::Transferring,
         }
     }

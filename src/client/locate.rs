@@ -16,9 +16,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
 use super::{ClientError, Target};
-
-/// Where relays are looked for without an SRV record (RFC 4976, section 5.1 leaves it to the default port).
-const PORT_DEFAULT: u16 = 2855;
+use crate::srv::{PORT_DEFAULT, SERVICE, order};
 
 /// What the DNS says of a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,12 +67,9 @@ impl Located {
     /// `draw` gives a number below its argument, which is never 0, each as likely as the others.
     #[must_use]
     pub fn routes(&self, mut draw: impl FnMut(u32) -> u32) -> Vec<Route> {
-        let mut waiting: Vec<_> = self.relays.iter().collect();
+        let records = self.relays.iter().map(|relay| (relay.priority, relay.weight, relay)).collect();
         let mut routes = Vec::new();
-        while let Some(priority) = waiting.iter().map(|relay| relay.priority).min() {
-            let same = waiting.iter().enumerate().filter(|(_, relay)| relay.priority == priority);
-            let chances: Vec<_> = same.map(|(at, relay)| (at, u32::from(relay.weight))).collect();
-            let relay = waiting.remove(chosen(&chances, &mut draw));
+        for relay in order(records, &mut draw) {
             let mut addresses = relay.addresses.clone().unwrap_or_default();
             shuffle(&mut addresses, &mut draw);
             addresses.sort_by_key(IpAddr::is_ipv6);
@@ -83,26 +78,6 @@ impl Located {
         }
         routes
     }
-}
-
-/// One of several, with chances in proportion to their weights. Those of weight 0 come last, but for a small chance.
-fn chosen(chances: &[(usize, u32)], draw: &mut impl FnMut(u32) -> u32) -> usize {
-    let sum: u32 = chances.iter().map(|(_, weight)| weight).sum();
-    if sum == 0 {
-        // Nobody has a preference: RFC 2782 would have everybody take the first that the name server tells.
-        let below = u32::try_from(chances.len()).unwrap_or(u32::MAX).max(1);
-        return chances.get(draw(below) as usize).map_or(0, |(at, _)| *at);
-    }
-    // RFC 2782: a number from 0 to the sum, both included, and those of weight 0 come first.
-    let mut left = draw(sum + 1);
-    let (none, some): (Vec<_>, Vec<_>) = chances.iter().partition(|(_, weight)| *weight == 0);
-    for (at, weight) in none.into_iter().chain(some) {
-        if left <= weight {
-            return at;
-        }
-        left -= weight;
-    }
-    chances.first().map_or(0, |(at, _)| *at)
 }
 
 fn shuffle(addresses: &mut [IpAddr], draw: &mut impl FnMut(u32) -> u32) {
@@ -138,7 +113,7 @@ pub fn locate(domain: &str, server: Option<SocketAddr>, limit: Duration) -> Resu
         let resolver = resolver(server, limit).map_err(|error| failed(&error))?;
         let mut domain = Name::from_ascii(domain).map_err(|error| failed(&error))?;
         domain.set_fqdn(true);
-        let service = Name::from_ascii("_msrps._tcp").and_then(|front| front.append_domain(&domain));
+        let service = Name::from_ascii(SERVICE).and_then(|front| front.append_domain(&domain));
         let service = service.map_err(|error| failed(&error))?;
         let found = within(limit, resolver.lookup(service.clone(), RecordType::SRV)).await;
         let mut relays: Vec<_> = match found {

@@ -14,7 +14,7 @@ use super::raw::{Raw, RawMetrics, RawPair, RawUser};
 use super::walk::{Problems, spell_duration};
 use super::{
     Accounting, Auth, Backend, CaSource, Config, ConfigErrors, Listen, MemorySecret, MemoryUser, Metrics,
-    Outbound, RecordLayer, Sessions, Tls,
+    Outbound, Sessions, Tls, UnprovenRelays,
 };
 use crate::proto::digest::Algorithm;
 
@@ -32,14 +32,15 @@ impl TryFrom<Raw> for Config {
         check_duplicates("domains", raw.domains.as_deref().unwrap_or_default(), &mut problems);
         let directory = Path::new(&raw.origin).parent().unwrap_or_else(|| Path::new("")).to_owned();
         let files = Files { directory: &directory };
-        let tls = (std::mem::take(&mut raw.certificates), raw.record_layer);
-        let tls = files.tls(tls, &raw.listen, &mut problems, &mut warnings);
+        let tls = files.tls(&mut raw, &mut problems, &mut warnings);
         let hostname = hostname(raw.hostname.take(), &tls, &mut problems);
         let available = available_cpus();
         let cores = cores(raw.cores.take(), &available, &mut problems);
         check_sessions(&raw.sessions, &mut problems);
-        let outbound =
-            Outbound { ca: files.ca(raw.ca.take(), &mut problems), ..std::mem::take(&mut raw.outbound) };
+        let outbound = Outbound {
+            ca: files.ca("outbound.ca", raw.ca.take(), &mut problems),
+            ..std::mem::take(&mut raw.outbound)
+        };
         let users = users(&mut raw, &mut problems);
         let users_written = users.len();
         let accounts = std::mem::take(&mut raw.auth.accounts);
@@ -141,22 +142,29 @@ struct Files<'a> {
 }
 
 impl Files<'_> {
-    fn tls(
-        &self,
-        (pairs, record_layer): (Vec<RawPair>, RecordLayer),
-        listen: &[Listen],
-        problems: &mut Problems,
-        warnings: &mut Vec<String>,
-    ) -> Tls {
-        if pairs.is_empty() && listen.iter().any(|listen| listen.tls) && !problems.under("tls") {
+    fn tls(&self, raw: &mut Raw, problems: &mut Problems, warnings: &mut Vec<String>) -> Tls {
+        let pairs = std::mem::take(&mut raw.certificates);
+        if pairs.is_empty() && raw.listen.iter().any(|listen| listen.tls) && !problems.under("tls") {
             problems.add(
                 "tls",
                 "is missing, but a listener speaks TLS: name certificate and key (scripts/gen-cert.sh makes a pair)",
             );
         }
+        let client_ca = raw.client_ca.take().map(|path| self.ca("tls.client_ca", path, problems));
+        if client_ca.is_none() && raw.unproven_relays == UnprovenRelays::Refuse {
+            problems.add(
+                "tls.unproven_relays",
+                "is refuse, but no relay can prove its name: name a tls.client_ca, or write accept",
+            );
+        }
         let sources: Vec<_> = pairs.into_iter().filter_map(|pair| self.source(pair, problems)).collect();
         let load = |source: PairSource| source.load(problems, warnings);
-        Tls { certificates: sources.into_iter().filter_map(load).collect(), record_layer }
+        Tls {
+            certificates: sources.into_iter().filter_map(load).collect(),
+            client_ca,
+            unproven_relays: raw.unproven_relays,
+            record_layer: raw.record_layer,
+        }
     }
 
     /// Where a pair is read, once both its keys are there.
@@ -171,12 +179,12 @@ impl Files<'_> {
         Some(PairSource { at: pair.at, certificate, key })
     }
 
-    fn ca(&self, path: Option<PathBuf>, problems: &mut Problems) -> CaSource {
+    fn ca(&self, key: &str, path: Option<PathBuf>, problems: &mut Problems) -> CaSource {
         let Some(path) = path.map(|path| self.resolve(&path)) else {
             return CaSource::System;
         };
         let certificates = certificates::read_chain(&path).unwrap_or_else(|message| {
-            problems.add("outbound.ca", message);
+            problems.add(key, message);
             Vec::new()
         });
         CaSource::File { path, certificates }

@@ -89,8 +89,22 @@ pub struct Listen {
 pub struct Tls {
     /// Chosen by SNI, the first where no name fits; empty only if no listener speaks TLS.
     pub certificates: Vec<CertifiedPair>,
+    /// Whose signatures make a caller's certificate that of a relay; `None`: nobody's.
+    pub client_ca: Option<CaSource>,
+    /// Whether requests are accepted that come through a relay which has not proven its name.
+    pub unproven_relays: UnprovenRelays,
     /// Who reads and writes the records.
     pub record_layer: RecordLayer,
+}
+
+/// What becomes of requests that come through a relay which has not proven its name (RFC 4976, 9.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnprovenRelays {
+    /// They are forwarded to clients as anybody's are; AUTH is not.
+    #[default]
+    Accept,
+    /// They get 403.
+    Refuse,
 }
 
 /// Who reads and writes the records of a TLS connection once the handshake, which is always rustls', is over.
@@ -187,6 +201,8 @@ pub struct Outbound {
     pub plain: PlainPolicy,
     /// Whose signatures make a certificate valid.
     pub ca: CaSource,
+    /// The relays that may be called and whose clients may come through them; empty: any that prove their name.
+    pub relays: Vec<String>,
     /// How long one attempt to connect may take.
     pub connect_timeout: Duration,
     /// Ranges that may be dialled although they are not public.
@@ -205,6 +221,7 @@ impl Default for Outbound {
             endpoint_tls: EndpointTls::EncryptOnly,
             plain: PlainPolicy::Refuse,
             ca: CaSource::System,
+            relays: Vec::new(),
             connect_timeout: Duration::from_secs(10),
             allow: Vec::new(),
             deny: Vec::new(),

@@ -16,7 +16,7 @@ use super::accounts::RawAccounts;
 use super::walk::{self, Problems, Section};
 use super::{
     AccountingFormat, ConfigErrors, Dns, DnsServers, EndpointTls, Limits, Listen, Log, LogFormat, LogLevel,
-    Methods, Outbound, PlainPolicy, RecordLayer, Sessions,
+    Methods, Outbound, PlainPolicy, RecordLayer, Sessions, UnprovenRelays,
 };
 use crate::proto::digest::{Algorithm, Ha1};
 
@@ -31,6 +31,9 @@ pub(super) struct Raw {
     pub(super) realm: Option<String>,
     pub(super) domains: Option<Vec<String>>,
     pub(super) certificates: Vec<RawPair>,
+    /// `None`: nobody's; `Some(None)`: the system's.
+    pub(super) client_ca: Option<Option<PathBuf>>,
+    pub(super) unproven_relays: UnprovenRelays,
     pub(super) record_layer: RecordLayer,
     /// `None`: all that the process may use.
     pub(super) cores: Option<Vec<usize>>,
@@ -97,6 +100,8 @@ impl Default for Raw {
             realm: None,
             domains: None,
             certificates: Vec::new(),
+            client_ca: None,
+            unproven_relays: UnprovenRelays::default(),
             record_layer: RecordLayer::default(),
             cores: None,
             auth: RawAuth {
@@ -234,7 +239,9 @@ impl Raw {
             (false, true) => self.certificates = several,
             (_, false) => self.certificates = vec![single],
         }
-        tls.unavailable("client_ca", "remove it; peer relays are not asked for certificates yet");
+        tls.optional("client_ca", &mut self.client_ca, ca);
+        let unproven = [("accept", UnprovenRelays::Accept), ("refuse", UnprovenRelays::Refuse)];
+        tls.value("unproven_relays", &mut self.unproven_relays, walk::word(&unproven));
         let layers = [("rustls", RecordLayer::Rustls), ("direct", RecordLayer::Direct)];
         tls.value("record_layer", &mut self.record_layer, walk::word(&layers));
     }
@@ -258,21 +265,16 @@ impl Raw {
         section.value("endpoint_tls", &mut outbound.endpoint_tls, walk::word(&endpoint_tls));
         let plain = [("refuse", PlainPolicy::Refuse), ("allow", PlainPolicy::Allow)];
         section.value("plain", &mut outbound.plain, walk::word(&plain));
-        section.value("ca", &mut self.ca, |value| {
-            walk::text(value).map(|ca| (ca != "system").then(|| PathBuf::from(ca)))
-        });
+        section.value("ca", &mut self.ca, ca);
         let bounds = (Duration::from_millis(100), Duration::from_secs(60));
         let timeout = walk::bounded(walk::duration, bounds, walk::spell_duration);
         section.value("connect_timeout", &mut outbound.connect_timeout, timeout);
         section.list("allow", &mut outbound.allow, net);
         section.list("deny", &mut outbound.deny, net);
         section.list("ports", &mut outbound.ports, ports);
+        section.list("relays", &mut outbound.relays, relay_name);
         let chunk = walk::bounded(walk::size, MAX_CHUNK_BOUNDS, walk::spell_size);
         section.map("max_chunk", &mut outbound.max_chunk, peer_host, chunk);
-        section.unavailable(
-            "relays",
-            "remove it; every next hop that is a relay is verified by its certificate",
-        );
     }
 
     fn read_log(&mut self, section: &mut Section<'_>) {
@@ -353,6 +355,25 @@ fn host(value: &Value) -> Result<String, String> {
         Ok(_) if !text.ends_with('.') => Ok(text.to_ascii_lowercase()),
         _ => Err(format!(
             "\"{text}\" is not a host name: write it as relay.example.com, without port or scheme"
+        )),
+    }
+}
+
+/// Where roots come from: the system's store (`None`), or a file.
+fn ca(value: &Value) -> Result<Option<PathBuf>, String> {
+    walk::text(value).map(|ca| (ca != "system").then(|| PathBuf::from(ca)))
+}
+
+/// A host name, or one with `*.` in front, which stands for one label.
+fn relay_name(value: &Value) -> Result<String, String> {
+    let text = walk::text(value)?;
+    let name = text.strip_prefix("*.").unwrap_or(&text);
+    match ServerName::try_from(name) {
+        Ok(ServerName::DnsName(_)) if !name.ends_with('.') && !name.contains('*') => {
+            Ok(text.to_ascii_lowercase())
+        }
+        _ => Err(format!(
+            "\"{text}\" is not a relay's host name: write relay.example.net, or *.example.net for all of one domain"
         )),
     }
 }

@@ -222,13 +222,6 @@ impl<'p> Section<'p> {
         }
     }
 
-    /// A key of the documented config whose function this version does not have: never ignored.
-    pub(super) fn unavailable(&mut self, key: &'static str, remedy: &str) {
-        if self.take(key).is_some() {
-            self.problem(key, format!("not available in this version: {remedy}"));
-        }
-    }
-
     /// Notes that `key` is not there but must be; told at the end, unless it was only misspelt.
     pub(super) fn missing(&mut self, key: &'static str, message: &'static str) {
         self.missing.push((key, message));

@@ -1,4 +1,4 @@
-//! Host names to addresses, for what the relay dials.
+//! Host names to addresses, and domains to their relays, for what the relay dials.
 //!
 //! Invariants: an answer is never empty and at most one longer than `addresses_per_name_max`; every look-up ends
 //! within `resolve_timeout`; a name is always taken as complete, so the search list of the host the relay
@@ -12,9 +12,10 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::Name;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
 use crate::config::{DnsServers, Limits};
+use crate::srv::{PORT_DEFAULT, SERVICE, order};
 
 /// Why a name has no addresses for us. Towards a client all of these look alike.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,11 +69,7 @@ impl Resolver {
         if let Ok(address) = host.parse() {
             return Ok(vec![address]);
         }
-        let mut name = Name::from_ascii(host).map_err(|_| ResolveError::NoAddress)?;
-        name.set_fqdn(true);
-        if name.is_root() {
-            return Err(ResolveError::NoAddress);
-        }
+        let name = complete(host)?;
         let found = tokio::time::timeout(self.timeout, self.resolver.lookup_ip(name))
             .await
             .map_err(|_| ResolveError::TimedOut)?
@@ -80,6 +77,57 @@ impl Resolver {
         let addresses: Vec<_> = found.iter().take(self.addresses_max).collect();
         if addresses.is_empty() { Err(ResolveError::NoAddress) } else { Ok(addresses) }
     }
+}
+
+impl Resolver {
+    /// Where the relay of a domain listens: what its SRV records say, in the order of this time; without any the domain
+    /// itself, at the default port (RFC 4976, section 8).
+    pub(super) async fn locate(&self, domain: &str) -> Result<Vec<SocketAddr>, ResolveError> {
+        tokio::time::timeout(self.timeout, self.ways_to(domain)).await.map_err(|_| ResolveError::TimedOut)?
+    }
+
+    async fn ways_to(&self, domain: &str) -> Result<Vec<SocketAddr>, ResolveError> {
+        let domain = complete(domain)?;
+        let service = Name::from_ascii(SERVICE).and_then(|front| front.append_domain(&domain));
+        let service = service.map_err(|_| ResolveError::NoAddress)?;
+        let mut records = Vec::new();
+        match self.resolver.lookup(service, RecordType::SRV).await.map_err(|error| explain(&error)) {
+            Ok(found) => {
+                for record in found.answers() {
+                    if let RData::SRV(srv) = &record.data {
+                        records.push((srv.priority, srv.weight, (srv.target.clone(), srv.port)));
+                    }
+                }
+            }
+            Err(ResolveError::NoAddress) => {}
+            Err(error) => return Err(error),
+        }
+        if records.is_empty() {
+            records.push((0, 0, (domain, PORT_DEFAULT)));
+        }
+        // A target of "." says that the service is decidedly not there (RFC 2782).
+        records.retain(|(_, _, (target, _))| !target.is_root());
+        let draw = |below: u32| getrandom::u32().unwrap_or_default() % below;
+        let (mut ways, mut failure) = (Vec::new(), ResolveError::NoAddress);
+        for (target, port) in order(records, draw) {
+            match self.resolver.lookup_ip(target).await {
+                Ok(found) => ways.extend(found.iter().map(|address| SocketAddr::new(address, port))),
+                Err(error) => failure = explain(&error),
+            }
+            if ways.len() >= self.addresses_max {
+                break;
+            }
+        }
+        ways.truncate(self.addresses_max);
+        if ways.is_empty() { Err(failure) } else { Ok(ways) }
+    }
+}
+
+/// A host name, taken as complete.
+fn complete(host: &str) -> Result<Name, ResolveError> {
+    let mut name = Name::from_ascii(host).map_err(|_| ResolveError::NoAddress)?;
+    name.set_fqdn(true);
+    if name.is_root() { Err(ResolveError::NoAddress) } else { Ok(name) }
 }
 
 fn server(address: SocketAddr) -> NameServerConfig {

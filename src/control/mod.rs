@@ -9,7 +9,7 @@
 //! Must not know: sessions, connections, what an answer is used for.
 
 use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread;
@@ -219,8 +219,16 @@ struct Reload {
 
 #[derive(Debug)]
 struct Resolve {
-    host: String,
-    reply: Reply<Result<Vec<IpAddr>, ResolveError>>,
+    wanted: Wanted,
+    reply: Reply<Result<Vec<SocketAddr>, ResolveError>>,
+}
+
+#[derive(Debug)]
+enum Wanted {
+    /// The addresses of a host; with port 0.
+    Host(String),
+    /// Where the relay of a domain listens.
+    Relay(String),
 }
 
 impl ControlHandle {
@@ -246,8 +254,22 @@ impl ControlHandle {
     /// # Errors
     /// If there are none, or nobody says so in time.
     pub async fn resolve(&self, host: String) -> Result<Vec<IpAddr>, ResolveError> {
+        let found = self.ask(Wanted::Host(host)).await?;
+        Ok(found.into_iter().map(|address| address.ip()).collect())
+    }
+
+    /// Where the relay of a domain listens, in the order in which it is to be tried this time: what SRV says, or else
+    /// the domain's own addresses at port 2855 (RFC 4976, section 8). As many as with [`resolve`](Self::resolve).
+    ///
+    /// # Errors
+    /// If there is none, or nobody says so in time.
+    pub async fn locate(&self, domain: String) -> Result<Vec<SocketAddr>, ResolveError> {
+        self.ask(Wanted::Relay(domain)).await
+    }
+
+    async fn ask(&self, wanted: Wanted) -> Result<Vec<SocketAddr>, ResolveError> {
         let (reply, answer) = reply();
-        if self.resolve.try_send(Resolve { host, reply }).is_err() {
+        if self.resolve.try_send(Resolve { wanted, reply }).is_err() {
             return Err(ResolveError::Busy);
         }
         answer.await.unwrap_or(Err(ResolveError::Busy))
@@ -327,9 +349,15 @@ impl Plane {
         reply.send(answer.unwrap_or(Answer::Unavailable(WhyUnavailable::Late)));
     }
 
-    async fn resolve(self: Rc<Self>, Resolve { host, reply }: Resolve) {
+    async fn resolve(self: Rc<Self>, Resolve { wanted, reply }: Resolve) {
         let resolver = Rc::clone(&self.resolver.borrow());
-        reply.send(resolver.resolve(&host).await);
+        reply.send(match wanted {
+            Wanted::Host(host) => {
+                let found = resolver.resolve(&host).await;
+                found.map(|found| found.into_iter().map(|address| SocketAddr::new(address, 0)).collect())
+            }
+            Wanted::Relay(domain) => resolver.locate(&domain).await,
+        });
     }
 }
 

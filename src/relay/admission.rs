@@ -447,7 +447,10 @@ impl Relay {
 
     /// Tells whoever counts them all that this core has of those who are meant.
     pub(super) fn tell_all(&mut self, is_meant: impl Fn(&Who) -> bool, fx: &mut Effects) {
-        let mut shares: Vec<(Who, Share)> = self.peers.values().flat_map(Peer::shares).collect();
+        let of_session = |user| (Who::User(user), Share { connections: 0, unproven: 0, sessions: 1 });
+        let of_sessions = self.sessions.counted().map(of_session);
+        let mut shares: Vec<(Who, Share)> =
+            self.peers.values().flat_map(Peer::shares).chain(of_sessions).collect();
         shares.retain(|(who, _)| is_meant(who));
         shares.sort_unstable_by_key(|(who, _)| match who {
             Who::Address(AddressKey(octets)) => (0, u128::from(*octets)),

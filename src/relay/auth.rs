@@ -5,11 +5,14 @@
 //! a wrong password cost the same work and get the same answer; accounts that cannot be asked never
 //! look like a wrong password.
 //!
-//! Here is what is judged before and after the look-up; what follows when all is right is in `admit`.
+//! Here is what is judged before and after the look-up; what follows when all is right is in `admit`; who asks through
+//! another relay is in `behind`.
 //!
-//! While a look-up is under way nothing more is read from the connection: AUTHs are not pipelined.
+//! While a look-up is under way nothing more is read from a client's connection: AUTHs are not pipelined. A connection
+//! with a relay is read on: the others behind that relay do not wait.
 
 mod admit;
+mod behind;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,15 +24,19 @@ use super::message::Transit;
 use super::peer::{Peer, Role, response_to_path};
 use super::{CloseReason, Effect, Effects, Event, LookUpAnswer, Relay, Settings};
 use crate::proto::digest::{Algorithm, Authorization, AuthorizationError, Challenge, Ha1, Verified, check};
+use crate::proto::head::{Kind, Method};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::uri::{MsrpUri, host_matches};
 use crate::proto::write::FrameWriter;
 
+pub(crate) use behind::Behind;
+use behind::{Client, is_through_relay};
+
 /// URIs one session may have at a time: the present one and the one it replaces (RFC 4976, 9.4).
 const URIS_PER_SESSION_MAX: usize = 2;
 
-/// What a connection has to do with authentication.
+/// What a client has to do with authentication.
 #[derive(Debug)]
 pub(crate) struct AuthState {
     /// The challenge that is out.
@@ -38,6 +45,8 @@ pub(crate) struct AuthState {
     next: Option<Nonce>,
     opaque: String,
     failures: u32,
+    /// The same at relays further on.
+    failures_ahead: u32,
     ticket: u32,
     waiting: Option<Waiting>,
     /// An AUTH in order, whose user may have too many sessions.
@@ -83,6 +92,7 @@ impl AuthState {
             next: None,
             opaque: entropy.nonce(),
             failures: 0,
+            failures_ahead: 0,
             ticket: 0,
             waiting: None,
             claim: None,
@@ -91,12 +101,12 @@ impl AuthState {
         }
     }
 
-    /// Whose connection it is, or claimed to be, for the log.
     /// Whose sessions these are.
     pub(crate) fn verified(&self) -> Option<&Verified> {
         self.user.as_deref()
     }
 
+    /// Whose connection it is, or claimed to be, for the log.
     pub(crate) fn user_name(&self) -> Option<&str> {
         self.user.as_ref().map(|user| user.username()).or(self.tried.as_deref())
     }
@@ -144,12 +154,12 @@ impl Relay {
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
-        if peer.auth.is_none() {
+        if peer.auth.is_none() && !is_through_relay(&transit) {
             peer.auth = Some(Box::new(AuthState::new(&mut self.core.entropy)));
         }
         match self.judge(key, &transit, fx) {
             Ok(waiting) => {
-                if let Some(auth) = self.peers.get_mut(key).and_then(|p| p.auth.as_mut()) {
+                if let Some(auth) = self.peers.get_mut(key).and_then(|peer| peer.applicant(&transit)) {
                     auth.waiting = Some(waiting);
                 }
             }
@@ -172,19 +182,23 @@ impl Relay {
         if !settings.answers_to(&uri) {
             return Err(Refusal::Close(CloseReason::Misaddressed));
         }
-        if peer.auth.as_ref().is_some_and(|auth| auth.is_waiting()) {
+        if peer.applicant(transit).is_some_and(|auth| auth.is_waiting()) {
             return Err(Refusal::Respond(Status::BAD_REQUEST, "pipelined AUTH"));
         }
-        if transit.received_from_path().len() != 1 {
-            return Err(Refusal::Respond(Status::FORBIDDEN, "AUTH through another relay"));
-        }
+        let through_relay = is_through_relay(transit);
         let own = match &peer.role {
-            Role::Foreign if peer.bound.is_empty() => &[][..],
-            Role::Client { sessions } => sessions,
+            _ if through_relay => behind::meet(peer, transit, &mut self.core)?.to_vec(),
+            Role::Foreign if peer.bound.is_empty() => Vec::new(),
+            Role::Client { sessions } => sessions.clone(),
             _ => {
                 return Err(Refusal::Respond(Status::FORBIDDEN, "AUTH on a connection in other use"));
             }
         };
+        if through_relay {
+            // A relay that has proven its name needs nobody to vouch for it.
+            peer.prove(&mut self.core, fx);
+        }
+        let settings = &self.core.settings;
         if self.core.draining && own.is_empty() {
             return Err(Refusal::RespondAndClose(Status::TIMEOUT, CloseReason::Stopping));
         }
@@ -206,33 +220,35 @@ impl Relay {
             return Err(Refusal::Wrong("algorithm that was not offered"));
         }
         // Who has a session already is not locked out by others who guess at the password.
-        let (source, user) = (peer.source, UserKey::new(&authorization.username, &authorization.realm));
+        let source = peer.source.filter(|_| !through_relay);
+        let user = UserKey::new(&authorization.username, &authorization.realm);
         let suspects = [source.map(Who::Address), Some(Who::User(user))];
         let is_banned = |who: &Who| self.core.bans.is_banned(*who, Offence::Auth, self.core.now);
         if own.is_empty() && suspects.iter().flatten().any(is_banned) {
             return Err(Refusal::Respond(Status::FORBIDDEN, "Too many failed attempts, try again later"));
         }
-        let auth = peer.auth.as_mut().ok_or(Refusal::Challenge)?;
+        let auth = peer.applicant(transit).ok_or(Refusal::Challenge)?;
         if authorization.realm != settings.realm_for(&uri, auth) {
             return Err(Refusal::Wrong("wrong realm"));
         }
         let stale = auth
             .use_nonce(&authorization.nonce, authorization.nc, self.core.now)
             .ok_or(Refusal::Wrong("nonce unknown or used before"))?;
-        auth.ticket = auth.ticket.wrapping_add(1);
+        let number = peer.take_ticket(transit);
         fx.push(Effect::LookUp {
-            ticket: LookUpTicket { peer: key, number: auth.ticket },
+            ticket: LookUpTicket { peer: key, number },
             user: authorization.username.clone().into_owned(),
             realm: authorization.realm.clone().into_owned(),
             algorithm: authorization.algorithm,
         });
         let algorithm = authorization.algorithm;
-        Ok(Waiting { ticket: auth.ticket, transit: transit.clone(), stale, refreshes, algorithm })
+        Ok(Waiting { ticket: number, transit: transit.clone(), stale, refreshes, algorithm })
     }
 
     /// The accounts have answered.
     pub(crate) fn on_looked_up(&mut self, ticket: LookUpTicket, answer: LookUpAnswer, fx: &mut Effects) {
-        let Some(auth) = self.peers.get_mut(ticket.peer).and_then(|p| p.auth.as_mut()) else {
+        let Some(auth) = self.peers.get_mut(ticket.peer).and_then(|peer| peer.by_ticket(ticket.number))
+        else {
             return;
         };
         let Some(waiting) = auth.waiting.take_if(|w| w.ticket == ticket.number) else {
@@ -243,6 +259,7 @@ impl Relay {
             self.refuse_auth(key, &waiting.transit, &refusal, fx);
         }
         if let Some(peer) = self.peers.get_mut(key) {
+            peer.drop_idle_ticket(ticket.number);
             peer.update_pause(&mut self.core, fx);
         }
     }
@@ -302,6 +319,7 @@ impl Relay {
                 self.core.stats.auth_challenged += 1;
                 return self.challenge(key, transit, false, fx);
             }
+            Refusal::Close(_) if self.is_shared(key) => (Status::NO_SESSION, "AUTH for another relay"),
             Refusal::Close(reason) => return self.close_peer(key, *reason, fx),
             Refusal::Wrong(why) => {
                 self.challenge(key, transit, false, fx);
@@ -312,6 +330,7 @@ impl Relay {
             Refusal::RespondAndClose(status, reason) => (*status, reason.as_str()),
         };
         fx.event(Event::AuthRefused { peer: key, status, why });
+        let through_relay = is_through_relay(transit);
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
@@ -328,13 +347,20 @@ impl Relay {
             peer.respond(transit, status, comment, fx);
         }
         if let Refusal::RespondAndClose(_, reason) = refusal {
-            return self.close_peer(key, *reason, fx);
+            // What is wrong with one client, or one AUTH, does not end the sessions of others (norm C3).
+            let spared = through_relay && (*reason != CloseReason::AnotherName || self.is_shared(key));
+            if !spared {
+                self.close_peer(key, *reason, fx);
+            }
+            return;
         }
         if !matches!(refusal, Refusal::Wrong(_) | Refusal::Malformed(_)) {
             return;
         }
         self.core.stats.auth_failed += 1;
-        let Some(auth) = peer.auth.as_mut() else {
+        let source = peer.source.filter(|_| !through_relay);
+        let culprit = peer.me;
+        let Some(auth) = peer.applicant(transit) else {
             return;
         };
         auth.failures += 1;
@@ -344,10 +370,62 @@ impl Relay {
         let named = Authorization::parse(value).ok();
         auth.tried = named.as_ref().map(|a| Box::from(&*a.username));
         let user = named.map(|a| UserKey::new(&a.username, &a.realm));
-        let blamed = [peer.source.map(Who::Address), user.map(Who::User)];
-        let (offence, culprit) = (Offence::Auth, peer.me);
+        let blamed = [source.map(Who::Address), user.map(Who::User)];
         for who in blamed.into_iter().flatten() {
-            self.core.tally(who, Tally::Failed { offence, culprit }, fx);
+            self.core.tally(who, Tally::Failed { offence: Offence::Auth, culprit }, fx);
+        }
+        if too_many {
+            self.core.bite(Limit::AuthAttempts, Some(key), fx);
+            let until = self.core.now + self.core.settings.limits.failure_window;
+            match self.peers.get_mut(key).and_then(|peer| peer.client_behind(transit)) {
+                // Never a connection that others use (norm A13).
+                Some(client) => client.block_until(until),
+                None => self.close_peer(key, CloseReason::AuthFailures, fx),
+            }
+        }
+    }
+
+    /// Whether sessions of others live by a connection.
+    fn is_shared(&self, key: PeerKey) -> bool {
+        self.peers.get(key).is_some_and(|peer| !peer.bound.is_empty())
+    }
+
+    /// The relay further on has answered an AUTH that this client had us forward. Who has it refused too often has lost
+    /// the connection, as if it had guessed at us (RFC 4976, 6.3; norm A13).
+    pub(crate) fn count_verdict_from_ahead(
+        &mut self,
+        key: PeerKey,
+        request: &Transit,
+        reply: &Transit,
+        fx: &mut Effects,
+    ) {
+        let Kind::Response(status) = reply.head.kind() else {
+            return;
+        };
+        let answered = request.head.authorization(&request.octets).is_some();
+        if request.method() != Method::Auth || !answered {
+            return;
+        }
+        let attempts_max = self.core.settings.attempts_max;
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        let (source, culprit) = (peer.source, peer.me);
+        let Some(auth) = peer.auth.as_mut().filter(|_| matches!(peer.role, Role::Client { .. })) else {
+            return;
+        };
+        if status.is_success() {
+            auth.failures_ahead = 0;
+        }
+        let challenge = reply.head.www_authenticate(&reply.octets).map(Challenge::parse);
+        let stale = challenge.is_some_and(|challenge| challenge.is_ok_and(|challenge| challenge.stale));
+        if status != Status::UNAUTHORIZED || stale {
+            return;
+        }
+        auth.failures_ahead += 1;
+        let too_many = auth.failures_ahead >= attempts_max;
+        if let Some(source) = source {
+            self.core.tally(Who::Address(source), Tally::Failed { offence: Offence::Auth, culprit }, fx);
         }
         if too_many {
             self.core.bite(Limit::AuthAttempts, Some(key), fx);
@@ -362,7 +440,7 @@ impl Relay {
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
-        let Some(auth) = peer.auth.as_mut() else {
+        let Some(auth) = peer.applicant(transit) else {
             return;
         };
         let realm = uri.map(|uri| settings.realm_for(&uri, auth)).unwrap_or_default();
@@ -403,6 +481,56 @@ impl Relay {
             .header_fmt(name, format_args!("{seconds}"))
             .end(Flag::Last);
         peer.wake(fx);
+    }
+}
+
+impl Peer {
+    /// Who asks: the client at the other end, or the one behind that relay whom an AUTH comes from.
+    fn applicant(&mut self, transit: &Transit) -> Option<&mut AuthState> {
+        if is_through_relay(transit) {
+            return self.client_behind(transit).map(|client| &mut client.auth);
+        }
+        self.auth.as_deref_mut()
+    }
+
+    fn client_behind(&mut self, transit: &Transit) -> Option<&mut Client> {
+        let nearest = transit.received_from_path().first().filter(|_| is_through_relay(transit))?;
+        self.behind.as_mut()?.client(nearest)
+    }
+
+    /// A number by which the answers to an AUTH's questions are known.
+    fn take_ticket(&mut self, transit: &Transit) -> u32 {
+        if is_through_relay(transit) {
+            let nearest = transit.received_from_path().first().unwrap_or_default();
+            return self.behind.as_mut().map_or(0, |behind| behind.take_ticket(nearest));
+        }
+        self.auth.as_mut().map_or(0, |auth| {
+            auth.ticket = auth.ticket.wrapping_add(1);
+            auth.ticket
+        })
+    }
+
+    /// Who waits for an answer with that number. A connection is a client's or a relay's.
+    fn by_ticket(&mut self, number: u32) -> Option<&mut AuthState> {
+        match &mut self.behind {
+            Some(behind) => behind.by_ticket(number),
+            None => self.auth.as_deref_mut(),
+        }
+    }
+
+    /// Nobody waits for that number any more, unless a place among the user's sessions is still asked for.
+    fn drop_idle_ticket(&mut self, number: u32) {
+        if let Some(behind) = &mut self.behind
+            && behind.by_ticket(number).is_none_or(|auth| !auth.is_waiting())
+        {
+            behind.drop_ticket(number);
+        }
+    }
+
+    /// All who wait for something.
+    fn waiting_applicants(&self) -> impl Iterator<Item = &AuthState> {
+        let behind = self.behind.iter().flat_map(|behind| behind.states());
+        self.auth.as_deref().into_iter().chain(behind)
     }
 }
 

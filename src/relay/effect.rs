@@ -53,8 +53,10 @@ pub struct Target {
     pub secure: bool,
     /// Host name or address literal without brackets.
     pub host: String,
-    /// As in the URI; there is no default (RFC 4975, 6).
+    /// As in the URI; there is no default (RFC 4975, 6), but for AUTH, see `by_service`.
     pub port: u16,
+    /// The URI, an AUTH's, has no port: where the relay of the domain listens is for SRV to say (RFC 4976, 8).
+    pub by_service: bool,
     /// More URIs follow in To-Path: the next hop is a relay and its certificate must prove its name.
     pub relay: bool,
     /// It is no other host: another process of this relay, and in it the core where the session lives that is meant.
@@ -70,6 +72,8 @@ pub enum CloseReason {
     Misaddressed,
     /// AUTH on a connection without TLS (A1).
     AuthWithoutTls,
+    /// AUTH through a relay whose certificate is another's (A14).
+    AnotherName,
     /// Too many failed AUTHs (A13).
     AuthFailures,
     /// The body of a request other than SEND exceeded 10240 octets (RFC 4975, 7.1).
@@ -97,6 +101,7 @@ impl CloseReason {
             Self::Unparseable => "unparseable input",
             Self::Misaddressed => "request for another host",
             Self::AuthWithoutTls => "AUTH without TLS",
+            Self::AnotherName => "AUTH through a relay whose certificate is for another name",
             Self::AuthFailures => "too many failed AUTHs",
             Self::BodyTooLong => "body of a non-SEND request too long",
             Self::Refusals => "too many refused requests",
@@ -121,8 +126,10 @@ pub enum Event {
         user: String,
         /// The realm.
         realm: String,
-        /// Its client's connection.
+        /// Its client's connection, or that of the relay before it.
         peer: PeerKey,
+        /// Host and port of the relay that its client is behind.
+        relay: Option<String>,
     },
     /// A session is over.
     SessionClosed {
@@ -249,6 +256,7 @@ mod tests {
             R::Unparseable,
             R::Misaddressed,
             R::AuthWithoutTls,
+            R::AnotherName,
             R::AuthFailures,
             R::BodyTooLong,
             R::Refusals,

@@ -189,8 +189,20 @@ impl Notice {
 pub enum Giver {
     /// The connection the request came in by.
     Peer,
+    /// The same, where it leads to a relay that has proven to be the host of the first URI in From-Path.
+    Relay,
     /// Another session of this relay, the hop before (both ends behind this relay).
     Session(SessionId),
+}
+
+impl Giver {
+    /// Whether it is a connection and no session.
+    pub(crate) fn is_connection(self) -> bool {
+        match self {
+            Self::Peer | Self::Relay => true,
+            Self::Session(_) => false,
+        }
+    }
 }
 
 /// What a session's outer side is bound to (RFC 4975, 5.4).
@@ -275,7 +287,8 @@ pub enum Message {
         /// The session, which ends.
         session: SessionId,
     },
-    /// To a session's home: what its outer side was bound to is gone.
+    /// To a session's home: what one of its sides was bound to is gone, its outer one as a rule, or the connection with
+    /// the relay that its client is behind.
     OuterLost {
         /// The session.
         session: SessionId,
@@ -345,7 +358,18 @@ pub enum Message {
         /// How many octets.
         octets: usize,
     },
-    /// To a connection: a session bound its outer side to it.
+    /// To the connection octets came in by: the core that was to have them has given them to another.
+    Lent {
+        /// The connection.
+        peer: PeerRef,
+        /// The core that does not hold them any more.
+        from: CoreId,
+        /// The core that does.
+        to: CoreId,
+        /// How many octets.
+        octets: usize,
+    },
+    /// To a connection: a session bound one of its sides to it.
     Bind {
         /// The connection.
         peer: PeerRef,
@@ -361,9 +385,18 @@ pub enum Message {
         /// The session.
         session: SessionId,
     },
-    /// To a session's home: what a connection sent to its client is not taken, and the other sessions of that
+    /// To a connection: if it does not take what waits for it from another one, that is refused.
+    Shed {
+        /// The connection.
+        peer: PeerRef,
+        /// The connection whose octets wait.
+        source: PeerRef,
+    },
+    /// To a session's home: what a connection sent through it is not taken, and the other sessions of that
     /// connection wait for it.
     Relieve {
+        /// The session that was told before, whose next hop this one is.
+        before: Option<SessionId>,
         /// The session.
         session: SessionId,
         /// The connection that is held up.
@@ -466,10 +499,22 @@ impl Message {
             | Self::Close { peer, .. }
             | Self::Frame { peer, .. }
             | Self::Credit { peer, .. }
+            | Self::Lent { peer, .. }
+            | Self::Shed { peer, .. }
             | Self::Bind { peer, .. }
             | Self::Unbind { peer, .. }
             | Self::Excess { peer, .. }
             | Self::Claimed { peer, .. } => peer.core,
+        }
+    }
+
+    /// The request that it hands on.
+    pub(crate) fn stream(&self) -> Option<StreamId> {
+        match self {
+            Self::Open { stream, .. } | Self::Piece { stream, .. } | Self::Close { stream, .. } => {
+                Some(*stream)
+            }
+            _ => None,
         }
     }
 
@@ -489,9 +534,10 @@ impl Message {
             Self::Request { stream, .. } => Some(stream.peer.core),
             Self::Open { hop, .. } => Some(hop.session.home()),
             Self::Bind { session, .. } => Some(session.home()),
-            Self::Tally { from, .. } | Self::Borrow { borrower: from, .. } | Self::Lend { from, .. } => {
-                Some(*from)
-            }
+            Self::Tally { from, .. }
+            | Self::Borrow { borrower: from, .. }
+            | Self::Lend { from, .. }
+            | Self::Lent { from, .. } => Some(*from),
             _ => None,
         }
     }

@@ -21,7 +21,9 @@ mod auth;
 mod budget;
 mod effect;
 mod forward;
+mod identity;
 mod ids;
+mod ledger;
 mod limit;
 mod message;
 mod orphan;
@@ -50,6 +52,7 @@ use crate::proto::uri::MsrpUri;
 
 pub use admission::{AddressKey, Offence, Tally, UserKey, Who};
 pub use effect::{CloseReason, Effect, Effects, Event, Target};
+pub use identity::{ProvenNames, covers};
 pub use ids::{CoreId, LookUpTicket, PeerKey, PeerRef, SessionId, StreamId, Tid};
 pub use limit::Limit;
 pub use message::{Giver, HEAD_OVERHEAD, Hop, Message, Notice, Outer, Transit};
@@ -97,6 +100,13 @@ pub enum Input {
     Unparseable {
         /// The connection.
         peer: PeerKey,
+    },
+    /// The peer of an accepted connection has proven to bear these names, before anything else is said of it.
+    Identified {
+        /// The connection.
+        peer: PeerKey,
+        /// What its certificate says.
+        names: ProvenNames,
     },
     /// A connection that [`Effect::Connect`] asked for is up.
     Connected {
@@ -399,6 +409,7 @@ impl Relay {
             Input::Body { peer, octets } => self.on_body(peer, octets, fx),
             Input::End { peer, flag } => self.on_end(peer, flag, fx),
             Input::Unparseable { peer } => self.close_peer(peer, CloseReason::Unparseable, fx),
+            Input::Identified { peer, names } => self.on_identified(peer, names),
             Input::Connected { peer } => self.on_connected(peer, fx),
             Input::DialFailed { peer } => {
                 self.on_dial_failed(peer, fx);
@@ -476,7 +487,8 @@ impl Relay {
 
     /// When to say [`Input::Tick`], if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.core.alarms.first().map(|(at, _)| *at)
+        let alarm = self.core.alarms.first().map(|(at, _)| *at);
+        [alarm, self.sessions.next_ending()].into_iter().flatten().min()
     }
 
     /// What happened so far.
@@ -560,7 +572,9 @@ impl Relay {
             Message::Credit { peer, from, octets } => self.on_credit(peer, from, octets, fx),
             Message::Bind { peer, session, chunk_max } => self.on_bind(peer, session, chunk_max, fx),
             Message::Unbind { peer, session } => self.on_unbind(peer, session, fx),
-            Message::Relieve { session, source } => self.on_relieve(session, source, fx),
+            Message::Relieve { session, source, before } => self.on_relieve(session, source, before, fx),
+            Message::Shed { peer, source } => self.on_shed(peer, source, fx),
+            Message::Lent { peer, from, to, octets } => self.on_lent(peer, from, to, octets, fx),
             Message::Tally { from, who, tally, .. } => self.on_tally(from, who, tally, fx),
             Message::Excess { peer, limit } => self.close_for_limit(peer.key, limit, fx),
             Message::Claimed { ticket, who, granted, counter, .. } => {
@@ -609,5 +623,6 @@ impl Relay {
         for (_, key) in due {
             self.on_alarm(key, fx);
         }
+        self.end_expired_sessions(fx);
     }
 }

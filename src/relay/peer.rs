@@ -16,11 +16,13 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::admission::{AddressKey, Share, UserKey, Who};
-use super::auth::AuthState;
+use super::auth::{AuthState, Behind};
 use super::forward::Outbound;
+use super::identity::ProvenNames;
 use super::ids::{CoreId, PeerRef, SessionId, SessionKey, StreamId};
+use super::ledger;
 use super::limit::Limit;
-use super::message::{Message, Transit};
+use super::message::{Giver, Message, Transit};
 use super::{CloseReason, Core, Effect, Effects, Limits, Tally, Transport};
 use crate::proto::head::Method;
 use crate::proto::parser::Flag;
@@ -49,8 +51,9 @@ pub(crate) struct Peer {
     unanswered_octets: usize,
     /// Octets received and not yet written out or dropped: what its sender has used of its credit.
     pub(crate) outstanding: usize,
-    /// How many of those other cores hold; they go with their core.
-    lent: Vec<(CoreId, usize)>,
+    /// How many of those other cores hold; they go with their core. Less than none where a core has given back before
+    /// we were told that it has something.
+    lent: Vec<(CoreId, i64)>,
     paused: bool,
     pub(crate) woken: bool,
     pub(crate) closing: bool,
@@ -63,6 +66,10 @@ pub(crate) struct Peer {
     pub(crate) bound: Vec<SessionId>,
     /// Where it came from; `None`: we dialled it.
     pub(crate) source: Option<AddressKey>,
+    /// Whom its peer has proven to be, where that is a relay.
+    pub(crate) names: Option<ProvenNames>,
+    /// The clients behind that relay who ask for sessions of ours.
+    pub(crate) behind: Option<Box<Behind>>,
     standing: Standing,
     /// The user whose sessions it counts among.
     pub(crate) user: Option<UserKey>,
@@ -208,6 +215,8 @@ impl Peer {
             out: Outbound::default(),
             bound: Vec::new(),
             source: None,
+            names: None,
+            behind: None,
             standing: Standing::Proven { strays: 0 },
             user: None,
             dialled_for: None,
@@ -397,6 +406,20 @@ impl Peer {
         }
     }
 
+    /// Whether a request comes through a relay (our own other process is none).
+    fn is_unproven_relay(&self, transit: &Transit) -> bool {
+        self.source.is_some() && transit.received_from_path().len() > 1
+    }
+
+    /// Who hands on a request that has come by this connection.
+    fn giver(&self, transit: &Transit) -> Giver {
+        let nearest = transit.received_from_path().first().unwrap_or_default();
+        match self.names.as_ref().is_some_and(|names| names.cover_host_of(nearest)) {
+            true => Giver::Relay,
+            false => Giver::Peer,
+        }
+    }
+
     /// Answers a request received here: hop by hop, To-Path is the previous hop alone, From-Path
     /// the URI it addressed (RFC 4975, 7.2), both exactly as sent.
     pub(crate) fn respond(
@@ -425,46 +448,31 @@ impl Peer {
 
     /// Octets received here go to another core.
     pub(crate) fn lend(&mut self, to: CoreId, octets: usize) {
-        if to == self.me.core {
-            return;
-        }
-        match self.lent.iter_mut().find(|(core, _)| *core == to) {
-            Some((_, lent)) => *lent += octets,
-            None => self.lent.push((to, octets)),
+        if to != self.me.core {
+            ledger::add(&mut self.lent, to, octets);
         }
     }
 
-    /// Octets have left the process. What a core gives back that has died meanwhile is void. Returns how
-    /// many octets that were.
-    fn settle(&mut self, from: CoreId, octets: usize) -> usize {
-        let settled = if from == self.me.core {
-            octets
-        } else {
-            let Some(index) = self.lent.iter().position(|(core, _)| *core == from) else {
-                return 0;
-            };
-            let (_, lent) = &mut self.lent[index];
-            debug_assert!(*lent >= octets, "more given back than was lent");
-            let settled = octets.min(*lent);
-            *lent -= settled;
-            if *lent == 0 {
-                self.lent.swap_remove(index);
-            }
-            settled
-        };
-        debug_assert!(self.outstanding >= settled, "credited twice");
-        self.outstanding = self.outstanding.saturating_sub(settled);
-        settled
+    /// Octets received here, and lent to one core, are at another, maybe this one.
+    fn relend(&mut self, from: CoreId, to: CoreId, octets: usize) {
+        ledger::subtract(&mut self.lent, from, octets);
+        self.lend(to, octets);
+    }
+
+    /// Octets have left the process.
+    fn settle(&mut self, from: CoreId, octets: usize) {
+        if from != self.me.core {
+            ledger::subtract(&mut self.lent, from, octets);
+        }
+        debug_assert!(self.outstanding >= octets, "credited twice");
+        self.outstanding = self.outstanding.saturating_sub(octets);
     }
 
     /// A core is gone, and with it what it held. Returns how many octets that were.
     fn write_off(&mut self, gone: CoreId) -> usize {
-        let Some(index) = self.lent.iter().position(|(core, _)| *core == gone) else {
-            return 0;
-        };
-        let (_, lent) = self.lent.swap_remove(index);
-        self.outstanding = self.outstanding.saturating_sub(lent);
-        lent
+        let lost = ledger::take_all(&mut self.lent, gone).min(self.outstanding);
+        self.outstanding -= lost;
+        lost
     }
 
     /// Answers all requests whose session is no longer able to.

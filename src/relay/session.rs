@@ -5,30 +5,34 @@
 //! either side binds it to, where a request goes next; in `end`, who hears of a failure. Here is the
 //! table.
 //!
-//! Invariants: no session without [`Verified`]; at most one request runs through it in each
-//! direction; once bound, its outer side never becomes another's; a failure is told once.
+//! Its client is at the other end of one connection, or behind a relay that has proven its name: then any connection
+//! with that relay leads to the client (norm A10).
+//!
+//! Invariants: no session without [`Verified`]; at most one request of each connection runs through it; once bound, its
+//! outer side never becomes another's, but a relay that has proven its name is the same on whatever connection it
+//! comes; a failure is told once.
 
 mod end;
 mod route;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use slotmap::SlotMap;
 
 use super::admission::UserKey;
-use super::ids::{CoreId, Entropy, PeerKey, SecretHasher, SessionId, SessionKey, StreamId};
+use super::ids::{CoreId, Entropy, PeerKey, PeerRef, SecretHasher, SessionId, SessionKey, StreamId};
 use super::message::{Giver, Message, MessageId, Notice, Outer, Transit};
 use super::orphan::Failure;
 use super::transaction::RESPONSE_TIMEOUT;
-use super::view::{EndReason, Far, SessionState, SessionView};
-use super::{Core, Effects, Transport};
+use super::view::{EndReason, Far, SessionState, SessionView, authority_of_first};
+use super::{Core, Effects};
 use crate::proto::digest::Verified;
 use crate::proto::head::ByteRange;
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
-use crate::proto::uri::MsrpUri;
+use crate::proto::uri::{MsrpUri, Path, host_matches};
 
 /// A URI of ours and what it stands for.
 #[derive(Debug)]
@@ -36,15 +40,19 @@ pub(crate) struct Session {
     id: SessionId,
     /// As in Use-Path, and so as in every path.
     uri: Arc<[u8]>,
-    inner: PeerKey,
-    /// The client's own URI, from the From-Path of its AUTH.
-    inner_uri: Arc<[u8]>,
+    inner: Inner,
+    /// The way back to the client, from the From-Path of its AUTH: relays, if any, and its own URI.
+    inner_path: Arc<[u8]>,
     outer: OuterSide,
+    /// The relay that its client asks for a session through this one (norm A16).
+    ahead: Option<Ahead>,
     verified: Arc<Verified>,
+    /// The user among whose sessions it counts, where the connection does not.
+    counted: Option<UserKey>,
     opened: Instant,
     expires: Option<Instant>,
-    /// The requests running through, outward and inward.
-    running: [Option<Running>; 2],
+    /// The requests running through: one of each connection at most.
+    running: Vec<Running>,
     /// Body octets passed on, outward and inward.
     octets: [u64; 2],
     /// Who is, or was, at the outer side.
@@ -58,6 +66,15 @@ pub(crate) struct Session {
 /// Stopped messages remembered: a sender has few under way at a time, and stops when it is told.
 const STOPPED_MAX: usize = 8;
 
+/// How the client is reached.
+#[derive(Clone, Copy, Debug)]
+enum Inner {
+    /// By its own connection, and that alone.
+    Client(PeerKey),
+    /// By any connection with the relay that is named first in the way back; by this one at present.
+    Relay { by: Option<PeerRef> },
+}
+
 #[derive(Debug)]
 enum OuterSide {
     /// Nobody has used the URI yet.
@@ -66,8 +83,19 @@ enum OuterSide {
         to: Outer,
         uri: Arc<[u8]>,
     },
-    /// It was bound, and that side is gone: there is no second time (norm F5).
-    Lost,
+    /// It was bound, and that side is gone: there is no second time (norm F5), but for a relay that proves to be the
+    /// one of this URI.
+    Lost {
+        uri: Arc<[u8]>,
+    },
+}
+
+/// A relay further on, and the connection with it.
+#[derive(Debug)]
+struct Ahead {
+    peer: PeerRef,
+    /// As its client named it.
+    uri: Arc<[u8]>,
 }
 
 /// A request whose end has not come yet.
@@ -75,6 +103,7 @@ enum OuterSide {
 struct Running {
     stream: StreamId,
     giver: Giver,
+    inward: bool,
     next: Outer,
     /// As this session received it; kept to tell a session before us of a failure.
     transit: Transit,
@@ -82,18 +111,20 @@ struct Running {
     octets: u64,
 }
 
-/// Direction of a request: index into [`Session::running`].
-fn direction(inward: bool) -> usize {
-    usize::from(inward)
-}
-
 /// What a session needs to be opened.
 pub(crate) struct NewSession {
-    pub(crate) inner: PeerKey,
-    pub(crate) inner_uri: Arc<[u8]>,
+    /// The connection that its AUTH came by.
+    pub(crate) peer: PeerRef,
+    /// Whether that leads to a relay which has proven its name, and only beyond it to the client.
+    pub(crate) through_relay: bool,
+    pub(crate) inner_path: Arc<[u8]>,
     pub(crate) verified: Arc<Verified>,
+    /// The user among whose sessions it counts, where the connection does not.
+    pub(crate) counted: Option<UserKey>,
     pub(crate) expires: Option<Instant>,
-    pub(crate) transport: Transport,
+    pub(crate) secure: bool,
+    /// The port of ours that the client, or the relay before us, knows.
+    pub(crate) port: u16,
 }
 
 /// The sessions of one core. Ids are bearer secrets: how they spread in the table must not be
@@ -102,11 +133,14 @@ pub(crate) struct NewSession {
 pub(crate) struct Sessions {
     table: SlotMap<SessionKey, Session>,
     by_id: HashMap<SessionId, SessionKey, SecretHasher>,
+    /// When sessions are over that end with no connection: those of clients behind relays.
+    ending: BTreeSet<(Instant, SessionKey)>,
 }
 
 impl Sessions {
     pub(crate) fn new(entropy: &mut Entropy) -> Self {
-        Self { table: SlotMap::with_key(), by_id: HashMap::with_hasher(SecretHasher::new(entropy)) }
+        let by_id = HashMap::with_hasher(SecretHasher::new(entropy));
+        Self { table: SlotMap::with_key(), by_id, ending: BTreeSet::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -135,9 +169,9 @@ impl Sessions {
         self.table.get(key)?.expires.map(|at| at + RESPONSE_TIMEOUT)
     }
 
-    /// Its client's connection.
-    pub(crate) fn inner_of(&self, id: &SessionId) -> Option<PeerKey> {
-        self.by_id.get(id).and_then(|key| self.table.get(*key)).map(|session| session.inner)
+    /// The connection by which its client, or the relay before it, is reached.
+    pub(crate) fn inner_of(&self, id: &SessionId, me: CoreId) -> Option<PeerRef> {
+        self.by_id.get(id).and_then(|key| self.table.get(*key))?.inner(me)
     }
 
     /// Whose session it is.
@@ -148,26 +182,34 @@ impl Sessions {
 
     /// Prolongs a session by an AUTH to its own URI.
     pub(crate) fn prolong(&mut self, key: SessionKey, expires: Option<Instant>) {
+        self.forget_ending(key);
         if let Some(session) = self.table.get_mut(key) {
             session.expires = expires;
         }
+        self.note_ending(key);
     }
 
     /// Mints a URI (norm A8): the host our certificate proves, the port the client came in by.
     pub(crate) fn open(&mut self, new: NewSession, core: &mut Core) -> SessionKey {
         let id = SessionId::mint(core.me, &mut core.entropy);
-        let scheme = if new.transport.secure { "msrps" } else { "msrp" };
-        let uri = format!("{scheme}://{}:{}/{};tcp", core.settings.hostname, new.transport.port, id.as_str());
+        let scheme = if new.secure { "msrps" } else { "msrp" };
+        let uri = format!("{scheme}://{}:{}/{};tcp", core.settings.hostname, new.port, id.as_str());
+        let inner = match new.through_relay {
+            true => Inner::Relay { by: Some(new.peer) },
+            false => Inner::Client(new.peer.key),
+        };
         let session = Session {
             id,
             uri: Arc::from(uri.into_bytes()),
-            inner: new.inner,
-            inner_uri: new.inner_uri,
+            inner,
+            inner_path: new.inner_path,
             outer: OuterSide::Unbound,
+            ahead: None,
             verified: new.verified,
+            counted: new.counted,
             opened: core.now,
             expires: new.expires,
-            running: [None, None],
+            running: Vec::new(),
             octets: [0, 0],
             far: None,
             end: None,
@@ -175,8 +217,39 @@ impl Sessions {
         };
         let key = self.table.insert(session);
         self.by_id.insert(id, key);
+        self.note_ending(key);
         core.stats.sessions_opened += 1;
         key
+    }
+
+    /// When the first session is over that ends with no connection.
+    pub(crate) fn next_ending(&self) -> Option<Instant> {
+        self.ending.first().map(|(at, _)| *at)
+    }
+
+    /// Takes a session that is over by now and ends with no connection.
+    pub(crate) fn take_ended(&mut self, now: Instant) -> Option<SessionId> {
+        let (_, key) = self.ending.first().copied().filter(|(at, _)| *at <= now)?;
+        self.forget_ending(key);
+        self.id_of(key)
+    }
+
+    /// The users of sessions that count among theirs by themselves, once for each.
+    pub(crate) fn counted(&self) -> impl Iterator<Item = UserKey> {
+        self.table.values().filter_map(|session| session.counted)
+    }
+
+    fn note_ending(&mut self, key: SessionKey) {
+        let through_relay = self.table.get(key).is_some_and(|s| matches!(s.inner, Inner::Relay { .. }));
+        if let Some(at) = self.over_at(key).filter(|_| through_relay) {
+            self.ending.insert((at, key));
+        }
+    }
+
+    fn forget_ending(&mut self, key: SessionKey) {
+        if let Some(at) = self.over_at(key) {
+            self.ending.remove(&(at, key));
+        }
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = SessionKey> {
@@ -199,14 +272,48 @@ impl Sessions {
     }
 
     fn remove(&mut self, id: &SessionId) -> Option<Session> {
-        self.by_id.remove(id).and_then(|key| self.table.remove(key))
+        let key = self.by_id.remove(id)?;
+        self.forget_ending(key);
+        self.table.remove(key)
     }
 }
 
 impl Session {
-    /// Its client's connection.
-    pub(crate) fn inner(&self) -> PeerKey {
-        self.inner
+    /// The connection by which its client, or the relay before it, is reached, on whatever core; `None` where that relay
+    /// has none with us at present.
+    pub(crate) fn inner(&self, me: CoreId) -> Option<PeerRef> {
+        match self.inner {
+            Inner::Client(key) => Some(PeerRef { core: me, key }),
+            Inner::Relay { by } => by,
+        }
+    }
+
+    /// Its client's own connection; `None` if the client is behind a relay.
+    pub(crate) fn client(&self) -> Option<PeerKey> {
+        match self.inner {
+            Inner::Client(key) => Some(key),
+            Inner::Relay { .. } => None,
+        }
+    }
+
+    /// Whether a request comes from the side of its client: by the client's own connection (F1), or by any connection
+    /// with the relay that stands before it, from the URI there that the client's AUTH came by.
+    fn comes_from_inside(&self, giver: Giver, from: PeerRef, me: CoreId, transit: &Transit) -> bool {
+        match self.inner {
+            Inner::Client(key) => giver.is_connection() && from == PeerRef { core: me, key },
+            Inner::Relay { .. } => {
+                let nearest = Path::new(&self.inner_path).first().unwrap_or_default();
+                giver == Giver::Relay
+                    && transit.received_from_path().first().is_some_and(|uri| same_uri(nearest, uri))
+            }
+        }
+    }
+
+    /// Whether a path leads to its client, and no further.
+    fn leads_inside(&self, path: Path<'_>) -> bool {
+        let inside = Path::new(&self.inner_path);
+        path.as_bytes() == inside.as_bytes()
+            || (path.len() == inside.len() && path.uris().zip(inside.uris()).all(|(a, b)| same_uri(a, b)))
     }
 
     /// What an operator may see of it.
@@ -215,7 +322,7 @@ impl Session {
             _ if self.is_expired(now) => SessionState::Expired,
             OuterSide::Unbound => SessionState::Unbound,
             OuterSide::Bound { .. } => SessionState::Bound,
-            OuterSide::Lost => SessionState::Lost,
+            OuterSide::Lost { .. } => SessionState::Lost,
         };
         let [octets_from_client, octets_to_client] = self.octets;
         SessionView {
@@ -225,7 +332,8 @@ impl Session {
             age: now.saturating_duration_since(self.opened),
             expires_in: self.expires.map(|at| at.saturating_duration_since(now)),
             state,
-            client: self.inner,
+            client: self.client(),
+            relay: self.client().is_none().then(|| authority_of_first(&self.inner_path)),
             far: self.far.as_ref().map(|(to, uri)| Far::new(*to, uri)),
             octets_from_client,
             octets_to_client,
@@ -240,13 +348,18 @@ impl Session {
 
     /// Body octets of a request that runs through; where they go.
     fn pass_on(&mut self, stream: StreamId, octets: usize) -> Option<Outer> {
-        let way = self.running.iter().position(|r| r.as_ref().is_some_and(|r| r.stream == stream))?;
-        if let Some(sum) = self.octets.get_mut(way) {
+        let running = self.running.iter_mut().find(|running| running.stream == stream)?;
+        if let Some(sum) = self.octets.get_mut(usize::from(running.inward)) {
             *sum = sum.saturating_add(octets as u64);
         }
-        let running = self.running.get_mut(way)?.as_mut()?;
         running.octets = running.octets.saturating_add(octets as u64);
         Some(running.next)
+    }
+
+    /// Ends what runs of a request here.
+    fn take_running(&mut self, stream: StreamId) -> Option<Running> {
+        let index = self.running.iter().position(|running| running.stream == stream)?;
+        Some(self.running.swap_remove(index))
     }
 
     fn is_expired(&self, now: Instant) -> bool {
@@ -271,10 +384,18 @@ impl Session {
     fn is_stopped(&self, inward: bool, message: Option<&MessageId>) -> bool {
         message.is_some_and(|message| self.stopped.iter().any(|(way, id)| *way == inward && id == message))
     }
+}
 
-    fn running_mut(&mut self, stream: StreamId) -> Option<&mut Option<Running>> {
-        self.running.iter_mut().find(|r| r.as_ref().is_some_and(|r| r.stream == stream))
-    }
+/// Whether a URI names the relay that was asked under another one, whatever sessions of it. Who was asked by a name without
+/// a port may listen on any.
+fn same_relay(asked: &[u8], uri: &[u8]) -> bool {
+    let (Ok(asked), Ok(uri)) = (MsrpUri::parse(asked), MsrpUri::parse(uri)) else {
+        return false;
+    };
+    let by_name = asked.port().is_none()
+        && asked.is_secure() == uri.is_secure()
+        && host_matches(asked.host_str(), uri.host_str());
+    by_name || asked.same_authority(&uri)
 }
 
 /// Compares URIs; equal octets, the usual case, need no parsing.
@@ -297,7 +418,7 @@ impl Running {
 fn refuse(core: &mut Core, id: SessionId, running: &Running, status: Status, fx: &mut Effects) {
     let stream = running.stream;
     match running.giver {
-        Giver::Peer => {
+        Giver::Peer | Giver::Relay => {
             let status = Some(status);
             core.post(Message::Answer { stream, status }, fx);
         }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::identity::covers;
 use super::message::HEAD_OVERHEAD;
 use crate::proto::digest::Algorithm;
 use crate::proto::uri::{MsrpUri, host_matches};
@@ -38,12 +39,26 @@ pub struct Settings {
     pub enforce_default: bool,
     /// Methods beyond AUTH, SEND, REPORT and NICKNAME are forwarded.
     pub allow_other_methods: bool,
+    /// Relays that may be next hops, and whose clients may ask for sessions through them: host names, `*.` for one label;
+    /// absent: any that prove their name.
+    pub relays: Option<Vec<String>>,
+    /// Requests that come through a relay which has not proven its name are refused.
+    pub relays_must_prove: bool,
+    /// The port in the URIs of clients whose relay asked by a connection that we had opened.
+    pub tls_port: Option<u16>,
     /// `msrp` next hops may be dialled.
     pub dial_plain: bool,
     /// What some peers take in one chunk.
     pub chunk_bounds: ChunkBounds,
     /// Bounds.
     pub limits: Limits,
+}
+
+impl Settings {
+    /// Whether a relay of this name may be called, and may ask for sessions for its clients.
+    pub(crate) fn admits(&self, host: &str) -> bool {
+        self.relays.as_ref().is_none_or(|relays| relays.iter().any(|name| covers(name, host)))
+    }
 }
 
 /// The most body octets of one SEND towards some peers, by the hosts in their URIs. Whoever is not among them takes
@@ -62,9 +77,7 @@ impl ChunkBounds {
         let bound_of = |is_named: &dyn Fn(&str) -> bool| {
             self.0.iter().find(|(name, _)| is_named(name)).map(|(_, bound)| *bound)
         };
-        let domain = host.split_once('.').map_or("", |(_, domain)| domain);
-        bound_of(&|name| host_matches(name, host))
-            .or_else(|| bound_of(&|name| name.strip_prefix("*.").is_some_and(|of| host_matches(of, domain))))
+        bound_of(&|name| host_matches(name, host)).or_else(|| bound_of(&|name| covers(name, host)))
     }
 
     /// The bound of the host in a URI.

@@ -6,10 +6,10 @@
 use std::time::{Duration, Instant};
 
 use super::ids::{PeerKey, PeerRef, SessionId, SessionKey};
-use super::message::Outer;
+use super::message::{Message, Outer};
 use super::session::Session;
 use super::{CloseReason, Effects, Relay};
-use crate::proto::uri::MsrpUri;
+use crate::proto::uri::{MsrpUri, Path};
 
 /// A session on this core, whether or not it is still there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,8 +30,10 @@ pub struct SessionView {
     pub expires_in: Option<Duration>,
     /// Whether somebody is at its other side.
     pub state: SessionState,
-    /// Its client's connection.
-    pub client: PeerKey,
+    /// Its client's connection; `None` if the client is behind a relay.
+    pub client: Option<PeerKey>,
+    /// Host and port of the relay that its client is behind.
+    pub relay: Option<String>,
     /// Who is, or was, at its other side.
     pub far: Option<Far>,
     /// Body octets that came from the client and were sent on.
@@ -150,10 +152,20 @@ impl Relay {
         self.peers.get(peer).is_some_and(|peer| peer.out.is_between_frames())
     }
 
-    /// An operator ends a session, with its client's connection and all that lives by it.
+    /// An operator ends a session, with its client's connection and all that lives by it. A connection with a relay
+    /// serves others, too: it stays.
     pub(super) fn on_operator_closes(&mut self, session: SessionHandle, fx: &mut Effects) {
-        if let Some(inner) = self.sessions.get(session.0).map(Session::inner) {
-            self.close_peer(inner, CloseReason::Operator, fx);
+        let Some(client) = self.sessions.get(session.0).map(Session::client) else {
+            return;
+        };
+        match client {
+            Some(client) => self.close_peer(client, CloseReason::Operator, fx),
+            None => {
+                self.sessions.note_end(session.0, EndReason::Closed(CloseReason::Operator));
+                if let Some(session) = self.sessions.id_of(session.0) {
+                    self.core.post(Message::InnerLost { session }, fx);
+                }
+            }
         }
     }
 }
@@ -165,6 +177,11 @@ impl Far {
             Outer::Peer(peer) => Self::Connection { peer, authority: authority(uri) },
         }
     }
+}
+
+/// Host and port of the first URI of a path.
+pub(super) fn authority_of_first(path: &[u8]) -> String {
+    authority(Path::new(path).first().unwrap_or_default())
 }
 
 /// Host and port of a URI.

@@ -5,7 +5,6 @@
 //! present life and nothing older; a core that dies takes nobody with it.
 
 use std::io;
-use std::mem;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -26,8 +25,8 @@ use super::mesh::{Parcel, inbox};
 use super::sock::{ListenError, Listeners};
 use super::succession::{Estate, Family, Passed};
 use super::tasks::panic_message;
-use super::tls::{Identity, Roots, TlsSetup, TlsSetupError};
-use crate::config::{CaSource, Config, Fixed, Limits, Outbound, PlainPolicy};
+use super::tls::{Identity, Roots, TlsSetup, TlsSetupError, Trust};
+use crate::config::{CaSource, Config, Fixed, Limits, Outbound, PlainPolicy, UnprovenRelays};
 use crate::control::{AccountsReady, Control, ControlError, ControlHandle};
 use crate::relay::{self, ChunkBounds, CoreId, Settings, Transport};
 use crate::telemetry::{Accounting, AccountingError, Counters, Observed, Opened, Snapshot};
@@ -324,11 +323,16 @@ fn tls_setup(config: &Config) -> Result<TlsSetup, BootError> {
         key: pair.key.clone_key(),
         names: pair.names.clone(),
     });
-    let roots = match &config.outbound.ca {
+    let roots = |ca: &CaSource| match ca {
         CaSource::System => Roots::System,
         CaSource::File { certificates, .. } => Roots::Certificates(certificates.clone()),
     };
-    let tls = TlsSetup::new(identities.collect(), &roots, config.tls.record_layer)?;
+    let trust =
+        Trust { called: roots(&config.outbound.ca), calling: config.tls.client_ca.as_ref().map(roots) };
+    let tls = TlsSetup::new(identities.collect(), &config.hostname, &trust, config.tls.record_layer)?;
+    if tls.relays.as_ref().is_some_and(|relays| relays.is_empty()) {
+        tracing::warn!("No trusted CA found: no caller can be a relay; see tls.client_ca");
+    }
     if tls.roots == 0 {
         tracing::warn!(
             "No trusted CA found: every next hop that is a relay will be refused; see outbound.ca"
@@ -400,7 +404,7 @@ impl Supervisor {
         (generation, family): (u8, Arc<Family>),
         (events, inbox): (SyncSender<BootEvent>, mpsc::Receiver<BootEvent>),
     ) -> Self {
-        let ports = listeners.iter().map(|(l, _)| l.address().port()).collect();
+        let ports = ports(&listeners);
         let dead = |index| RunningCore {
             id: CoreId::first_life(index, generation),
             inbox: None,
@@ -412,7 +416,7 @@ impl Supervisor {
             cores: (0..u16::MAX).zip(&config.cores).map(|(index, _)| dead(index)).collect(),
             inboxes: Inboxes::new(config.cores.len()),
             counters: config.cores.iter().map(|_| Arc::default()).collect(),
-            settings: settings(&config, ports),
+            settings: settings(&config, &ports),
             fixed: Fixed::from(&config),
             cpus: config.cores,
             limits: config.limits,
@@ -561,7 +565,7 @@ impl Supervisor {
         self.control.reload(&config, RELOAD_TIMEOUT)?;
 
         // Also for cores that are started again.
-        self.settings = settings(&config, mem::take(&mut self.settings.ports));
+        self.settings = settings(&config, &ports(&self.listeners));
         self.limits = config.limits;
         self.outbound = Arc::new(config.outbound);
         self.log_failures = config.auth.log_failures;
@@ -747,8 +751,13 @@ fn seed() -> Result<[u8; 32], BootError> {
     Ok(seed)
 }
 
+/// The ports that are listened on, and whether by TLS.
+fn ports(listeners: &[(Listeners, bool)]) -> Vec<(u16, bool)> {
+    listeners.iter().map(|(listeners, secure)| (listeners.address().port(), *secure)).collect()
+}
+
 /// What the relay needs of the config.
-fn settings(config: &Config, ports: Vec<u16>) -> Settings {
+fn settings(config: &Config, listens: &[(u16, bool)]) -> Settings {
     let limits = &config.limits;
     let peers_max = limits.connections_max.div_ceil(config.cores.len().max(1));
     let narrow = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
@@ -756,7 +765,7 @@ fn settings(config: &Config, ports: Vec<u16>) -> Settings {
         hostname: config.hostname.clone(),
         realm: config.realm.clone(),
         domains: config.domains.clone(),
-        ports,
+        ports: listens.iter().map(|(port, _)| *port).collect(),
         cores: u16::try_from(config.cores.len()).unwrap_or(u16::MAX),
         algorithms: config.auth.algorithms.clone(),
         challenge_lifetime: config.auth.challenge_lifetime,
@@ -767,6 +776,9 @@ fn settings(config: &Config, ports: Vec<u16>) -> Settings {
         expires_seconds_max: config.sessions.expires_max.as_secs(),
         enforce_default: config.sessions.enforce_default,
         allow_other_methods: config.methods.allow_other,
+        relays: Some(&config.outbound.relays).filter(|relays| !relays.is_empty()).cloned(),
+        relays_must_prove: config.tls.unproven_relays == UnprovenRelays::Refuse,
+        tls_port: listens.iter().find(|(_, secure)| *secure).map(|(port, _)| *port),
         dial_plain: config.outbound.plain == PlainPolicy::Allow,
         chunk_bounds: ChunkBounds::new(
             config.outbound.max_chunk.iter().map(|(host, octets)| (host.clone(), narrow(*octets))),

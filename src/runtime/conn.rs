@@ -25,10 +25,10 @@ use super::pool::{self, PINNED_FACTOR_MAX};
 use super::records;
 use super::sock::Socket;
 use super::tasks::Event;
-use super::tls::TlsConn;
+use super::tls::{Client, NotARelay, TlsConn, TlsError, Whose};
 use super::trace::Traced;
 use crate::proto::parser::{ParseError, Parser, Piece};
-use crate::relay::{Input, Limit, OutBatch, PeerKey, Transport, WriteState};
+use crate::relay::{Input, Limit, OutBatch, PeerKey, ProvenNames, Target, Transport, WriteState};
 
 /// How long a peer may take to close its side after we have closed ours.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,6 +50,10 @@ pub(crate) struct Conn {
     pub(super) probe: RefCell<Option<Box<Parser>>>,
     /// We dialled it, and the relay has not yet heard that it is up.
     dialling: Cell<bool>,
+    /// Whom we dialled.
+    target: Option<Box<Target>>,
+    /// The names of the relay at the other end, if another core or process has seen the proof.
+    proven: RefCell<Option<ProvenNames>>,
     /// Frames can be sent and received.
     up: Cell<bool>,
     /// When TLS must have got as far as its keys; later, when a head that has begun must be complete.
@@ -80,7 +84,7 @@ enum ReadEnd {
     /// Another core goes on with it.
     HandedOver,
     /// TLS failed; an alert is waiting to be sent.
-    Tls(String),
+    Tls(TlsError),
     /// Frames cannot be told apart any more.
     Unparseable(ParseError),
     /// The handshake, or the rest of a head, did not come in time.
@@ -102,10 +106,16 @@ impl Conn {
     }
 
     /// One that we have opened.
-    pub(crate) fn dialled(key: PeerKey, socket: Socket, address: SocketAddr, tls: Option<TlsConn>) -> Self {
+    pub(crate) fn dialled(
+        key: PeerKey,
+        socket: Socket,
+        address: SocketAddr,
+        tls: Option<TlsConn>,
+        target: &Target,
+    ) -> Self {
         let conn = Self::new(key, socket, address, tls.map(Box::new));
         conn.dialling.set(true);
-        conn
+        Self { target: Some(Box::new(target.clone())), ..conn }
     }
 
     /// One that another core has accepted; see [`HandOver`](super::hand_over::HandOver).
@@ -114,10 +124,11 @@ impl Conn {
         socket: Socket,
         address: SocketAddr,
         tls: Option<Box<TlsConn>>,
+        proven: Option<ProvenNames>,
     ) -> Self {
         let conn = Self::new(key, socket, address, tls);
         conn.up.set(true);
-        conn
+        Self { proven: RefCell::new(proven), ..conn }
     }
 
     fn new(key: PeerKey, socket: Socket, address: SocketAddr, tls: Option<Box<TlsConn>>) -> Self {
@@ -130,6 +141,8 @@ impl Conn {
             fresh: Cell::new(None),
             probe: RefCell::new(None),
             dialling: Cell::new(false),
+            target: None,
+            proven: RefCell::new(None),
             up: Cell::new(false),
             deadline: Cell::new(None),
             closing_since: Cell::new(None),
@@ -199,7 +212,10 @@ impl Conn {
                     false => &counters.tls_handshake_failures,
                 };
                 failures.add(1);
-                tracing::debug!(?peer, %address, reason = error, "TLS failed");
+                match &self.target {
+                    Some(target) => log_failure(target, &error),
+                    None => tracing::debug!(?peer, %address, reason = %error, "TLS failed"),
+                }
                 // The alert tells the peer why; nobody waits for it to arrive.
                 let alert = mem::take(&mut *self.tls_out.borrow_mut());
                 let _ = future::or(self.socket.write_all(&alert), late(CLOSE_TIMEOUT)).await;
@@ -292,6 +308,9 @@ impl Conn {
 
     /// Sends a client's first flight; a plain connection is up at once.
     fn begin(&self, shared: &Rc<Shared>) -> Result<(), ReadEnd> {
+        if self.up.get() {
+            self.identify(shared);
+        }
         let client = self.dialling.get() && self.tls.is_some();
         if client && let (_, Err(error)) = self.decrypt(&mut [], &[]) {
             return Err(ReadEnd::Tls(error));
@@ -301,7 +320,7 @@ impl Conn {
     }
 
     /// Octets as received become octets as sent by the peer, behind the `rest` that was left over.
-    fn decrypt(&self, octets: &mut [u8], rest: &[u8]) -> (usize, Result<Vec<u8>, String>) {
+    fn decrypt(&self, octets: &mut [u8], rest: &[u8]) -> (usize, Result<Vec<u8>, TlsError>) {
         let mut plain = pool::take(rest.len() + octets.len());
         plain.extend_from_slice(rest);
         match &self.tls {
@@ -311,7 +330,7 @@ impl Conn {
             }
             Some(tls) => match tls.borrow_mut().receive(octets, &mut plain, &mut self.tls_out.borrow_mut()) {
                 Ok(used) => (used, Ok(plain)),
-                Err(error) => (octets.len(), Err(error.to_string())),
+                Err(error) => (octets.len(), Err(error)),
             },
         }
     }
@@ -341,6 +360,31 @@ impl Conn {
             shared.feed([Input::Connected { peer: self.key }]);
         } else {
             self.deadline.set(None);
+            self.identify(shared);
+        }
+    }
+
+    /// Tells the relay if a relay is at the other end, before anything that has come from there.
+    fn identify(&self, shared: &Rc<Shared>) {
+        let (peer, address) = (self.key, self.address);
+        let names = match self.tls.as_ref().map(|tls| tls.borrow().peer().clone()) {
+            None | Some(Client::Unknown) => self.proven.take(),
+            Some(Client::Relay(names)) => ProvenNames::new(names),
+            // As a rule an endpoint with a certificate of its own making.
+            Some(Client::Other(why)) if *why == NotARelay::UnknownIssuer => {
+                tracing::debug!(?peer, %address, reason = %why, "The client is not taken for a relay");
+                None
+            }
+            Some(Client::Other(why)) => {
+                tracing::info!(?peer, %address, reason = %why, "The client is not taken for a relay");
+                None
+            }
+        };
+        if let Some(names) = names {
+            let shown = names.iter().collect::<Vec<_>>().join(", ");
+            tracing::debug!(?peer, %address, names = shown, "A relay has proven its name");
+            shared.counters.relays_recognised.add(1);
+            shared.feed([Input::Identified { peer, names }]);
         }
     }
 
@@ -576,4 +620,20 @@ fn limit_of(error: &ParseError) -> Option<Limit> {
 async fn late(after: Duration) -> std::io::Result<()> {
     Deadline::after(after).await;
     Err(std::io::ErrorKind::TimedOut.into())
+}
+
+/// Says what went wrong with TLS on a connection that we opened, and with whose certificate if it was that.
+fn log_failure(target: &Target, error: &TlsError) {
+    let (host, port) = (&target.host, target.port);
+    match error.whose_certificate() {
+        Some(Whose::Theirs) => {
+            tracing::info!(host, port, relay = target.relay, reason = %error, "The certificate of a next hop is refused");
+        }
+        Some(Whose::Ours) => {
+            tracing::info!(host, port, relay = target.relay, reason = %error, "A next hop refuses our certificate");
+        }
+        None => {
+            tracing::info!(host, port, relay = target.relay, reason = %error, "TLS with a next hop failed")
+        }
+    }
 }

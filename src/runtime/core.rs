@@ -379,7 +379,7 @@ impl Shared {
                 log::count(&self.counters, &event);
                 match &event {
                     RelayEvent::SessionClosed { session, reason } => self.account(session, *reason),
-                    RelayEvent::SessionOpened { session, user, realm, peer } => {
+                    RelayEvent::SessionOpened { session, user, realm, peer, relay: None } => {
                         self.trace_newcomer(*peer, session, user, realm);
                     }
                     _ => {}
@@ -467,7 +467,11 @@ impl Shared {
     fn accepted(self: &Rc<Self>, socket: Socket, address: SocketAddr, transport: Transport) {
         self.counters.connections_accepted.add(1);
         self.take_in(transport, address, |peer| {
-            match transport.secure.then(|| TlsConn::server(self.tls().server)).transpose() {
+            let tls = transport.secure.then(|| {
+                let TlsSetup { server, relays, .. } = self.tls();
+                TlsConn::server(server).map(|tls| tls.recognising(relays))
+            });
+            match tls.transpose() {
                 Ok(tls) => self.adopt(Conn::accepted(peer, socket, address, tls, transport)),
                 Err(error) => {
                     tracing::error!(reason = %error, "Cannot begin TLS");
@@ -681,7 +685,7 @@ impl Shared {
             duration_seconds: session.age.as_secs_f64(),
             bytes_from_client: session.octets_from_client,
             bytes_to_client: session.octets_to_client,
-            client: line.client.map(|address| address.to_string()),
+            client: line.client(),
             peer: line.peer(),
             reason: reason.as_str(),
             core: line.core,

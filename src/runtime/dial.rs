@@ -18,7 +18,7 @@ use super::tasks::Event;
 use super::tls::{TlsConn, TlsError};
 use crate::config::EndpointTls;
 use crate::control::ResolveError;
-use crate::relay::{CoreId, Input, Limit, PeerKey, Target, Transport};
+use crate::relay::{CoreId, Input, Limit, PeerKey, ProvenNames, Target, Transport};
 use crate::telemetry::LookUpEnd;
 
 /// Why a next hop could not be reached.
@@ -69,32 +69,35 @@ impl Shared {
             return self.connect_kin(peer, home, target);
         }
         let (outbound, limits) = (self.outbound(), self.limits());
-        if !outbound.permits_port(target.port) {
+        if !target.by_service && !outbound.permits_port(target.port) {
             return Err(DialError::ForbiddenPort(target.port));
         }
         let tls = target.secure.then(|| self.client_tls(target, outbound.endpoint_tls)).transpose()?;
         let mut addresses = match target.host.parse::<IpAddr>() {
-            Ok(address) => vec![address],
-            Err(_) => self.resolve(&target.host).await?,
+            Ok(address) => vec![SocketAddr::new(address, target.port)],
+            Err(_) => self.resolve(target).await?,
         };
         if addresses.len() > limits.addresses_per_name_max {
             addresses.truncate(limits.addresses_per_name_max);
             self.limit_reached(Limit::AddressesPerName, None);
         }
         let mut failure = None;
-        for ip in addresses {
-            if !outbound.permits(ip) {
-                failure = Some(DialError::Forbidden(ip));
+        for address in addresses {
+            if !outbound.permits(address.ip()) {
+                failure = Some(DialError::Forbidden(address.ip()));
                 continue;
             }
-            let address = SocketAddr::new(ip, target.port);
+            if !outbound.permits_port(address.port()) {
+                failure = Some(DialError::ForbiddenPort(address.port()));
+                continue;
+            }
             if self.own.contains(&address) {
                 failure = Some(DialError::Own(address));
                 continue;
             }
             match Socket::connect(address, outbound.connect_timeout).await {
                 Ok(socket) if self.is_own(address, &socket) => failure = Some(DialError::Own(address)),
-                Ok(socket) => return Ok(Conn::dialled(peer, socket, address, tls)),
+                Ok(socket) => return Ok(Conn::dialled(peer, socket, address, tls, target)),
                 Err(error) => failure = Some(DialError::Connect(address, error)),
             }
         }
@@ -106,14 +109,23 @@ impl Shared {
         let transport = Transport { secure: target.secure, port: target.port };
         let address = self.own.iter().find(|own| own.port() == target.port);
         let address = address.copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], target.port)));
-        let socket = self.reach_kin(home, address, transport).map_err(DialError::Kin)?;
-        Ok(Conn::dialled(peer, socket, address, None))
+        // That process is this relay.
+        let names = ProvenNames::new([target.host.as_str()]);
+        let socket = self.reach_kin(home, address, transport, names.as_ref()).map_err(DialError::Kin)?;
+        Ok(Conn::dialled(peer, socket, address, None, target))
     }
 
-    /// Asks the control plane for the addresses of a host.
-    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
+    /// Asks the control plane where a next hop is.
+    async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, ResolveError> {
         let asked = Instant::now();
-        let found = self.control.resolve(host.to_owned()).await;
+        let host = target.host.clone();
+        let found = match target.by_service {
+            true => self.control.locate(host).await,
+            false => {
+                let found = self.control.resolve(host).await;
+                found.map(|all| all.into_iter().map(|ip| SocketAddr::new(ip, target.port)).collect())
+            }
+        };
         let end = match &found {
             Ok(_) => LookUpEnd::Found,
             Err(ResolveError::NoAddress) => LookUpEnd::Unknown,

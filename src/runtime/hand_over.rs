@@ -22,10 +22,10 @@ use super::core::Shared;
 use super::pass_on::PassOn;
 use super::sock::Socket;
 use super::succession::Passed;
-use super::tls::TlsConn;
+use super::tls::{Client, TlsConn};
 use crate::proto::head::Head;
 use crate::proto::parser::{Parser, Piece};
-use crate::relay::{CoreId, PeerKey, Transport};
+use crate::relay::{CoreId, PeerKey, ProvenNames, Transport};
 
 /// A connection on its way.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub(crate) struct HandOver {
     pub(super) address: SocketAddr,
     descriptor: OwnedFd,
     tls: Option<Box<TlsConn>>,
+    /// The names of the relay at the other end, where another process has seen the proof.
+    proven: Option<ProvenNames>,
     received: Received,
 }
 
@@ -48,14 +50,14 @@ pub(crate) struct Received {
 
 impl HandOver {
     /// One that another process has accepted and deciphers.
-    pub(super) fn passed(Passed { address, transport, stream, .. }: Passed) -> Self {
-        Self { transport, address, descriptor: stream, tls: None, received: Received::default() }
+    pub(super) fn passed(Passed { address, transport, proven, stream, .. }: Passed) -> Self {
+        Self { transport, address, descriptor: stream, tls: None, proven, received: Received::default() }
     }
 
     /// The connection as it goes on, on the core that calls this.
     pub(super) fn resume(self, key: PeerKey) -> io::Result<(Conn, Received)> {
         let socket = Socket::adopt(self.descriptor)?;
-        Ok((Conn::resumed(key, socket, self.address, self.tls), self.received))
+        Ok((Conn::resumed(key, socket, self.address, self.tls, self.proven), self.received))
     }
 }
 
@@ -98,7 +100,7 @@ impl Conn {
     ) -> Option<Received> {
         let Ok(descriptor) = self.socket.duplicate() else { return Some(received) };
         let (tls, address) = (self.take_tls(), self.address());
-        let connection = Box::new(HandOver { transport, address, descriptor, tls, received });
+        let connection = Box::new(HandOver { transport, address, descriptor, tls, proven: None, received });
         tracing::debug!(peer = ?self.key, %address, to = home.index, "Handing over a connection");
         shared.counters.connections_handed_over.add(1);
         self.leave(shared);
@@ -143,7 +145,11 @@ impl Conn {
             return Err(io::Error::other("limits.connections_max are passed on already"));
         }
         let outer = Socket::adopt(self.socket.duplicate()?)?;
-        Ok((outer, shared.reach_kin(home, self.address(), transport)?))
+        let proven = self.tls.as_ref().and_then(|tls| match tls.borrow().peer() {
+            Client::Relay(names) => ProvenNames::new(names.iter().map(String::as_str)),
+            Client::Unknown | Client::Other(_) => None,
+        });
+        Ok((outer, shared.reach_kin(home, self.address(), transport, proven.as_ref())?))
     }
 
     fn take_tls(&self) -> Option<Box<TlsConn>> {
@@ -181,19 +187,20 @@ fn place_of(shared: &Shared, head: &Head, octets: &[u8]) -> Place {
 
 impl Shared {
     /// A connection to a core of another process of this relay, in plain text: for a peer at `address`, which uses, or
-    /// would use, `transport`.
+    /// would use, `transport`, and has proven to bear these names.
     pub(super) fn reach_kin(
         &self,
         home: CoreId,
         address: SocketAddr,
         transport: Transport,
+        proven: Option<&ProvenNames>,
     ) -> io::Result<Socket> {
         let kin = self.family.of(home.generation()).ok_or(io::ErrorKind::NotFound)?;
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
         let ours = Socket::adopt(ours.into())?;
-        kin.pass(home.index, address, transport, &theirs.into())?;
+        kin.pass(home.index, address, transport, proven, &theirs.into())?;
         Ok(ours)
     }
 }

@@ -48,7 +48,7 @@ pub struct SessionLine {
     pub core: usize,
     /// What the relay says of it.
     pub view: SessionView,
-    /// Where its client comes from; `None`: its connection is ending.
+    /// Where its client comes from; `None`: its connection is ending, or it is behind a relay.
     pub client: Option<SocketAddr>,
     /// Where its other side is, if that is a connection of the same core.
     pub far: Option<SocketAddr>,
@@ -82,6 +82,12 @@ impl Wanted {
 }
 
 impl SessionLine {
+    /// Where its client comes from: the client's address, or host and port of the relay before it.
+    #[must_use]
+    pub fn client(&self) -> Option<String> {
+        self.client.map(|address| address.to_string()).or_else(|| self.view.relay.clone())
+    }
+
     /// Who is, or was, at the other side: an address, a host and port, or `session` and the prefix of an id.
     #[must_use]
     pub fn peer(&self) -> Option<String> {
@@ -278,7 +284,8 @@ impl Shared {
             Some(Far::Connection { peer, .. }) if peer.core == me => self.address_of(peer.key),
             _ => None,
         };
-        SessionLine { core: usize::from(me.index), client: self.address_of(view.client), far, view }
+        let client = view.client.and_then(|client| self.address_of(client));
+        SessionLine { core: usize::from(me.index), client, far, view }
     }
 
     fn close_session(self: &Rc<Self>, prefix: &str) -> Closed {

@@ -86,9 +86,12 @@ fn concerns_operator(limit: Limit) -> bool {
 /// Writes an event to the log. `failures`: refused AUTHs are worth a line at the normal level.
 pub(crate) fn event(event: &Event, failures: bool) {
     match event {
-        Event::SessionOpened { session, user, realm, peer } => {
-            tracing::info!(session, user, realm, ?peer, "Session opened");
-        }
+        Event::SessionOpened { session, user, realm, peer, relay } => match relay {
+            None => tracing::info!(session, user, realm, ?peer, "Session opened"),
+            Some(relay) => {
+                tracing::info!(session, user, realm, ?peer, relay, "Session opened through another relay");
+            }
+        },
         Event::SessionClosed { session, reason } => {
             let SessionView { session, user, age, .. } = session.as_ref();
             let reason = reason.as_str();

@@ -12,8 +12,11 @@
 //!              end
 //! new -> old   ready
 //! old -> new   yours                               the old one accepts no more
-//! both ways    connection CORE PEER PORT tls|plain + a stream of what the peer sends and is sent, in plain text
+//! both ways    connection CORE PEER PORT tls|plain [NAME ...]
+//!                                                  + a stream of what the peer sends and is sent, in plain text
 //! ```
+//!
+//! The names are those that the peer has proven to bear, if it is a relay.
 //!
 //! A connection is passed on where its first request names a session of the other process, and made where a session of
 //! the one is to reach a session of the other: each is a relay to the other then, but for TLS.
@@ -35,12 +38,12 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-use crate::relay::Transport;
+use crate::relay::{ProvenNames, Transport};
 
 /// What both must speak.
 const GREETING: &str = "msrprelay 1";
 /// The longest packet, in octets.
-const PACKET_BYTES_MAX: usize = 256;
+const PACKET_BYTES_MAX: usize = 8192;
 /// Listening sockets that one process may leave another.
 const LISTENERS_MAX: usize = 4096;
 
@@ -151,6 +154,8 @@ pub struct Passed {
     pub address: SocketAddr,
     /// What it came by.
     pub transport: Transport,
+    /// Which relay it comes from, if it has proven to be one.
+    pub proven: Option<ProvenNames>,
     /// Its plaintext, both ways.
     pub stream: OwnedFd,
 }
@@ -187,9 +192,18 @@ impl Kin {
         core: u16,
         address: SocketAddr,
         transport: Transport,
+        proven: Option<&ProvenNames>,
         stream: &OwnedFd,
     ) -> io::Result<()> {
-        let text = format!("connection {core} {address} {} {}", transport.port, word(transport.secure));
+        let mut text = format!("connection {core} {address} {} {}", transport.port, word(transport.secure));
+        for name in proven.into_iter().flat_map(ProvenNames::iter) {
+            // More names than anybody has; without the rest it is a relay of fewer names.
+            if text.len() + 1 + name.len() > PACKET_BYTES_MAX {
+                break;
+            }
+            text.push(' ');
+            text.push_str(name);
+        }
         let passed = self.line.say(&text, Some(stream.as_fd()), SendFlags::DONTWAIT);
         if passed.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
             self.gone.store(true, Ordering::Relaxed);
@@ -210,7 +224,8 @@ impl Kin {
             let (text, stream) = heard?;
             match parse_connection(&text).zip(stream) {
                 Some(((core, address, transport), stream)) => {
-                    return Ok(Passed { core, address, transport, stream });
+                    let proven = ProvenNames::new(text.split(' ').skip(CONNECTION_WORDS));
+                    return Ok(Passed { core, address, transport, proven, stream });
                 }
                 None => tracing::warn!(text, "Not understood of what another process of this relay says"),
             }
@@ -227,6 +242,9 @@ impl Kin {
         }
     }
 }
+
+/// Words before the names.
+const CONNECTION_WORDS: usize = 5;
 
 fn parse_connection(text: &str) -> Option<(u16, SocketAddr, Transport)> {
     let mut words = text.split(' ');
@@ -448,22 +466,25 @@ mod tests {
 
         let (mut near, far) = UnixStream::pair().unwrap();
         let transport = Transport { secure: true, port: 2855 };
-        before.pass(7, two, transport, &far.into()).unwrap();
+        let names = ProvenNames::new(["inner.example.net", "*.example.org"]);
+        before.pass(7, two, transport, names.as_ref(), &far.into()).unwrap();
         let passed = old.next().unwrap();
         assert_eq!((passed.core, passed.address, passed.transport), (7, two, transport));
+        assert_eq!(passed.proven, names);
         near.write_all(b"octets").unwrap();
         let mut octets = [0; 6];
         UnixStream::from(passed.stream).read_exact(&mut octets).unwrap();
         assert_eq!(&octets, b"octets");
 
         let (_, far) = UnixStream::pair().unwrap();
-        old.pass(3, one, transport, &far.into()).unwrap();
-        assert_eq!(before.next().unwrap().core, 3);
+        old.pass(3, one, transport, None, &far.into()).unwrap();
+        let passed = before.next().unwrap();
+        assert_eq!((passed.core, passed.proven), (3, None));
 
         drop(old);
         assert!(before.is_there() && before.next().is_err() && !before.is_there());
         let (_, far) = UnixStream::pair().unwrap();
-        assert!(before.pass(7, two, transport, &far.into()).is_err());
+        assert!(before.pass(7, two, transport, None, &far.into()).is_err());
         assert!(!before.is_there());
     }
 

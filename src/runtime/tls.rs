@@ -16,6 +16,7 @@
 //! [`TlsConn::peer_closed`] tells the two apart.
 
 mod direct;
+mod relays;
 mod setup;
 mod unbuffered;
 mod verifier;
@@ -24,15 +25,16 @@ use std::sync::Arc;
 use std::{fmt, mem};
 
 use rustls::client::UnbufferedClientConnection;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{ServerName, UnixTime};
 use rustls::server::UnbufferedServerConnection;
-use rustls::{AlertDescription, ClientConfig, CommonState, ServerConfig};
+use rustls::{AlertDescription, ClientConfig, CommonState, Error, ServerConfig};
 
 use self::direct::Direct;
 use self::unbuffered::{Role, Unbuffered};
 use crate::config::RecordLayer;
 
-pub use setup::{Identity, Roots, TlsSetup, TlsSetupError};
+pub use relays::{NotARelay, RelayRoots};
+pub use setup::{Identity, Roots, TlsSetup, TlsSetupError, Trust};
 
 /// The longest record a peer may send, in octets: header, plaintext, and the expansion that RFC 5246 allows.
 pub const RECORD_BYTES_MAX: usize = 5 + PLAINTEXT_BYTES_MAX + 2048;
@@ -48,7 +50,7 @@ const PLAINTEXT_BYTES_MAX: usize = 16 * 1024;
 pub enum TlsError {
     /// The peer broke the protocol, its certificate is refused, or it sent a fatal alert.
     #[error("{0}")]
-    Protocol(#[from] rustls::Error),
+    Protocol(#[from] Error),
     /// A handshake message in too many fragments.
     #[error("a handshake message of more than {FRAGMENTS_BYTES_MAX} octets")]
     FragmentsTooLong,
@@ -66,13 +68,61 @@ pub enum TlsError {
     Machine(&'static str),
 }
 
+/// Whose certificate is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// This side's.
+    Ours,
+    /// The peer's.
+    Theirs,
+}
+
+impl TlsError {
+    /// Whose certificate was refused, if that is what went wrong.
+    #[must_use]
+    pub fn whose_certificate(&self) -> Option<Whose> {
+        match self {
+            Self::Protocol(Error::InvalidCertificate(_) | Error::NoCertificatesPresented) => {
+                Some(Whose::Theirs)
+            }
+            Self::Protocol(Error::AlertReceived(
+                AlertDescription::BadCertificate
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::CertificateRequired
+                | AlertDescription::UnknownCA
+                | AlertDescription::NoCertificate
+                | AlertDescription::AccessDenied,
+            )) => Some(Whose::Ours),
+            _ => None,
+        }
+    }
+}
+
 /// One connection's TLS, in either role. It may move to another thread.
 pub struct TlsConn {
     layer: Layer,
+    /// Who vouches for relays, until it is known whether the client is one.
+    relays: Option<Arc<RelayRoots>>,
+    client: Client,
     /// rustls is to hand over the keys once there are any.
     extract: bool,
     failed: bool,
     close_sent: bool,
+}
+
+/// What the client of a connection has shown, other than credentials.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Client {
+    /// Nothing, or nothing yet.
+    #[default]
+    Unknown,
+    /// A certificate that makes it no relay.
+    Other(Box<NotARelay>),
+    /// It is a relay: the DNS names it has proven to bear, in lower case, at least one.
+    Relay(Vec<String>),
 }
 
 enum Layer {
@@ -91,6 +141,11 @@ impl TlsConn {
         Ok(Self::new(Role::Server(Box::new(connection)), extract))
     }
 
+    /// The same for a client that may be a relay, if it shows a certificate that leads to one of these roots.
+    pub fn recognising(self, relays: Option<Arc<RelayRoots>>) -> Self {
+        Self { relays, ..self }
+    }
+
     /// The client's side of a dialled connection to `name`. The name is sent (SNI) unless it is an address, and compared
     /// with the certificate if the configuration verifies. Call [`receive`](Self::receive) with nothing for the first
     /// flight. The record layer is chosen as in [`server`](Self::server).
@@ -102,12 +157,19 @@ impl TlsConn {
 
     /// What is left behind where a connection has been taken from: it can do nothing.
     pub fn spent() -> Self {
-        Self { layer: Layer::Lost, extract: false, failed: true, close_sent: false }
+        Self {
+            layer: Layer::Lost,
+            relays: None,
+            client: Client::Unknown,
+            extract: false,
+            failed: true,
+            close_sent: false,
+        }
     }
 
     fn new(role: Role, extract: bool) -> Self {
         let layer = Layer::Unbuffered(Unbuffered::new(role));
-        Self { layer, extract, failed: false, close_sent: false }
+        Self { layer, relays: None, client: Client::Unknown, extract, failed: false, close_sent: false }
     }
 
     /// Takes octets from the peer, decrypting them; appends plaintext to `plain` and what must be sent (handshake,
@@ -130,10 +192,16 @@ impl TlsConn {
         } else {
             self.receive_records(incoming, plain, out)
         };
+        self.look_at_client();
         received.map_err(|refusal| {
             self.fail(refusal.alert, out);
             refusal.error
         })
+    }
+
+    /// What is known of the client, once the handshake is done.
+    pub fn peer(&self) -> &Client {
+        &self.client
     }
 
     /// Whether plaintext can be sent and received.
@@ -243,6 +311,24 @@ impl TlsConn {
         }
     }
 
+    /// Judges the certificate that a client has shown, once it has proven to hold its key.
+    fn look_at_client(&mut self) {
+        let Layer::Unbuffered(unbuffered) = &self.layer else {
+            return;
+        };
+        if self.relays.is_none() || unbuffered.common().is_handshaking() {
+            return;
+        }
+        let (Some(relays), Some(chain)) = (self.relays.take(), unbuffered.common().peer_certificates())
+        else {
+            return;
+        };
+        self.client = match relays.judge(chain, UnixTime::now()) {
+            Ok(names) => Client::Relay(names),
+            Err(why) => Client::Other(Box::new(why)),
+        };
+    }
+
     /// Takes the keys over from rustls if there are any yet, and if they are of a kind that [`Direct`] can use.
     fn extract_keys(&mut self) -> Result<(), TlsError> {
         let Layer::Unbuffered(unbuffered) = &self.layer else {
@@ -252,6 +338,10 @@ impl TlsConn {
             return Ok(());
         }
         self.extract = false;
+        self.look_at_client();
+        let Layer::Unbuffered(unbuffered) = &self.layer else {
+            return Ok(());
+        };
         if unbuffered.peer_closed() || !Direct::can_take_over(unbuffered.common()) {
             return Ok(());
         }

@@ -192,7 +192,10 @@ impl Shared {
     }
 
     fn attach(&self, trace: &Rc<Trace>, view: &SessionView) {
-        self.with_conn(view.client, |conn| attach_to(conn, trace, &view.session, &view.user));
+        // A connection with a relay carries what others send, too.
+        if let Some(client) = view.client {
+            self.with_conn(client, |conn| attach_to(conn, trace, &view.session, &view.user));
+        }
     }
 }
 

@@ -10,10 +10,9 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, Weak, mpsc};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-
-use crate::stage::patiently;
 
 /// As whom the server runs if the test is root, which it refuses to run as.
 const USER: &str = "nobody";
@@ -29,6 +28,23 @@ const OPTIONS: &[&str] = &[
     "--aria-pagecache-buffer-size=1M",
     "--secure-file-priv=",
 ];
+
+/// What has not happened until then does not happen, however busy the machine is.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Looks again and again until there is something to see.
+#[track_caller]
+pub(crate) fn patiently<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < deadline, "in vain waited for {what}");
+        // Only so as not to take the processor away from what is waited for.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
 
 /// A running server.
 pub(crate) struct MariaDb {

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::mariadb::MariaDb;
+use crate::mariadb::{MariaDb, patiently};
 use crate::schemas::{DOMAIN, Database, PATIENT, Proxy};
-use crate::stage::{Login, Relay, converse, patiently};
+use crate::stage::{Login, Relay, converse};
 use crate::support::endpoint::Endpoint;
 use crate::support::transfer::Outgoing;
 use crate::support::{bounded, contents};

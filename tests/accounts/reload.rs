@@ -6,9 +6,9 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::mariadb::MariaDb;
+use crate::mariadb::{MariaDb, patiently};
 use crate::schemas::{DOMAIN, Database, Proxy};
-use crate::stage::{Login, config, converse, log_in, patiently};
+use crate::stage::{Login, config, converse, log_in};
 use crate::support::bounded;
 use crate::support::endpoint::Endpoint;
 use crate::support::process::BINARY;

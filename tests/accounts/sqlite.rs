@@ -9,7 +9,8 @@ use std::process::{Command, Output, Stdio};
 use msrprelay::proto::digest::Algorithm;
 use tempfile::TempDir;
 
-use crate::stage::{Login, Relay, patiently};
+use crate::mariadb::patiently;
+use crate::stage::{Login, Relay};
 use crate::support::bounded;
 use crate::support::process::BINARY;
 

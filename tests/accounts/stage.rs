@@ -1,12 +1,12 @@
 //! A relay in this process and clients that authenticate to it.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
 use msrprelay::config::Config;
 use msrprelay::proto::digest::{Algorithm, Challenge, Ha1};
 use msrprelay::runtime::boot::Server;
 
+use crate::mariadb::DEADLINE;
 use crate::schemas::DOMAIN;
 use crate::support::endpoint::Endpoint;
 use crate::support::frame::{Frame, Request};
@@ -99,23 +99,6 @@ impl<'a> Login<'a> {
         let request = Request::new("AUTH", &to, &endpoint.uri.clone()).header("Authorization", &answer);
         let tid = endpoint.send_bare(request);
         endpoint.response(&tid)
-    }
-}
-
-/// What has not happened until then does not happen, however busy the machine is.
-const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Looks again and again until there is something to see.
-#[track_caller]
-pub(crate) fn patiently<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        if let Some(seen) = look() {
-            return seen;
-        }
-        assert!(Instant::now() < deadline, "in vain waited for {what}");
-        // Only so as not to take the processor away from what is waited for.
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

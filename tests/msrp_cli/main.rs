@@ -4,6 +4,7 @@
 //! (the library's `Endpoint`) play those that misbehave.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
 
+mod chains;
 mod receivers;
 mod relays;
 mod scene;

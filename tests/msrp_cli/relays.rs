@@ -5,6 +5,7 @@ use std::process::Output;
 
 use msrprelay::client::{Endpoint, Frame, ListenSecurity, Listener, run_on_executor};
 use msrprelay::proto::digest::{Algorithm, Authorization, Ha1, check};
+use msrprelay::proto::head::{Kind, Method};
 use msrprelay::proto::parser::Flag;
 use msrprelay::proto::status::Status;
 use msrprelay::proto::write::FrameWriter;
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use crate::scene::{LIMIT, Scene, alarm, errors, status};
 
-const AUTH_URI: &str = "msrps://example.com;tcp";
+pub(crate) const AUTH_URI: &str = "msrps://example.com;tcp";
 const USE_PATH: &str = "msrps://near.example:2855/aaa;tcp msrps://far.example:2855/bbb;tcp";
 
 /// Plays a relay for one AUTH of alice, whose password is `s3cret`; `proof` is what it claims as rspauth.
@@ -22,68 +23,115 @@ fn with_scripted_relay(
     password: &str,
     proof: Option<&'static str>,
 ) -> Output {
-    let (port_sender, port_receiver) = std::sync::mpsc::channel();
+    fs::write(scene.path("password"), format!("{password}\nsecond line\n")).unwrap();
+    let common = ["--user", "alice@example.com", "--password-file", "password", "--auth-uri", AUTH_URI];
     let names_uri = arguments.contains(&"--digest-uri");
+    let script = async move |endpoint: &mut Endpoint| {
+        let granting = Granting { proof, names_uri, ..Granting::new(AUTH_URI, USE_PATH) };
+        answer_auth(endpoint, &granting).await;
+    };
+    with_script(scene, &[arguments, &common].concat(), script)
+}
+
+/// Plays the first relay of the tool, which gets its address as `--relay` in front of other options.
+pub(crate) fn with_script(
+    scene: &Scene,
+    arguments: &[&str],
+    script: impl AsyncFn(&mut Endpoint) + Send + 'static,
+) -> Output {
+    let (port_sender, port_receiver) = std::sync::mpsc::channel();
     let relay = std::thread::spawn(move || {
         run_on_executor(None, async {
             let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), ListenSecurity::Plain).unwrap();
             port_sender.send(listener.address().unwrap().port()).unwrap();
             let play = async {
                 let transport = listener.accept(LIMIT).await.unwrap();
-                answer_auth(&mut Endpoint::new(transport, AUTH_URI.to_owned()), proof, names_uri).await;
+                let mut endpoint = Endpoint::new(transport, AUTH_URI.to_owned());
+                script(&mut endpoint).await;
+                while let Ok(Some(_)) = endpoint.incoming.next().await {}
             };
             futures_lite::future::or(play, alarm()).await;
         })
         .unwrap();
     });
-    let relay_address = format!("127.0.0.1:{}", port_receiver.recv().unwrap());
-    fs::write(scene.path("password"), format!("{password}\nsecond line\n")).unwrap();
-    let common =
-        ["--plain", "--relay", &relay_address, "--user", "alice@example.com", "--password-file", "password"];
-    let output = scene.msrp(arguments).args(common).args(["--auth-uri", AUTH_URI]).output().unwrap();
+    let address = format!("127.0.0.1:{}", port_receiver.recv().unwrap());
+    let (command, arguments) = arguments.split_first().unwrap();
+    let output = scene.msrp(&[command, "--plain", "--relay", &address]).args(arguments).output().unwrap();
     relay.join().unwrap();
     output
 }
 
-async fn answer_auth(endpoint: &mut Endpoint, proof: Option<&str>, names_uri: bool) {
+/// A relay that grants a URI to who answers its challenge; or says that it does.
+pub(crate) struct Granting {
+    /// The To-Path it awaits, itself behind those in between; the From-Path of its answers as they arrive.
+    pub(crate) to_path: &'static str,
+    /// What it is called by itself.
+    pub(crate) uri: &'static str,
+    pub(crate) use_path: &'static str,
+    pub(crate) user: &'static str,
+    pub(crate) password: &'static str,
+    /// What it claims as rspauth; `None`: the truth.
+    pub(crate) proof: Option<&'static str>,
+    /// Whether it awaits a `uri` in the credentials; otherwise there must be none.
+    pub(crate) names_uri: bool,
+}
+
+impl Granting {
+    pub(crate) fn new(to_path: &'static str, use_path: &'static str) -> Self {
+        let uri = to_path.split(' ').next_back().unwrap();
+        Self { to_path, uri, use_path, user: "alice", password: "s3cret", proof: None, names_uri: false }
+    }
+}
+
+/// The next AUTH, which must be for this path.
+pub(crate) async fn expect_auth(endpoint: &mut Endpoint, to_path: &str) -> Frame {
+    let frame = endpoint.incoming.next_frame(0).await.unwrap().unwrap();
+    assert_eq!(frame.head.kind(), Kind::Request(Method::Auth));
+    assert_eq!(String::from_utf8_lossy(frame.head.to_path(&frame.octets).as_bytes()), to_path);
+    assert_eq!(frame.head.from_path(&frame.octets).len(), 1, "the client alone");
+    frame
+}
+
+pub(crate) fn response(frame: &Frame, from_path: &str, status: u16, headers: &[(&str, &str)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let status = Status::new(status).unwrap();
+    let mut writer = FrameWriter::response(&mut out, frame.head.tid(&frame.octets), status, None)
+        .header("To-Path", frame.head.from_path(&frame.octets).as_bytes())
+        .header("From-Path", from_path.as_bytes());
+    for (name, value) in headers {
+        writer = writer.header(name, value.as_bytes());
+    }
+    writer.end(Flag::Last);
+    out
+}
+
+pub(crate) async fn answer_auth(endpoint: &mut Endpoint, relay: &Granting) {
     let weak = "Digest realm=\"example.com\", nonce=\"n1\", opaque=\"o\", algorithm=MD5, qop=\"auth\"";
     let strong = weak.replace("MD5", "SHA-256");
-    let first = endpoint.incoming.next_frame(0).await.unwrap().unwrap();
-    assert_eq!(first.head.to_path(&first.octets).as_bytes(), AUTH_URI.as_bytes());
-    let respond = |frame: &Frame, status: u16, headers: &[(&str, &str)]| {
-        let mut out = Vec::new();
-        let status = Status::new(status).unwrap();
-        let mut writer = FrameWriter::response(&mut out, frame.head.tid(&frame.octets), status, None)
-            .header("To-Path", frame.head.from_path(&frame.octets).as_bytes())
-            .header("From-Path", AUTH_URI.as_bytes());
-        for (name, value) in headers {
-            writer = writer.header(name, value.as_bytes());
-        }
-        writer.end(Flag::Last);
-        out
-    };
+    let first = expect_auth(endpoint, relay.to_path).await;
     let challenges = [
         ("WWW-Authenticate", "Basic realm=\"x\""),
         ("WWW-Authenticate", &strong),
         ("WWW-Authenticate", weak),
     ];
-    endpoint.outgoing.send(&respond(&first, 401, &challenges)).await.unwrap();
-    let second = endpoint.incoming.next_frame(0).await.unwrap().unwrap();
+    endpoint.outgoing.send(&response(&first, relay.to_path, 401, &challenges)).await.unwrap();
+    let second = expect_auth(endpoint, relay.to_path).await;
     let credentials = second.head.authorization(&second.octets).unwrap();
     let text = String::from_utf8_lossy(credentials);
-    assert_eq!(text.contains(&format!(", uri=\"{AUTH_URI}\"")), names_uri, "{text}");
+    assert_eq!(text.contains(&format!(", uri=\"{}\"", relay.uri)), relay.names_uri, "{text}");
     let authorization = Authorization::parse(credentials).unwrap();
-    let ha1 = Ha1::new(Algorithm::Sha256, "alice", "example.com", "s3cret");
-    let answer = if check(&authorization, &ha1, "AUTH", AUTH_URI.as_bytes()).is_some() {
-        let rspauth = authorization.rspauth(&ha1, AUTH_URI.as_bytes());
-        let proof = proof.unwrap_or_else(|| rspauth.as_str());
+    let ha1 = Ha1::new(Algorithm::Sha256, relay.user, "example.com", relay.password);
+    let answer = if check(&authorization, &ha1, "AUTH", relay.uri.as_bytes()).is_some() {
+        let rspauth = authorization.rspauth(&ha1, relay.uri.as_bytes());
+        let proof = relay.proof.unwrap_or_else(|| rspauth.as_str());
         let info = format!("rspauth=\"{proof}\", cnonce=\"{}\", nc=00000001, qop=auth", authorization.cnonce);
-        respond(&second, 200, &[("Use-Path", USE_PATH), ("Expires", "600"), ("Authentication-Info", &info)])
+        let headers =
+            [("Use-Path", relay.use_path), ("Expires", "600"), ("Authentication-Info", info.as_str())];
+        response(&second, relay.to_path, 200, &headers)
     } else {
-        respond(&second, 401, &challenges)
+        response(&second, relay.to_path, 401, &challenges)
     };
     endpoint.outgoing.send(&answer).await.unwrap();
-    while let Ok(Some(_)) = endpoint.incoming.next().await {}
 }
 
 #[test]
@@ -115,7 +163,11 @@ fn a_wrong_password_has_its_own_status() {
     let scene = Scene::new();
     let output = with_scripted_relay(&scene, &["probe"], "wrong", None);
     assert_eq!(status(&output), 4);
-    assert!(errors(&output).contains("401 Unauthorized (wrong user"), "{}", errors(&output));
+    assert!(
+        errors(&output).contains("example.com refused AUTH: 401 Unauthorized (wrong user"),
+        "{}",
+        errors(&output)
+    );
 }
 
 #[test]

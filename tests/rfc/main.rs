@@ -18,6 +18,7 @@ mod hygiene;
 mod interop;
 mod max_chunk;
 mod pieces;
+mod relays;
 mod sending;
 
 use support::line::{Line, only};

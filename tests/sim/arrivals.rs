@@ -13,7 +13,7 @@ impl Simulation {
         conns.sort_unstable();
         for (conn, actor) in conns {
             for frame in self.world.take(conn) {
-                self.arrived(actor, frame);
+                self.arrived(actor, conn, frame);
             }
         }
         for at in 0..self.strangers.len() {
@@ -23,12 +23,12 @@ impl Simulation {
         }
     }
 
-    fn arrived(&mut self, actor: usize, frame: Frame) {
+    fn arrived(&mut self, actor: usize, conn: Conn, frame: Frame) {
         let response = !frame.method().starts_with(|c: char| c.is_ascii_uppercase());
         let of_relay = response || frame.is("REPORT") && frame.reported() != 200;
         if of_relay {
-            let begun = self.actors[actor].send_began;
-            assert_ne!(frame.flush, begun, "kept behind a chunk that was not begun yet: {frame:?}");
+            let begun = self.actors[actor].send_began.get(&conn);
+            assert_ne!(Some(&frame.flush), begun, "kept behind a chunk that was not begun yet: {frame:?}");
         }
         if response {
             return self.response_arrived(actor, &frame);
@@ -38,7 +38,7 @@ impl Simulation {
         assert_eq!(frame.to_path(), self.actors[actor].uri, "To-Path of {frame:?}");
         match frame.method() {
             "SEND" => {
-                self.actors[actor].send_began = frame.flush;
+                self.actors[actor].send_began.insert(conn, frame.flush);
                 self.chunk_arrived(actor, &frame);
                 self.actors[actor].pending.push(frame);
             }
@@ -63,6 +63,7 @@ impl Simulation {
         let index = self.message_of(frame);
         let disturbed = self.is_disturbed(index);
         let bound = self.chunk_bound_of(actor);
+        let conn = self.open_conn(actor).or(self.open_inlet(actor)).or(self.actors[actor].conn).unwrap();
         assert!(bound.is_none_or(|bound| frame.body.len() <= bound), "longer than {bound:?}: {frame:?}");
         let message = &mut self.messages[index];
         let range = frame.range();
@@ -109,11 +110,14 @@ impl Simulation {
             assert!(!late, "message {index} went through a session that has expired");
         }
         self.links[message.link].bound = true;
+        if self.actors[message.from].inlet.is_some_and(|inlet| Some(inlet) != self.actors[message.from].conn)
+        {
+            *self.seen.entry("a client behind a relay heard by any connection with it").or_default() += 1;
+        }
         if self.actors[message.from].came {
             *self.seen.entry("a far end that came by itself heard").or_default() += 1;
         }
         if frame.flag == Flag::Last && message.success_report {
-            let conn = self.actors[actor].conn.unwrap();
             let report = Request::new("REPORT", &frame.from_path(), &self.actors[actor].uri)
                 .header("Message-ID", &frame.message_id())
                 .header("Byte-Range", &format!("1-{0}/{0}", message.total))
@@ -159,7 +163,15 @@ impl Simulation {
         };
         let earlier = self.actors[actor].responses.insert(tid.to_owned(), code);
         assert_eq!(earlier, None, "{tid} answered twice");
-        assert_eq!(frame.to_path(), self.actors[actor].uri, "{frame:?}");
+        let whole = &self.actors[actor].uri;
+        // A SEND is answered to the hop before.
+        let back = match sent {
+            Sent::Chunk { .. } => whole.split(' ').next().unwrap(),
+            _ => whole,
+        };
+        let is_back =
+            frame.to_path() == back || matches!(sent, Sent::Lie(_)) && whole.starts_with(&frame.to_path());
+        assert!(is_back, "{frame:?}");
         match sent {
             Sent::Chunk { message, start, octets, aborted } => {
                 self.stop_waiting(actor, frame);

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use msrprelay::relay::Limit;
+use msrprelay::relay::{Input, Limit, ProvenNames};
 
 use super::support::frame::pattern;
 use super::support::{ADDRESS, Conn, Decision, HOST};
@@ -56,6 +56,45 @@ impl Simulation {
         Some((index, session))
     }
 
+    /// A client that another relay asks for, which may have one connection with ours or two, on any cores.
+    fn client_behind_a_relay(&mut self) -> Option<(usize, String)> {
+        let host = format!("relay{}.example", self.actors.len());
+        let conn = self.relay(&host)?;
+        let own = self.world.end(conn).uri.clone();
+        let back = format!("msrps://{host}:2855/s1;tcp {own}");
+        let granted = self.world.auth_round(conn, "alice", &back, "");
+        let use_path = granted.header("Use-Path").unwrap();
+        let session = use_path.split(' ').next_back().unwrap().to_owned();
+        let index = self.add_actor(Some(conn), back);
+        self.actors[index].session = Some(session.clone());
+        self.actors[index].expires = Some(self.world.now + Duration::from_secs(600));
+        self.actors[index].inlet = Some(conn);
+        if self.dice.chance(70) {
+            let outlet = self.relay(&host)?;
+            self.by_conn.insert(outlet, index);
+            self.actors[index].conn = Some(outlet);
+        }
+        self.hosts.insert(host, index);
+        Some((index, session))
+    }
+
+    fn relay(&mut self, host: &str) -> Option<Conn> {
+        let conn = self.connect()?;
+        let (core, peer) = (self.world.link(conn).core, self.world.link(conn).key);
+        let names = ProvenNames::new([host]).unwrap();
+        self.world.input(core, Input::Identified { peer, names });
+        Some(conn)
+    }
+
+    /// Where an actor receives, if that can still be used.
+    pub(super) fn open_inlet(&self, actor: usize) -> Option<Conn> {
+        let open = |conn: &Conn| !self.actors[actor].dead && !self.world.is_closed(*conn);
+        match self.actors[actor].inlet {
+            Some(inlet) => Some(inlet).filter(open),
+            None => self.open_conn(actor),
+        }
+    }
+
     fn foreign(&mut self) -> Option<usize> {
         let conn = self.connect()?;
         let uri = self.world.end(conn).uri.clone();
@@ -72,7 +111,7 @@ impl Simulation {
     }
 
     pub(super) fn add_link(&mut self) -> Option<()> {
-        match if self.crowd { 2 } else { self.dice.below(5) } {
+        match if self.crowd { 2 } else { self.dice.below(7) } {
             0 | 1 => {
                 let (a, a_session) = self.client()?;
                 let (b, b_session) = self.client()?;
@@ -90,6 +129,24 @@ impl Simulation {
                     let back = format!("{session} {}", self.actors[a].uri);
                     self.push_link([a, b], [there, back]);
                 }
+            }
+            5 | 6 => {
+                let (a, a_session) = self.client_behind_a_relay()?;
+                let (b, b_session) = match self.dice.below(3) {
+                    0 => self.client_behind_a_relay()?,
+                    1 => self.client()?,
+                    // Somebody who comes from outside and begins.
+                    _ => {
+                        let b = self.foreign()?;
+                        let there = format!("{a_session} {}", self.actors[a].uri);
+                        let back = format!("{a_session} {}", self.actors[b].uri);
+                        self.push_link([b, a], [there, back]);
+                        return Some(());
+                    }
+                };
+                let there = format!("{a_session} {b_session} {}", self.actors[b].uri);
+                let back = format!("{b_session} {a_session} {}", self.actors[a].uri);
+                self.push_link([a, b], [there, back]);
             }
             _ => {
                 let (a, session) = self.client()?;

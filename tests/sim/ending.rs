@@ -57,7 +57,7 @@ impl Simulation {
         self.faults = false;
         self.let_time_pass();
         for actor in 0..self.actors.len() {
-            while let (Some(conn), Some(octets)) = (self.open_conn(actor), self.actors[actor].withheld.pop())
+            while let (Some(conn), Some(octets)) = (self.open_inlet(actor), self.actors[actor].withheld.pop())
             {
                 self.world.send(conn, octets);
                 self.saw("an answer sent too late");
@@ -140,7 +140,7 @@ impl Simulation {
             }
             // Nobody answers for the dead.
             for actor in 0..self.actors.len() {
-                if self.open_conn(actor).is_none() {
+                if self.open_inlet(actor).is_none() {
                     self.actors[actor].pending.clear();
                 }
             }

@@ -69,6 +69,9 @@ impl Simulation {
             self.actors[actor].conn = Some(conn);
             self.by_conn.insert(conn, actor);
         } else {
+            if self.actors[actor].inlet.is_some() {
+                self.saw("a connection with a relay opened anew");
+            }
             self.fault_of(actor);
             self.world.lose(conn);
         }
@@ -98,7 +101,8 @@ impl Simulation {
 
     fn lose_somebody(&mut self) {
         let actor = self.dice.below(self.actors.len());
-        if let Some(conn) = self.actors[actor].conn {
+        let either = [self.actors[actor].conn, self.actors[actor].inlet];
+        if let Some(conn) = self.dice.pick(&either).or(either[0]) {
             self.fault_of(actor);
             self.actors[actor].dead = true;
             self.actors[actor].leaving = false;
@@ -146,15 +150,16 @@ impl Simulation {
                 self.world.drop_parcels(lane);
             }
         }
+        let conns = |actor: &super::Actor| [actor.conn, actor.inlet].into_iter().flatten();
         let lives_there = |actor: &super::Actor| {
-            actor.conn.is_some_and(|conn| self.world.link(conn).core == core && !self.world.is_closed(conn))
+            conns(actor).any(|conn| self.world.link(conn).core == core && !self.world.is_closed(conn))
         };
         let lost: Vec<usize> = (0..self.actors.len()).filter(|a| lives_there(&self.actors[*a])).collect();
         self.world.kill_core(core, again);
         self.saw(if again { "a core came again" } else { "a core died" });
         // Who has left before may have left something behind there, the news of what did not arrive included.
         for (index, actor) in self.actors.iter().enumerate() {
-            if actor.conn.is_some_and(|conn| self.world.link(conn).core == core) {
+            if conns(actor).any(|conn| self.world.link(conn).core == core) {
                 for link in self.links.iter_mut().filter(|link| link.ends.contains(&index)) {
                     link.core_died = true;
                 }
@@ -202,7 +207,7 @@ impl Simulation {
     /// Answers that nobody waits for any more, or not for long.
     fn answer_late(&mut self) {
         let actor = self.dice.below(self.actors.len());
-        if let (Some(conn), Some(octets)) = (self.open_conn(actor), self.actors[actor].withheld.pop()) {
+        if let (Some(conn), Some(octets)) = (self.open_inlet(actor), self.actors[actor].withheld.pop()) {
             self.world.send(conn, octets);
             self.saw("an answer sent late");
         }

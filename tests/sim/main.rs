@@ -108,6 +108,8 @@ const EVENTS: &[&str] = &[
     "an expired session refused",
     "a core died",
     "a core came again",
+    "a client behind a relay heard by any connection with it",
+    "a connection with a relay opened anew",
     "a dial failed",
     "a dial without an end",
     "a dial given up",
@@ -155,6 +157,9 @@ impl Dice {
 #[derive(Default)]
 struct Actor {
     conn: Option<Conn>,
+    /// Where it receives, if that is another connection: it is behind a relay, which has several with ours.
+    inlet: Option<Conn>,
+    /// It, or the way to it.
     uri: String,
     /// Its session, if it is a client.
     session: Option<String>,
@@ -182,8 +187,8 @@ struct Actor {
     waits: Vec<Wait>,
     /// Transaction ids the relay has used here.
     tids: HashSet<String>,
-    /// The flush in which the last SEND began to arrive.
-    send_began: u64,
+    /// The flush of a connection in which the last SEND began to arrive there.
+    send_began: HashMap<Conn, u64>,
     refresh: Option<String>,
 }
 
@@ -381,6 +386,9 @@ impl Simulation {
         }
         self.settle();
         self.check();
+        // Sessions behind relays end when they were told to.
+        self.world.break_off_all();
+        self.world.advance(Duration::from_secs(700));
         self.world.close_all();
         *self.seen.entry("a dial given up").or_default() += self.world.dials_given_up;
         for (what, limit) in [

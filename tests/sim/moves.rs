@@ -82,7 +82,8 @@ impl Simulation {
     fn may_speak(&self, link: usize, way: usize) -> bool {
         let second = self.links[link].ends[1];
         let spoken_to = |m: &Message| m.link == link && m.to == second && !m.delivered.is_empty();
-        way == 0 || self.hosts.values().any(|a| *a == second) || self.messages.iter().any(spoken_to)
+        let is_dialled = self.actors[second].inlet.is_none() && self.hosts.values().any(|a| *a == second);
+        way == 0 || is_dialled || self.messages.iter().any(spoken_to)
     }
 
     /// Somebody sends the next chunk of one of its messages.
@@ -282,7 +283,7 @@ impl Simulation {
         let slot = self.dice.below(self.actors[index].pending.len());
         let frame = self.actors[index].pending.swap_remove(slot);
         let early = self.actors[index].early.iter().any(|tid| tid == frame.tid());
-        let Some(conn) = self.open_conn(index) else {
+        let Some(conn) = self.open_inlet(index) else {
             return;
         };
         if bad && frame.is("SEND") {
@@ -312,7 +313,7 @@ impl Simulation {
     /// Somebody answers a chunk of which not all has arrived.
     pub(super) fn answer_early(&mut self) {
         let index = self.dice.below(self.actors.len());
-        let Some(conn) = self.open_conn(index) else {
+        let Some(conn) = self.open_inlet(index) else {
             return;
         };
         let code = if self.faults && self.dice.chance(70) { 413 } else { 200 };

@@ -177,7 +177,7 @@ pub(crate) fn accept(listener: &TcpListener) -> Result<TcpStream, String> {
 }
 
 /// A session is opened as clients do: with a SEND that has nothing in it.
-fn open(from: &Party, to: &Party) -> Outcome {
+pub(crate) fn open(from: &Party, to: &Party) -> Outcome {
     let id = fresh_id();
     let id = format!("m{}", &id[1..]);
     ask_to_open(from, &to.path(), &id)?;

@@ -53,7 +53,7 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    fn range(&self) -> Range {
+    pub(crate) fn range(&self) -> Range {
         (self.start, self.start + self.octets - 1)
     }
 }

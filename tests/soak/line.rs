@@ -13,9 +13,6 @@ use msrprelay::proto::parser::{Flag, Parser, ParserLimits, Piece};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 
-/// The relay's name, in its certificate and its URIs.
-pub(crate) const HOST: &str = "localhost";
-
 /// No answer to a login or handshake takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -72,12 +69,13 @@ pub(crate) fn dial(relay: SocketAddr, from: Ipv4Addr, window: Option<usize>) -> 
 }
 
 impl Line {
-    /// The client's part; `tls`: over TLS.
+    /// The client's part; `host`: the relay's name, in its certificate and its URIs; `tls`: over TLS.
     pub(crate) fn open(
         stream: TcpStream,
+        host: &str,
         tls: Option<&Arc<ClientConfig>>,
     ) -> io::Result<(Arc<Self>, Reader)> {
-        let name = ServerName::try_from(HOST).map_err(io::Error::other)?;
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let tls = tls.map(|config| ClientConnection::new(Arc::clone(config), name));
         Self::over(stream, tls.transpose().map_err(io::Error::other)?.map(Connection::from))
     }

@@ -64,6 +64,7 @@ pub(crate) enum Fate {
 }
 
 pub(crate) struct Party {
+    /// Use-Path.
     pub(crate) session: Option<String>,
     pub(crate) shared: Arc<Shared>,
     /// What the last 200 to an AUTH named as the next nonce.
@@ -86,16 +87,16 @@ impl Party {
         Ok(Self { session, shared, next_nonce, line: Some(line), jobs: Some(jobs), threads })
     }
 
-    /// What SDP would tell the other side.
+    /// What SDP would tell the other side: the relays, the nearest last, and this end.
     pub(crate) fn path(&self) -> String {
-        let session = self.session.iter().map(|session| format!("{session} "));
-        session.chain([self.shared.uri.clone()]).collect()
+        let relays = self.session.iter().flat_map(|session| session.split(' ').rev());
+        relays.chain([self.shared.uri.as_str()]).collect::<Vec<_>>().join(" ")
     }
 
     /// To-Path of what goes to somebody with the path `peer`.
     pub(crate) fn route(&self, peer: &str) -> String {
-        let session = self.session.iter().map(|session| format!("{session} "));
-        session.chain([peer.to_owned()]).collect()
+        let relays = self.session.as_deref();
+        relays.into_iter().chain([peer]).collect::<Vec<_>>().join(" ")
     }
 
     fn job(&self, job: Job) {

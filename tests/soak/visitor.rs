@@ -1,12 +1,15 @@
 //! Somebody who has just connected: asks and waits for the answer, one at a time, until it becomes a party.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use super::line::{Arrived, End, Leave, Line, Reader, dial};
 use super::stage::{Stage, add};
 use super::support::frame::{Frame, Request, fresh_id};
+
+/// The name of a relay that stands alone.
+const HOST: &str = "localhost";
 
 pub(crate) struct Visitor {
     pub(crate) stage: Arc<Stage>,
@@ -33,11 +36,21 @@ pub(crate) struct Approach {
 impl Visitor {
     pub(crate) fn connect(stage: &Arc<Stage>, approach: Approach) -> Result<Self, String> {
         let address = if approach.tls { stage.tls } else { stage.plain };
+        Self::connect_to(stage, address, HOST, approach)
+    }
+
+    /// The same to another relay, at this address and of this name.
+    pub(crate) fn connect_to(
+        stage: &Arc<Stage>,
+        address: SocketAddr,
+        host: &str,
+        approach: Approach,
+    ) -> Result<Self, String> {
         let wrong = |error| format!("cannot connect: {error}");
         let stream = dial(address, approach.from, approach.window).map_err(wrong)?;
         add(&stage.tally.connections, 1);
         let config = approach.tls.then(|| &stage.clients[usize::from(approach.old_tls)]);
-        let halves = Line::open(stream, config).map_err(wrong)?;
+        let halves = Line::open(stream, host, config).map_err(wrong)?;
         let scheme = if approach.tls { "msrps" } else { "msrp" };
         let uri = format!("{scheme}://{}.invalid:2855/{};tcp", approach.from, fresh_id());
         Ok(Self::new(stage, halves, uri))
@@ -111,19 +124,10 @@ impl Visitor {
 
     /// AUTH without credentials, then with them; returns the status.
     pub(crate) fn log_in(&mut self, user: &str, password: &str, expires: Option<u64>) -> Result<u16, String> {
-        let to = self.stage.auth_uri();
-        let asked = self.ask(Request::new("AUTH", &to, &self.uri))?;
-        let challenge = asked.header("WWW-Authenticate").ok_or_else(|| format!("no challenge: {asked:?}"))?;
-        let authorization = Stage::login(user, password, &to).answer(&challenge);
-        let mut request = Request::new("AUTH", &to, &self.uri).header("Authorization", &authorization);
-        if let Some(seconds) = expires {
-            request = request.header("Expires", &seconds.to_string());
-        }
-        let frame = self.ask(request)?;
+        let relay = self.stage.auth_uri();
+        let frame = self.authenticate(&relay, &relay, user, password, expires)?;
         let tally = &self.stage.tally;
         if frame.status() == Some(200) {
-            add(&tally.auths, 1);
-            add(&tally.sessions, 1);
             self.session = frame.header("Use-Path");
             let info = frame.head.authentication_info(&frame.octets);
             let info = info.map(String::from_utf8_lossy).unwrap_or_default();
@@ -133,6 +137,30 @@ impl Visitor {
             add(&tally.auths_refused, 1);
         }
         Ok(frame.status().unwrap_or_default())
+    }
+
+    /// Both rounds of an AUTH for the last relay of `to`; the last answer.
+    pub(crate) fn authenticate(
+        &mut self,
+        to: &str,
+        relay: &str,
+        user: &str,
+        password: &str,
+        expires: Option<u64>,
+    ) -> Result<Frame, String> {
+        let asked = self.ask(Request::new("AUTH", to, &self.uri))?;
+        let challenge = asked.header("WWW-Authenticate").ok_or_else(|| format!("no challenge: {asked:?}"))?;
+        let authorization = Stage::login(user, password, relay).answer(&challenge);
+        let mut request = Request::new("AUTH", to, &self.uri).header("Authorization", &authorization);
+        if let Some(seconds) = expires {
+            request = request.header("Expires", &seconds.to_string());
+        }
+        let frame = self.ask(request)?;
+        if frame.status() == Some(200) {
+            add(&self.stage.tally.auths, 1);
+            add(&self.stage.tally.sessions, 1);
+        }
+        Ok(frame)
     }
 
     /// Closes in order and waits for the other side to do so.

@@ -143,6 +143,9 @@ pub fn settings(cores: usize) -> Settings {
         expires_seconds_max: 3600,
         enforce_default: false,
         allow_other_methods: true,
+        relays: None,
+        relays_must_prove: false,
+        tls_port: Some(PORT),
         dial_plain: true,
         chunk_bounds: ChunkBounds::default(),
         limits: Limits::default(),
@@ -661,8 +664,8 @@ impl World {
         assert_eq!(sizes.unanswered, 0, "requests are unanswered: {sizes:?}");
     }
 
-    /// Breaks off all that is left; then nothing may be left.
-    pub fn close_all(&mut self) {
+    /// Breaks off all that is left.
+    pub fn break_off_all(&mut self) {
         for dial in mem::take(&mut self.dials) {
             self.input(dial.core, Input::Lost { peer: dial.key });
         }
@@ -671,6 +674,11 @@ impl World {
         }
         self.deliver_all();
         self.run();
+    }
+
+    /// Breaks off all that is left; then nothing may be left.
+    pub fn close_all(&mut self) {
+        self.break_off_all();
         assert_eq!(self.sizes(), TableSizes::default());
     }
 

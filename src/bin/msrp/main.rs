@@ -25,7 +25,7 @@ Exit status:
   1    the transfer failed, or a file was rejected
   2    wrong usage
   3    no connection: name resolution, TCP, TLS, or the certificate
-  4    the relay refused the user
+  4    a relay refused the user, or did not answer AUTH
   130  interrupted
 
 Passwords come from --password-file, else from the environment variable MSRP_PASSWORD, else from a prompt.";
@@ -40,7 +40,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Receive files, through a relay or listening.
+    /// Receive files, through relays or listening.
     Receive(Box<receive::Arguments>),
     /// Send a file.
     Send(Box<send::Arguments>),

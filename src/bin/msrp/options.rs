@@ -1,4 +1,4 @@
-//! What all commands share: whom to connect to and as whom, trust, passwords.
+//! What all commands share: whom to connect to and as whom, through which relays, trust, passwords.
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use msrprelay::client::{
     AuthOptions, ClientError, Credentials, Endpoint, Grant, Offer, Route, Security, Stage, Target, Trust,
-    authenticate, locate,
+    authenticate, authenticate_through, locate,
 };
 use msrprelay::proto::uri::{MsrpUri, Path};
 
@@ -18,30 +18,38 @@ use crate::units::parse_duration;
 /// The environment variable for passwords.
 const PASSWORD_VARIABLE: &str = "MSRP_PASSWORD";
 
-/// The relay and the user.
+/// How long the answer of a relay further out is waited for at the least: relays on the way give up after half a minute
+/// (RFC 4976, 6.4.1), and the 408 that they give then says more than silence.
+const FORWARDED_AUTH_LIMIT_MIN: Duration = Duration::from_secs(35);
+
+/// The relays and the user.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Relay")]
 pub(crate) struct RelayArguments {
-    /// Authenticate as this user (`alice@example.com`; the name before the `@` is what the relay checks)
-    #[arg(long, value_name = "USER@DOMAIN")]
-    pub(crate) user: Option<String>,
-    /// The relay [default port: 2855] [default: what the DNS says of the user's domain]
-    #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) relay: Option<Target>,
-    /// The To-Path of AUTH [default: msrps://HOST:PORT;tcp of the relay; some relays are addressed by their SIP domain]
-    #[arg(long, value_name = "URI", requires = "user", value_parser = parse_uri)]
-    pub(crate) auth_uri: Option<String>,
+    /// Authenticate as this user (`alice@example.com`; the name before the `@` is what the relay checks). With several
+    /// relays: once for all, or once for each
+    #[arg(long = "user", value_name = "USER@DOMAIN")]
+    pub(crate) users: Vec<String>,
+    /// The relay [default port: 2855] [default: what the DNS says of the user's domain]. Several times: be behind all of
+    /// them, the nearest one first; each further one is asked for its URI through those before it, and the options for the
+    /// connection are for the first one
+    #[arg(long = "relay", value_name = "HOST:PORT")]
+    pub(crate) relays: Vec<Target>,
+    /// The relay's URI in the To-Path of AUTH [default: msrps://HOST:PORT;tcp of the relay; some relays are addressed by
+    /// their SIP domain]. With several relays: the first one is the first relay's, and so on
+    #[arg(long = "auth-uri", value_name = "URI", requires = "users", value_parser = parse_uri)]
+    pub(crate) auth_uris: Vec<String>,
     /// Ask for a URI that lives this long [default: as long as the connection]
-    #[arg(long, value_name = "SECONDS", requires = "user")]
+    #[arg(long, value_name = "SECONDS", requires = "users")]
     pub(crate) expires: Option<u64>,
     /// Put a `uri` into the credentials, as some relays want it whose digest authentication is that of SIP
-    #[arg(long, requires = "user")]
+    #[arg(long, requires = "users")]
     pub(crate) digest_uri: bool,
-    /// Read the password from this file's first line
-    #[arg(long, value_name = "FILE", requires = "user")]
-    pub(crate) password_file: Option<PathBuf>,
+    /// Read the password from this file's first line. With several relays: once for all, or once for each
+    #[arg(long = "password-file", value_name = "FILE", requires = "users")]
+    pub(crate) password_files: Vec<PathBuf>,
     /// Ask this name server for the user's domain [default: the system's]
-    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "relay")]
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "relays")]
     pub(crate) dns: Option<SocketAddr>,
 }
 
@@ -61,7 +69,7 @@ pub(crate) struct ConnectionArguments {
     /// No TLS (`msrp:`); relays hardly ever accept AUTH this way
     #[arg(long, conflicts_with_all = ["ca", "insecure", "server_name"])]
     pub(crate) plain: bool,
-    /// How long each of TCP connect, TLS handshake and AUTH may take
+    /// How long each of TCP connect, TLS handshake and AUTH may take; AUTH through another relay may take 35 s
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     pub(crate) connect_timeout: Duration,
     /// Run on this CPU only
@@ -81,7 +89,7 @@ pub(crate) struct OutputArguments {
     pub(crate) progress: bool,
 }
 
-/// Everything needed to ask a relay, collected before anything is connected.
+/// Everything needed to ask the relays, collected before anything is connected.
 #[derive(Debug)]
 pub(crate) struct Login {
     pub(crate) relay: Target,
@@ -89,19 +97,52 @@ pub(crate) struct Login {
     pub(crate) routes: Vec<Route>,
     pub(crate) credentials: Credentials,
     pub(crate) options: AuthOptions,
+    /// The relays behind it, nearest first.
+    further: Vec<FurtherRelay>,
+}
+
+/// A relay that is reached through others.
+#[derive(Debug)]
+struct FurtherRelay {
+    credentials: Credentials,
+    options: AuthOptions,
 }
 
 impl RelayArguments {
-    /// Asks for the password and puts the login together; `None` without `--user`.
+    /// Asks for the passwords and puts the login together; `None` without `--user`.
     pub(crate) fn login(&self, connection: &ConnectionArguments) -> Result<Option<Login>, Failure> {
-        match (&self.user, &self.relay) {
-            (Some(_), Some(relay)) => self.login_to(relay, &relay.to_string(), connection),
-            (Some(user), None) => match user.split_once('@') {
+        match (self.users.first(), self.relays.as_slice()) {
+            (Some(_), [relay, further @ ..]) => {
+                let login = self.login_to(relay, &relay.to_string(), connection)?;
+                login.map(|login| self.with_further(login, further, connection)).transpose()
+            }
+            (Some(user), []) => match user.split_once('@') {
                 Some((_, domain)) => self.login_by_domain(domain, connection),
                 None => Err(Failure::Usage(format!("--user {user} needs --relay, or a domain behind an @"))),
             },
+            (None, [_, _, ..]) => Err(Failure::Usage(
+                "more than one --relay needs --user: those behind the first are reached by AUTH".to_owned(),
+            )),
             (None, _) => Ok(None),
         }
+    }
+
+    /// Which user, password and URI is for which relay must be clear.
+    fn check_numbers(&self) -> Result<(), Failure> {
+        let relays = self.relays.len().max(1);
+        for (option, count) in [("--user", self.users.len()), ("--password-file", self.password_files.len())]
+        {
+            if count > 1 && count != relays {
+                let what =
+                    format!("{count} times {option} for {relays} --relay: once for all, or once for each");
+                return Err(Failure::Usage(what));
+            }
+        }
+        if self.auth_uris.len() > relays {
+            let count = self.auth_uris.len();
+            return Err(Failure::Usage(format!("{count} times --auth-uri for {relays} --relay")));
+        }
+        Ok(())
     }
 
     /// Asks the DNS for the relays of a domain. AUTH is addressed to the domain, whichever of them serves it.
@@ -131,27 +172,56 @@ impl RelayArguments {
         authority: &str,
         connection: &ConnectionArguments,
     ) -> Result<Option<Login>, Failure> {
-        let Some(user) = &self.user else {
+        let Some(user) = self.users.first() else {
             return Ok(None);
         };
-        let name = user.split_once('@').map_or(user.as_str(), |(name, _)| name);
+        self.check_numbers()?;
         let scheme = if connection.plain { "msrp" } else { "msrps" };
-        let uri = self.auth_uri.clone().unwrap_or_else(|| format!("{scheme}://{authority};tcp"));
+        let uri = self.auth_uris.first().cloned().unwrap_or_else(|| format!("{scheme}://{authority};tcp"));
         Ok(Some(Login {
             relay: relay.clone(),
             routes: Vec::new(),
-            credentials: Credentials { user: name.to_owned(), password: self.password(user)? },
+            credentials: Credentials {
+                user: name_of(user).to_owned(),
+                password: self.password(user, self.password_files.first())?,
+            },
             options: AuthOptions {
                 uri,
                 expires: self.expires,
                 digest_uri: self.digest_uri,
                 limit: connection.connect_timeout,
             },
+            further: Vec::new(),
         }))
     }
 
-    fn password(&self, user: &str) -> Result<String, Failure> {
-        if let Some(file) = &self.password_file {
+    /// Adds the relays behind the first one. Between relays there is always TLS (RFC 4976, 9.2).
+    fn with_further(
+        &self,
+        mut login: Login,
+        relays: &[Target],
+        connection: &ConnectionArguments,
+    ) -> Result<Login, Failure> {
+        for (at, relay) in (1..).zip(relays) {
+            let credentials = match (self.users.get(at), self.password_files.get(at)) {
+                // Nobody is asked for the same password twice.
+                (None, None) => login.credentials.clone(),
+                (user, file) => {
+                    let user = user.or_else(|| self.users.first()).map_or("", String::as_str);
+                    let password = self.password(user, file.or_else(|| self.password_files.first()))?;
+                    Credentials { user: name_of(user).to_owned(), password }
+                }
+            };
+            let uri = self.auth_uris.get(at).cloned().unwrap_or_else(|| format!("msrps://{relay};tcp"));
+            let limit = connection.connect_timeout.max(FORWARDED_AUTH_LIMIT_MIN);
+            let options = AuthOptions { uri, expires: self.expires, digest_uri: self.digest_uri, limit };
+            login.further.push(FurtherRelay { credentials, options });
+        }
+        Ok(login)
+    }
+
+    fn password(&self, user: &str, file: Option<&PathBuf>) -> Result<String, Failure> {
+        if let Some(file) = file {
             let text = std::fs::read_to_string(file)
                 .map_err(|error| Failure::Usage(format!("--password-file {}: {error}", file.display())))?;
             return match text.lines().next() {
@@ -173,8 +243,13 @@ impl RelayArguments {
     }
 }
 
+/// What a relay checks: the name before the `@`.
+fn name_of(user: &str) -> &str {
+    user.split_once('@').map_or(user, |(name, _)| name)
+}
+
 impl Login {
-    /// Connects to the relay and fetches a URI from it.
+    /// Connects to the first relay and fetches URIs from all.
     pub(crate) async fn perform(
         &self,
         connection: &ConnectionArguments,
@@ -204,9 +279,24 @@ impl Login {
         }
     }
 
-    /// Fetches a URI over a connection that is there.
+    /// Fetches URIs over a connection that is there; the grant is for the whole way.
     pub(crate) async fn ask(&self, endpoint: &mut Endpoint) -> Result<Grant, ClientError> {
-        authenticate(endpoint, &self.credentials, &self.options).await
+        self.ask_each(endpoint, |_, _| ()).await
+    }
+
+    /// The same, showing what each relay grants, and its URI in AUTH.
+    pub(crate) async fn ask_each(
+        &self,
+        endpoint: &mut Endpoint,
+        mut granted: impl FnMut(&str, &Grant),
+    ) -> Result<Grant, ClientError> {
+        let mut grant = authenticate(endpoint, &self.credentials, &self.options).await?;
+        granted(&self.options.uri, &grant);
+        for FurtherRelay { credentials, options } in &self.further {
+            grant = authenticate_through(endpoint, &grant, credentials, options).await?;
+            granted(&options.uri, &grant);
+        }
+        Ok(grant)
     }
 }
 

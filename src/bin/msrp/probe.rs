@@ -17,14 +17,16 @@ Examples:
   msrp probe example.com --user alice@example.com --password-file secret
   msrp probe --relay relay.example.com       one relay, without looking for it
   msrp probe --relay relay.example.com --user alice@example.com --password-file secret
+  msrp probe --relay edge.example.com --relay relay.example.net --user alice@example.com
+                                             the second one as it is reached through the first
   msrp probe --relay 192.0.2.1:2855 --server-name relay.example.com --user alice@example.com \\
              --auth-uri 'msrps://example.com;tcp'";
 
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES, mut_arg("relay", |relay| relay.required_unless_present("domain")))]
+#[command(after_help = EXAMPLES, mut_arg("relays", |relays| relays.required_unless_present("domain")))]
 pub(crate) struct Arguments {
     /// Find the relays of this SIP domain by SRV _msrps._tcp, and look at each by each of its addresses
-    #[arg(value_name = "DOMAIN", conflicts_with = "relay")]
+    #[arg(value_name = "DOMAIN", conflicts_with = "relays")]
     domain: Option<String>,
     /// Print the result as one JSON object on stdout
     #[arg(long)]
@@ -58,7 +60,7 @@ fn probe_domain(arguments: &Arguments, domain: &str, report: &mut Report) -> Res
 
 async fn probe(arguments: &Arguments, login: Option<Login>, report: &mut Report) -> Result<(), Failure> {
     let connection = &arguments.connection;
-    let Some(relay) = &arguments.relay.relay else {
+    let Some(relay) = arguments.relay.relays.first() else {
         return Err(Failure::Usage("--relay is needed".to_owned()));
     };
     let security = connection.security()?;
@@ -74,8 +76,8 @@ async fn probe(arguments: &Arguments, login: Option<Login>, report: &mut Report)
         None => report.lines.push("TLS          none".to_owned()),
     }
     if let Some(login) = login {
-        let grant = login.ask(&mut endpoint).await?;
-        describe_grant(&grant, report);
+        report.json["auth_of_each"] = json!([]);
+        login.ask_each(&mut endpoint, |uri, grant| describe_grant(uri, grant, report)).await?;
     }
     // Everything that was to be seen has been seen.
     let _ = endpoint.close().await;
@@ -112,12 +114,14 @@ fn describe_tls(facts: &TlsFacts, insecure: bool, report: &mut Report) {
     });
 }
 
-fn describe_grant(grant: &Grant, report: &mut Report) {
+/// What one relay grants; with several of them the last one's is what counts.
+fn describe_grant(uri: &str, grant: &Grant, report: &mut Report) {
     let (realm, algorithm) =
         (grant.realm.as_deref().unwrap_or("none"), grant.algorithm.map(|one| one.as_str()));
     let proof = if grant.proved { "and proved itself" } else { "without proving itself" };
     let (challenge, answer) = (millis(grant.challenge_took), millis(grant.answer_took));
     report.lines.extend([
+        format!("To-Path      {uri}"),
         format!("AUTH         accepted, {proof}; challenge in {challenge}, answer in {answer}"),
         format!("realm        {realm} ({})", algorithm.unwrap_or("no digest")),
         format!("Use-Path     {}", grant.use_path.join(" ")),
@@ -126,7 +130,8 @@ fn describe_grant(grant: &Grant, report: &mut Report) {
             |seconds| format!("Expires      {seconds} s"),
         ),
     ]);
-    report.json["auth"] = json!({
+    let auth = json!({
+        "auth_uri": uri,
         "realm": grant.realm,
         "algorithm": algorithm,
         "relay_proved_itself": grant.proved,
@@ -136,4 +141,8 @@ fn describe_grant(grant: &Grant, report: &mut Report) {
         "challenge_seconds": grant.challenge_took.as_secs_f64(),
         "answer_seconds": grant.answer_took.as_secs_f64(),
     });
+    if let Some(each) = report.json["auth_of_each"].as_array_mut() {
+        each.push(auth.clone());
+    }
+    report.json["auth"] = auth;
 }

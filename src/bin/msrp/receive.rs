@@ -25,6 +25,8 @@ Examples:
     msrp receive --user bob@example.com --relay relay.example.com --out incoming --path-file bob.path
   The same behind whichever relay the DNS names for example.com:
     msrp receive --user bob@example.com --out incoming --path-file bob.path
+  Behind two relays, your own and, further out, that of your provider:
+    msrp receive --user bob@example.com --relay edge.example.com --relay relay.example.net --path-file bob.path
   Without a relay, on an address the sender can reach:
     msrp receive --listen 192.0.2.9:2855 --cert bob.crt --key bob.key
 
@@ -34,7 +36,7 @@ the size and SHA-256 its sender announced. The exit status is explained by `msrp
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-#[command(group = clap::ArgGroup::new("where").args(["user", "relay", "listen"]).required(true).multiple(true))]
+#[command(group = clap::ArgGroup::new("where").args(["users", "relays", "listen"]).required(true).multiple(true))]
 pub(crate) struct Arguments {
     /// Store files in this directory
     #[arg(long, value_name = "DIR", default_value = ".")]
@@ -52,7 +54,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     timeout: Option<Duration>,
     /// Listen on this address instead of using a relay; port 0 lets the kernel choose
-    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with_all = ["user", "relay"])]
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with_all = ["users", "relays"])]
     listen: Option<SocketAddr>,
     /// With --listen: the certificate to show, PEM [without: plain msrp, which needs --plain]
     #[arg(long, value_name = "FILE", requires_all = ["listen", "key"], conflicts_with = "plain")]
@@ -89,7 +91,7 @@ fn prepare(arguments: &Arguments) -> Result<Option<Login>, Failure> {
             Err(Failure::Usage("--listen needs --cert and --key, or --plain".to_owned()))
         }
         Some(_) => Ok(None),
-        None if arguments.relay.user.is_none() => Err(Failure::Usage("--relay needs --user".to_owned())),
+        None if arguments.relay.users.is_empty() => Err(Failure::Usage("--relay needs --user".to_owned())),
         None => arguments.relay.login(&arguments.connection),
     }
 }

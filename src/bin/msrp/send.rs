@@ -128,12 +128,13 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
 }
 
 fn prepare(arguments: &Arguments) -> Result<(Option<Login>, Content), Failure> {
-    if arguments.relay.relay.is_some() && arguments.relay.user.is_none() {
+    if !arguments.relay.relays.is_empty() && arguments.relay.users.is_empty() {
         return Err(Failure::Usage(
             "--relay needs --user; without a relay of your own leave both away".to_owned(),
         ));
     }
-    if arguments.connection.plain && arguments.relay.user.is_none() && first_uri(&arguments.to)?.is_secure() {
+    if arguments.connection.plain && arguments.relay.users.is_empty() && first_uri(&arguments.to)?.is_secure()
+    {
         return Err(Failure::Usage("--plain, but the path begins with an msrps: URI".to_owned()));
     }
     let login = arguments.relay.login(&arguments.connection)?;

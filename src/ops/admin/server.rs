@@ -335,8 +335,8 @@ fn status(desk: &Desk) -> Status {
 }
 
 fn session(line: SessionLine) -> Session {
-    let peer = line.peer();
-    let SessionLine { core, view, client, .. } = line;
+    let (client, peer) = (line.client(), line.peer());
+    let SessionLine { core, view, .. } = line;
     Session {
         session: view.session,
         user: view.user,
@@ -345,7 +345,7 @@ fn session(line: SessionLine) -> Session {
         core,
         age_seconds: view.age.as_secs(),
         expires_in_seconds: view.expires_in.map(|left| left.as_secs()),
-        client: client.map(|address| address.to_string()),
+        client,
         peer,
         bytes_from_client: view.octets_from_client,
         bytes_to_client: view.octets_to_client,

@@ -256,6 +256,11 @@ fn clients(all: &Snapshot, page: &mut Page<'_>) -> fmt::Result {
             .map(|(version, times)| (label("version", version), times)),
     )?;
     page.counter(
+        "msrprelay_relays_recognised",
+        "Inbound connections of other relays that have proven their names.",
+        one(all.relays_recognised),
+    )?;
+    page.counter(
         "msrprelay_tls_failures",
         "TLS that ended in an error, during the handshake or after it.",
         [("handshake", all.tls_handshake_failures), ("records", all.tls_record_failures)]

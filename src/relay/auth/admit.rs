@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use super::{Claim, Granted, Nonce, Refusal, URIS_PER_SESSION_MAX, Waiting, auth_response};
+use slotmap::SlotMap;
+
+use super::{Claim, Granted, Nonce, Refusal, URIS_PER_SESSION_MAX, Waiting, auth_response, is_through_relay};
 use crate::proto::digest::{AuthenticationInfo, Authorization, Ha1, Verified};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
@@ -11,10 +13,14 @@ use crate::relay::admission::{Tally, UserKey, Who};
 use crate::relay::ids::{CoreId, LookUpTicket, PeerKey, SessionKey};
 use crate::relay::limit::Limit;
 use crate::relay::message::{Message, Transit};
-use crate::relay::peer::Role;
+use crate::relay::peer::{Peer, Role};
 use crate::relay::session::NewSession;
+use crate::relay::view::authority_of_first;
 use crate::relay::{CloseReason, Effects, Event, Relay};
+
 impl Relay {
+    /// Whether a session is asked for that counts among its user's. A client's connection counts once, whatever it has;
+    /// behind a relay each session counts by itself.
     pub(super) fn is_first_session(&self, key: PeerKey, waiting: &Waiting) -> bool {
         waiting.refreshes.is_none() && self.peers.get(key).is_some_and(|peer| peer.user.is_none())
     }
@@ -24,12 +30,13 @@ impl Relay {
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
-        let Some(auth) = peer.auth.as_mut() else {
+        let me = peer.me;
+        let Some(auth) = peer.applicant(&claim.waiting.transit) else {
             return;
         };
         let user = UserKey::new(claim.verified.username(), claim.verified.realm());
         let ticket = LookUpTicket { peer: key, number: claim.waiting.ticket };
-        let peer = peer.me;
+        let peer = me;
         auth.claim = Some(Box::new(claim));
         let counter = Who::User(user).counter(self.core.cores.len());
         if self.core.running(counter).is_some() {
@@ -51,7 +58,7 @@ impl Relay {
         fx: &mut Effects,
     ) {
         let key = ticket.peer;
-        let auth = self.peers.get_mut(key).and_then(|peer| peer.auth.as_mut());
+        let auth = self.peers.get_mut(key).and_then(|peer| peer.by_ticket(ticket.number));
         let claim = auth.and_then(|auth| auth.claim.take_if(|c| c.waiting.ticket == ticket.number));
         let Some(claim) = claim else {
             // Who asked is gone. A core that has died since has forgotten what it counted.
@@ -64,7 +71,7 @@ impl Relay {
         let transit = claim.waiting.transit.clone();
         let outcome = if granted {
             let user = UserKey::new(claim.verified.username(), claim.verified.realm());
-            if let Some(peer) = self.peers.get_mut(key) {
+            if let Some(peer) = self.peers.get_mut(key).filter(|_| !is_through_relay(&transit)) {
                 peer.count_among(user, &mut self.core);
             }
             self.admit(key, *claim, fx)
@@ -73,9 +80,14 @@ impl Relay {
             Err(Refusal::Respond(Status::FORBIDDEN, "Too many sessions of this user"))
         };
         if let Err(refusal) = outcome {
+            if granted && is_through_relay(&transit) {
+                // No session was made that could give the place back.
+                self.core.tally(who, Tally::Released, fx);
+            }
             self.refuse_auth(key, &transit, &refusal, fx);
         }
         if let Some(peer) = self.peers.get_mut(key) {
+            peer.drop_idle_ticket(ticket.number);
             peer.update_pause(&mut self.core, fx);
         }
     }
@@ -83,10 +95,7 @@ impl Relay {
     /// A core that counted users is gone: what was asked of it is granted.
     pub(crate) fn grant_claims_of(&mut self, gone: CoreId, fx: &mut Effects) {
         let cores = self.core.cores.len();
-        for peer in self.peers.values() {
-            let Some(claim) = peer.auth.as_ref().and_then(|auth| auth.claim.as_ref()) else {
-                continue;
-            };
+        for (peer, claim) in claims(&self.peers) {
             let user = UserKey::new(claim.verified.username(), claim.verified.realm());
             if Who::User(user).counter(cores) == usize::from(gone.index) {
                 let ticket = LookUpTicket { peer: peer.me.key, number: claim.waiting.ticket };
@@ -100,10 +109,7 @@ impl Relay {
     /// answer finds nobody, and gives the place back.
     pub(crate) fn claim_again(&mut self, index: usize, fx: &mut Effects) {
         let cores = self.core.cores.len();
-        for peer in self.peers.values() {
-            let Some(claim) = peer.auth.as_ref().and_then(|auth| auth.claim.as_ref()) else {
-                continue;
-            };
+        for (peer, claim) in claims(&self.peers) {
             let who = Who::User(UserKey::new(claim.verified.username(), claim.verified.realm()));
             if who.counter(cores) == index {
                 let ticket = LookUpTicket { peer: peer.me.key, number: claim.waiting.ticket };
@@ -140,9 +146,12 @@ impl Relay {
         const ANOTHER: Refusal =
             Refusal::Respond(Status::FORBIDDEN, "Open another connection for another session");
         let now = self.core.now;
-        let expires = granted.enforced.then(|| now + std::time::Duration::from_secs(granted.seconds));
+        // Behind a relay there is no connection of the client's to end with: what was announced holds.
+        let enforced = granted.enforced || is_through_relay(&waiting.transit);
+        let expires = enforced.then(|| now + std::time::Duration::from_secs(granted.seconds));
+        let through_relay = is_through_relay(&waiting.transit);
         let peer = self.peers.get_mut(key).ok_or(Refusal::Close(CloseReason::Misaddressed))?;
-        let auth = peer.auth.as_mut().ok_or(Refusal::Challenge)?;
+        let auth = peer.applicant(&waiting.transit).ok_or(Refusal::Challenge)?;
         if auth.user.as_ref().is_some_and(|user| **user != verified) {
             return Err(ANOTHER);
         }
@@ -154,30 +163,42 @@ impl Relay {
             self.sessions.prolong(session, expires);
             return Ok(session);
         }
-        if let Role::Client { sessions } = &peer.role
-            && sessions.iter().filter(|s| self.sessions.is_live(**s, now)).count() >= URIS_PER_SESSION_MAX
-        {
+        let verified = Arc::clone(auth.user.get_or_insert_with(|| Arc::new(verified)));
+        let others = peer.sessions_of(&waiting.transit).map(|sessions| sessions.clone()).unwrap_or_default();
+        if others.iter().filter(|s| self.sessions.is_live(**s, now)).count() >= URIS_PER_SESSION_MAX {
             return Err(ANOTHER);
         }
-        let verified = Arc::clone(auth.user.get_or_insert_with(|| Arc::new(verified)));
-        let inner_uri = waiting.transit.received_from_path().first().unwrap_or_default();
+        let counted = through_relay && self.core.settings.limits.counts_users();
+        let port = match peer.role {
+            Role::Dialling | Role::Dialled => self.core.settings.tls_port,
+            Role::Foreign | Role::Client { .. } => None,
+        };
         let new = NewSession {
-            inner: key,
-            inner_uri: Arc::from(inner_uri),
+            peer: peer.me,
+            through_relay,
+            inner_path: Arc::from(waiting.transit.received_from_path().as_bytes()),
             verified: Arc::clone(&verified),
+            counted: counted.then(|| UserKey::new(verified.username(), verified.realm())),
             expires,
-            transport: peer.transport,
+            secure: peer.transport.secure,
+            port: port.unwrap_or(peer.transport.port),
         };
         let session = self.sessions.open(new, &mut self.core);
-        match &mut peer.role {
-            Role::Client { sessions } => sessions.push(session),
-            role => *role = Role::Client { sessions: vec![session] },
+        match peer.sessions_of(&waiting.transit) {
+            Some(sessions) => sessions.push(session),
+            None => peer.role = Role::Client { sessions: vec![session] },
+        }
+        if through_relay && let Some(id) = self.sessions.id_of(session) {
+            let nearest = waiting.transit.received_from_path().first().unwrap_or_default();
+            let chunk_max = self.core.settings.chunk_bounds.of_uri(nearest);
+            self.core.post(Message::Bind { peer: peer.me, session: id, chunk_max }, fx);
         }
         fx.event(Event::SessionOpened {
             session: self.sessions.id_of(session).map(|id| id.prefix().to_owned()).unwrap_or_default(),
             user: verified.username().to_owned(),
             realm: verified.realm().to_owned(),
             peer: key,
+            relay: through_relay.then(|| authority_of_first(waiting.transit.received_from_path().as_bytes())),
         });
         Ok(session)
     }
@@ -194,13 +215,20 @@ impl Relay {
         fx: &mut Effects,
     ) {
         self.core.stats.auth_ok += 1;
-        let Some(use_path) = self.sessions.uri_of(session) else {
+        let Some(own_uri) = self.sessions.uri_of(session) else {
             return;
         };
+        // In the order in which the client uses them: the way back from here to it is in From-Path (RFC 4976, 5.1).
+        let mut use_path = Vec::new();
+        for relay in transit.received_from_path().uris().rev().skip(1) {
+            use_path.extend_from_slice(relay);
+            use_path.push(b' ');
+        }
+        use_path.extend_from_slice(&own_uri);
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
-        let Some(auth) = peer.auth.as_mut() else {
+        let Some(auth) = peer.applicant(transit) else {
             return;
         };
         let next = Nonce::new(&mut self.core.entropy, None);
@@ -258,5 +286,25 @@ impl Relay {
             }
         }
         self.update_session_over(key);
+    }
+}
+
+/// AUTHs that wait for a place among their user's sessions, and the connections they came by.
+fn claims(peers: &SlotMap<PeerKey, Peer>) -> impl Iterator<Item = (&Peer, &Claim)> {
+    let of_peer =
+        |peer| Peer::waiting_applicants(peer).filter_map(move |auth| Some((peer, auth.claim.as_deref()?)));
+    peers.values().flat_map(of_peer)
+}
+
+impl Peer {
+    /// The sessions of whoever an AUTH comes from; `None` before a client's connection has one.
+    fn sessions_of(&mut self, transit: &Transit) -> Option<&mut Vec<SessionKey>> {
+        if is_through_relay(transit) {
+            return self.client_behind(transit).map(|client| &mut client.sessions);
+        }
+        match &mut self.role {
+            Role::Client { sessions } => Some(sessions),
+            Role::Foreign | Role::Dialling | Role::Dialled => None,
+        }
     }
 }

@@ -99,6 +99,7 @@ impl Relay {
         if method == Method::Send {
             self.core.stats.chunks_in += 1;
         }
+        let giver = peer.giver(&transit);
         let first = transit.to_path().first().unwrap_or_default();
         let known = peer.last_route.as_ref().filter(|last| last.uri == first).map(|last| last.session);
         let named = match known {
@@ -112,6 +113,10 @@ impl Relay {
         };
         if method == Method::Other && !self.core.settings.allow_other_methods {
             let refusal = (Status::NOT_IMPLEMENTED, "methods.allow_other is false");
+            return self.turn_away(key, &transit, true, refusal, fx);
+        }
+        if giver == Giver::Peer && self.core.settings.relays_must_prove && peer.is_unproven_relay(&transit) {
+            let refusal = (Status::FORBIDDEN, "request through a relay that has not proven its name");
             return self.turn_away(key, &transit, true, refusal, fx);
         }
         let Some(session) = named.filter(|id| self.core.is_alive(id.home())) else {
@@ -139,7 +144,7 @@ impl Relay {
         self.core.hold(transit.cost(), fx);
         peer.spend(transit.octets.len(), &mut self.core);
         peer.update_pause(&mut self.core, fx);
-        self.core.post(Message::Request { session, giver: Giver::Peer, stream, transit }, fx);
+        self.core.post(Message::Request { session, giver, stream, transit }, fx);
     }
 
     /// A request for another host. Whoever sends one to us does not know whom it is talking to: the

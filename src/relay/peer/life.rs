@@ -9,7 +9,9 @@ use super::{Incoming, Peer, Role, Standing};
 use crate::proto::head::Method;
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
+use crate::relay::identity::ProvenNames;
 use crate::relay::ids::{CoreId, PeerKey, PeerRef};
+use crate::relay::ledger;
 use crate::relay::message::{Message, Outer};
 use crate::relay::orphan::Failure;
 use crate::relay::session::Sessions;
@@ -28,6 +30,13 @@ impl Relay {
         }
     }
 
+    /// Its peer is a relay, or says so with a certificate that we trust.
+    pub(crate) fn on_identified(&mut self, key: PeerKey, names: ProvenNames) {
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.names = Some(names);
+        }
+    }
+
     /// The next hop cannot be had. Its user may try so often, and no more: nobody is to find out by us
     /// what listens where (norm S3).
     pub(crate) fn on_dial_failed(&mut self, key: PeerKey, fx: &mut Effects) {
@@ -36,8 +45,9 @@ impl Relay {
         if let Some(peer) = self.peers.get(key)
             && let Some(user) = peer.dialled_for
         {
-            let client = peer.bound.first().and_then(|id| self.sessions.inner_of(id));
-            let culprit = PeerRef { core: self.core.me, key: client.unwrap_or(key) };
+            let me = self.core.me;
+            let client = peer.bound.first().and_then(|id| self.sessions.inner_of(id, me));
+            let culprit = client.unwrap_or(PeerRef { core: me, key });
             self.core.tally(Who::User(user), Tally::Failed { offence: Offence::Dial, culprit }, fx);
         }
         self.lose_peer(key, fx);
@@ -156,7 +166,7 @@ impl Relay {
             peer.held_up_since = Some(now);
             let source = peer.me;
             for session in peer.bound.clone() {
-                self.core.post(Message::Relieve { session, source }, fx);
+                self.core.post(Message::Relieve { session, source, before: None }, fx);
             }
         }
         let Some(peer) = self.peers.get_mut(key) else {
@@ -212,11 +222,13 @@ impl Peer {
 
     /// What came from it and has not been written yet stays with whoever holds it.
     fn leave_behind(&self, core: &mut Core) {
-        let lent: usize = self.lent.iter().map(|(_, octets)| octets).sum();
         for (holder, octets) in &self.lent {
-            core.budget.leave_behind(*holder, *octets);
+            match usize::try_from(*octets) {
+                Ok(held) => core.budget.leave_behind(*holder, held),
+                Err(_) => core.budget.owe_left_behind(*holder, usize::try_from(-octets).unwrap_or(0)),
+            }
         }
-        core.budget.leave_behind(core.me, self.outstanding - lent);
+        core.budget.leave_behind(core.me, self.outstanding.saturating_sub(ledger::sum(&self.lent)));
     }
 }
 

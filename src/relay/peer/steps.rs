@@ -55,6 +55,7 @@ impl Relay {
         write_end_line(control, tid, Flag::Last, false);
         peer.wake(fx);
         peer.update_pause(&mut self.core, fx);
+        self.count_verdict_from_ahead(stream.peer.key, &request, reply, fx);
     }
 
     pub(crate) fn on_frame(&mut self, peer: PeerRef, octets: &[u8], fx: &mut Effects) {
@@ -67,12 +68,34 @@ impl Relay {
     }
 
     pub(crate) fn on_credit(&mut self, peer: PeerRef, from: CoreId, octets: usize, fx: &mut Effects) {
+        // What a core gives back that has died meanwhile is void: it has been written off.
+        if from != self.core.me && self.core.has_ended(from) {
+            return;
+        }
         let Some(peer) = self.peers.get_mut(peer.key) else {
             return self.core.budget.free_left_behind(from, octets);
         };
-        let settled = peer.settle(from, octets);
-        self.core.budget.free(settled);
+        peer.settle(from, octets);
+        self.core.budget.free(octets);
         peer.update_pause(&mut self.core, fx);
+    }
+
+    /// What one core was to hold is at another; or was, if that has died before the news came.
+    pub(crate) fn on_lent(
+        &mut self,
+        peer: PeerRef,
+        from: CoreId,
+        to: CoreId,
+        octets: usize,
+        fx: &mut Effects,
+    ) {
+        if to != self.core.me && self.core.has_ended(to) {
+            return self.on_credit(peer, from, octets, fx);
+        }
+        match self.peers.get_mut(peer.key) {
+            Some(peer) => peer.relend(from, to, octets),
+            None => self.core.budget.relend_left_behind(from, to, octets),
+        }
     }
 
     pub(crate) fn on_open(

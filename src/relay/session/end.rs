@@ -1,13 +1,16 @@
 //! How requests fail and sessions end, and who hears of it (RFC 4976, 6.3 and 6.4.1; norms F7, F9, F10, A12).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use super::{OuterSide, direction, refuse};
+use super::{Inner, OuterSide, Session, refuse};
 use crate::proto::head::{FailureReport, Method};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::uri::Path;
 use crate::proto::write::FrameWriter;
+use crate::relay::admission::{Tally, Who};
 use crate::relay::ids::{CoreId, PeerRef, SessionId, StreamId, Tid};
 use crate::relay::limit::Limit;
 use crate::relay::message::{Message, MessageId, Notice, Outer};
@@ -18,27 +21,47 @@ impl Relay {
     /// The hop after a session refuses a request that is still coming in: it is stopped here, and
     /// the hop before is told by the response it still waits for (norm F7).
     pub(crate) fn on_broken(&mut self, id: SessionId, stream: StreamId, status: Status, fx: &mut Effects) {
-        let running = self.sessions.find(&id).and_then(|s| s.running_mut(stream)).and_then(Option::take);
-        if let Some(running) = running {
+        if let Some(running) = self.sessions.find(&id).and_then(|session| session.take_running(stream)) {
             let message = running.transit.head.message_id(&running.transit.octets).map(MessageId::new);
             if status == Status::STOP
                 && let (Some(session), Some(message)) = (self.sessions.find(&id), message)
             {
-                let inner = PeerRef { core: self.core.me, key: session.inner };
-                session.stop(running.next == Outer::Peer(inner), message);
+                session.stop(running.inward, message);
             }
             running.end(Flag::Aborted, &mut self.core, fx);
             refuse(&mut self.core, id, &running, status, fx);
         }
     }
 
-    /// A connection that serves several sessions is held up. If it is this session's client that takes
+    /// A connection that serves several sessions is held up. If it is whoever this session leads to that takes
     /// nothing, what waits for it from there is refused: one slow receiver must not stop the others (norm
     /// S14).
-    pub(crate) fn on_relieve(&mut self, id: SessionId, source: PeerRef, fx: &mut Effects) {
-        let Some(inner) = self.sessions.find(&id).map(|session| session.inner) else {
+    pub(crate) fn on_relieve(
+        &mut self,
+        id: SessionId,
+        source: PeerRef,
+        before: Option<SessionId>,
+        fx: &mut Effects,
+    ) {
+        let me = self.core.me;
+        let Some(session) = self.sessions.find(&id) else {
             return;
         };
+        let inner = session.inner(me).map(Outer::Peer);
+        let origin = before.map_or(Outer::Peer(source), Outer::Session);
+        let sides = [inner, session.outer_side()];
+        for side in sides.into_iter().flatten().filter(|side| *side != origin) {
+            let message = match side {
+                Outer::Peer(peer) => Message::Shed { peer, source },
+                Outer::Session(session) => Message::Relieve { session, source, before: Some(id) },
+            };
+            self.core.post(message, fx);
+        }
+    }
+
+    /// Octets of one connection wait for another, and hold up third ones.
+    pub(crate) fn on_shed(&mut self, slow: PeerRef, source: PeerRef, fx: &mut Effects) {
+        let inner = slow.key;
         let stall_timeout = self.core.settings.limits.stall_timeout;
         let now = self.core.now;
         // One that is up to date and merely silent is not to blame.
@@ -87,9 +110,15 @@ impl Relay {
             return;
         };
         let back = match (&session.outer, notice.inward) {
-            (_, false) => Outer::Peer(PeerRef { core: self.core.me, key: session.inner }),
+            (_, false) => match self.reach_inside(notice.session, fx) {
+                Ok(peer) => Outer::Peer(peer),
+                Err(_) => return,
+            },
             (OuterSide::Bound { to, .. }, true) => *to,
-            (OuterSide::Unbound | OuterSide::Lost, true) => return,
+            (OuterSide::Unbound | OuterSide::Lost { .. }, true) => return,
+        };
+        let Some(session) = self.sessions.find(&notice.session) else {
+            return;
         };
         // Through another session of this relay the REPORT makes one hop more, within the process.
         let report_to = Path::new(&notice.report_to);
@@ -127,8 +156,7 @@ impl Relay {
         if !self.is_linked(&id, from) {
             return;
         }
-        if let Some(session) = self.sessions.find(&id) {
-            let peer = PeerRef { core: self.core.me, key: session.inner };
+        if let Ok(peer) = self.reach_inside(id, fx) {
             self.core.post(Message::Frame { peer, octets }, fx);
         }
     }
@@ -141,12 +169,15 @@ impl Relay {
         self.core.stats.sessions_closed += 1;
         let reason = session.end.unwrap_or(EndReason::Expired);
         fx.event(Event::SessionClosed { session: Box::new(session.view(self.core.now)), reason });
-        for running in session.running.iter().flatten() {
+        for running in &session.running {
             running.end(Flag::Aborted, &mut self.core, fx);
             refuse(&mut self.core, id, running, Status::NO_SESSION, fx);
         }
-        if let OuterSide::Bound { to, .. } = session.outer {
-            let message = match to {
+        if let Some(user) = session.counted {
+            self.core.tally(Who::User(user), Tally::Released, fx);
+        }
+        for side in session.bound_to() {
+            let message = match side {
                 Outer::Peer(peer) => Message::Unbind { peer, session: id },
                 Outer::Session(other) => Message::OuterLost {
                     session: other,
@@ -156,6 +187,13 @@ impl Relay {
                 },
             };
             self.core.post(message, fx);
+        }
+    }
+
+    /// Sessions that end with no connection and expired so long ago that nothing of theirs can be under way.
+    pub(crate) fn end_expired_sessions(&mut self, fx: &mut Effects) {
+        while let Some(session) = self.sessions.take_ended(self.core.now) {
+            self.core.post(Message::InnerLost { session }, fx);
         }
     }
 
@@ -170,12 +208,10 @@ impl Relay {
         let Some(session) = self.sessions.find(&id) else {
             return;
         };
-        if !matches!(session.outer, OuterSide::Bound { to, .. } if to == outer) {
+        if !session.lose(outer, was_up) {
             return;
         }
-        // A dial that never succeeded bound nothing: the other side may still come to us.
-        session.outer = if was_up { OuterSide::Lost } else { OuterSide::Unbound };
-        if let Some(running) = session.running[direction(false)].take() {
+        for running in session.running.extract_if(.., |running| running.next == outer) {
             running.end(Flag::Aborted, &mut self.core, fx);
             refuse(&mut self.core, id, &running, status, fx);
         }
@@ -185,21 +221,20 @@ impl Relay {
     pub(crate) fn forget_core_in_sessions(&mut self, gone: CoreId, fx: &mut Effects) {
         let mut messages = Vec::new();
         for session in self.sessions.table.values() {
-            if let OuterSide::Bound { to, .. } = session.outer
-                && to.core() == gone
-            {
+            for outer in session.bound_to().filter(|side| side.core() == gone) {
                 messages.push(Message::OuterLost {
                     session: session.id,
-                    outer: to,
+                    outer,
                     was_up: true,
                     status: Status::NO_SESSION,
                 });
                 // Whoever would have answered its client is gone too.
-                if let Some(client) = self.peers.get(session.inner) {
+                let inner = session.inner(self.core.me).filter(|peer| peer.core == self.core.me);
+                if let Some(client) = inner.and_then(|peer| self.peers.get(peer.key)) {
                     client.answer_all(&mut self.core, fx, |id| id == session.id);
                 }
             }
-            for running in session.running.iter().flatten().filter(|r| r.stream.peer.core == gone) {
+            for running in session.running.iter().filter(|running| running.stream.peer.core == gone) {
                 messages.push(Message::End {
                     session: session.id,
                     stream: running.stream,
@@ -210,5 +245,49 @@ impl Relay {
         for message in messages {
             self.core.post(message, fx);
         }
+    }
+}
+
+impl Session {
+    /// What its outer side is bound to.
+    fn outer_side(&self) -> Option<Outer> {
+        match self.outer {
+            OuterSide::Bound { to, .. } => Some(to),
+            OuterSide::Unbound | OuterSide::Lost { .. } => None,
+        }
+    }
+
+    /// All that must hear of its end, or whose end it must hear of, but for its client's own connection. Nothing twice.
+    fn bound_to(&self) -> impl Iterator<Item = Outer> {
+        let by = match self.inner {
+            Inner::Client(_) => None,
+            Inner::Relay { by } => by.map(Outer::Peer),
+        };
+        let (outer, ahead) = (self.outer_side(), self.ahead.as_ref().map(|ahead| Outer::Peer(ahead.peer)));
+        let ahead = ahead.filter(|ahead| outer != Some(*ahead));
+        [by, outer, ahead].into_iter().flatten()
+    }
+
+    pub(super) fn is_bound_to(&self, side: Outer) -> bool {
+        self.outer_side() == Some(side)
+    }
+
+    /// Something is gone; whether that was bound to it. A dial that never succeeded bound nothing: the other side may
+    /// still come to us.
+    fn lose(&mut self, gone: Outer, was_up: bool) -> bool {
+        let ahead = self.ahead.take_if(|ahead| Outer::Peer(ahead.peer) == gone).is_some();
+        let inner = match &mut self.inner {
+            Inner::Client(_) => false,
+            Inner::Relay { by } => by.take_if(|by| Outer::Peer(*by) == gone).is_some(),
+        };
+        let outer = match &self.outer {
+            OuterSide::Bound { to, uri } if *to == gone => Some(Arc::clone(uri)),
+            _ => None,
+        };
+        let Some(uri) = outer else {
+            return ahead || inner;
+        };
+        self.outer = if was_up { OuterSide::Lost { uri } } else { OuterSide::Unbound };
+        true
     }
 }

@@ -6,17 +6,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use memchr::memmem;
 
-use super::{OuterSide, Running, direction, refuse, same_uri};
+use super::{Ahead, Inner, OuterSide, Running, refuse, same_relay, same_uri};
 use crate::proto::head::{FailureReport, Method};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::uri::{Host, MsrpUri, Path, host_matches};
 use crate::relay::admission::{Offence, Who};
+use crate::relay::identity::ProvenNames;
 use crate::relay::ids::{CoreId, PeerRef, SessionId, StreamId};
 use crate::relay::limit::Limit;
 use crate::relay::message::{Giver, Hop, Message, MessageId, Outer, Transit};
 use crate::relay::peer::{Peer, Role, named_session};
 use crate::relay::{CloseReason, Core, Effect, Effects, Event, Relay, Target, Transport};
+use crate::srv::PORT_DEFAULT;
+
 /// A refusal: the code, and why, for the log.
 type Refusal = (Status, &'static str);
 
@@ -32,12 +35,12 @@ impl Relay {
     ) {
         match self.route(id, giver, stream, &transit, fx) {
             Ok((next, inward)) => {
-                let running = Running { stream, giver, next, transit: transit.clone(), octets: 0 };
+                let running = Running { stream, giver, inward, next, transit: transit.clone(), octets: 0 };
                 if let Some(session) = self.sessions.find(&id) {
-                    session.running[direction(inward)] = Some(running);
+                    session.running.push(running);
                 }
                 transit.moves += 1;
-                self.lend(stream, next.core(), transit.cost());
+                self.lend(stream, next.core(), transit.cost(), fx);
                 let message = match next {
                     Outer::Peer(peer) => {
                         Message::Open { peer, hop: Hop { session: id, inward }, stream, transit }
@@ -63,7 +66,8 @@ impl Relay {
                     };
                     self.core.post(message, fx);
                 }
-                let refused = Running { stream, giver, next: Outer::Session(id), transit, octets: 0 };
+                let next = Outer::Session(id);
+                let refused = Running { stream, giver, inward: false, next, transit, octets: 0 };
                 refuse(&mut self.core, id, &refused, status, fx);
             }
         }
@@ -79,7 +83,7 @@ impl Relay {
         let len = octets.len();
         let next = self.sessions.find(&id).and_then(|session| session.pass_on(stream, len));
         if let Some(next) = next {
-            self.lend(stream, next.core(), len);
+            self.lend(stream, next.core(), len, fx);
         }
         match next {
             Some(Outer::Peer(peer)) => self.core.post(Message::Piece { peer, stream, octets }, fx),
@@ -93,7 +97,7 @@ impl Relay {
 
     /// The end of a request: passed on, and a SEND answered to the hop before (norm F6).
     pub(crate) fn on_request_end(&mut self, id: SessionId, stream: StreamId, flag: Flag, fx: &mut Effects) {
-        let running = self.sessions.find(&id).and_then(|s| s.running_mut(stream)).and_then(Option::take);
+        let running = self.sessions.find(&id).and_then(|session| session.take_running(stream));
         let Some(running) = running else {
             if let Some(failure) = self.core.orphans.end(Outer::Session(id), stream, flag) {
                 self.core.post(failure.into_message(), fx);
@@ -101,7 +105,7 @@ impl Relay {
             return;
         };
         running.end(flag, &mut self.core, fx);
-        if running.giver != Giver::Peer {
+        if !running.giver.is_connection() {
             return;
         }
         if running.transit.method() == Method::Send {
@@ -139,8 +143,7 @@ impl Relay {
         {
             return Err((Status::BAD_REQUEST, "the same URI twice in a path"));
         }
-        let from_inner =
-            giver == Giver::Peer && stream.peer.core == self.core.me && stream.peer.key == session.inner;
+        let from_inner = session.comes_from_inside(giver, stream.peer, self.core.me, transit);
         if transit.method() == Method::Send && !session.stopped.is_empty() {
             let message = transit.head.message_id(&transit.octets).map(MessageId::new);
             if session.is_stopped(!from_inner, message.as_ref()) {
@@ -148,15 +151,73 @@ impl Relay {
             }
         }
         if from_inner {
-            let beyond = to_path.len() > 2;
-            return self.bind_outward(id, next, beyond, fx).map(|outer| (outer, false));
+            if let Inner::Relay { by: by @ None } = &mut session.inner {
+                *by = Some(stream.peer);
+                let nearest = transit.received_from_path().first().unwrap_or_default();
+                let chunk_max = self.core.settings.chunk_bounds.of_uri(nearest);
+                self.core.post(Message::Bind { peer: stream.peer, session: id, chunk_max }, fx);
+            }
+            let next = match transit.method() {
+                Method::Auth => self.reach_ahead(id, next, fx)?,
+                _ => self.bind_outward(id, next, to_path.len() > 2, fx)?,
+            };
+            return Ok((next, false));
         }
-        if !same_uri(&session.inner_uri, next) || to_path.len() != 2 {
+        if !session.leads_inside(to_path.after(1)) {
             return Err((Status::NO_SESSION, "not the client of this session"));
         }
-        let inner = PeerRef { core: self.core.me, key: session.inner };
         self.bind_inward(id, giver, stream, transit, fx)?;
-        Ok((Outer::Peer(inner), true))
+        Ok((Outer::Peer(self.reach_inside(id, fx)?), true))
+    }
+
+    /// The connection by which a session's client is reached. Where that leads through a relay which has none with us at
+    /// present, one is opened: the URI is good for any (norm A10).
+    pub(super) fn reach_inside(&mut self, id: SessionId, fx: &mut Effects) -> Result<PeerRef, Refusal> {
+        let session = self.sessions.find(&id).ok_or((Status::NO_SESSION, "no such session"))?;
+        if let Some(peer) = session.inner(self.core.me) {
+            return Ok(peer);
+        }
+        let nearest = Path::new(&session.inner_path).first().unwrap_or_default();
+        let uri = MsrpUri::parse(nearest).map_err(|_| (Status::NO_SESSION, "the way back is no URI"))?;
+        let target = self.core.target(&uri, true)?;
+        let peer = self.dial(id, target, fx)?;
+        if let Some(session) = self.sessions.find(&id) {
+            session.inner = Inner::Relay { by: Some(peer) };
+        }
+        Ok(peer)
+    }
+
+    /// The client asks a relay further on for a session, through this one (norm A16). That binds nothing: what it sends
+    /// afterwards may go by the same connection, or elsewhere.
+    fn reach_ahead(&mut self, id: SessionId, next: &[u8], fx: &mut Effects) -> Result<Outer, Refusal> {
+        let session = self.sessions.find(&id).ok_or((Status::NO_SESSION, "no such session"))?;
+        let bound = match &session.outer {
+            OuterSide::Bound { to: Outer::Peer(peer), uri } => Some((*peer, uri)),
+            _ => None,
+        };
+        let ahead = session.ahead.as_ref().map(|ahead| (ahead.peer, &ahead.uri));
+        if let Some((peer, _)) = ahead.into_iter().chain(bound).find(|(_, uri)| same_relay(uri, next)) {
+            return Ok(Outer::Peer(peer));
+        }
+        let uri = MsrpUri::parse(next).map_err(|_| (Status::BAD_REQUEST, "next hop is not a URI"))?;
+        if self.core.is_ours(&uri) {
+            return Err((Status::NO_SESSION, "AUTH through this relay to itself"));
+        }
+        let target = match uri.port() {
+            Some(_) => self.core.target(&uri, true)?,
+            None => self.core.target_of_domain(&uri)?,
+        };
+        let peer = self.dial(id, target, fx)?;
+        let ahead = Ahead { peer, uri: Arc::from(next) };
+        let Some(session) = self.sessions.find(&id) else {
+            return Ok(Outer::Peer(peer));
+        };
+        if let Some(before) = session.ahead.replace(ahead)
+            && !session.is_bound_to(Outer::Peer(before.peer))
+        {
+            self.core.post(Message::Unbind { peer: before.peer, session: id }, fx);
+        }
+        Ok(Outer::Peer(peer))
     }
 
     /// The client sends: to what the session is bound to, or, if to nothing yet, wherever the next
@@ -174,8 +235,14 @@ impl Relay {
             OuterSide::Bound { .. } => {
                 return Err((Status::NO_SESSION, "bound to another next hop"));
             }
-            OuterSide::Lost => return Err((Status::NO_SESSION, "the other side is gone")),
+            OuterSide::Lost { .. } => return Err((Status::NO_SESSION, "the other side is gone")),
             OuterSide::Unbound => {}
+        }
+        if let Some(ahead) = session.ahead.as_ref().filter(|ahead| beyond && same_relay(&ahead.uri, next)) {
+            let to = Outer::Peer(ahead.peer);
+            session.bind(to, Arc::from(next));
+            self.core.stats.links_local += 1;
+            return Ok(to);
         }
         let uri = MsrpUri::parse(next).map_err(|_| (Status::BAD_REQUEST, "next hop is not a URI"))?;
         let to = if self.core.is_ours(&uri) {
@@ -212,33 +279,42 @@ impl Relay {
         fx: &mut Effects,
     ) -> Result<(), Refusal> {
         let from = match giver {
-            Giver::Peer => Outer::Peer(stream.peer),
+            Giver::Peer | Giver::Relay => Outer::Peer(stream.peer),
             Giver::Session(other) => Outer::Session(other),
         };
-        if giver == Giver::Peer && self.take_over_dial(id, stream.peer, transit, fx) {
+        if giver.is_connection() && self.take_over_dial(id, stream.peer, transit, fx) {
             return Ok(());
         }
         let session = self.sessions.find(&id).ok_or((Status::NO_SESSION, "no such session"))?;
+        // A relay that has proven its name is the same on any connection.
+        let is_relay = |uri: &[u8]| {
+            giver == Giver::Relay
+                && transit.received_from_path().first().is_some_and(|from| same_uri(uri, from))
+        };
         match &session.outer {
-            OuterSide::Bound { to, .. } if *to == from => Ok(()),
-            OuterSide::Bound { .. } => Err((Status::SESSION_IN_USE, "bound to another connection")),
-            OuterSide::Lost => Err((Status::NO_SESSION, "the other side is gone")),
+            OuterSide::Bound { to, .. } if *to == from => return Ok(()),
+            OuterSide::Bound { uri, .. } if is_relay(uri) => return Ok(()),
+            OuterSide::Bound { .. } => return Err((Status::SESSION_IN_USE, "bound to another connection")),
+            OuterSide::Lost { uri } if is_relay(uri) => {}
+            OuterSide::Lost { .. } => return Err((Status::NO_SESSION, "the other side is gone")),
             OuterSide::Unbound if transit.method() == Method::Report => {
-                Err((Status::NO_SESSION, "REPORT for nobody"))
+                return Err((Status::NO_SESSION, "REPORT for nobody"));
             }
-            OuterSide::Unbound => {
-                let mut path = Vec::new();
-                transit.append_from_path(&mut path);
-                let previous = Path::new(&path).first().unwrap_or_default();
-                session.bind(from, Arc::from(previous));
-                if let Outer::Peer(peer) = from {
-                    let chunk_max = self.core.settings.chunk_bounds.of_uri(previous);
-                    self.core.count_link(peer.core);
-                    self.core.post(Message::Bind { peer, session: id, chunk_max }, fx);
-                }
-                Ok(())
+            OuterSide::Unbound => {}
+        }
+        let mut path = Vec::new();
+        transit.append_from_path(&mut path);
+        let previous = Path::new(&path).first().unwrap_or_default();
+        let is_ahead = session.ahead.as_ref().is_some_and(|ahead| from == Outer::Peer(ahead.peer));
+        session.bind(from, Arc::from(previous));
+        if let Outer::Peer(peer) = from {
+            let chunk_max = self.core.settings.chunk_bounds.of_uri(previous);
+            self.core.count_link(peer.core);
+            if !is_ahead {
+                self.core.post(Message::Bind { peer, session: id, chunk_max }, fx);
             }
         }
+        Ok(())
     }
 
     /// The far end that we are dialling has come to us instead: both ends believe that they are the
@@ -254,6 +330,10 @@ impl Relay {
         let Outer::Peer(dialled) = *to else {
             return false;
         };
+        // Credentials are for the relay they were meant for, and it has not proven its name here.
+        if session.ahead.as_ref().is_some_and(|ahead| ahead.peer == dialled) {
+            return false;
+        }
         let previous = transit.received_from_path().first().unwrap_or_default();
         let Some(dial) = self
             .peers
@@ -264,19 +344,17 @@ impl Relay {
         };
         *to = Outer::Peer(comer);
         session.far = Some((*to, Arc::clone(uri)));
-        let running = session.running[direction(false)].as_mut();
-        if let Some(running) = running.filter(|r| r.next == Outer::Peer(dialled)) {
+        for running in session.running.iter_mut().filter(|r| r.next == Outer::Peer(dialled)) {
             running.next = Outer::Peer(comer);
         }
-        let inner = session.inner;
         let queued = dial.out.release(comer);
         let chunk_max = self.core.settings.chunk_bounds.of_uri(previous);
         dial.bound.clear();
         self.core.count_link(comer.core);
         self.core.post(Message::Bind { peer: comer, session: id, chunk_max }, fx);
         for message in queued {
-            if let Some(client) = self.peers.get_mut(inner) {
-                client.lend(comer.core, message.cost());
+            if let Some(stream) = message.stream() {
+                self.lend(stream, comer.core, message.cost(), fx);
             }
             self.core.post(message, fx);
         }
@@ -300,6 +378,8 @@ impl Relay {
             let mut peer = Peer::dialling(PeerRef { core: me, key }, transport, self.core.now);
             peer.bound.push(id);
             peer.dialled_for = user;
+            // It is given octets, and ours to read, only once it has proven this.
+            peer.names = ProvenNames::new([target.host.as_str()]).filter(|_| target.relay && target.secure);
             peer.out.bound_chunks(self.core.settings.chunk_bounds.of_host(&target.host));
             peer
         });
@@ -308,19 +388,25 @@ impl Relay {
         Ok(PeerRef { core: me, key })
     }
 
-    /// Octets received on this core go to wherever a session sends them.
-    fn lend(&mut self, stream: StreamId, to: CoreId, octets: usize) {
-        if stream.peer.core == self.core.me
-            && let Some(peer) = self.peers.get_mut(stream.peer.key)
-        {
-            peer.lend(to, octets);
+    /// Octets of a request go to wherever a session sends them; the core that received them keeps book.
+    fn lend(&mut self, stream: StreamId, to: CoreId, octets: usize, fx: &mut Effects) {
+        let me = self.core.me;
+        if stream.peer.core == me {
+            if let Some(peer) = self.peers.get_mut(stream.peer.key) {
+                peer.lend(to, octets);
+            }
+        } else if to != me {
+            self.core.post(Message::Lent { peer: stream.peer, from: me, to, octets }, fx);
         }
     }
 
     pub(super) fn is_linked(&mut self, id: &SessionId, other: SessionId) -> bool {
-        let session = self.sessions.find(id);
-        session.is_some_and(|s| matches!(s.outer, OuterSide::Bound { to, .. } if to == Outer::Session(other)))
+        self.sessions.find(id).is_some_and(|session| session.is_bound_to(Outer::Session(other)))
     }
+}
+
+fn scheme(uri: &MsrpUri<'_>) -> &'static str {
+    if uri.is_secure() { "msrps" } else { "msrp" }
 }
 
 impl Core {
@@ -346,9 +432,24 @@ impl Core {
         if !uri.transport().eq_ignore_ascii_case("tcp") {
             return Err((Status::TIMEOUT, "next hop with a transport that cannot be dialled"));
         }
+        if relay && !self.settings.admits(uri.host_str()) {
+            return Err((Status::TIMEOUT, "relay that is not in outbound.relays"));
+        }
         if !uri.is_secure() && !self.settings.dial_plain {
             return Err((Status::TIMEOUT, "plain next hop; outbound.plain is refuse"));
         }
-        Ok(Target { secure: uri.is_secure(), host: uri.host_str().to_owned(), port, relay, kin: None })
+        let (secure, host) = (uri.is_secure(), uri.host_str().to_owned());
+        Ok(Target { secure, host, port, by_service: false, relay, kin: None })
+    }
+
+    /// Where to dial for an AUTH whose URI has no port: a domain's relay, or a host at the default port.
+    fn target_of_domain(&self, uri: &MsrpUri<'_>) -> Result<Target, Refusal> {
+        let Host::Name(host) = uri.host() else {
+            return Err((Status::TIMEOUT, "next hop without a port"));
+        };
+        let with_port = format!("{}://{host}:{PORT_DEFAULT};{}", scheme(uri), uri.transport());
+        let target =
+            MsrpUri::parse(with_port.as_bytes()).map_err(|_| (Status::BAD_REQUEST, "next hop is not a URI"));
+        Ok(Target { by_service: true, ..self.target(&target?, true)? })
     }
 }

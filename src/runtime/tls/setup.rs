@@ -8,15 +8,16 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::client::Resumption;
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion};
 
+use super::relays::{AskEverybody, RelayRoots};
 use super::verifier::EncryptOnly;
 use crate::config::RecordLayer;
 
@@ -33,7 +34,16 @@ pub struct Identity {
     pub names: Vec<String>,
 }
 
-/// Who vouches for peer relays.
+/// Who vouches for other relays.
+#[derive(Debug)]
+pub struct Trust {
+    /// For those that this relay calls.
+    pub called: Roots,
+    /// For those that call it; `None`: for nobody.
+    pub calling: Option<Roots>,
+}
+
+/// Certificates that others are trusted by.
 #[derive(Debug)]
 pub enum Roots {
     /// The certificates of the operating system.
@@ -82,6 +92,8 @@ pub struct TlsSetup {
     pub client_verify: Arc<ClientConfig>,
     /// For connections to endpoints: any certificate will do.
     pub client_encrypt_only: Arc<ClientConfig>,
+    /// Who vouches for relays that call; `None`: nobody, and no caller is a relay.
+    pub relays: Option<Arc<RelayRoots>>,
     /// How many root certificates `client_verify` trusts. Zero (a system without any) means that every peer relay is
     /// refused: worth a warning at boot.
     pub roots: usize,
@@ -89,17 +101,23 @@ pub struct TlsSetup {
 
 impl TlsSetup {
     /// Makes the configurations. The first identity is shown to clients that name no server or an unknown one; without
-    /// any identity every inbound handshake is refused.
+    /// any identity every inbound handshake is refused. The first one that is for `hostname`, or else the first one, is
+    /// shown to relays that this one calls, if they ask.
     pub fn new(
         identities: Vec<Identity>,
-        roots: &Roots,
+        hostname: &str,
+        trust: &Trust,
         records: RecordLayer,
     ) -> Result<Self, TlsSetupError> {
         let provider = Arc::new(provider());
-        let roots = load_roots(roots)?;
+        let roots = load_roots(&trust.called)?;
         let trusted = roots.len();
-        let mut server = server(&provider, identities)?;
-        let mut client_verify = client_verify(&provider, roots)?;
+        let relays = trust.calling.as_ref().map(load_roots).transpose()?;
+        let relays = relays.map(|roots| Arc::new(RelayRoots::new(roots, &provider)));
+        let certificates = Arc::new(CertificatesByName::new(&provider, identities)?);
+        let own = certificates.own(hostname);
+        let mut server = server(&provider, certificates, relays.as_ref())?;
+        let mut client_verify = client_verify(&provider, roots, own)?;
         let mut client_encrypt_only = client_encrypt_only(&provider)?;
         let extract = records == RecordLayer::Direct;
         server.enable_secret_extraction = extract;
@@ -109,6 +127,7 @@ impl TlsSetup {
             server: Arc::new(server),
             client_verify: Arc::new(client_verify),
             client_encrypt_only: Arc::new(client_encrypt_only),
+            relays,
             roots: trusted,
         })
     }
@@ -136,14 +155,16 @@ pub(super) fn provider() -> CryptoProvider {
     }
 }
 
-fn server(provider: &Arc<CryptoProvider>, identities: Vec<Identity>) -> Result<ServerConfig, TlsSetupError> {
-    let certificates = CertificatesByName::new(provider, identities)?;
+fn server(
+    provider: &Arc<CryptoProvider>,
+    certificates: Arc<CertificatesByName>,
+    relays: Option<&Arc<RelayRoots>>,
+) -> Result<ServerConfig, TlsSetupError> {
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(VERSIONS)
         .map_err(TlsSetupError::Provider)?
-        // Peer relays that show a certificate (RFC 4976, 6.1) will be recognised by a client verifier put here.
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(certificates));
+        .with_client_cert_verifier(Arc::new(AskEverybody::new(provider, relays)))
+        .with_cert_resolver(certificates);
     // No resumption: a client keeps one connection for its whole session, so a ticket would be written and hardly ever
     // used; behind DNS load balancing the next connection meets another relay; there is no ticket key to rotate or to
     // leak, and no lock shared by the cores. Tickets nobody reads have also cost transfers their last octets (a reset
@@ -158,13 +179,29 @@ fn server(provider: &Arc<CryptoProvider>, identities: Vec<Identity>) -> Result<S
 fn client_verify(
     provider: &Arc<CryptoProvider>,
     roots: RootCertStore,
+    own: Option<Arc<CertifiedKey>>,
 ) -> Result<ClientConfig, TlsSetupError> {
     let config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(VERSIONS)
         .map_err(TlsSetupError::Provider)?
         .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_client_cert_resolver(Arc::new(OwnCertificate(own)));
     Ok(without_resumption(config))
+}
+
+/// The certificate that this relay shows to relays that it calls (RFC 4976, 9.2). Whoever asks for one by another authority
+/// is shown it all the same: it has no other, and they say more clearly than silence would what is wrong with it.
+#[derive(Debug)]
+struct OwnCertificate(Option<Arc<CertifiedKey>>);
+
+impl ResolvesClientCert for OwnCertificate {
+    fn resolve(&self, _hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.as_ref().filter(|own| own.key.choose_scheme(schemes).is_some()).cloned()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.0.is_some()
+    }
 }
 
 fn client_encrypt_only(provider: &Arc<CryptoProvider>) -> Result<ClientConfig, TlsSetupError> {
@@ -253,6 +290,12 @@ impl CertificatesByName {
         self.all.push(certified);
     }
 
+    /// The certificate that is for a name, or else the first one.
+    fn own(&self, hostname: &str) -> Option<Arc<CertifiedKey>> {
+        let named = self.named(hostname).and_then(|named| named.first());
+        named.or_else(|| self.all.first()).cloned()
+    }
+
     fn named(&self, server_name: &str) -> Option<&[Arc<CertifiedKey>]> {
         let name = server_name.to_ascii_lowercase();
         let found = self.exact.get(&name).or_else(|| {
@@ -290,11 +333,15 @@ mod tests {
         }
     }
 
+    fn made(identities: Vec<Identity>, called: Roots) -> Result<TlsSetup, TlsSetupError> {
+        TlsSetup::new(identities, "relay.example.com", &Trust { called, calling: None }, RecordLayer::Rustls)
+    }
+
     #[test]
     fn key_of_another_certificate_is_refused() {
         let mut wrong = identity(&["relay.example.com"]);
         wrong.key = identity(&["other.example.com"]).key;
-        let error = TlsSetup::new(vec![wrong], &Roots::System, RecordLayer::Rustls).unwrap_err();
+        let error = made(vec![wrong], Roots::System).unwrap_err();
         assert!(matches!(error, TlsSetupError::Identity { .. }));
         assert!(error.to_string().contains("relay.example.com"));
     }
@@ -303,7 +350,7 @@ mod tests {
     fn identity_without_a_certificate_is_refused() {
         let mut empty = identity(&["relay.example.com"]);
         empty.chain.clear();
-        assert!(TlsSetup::new(vec![empty], &Roots::System, RecordLayer::Rustls).is_err());
+        assert!(made(vec![empty], Roots::System).is_err());
     }
 
     #[test]
@@ -329,16 +376,29 @@ mod tests {
         assert_eq!(found("localhost"), None);
     }
 
+    // RFC 4976, 9.2: the name that stands in the URIs it mints.
+    #[test]
+    fn own_certificate_is_the_one_for_the_host_name() {
+        let chosen = CertificatesByName::new(
+            &provider(),
+            vec![identity(&["first.example.com"]), identity(&["relay.example.com"])],
+        )
+        .unwrap();
+        let own = |hostname: &str| chosen.own(hostname).unwrap();
+        assert!(Arc::ptr_eq(&own("Relay.example.com"), &chosen.all[1]));
+        assert!(Arc::ptr_eq(&own("unknown.example.com"), &chosen.all[0]));
+    }
+
     #[test]
     fn roots_file_that_is_missing_or_without_certificates_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("missing.pem");
-        let error = TlsSetup::new(Vec::new(), &Roots::File(missing), RecordLayer::Rustls).unwrap_err();
+        let error = made(Vec::new(), Roots::File(missing)).unwrap_err();
         assert!(error.to_string().contains("missing.pem"), "{error}");
 
         let empty = directory.path().join("empty.pem");
         std::fs::write(&empty, "nothing of the kind\n").unwrap();
-        let error = TlsSetup::new(Vec::new(), &Roots::File(empty), RecordLayer::Rustls).unwrap_err();
+        let error = made(Vec::new(), Roots::File(empty)).unwrap_err();
         assert!(matches!(error, TlsSetupError::NoRoots(_)), "{error}");
     }
 
@@ -346,14 +406,14 @@ mod tests {
     fn roots_file_is_read() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("roots.pem");
-        let made = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).unwrap();
-        std::fs::write(&path, made.cert.pem()).unwrap();
-        assert_eq!(TlsSetup::new(Vec::new(), &Roots::File(path), RecordLayer::Rustls).unwrap().roots, 1);
+        let root = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).unwrap();
+        std::fs::write(&path, root.cert.pem()).unwrap();
+        assert_eq!(made(Vec::new(), Roots::File(path)).unwrap().roots, 1);
     }
 
     #[test]
     fn x25519_is_the_preferred_group_and_resumption_is_off() {
-        let setup = TlsSetup::new(Vec::new(), &Roots::System, RecordLayer::Rustls).unwrap();
+        let setup = made(Vec::new(), Roots::System).unwrap();
         let groups = &setup.client_verify.crypto_provider().kx_groups;
         assert_eq!(groups.first().unwrap().name(), rustls::NamedGroup::X25519);
         assert_eq!(setup.server.send_tls13_tickets, 0);

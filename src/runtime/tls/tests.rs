@@ -8,6 +8,8 @@ use rustls::{AlertDescription, CertificateError, ClientConnection, Connection, S
 
 use super::*;
 
+mod relays;
+
 impl TlsConn {
     /// What is kept of an unfinished handshake message.
     fn held(&self) -> &Vec<u8> {
@@ -84,8 +86,9 @@ fn identity_with(key: Key) -> Identity {
 }
 
 fn setup(layer: RecordLayer, identities: Vec<Identity>) -> TlsSetup {
-    let roots = Roots::Certificates(vec![pki().root.clone()]);
-    TlsSetup::new(identities, &roots, layer).unwrap()
+    let roots = || Roots::Certificates(vec![pki().root.clone()]);
+    let trust = Trust { called: roots(), calling: Some(roots()) };
+    TlsSetup::new(identities, NAME, &trust, layer).unwrap()
 }
 
 fn client_of(layer: RecordLayer, version: &'static rustls::SupportedProtocolVersion) -> Arc<ClientConfig> {
@@ -522,7 +525,7 @@ fn tampered_record_ends_the_connection_with_an_alert(layer: RecordLayer) {
             let mut wire = client.take_out();
             *wire.last_mut().unwrap() ^= 1;
             let error = server.feed(&wire).unwrap_err();
-            assert!(matches!(error, TlsError::Protocol(rustls::Error::DecryptError)));
+            assert!(matches!(error, TlsError::Protocol(Error::DecryptError)));
             if let Make::Ours { tls, .. } = &mut server.make {
                 assert_eq!(server.plain, b"genuine");
                 let again = tls.receive(&mut [], &mut Vec::new(), &mut Vec::new());
@@ -535,7 +538,7 @@ fn tampered_record_ends_the_connection_with_an_alert(layer: RecordLayer) {
             let error = client.feed(&server.take_out()).unwrap_err();
             assert!(matches!(
                 error,
-                TlsError::Protocol(rustls::Error::AlertReceived(AlertDescription::BadRecordMac))
+                TlsError::Protocol(Error::AlertReceived(AlertDescription::BadRecordMac))
             ));
         }
     }
@@ -565,10 +568,7 @@ fn fatal_and_unknown_alerts_of_the_peer_are_errors() {
     let setup = setup(RecordLayer::Rustls, vec![identity(&[NAME])]);
     let mut client = End::our_client(&setup.client_verify, NAME);
     let error = client.feed(b"\x15\x03\x03\x00\x02\x02\x28").unwrap_err();
-    assert!(matches!(
-        error,
-        TlsError::Protocol(rustls::Error::AlertReceived(AlertDescription::HandshakeFailure))
-    ));
+    assert!(matches!(error, TlsError::Protocol(Error::AlertReceived(AlertDescription::HandshakeFailure))));
 }
 
 #[test]
@@ -598,12 +598,12 @@ fn certificate_of_another_name_or_issuer_is_refused_when_verifying() {
         let error = client.feed(&server.take_out()).unwrap_err();
         assert!(matches!(
             error,
-            TlsError::Protocol(rustls::Error::InvalidCertificate(
+            TlsError::Protocol(Error::InvalidCertificate(
                 CertificateError::NotValidForNameContext { .. } | CertificateError::UnknownIssuer
             ))
         ));
         let error = server.feed(&client.take_out()).unwrap_err();
-        assert!(matches!(error, TlsError::Protocol(rustls::Error::AlertReceived(_))));
+        assert!(matches!(error, TlsError::Protocol(Error::AlertReceived(_))));
     }
 }
 
@@ -665,7 +665,7 @@ fn key_must_be_held_even_when_only_encrypting() {
         let error = exchange(&mut client, &mut server, usize::MAX).unwrap_err();
         assert!(matches!(
             error,
-            TlsError::Protocol(rustls::Error::InvalidCertificate(CertificateError::BadSignature))
+            TlsError::Protocol(Error::InvalidCertificate(CertificateError::BadSignature))
         ));
     }
 }

@@ -55,7 +55,9 @@ impl Login<'_> {
         let challenge = Challenge::parse(challenge.as_bytes()).unwrap();
         let realm = self.realm.unwrap_or(&challenge.realm);
         let ha1 = Ha1::new(Algorithm::Md5, self.user, realm, self.password);
-        let digest = challenge.answer(self.user, &ha1, self.to.as_bytes(), 1, "0123456789abcdef");
+        // Through other relays, the last one is who asks.
+        let target = self.to.rsplit(' ').next().unwrap_or_default();
+        let digest = challenge.answer(self.user, &ha1, target.as_bytes(), 1, "0123456789abcdef");
         let mut parameters = vec![
             ("username", self.user, true),
             ("realm", realm, true),

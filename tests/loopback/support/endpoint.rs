@@ -82,9 +82,14 @@ impl Endpoint {
     }
 
     /// TLS over a connection whose options the test has set.
-    pub(crate) fn over(mut stream: TcpStream, config: &Arc<ClientConfig>, name: &str) -> Self {
+    pub(crate) fn over(stream: TcpStream, config: &Arc<ClientConfig>, name: &str) -> Self {
+        Self::to_host(stream, config, name, super::relay::HOST)
+    }
+
+    /// The same with a relay of another name.
+    pub(crate) fn to_host(mut stream: TcpStream, config: &Arc<ClientConfig>, name: &str, host: &str) -> Self {
         patient(&stream);
-        let host = ServerName::try_from(super::relay::HOST).unwrap();
+        let host = ServerName::try_from(host.to_owned()).unwrap();
         let mut tls = ClientConnection::new(Arc::clone(config), host).unwrap();
         while tls.is_handshaking() {
             tls.complete_io(&mut stream).unwrap();

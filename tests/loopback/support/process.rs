@@ -27,10 +27,17 @@ pub(crate) struct RelayProcess {
 
 impl RelayProcess {
     pub(crate) fn start(setup: &Setup) -> Self {
-        raise_descriptors();
         let place = tempfile::tempdir().unwrap();
+        let text = setup.write(place.path());
+        let client = Arc::new(trusting(place.path()));
+        Self::of(place, &text, client)
+    }
+
+    /// With a config, which may name files of this directory, and what its clients must trust.
+    pub(crate) fn of(place: TempDir, config_text: &str, client: Arc<ClientConfig>) -> Self {
+        raise_descriptors();
         let config = place.path().join("config.yaml");
-        fs::write(&config, setup.write(place.path())).unwrap();
+        fs::write(&config, config_text).unwrap();
         let ready = place.path().join("ready");
         let log = File::create(place.path().join("log")).unwrap();
         let mut command = Command::new(BINARY);
@@ -42,7 +49,6 @@ impl RelayProcess {
             fs::read_to_string(&ready).ok()
         });
         let addresses = addresses.lines().map(|line| line.parse().unwrap()).collect();
-        let client = Arc::new(trusting(place.path()));
         Self { child, addresses, client, place }
     }
 

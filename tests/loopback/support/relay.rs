@@ -89,7 +89,7 @@ impl Setup {
 
 /// Who reads and writes the relay's TLS records: with `MSRPRELAY_TEST_RECORD_LAYER=rustls` every test over sockets runs
 /// with that of rustls instead of the relay's own.
-fn record_layer() -> String {
+pub(crate) fn record_layer() -> String {
     std::env::var("MSRPRELAY_TEST_RECORD_LAYER").unwrap_or_else(|_| "direct".to_owned())
 }
 

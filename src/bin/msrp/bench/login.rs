@@ -41,6 +41,8 @@ pub(crate) async fn authenticate(line: &mut Line, login: &Login) -> Result<Grant
     let challenged = ask(line, login, &own_uri, None).await?;
     let refused = |answer: &Answer, hint: &str| {
         Failure::from(ClientError::AuthRefused {
+            relay: login.relay.to_string(),
+            by: None,
             status: answer.status,
             comment: answer.status.phrase().to_owned(),
             hint: hint.to_owned(),
@@ -51,7 +53,7 @@ pub(crate) async fn authenticate(line: &mut Line, login: &Login) -> Result<Grant
     }
     let Some(challenge) = challenged.challenge.as_deref().and_then(|value| Challenge::parse(value).ok())
     else {
-        return Err(ClientError::AuthAnswer("401 without a challenge that can be answered".to_owned()).into());
+        return Err(unusable(login, "401 without a challenge that can be answered"));
     };
     let (user, uri) = (&login.credentials.user, &login.options.uri);
     let ha1 = Ha1::new(challenge.algorithm, user, &challenge.realm, &login.credentials.password);
@@ -83,9 +85,14 @@ async fn ask(
     }
     writer.end(Flag::Last);
     let mut question = Question { tid, frame: Some(frame), answer: None, complete: false };
-    let late = ClientError::TimedOut { what: "no answer to AUTH", seconds: login.options.limit.as_secs() };
-    tokio::time::timeout(login.options.limit, line.drive(&mut question)).await.map_err(|_| late)??;
-    question.answer.ok_or_else(|| ClientError::AuthAnswer("none".to_owned()).into())
+    let limit = login.options.limit;
+    let late = ClientError::NoAuthAnswer { relay: login.relay.to_string(), seconds: limit.as_secs() };
+    tokio::time::timeout(limit, line.drive(&mut question)).await.map_err(|_| late)??;
+    question.answer.ok_or_else(|| unusable(login, "none"))
+}
+
+fn unusable(login: &Login, reason: &str) -> Failure {
+    ClientError::AuthAnswer { relay: login.relay.to_string(), reason: reason.to_owned() }.into()
 }
 
 struct Answer {

@@ -77,7 +77,7 @@ pub(crate) struct PairArguments {
     #[arg(long, value_name = "WHICH", default_value = "any")]
     pub(crate) pairs: Pairs,
     /// No relay but a byte proxy, TLS to TLS: connect here, and await its connections at --listen
-    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["relay", "user", "pairs", "topology"], requires = "listen")]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["relays", "users", "pairs", "topology"], requires = "listen")]
     pub(crate) through: Option<Target>,
     /// Where receivers that are behind nothing await connections (through, dialled)
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -148,12 +148,16 @@ impl Scene {
         let through = pairs.and_then(|pairs| pairs.through.as_ref());
         // Said now rather than when everything is connected.
         Meter::of(&common.relay_pid)?;
-        if common.relay.user.is_some() && common.relay.relay.is_none() {
-            // All load goes to one relay: it is named, not looked for.
-            return Err(Failure::Usage("--user needs --relay".to_owned()));
+        // All load goes to one relay: it is named, not looked for.
+        match common.relay.relays.len() {
+            0 if !common.relay.users.is_empty() => {
+                return Err(Failure::Usage("--user needs --relay".to_owned()));
+            }
+            0 | 1 => {}
+            _ => return Err(Failure::Usage("one --relay only: the load is for that one".to_owned())),
         }
         let login = common.relay.login(connection)?;
-        let Some(target) = through.or(common.relay.relay.as_ref()) else {
+        let Some(target) = through.or_else(|| common.relay.relays.first()) else {
             return Err(Failure::Usage("--relay, or --through for a byte proxy, is needed".to_owned()));
         };
         if through.is_none() && login.is_none() {

@@ -25,6 +25,9 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
         expires_seconds_max: 3600,
         enforce_default: is_set(4),
         allow_other_methods: !is_set(5),
+        relays: None,
+        relays_must_prove: false,
+        tls_port: Some(PORT),
         dial_plain: !is_set(6),
         chunk_bounds: if limits / 27 % 3 == 1 { chunk_bounds() } else { ChunkBounds::default() },
         limits: Limits {

@@ -1,0 +1,191 @@
+//! Four relays behind one SRV name, hundreds of clients spread over them, and one relay that dies in the middle.
+//!
+//! `scripts/farm.sh` builds it and runs the one ignored test in here; what it is to do comes in the environment. The
+//! relays, their name server and their accounts are the [`estate`]; two clients with a session between them are a
+//! [`pair`]; what the clients of a dead relay must have been told is in [`loss`]. An end of a session, its ledger and the
+//! contents of messages are those of the soak.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::cast_possible_truncation, reason = "octets of one step fit wherever they go")]
+
+#[path = "../support/authority.rs"]
+mod authority;
+mod crowd;
+mod estate;
+mod loss;
+mod pair;
+#[path = "../loopback/support/mod.rs"]
+mod support;
+#[path = "../support/zone.rs"]
+mod zone;
+
+#[allow(dead_code, reason = "the soak uses the rest")]
+#[path = "../soak/cast.rs"]
+mod cast;
+#[allow(dead_code, reason = "the soak uses the rest")]
+#[path = "../soak/content.rs"]
+mod content;
+#[allow(dead_code, reason = "the soak uses the rest")]
+#[path = "../soak/ledger.rs"]
+mod ledger;
+#[allow(dead_code, reason = "the soak uses the rest")]
+#[path = "../soak/line.rs"]
+mod line;
+#[allow(dead_code, reason = "the soak uses the rest")]
+#[path = "../soak/listen.rs"]
+mod listen;
+#[allow(dead_code, reason = "the tests of accounts use the rest")]
+#[path = "../accounts/mariadb.rs"]
+mod mariadb;
+#[allow(dead_code, reason = "the soak uses the rest")]
+#[path = "../soak/party.rs"]
+mod party;
+#[allow(dead_code, reason = "the soak uses the rest")]
+#[path = "../soak/pen.rs"]
+mod pen;
+#[allow(dead_code, reason = "the tests of accounts use the rest")]
+#[path = "../accounts/schemas.rs"]
+mod schemas;
+#[allow(dead_code, reason = "the soak uses the rest")]
+#[path = "../soak/stage.rs"]
+mod stage;
+#[allow(dead_code, reason = "the soak uses the rest")]
+#[path = "../soak/verdict.rs"]
+mod verdict;
+#[allow(dead_code, reason = "the soak uses the rest")]
+#[path = "../soak/visitor.rs"]
+mod visitor;
+#[allow(dead_code, reason = "the soak uses the rest")]
+#[path = "../soak/watch.rs"]
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crowd::{Cost, Crowd};
+use estate::{Estate, RELAYS};
+use stage::read;
+use verdict::Verdict;
+
+/// How often it says how it goes.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// What the script says.
+pub(crate) struct Orders {
+    relay: PathBuf,
+    place: PathBuf,
+    cores: String,
+    pairs: usize,
+    /// How long files and chat go on; a relay dies in the middle.
+    mix: Duration,
+    /// The largest file, in octets.
+    size: u64,
+    /// How many of a hundred clients are behind two relays.
+    behind_two: u64,
+    seed: u64,
+}
+
+impl Orders {
+    fn from_env() -> Self {
+        let var = |name: &str| {
+            std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run scripts/farm.sh"))
+        };
+        let number = |name: &str| var(name).parse::<u64>().unwrap_or_else(|_| panic!("{name} is no number"));
+        Self {
+            relay: var("FARM_RELAY").into(),
+            place: var("FARM_PLACE").into(),
+            cores: var("FARM_CORES"),
+            pairs: number("FARM_PAIRS") as usize,
+            mix: Duration::from_secs(number("FARM_SECONDS")),
+            size: number("FARM_SIZE_MIB") << 20,
+            behind_two: number("FARM_BEHIND_TWO"),
+            seed: number("FARM_SEED"),
+        }
+    }
+}
+
+#[test]
+#[ignore = "takes minutes: scripts/farm.sh runs it"]
+fn a_farm_loses_a_relay_and_only_those_on_it_notice() {
+    let orders = Orders::from_env();
+    support::relay::raise_descriptors();
+    let began = Instant::now();
+    let say = |what: &str| println!("{:5.1} s  {what}", began.elapsed().as_secs_f64());
+    let mut estate = Estate::build(&orders);
+    say(&format!("{RELAYS} relays listen on port {}, accounts in {}", estate.port, estate.accounts()));
+
+    let mut crowd = Crowd::log_in(&estate, &orders);
+    let tally = &Arc::clone(&crowd.shared.stage).tally;
+    say(&format!("{} clients have logged in, {} findings", read(&tally.parties_open), tally.findings()));
+    let mut verdict = Verdict::default();
+    let spread = estate.spread(read(&tally.sessions));
+    for line in spread.lines() {
+        println!("         {line}");
+    }
+    let all_used = spread.sessions.iter().all(|cores| cores.iter().sum::<u64>() > 0);
+    let ends = read(&tally.parties_open);
+    let found = format!("{ends} of {} clients, with {} sessions", 2 * orders.pairs, spread.all());
+    verdict.judge("all have logged in", found, ends == 2 * orders.pairs as u64);
+    verdict.judge("every relay has sessions", spread.summary(), all_used);
+
+    let costs = crowd.measure(&estate);
+    say("Each length of way has been measured");
+    let victim = spread.busiest();
+    say(&format!("Files and chat for {} s; {} will be killed", orders.mix.as_secs(), estate.name(victim)));
+    let touched = crowd.touched_by(victim);
+    crowd.set_going();
+    let middle = Instant::now() + orders.mix / 2;
+    watch(&crowd, &estate, middle, &say);
+    let memory = estate.memory();
+    crowd.shared.mark_dead(victim);
+    estate.kill(victim);
+    say(&format!("{} is dead: {touched} of {} pairs were on it", estate.name(victim), orders.pairs));
+    watch(&crowd, &estate, middle + orders.mix / 2, &say);
+    crowd.shared.stage.ring_down();
+    let ended = crowd.wait_for_all();
+    say(&format!("{ended} of {} pairs have come to their end", orders.pairs));
+
+    crowd.judge(&mut verdict, touched, ended);
+    estate.judge(&mut verdict, victim, crowd.outliving());
+    note(&mut verdict, &crowd, &memory, &costs);
+    verdict.print();
+    println!("The whole took {:.0} s", began.elapsed().as_secs_f64());
+    assert!(verdict.is_good(), "the farm has failed");
+}
+
+/// Says how it goes until then.
+fn watch(crowd: &Crowd, estate: &Estate, until: Instant, say: &impl Fn(&str)) {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        std::thread::sleep(left.min(BEAT));
+        if left <= BEAT {
+            return;
+        }
+        let tally = &crowd.shared.stage.tally;
+        say(&format!(
+            "{:4} clients  {:5} files  {:6} chat  {:6.2} GB verified  {:4} failure REPORTs  {:3} pairs moved  \
+             CPU {:6.1} s  {} found",
+            read(&tally.parties_open),
+            read(&tally.files),
+            read(&tally.chat_messages),
+            read(&tally.octets_verified) as f64 / 1e9,
+            read(&tally.failure_reports),
+            read(&crowd.shared.moved),
+            estate.cpu_seconds(),
+            tally.findings(),
+        ));
+    }
+}
+
+fn note(verdict: &mut Verdict, crowd: &Crowd, memory: &str, costs: &[(usize, Cost)]) {
+    let tally = &crowd.shared.stage.tally;
+    let (files, chat) = (read(&tally.files), read(&tally.chat_messages));
+    verdict.note("messages", format!("{files} files, {chat} in chats, {} chunks", read(&tally.chunks)));
+    let (failed, good) = (read(&tally.failure_reports), read(&tally.success_reports));
+    verdict.note("REPORTs", format!("{failed} of failure, {good} of success"));
+    verdict.note("memory before the death", memory.to_owned());
+    for (hops, cost) in costs {
+        let relays = if *hops == 1 { "relay" } else { "relays" };
+        verdict.note("what a way costs", format!("{hops} {relays}: {}", cost.words()));
+    }
+}

@@ -1,0 +1,83 @@
+//! A name server on loopback, for tests whose clients and relays find each other by name.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use hickory_resolver::proto::rr::rdata::SOA;
+use hickory_resolver::proto::rr::{Name, RData, Record};
+use hickory_resolver::proto::serialize::txt::Parser;
+use hickory_server::Server as NameServer;
+use hickory_server::store::in_memory::InMemoryZoneHandler;
+use hickory_server::zone_handler::{AxfrPolicy, Catalog, ZoneType};
+use tokio::sync::oneshot;
+
+/// A name server for one zone, until it is dropped.
+pub(crate) struct Zone {
+    pub(crate) address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Zone {
+    /// Serves a zone file.
+    pub(crate) fn of_file(text: String) -> Self {
+        Self::serve(move || {
+            let (origin, records) = Parser::new(text, None, None).parse().unwrap();
+            let zone = InMemoryZoneHandler::new(origin.clone(), records, ZoneType::Primary, AxfrPolicy::Deny);
+            (origin, zone.unwrap())
+        })
+    }
+
+    /// Serves records; all names are absolute.
+    pub(crate) fn of_records(origin: &'static str, records: Vec<(String, RData)>) -> Self {
+        Self::serve(move || {
+            let origin = Name::from_ascii(origin).unwrap();
+            let mut zone = InMemoryZoneHandler::empty(origin.clone(), ZoneType::Primary, AxfrPolicy::Deny);
+            let soa = SOA::new(origin.clone(), origin.clone(), 1, 60, 60, 60, 60);
+            zone.upsert_mut(Record::from_rdata(origin.clone(), 60, RData::SOA(soa)), 1);
+            for (name, data) in records {
+                zone.upsert_mut(Record::from_rdata(Name::from_ascii(name).unwrap(), 60, data), 1);
+            }
+            (origin, zone)
+        })
+    }
+
+    fn serve(zone: impl FnOnce() -> (Name, InMemoryZoneHandler) + Send + 'static) -> Self {
+        let (sender, ready) = mpsc::channel();
+        let (stop, stopped) = oneshot::channel();
+        let body = move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();
+            runtime.block_on(async {
+                let (origin, zone) = zone();
+                let mut catalog = Catalog::new();
+                catalog.upsert(origin.into(), vec![Arc::new(zone)]);
+                let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+                sender.send(socket.local_addr().unwrap()).unwrap();
+                let mut server = NameServer::new(catalog);
+                server.register_socket(socket);
+                // Dropped, never used.
+                let _ = stopped.await;
+            });
+        };
+        let thread = std::thread::spawn(body);
+        Self { address: ready.recv().unwrap(), stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Zone {
+    /// From now on nobody answers.
+    pub(crate) fn stop(&mut self) {
+        drop(self.stop.take());
+        // Its own failure has been printed.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+impl Drop for Zone {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
