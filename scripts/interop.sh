@@ -8,7 +8,8 @@ Usage: interop.sh [--size SIZE] [--bin DIR] [--no-install] [--keep]
 
 Starts this relay and Kamailio, each on a loopback address of its own, with certificates of one throw-away CA that each
 proves its name with to the other. alice is a client of the one, bob of the other; both are `msrp`. A chat message and a
-file travel each way, then two files each way at the same time, and are compared.
+file travel each way, files go from and to a client behind both relays, then two each way at the same time; all are
+compared.
 
   --size SIZE    of the files: 1, 64K, 2M, ...; default 2M
   --bin DIR      take msrprelay and msrp from there; default: build them, and take target/release
@@ -314,10 +315,13 @@ for attempt in 1 2 3; do
 done
 echo "It listens on $far:$far_port"
 
-# shellcheck disable=SC2034 # used by name
-of_alice=(--user alice@example.com --relay "localhost:$near_port" --ca ca/ca.crt)
+echo "$alice" > alice.password
+echo "$bob" > bob.password
+at_near=(--user alice@example.com --password-file alice.password --relay "localhost:$near_port")
+at_far=(--user bob@example.net --password-file bob.password --relay "$far:$far_port" --digest-uri)
+# Who they are, by name. carol is behind both relays, Kamailio the nearer one; dave has no relay.
 # shellcheck disable=SC2034
-of_bob=(--user bob@example.net --relay "$far:$far_port" --ca ca/ca.crt --digest-uri)
+of_alice=("${at_near[@]}") of_bob=("${at_far[@]}") of_carol=("${at_far[@]}" "${at_near[@]}") of_dave=()
 
 hash_of() {
     local sum
@@ -327,9 +331,9 @@ hash_of() {
 
 # A receiver, whose path is in NAME.path as soon as it waits.
 receive() { # WHO NAME
-    local -n options="of_$1" password=$1
+    local -n options="of_$1"
     mkdir "$2"
-    MSRP_PASSWORD=$password timeout 90 "$bin/msrp" receive "${options[@]}" --out "$2" --path-file "$2.path" \
+    timeout 90 "$bin/msrp" receive ${options[@]+"${options[@]}"} --ca ca/ca.crt --out "$2" --path-file "$2.path" \
         --timeout 60s > "$2.receive.log" 2>&1 &
     parties+=($!)
     await $! "$1" "$2.receive.log" test -s "$2.path"
@@ -338,10 +342,12 @@ receive() { # WHO NAME
 # Sends a file to who waits as NAME.
 send() { # WHO NAME FILE TYPE
     local more=()
-    local -n options="of_$1" password=$1
-    # Kamailio cannot cut what its own clients send.
-    [ "$1" = alice ] || more=(--chunk-size "$chunk_max" --window 32)
-    MSRP_PASSWORD=$password timeout 60 "$bin/msrp" send "$3" "${options[@]}" --to "$(cat "$2.path")" \
+    local -n options="of_$1"
+    case $1 in
+        # Kamailio cannot cut what its own clients send.
+        bob | carol) more=(--chunk-size "$chunk_max" --window 32) ;;
+    esac
+    timeout 60 "$bin/msrp" send "$3" ${options[@]+"${options[@]}"} --ca ca/ca.crt --to "$(cat "$2.path")" \
         --content-type "$4" --timeout 30s ${more[@]+"${more[@]}"} > "$2.send.log" 2>&1 &
     parties+=($!)
 }
@@ -367,10 +373,10 @@ compare() { # FROM TO NAME FILE
 }
 
 transfer() { # FROM TO FILE TYPE
-    receive "$2" "inbox-$3"
-    send "$1" "inbox-$3" "$3" "$4"
+    receive "$2" "$1-$2-$3"
+    send "$1" "$1-$2-$3" "$3" "$4"
     settle
-    compare "$1" "$2" "inbox-$3" "$3"
+    compare "$1" "$2" "$1-$2-$3" "$3"
 }
 
 echo "== Chat"
@@ -385,6 +391,10 @@ for name in alice bob; do
 done
 transfer alice bob file-of-alice.bin application/octet-stream
 transfer bob alice file-of-bob.bin application/octet-stream
+
+echo "== Files from and to carol, who is behind both relays"
+transfer dave carol file-of-alice.bin application/octet-stream
+transfer carol alice file-of-bob.bin application/octet-stream
 
 echo "== Four files at the same time"
 for n in 1 2; do
