@@ -80,7 +80,9 @@ first_cpus() {
 }
 
 within() { # OPTION VALUE LEAST MOST
-    [[ $2 =~ ^(0|[1-9][0-9]{0,5})$ ]] && [ "$2" -ge "$3" ] && [ "$2" -le "$4" ] || wrong "$1 $2: write a number from $3 to $4"
+    if ! [[ $2 =~ ^(0|[1-9][0-9]{0,5})$ ]] || [ "$2" -lt "$3" ] || [ "$2" -gt "$4" ]; then
+        wrong "$1 $2: write a number from $3 to $4"
+    fi
 }
 
 within --pairs "$pairs" 8 500

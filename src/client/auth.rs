@@ -134,11 +134,11 @@ impl Attempt<'_> {
             let cnonce = random_token(16);
             let authorization = challenge.answer(&self.credentials.user, &ha1, uri, 1, &cnonce);
             let answered = Instant::now();
-            let mut text = authorization.to_string();
+            let mut credentials = authorization.to_string();
             if self.options.digest_uri {
-                text.push_str(&format!(", uri=\"{}\"", self.options.uri));
+                credentials.push_str(&format!(", uri=\"{}\"", self.options.uri));
             }
-            let next = self.exchange(endpoint, Some(text)).await?;
+            let next = self.exchange(endpoint, Some(credentials)).await?;
             if next.is(Status::OK) {
                 let proved = next.check_proof(authorization.rspauth(&ha1, uri).as_str())?;
                 let grant = next.grant(endpoint, challenge_took, answered.elapsed())?;

@@ -88,6 +88,9 @@ impl Who {
 pub enum Offence {
     /// Credentials were wrong.
     Auth,
+    /// The same in an AUTH that came through another relay: whoever has a relay could keep users from their own
+    /// connections otherwise.
+    AuthBehind,
     /// A next hop could not be connected to.
     Dial,
 }
@@ -292,7 +295,7 @@ impl Register {
     ) -> Option<Instant> {
         let max = match (offence, who) {
             (Offence::Auth, Who::Address(_)) => limits.auth_failures_per_address_max,
-            (Offence::Auth, Who::User(_)) => limits.auth_failures_per_user_max,
+            (Offence::Auth, Who::User(_)) | (Offence::AuthBehind, _) => limits.auth_failures_per_user_max,
             (Offence::Dial, _) => limits.dial_failures_per_user_max,
         };
         if max == 0 {
@@ -490,7 +493,7 @@ impl Relay {
 fn limit_of(who: Who, offence: Offence) -> Limit {
     match (offence, who) {
         (Offence::Auth, Who::Address(_)) => Limit::AuthFailuresPerAddress,
-        (Offence::Auth, Who::User(_)) => Limit::AuthFailuresPerUser,
+        (Offence::Auth, Who::User(_)) | (Offence::AuthBehind, _) => Limit::AuthFailuresPerUser,
         (Offence::Dial, _) => Limit::DialFailuresPerUser,
     }
 }

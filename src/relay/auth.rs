@@ -24,7 +24,6 @@ use super::message::Transit;
 use super::peer::{Peer, Role, response_to_path};
 use super::{CloseReason, Effect, Effects, Event, LookUpAnswer, Relay, Settings};
 use crate::proto::digest::{Algorithm, Authorization, AuthorizationError, Challenge, Ha1, Verified, check};
-use crate::proto::head::{Kind, Method};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::uri::{MsrpUri, host_matches};
@@ -45,8 +44,6 @@ pub(crate) struct AuthState {
     next: Option<Nonce>,
     opaque: String,
     failures: u32,
-    /// The same at relays further on.
-    failures_ahead: u32,
     ticket: u32,
     waiting: Option<Waiting>,
     /// An AUTH in order, whose user may have too many sessions.
@@ -92,7 +89,6 @@ impl AuthState {
             next: None,
             opaque: entropy.nonce(),
             failures: 0,
-            failures_ahead: 0,
             ticket: 0,
             waiting: None,
             claim: None,
@@ -187,17 +183,13 @@ impl Relay {
         }
         let through_relay = is_through_relay(transit);
         let own = match &peer.role {
-            _ if through_relay => behind::meet(peer, transit, &mut self.core)?.to_vec(),
-            Role::Foreign if peer.bound.is_empty() => Vec::new(),
+            _ if through_relay => behind::meet(peer, transit, &self.sessions, &mut self.core)?.to_vec(),
+            Role::Foreign if peer.bound.is_empty() && peer.behind.is_none() => Vec::new(),
             Role::Client { sessions } => sessions.clone(),
             _ => {
                 return Err(Refusal::Respond(Status::FORBIDDEN, "AUTH on a connection in other use"));
             }
         };
-        if through_relay {
-            // A relay that has proven its name needs nobody to vouch for it.
-            peer.prove(&mut self.core, fx);
-        }
         let settings = &self.core.settings;
         if self.core.draining && own.is_empty() {
             return Err(Refusal::RespondAndClose(Status::TIMEOUT, CloseReason::Stopping));
@@ -223,7 +215,7 @@ impl Relay {
         let source = peer.source.filter(|_| !through_relay);
         let user = UserKey::new(&authorization.username, &authorization.realm);
         let suspects = [source.map(Who::Address), Some(Who::User(user))];
-        let is_banned = |who: &Who| self.core.bans.is_banned(*who, Offence::Auth, self.core.now);
+        let is_banned = |who: &Who| self.core.bans.is_banned(*who, offence(transit), self.core.now);
         if own.is_empty() && suspects.iter().flatten().any(is_banned) {
             return Err(Refusal::Respond(Status::FORBIDDEN, "Too many failed attempts, try again later"));
         }
@@ -304,13 +296,17 @@ impl Relay {
             self.claim(key, claim, fx);
             return Ok(());
         }
-        self.admit(key, claim, fx)
+        self.admit(key, claim, false, fx)
     }
 
     /// Whatever the refusal is, a connection that nobody vouches for can have so many and no more.
     fn refuse_auth(&mut self, key: PeerKey, transit: &Transit, refusal: &Refusal, fx: &mut Effects) {
         self.answer_refused(key, transit, refusal, fx);
-        self.count_refusal(key, fx);
+        // Many may log in at once through a relay that has just come.
+        let served = self.peers.get_mut(key).is_some_and(|peer| peer.client_behind(transit).is_some());
+        if !served {
+            self.count_refusal(key, fx);
+        }
     }
 
     fn answer_refused(&mut self, key: PeerKey, transit: &Transit, refusal: &Refusal, fx: &mut Effects) {
@@ -372,7 +368,7 @@ impl Relay {
         let user = named.map(|a| UserKey::new(&a.username, &a.realm));
         let blamed = [source.map(Who::Address), user.map(Who::User)];
         for who in blamed.into_iter().flatten() {
-            self.core.tally(who, Tally::Failed { offence: Offence::Auth, culprit }, fx);
+            self.core.tally(who, Tally::Failed { offence: offence(transit), culprit }, fx);
         }
         if too_many {
             self.core.bite(Limit::AuthAttempts, Some(key), fx);
@@ -388,49 +384,6 @@ impl Relay {
     /// Whether sessions of others live by a connection.
     fn is_shared(&self, key: PeerKey) -> bool {
         self.peers.get(key).is_some_and(|peer| !peer.bound.is_empty())
-    }
-
-    /// The relay further on has answered an AUTH that this client had us forward. Who has it refused too often has lost
-    /// the connection, as if it had guessed at us (RFC 4976, 6.3; norm A13).
-    pub(crate) fn count_verdict_from_ahead(
-        &mut self,
-        key: PeerKey,
-        request: &Transit,
-        reply: &Transit,
-        fx: &mut Effects,
-    ) {
-        let Kind::Response(status) = reply.head.kind() else {
-            return;
-        };
-        let answered = request.head.authorization(&request.octets).is_some();
-        if request.method() != Method::Auth || !answered {
-            return;
-        }
-        let attempts_max = self.core.settings.attempts_max;
-        let Some(peer) = self.peers.get_mut(key) else {
-            return;
-        };
-        let (source, culprit) = (peer.source, peer.me);
-        let Some(auth) = peer.auth.as_mut().filter(|_| matches!(peer.role, Role::Client { .. })) else {
-            return;
-        };
-        if status.is_success() {
-            auth.failures_ahead = 0;
-        }
-        let challenge = reply.head.www_authenticate(&reply.octets).map(Challenge::parse);
-        let stale = challenge.is_some_and(|challenge| challenge.is_ok_and(|challenge| challenge.stale));
-        if status != Status::UNAUTHORIZED || stale {
-            return;
-        }
-        auth.failures_ahead += 1;
-        let too_many = auth.failures_ahead >= attempts_max;
-        if let Some(source) = source {
-            self.core.tally(Who::Address(source), Tally::Failed { offence: Offence::Auth, culprit }, fx);
-        }
-        if too_many {
-            self.core.bite(Limit::AuthAttempts, Some(key), fx);
-            self.close_peer(key, CloseReason::AuthFailures, fx);
-        }
     }
 
     /// 401 with a fresh nonce; one header per algorithm, strongest first (norm T14).
@@ -532,6 +485,11 @@ impl Peer {
         let behind = self.behind.iter().flat_map(|behind| behind.states());
         self.auth.as_deref().into_iter().chain(behind)
     }
+}
+
+/// What a failure counts as.
+fn offence(transit: &Transit) -> Offence {
+    if is_through_relay(transit) { Offence::AuthBehind } else { Offence::Auth }
 }
 
 /// Begins the answer to an AUTH: its To-Path URI, exactly as sent, is where the answer comes from.

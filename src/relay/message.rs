@@ -378,6 +378,18 @@ pub enum Message {
         /// The most octets in one chunk towards it; see [`Settings::chunk_bounds`](super::Settings).
         chunk_max: Option<u32>,
     },
+    /// To a connection: nobody will answer what it has asked by way of a session.
+    Abandoned {
+        /// The connection.
+        peer: PeerRef,
+        /// The session.
+        session: SessionId,
+    },
+    /// To a session's home: a relay further on has refused the credentials of an AUTH that came through it.
+    Guess {
+        /// The session.
+        session: SessionId,
+    },
     /// To a connection: a session is no longer bound to it; one we dialled closes once all is written.
     Unbind {
         /// The connection.
@@ -485,6 +497,7 @@ impl Message {
             | Self::Broken { session, .. }
             | Self::Report { session, .. }
             | Self::InnerLost { session }
+            | Self::Guess { session }
             | Self::Relieve { session, .. }
             | Self::OuterLost { session, .. } => session.home(),
             Self::Failed { notice, .. } => notice.session.home(),
@@ -501,6 +514,7 @@ impl Message {
             | Self::Credit { peer, .. }
             | Self::Lent { peer, .. }
             | Self::Shed { peer, .. }
+            | Self::Abandoned { peer, .. }
             | Self::Bind { peer, .. }
             | Self::Unbind { peer, .. }
             | Self::Excess { peer, .. }

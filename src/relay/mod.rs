@@ -573,6 +573,8 @@ impl Relay {
             Message::Bind { peer, session, chunk_max } => self.on_bind(peer, session, chunk_max, fx),
             Message::Unbind { peer, session } => self.on_unbind(peer, session, fx),
             Message::Relieve { session, source, before } => self.on_relieve(session, source, before, fx),
+            Message::Abandoned { peer, session } => self.on_abandoned(peer, session, fx),
+            Message::Guess { session } => self.on_guess(session, fx),
             Message::Shed { peer, source } => self.on_shed(peer, source, fx),
             Message::Lent { peer, from, to, octets } => self.on_lent(peer, from, to, octets, fx),
             Message::Tally { from, who, tally, .. } => self.on_tally(from, who, tally, fx),

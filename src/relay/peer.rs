@@ -23,7 +23,7 @@ use super::ids::{CoreId, PeerRef, SessionId, SessionKey, StreamId};
 use super::ledger;
 use super::limit::Limit;
 use super::message::{Giver, Message, Transit};
-use super::{CloseReason, Core, Effect, Effects, Limits, Tally, Transport};
+use super::{CloseReason, Core, Effect, Effects, Limits, Settings, Tally, Transport};
 use crate::proto::head::Method;
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
@@ -70,6 +70,8 @@ pub(crate) struct Peer {
     pub(crate) names: Option<ProvenNames>,
     /// The clients behind that relay who ask for sessions of ours.
     pub(crate) behind: Option<Box<Behind>>,
+    /// It leads to another process of this relay.
+    pub(crate) is_kin: bool,
     standing: Standing,
     /// The user whose sessions it counts among.
     pub(crate) user: Option<UserKey>,
@@ -217,6 +219,7 @@ impl Peer {
             source: None,
             names: None,
             behind: None,
+            is_kin: false,
             standing: Standing::Proven { strays: 0 },
             user: None,
             dialled_for: None,
@@ -406,15 +409,24 @@ impl Peer {
         }
     }
 
-    /// Whether a request comes through a relay (our own other process is none).
+    /// Whether a request comes through a relay that has proven nothing. Who was called as a relay has proven its name, and
+    /// another process of this relay is none.
     fn is_unproven_relay(&self, transit: &Transit) -> bool {
-        self.source.is_some() && transit.received_from_path().len() > 1
+        let is_verified = self.source.is_none() && (self.names.is_some() || self.is_kin);
+        !is_verified && transit.received_from_path().len() > 1
+    }
+
+    /// Whether a connection is there whose peer has proven to be the relay of a URI.
+    pub(crate) fn leads_to_relay_of(&self, uri: &[u8]) -> bool {
+        let serves_relay = matches!(self.role, Role::Foreign | Role::Dialled) && !self.closing && !self.ended;
+        serves_relay && self.names.as_ref().is_some_and(|names| names.cover_host_of(uri))
     }
 
     /// Who hands on a request that has come by this connection.
-    fn giver(&self, transit: &Transit) -> Giver {
+    fn giver(&self, transit: &Transit, settings: &Settings) -> Giver {
         let nearest = transit.received_from_path().first().unwrap_or_default();
-        match self.names.as_ref().is_some_and(|names| names.cover_host_of(nearest)) {
+        let has_proven = self.names.as_ref().is_some_and(|names| names.cover_host_of(nearest));
+        match has_proven && settings.admits_host_of(nearest) {
             true => Giver::Relay,
             false => Giver::Peer,
         }
@@ -439,11 +451,17 @@ impl Peer {
         self.wake(fx);
     }
 
-    fn take_unanswered(&mut self, sequence: u32) -> Option<Transit> {
+    fn take_unanswered(&mut self, sequence: u32) -> Option<Unanswered> {
         let index = self.unanswered.iter().position(|u| u.sequence == sequence)?;
-        let transit = self.unanswered.remove(index)?.transit;
-        self.unanswered_octets -= transit.cost();
-        Some(transit)
+        let unanswered = self.unanswered.remove(index)?;
+        self.unanswered_octets -= unanswered.transit.cost();
+        Some(unanswered)
+    }
+
+    /// Requests other than SEND that came through a session and wait for its far end's answer.
+    fn waiting_by(&self, session: SessionId) -> impl Iterator<Item = &Transit> {
+        let of_session = self.unanswered.iter().filter(move |unanswered| unanswered.session == session);
+        of_session.map(|unanswered| &unanswered.transit).filter(|transit| transit.method() != Method::Send)
     }
 
     /// Octets received here go to another core.
@@ -459,13 +477,17 @@ impl Peer {
         self.lend(to, octets);
     }
 
-    /// Octets have left the process.
-    fn settle(&mut self, from: CoreId, octets: usize) {
+    /// Octets have left the process. Returns how many were not written off before: a core that dies may have passed some
+    /// on without having told.
+    fn settle(&mut self, from: CoreId, octets: usize) -> usize {
         if from != self.me.core {
             ledger::subtract(&mut self.lent, from, octets);
         }
-        debug_assert!(self.outstanding >= octets, "credited twice");
-        self.outstanding = self.outstanding.saturating_sub(octets);
+        let passed_on = self.lent.iter().any(|(_, octets)| *octets < 0);
+        debug_assert!(self.outstanding >= octets || passed_on, "credited twice");
+        let settled = octets.min(self.outstanding);
+        self.outstanding -= settled;
+        settled
     }
 
     /// A core is gone, and with it what it held. Returns how many octets that were.

@@ -63,6 +63,7 @@ impl Relay {
 
     /// Connections with a session, opened while nobody counted, count among their users' from now on.
     fn count_everybody(&mut self) {
+        self.sessions.count_all();
         for peer in self.peers.values_mut() {
             let has_session = matches!(&peer.role, Role::Client { sessions } if !sessions.is_empty());
             let user = peer.auth.as_ref().and_then(|auth| auth.verified());

@@ -46,6 +46,12 @@ pub(crate) struct Session {
     outer: OuterSide,
     /// The relay that its client asks for a session through this one (norm A16).
     ahead: Option<Ahead>,
+    /// Further connections with the relays at either side, latest last.
+    ways: Vec<Way>,
+    /// Failed AUTHs at relays further on, since when.
+    guesses: (u32, Instant),
+    /// It has failed there too often: none is forwarded before that.
+    blocked_until: Option<Instant>,
     verified: Arc<Verified>,
     /// The user among whose sessions it counts, where the connection does not.
     counted: Option<UserKey>,
@@ -89,6 +95,16 @@ enum OuterSide {
         uri: Arc<[u8]>,
     },
 }
+
+/// A connection with a relay at one side of a session, beside the one that leads there at present.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Way {
+    inside: bool,
+    peer: PeerRef,
+}
+
+/// Further connections remembered: with the ones before these a relay can do without the session.
+const WAYS_MAX: usize = 4;
 
 /// A relay further on, and the connection with it.
 #[derive(Debug)]
@@ -205,6 +221,9 @@ impl Sessions {
             inner_path: new.inner_path,
             outer: OuterSide::Unbound,
             ahead: None,
+            ways: Vec::new(),
+            guesses: (0, core.now),
+            blocked_until: None,
             verified: new.verified,
             counted: new.counted,
             opened: core.now,
@@ -237,6 +256,14 @@ impl Sessions {
     /// The users of sessions that count among theirs by themselves, once for each.
     pub(crate) fn counted(&self) -> impl Iterator<Item = UserKey> {
         self.table.values().filter_map(|session| session.counted)
+    }
+
+    /// Those that count by themselves and began uncounted.
+    pub(crate) fn count_all(&mut self) {
+        for session in self.table.values_mut().filter(|session| session.client().is_none()) {
+            let user = UserKey::new(session.verified.username(), session.verified.realm());
+            session.counted.get_or_insert(user);
+        }
     }
 
     fn note_ending(&mut self, key: SessionKey) {

@@ -42,6 +42,8 @@ pub struct Settings {
     /// Relays that may be next hops, and whose clients may ask for sessions through them: host names, `*.` for one label;
     /// absent: any that prove their name.
     pub relays: Option<Vec<String>>,
+    /// Other relays may ask for sessions for their clients.
+    pub serves_relays: bool,
     /// Requests that come through a relay which has not proven its name are refused.
     pub relays_must_prove: bool,
     /// The port in the URIs of clients whose relay asked by a connection that we had opened.
@@ -55,6 +57,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The same for the host of a URI.
+    pub(crate) fn admits_host_of(&self, uri: &[u8]) -> bool {
+        self.relays.is_none() || MsrpUri::parse(uri).is_ok_and(|uri| self.admits(uri.host_str()))
+    }
+
     /// Whether a relay of this name may be called, and may ask for sessions for its clients.
     pub(crate) fn admits(&self, host: &str) -> bool {
         self.relays.as_ref().is_none_or(|relays| relays.iter().any(|name| covers(name, host)))

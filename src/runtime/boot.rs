@@ -777,6 +777,7 @@ fn settings(config: &Config, listens: &[(u16, bool)]) -> Settings {
         enforce_default: config.sessions.enforce_default,
         allow_other_methods: config.methods.allow_other,
         relays: Some(&config.outbound.relays).filter(|relays| !relays.is_empty()).cloned(),
+        serves_relays: config.tls.client_ca.is_some(),
         relays_must_prove: config.tls.unproven_relays == UnprovenRelays::Refuse,
         tls_port: listens.iter().find(|(_, secure)| *secure).map(|(port, _)| *port),
         dial_plain: config.outbound.plain == PlainPolicy::Allow,

@@ -360,6 +360,10 @@ impl Conn {
             shared.feed([Input::Connected { peer: self.key }]);
         } else {
             self.deadline.set(None);
+            let tls = self.tls.as_ref();
+            if tls.is_some_and(|tls| matches!(tls.borrow().peer(), Client::Relay(_))) {
+                shared.counters.relays_recognised.add(1);
+            }
             self.identify(shared);
         }
     }
@@ -383,7 +387,6 @@ impl Conn {
         if let Some(names) = names {
             let shown = names.iter().collect::<Vec<_>>().join(", ");
             tracing::debug!(?peer, %address, names = shown, "A relay has proven its name");
-            shared.counters.relays_recognised.add(1);
             shared.feed([Input::Identified { peer, names }]);
         }
     }

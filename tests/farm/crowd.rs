@@ -22,6 +22,8 @@ const ARRIVING: usize = 16;
 /// Pairs of each length of way that are measured; with fewer of them that length is left out.
 const MEASURED_MIN: usize = 8;
 const MEASURED_MAX: usize = 32;
+/// How long it is looked at what the relays do while nothing happens.
+const IDLE: Duration = Duration::from_secs(2);
 /// The longest way: two relays of each client's.
 const HOPS_MAX: usize = 4;
 /// Once the time is up, all pairs end within this: whoever waits for a verdict has 50 s.
@@ -118,6 +120,13 @@ impl Crowd {
             }
         });
         Self { shared, pairs: pairs.into_inner().unwrap(), going: Vec::new() }
+    }
+
+    /// CPU time a second of the relays while nobody says anything.
+    pub(crate) fn idle(estate: &Estate) -> f64 {
+        let (began, before) = (Instant::now(), estate.cpu_seconds());
+        std::thread::sleep(IDLE);
+        (estate.cpu_seconds() - before) / began.elapsed().as_secs_f64()
     }
 
     /// Has pairs with one relay between them send a file each, all at the same time, then as many with two, and so on; the

@@ -128,6 +128,7 @@ fn a_farm_loses_a_relay_and_only_those_on_it_notice() {
     verdict.judge("all have logged in", found, ends == 2 * orders.pairs as u64);
     verdict.judge("every relay has sessions", spread.summary(), all_used);
 
+    let idle = Crowd::idle(&estate);
     let costs = crowd.measure(&estate);
     say("Each length of way has been measured");
     let victim = spread.busiest();
@@ -147,7 +148,7 @@ fn a_farm_loses_a_relay_and_only_those_on_it_notice() {
 
     crowd.judge(&mut verdict, touched, ended);
     estate.judge(&mut verdict, victim, crowd.outliving());
-    note(&mut verdict, &crowd, &memory, &costs);
+    note(&mut verdict, &crowd, &memory, idle, &costs);
     verdict.print();
     println!("The whole took {:.0} s", began.elapsed().as_secs_f64());
     assert!(verdict.is_good(), "the farm has failed");
@@ -177,13 +178,17 @@ fn watch(crowd: &Crowd, estate: &Estate, until: Instant, say: &impl Fn(&str)) {
     }
 }
 
-fn note(verdict: &mut Verdict, crowd: &Crowd, memory: &str, costs: &[(usize, Cost)]) {
+fn note(verdict: &mut Verdict, crowd: &Crowd, memory: &str, idle: f64, costs: &[(usize, Cost)]) {
     let tally = &crowd.shared.stage.tally;
     let (files, chat) = (read(&tally.files), read(&tally.chat_messages));
     verdict.note("messages", format!("{files} files, {chat} in chats, {} chunks", read(&tally.chunks)));
     let (failed, good) = (read(&tally.failure_reports), read(&tally.success_reports));
     verdict.note("REPORTs", format!("{failed} of failure, {good} of success"));
     verdict.note("memory before the death", memory.to_owned());
+    verdict.note(
+        "what nothing costs",
+        format!("{idle:.3} CPU seconds of the relays a second, which is in the rest"),
+    );
     for (hops, cost) in costs {
         let relays = if *hops == 1 { "relay" } else { "relays" };
         verdict.note("what a way costs", format!("{hops} {relays}: {}", cost.words()));

@@ -76,6 +76,7 @@ fn three_relays_make_a_path_of_three() {
         answer_auth(endpoint, &outermost).await;
     });
     assert_eq!(status(&output), 1, "nothing came: {}", errors(&output));
+    assert!(errors(&output).contains("the path is good for 600 s"), "{}", errors(&output));
     let path = String::from_utf8_lossy(&output.stdout).into_owned();
     let relays =
         "msrps://third.example:1/c;tcp msrps://far.example:2856/bbb;tcp msrps://near.example:2855/aaa;tcp ";

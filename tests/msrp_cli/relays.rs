@@ -72,7 +72,7 @@ pub(crate) struct Granting {
     pub(crate) password: &'static str,
     /// What it claims as rspauth; `None`: the truth.
     pub(crate) proof: Option<&'static str>,
-    /// Whether it awaits a `uri` in the credentials; otherwise there must be none.
+    /// Whether it expects a `uri` in the credentials.
     pub(crate) names_uri: bool,
 }
 

@@ -19,6 +19,7 @@ mod interop;
 mod max_chunk;
 mod pieces;
 mod relays;
+mod relays_abuse;
 mod sending;
 
 use support::line::{Line, only};

@@ -13,25 +13,25 @@ use crate::support::{
 };
 
 /// The relay before or after this one.
-const OTHER: &str = "inner.example.net";
+pub(super) const OTHER: &str = "inner.example.net";
 /// A URI there, minted for Wren.
-const WREN_THERE: &str = "msrps://inner.example.net:2855/p8Yc2nB6vH1xLk;tcp";
+pub(super) const WREN_THERE: &str = "msrps://inner.example.net:2855/p8Yc2nB6vH1xLk;tcp";
 /// Wren's own.
-const WREN: &str = "msrps://192.0.2.51:51344/wr3n;tcp";
+pub(super) const WREN: &str = "msrps://192.0.2.51:51344/wr3n;tcp";
 const FINCH_THERE: &str = "msrps://inner.example.net:2855/Zx0Qm4Rt7Lw2Ks;tcp";
 const FINCH: &str = "msrps://192.0.2.52:51345/f1nch;tcp";
-const FAR: &str = "msrps://203.0.113.40:49300/far;tcp";
+pub(super) const FAR: &str = "msrps://203.0.113.40:49300/far;tcp";
 
-fn back_to_wren() -> String {
+pub(super) fn back_to_wren() -> String {
     format!("{WREN_THERE} {WREN}")
 }
 
-fn back_to_finch() -> String {
+pub(super) fn back_to_finch() -> String {
     format!("{FINCH_THERE} {FINCH}")
 }
 
 /// A connection from a relay that has proven a name.
-fn relay(world: &mut World, core: usize, name: &str) -> Conn {
+pub(super) fn relay(world: &mut World, core: usize, name: &str) -> Conn {
     let conn = world.connect(core);
     prove(world, conn, name);
     conn
@@ -44,7 +44,7 @@ fn prove(world: &mut World, conn: Conn, name: &str) {
 }
 
 /// A session for a client behind a relay: its URI here.
-fn session(world: &mut World, conn: Conn, user: &str, back: &str) -> String {
+pub(super) fn session(world: &mut World, conn: Conn, user: &str, back: &str) -> String {
     let answer = world.auth_round(conn, user, back, "");
     assert_eq!(answer.status(), 200, "{answer:?}");
     let use_path = answer.header("Use-Path").unwrap();
@@ -67,16 +67,16 @@ fn end(world: &mut World) {
     assert_eq!(world.sizes(), TableSizes::default());
 }
 
-fn said(frame: &Frame) -> String {
+pub(super) fn said(frame: &Frame) -> String {
     String::from_utf8(frame.body.clone()).unwrap()
 }
 
-fn auth(from: &str) -> Vec<u8> {
+pub(super) fn auth(from: &str) -> Vec<u8> {
     Request::new("AUTH", &relay_uri(), from).octets()
 }
 
 /// From the first round to the second, with a password of the test's choice.
-fn attempt(world: &mut World, conn: Conn, user: &str, password: &str, back: &str) -> Frame {
+pub(super) fn attempt(world: &mut World, conn: Conn, user: &str, password: &str, back: &str) -> Frame {
     world.send(conn, auth(back));
     let challenge = world.take_one(conn);
     if challenge.status() != 401 {
@@ -211,7 +211,7 @@ fn challenges_for_many_clients_do_not_count_against_their_relay() {
 }
 
 /// A session of Wren's, behind a relay, and somebody who writes to her; who she has written to already.
-fn wren_and_far(world: &mut World, cores: [usize; 2]) -> (Conn, String, Conn) {
+pub(super) fn wren_and_far(world: &mut World, cores: [usize; 2]) -> (Conn, String, Conn) {
     let conn = relay(world, cores[0], OTHER);
     let wren = session(world, conn, "alice", &back_to_wren());
     let far = world.connect(cores[1]);
@@ -420,8 +420,8 @@ fn slow_receiver_of_one_client_does_not_stop_the_others_behind_its_relay() {
 
 // -- the inner relay: AUTH for another one -------------------------------------------------------
 
-const AHEAD: &str = "msrps://outer.example.org:2855;tcp";
-const THERE: &str = "msrps://outer.example.org:2855/Gm4yTq81nZc0;tcp";
+pub(super) const AHEAD: &str = "msrps://outer.example.org:2855;tcp";
+pub(super) const THERE: &str = "msrps://outer.example.org:2855/Gm4yTq81nZc0;tcp";
 
 /// A client of ours that asks for a session at another relay: its connection, its URI here, and the connection by which
 /// the other relay has been asked.
@@ -469,7 +469,7 @@ fn auth_for_a_relay_further_on_and_its_answers_pass_untouched() {
     world.run();
     let answer = only(world.take(wren), "401");
     assert_eq!((answer.to_path(), answer.from_path()), (uri.clone(), format!("{session} {AHEAD}")));
-    let text = String::from_utf8(answer.octets.clone()).unwrap();
+    let text = String::from_utf8(answer.octets).unwrap();
     let challenges: Vec<&str> = text.lines().filter(|line| line.starts_with("WWW-Authenticate: ")).collect();
     assert_eq!(challenges.len(), 2, "{text}");
     assert!(challenges[0].contains("SHA-256") && challenges[1].contains("algorithm=MD5"), "{text}");
@@ -615,25 +615,25 @@ fn waiting_credentials_are_not_taken_over_by_a_stranger() {
         Request::bodiless(&format!("{session} {uri}"), &format!("{THERE} {FAR}"), "m2").octets(),
     );
     world.run();
-    let frames = world.take(stranger);
-    assert!(frames.iter().all(|frame| !frame.is("AUTH")), "{frames:?}");
-    assert_eq!(only(frames, "506").status(), 506);
+    // It may be that relay all the same: what it sends is heard, what waits for proof stays.
+    let codes: Vec<String> = world.take(stranger).iter().map(|frame| frame.method().to_owned()).collect();
+    assert_eq!(codes, ["200"]);
 }
 
 // A path that leads back through the same session.
 #[test]
 fn auth_to_this_relay_through_itself_is_refused() {
-    let mut world = World::new(1);
-    let (wren, session) = world.client(0, "alice");
-    let uri = world.end(wren).uri.clone();
-    world.send(wren, Request::new("AUTH", &format!("{session} {}", relay_uri()), &uri).octets());
-    world.run();
-    let own = format!("msrps://relay.example.com:{PORT};tcp");
-    world.send(wren, Request::new("AUTH", &format!("{session} {own}"), &uri).octets());
-    world.run();
-    let codes: Vec<u16> = world.take(wren).iter().map(Frame::status).collect();
-    assert_eq!(codes.last(), Some(&481), "{codes:?}");
-    assert!(world.dialled.iter().all(|(target, _)| target.host == REALM), "{:?}", world.dialled);
+    // By our own name; by a domain's, which may lead anywhere, the runtime finds out.
+    for (to, code) in [(format!("msrps://relay.example.com:{PORT};tcp"), Some(481)), (relay_uri(), None)] {
+        let mut world = World::new(1);
+        let (wren, session) = world.client(0, "alice");
+        let uri = world.end(wren).uri.clone();
+        world.send(wren, Request::new("AUTH", &format!("{session} {to}"), &uri).octets());
+        world.run();
+        let codes: Vec<u16> = world.take(wren).iter().map(Frame::status).collect();
+        assert_eq!(codes.first().copied(), code, "{to}");
+        assert!(world.dialled.iter().all(|(target, _)| target.host == REALM), "{:?}", world.dialled);
+    }
 }
 
 // -- foreign relays ------------------------------------------------------------------------------
@@ -660,8 +660,13 @@ fn foreign_relay_that_has_proven_its_name_is_the_same_on_another_connection() {
     world.send(third, Request::send(&to, &from, "m3", b"3").octets());
     world.run();
     assert_eq!(only(world.take(third), "506").status(), 506);
-    // And after the first is gone.
+    // When the first is gone, what bob sends goes by the second; and after that has gone, too, ...
     world.hang_up(first);
+    world.run();
+    world.send(bob, Request::send(&format!("{session} {from}"), &uri, "m7", b"7").octets());
+    world.run();
+    assert_eq!(said(&only(world.take(second), "SEND")), "7");
+    world.hang_up(second);
     world.run();
     let fourth = world.connect(1);
     world.send(fourth, Request::send(&to, &from, "m4", b"4").octets());

@@ -63,7 +63,8 @@ impl Simulation {
         let index = self.message_of(frame);
         let disturbed = self.is_disturbed(index);
         let bound = self.chunk_bound_of(actor);
-        let conn = self.open_conn(actor).or(self.open_inlet(actor)).or(self.actors[actor].conn).unwrap();
+        let conn =
+            self.open_conn(actor).or_else(|| self.open_inlet(actor)).or(self.actors[actor].conn).unwrap();
         assert!(bound.is_none_or(|bound| frame.body.len() <= bound), "longer than {bound:?}: {frame:?}");
         let message = &mut self.messages[index];
         let range = frame.range();

@@ -144,6 +144,7 @@ pub fn settings(cores: usize) -> Settings {
         enforce_default: false,
         allow_other_methods: true,
         relays: None,
+        serves_relays: true,
         relays_must_prove: false,
         tls_port: Some(PORT),
         dial_plain: true,

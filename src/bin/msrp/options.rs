@@ -39,7 +39,7 @@ pub(crate) struct RelayArguments {
     /// their SIP domain]. With several relays: the first one is the first relay's, and so on
     #[arg(long = "auth-uri", value_name = "URI", requires = "users", value_parser = parse_uri)]
     pub(crate) auth_uris: Vec<String>,
-    /// Ask for a URI that lives this long [default: as long as the connection]
+    /// Ask for a URI that lives this long [default: as long as the connection; at relays further out, as long as they say]
     #[arg(long, value_name = "SECONDS", requires = "users")]
     pub(crate) expires: Option<u64>,
     /// Put a `uri` into the credentials, as some relays want it whose digest authentication is that of SIP
@@ -277,6 +277,12 @@ impl Login {
             Some(error) => Err(error),
             None => Endpoint::connect(&self.relay, &connection.security()?, limit).await,
         }
+    }
+
+    /// When the session ends although its connection lasts: where that was asked for, and always at relays further out,
+    /// which know no connection of ours.
+    pub(crate) fn ends_after(&self, grant: &Grant) -> Option<u64> {
+        grant.expires.filter(|_| self.options.expires.is_some() || !self.further.is_empty())
     }
 
     /// Fetches URIs over a connection that is there; the grant is for the whole way.

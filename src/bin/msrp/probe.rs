@@ -121,7 +121,7 @@ fn describe_grant(uri: &str, grant: &Grant, report: &mut Report) {
     let proof = if grant.proved { "and proved itself" } else { "without proving itself" };
     let (challenge, answer) = (millis(grant.challenge_took), millis(grant.answer_took));
     report.lines.extend([
-        format!("To-Path      {uri}"),
+        format!("relay        {uri}"),
         format!("AUTH         accepted, {proof}; challenge in {challenge}, answer in {answer}"),
         format!("realm        {realm} ({})", algorithm.unwrap_or("no digest")),
         format!("Use-Path     {}", grant.use_path.join(" ")),

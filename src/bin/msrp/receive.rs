@@ -120,6 +120,9 @@ async fn behind_relay(
 ) -> Result<(), Failure> {
     let (mut endpoint, grant) = login.perform(&arguments.connection).await?;
     announce(arguments, &grant.path_for_peers(), report)?;
+    if let Some(seconds) = login.ends_after(&grant) {
+        eprintln!("msrp: the path is good for {seconds} s; --expires asks for another time");
+    }
     serve(arguments, &mut endpoint, arrivals).await?;
     let wanted = arguments.count as usize;
     if arrivals.len() < wanted {

@@ -74,7 +74,7 @@ impl Relay {
             if let Some(peer) = self.peers.get_mut(key).filter(|_| !is_through_relay(&transit)) {
                 peer.count_among(user, &mut self.core);
             }
-            self.admit(key, *claim, fx)
+            self.admit(key, *claim, true, fx)
         } else {
             self.core.bite(Limit::SessionsPerUser, Some(key), fx);
             Err(Refusal::Respond(Status::FORBIDDEN, "Too many sessions of this user"))
@@ -118,13 +118,19 @@ impl Relay {
         }
     }
 
-    /// Everything is in order: a session, or its prolongation.
-    pub(super) fn admit(&mut self, key: PeerKey, claim: Claim, fx: &mut Effects) -> Result<(), Refusal> {
+    /// Everything is in order, and there is a place among the user's sessions if they are counted.
+    pub(super) fn admit(
+        &mut self,
+        key: PeerKey,
+        claim: Claim,
+        counted: bool,
+        fx: &mut Effects,
+    ) -> Result<(), Refusal> {
         let Claim { waiting, verified, ha1, granted } = claim;
         let value = waiting.transit.head.authorization(&waiting.transit.octets).unwrap_or_default();
         let authorization =
             Authorization::parse(value).map_err(|_| Refusal::Malformed("malformed credentials"))?;
-        let session = self.open_or_refresh(key, &waiting, verified, &granted, fx)?;
+        let session = self.open_or_refresh(key, &waiting, verified, &granted, counted, fx)?;
         if let Some(peer) = self.peers.get_mut(key) {
             peer.prove(&mut self.core, fx);
         }
@@ -141,6 +147,7 @@ impl Relay {
         waiting: &Waiting,
         verified: Verified,
         granted: &Granted,
+        counted: bool,
         fx: &mut Effects,
     ) -> Result<SessionKey, Refusal> {
         const ANOTHER: Refusal =
@@ -168,7 +175,7 @@ impl Relay {
         if others.iter().filter(|s| self.sessions.is_live(**s, now)).count() >= URIS_PER_SESSION_MAX {
             return Err(ANOTHER);
         }
-        let counted = through_relay && self.core.settings.limits.counts_users();
+        let counted = through_relay && counted;
         let port = match peer.role {
             Role::Dialling | Role::Dialled => self.core.settings.tls_port,
             Role::Foreign | Role::Client { .. } => None,

@@ -4,8 +4,9 @@
 //! first into From-Path, which it has minted for that client and nobody else; each has its own challenges, failures and
 //! sessions, and waits for nobody.
 //!
-//! Invariants: so many clients are remembered, and no more; the eldest who waits for nothing gives way. What one of them
-//! does wrong costs neither the others nor the connection.
+//! Invariants: so many clients are remembered, and no more; the eldest who has nothing and waits for nothing gives way.
+//! What one of them does wrong costs neither the others nor the connection. A connection has a client at its other end, or
+//! clients behind it, never both.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,17 +18,20 @@ use crate::proto::uri::MsrpUri;
 use crate::relay::ids::{Entropy, SecretHasher, SessionKey};
 use crate::relay::message::Transit;
 use crate::relay::peer::{Peer, Role};
+use crate::relay::session::Sessions;
 use crate::relay::{CloseReason, Core};
 
-/// Clients of one relay on one connection that are remembered.
+/// Clients behind one relay with sessions of ours that came by one connection.
 const CLIENTS_MAX: usize = 4096;
+/// Those who have none, or none yet: nobody needs an account to be one of them.
+const ASKING_MAX: usize = 256;
 
 /// The clients behind a relay, on one connection with it.
 #[derive(Debug)]
 pub(crate) struct Behind {
     clients: HashMap<Arc<[u8]>, Client, SecretHasher>,
-    /// Eldest first.
-    order: VecDeque<Arc<[u8]>>,
+    /// Those without a session, eldest first.
+    asking: VecDeque<Arc<[u8]>>,
     /// Whose answer of the accounts, or whose place among a user's sessions, is still to come.
     tickets: HashMap<u32, Arc<[u8]>>,
     next_ticket: u32,
@@ -46,7 +50,7 @@ impl Behind {
     pub(super) fn new(entropy: &mut Entropy) -> Self {
         Self {
             clients: HashMap::with_hasher(SecretHasher::new(entropy)),
-            order: VecDeque::new(),
+            asking: VecDeque::new(),
             tickets: HashMap::new(),
             next_ticket: 0,
         }
@@ -56,22 +60,47 @@ impl Behind {
         self.clients.get_mut(uri)
     }
 
-    /// Makes room for a client, unless it is known.
-    fn meet(&mut self, uri: &[u8], entropy: &mut Entropy) {
-        if self.clients.contains_key(uri) {
-            return;
-        }
-        if self.clients.len() >= CLIENTS_MAX {
-            let idle = |uri: &Arc<[u8]>| self.clients.get(uri).is_none_or(|client| !client.auth.is_waiting());
-            if let Some(eldest) = self.order.iter().position(idle).and_then(|index| self.order.remove(index))
-            {
-                self.clients.remove(&eldest);
+    /// Makes room for a client, unless it is known, or all the room is taken by others who have sessions or wait for
+    /// something.
+    fn meet(&mut self, uri: &[u8], sessions: &Sessions, entropy: &mut Entropy) -> Option<&mut Client> {
+        if !self.clients.contains_key(uri) {
+            if self.asking.len() >= ASKING_MAX || self.clients.len() >= CLIENTS_MAX {
+                self.forget_some(sessions);
             }
+            if self.asking.len() >= ASKING_MAX || self.clients.len() >= CLIENTS_MAX {
+                return None;
+            }
+            let uri: Arc<[u8]> = Arc::from(uri);
+            let client = Client { auth: AuthState::new(entropy), sessions: Vec::new(), blocked_until: None };
+            self.clients.insert(Arc::clone(&uri), client);
+            self.asking.push_back(uri);
         }
-        let uri: Arc<[u8]> = Arc::from(uri);
-        let client = Client { auth: AuthState::new(entropy), sessions: Vec::new(), blocked_until: None };
-        self.clients.insert(Arc::clone(&uri), client);
-        self.order.push_back(uri);
+        let client = self.clients.get_mut(uri)?;
+        client.sessions.retain(|session| sessions.id_of(*session).is_some());
+        Some(client)
+    }
+
+    /// Forgets whose sessions are over, and of those who have none the elder half, but for who waits.
+    fn forget_some(&mut self, sessions: &Sessions) {
+        self.asking.retain(|uri| self.clients.get(uri).is_some_and(|client| client.sessions.is_empty()));
+        self.clients.retain(|uri, client| {
+            let had = !client.sessions.is_empty();
+            client.sessions.retain(|session| sessions.id_of(*session).is_some());
+            if had && client.sessions.is_empty() {
+                self.asking.push_back(Arc::clone(uri));
+            }
+            true
+        });
+        let mut excess = self.asking.len().saturating_sub(ASKING_MAX / 2);
+        self.asking.retain(|uri| {
+            let waits = self.clients.get(uri).is_some_and(|client| client.auth.is_waiting());
+            let goes = excess > 0 && !waits;
+            if goes {
+                excess -= 1;
+                self.clients.remove(uri);
+            }
+            !goes
+        });
     }
 
     pub(super) fn take_ticket(&mut self, uri: &[u8]) -> u32 {
@@ -112,6 +141,7 @@ pub(super) fn is_through_relay(transit: &Transit) -> bool {
 pub(super) fn meet<'p>(
     peer: &'p mut Peer,
     transit: &Transit,
+    sessions: &Sessions,
     core: &mut Core,
 ) -> Result<&'p [SessionKey], Refusal> {
     let forbidden = |why| Err(Refusal::Respond(Status::FORBIDDEN, why));
@@ -126,19 +156,22 @@ pub(super) fn meet<'p>(
     }
     let uri = MsrpUri::parse(nearest)
         .map_err(|_| Refusal::Respond(Status::BAD_REQUEST, "From-Path is not a URI"))?;
+    if !core.settings.serves_relays {
+        return forbidden("AUTH through a relay, and there is no tls.client_ca");
+    }
     if !core.settings.admits(uri.host_str()) {
         return forbidden("AUTH through a relay that is not in outbound.relays");
     }
     if path.uris().any(|uri| MsrpUri::parse(uri).is_ok_and(|uri| core.is_ours(&uri))) {
         return forbidden("AUTH has come through this relay before");
     }
-    if matches!(peer.role, Role::Client { .. }) {
+    // The numbers of questions asked for a client's own AUTH and for those behind it must not be mixed up.
+    if matches!(peer.role, Role::Client { .. }) || peer.auth.as_ref().is_some_and(|auth| auth.is_waiting()) {
         return forbidden("AUTH on a connection in other use");
     }
     let behind = peer.behind.get_or_insert_with(|| Box::new(Behind::new(&mut core.entropy)));
-    behind.meet(nearest, &mut core.entropy);
-    let Some(client) = behind.client(nearest) else {
-        return forbidden("AUTH through a relay");
+    let Some(client) = behind.meet(nearest, sessions, &mut core.entropy) else {
+        return forbidden("Too many clients by this connection, open another");
     };
     if client.blocked_until.is_some_and(|until| core.now < until) {
         return forbidden("Too many failed attempts, try again later");

@@ -17,6 +17,8 @@ use crate::relay::message::{Giver, Message, Transit};
 use crate::relay::orphan::Failure;
 use crate::relay::{CloseReason, Effects, Event, Limit, Relay};
 
+/// Requests other than SEND of one session that may wait for an answer, on a connection that serves several.
+const WAITING_MAX: usize = 32;
 /// The body of a request other than SEND is no longer than this (RFC 4975, 7.1).
 const NON_SEND_BODY_MAX: usize = 10_240;
 
@@ -99,7 +101,7 @@ impl Relay {
         if method == Method::Send {
             self.core.stats.chunks_in += 1;
         }
-        let giver = peer.giver(&transit);
+        let giver = peer.giver(&transit, &self.core.settings);
         let first = transit.to_path().first().unwrap_or_default();
         let known = peer.last_route.as_ref().filter(|last| last.uri == first).map(|last| last.session);
         let named = match known {
@@ -122,6 +124,14 @@ impl Relay {
         let Some(session) = named.filter(|id| self.core.is_alive(id.home())) else {
             return self.turn_away(key, &transit, true, (Status::NO_SESSION, "no such session"), fx);
         };
+        if method == Method::Auth && peer.waiting_by(session).any(|other| other.method() == Method::Auth) {
+            return self.turn_away(key, &transit, true, (Status::BAD_REQUEST, "pipelined AUTH"), fx);
+        }
+        // One session's requests that nobody answers must not keep those of others from being read (norm S14).
+        if method != Method::Send && peer.bound.len() > 1 && peer.waiting_by(session).count() >= WAITING_MAX {
+            let refusal = (Status::TIMEOUT, "too many requests of this session wait for an answer");
+            return self.turn_away(key, &transit, true, refusal, fx);
+        }
         if known.is_none() {
             peer.last_route = Some(Box::new(LastRoute { uri: first.to_vec(), session }));
         }
@@ -196,7 +206,9 @@ impl Relay {
             return;
         };
         let refused = match &peer.incoming {
-            Incoming::Request { stream, .. } => peer.take_unanswered(stream.sequence),
+            Incoming::Request { stream, .. } => {
+                peer.take_unanswered(stream.sequence).map(|unanswered| unanswered.transit)
+            }
             Incoming::Auth { transit, .. } => Some(transit.clone()),
             Incoming::Nothing | Incoming::Dropped => None,
         };

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
-use super::{REPLY_OCTETS_MAX, Role};
-use crate::proto::head::Rewrite;
+use super::{REPLY_OCTETS_MAX, Role, Unanswered};
+use crate::proto::digest::Challenge;
+use crate::proto::head::{Kind, Method, Rewrite};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::write::write_end_line;
@@ -18,7 +19,10 @@ impl Relay {
         let Some(peer) = self.peers.get_mut(stream.peer.key) else {
             return;
         };
-        let transit = peer.take_unanswered(stream.sequence);
+        let transit = peer.take_unanswered(stream.sequence).map(|unanswered| unanswered.transit);
+        if status.is_some_and(|status| status.is_success()) {
+            peer.prove(&mut self.core, fx);
+        }
         if let Some(status) = status {
             if !status.is_success() {
                 peer.drop_rest_of(stream.sequence);
@@ -41,9 +45,12 @@ impl Relay {
         let Some(peer) = self.peers.get_mut(stream.peer.key) else {
             return;
         };
-        let Some(request) = peer.take_unanswered(stream.sequence) else {
+        let Some(Unanswered { session, transit: request, .. }) = peer.take_unanswered(stream.sequence) else {
             return;
         };
+        if is_failed_auth(&request, reply) {
+            self.core.post(Message::Guess { session }, fx);
+        }
         // Somebody who does not read cannot be sent to without end.
         if peer.out.control_len() >= REPLY_OCTETS_MAX {
             return peer.update_pause(&mut self.core, fx);
@@ -55,7 +62,13 @@ impl Relay {
         write_end_line(control, tid, Flag::Last, false);
         peer.wake(fx);
         peer.update_pause(&mut self.core, fx);
-        self.count_verdict_from_ahead(stream.peer.key, &request, reply, fx);
+    }
+
+    /// Nobody will answer what was asked by way of a session.
+    pub(crate) fn on_abandoned(&mut self, peer: PeerRef, session: SessionId, fx: &mut Effects) {
+        if let Some(peer) = self.peers.get(peer.key) {
+            peer.answer_all(&mut self.core, fx, |id| id == session);
+        }
     }
 
     pub(crate) fn on_frame(&mut self, peer: PeerRef, octets: &[u8], fx: &mut Effects) {
@@ -75,8 +88,8 @@ impl Relay {
         let Some(peer) = self.peers.get_mut(peer.key) else {
             return self.core.budget.free_left_behind(from, octets);
         };
-        peer.settle(from, octets);
-        self.core.budget.free(octets);
+        let settled = peer.settle(from, octets);
+        self.core.budget.free(settled);
         peer.update_pause(&mut self.core, fx);
     }
 
@@ -196,4 +209,15 @@ impl Relay {
             peer.set_alarm(&mut self.core);
         }
     }
+}
+
+/// Whether a relay further on has refused credentials, and not merely called them stale (norm A13).
+fn is_failed_auth(request: &Transit, reply: &Transit) -> bool {
+    let had_credentials =
+        request.method() == Method::Auth && request.head.authorization(&request.octets).is_some();
+    if !had_credentials || reply.head.kind() != Kind::Response(Status::UNAUTHORIZED) {
+        return false;
+    }
+    let challenge = reply.head.www_authenticate(&reply.octets).map(Challenge::parse);
+    !challenge.is_some_and(|challenge| challenge.is_ok_and(|challenge| challenge.stale))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Inner, OuterSide, Session, refuse};
+use super::{Inner, OuterSide, Running, Session, refuse};
 use crate::proto::head::{FailureReport, Method};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
@@ -13,10 +13,11 @@ use crate::proto::write::FrameWriter;
 use crate::relay::admission::{Tally, Who};
 use crate::relay::ids::{CoreId, PeerRef, SessionId, StreamId, Tid};
 use crate::relay::limit::Limit;
-use crate::relay::message::{Message, MessageId, Notice, Outer};
+use crate::relay::message::{Giver, Message, MessageId, Notice, Outer};
 use crate::relay::peer::Peer;
 use crate::relay::view::EndReason;
-use crate::relay::{Effects, Event, Relay};
+use crate::relay::{CloseReason, Effects, Event, Offence, Relay};
+
 impl Relay {
     /// The hop after a session refuses a request that is still coming in: it is stopped here, and
     /// the hop before is told by the response it still waits for (norm F7).
@@ -217,24 +218,65 @@ impl Relay {
         }
     }
 
+    /// A relay further on has refused the credentials of an AUTH that this session's client had us forward. Who does that too
+    /// often is as one who guesses at us (RFC 4976, 6.3; norm A13); only time forgives it, for there may be relays that
+    /// accept everything. Behind another relay the client has to wait: the connection is not its own.
+    pub(crate) fn on_guess(&mut self, id: SessionId, fx: &mut Effects) {
+        let (now, window) = (self.core.now, self.core.settings.limits.failure_window);
+        let attempts_max = self.core.settings.attempts_max;
+        let Some(session) = self.sessions.find(&id) else {
+            return;
+        };
+        let (count, since) = &mut session.guesses;
+        if *since + window <= now {
+            (*count, *since) = (0, now);
+        }
+        *count += 1;
+        let too_many = *count >= attempts_max;
+        if too_many {
+            *count = 0;
+            session.blocked_until = Some(now + window);
+        }
+        let client = session.client();
+        if let Some(peer) = client.and_then(|client| self.peers.get(client))
+            && let Some(source) = peer.source
+        {
+            let (offence, culprit) = (Offence::Auth, peer.me);
+            self.core.tally(Who::Address(source), Tally::Failed { offence, culprit }, fx);
+        }
+        if too_many {
+            self.core.bite(Limit::AuthAttempts, client, fx);
+            if let Some(client) = client {
+                self.close_peer(client, CloseReason::AuthFailures, fx);
+            }
+        }
+    }
+
     /// The sessions' part of a core's death.
     pub(crate) fn forget_core_in_sessions(&mut self, gone: CoreId, fx: &mut Effects) {
         let mut messages = Vec::new();
         for session in self.sessions.table.values() {
-            for outer in session.bound_to().filter(|side| side.core() == gone) {
+            let me = self.core.me;
+            for outer in session.bound_to().into_iter().filter(|side| side.core() == gone) {
                 messages.push(Message::OuterLost {
                     session: session.id,
                     outer,
                     was_up: true,
                     status: Status::NO_SESSION,
                 });
-                // Whoever would have answered its client is gone too.
-                let inner = session.inner(self.core.me).filter(|peer| peer.core == self.core.me);
-                if let Some(client) = inner.and_then(|peer| self.peers.get(peer.key)) {
-                    client.answer_all(&mut self.core, fx, |id| id == session.id);
-                }
             }
-            for running in session.running.iter().filter(|running| running.stream.peer.core == gone) {
+            // Whoever would have answered is gone too.
+            let lost_outside = session.outer_side().is_some_and(|side| side.core() == gone);
+            let lost_inside = session.inner(me).is_some_and(|peer| peer.core == gone);
+            for (inside, lost) in [(true, lost_outside), (false, lost_inside)] {
+                let entrances = session.entrances(inside, me).filter(|peer| lost && peer.core != gone);
+                messages.extend(entrances.map(|peer| Message::Abandoned { peer, session: session.id }));
+            }
+            let comes_from_there = |running: &&Running| {
+                let giver = matches!(running.giver, Giver::Session(before) if before.home() == gone);
+                giver || running.stream.peer.core == gone
+            };
+            for running in session.running.iter().filter(comes_from_there) {
                 messages.push(Message::End {
                     session: session.id,
                     stream: running.stream,
@@ -258,36 +300,68 @@ impl Session {
     }
 
     /// All that must hear of its end, or whose end it must hear of, but for its client's own connection. Nothing twice.
-    fn bound_to(&self) -> impl Iterator<Item = Outer> {
+    fn bound_to(&self) -> Vec<Outer> {
         let by = match self.inner {
             Inner::Client(_) => None,
             Inner::Relay { by } => by.map(Outer::Peer),
         };
-        let (outer, ahead) = (self.outer_side(), self.ahead.as_ref().map(|ahead| Outer::Peer(ahead.peer)));
-        let ahead = ahead.filter(|ahead| outer != Some(*ahead));
-        [by, outer, ahead].into_iter().flatten()
+        let ahead = self.ahead.as_ref().map(|ahead| Outer::Peer(ahead.peer));
+        let ways = self.ways.iter().map(|way| Outer::Peer(way.peer));
+        let mut all = Vec::new();
+        for side in [by, self.outer_side(), ahead].into_iter().flatten().chain(ways) {
+            if !all.contains(&side) {
+                all.push(side);
+            }
+        }
+        all
+    }
+
+    /// The connections by which requests come from one side.
+    fn entrances(&self, inside: bool, me: CoreId) -> impl Iterator<Item = PeerRef> {
+        let present = match (inside, self.outer_side()) {
+            (true, _) => self.inner(me),
+            (false, Some(Outer::Peer(peer))) => Some(peer),
+            (false, _) => None,
+        };
+        let ways = self.ways.iter().filter(move |way| way.inside == inside).map(|way| way.peer);
+        present.into_iter().chain(ways)
     }
 
     pub(super) fn is_bound_to(&self, side: Outer) -> bool {
         self.outer_side() == Some(side)
     }
 
-    /// Something is gone; whether that was bound to it. A dial that never succeeded bound nothing: the other side may
-    /// still come to us.
+    /// Something is gone; whether that was bound to it. Where there is another way to the same relay, that is taken; a
+    /// dial that never succeeded bound nothing: the other side may still come to us.
     fn lose(&mut self, gone: Outer, was_up: bool) -> bool {
+        let ways = self.ways.len();
+        self.ways.retain(|way| Outer::Peer(way.peer) != gone);
+        let lost_way = self.ways.len() < ways;
         let ahead = self.ahead.take_if(|ahead| Outer::Peer(ahead.peer) == gone).is_some();
         let inner = match &mut self.inner {
             Inner::Client(_) => false,
             Inner::Relay { by } => by.take_if(|by| Outer::Peer(*by) == gone).is_some(),
         };
+        if inner {
+            let by = self.take_latest_way(true);
+            self.inner = Inner::Relay { by };
+        }
         let outer = match &self.outer {
             OuterSide::Bound { to, uri } if *to == gone => Some(Arc::clone(uri)),
             _ => None,
         };
         let Some(uri) = outer else {
-            return ahead || inner;
+            return ahead || inner || lost_way;
         };
-        self.outer = if was_up { OuterSide::Lost { uri } } else { OuterSide::Unbound };
+        match self.take_latest_way(false) {
+            Some(peer) => self.bind(Outer::Peer(peer), uri),
+            None => self.outer = if was_up { OuterSide::Lost { uri } } else { OuterSide::Unbound },
+        }
         true
+    }
+
+    fn take_latest_way(&mut self, inside: bool) -> Option<PeerRef> {
+        let latest = self.ways.iter().rposition(|way| way.inside == inside)?;
+        Some(self.ways.remove(latest).peer)
     }
 }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use memchr::memmem;
 
-use super::{Ahead, Inner, OuterSide, Running, refuse, same_relay, same_uri};
+use super::{Ahead, Inner, OuterSide, Running, Session, WAYS_MAX, Way, refuse, same_relay, same_uri};
 use crate::proto::head::{FailureReport, Method};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::uri::{Host, MsrpUri, Path, host_matches};
-use crate::relay::admission::{Offence, Who};
+use crate::relay::admission::{Offence, UserKey, Who};
 use crate::relay::identity::ProvenNames;
 use crate::relay::ids::{CoreId, PeerRef, SessionId, StreamId};
 use crate::relay::limit::Limit;
@@ -151,17 +151,18 @@ impl Relay {
             }
         }
         if from_inner {
-            if let Inner::Relay { by: by @ None } = &mut session.inner {
-                *by = Some(stream.peer);
-                let nearest = transit.received_from_path().first().unwrap_or_default();
-                let chunk_max = self.core.settings.chunk_bounds.of_uri(nearest);
-                self.core.post(Message::Bind { peer: stream.peer, session: id, chunk_max }, fx);
+            if session.client().is_none() {
+                let way = Way { inside: true, peer: stream.peer };
+                session.take_way(way, transit, &mut self.core, fx);
             }
             let next = match transit.method() {
                 Method::Auth => self.reach_ahead(id, next, fx)?,
                 _ => self.bind_outward(id, next, to_path.len() > 2, fx)?,
             };
             return Ok((next, false));
+        }
+        if transit.method() == Method::Auth {
+            return Err((Status::NO_SESSION, "AUTH that does not come from the client of this session"));
         }
         if !session.leads_inside(to_path.after(1)) {
             return Err((Status::NO_SESSION, "not the client of this session"));
@@ -177,10 +178,21 @@ impl Relay {
         if let Some(peer) = session.inner(self.core.me) {
             return Ok(peer);
         }
-        let nearest = Path::new(&session.inner_path).first().unwrap_or_default();
+        let path = Arc::clone(&session.inner_path);
+        let nearest = Path::new(&path).first().unwrap_or_default();
         let uri = MsrpUri::parse(nearest).map_err(|_| (Status::NO_SESSION, "the way back is no URI"))?;
         let target = self.core.target(&uri, true)?;
-        let peer = self.dial(id, target, fx)?;
+        // Any connection with that relay will do (norm A10); many a relay cannot be called.
+        let known = self.peers.values().find(|peer| peer.leads_to_relay_of(nearest)).map(|peer| peer.me);
+        let peer = match known {
+            Some(peer) => {
+                let chunk_max = self.core.settings.chunk_bounds.of_uri(nearest);
+                self.core.post(Message::Bind { peer, session: id, chunk_max }, fx);
+                peer
+            }
+            // Whoever writes to the client is not to be blamed on its user.
+            None => self.dial(id, target, None, fx)?,
+        };
         if let Some(session) = self.sessions.find(&id) {
             session.inner = Inner::Relay { by: Some(peer) };
         }
@@ -191,8 +203,16 @@ impl Relay {
     /// afterwards may go by the same connection, or elsewhere.
     fn reach_ahead(&mut self, id: SessionId, next: &[u8], fx: &mut Effects) -> Result<Outer, Refusal> {
         let session = self.sessions.find(&id).ok_or((Status::NO_SESSION, "no such session"))?;
+        if session.blocked_until.is_some_and(|until| self.core.now < until) {
+            return Err((Status::FORBIDDEN, "too many failed AUTHs at relays further on"));
+        }
+        // Credentials are for who has proven to be that relay: whoever has bound the session may only say so.
+        let has_proven = |peer: &PeerRef| {
+            peer.core == self.core.me
+                && self.peers.get(peer.key).is_some_and(|peer| peer.leads_to_relay_of(next))
+        };
         let bound = match &session.outer {
-            OuterSide::Bound { to: Outer::Peer(peer), uri } => Some((*peer, uri)),
+            OuterSide::Bound { to: Outer::Peer(peer), uri } if has_proven(peer) => Some((*peer, uri)),
             _ => None,
         };
         let ahead = session.ahead.as_ref().map(|ahead| (ahead.peer, &ahead.uri));
@@ -203,17 +223,21 @@ impl Relay {
         if self.core.is_ours(&uri) {
             return Err((Status::NO_SESSION, "AUTH through this relay to itself"));
         }
+        if !uri.is_secure() {
+            return Err((Status::FORBIDDEN, "AUTH for a relay without TLS"));
+        }
         let target = match uri.port() {
             Some(_) => self.core.target(&uri, true)?,
             None => self.core.target_of_domain(&uri)?,
         };
-        let peer = self.dial(id, target, fx)?;
+        let user = self.sessions.user_of(&id);
+        let peer = self.dial(id, target, user, fx)?;
         let ahead = Ahead { peer, uri: Arc::from(next) };
         let Some(session) = self.sessions.find(&id) else {
             return Ok(Outer::Peer(peer));
         };
         if let Some(before) = session.ahead.replace(ahead)
-            && !session.is_bound_to(Outer::Peer(before.peer))
+            && !session.uses(before.peer)
         {
             self.core.post(Message::Unbind { peer: before.peer, session: id }, fx);
         }
@@ -245,6 +269,7 @@ impl Relay {
             return Ok(to);
         }
         let uri = MsrpUri::parse(next).map_err(|_| (Status::BAD_REQUEST, "next hop is not a URI"))?;
+        let user = self.sessions.user_of(&id);
         let to = if self.core.is_ours(&uri) {
             let other = uri.session_id().and_then(SessionId::parse);
             let other = other.ok_or((Status::NO_SESSION, "no such session"))?;
@@ -252,16 +277,17 @@ impl Relay {
                 self.core.count_link(other.home());
                 Outer::Session(other)
             } else if self.core.kin.contains(&Some(other.home().generation())) {
-                let mut target = self.core.target(&uri, beyond)?;
-                target.kin = Some(other.home());
-                Outer::Peer(self.dial(id, target, fx)?)
+                // It is this relay: whom else the operator wants to deal with does not matter.
+                let target =
+                    Target { relay: beyond, kin: Some(other.home()), ..self.core.target(&uri, false)? };
+                Outer::Peer(self.dial(id, target, user, fx)?)
             } else {
                 return Err((Status::NO_SESSION, "no such session"));
             }
         } else {
             let target = self.core.target(&uri, beyond)?;
             self.core.stats.links_local += 1;
-            Outer::Peer(self.dial(id, target, fx)?)
+            Outer::Peer(self.dial(id, target, user, fx)?)
         };
         if let Some(session) = self.sessions.find(&id) {
             session.bind(to, Arc::from(next));
@@ -282,7 +308,7 @@ impl Relay {
             Giver::Peer | Giver::Relay => Outer::Peer(stream.peer),
             Giver::Session(other) => Outer::Session(other),
         };
-        if giver.is_connection() && self.take_over_dial(id, stream.peer, transit, fx) {
+        if giver.is_connection() && self.take_over_dial(id, giver, stream.peer, transit, fx) {
             return Ok(());
         }
         let session = self.sessions.find(&id).ok_or((Status::NO_SESSION, "no such session"))?;
@@ -293,7 +319,13 @@ impl Relay {
         };
         match &session.outer {
             OuterSide::Bound { to, .. } if *to == from => return Ok(()),
-            OuterSide::Bound { uri, .. } if is_relay(uri) => return Ok(()),
+            OuterSide::Bound { to: Outer::Peer(_), uri } if is_relay(uri) => {
+                session.take_way(Way { inside: false, peer: stream.peer }, transit, &mut self.core, fx);
+                return Ok(());
+            }
+            OuterSide::Bound { .. } if session.has_way(Way { inside: false, peer: stream.peer }) => {
+                return Ok(());
+            }
             OuterSide::Bound { .. } => return Err((Status::SESSION_IN_USE, "bound to another connection")),
             OuterSide::Lost { uri } if is_relay(uri) => {}
             OuterSide::Lost { .. } => return Err((Status::NO_SESSION, "the other side is gone")),
@@ -305,12 +337,12 @@ impl Relay {
         let mut path = Vec::new();
         transit.append_from_path(&mut path);
         let previous = Path::new(&path).first().unwrap_or_default();
-        let is_ahead = session.ahead.as_ref().is_some_and(|ahead| from == Outer::Peer(ahead.peer));
+        let is_used = matches!(from, Outer::Peer(peer) if session.uses(peer));
         session.bind(from, Arc::from(previous));
         if let Outer::Peer(peer) = from {
             let chunk_max = self.core.settings.chunk_bounds.of_uri(previous);
             self.core.count_link(peer.core);
-            if !is_ahead {
+            if !is_used {
                 self.core.post(Message::Bind { peer, session: id, chunk_max }, fx);
             }
         }
@@ -319,8 +351,16 @@ impl Relay {
 
     /// The far end that we are dialling has come to us instead: both ends believe that they are the
     /// active one (norm T9), and two crossing first requests of one pair are one link. What waits
-    /// for the dial goes out over the connection that is there.
-    fn take_over_dial(&mut self, id: SessionId, comer: PeerRef, transit: &Transit, fx: &mut Effects) -> bool {
+    /// for the dial goes out over the connection that is there; but what waits for a relay to prove its name goes to who
+    /// has proven it, and a comer who has not is one more way to the same relay, as far as it is believed.
+    fn take_over_dial(
+        &mut self,
+        id: SessionId,
+        giver: Giver,
+        comer: PeerRef,
+        transit: &Transit,
+        fx: &mut Effects,
+    ) -> bool {
         let Some(session) = self.sessions.find(&id) else {
             return false;
         };
@@ -330,10 +370,6 @@ impl Relay {
         let Outer::Peer(dialled) = *to else {
             return false;
         };
-        // Credentials are for the relay they were meant for, and it has not proven its name here.
-        if session.ahead.as_ref().is_some_and(|ahead| ahead.peer == dialled) {
-            return false;
-        }
         let previous = transit.received_from_path().first().unwrap_or_default();
         let Some(dial) = self
             .peers
@@ -342,6 +378,13 @@ impl Relay {
         else {
             return false;
         };
+        if dial.names.is_some() && giver != Giver::Relay {
+            session.take_way(Way { inside: false, peer: comer }, transit, &mut self.core, fx);
+            return true;
+        }
+        if session.ahead.as_ref().is_some_and(|ahead| ahead.peer == dialled) {
+            session.ahead = None;
+        }
         *to = Outer::Peer(comer);
         session.far = Some((*to, Arc::clone(uri)));
         for running in session.running.iter_mut().filter(|r| r.next == Outer::Peer(dialled)) {
@@ -362,12 +405,18 @@ impl Relay {
         true
     }
 
-    fn dial(&mut self, id: SessionId, target: Target, fx: &mut Effects) -> Result<PeerRef, Refusal> {
+    /// Opens a connection for a session. If it cannot be had, `user` is to blame.
+    fn dial(
+        &mut self,
+        id: SessionId,
+        target: Target,
+        user: Option<UserKey>,
+        fx: &mut Effects,
+    ) -> Result<PeerRef, Refusal> {
         if self.peers.len() >= self.core.settings.limits.peers_max {
             self.core.bite(Limit::Connections, None, fx);
             return Err((Status::TIMEOUT, "too many connections"));
         }
-        let user = self.sessions.user_of(&id);
         let is_banned = |user| self.core.bans.is_banned(Who::User(user), Offence::Dial, self.core.now);
         if user.is_some_and(is_banned) {
             return Err((Status::TIMEOUT, "too many next hops of this user could not be reached"));
@@ -378,6 +427,7 @@ impl Relay {
             let mut peer = Peer::dialling(PeerRef { core: me, key }, transport, self.core.now);
             peer.bound.push(id);
             peer.dialled_for = user;
+            peer.is_kin = target.kin.is_some();
             // It is given octets, and ours to read, only once it has proven this.
             peer.names = ProvenNames::new([target.host.as_str()]).filter(|_| target.relay && target.secure);
             peer.out.bound_chunks(self.core.settings.chunk_bounds.of_host(&target.host));
@@ -402,6 +452,45 @@ impl Relay {
 
     pub(super) fn is_linked(&mut self, id: &SessionId, other: SessionId) -> bool {
         self.sessions.find(id).is_some_and(|session| session.is_bound_to(Outer::Session(other)))
+    }
+}
+
+impl Session {
+    pub(super) fn has_way(&self, way: Way) -> bool {
+        self.ways.contains(&way)
+    }
+
+    /// Whether a connection serves it, in whatever part.
+    pub(super) fn uses(&self, peer: PeerRef) -> bool {
+        self.is_bound_to(Outer::Peer(peer))
+            || matches!(self.inner, Inner::Relay { by: Some(by) } if by == peer)
+            || self.ahead.as_ref().is_some_and(|ahead| ahead.peer == peer)
+            || self.ways.iter().any(|way| way.peer == peer)
+    }
+
+    /// A request has come by a connection with the relay at one side: what goes there may take it from now on, if it has
+    /// no other way.
+    fn take_way(&mut self, way: Way, transit: &Transit, core: &mut Core, fx: &mut Effects) {
+        let is_known = self.uses(way.peer);
+        let is_there = self.has_way(way) || (!way.inside && self.is_bound_to(Outer::Peer(way.peer)));
+        match &mut self.inner {
+            Inner::Relay { by } if way.inside && by.is_none() => *by = Some(way.peer),
+            Inner::Relay { by: Some(by) } if way.inside && *by == way.peer => return,
+            _ if is_there => return,
+            _ => self.ways.push(way),
+        }
+        let session = self.id;
+        if self.ways.len() > WAYS_MAX {
+            let eldest = self.ways.remove(0).peer;
+            if !self.uses(eldest) {
+                core.post(Message::Unbind { peer: eldest, session }, fx);
+            }
+        }
+        if !is_known {
+            let nearest = transit.received_from_path().first().unwrap_or_default();
+            let chunk_max = core.settings.chunk_bounds.of_uri(nearest);
+            core.post(Message::Bind { peer: way.peer, session, chunk_max }, fx);
+        }
     }
 }
 

@@ -26,6 +26,7 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
         enforce_default: is_set(4),
         allow_other_methods: !is_set(5),
         relays: None,
+        serves_relays: true,
         relays_must_prove: false,
         tls_port: Some(PORT),
         dial_plain: !is_set(6),
