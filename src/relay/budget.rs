@@ -190,7 +190,7 @@ impl Budget {
         take(&mut self.borrowed, gone, usize::MAX);
         take(&mut self.lent, gone, usize::MAX);
         self.asked.take_if(|lender| *lender == gone);
-        let lost = self.left_behind.write_off(gone).min(self.held);
+        let lost = self.left_behind.write_off(gone, 0).min(self.held);
         self.free(lost);
         self.pressed |= self.held > self.allowance();
     }

@@ -481,15 +481,16 @@ impl Peer {
         if from != self.me.core {
             self.lent.settle(from, octets);
         }
-        debug_assert!(self.outstanding >= octets || self.lent.is_ahead(), "credited twice");
+        debug_assert!(self.outstanding >= octets || self.lent.is_in_doubt(), "credited twice");
         let settled = octets.min(self.outstanding);
         self.outstanding -= settled;
+        self.lent.settle_here(self.outstanding);
         settled
     }
 
     /// A core is gone, and with it what it held. Returns how many octets that were.
     fn write_off(&mut self, gone: CoreId) -> usize {
-        let lost = self.lent.write_off(gone).min(self.outstanding);
+        let lost = self.lent.write_off(gone, self.outstanding).min(self.outstanding);
         self.outstanding -= lost;
         lost
     }
