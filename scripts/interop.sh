@@ -6,12 +6,14 @@ usage() {
     cat <<'USAGE'
 Usage: interop.sh [--size SIZE] [--bin DIR] [--no-install] [--keep]
 
-Starts this relay and Kamailio, each on a loopback address of its own, with certificates of one throw-away CA. alice is a
-client of the one, bob of the other; both are `msrp`. A chat message and a file travel each way, and are compared.
+Starts this relay and Kamailio, each on a loopback address of its own, with certificates of one throw-away CA that each
+proves its name with to the other. alice is a client of the one, bob of the other; both are `msrp`. A chat message and a
+file travel each way, files go from and to a client behind both relays, then two each way at the same time; all are
+compared.
 
   --size SIZE    of the files: 1, 64K, 2M, ...; default 2M
   --bin DIR      take msrprelay and msrp from there; default: build them, and take target/release
-  --no-install   Kamailio must be there; otherwise it is installed by apt-get, which takes root
+  --no-install   Kamailio and dnsmasq must be there; otherwise they are installed by apt-get, which takes root
   --keep         keep the directory with certificates, configs, logs and files, and say where it is
   -h, --help     this text
 
@@ -62,7 +64,7 @@ chunk_max=10240
 far=127.0.0.9 near=127.0.0.1 # the latter is what localhost resolves to
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/msrp-interop.XXXXXX")
-relay='' kamailio='' receiver='' sender='' policy=''
+relay='' kamailio='' names='' policy='' parties=()
 
 stop() { # PID: ends a process of ours, and what it has forked
     local children tries=0
@@ -81,7 +83,7 @@ stop() { # PID: ends a process of ours, and what it has forked
 clean_up() {
     local status=$?
     trap - EXIT INT TERM
-    for pid in "$sender" "$receiver" "$relay" "$kamailio"; do
+    for pid in ${parties[@]+"${parties[@]}"} "$relay" "$kamailio" "$names"; do
         stop "$pid"
     done
     [ -z "$policy" ] || rm -f "$policy"
@@ -96,10 +98,10 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-install_kamailio() {
-    [ "$install" = yes ] || fail "Kamailio is not installed, and --no-install says to leave it at that"
-    [ "$(id -u)" = 0 ] || fail "Kamailio is not installed, and that takes root: apt-get install kamailio kamailio-tls-modules"
-    echo "== Installing kamailio and kamailio-tls-modules"
+install_packages() {
+    [ "$install" = yes ] || fail "not installed, and --no-install says to leave it at that: ${packages[*]}"
+    [ "$(id -u)" = 0 ] || fail "this takes root: apt-get install ${packages[*]}"
+    echo "== Installing ${packages[*]}"
     if [ ! -e /usr/sbin/policy-rc.d ]; then
         # So that the package does not start a SIP server of its own.
         policy=/usr/sbin/policy-rc.d
@@ -108,8 +110,7 @@ install_kamailio() {
     fi
     {
         timeout 300 apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y --no-install-recommends \
-            kamailio kamailio-tls-modules
+        DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y --no-install-recommends "${packages[@]}"
     } > "$scratch/apt.log" 2>&1 || { tail -n 20 "$scratch/apt.log" >&2; fail "apt-get has failed"; }
     [ -z "$policy" ] || rm -f "$policy"
     policy=''
@@ -118,8 +119,10 @@ install_kamailio() {
 for tool in openssl timeout sha256sum numfmt head mktemp ps; do
     command -v "$tool" > /dev/null || fail "$tool is needed and not installed"
 done
-for package in kamailio kamailio-tls-modules; do
-    dpkg-query -W -f '${Status}' "$package" 2> /dev/null | grep -q 'ok installed' || { install_kamailio; break; }
+# The latter is what tells this relay where kam.example.net is.
+packages=(kamailio kamailio-tls-modules dnsmasq-base)
+for package in "${packages[@]}"; do
+    dpkg-query -W -f '${Status}' "$package" 2> /dev/null | grep -q 'ok installed' || { install_packages; break; }
 done
 modules=$(dpkg-query -L kamailio | grep '/msrp\.so$') || fail "the package kamailio has no msrp.so"
 modules=$(dirname "$modules")
@@ -161,15 +164,33 @@ listens() { # ADDRESS PORT
     (exec 3<> "/dev/tcp/$1/$2") 2> /dev/null
 }
 
+# A port that nobody has at this moment.
+free_port() { # ADDRESS
+    local port tries=0
+    while [ "$tries" -lt 20 ]; do
+        port=$((20000 + RANDOM % 10000))
+        listens "$1" "$port" || { echo "$port"; return; }
+        tries=$((tries + 1))
+    done
+    fail "no free port on $1"
+}
+
+names_port=$(free_port "$far")
+dnsmasq --keep-in-foreground --conf-file=/dev/null --user="$(id -un)" --pid-file --no-resolv --no-hosts \
+    --bind-interfaces --listen-address="$far" --port="$names_port" --address="/kam.example.net/$far" > names.log 2>&1 &
+names=$!
+await "$names" dnsmasq names.log listens "$far" "$names_port"
+
 echo "== Starting this relay"
 cat > relay.yaml <<CONFIG
 listen:
   - {address: "$near:0", tls: true}
 hostname: localhost
 realm: example.com
-tls: {certificate: localhost.crt, key: localhost.key}
+tls: {certificate: localhost.crt, key: localhost.key, client_ca: ca/ca.crt}
+dns: {servers: ["$far:$names_port"]}
 log: {level: debug}
-outbound: {ca: ca/ca.crt, allow: ["127.0.0.0/8"], max_chunk: {$far: $chunk_max}}
+outbound: {ca: ca/ca.crt, allow: ["127.0.0.0/8"], max_chunk: {kam.example.net: $chunk_max}}
 auth: {memory: {users: [{user: "alice@example.com", password: "$alice"}]}}
 CONFIG
 "$bin/msrprelay" --config relay.yaml --ready-file ready > relay.log 2>&1 &
@@ -211,7 +232,6 @@ use_dns_cache=off
 enable_tls=yes
 tcp_children=2
 tcp_accept_no_cl=yes
-tcp_accept_aliases=yes
 # A frame must fit, and what a slow receiver has not taken is kept: beyond that the connection is dropped.
 tcp_rd_buf_size=16384
 tcp_conn_wq_max=16777216
@@ -229,7 +249,7 @@ modparam("tls", "config", "$scratch/tls.cfg")
 modparam("auth", "nonce_count", 1)
 modparam("auth", "qop", "auth")
 modparam("msrp", "cmap_size", 8)
-modparam("msrp", "use_path_addr", "$far:$1")
+modparam("msrp", "use_path_addr", "kam.example.net:$1")
 
 request_route {
     exit;
@@ -241,9 +261,7 @@ event_route[msrp:frame-in] {
         msrp_relay();
         exit;
     }
-    # What goes to the other relay takes the connection that came from it: a session belongs to one.
     if (\$msrp(prevhop) =~ "://localhost:$near_port/") {
-        force_tcp_alias($near_port);
         xlog("L_NOTICE", "interop: certificate [\$sel(tls.peer.verified)] body [\$(msrp(body){s.len})]\n");
     }
     if (\$msrp(method) == "AUTH") {
@@ -283,27 +301,27 @@ CONFIG
 
 echo "== Starting Kamailio"
 for attempt in 1 2 3; do
-    far_port=$((20000 + RANDOM % 10000))
-    ! listens "$far" "$far_port" || continue
+    far_port=$(free_port "$far")
     kamailio_config "$far_port"
     kamailio -DD -E -f kamailio.cfg -Y "$scratch" -P "$scratch/kamailio.pid" -m 64 -M 8 > kamailio.log 2>&1 &
     kamailio=$!
     sleep 0.5
     # Somebody may have taken the port meanwhile.
-    if ! kill -0 "$kamailio" 2> /dev/null && grep -q 'already in use' kamailio.log && [ "$attempt" -lt 3 ]; then
-        kamailio=''
+    if [ "$attempt" -lt 3 ] && ! kill -0 "$kamailio" 2> /dev/null && grep -q 'already in use' kamailio.log; then
         continue
     fi
     await "$kamailio" Kamailio kamailio.log listens "$far" "$far_port"
     break
 done
-[ -n "$kamailio" ] || fail "no free port on $far"
 echo "It listens on $far:$far_port"
 
-# shellcheck disable=SC2034 # used by name
-of_alice=(--user alice@example.com --relay "localhost:$near_port" --ca ca/ca.crt)
+echo "$alice" > alice.password
+echo "$bob" > bob.password
+at_near=(--user alice@example.com --password-file alice.password --relay "localhost:$near_port")
+at_far=(--user bob@example.net --password-file bob.password --relay "$far:$far_port" --digest-uri)
+# Who they are, by name. carol is behind both relays, Kamailio the nearer one; dave has no relay.
 # shellcheck disable=SC2034
-of_bob=(--user bob@example.net --relay "$far:$far_port" --ca ca/ca.crt --digest-uri)
+of_alice=("${at_near[@]}") of_bob=("${at_far[@]}") of_carol=("${at_far[@]}" "${at_near[@]}") of_dave=()
 
 hash_of() {
     local sum
@@ -311,46 +329,87 @@ hash_of() {
     echo "${sum%% *}"
 }
 
-# One message from one of them to the other; both ends log in for it.
-transfer() { # WHAT SENDER RECEIVER FILE TYPE
-    local what=$1 from=$2 to=$3 file=$4 type=$5 more=() box="inbox-$2-$1"
-    local -n from_options="of_$from" to_options="of_$to" from_password=$from to_password=$to
-    # Kamailio has no way to cut what its own clients send.
-    [ "$from" = alice ] || more=(--chunk-size "$chunk_max" --window 32)
-    mkdir "$box"
-    rm -f path
-    MSRP_PASSWORD=$to_password timeout 90 "$bin/msrp" receive "${to_options[@]}" --out "$box" --path-file path \
-        --timeout 60s > "receive-$from-$what.log" 2>&1 &
-    receiver=$!
-    await "$receiver" "$to" "receive-$from-$what.log" test -s path
-    MSRP_PASSWORD=$from_password timeout 60 "$bin/msrp" send "$file" "${from_options[@]}" --to "$(cat path)" \
-        --content-type "$type" --timeout 30s ${more[@]+"${more[@]}"} > "send-$from-$what.log" 2>&1 &
-    sender=$!
-    if ! wait "$sender"; then
-        tail -n 5 "send-$from-$what.log" "receive-$from-$what.log" kamailio.log relay.log >&2
-        fail "the $what from $from to $to was not sent"
-    fi
-    sender=''
-    wait "$receiver" || { cat "receive-$from-$what.log" >&2; fail "the $what from $from did not reach $to"; }
-    receiver=''
+# A receiver, whose path is in NAME.path as soon as it waits.
+receive() { # WHO NAME
+    local -n options="of_$1"
+    mkdir "$2"
+    timeout 90 "$bin/msrp" receive ${options[@]+"${options[@]}"} --ca ca/ca.crt --out "$2" --path-file "$2.path" \
+        --timeout 60s > "$2.receive.log" 2>&1 &
+    parties+=($!)
+    await $! "$1" "$2.receive.log" test -s "$2.path"
+}
+
+# Sends a file to who waits as NAME.
+send() { # WHO NAME FILE TYPE
+    local more=()
+    local -n options="of_$1"
+    case $1 in
+        # Kamailio cannot cut what its own clients send.
+        bob | carol) more=(--chunk-size "$chunk_max" --window 32) ;;
+    esac
+    timeout 60 "$bin/msrp" send "$3" ${options[@]+"${options[@]}"} --ca ca/ca.crt --to "$(cat "$2.path")" \
+        --content-type "$4" --timeout 30s ${more[@]+"${more[@]}"} > "$2.send.log" 2>&1 &
+    parties+=($!)
+}
+
+# Waits for all senders and receivers.
+settle() {
+    local pid
+    for pid in "${parties[@]}"; do
+        wait "$pid" || {
+            tail -n 5 -- *.send.log *.receive.log kamailio.log relay.log >&2
+            fail "a message was not sent, or not received"
+        }
+    done
+    parties=()
+}
+
+compare() { # FROM TO NAME FILE
     local sent received
-    sent=$(hash_of "$file") received=$(hash_of "$box/$file")
-    [ "$sent" = "$received" ] || fail "the $what from $from is not what $to has: $sent, $received"
-    echo "$from to $to: $(tail -n 1 "send-$from-$what.log")"
+    sent=$(hash_of "$4") received=$(hash_of "$3/$4")
+    [ "$sent" = "$received" ] || fail "$4 from $1 is not what $2 has: $sent, $received"
+    echo "$1 to $2: $(tail -n 1 "$3.send.log")"
     echo "    SHA-256 $received"
+}
+
+transfer() { # FROM TO FILE TYPE
+    receive "$2" "$1-$2-$3"
+    send "$1" "$1-$2-$3" "$3" "$4"
+    settle
+    compare "$1" "$2" "$1-$2-$3" "$3"
 }
 
 echo "== Chat"
 printf 'Hello from alice, grüße too\n' > chat-of-alice.txt
 printf 'Hello from bob, 你好\n' > chat-of-bob.txt
-transfer chat alice bob chat-of-alice.txt text/plain
-transfer chat bob alice chat-of-bob.txt text/plain
+transfer alice bob chat-of-alice.txt text/plain
+transfer bob alice chat-of-bob.txt text/plain
 
 echo "== Files"
-head -c "$octets" /dev/urandom > file-of-alice.bin
-head -c "$octets" /dev/urandom > file-of-bob.bin
-transfer file alice bob file-of-alice.bin application/octet-stream
-transfer file bob alice file-of-bob.bin application/octet-stream
+for name in alice bob; do
+    head -c "$octets" /dev/urandom > "file-of-$name.bin"
+done
+transfer alice bob file-of-alice.bin application/octet-stream
+transfer bob alice file-of-bob.bin application/octet-stream
+
+echo "== Files from and to carol, who is behind both relays"
+transfer dave carol file-of-alice.bin application/octet-stream
+transfer carol alice file-of-bob.bin application/octet-stream
+
+echo "== Four files at the same time"
+for n in 1 2; do
+    receive bob "bob-$n"
+    receive alice "alice-$n"
+done
+for n in 1 2; do
+    send alice "bob-$n" file-of-alice.bin application/octet-stream
+    send bob "alice-$n" file-of-bob.bin application/octet-stream
+done
+settle
+for n in 1 2; do
+    compare alice bob "bob-$n" file-of-alice.bin
+    compare bob alice "alice-$n" file-of-bob.bin
+done
 
 echo "== What Kamailio saw of this relay"
 bodies=$(sed -n 's/.*interop: certificate .* body \[\([0-9]*\)\].*/\1/p' kamailio.log | sort -n | tail -n 1)

@@ -14,7 +14,7 @@
 use std::time::{Duration, Instant};
 
 use super::ids::CoreId;
-use super::ledger;
+use super::ledger::Loans;
 use super::message::Message;
 
 /// What is worth asking for.
@@ -27,7 +27,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct Budget {
     held: usize,
     /// What of it came from connections that are gone, by the core that holds it.
-    left_behind: Vec<(CoreId, i64)>,
+    left_behind: Loans,
     base: usize,
     borrowed: Vec<(CoreId, usize)>,
     lent: Vec<(CoreId, usize)>,
@@ -45,7 +45,7 @@ impl Budget {
     pub(crate) fn new(whole: usize, cores: usize) -> Self {
         Self {
             held: 0,
-            left_behind: Vec::new(),
+            left_behind: Loans::default(),
             base: whole / cores.max(1),
             borrowed: Vec::new(),
             lent: Vec::new(),
@@ -105,26 +105,22 @@ impl Budget {
         std::mem::take(&mut self.relieved)
     }
 
-    /// A connection is gone; what came from it is still held, some of it by other cores.
-    pub(crate) fn leave_behind(&mut self, with: CoreId, octets: usize) {
-        ledger::add(&mut self.left_behind, with, octets);
+    /// A connection is gone; some of what came from it is still held by other cores.
+    pub(crate) fn leave_behind(&mut self, with: &Loans) {
+        self.left_behind.take_over(with);
     }
 
-    /// What a core had given back of that before it was known to have it.
-    pub(crate) fn owe_left_behind(&mut self, with: CoreId, octets: usize) {
-        ledger::subtract(&mut self.left_behind, with, octets);
+    /// Some of that has been written or dropped by `holder`, or here.
+    pub(crate) fn free_left_behind(&mut self, holder: Option<CoreId>, octets: usize) {
+        if let Some(holder) = holder {
+            self.left_behind.settle(holder, octets);
+        }
+        self.free(octets.min(self.held));
     }
 
-    /// Some of that has been written or dropped by `holder`.
-    pub(crate) fn free_left_behind(&mut self, holder: CoreId, octets: usize) {
-        ledger::subtract(&mut self.left_behind, holder, octets);
-        self.free(octets);
-    }
-
-    /// Some of that is at another core.
-    pub(crate) fn relend_left_behind(&mut self, from: CoreId, to: CoreId, octets: usize) {
-        ledger::subtract(&mut self.left_behind, from, octets);
-        ledger::add(&mut self.left_behind, to, octets);
+    /// Some of that is at another core, or here.
+    pub(crate) fn relend_left_behind(&mut self, from: CoreId, to: Option<CoreId>, octets: usize) {
+        self.left_behind.pass_on(from, to, octets);
     }
 
     /// What to say to other cores: a request for a loan when it is getting tight, the loans back when not.
@@ -194,7 +190,7 @@ impl Budget {
         take(&mut self.borrowed, gone, usize::MAX);
         take(&mut self.lent, gone, usize::MAX);
         self.asked.take_if(|lender| *lender == gone);
-        let lost = ledger::take_all(&mut self.left_behind, gone).min(self.held);
+        let lost = self.left_behind.write_off(gone, 0).min(self.held);
         self.free(lost);
         self.pressed |= self.held > self.allowance();
     }
@@ -373,8 +369,10 @@ mod tests {
     fn what_a_lost_connection_left_with_another_core_goes_with_that_core() {
         let mut budget = Budget::new(8 * MIB, 2);
         budget.hold(3 * MIB);
-        budget.leave_behind(core(1), 2 * MIB);
-        budget.free_left_behind(core(1), MIB);
+        let mut loans = Loans::default();
+        loans.lend(core(1), 2 * MIB);
+        budget.leave_behind(&loans);
+        budget.free_left_behind(Some(core(1)), MIB);
         assert_eq!(budget.held(), 2 * MIB);
         budget.forget_core(core(1));
         assert_eq!(budget.held(), MIB);

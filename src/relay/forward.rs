@@ -111,8 +111,14 @@ impl Outbound {
 
     pub(crate) fn open(&mut self, stream: StreamId, hop: Hop, transit: Transit, spare: &mut SpareQueues) {
         let flow = self.flow(stream.peer, spare);
-        debug_assert!(flow.tail.is_none(), "a request begins before the one before it has ended");
+        if flow.tail.is_some() {
+            // The core that handed over the one before has died, and its source knows that before we do.
+            debug_assert_ne!(flow.tail_by, Some(hop.session.home()), "a request begins within another");
+            flow.items.push_back(Item::End(Flag::Aborted));
+            flow.ends += 1;
+        }
         flow.tail = Some(stream);
+        flow.tail_by = Some(hop.session.home());
         flow.items.push_back(Item::Head { stream, hop, transit });
     }
 
@@ -344,7 +350,8 @@ impl Outbound {
 
     /// Requests coming in from a core that is gone: their end will never come.
     pub(crate) fn streams_from(&self, gone: CoreId) -> Vec<StreamId> {
-        self.flows.iter().filter_map(|f| f.tail).filter(|s| s.peer.core == gone).collect()
+        let coming = self.flows.iter().filter_map(|f| f.tail.zip(f.tail_by));
+        coming.filter(|(s, by)| s.peer.core == gone || *by == gone).map(|(stream, _)| stream).collect()
     }
 
     /// Hands everything queued to another connection. For one that was never up: nothing of it has

@@ -20,7 +20,7 @@ use super::auth::{AuthState, Behind};
 use super::forward::Outbound;
 use super::identity::ProvenNames;
 use super::ids::{CoreId, PeerRef, SessionId, SessionKey, StreamId};
-use super::ledger;
+use super::ledger::Loans;
 use super::limit::Limit;
 use super::message::{Giver, Message, Transit};
 use super::{CloseReason, Core, Effect, Effects, Limits, Settings, Tally, Transport};
@@ -51,9 +51,8 @@ pub(crate) struct Peer {
     unanswered_octets: usize,
     /// Octets received and not yet written out or dropped: what its sender has used of its credit.
     pub(crate) outstanding: usize,
-    /// How many of those other cores hold; they go with their core. Less than none where a core has given back before
-    /// we were told that it has something.
-    lent: Vec<(CoreId, i64)>,
+    /// Which of those other cores hold; they go with their core.
+    lent: Loans,
     paused: bool,
     pub(crate) woken: bool,
     pub(crate) closing: bool,
@@ -208,7 +207,7 @@ impl Peer {
             unanswered: VecDeque::new(),
             unanswered_octets: 0,
             outstanding: 0,
-            lent: Vec::new(),
+            lent: Loans::default(),
             paused: false,
             woken: false,
             closing: false,
@@ -467,32 +466,31 @@ impl Peer {
     /// Octets received here go to another core.
     pub(crate) fn lend(&mut self, to: CoreId, octets: usize) {
         if to != self.me.core {
-            ledger::add(&mut self.lent, to, octets);
+            self.lent.lend(to, octets);
         }
     }
 
     /// Octets received here, and lent to one core, are at another, maybe this one.
     fn relend(&mut self, from: CoreId, to: CoreId, octets: usize) {
-        ledger::subtract(&mut self.lent, from, octets);
-        self.lend(to, octets);
+        self.lent.pass_on(from, Some(to).filter(|to| *to != self.me.core), octets);
     }
 
     /// Octets have left the process. Returns how many were not written off before: a core that dies may have passed some
     /// on without having told.
     fn settle(&mut self, from: CoreId, octets: usize) -> usize {
         if from != self.me.core {
-            ledger::subtract(&mut self.lent, from, octets);
+            self.lent.settle(from, octets);
         }
-        let passed_on = self.lent.iter().any(|(_, octets)| *octets < 0);
-        debug_assert!(self.outstanding >= octets || passed_on, "credited twice");
+        debug_assert!(self.outstanding >= octets || self.lent.is_in_doubt(), "credited twice");
         let settled = octets.min(self.outstanding);
         self.outstanding -= settled;
+        self.lent.settle_here(self.outstanding);
         settled
     }
 
     /// A core is gone, and with it what it held. Returns how many octets that were.
     fn write_off(&mut self, gone: CoreId) -> usize {
-        let lost = ledger::take_all(&mut self.lent, gone).min(self.outstanding);
+        let lost = self.lent.write_off(gone, self.outstanding).min(self.outstanding);
         self.outstanding -= lost;
         lost
     }

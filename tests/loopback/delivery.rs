@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 
 use crate::support::endpoint::Endpoint;
-use crate::support::relay::{TestRelay, self_signed_endpoint};
+use crate::support::relay::{Setup, TestRelay, self_signed_endpoint};
 use crate::support::transfer::Outgoing;
 use crate::support::{assert_same, bounded, contents};
 
@@ -87,6 +87,41 @@ fn files_cross_between_a_client_of_the_relay_and_a_plain_endpoint_that_the_relay
         assert_eq!(bob.request("SEND").body, b"First");
         greet(&mut alice, &mut bob);
         both_ways(&mut alice, &mut bob);
+    });
+}
+
+// I14: the config's bound reaches the connections, the relay's own and those of others, on whichever core.
+#[test]
+fn peers_named_in_max_chunk_get_short_chunks_whoever_calls() {
+    bounded(|| {
+        let outbound =
+            "{plain: allow, allow: [127.0.0.0/8], max_chunk: {127.0.0.1: 10KiB, \"*.example.net\": 3KiB}}";
+        let relay = TestRelay::with(&Setup { outbound, ..Setup::default() });
+        let file = contents(1, MANY);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let uri = format!("msrp://{}/phone;tcp", listener.local_addr().unwrap());
+        let mut alice = relay.client("alice");
+        let tid = alice.say(&uri, b"First");
+        let mut dialled = Endpoint::accept_plain(&listener, &uri);
+        assert_eq!(alice.status(&tid), 200);
+        assert_eq!(dialled.receive_file().data, b"First");
+        let mut bob = relay.client("bob");
+        let mut caller = Endpoint::plain(relay.plain(), "caller");
+        caller.uri = "msrp://kam.example.net:2855/caller;tcp".to_owned();
+        let tid = caller.say(&bob.path(), b"First");
+        assert_eq!(caller.status(&tid), 200);
+        assert_eq!(bob.receive_file().data, b"First");
+        for (client, peer, bound) in [(&mut alice, &mut dialled, 10 << 10), (&mut bob, &mut caller, 3 << 10)]
+        {
+            let path = peer.path();
+            let received = std::thread::scope(|scope| {
+                let received = scope.spawn(|| peer.receive_file());
+                client.send_file(&Outgoing::giant(&path, &file));
+                received.join().unwrap()
+            });
+            assert_same(&received.data, &file);
+            assert_eq!(received.chunks, MANY.div_ceil(bound));
+        }
     });
 }
 

@@ -179,7 +179,6 @@ impl Simulation {
                 let Message { link, way, .. } = self.messages[message];
                 let addressed = self.links[link].paths[way].split(' ').next().unwrap();
                 assert_eq!(frame.from_path(), addressed, "an answer from somewhere else");
-                self.links[link].bound |= code == 200;
                 let message_index = message;
                 let message = &mut self.messages[message];
                 match message.wish {

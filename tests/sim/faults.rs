@@ -52,7 +52,7 @@ impl Simulation {
                 self.fault_of(actor);
                 self.never.insert(place);
                 self.saw("a dial without an end");
-                for link in self.links.iter_mut().filter(|link| link.ends[1] == actor) {
+                for link in self.links.iter_mut().filter(|link| link.ends.contains(&actor)) {
                     link.dangling = true;
                 }
             }

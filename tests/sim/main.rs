@@ -227,7 +227,7 @@ struct Link {
     core_died: bool,
     /// It waits for a connection that never comes up: what is sent there has no end.
     dangling: bool,
-    /// A request went through it: both sides of its sessions are bound.
+    /// A request has arrived through it: both sides of its sessions are bound.
     bound: bool,
 }
 

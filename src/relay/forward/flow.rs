@@ -21,7 +21,7 @@ use crate::proto::head::Method;
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::write::write_end_line;
-use crate::relay::ids::{PeerRef, StreamId, Tid};
+use crate::relay::ids::{CoreId, PeerRef, StreamId, Tid};
 use crate::relay::message::{Hop, Message, Notice, Transit};
 use crate::relay::orphan::Failure;
 use crate::relay::output::OutBatch;
@@ -42,6 +42,8 @@ pub(super) struct Flow {
     pub(super) ends: usize,
     /// The request whose end has not come yet.
     pub(super) tail: Option<StreamId>,
+    /// The home of the session that hands it over.
+    pub(super) tail_by: Option<CoreId>,
     current: Option<Current>,
     /// Octets written and not yet credited to the source: a credit per piece would wake another core
     /// for each.
@@ -106,7 +108,7 @@ impl Flow {
     /// `items` is empty; `report_to` is what notices of this connection were shown last.
     pub(super) fn new(source: PeerRef, items: VecDeque<Item>, report_to: Arc<[u8]>) -> Self {
         debug_assert!(items.is_empty(), "somebody else's queue");
-        Self { source, items, ends: 0, tail: None, current: None, owed: 0, report_to }
+        Self { source, items, ends: 0, tail: None, tail_by: None, current: None, owed: 0, report_to }
     }
 
     /// What its source is owed, and has herewith.

@@ -11,7 +11,6 @@ use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::relay::identity::ProvenNames;
 use crate::relay::ids::{CoreId, PeerKey, PeerRef};
-use crate::relay::ledger;
 use crate::relay::message::{Message, Outer};
 use crate::relay::orphan::Failure;
 use crate::relay::session::Sessions;
@@ -222,13 +221,7 @@ impl Peer {
 
     /// What came from it and has not been written yet stays with whoever holds it.
     fn leave_behind(&self, core: &mut Core) {
-        for (holder, octets) in &self.lent {
-            match usize::try_from(*octets) {
-                Ok(held) => core.budget.leave_behind(*holder, held),
-                Err(_) => core.budget.owe_left_behind(*holder, usize::try_from(-octets).unwrap_or(0)),
-            }
-        }
-        core.budget.leave_behind(core.me, self.outstanding.saturating_sub(ledger::sum(&self.lent)));
+        core.budget.leave_behind(&self.lent);
     }
 }
 

@@ -81,12 +81,13 @@ impl Relay {
     }
 
     pub(crate) fn on_credit(&mut self, peer: PeerRef, from: CoreId, octets: usize, fx: &mut Effects) {
+        let me = self.core.me;
         // What a core gives back that has died meanwhile is void: it has been written off.
-        if from != self.core.me && self.core.has_ended(from) {
+        if from != me && self.core.has_ended(from) {
             return;
         }
         let Some(peer) = self.peers.get_mut(peer.key) else {
-            return self.core.budget.free_left_behind(from, octets);
+            return self.core.budget.free_left_behind(Some(from).filter(|from| *from != me), octets);
         };
         let settled = peer.settle(from, octets);
         self.core.budget.free(settled);
@@ -102,12 +103,13 @@ impl Relay {
         octets: usize,
         fx: &mut Effects,
     ) {
-        if to != self.core.me && self.core.has_ended(to) {
+        let me = self.core.me;
+        if to != me && self.core.has_ended(to) {
             return self.on_credit(peer, from, octets, fx);
         }
         match self.peers.get_mut(peer.key) {
             Some(peer) => peer.relend(from, to, octets),
-            None => self.core.budget.relend_left_behind(from, to, octets),
+            None => self.core.budget.relend_left_behind(from, Some(to).filter(|to| *to != me), octets),
         }
     }
 
