@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crate::scene::{Relay, Scene, client_behind, log_in, log_in_with, path_to, srv};
+use crate::scene::{Relay, Scene, Wish, client_behind, log_in, log_in_with, path_to, srv};
 use crate::support::endpoint::Endpoint;
 use crate::support::frame::{Request, fresh_id};
 use crate::support::transfer::Outgoing;
@@ -87,9 +87,8 @@ fn client_behind_two_relays_and_one_behind_a_third() {
 fn two_clients_behind_two_relays_each() {
     bounded(|| {
         let scene = Scene::new();
-        let relay = |host| scene.relay_with(host, &crate::scene::Wish { cores: "auto", ..scene.wish() });
-        let (a, b) = (relay("a.osier.example"), relay("b.alder.example"));
-        let (c, d) = (relay("c.alder.example"), relay("d.rowan.example"));
+        let (a, b) = (scene.relay("a.osier.example"), scene.relay("b.alder.example"));
+        let (c, d) = (scene.relay("c.alder.example"), scene.relay("d.rowan.example"));
         exchange(client_behind(&[&a, &b], "alice"), client_behind(&[&d, &c], "bob"), 2 * MIB);
         // Both behind the same outermost relay, and then behind the same two.
         exchange(client_behind(&[&a, &b], "carol"), client_behind(&[&d, &b], "dave"), MIB);
@@ -184,10 +183,8 @@ fn outer_relay_that_is_not_there_is_408() {
 fn proof_goes_with_a_connection_to_the_core_of_its_session() {
     bounded(|| {
         let scene = Scene::new();
-        let b = scene.relay_with(
-            "b.alder.example",
-            &crate::scene::Wish { tls: ", unproven_relays: refuse", ..scene.wish() },
-        );
+        let b =
+            scene.relay_with("b.alder.example", &Wish { tls: ", unproven_relays: refuse", ..scene.wish() });
         let config = scene.relay_as_client(&scene.authority, "a.osier.example");
         let mut bobs: Vec<Endpoint> = (0..8).map(|_| b.client("bob")).collect();
         for bob in &mut bobs {

@@ -180,8 +180,7 @@ pub(crate) fn log_in(client: &mut Endpoint, user: &str, to: &str) -> u16 {
 }
 
 pub(crate) fn log_in_with(client: &mut Endpoint, user: &str, password: &str, to: &str) -> u16 {
-    let login = Login { user, password, to, realm: Some(DOMAIN), style: Style::default() };
-    let login = Login { realm: None, ..login };
+    let login = Login { user, password, to, realm: None, style: Style::default() };
     let (_, last) = login.attempt(client);
     if last.status() == Some(200) {
         client.relay = Some(last.required("Use-Path"));

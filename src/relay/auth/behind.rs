@@ -8,7 +8,7 @@
 //! What one of them does wrong costs neither the others nor the connection. A connection has a client at its other end, or
 //! clients behind it, never both.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,8 +30,10 @@ const ASKING_MAX: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Behind {
     clients: HashMap<Arc<[u8]>, Client, SecretHasher>,
-    /// Those without a session, eldest first.
-    asking: VecDeque<Arc<[u8]>>,
+    /// How many there may be before somebody looks who can be forgotten.
+    room: usize,
+    /// How many have come so far.
+    met: u64,
     /// Whose answer of the accounts, or whose place among a user's sessions, is still to come.
     tickets: HashMap<u32, Arc<[u8]>>,
     next_ticket: u32,
@@ -41,6 +43,8 @@ pub(crate) struct Behind {
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(super) auth: AuthState,
+    /// Its place among all that have come.
+    met: u64,
     pub(super) sessions: Vec<SessionKey>,
     /// It has failed too often: nothing is tried before that.
     blocked_until: Option<Instant>,
@@ -50,7 +54,8 @@ impl Behind {
     pub(super) fn new(entropy: &mut Entropy) -> Self {
         Self {
             clients: HashMap::with_hasher(SecretHasher::new(entropy)),
-            asking: VecDeque::new(),
+            room: ASKING_MAX,
+            met: 0,
             tickets: HashMap::new(),
             next_ticket: 0,
         }
@@ -64,43 +69,35 @@ impl Behind {
     /// something.
     fn meet(&mut self, uri: &[u8], sessions: &Sessions, entropy: &mut Entropy) -> Option<&mut Client> {
         if !self.clients.contains_key(uri) {
-            if self.asking.len() >= ASKING_MAX || self.clients.len() >= CLIENTS_MAX {
+            if self.clients.len() >= self.room {
                 self.forget_some(sessions);
             }
-            if self.asking.len() >= ASKING_MAX || self.clients.len() >= CLIENTS_MAX {
+            if self.clients.len() >= CLIENTS_MAX {
                 return None;
             }
-            let uri: Arc<[u8]> = Arc::from(uri);
-            let client = Client { auth: AuthState::new(entropy), sessions: Vec::new(), blocked_until: None };
-            self.clients.insert(Arc::clone(&uri), client);
-            self.asking.push_back(uri);
+            self.met += 1;
+            let auth = AuthState::new(entropy);
+            let client = Client { auth, met: self.met, sessions: Vec::new(), blocked_until: None };
+            self.clients.insert(Arc::from(uri), client);
         }
         let client = self.clients.get_mut(uri)?;
         client.sessions.retain(|session| sessions.id_of(*session).is_some());
         Some(client)
     }
 
-    /// Forgets whose sessions are over, and of those who have none the elder half, but for who waits.
+    /// Forgets those who have no session and wait for nothing, but for the latest; looks again when as many have come.
     fn forget_some(&mut self, sessions: &Sessions) {
-        self.asking.retain(|uri| self.clients.get(uri).is_some_and(|client| client.sessions.is_empty()));
-        self.clients.retain(|uri, client| {
-            let had = !client.sessions.is_empty();
+        let mut idle = Vec::new();
+        for client in self.clients.values_mut() {
             client.sessions.retain(|session| sessions.id_of(*session).is_some());
-            if had && client.sessions.is_empty() {
-                self.asking.push_back(Arc::clone(uri));
+            if client.is_idle() {
+                idle.push(client.met);
             }
-            true
-        });
-        let mut excess = self.asking.len().saturating_sub(ASKING_MAX / 2);
-        self.asking.retain(|uri| {
-            let waits = self.clients.get(uri).is_some_and(|client| client.auth.is_waiting());
-            let goes = excess > 0 && !waits;
-            if goes {
-                excess -= 1;
-                self.clients.remove(uri);
-            }
-            !goes
-        });
+        }
+        idle.sort_unstable();
+        let kept_from = idle.len().checked_sub(ASKING_MAX / 2).and_then(|first| idle.get(first)).copied();
+        self.clients.retain(|_, client| !client.is_idle() || Some(client.met) >= kept_from);
+        self.room = self.clients.len() + ASKING_MAX / 2;
     }
 
     pub(super) fn take_ticket(&mut self, uri: &[u8]) -> u32 {
@@ -125,6 +122,10 @@ impl Behind {
 }
 
 impl Client {
+    fn is_idle(&self) -> bool {
+        self.sessions.is_empty() && !self.auth.is_waiting()
+    }
+
     pub(super) fn block_until(&mut self, until: Instant) {
         self.blocked_until = Some(until);
         self.auth.failures = 0;
@@ -177,4 +178,29 @@ pub(super) fn meet<'p>(
         return forbidden("Too many failed attempts, try again later");
     }
     Ok(&client.sessions)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests state what must hold")]
+mod tests {
+    use super::*;
+
+    // Whoever comes again when its sessions are over, and gets none, must be forgotten like others: else a connection
+    // that lives long is full in the end.
+    #[test]
+    fn who_comes_again_without_a_session_can_be_forgotten() {
+        let mut entropy = Entropy::new([1; 32]);
+        let sessions = Sessions::new(&mut entropy);
+        let mut behind = Behind::new(&mut entropy);
+        for number in 0..2 * CLIENTS_MAX {
+            let uri = number.to_be_bytes();
+            let client = behind.meet(&uri, &sessions, &mut entropy).unwrap();
+            client.sessions.push(SessionKey::default());
+            // That key is of no session: it is over.
+            behind.meet(&uri, &sessions, &mut entropy).unwrap();
+        }
+        assert!(behind.clients.len() <= ASKING_MAX, "{} are remembered", behind.clients.len());
+        let latest = (2 * CLIENTS_MAX - 1).to_be_bytes();
+        assert!(behind.clients.contains_key(&latest[..]), "the latest is among them");
+    }
 }
