@@ -375,7 +375,7 @@ impl Conn {
             None | Some(Client::Unknown) => self.proven.take(),
             Some(Client::Relay(names)) => ProvenNames::new(names),
             // As a rule an endpoint with a certificate of its own making.
-            Some(Client::Other(why)) if *why == NotARelay::UnknownIssuer => {
+            Some(Client::Other(why)) if matches!(*why, NotARelay::UnknownIssuer | NotARelay::Unusable) => {
                 tracing::debug!(?peer, %address, reason = %why, "The client is not taken for a relay");
                 None
             }
