@@ -484,18 +484,16 @@ fn no_piece_of_a_cut_chunk_is_empty() {
 #[test]
 fn incomplete_small_request_does_not_cut_a_running_chunk() {
     let mut world = World::new(1);
-    let (bob, first) = world.client(0, "bob");
-    let bob_uri = world.end(bob).uri.clone();
-    let second = world.auth(bob, "bob");
+    let (bob, [first, second]) = world.relay_with_two_clients(0);
     let (file, chat) = (world.connect(0), world.connect(0));
     let chat_uri = world.end(chat).uri.clone();
-    let small = Request::send(&format!("{second} {bob_uri}"), &chat_uri, "chat", b"hello");
+    let small = Request::send(&second, &chat_uri, "chat", b"hello");
     let octets = small.octets();
     world.send(chat, &octets[..octets.len() - 9]);
     world.link_mut(bob).window = 1;
     let file_uri = world.end(file).uri.clone();
     let body = pattern(600_000);
-    let request = Request::send(&format!("{first} {bob_uri}"), &file_uri, "file", &body);
+    let request = Request::send(&first, &file_uri, "file", &body);
     world.send(file, request.octets());
     for _ in 0..3 {
         world.run();
@@ -561,18 +559,15 @@ fn pieces_of_a_cut_chunk_have_different_transaction_ids() {
 fn two_sources_on_one_connection_take_turns() {
     for (a, b) in LAYOUTS {
         let mut world = World::new(2);
-        let (bob, session) = world.client(b, "bob");
-        let bob_uri = world.end(bob).uri.clone();
-        let old = world.auth(bob, "bob");
+        let (bob, paths) = world.relay_with_two_clients(b);
         world.end(bob).answers = Answers::Always(200);
         let mut sources = Vec::new();
         let bodies = [pattern(2_000_000), pattern(1_900_000)];
         world.link_mut(bob).window = 0;
-        for (n, session) in [session, old].iter().enumerate() {
+        for (n, to) in paths.iter().enumerate() {
             let conn = world.connect(a);
             let uri = world.end(conn).uri.clone();
-            let to = format!("{session} {bob_uri}");
-            let request = Request::send(&to, &uri, &format!("mess{n}"), &bodies[n]);
+            let request = Request::send(to, &uri, &format!("mess{n}"), &bodies[n]);
             world.send(conn, request.octets());
             sources.push(conn);
         }
@@ -604,7 +599,6 @@ fn two_sources_on_one_connection_take_turns() {
             assert_eq!(world.take(conn).len(), 1);
         }
         world.assert_idle();
-        world.close_all();
     }
 }
 
@@ -612,20 +606,16 @@ fn two_sources_on_one_connection_take_turns() {
 #[test]
 fn small_message_does_not_wait_behind_a_file() {
     let mut world = World::new(1);
-    let (bob, first) = world.client(0, "bob");
-    let bob_uri = world.end(bob).uri.clone();
-    let second = world.auth(bob, "bob");
+    let (bob, [first, second]) = world.relay_with_two_clients(0);
     world.link_mut(bob).window = 1;
     let file = world.connect(0);
     let uri = world.end(file).uri.clone();
     let body = pattern(1_000_000);
-    let to = format!("{first} {bob_uri}");
-    world.send(file, Request::send(&to, &uri, "file", &body).octets());
+    world.send(file, Request::send(&first, &uri, "file", &body).octets());
     world.run();
     let chat = world.connect(0);
     let uri = world.end(chat).uri.clone();
-    let to = format!("{second} {bob_uri}");
-    world.send(chat, Request::send(&to, &uri, "chat", b"hello").octets());
+    world.send(chat, Request::send(&second, &uri, "chat", b"hello").octets());
     world.run();
     world.link_mut(bob).window = 1;
     world.run();

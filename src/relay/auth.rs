@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admission::{Offence, Tally, UserKey, Who};
-use super::ids::{Entropy, LookUpTicket, PeerKey, SessionId, SessionKey};
+use super::ids::{Entropy, LookUpTicket, PeerKey, SessionKey, UriId};
 use super::limit::Limit;
 use super::message::Transit;
 use super::peer::{Peer, Role, response_to_path};
@@ -68,8 +68,8 @@ struct Waiting {
     ticket: u32,
     transit: Transit,
     stale: bool,
-    /// The session it refreshes; `None`: it asks for a new URI.
-    refreshes: Option<SessionKey>,
+    /// The URI that it prolongs, and whose session that is; `None`: it asks for a new URI.
+    refreshes: Option<(SessionKey, UriId)>,
     algorithm: Algorithm,
 }
 
@@ -197,9 +197,8 @@ impl Relay {
         let refreshes = match uri.session_id() {
             None => None,
             Some(text) => {
-                let named = SessionId::parse(text);
-                let found = own.iter().copied().find(|s| named.is_some() && self.sessions.id_of(*s) == named);
-                let live = found.filter(|s| self.sessions.is_live(*s, self.core.now));
+                let named = |s: &SessionKey| Some((*s, self.sessions.live_uri(*s, text, self.core.now)?));
+                let live = own.iter().find_map(named);
                 Some(live.ok_or(Refusal::Respond(Status::NO_SESSION, "refresh of a session not its own"))?)
             }
         };
@@ -292,7 +291,7 @@ impl Relay {
             }
         };
         let claim = Claim { waiting: waiting.clone(), verified, ha1, granted };
-        if self.core.settings.limits.counts_users() && self.is_first_session(key, waiting) {
+        if self.core.settings.limits.counts_users() && self.is_new_session(key, waiting) {
             self.claim(key, claim, fx);
             return Ok(());
         }

@@ -131,6 +131,11 @@ pub enum Event {
         /// Host and port of the relay that its client is behind.
         relay: Option<String>,
     },
+    /// A session has got another URI, beside the one it has until that expires.
+    SessionRenewed {
+        /// Prefix of its id.
+        session: String,
+    },
     /// A session is over.
     SessionClosed {
         /// What there was to say of it in the end.

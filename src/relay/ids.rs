@@ -70,22 +70,31 @@ pub struct LookUpTicket {
     pub(crate) number: u32,
 }
 
-/// The session-id part of a URI that this relay minted (RFC 4976, 6.3).
+/// A session of this relay: its home core, and 56 bits that no other session of that core has.
 ///
-/// 28 characters of base64url over 21 octets: the home core, its incarnation, and 136 random bits
-/// (the RFCs ask for 80). It is a bearer secret: [`Debug`](core::fmt::Debug) shows a prefix only.
+/// Every URI of a session carries it, at the beginning of its session-id (RFC 4975, section 6): 28 characters of
+/// base64url over 21 bytes, which are the home core, its incarnation, these 56 bits, and 80 random bits that the URI has
+/// for itself (section 14.1 asks for 80). So two URIs of one session are known as such on any core, without asking. Only
+/// the whole session-id opens anything: whether a URI is one of the session's, its home says.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionId {
-    text: [u8; Self::LEN],
-    /// Decoded once: every step of every chunk asks for it.
-    home: CoreId,
+    raw: [u8; Self::RAW],
+    /// What a log may show, as text.
+    prefix: [u8; Self::PREFIX],
 }
 
+/// The whole session-id of one URI: a bearer secret.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UriId([u8; SessionId::LEN]);
+
 impl SessionId {
-    /// Characters of a session id.
+    /// Characters of a session-id in a URI.
     pub const LEN: usize = 28;
-    const RAW: usize = 21;
-    /// Characters of it that a log may show.
+    /// Bytes that a session-id stands for.
+    const URI_RAW: usize = 21;
+    /// Bytes of them that are the same in all URIs of a session.
+    const RAW: usize = 11;
+    /// Characters of it that a log may show: of those that are the same in all URIs of a session.
     pub const PREFIX: usize = 10;
 
     pub(crate) fn mint(home: CoreId, entropy: &mut Entropy) -> Self {
@@ -93,30 +102,40 @@ impl SessionId {
         raw[..2].copy_from_slice(&home.index.to_be_bytes());
         raw[2..4].copy_from_slice(&home.incarnation.to_be_bytes());
         entropy.fill(&mut raw[4..]);
-        let mut text = [0_u8; Self::LEN];
-        // 21 octets are exactly 28 characters, so the encoder cannot run out of room.
-        let written = URL_SAFE_NO_PAD.encode_slice(raw, &mut text);
-        debug_assert_eq!(written, Ok(Self::LEN));
-        Self { text, home }
+        Self::of(raw)
     }
 
-    /// Reads a session id that may be ours; `None` for anything we cannot have minted.
+    /// Another URI's session-id for this session.
+    pub(crate) fn mint_uri_id(&self, entropy: &mut Entropy) -> UriId {
+        let mut raw = [0_u8; Self::URI_RAW];
+        raw[..Self::RAW].copy_from_slice(&self.raw);
+        entropy.fill(&mut raw[Self::RAW..]);
+        UriId(encode(&raw))
+    }
+
+    /// Reads the session-id of a URI that may be ours; `None` for anything we cannot have minted.
     pub fn parse(text: &str) -> Option<Self> {
         let text: [u8; Self::LEN] = text.as_bytes().try_into().ok()?;
-        let mut raw = [0_u8; Self::RAW];
-        if URL_SAFE_NO_PAD.decode_slice(text, &mut raw) != Ok(Self::RAW) {
+        let mut whole = [0_u8; Self::URI_RAW];
+        if URL_SAFE_NO_PAD.decode_slice(text, &mut whole) != Ok(Self::URI_RAW) {
             return None;
         }
-        let home = CoreId {
-            index: u16::from_be_bytes([raw[0], raw[1]]),
-            incarnation: u16::from_be_bytes([raw[2], raw[3]]),
-        };
-        Some(Self { text, home })
+        let mut raw = [0_u8; Self::RAW];
+        raw.copy_from_slice(&whole[..Self::RAW]);
+        Some(Self::of(raw))
+    }
+
+    fn of(raw: [u8; Self::RAW]) -> Self {
+        let mut whole = [0_u8; Self::URI_RAW];
+        whole[..Self::RAW].copy_from_slice(&raw);
+        let mut prefix = [0_u8; Self::PREFIX];
+        prefix.copy_from_slice(&encode(&whole)[..Self::PREFIX]);
+        Self { raw, prefix }
     }
 
     /// The position of the core in the first characters of an id.
     pub(super) fn home_of_prefix(prefix: &str) -> Option<u16> {
-        // Four characters are three octets.
+        // Four characters are three bytes.
         let first = prefix.as_bytes().get(..4)?;
         let mut raw = [0_u8; 3];
         let decoded = URL_SAFE_NO_PAD.decode_slice(first, &mut raw);
@@ -125,30 +144,49 @@ impl SessionId {
 
     /// The core that owns the session, as the id says; the caller checks that it exists.
     pub fn home(&self) -> CoreId {
-        self.home
-    }
-
-    /// The text as it stands in the URI.
-    pub fn as_str(&self) -> &str {
-        core::str::from_utf8(&self.text).unwrap_or_default()
+        CoreId {
+            index: u16::from_be_bytes([self.raw[0], self.raw[1]]),
+            incarnation: u16::from_be_bytes([self.raw[2], self.raw[3]]),
+        }
     }
 
     /// What a log may show: enough to find the session again, too little to use it.
     pub fn prefix(&self) -> &str {
-        &self.as_str()[..Self::PREFIX]
+        core::str::from_utf8(&self.prefix).unwrap_or_default()
     }
 }
 
+impl UriId {
+    /// The text as it stands in the URI.
+    pub(crate) fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+fn encode(raw: &[u8; SessionId::URI_RAW]) -> [u8; SessionId::LEN] {
+    let mut text = [0_u8; SessionId::LEN];
+    // 21 bytes are exactly 28 characters, so the encoder cannot run out of room.
+    let written = URL_SAFE_NO_PAD.encode_slice(raw, &mut text);
+    debug_assert_eq!(written, Ok(SessionId::LEN));
+    text
+}
+
 impl core::hash::Hash for SessionId {
-    /// The home is in the text.
+    /// The prefix is made from the rest.
     fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
-        state.write(&self.text);
+        state.write(&self.raw);
     }
 }
 
 impl core::fmt::Debug for SessionId {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "SessionId({}…)", self.prefix())
+    }
+}
+
+impl core::fmt::Debug for UriId {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "UriId({}…)", &self.as_str()[..SessionId::PREFIX])
     }
 }
 
@@ -242,11 +280,24 @@ mod tests {
         let home = CoreId { index: 513, incarnation: 65_535 };
         let id = SessionId::mint(home, &mut entropy);
         assert_eq!(id.home(), home);
-        assert_eq!(SessionId::parse(id.as_str()), Some(id));
         assert_eq!(SessionId::home_of_prefix(id.prefix()), Some(513));
-        assert_eq!(SessionId::home_of_prefix(&id.as_str()[..3]), None);
+        assert_eq!(SessionId::home_of_prefix(&id.prefix()[..3]), None);
         assert_eq!(SessionId::home_of_prefix("=%&/ä"), None);
         assert_ne!(id, SessionId::mint(home, &mut entropy));
+    }
+
+    #[test]
+    fn all_uris_of_a_session_name_it_and_differ_in_80_bits() {
+        let mut entropy = Entropy::new([7; 32]);
+        let id = SessionId::mint(CoreId { index: 513, incarnation: 65_535 }, &mut entropy);
+        let [one, other] = [id.mint_uri_id(&mut entropy), id.mint_uri_id(&mut entropy)];
+        assert_ne!(one, other);
+        for uri_id in [one, other] {
+            assert_eq!(SessionId::parse(uri_id.as_str()), Some(id));
+            assert!(uri_id.as_str().starts_with(id.prefix()));
+        }
+        let shared = 4 + 7;
+        assert_eq!((SessionId::URI_RAW - shared) * 8, 80);
     }
 
     #[test]
@@ -260,11 +311,14 @@ mod tests {
 
     #[test]
     fn session_id_keeps_its_secret_in_debug_output() {
-        let id = SessionId::mint(CoreId { index: 0, incarnation: 0 }, &mut Entropy::new([1; 32]));
-        let shown = format!("{id:?}");
-        assert!(!shown.contains(id.as_str()));
-        assert!(shown.contains(id.prefix()));
-        assert!(id.prefix().len() == 10 && id.as_str().starts_with(id.prefix()));
+        let mut entropy = Entropy::new([1; 32]);
+        let id = SessionId::mint(CoreId { index: 0, incarnation: 0 }, &mut entropy);
+        let uri_id = id.mint_uri_id(&mut entropy);
+        for shown in [format!("{id:?}"), format!("{uri_id:?}")] {
+            assert!(!shown.contains(&uri_id.as_str()[..11]));
+            assert!(shown.contains(id.prefix()));
+        }
+        assert!(id.prefix().len() == 10 && uri_id.as_str().starts_with(id.prefix()));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::time::Instant;
 use slotmap::SlotMap;
 
 use super::admission::UserKey;
-use super::ids::{CoreId, Entropy, PeerKey, PeerRef, SecretHasher, SessionId, SessionKey, StreamId};
+use super::ids::{CoreId, Entropy, PeerKey, PeerRef, SecretHasher, SessionId, SessionKey, StreamId, UriId};
 use super::message::{Giver, Message, MessageId, Notice, Outer, Transit};
 use super::orphan::Failure;
 use super::transaction::RESPONSE_TIMEOUT;
@@ -34,15 +34,15 @@ use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::uri::{MsrpUri, Path, host_matches};
 
-/// A URI of ours and what it stands for.
+/// What a URI of ours, or two of them, stand for.
 #[derive(Debug)]
 pub(crate) struct Session {
     id: SessionId,
-    /// As in Use-Path, and so as in every path.
-    uri: Arc<[u8]>,
+    /// The URI that was granted last.
+    current: OwnUri,
+    /// Those before it: at most one of them is live.
+    earlier: Vec<OwnUri>,
     inner: Inner,
-    /// The way back to the client, from the From-Path of its AUTH: relays, if any, and its own URI.
-    inner_path: Arc<[u8]>,
     outer: OuterSide,
     /// The relay that its client asks for a session through this one (norm A16).
     ahead: Option<Ahead>,
@@ -56,7 +56,6 @@ pub(crate) struct Session {
     /// The user among whose sessions it counts, where the connection does not.
     counted: Option<UserKey>,
     opened: Instant,
-    expires: Option<Instant>,
     /// The requests running through: one of each connection at most.
     running: Vec<Running>,
     /// Body octets passed on, outward and inward.
@@ -71,6 +70,21 @@ pub(crate) struct Session {
 
 /// Stopped messages remembered: a sender has few under way at a time, and stops when it is told.
 const STOPPED_MAX: usize = 8;
+
+/// One of a session's URIs. A client replaces its URI before that expires (RFC 4976, 9.4); until then both are the
+/// session's, whichever the client or the other side uses.
+#[derive(Debug)]
+struct OwnUri {
+    id: UriId,
+    /// As in Use-Path, and so as in every path.
+    uri: Arc<[u8]>,
+    /// The way back to the client, from the From-Path of its AUTH: relays, if any, and its own URI.
+    inner_path: Arc<[u8]>,
+    expires: Option<Instant>,
+}
+
+/// URIs remembered beside the current one. Those that have expired still let REPORTs pass (norm A12).
+const EARLIER_MAX: usize = 4;
 
 /// How the client is reached.
 #[derive(Clone, Copy, Debug)]
@@ -87,13 +101,44 @@ enum OuterSide {
     Unbound,
     Bound {
         to: Outer,
-        uri: Arc<[u8]>,
+        known: OuterUris,
     },
     /// It was bound, and that side is gone: there is no second time (norm F5), but for a relay that proves to be the
-    /// one of this URI.
+    /// one of these URIs.
     Lost {
-        uri: Arc<[u8]>,
+        known: OuterUris,
     },
+}
+
+/// The URIs that the outer side goes by. A client behind another relay replaces its URI there, as our own clients do
+/// here: then both are known, the one that was used last before the other.
+#[derive(Clone, Debug)]
+struct OuterUris {
+    latest: Arc<[u8]>,
+    before: Option<Arc<[u8]>>,
+}
+
+impl OuterUris {
+    fn new(uri: Arc<[u8]>) -> Self {
+        Self { latest: uri, before: None }
+    }
+
+    fn contain(&self, uri: &[u8]) -> bool {
+        same_uri(&self.latest, uri) || self.before.as_ref().is_some_and(|before| same_uri(before, uri))
+    }
+
+    /// Adds a URI, unless it is known.
+    fn add(&mut self, uri: &[u8]) {
+        if !self.contain(uri) {
+            self.before = Some(std::mem::replace(&mut self.latest, Arc::from(uri)));
+        }
+    }
+
+    /// Whether a URI is another one of the same relay.
+    fn are_of_relay_of(&self, uri: &[u8]) -> bool {
+        let parsed = (MsrpUri::parse(&self.latest), MsrpUri::parse(uri));
+        matches!(parsed, (Ok(known), Ok(uri)) if known.same_authority(&uri) && known.is_secure() == uri.is_secure())
+    }
 }
 
 /// A connection with a relay at one side of a session, beside the one that leads there at present.
@@ -133,10 +178,14 @@ pub(crate) struct NewSession {
     pub(crate) peer: PeerRef,
     /// Whether that leads to a relay which has proven its name, and only beyond it to the client.
     pub(crate) through_relay: bool,
-    pub(crate) inner_path: Arc<[u8]>,
     pub(crate) verified: Arc<Verified>,
     /// The user among whose sessions it counts, where the connection does not.
     pub(crate) counted: Option<UserKey>,
+}
+
+/// What a URI of ours needs to be minted.
+pub(crate) struct NewUri {
+    pub(crate) inner_path: Arc<[u8]>,
     pub(crate) expires: Option<Instant>,
     pub(crate) secure: bool,
     /// The port of ours that the client, or the relay before us, knows.
@@ -167,8 +216,16 @@ impl Sessions {
         self.table.get(key).map(|s| s.id)
     }
 
-    pub(crate) fn uri_of(&self, key: SessionKey) -> Option<Arc<[u8]>> {
-        self.table.get(key).map(|s| Arc::clone(&s.uri))
+    /// Which URI of a session has this session-id, if one that is live has it.
+    pub(crate) fn live_uri(&self, key: SessionKey, session_id: &str, now: Instant) -> Option<UriId> {
+        let mut uris = self.table.get(key)?.uris();
+        uris.find(|own| own.id.as_str() == session_id && !own.is_expired(now)).map(|own| own.id)
+    }
+
+    /// How many live URIs a session has.
+    pub(crate) fn live_uris(&self, key: SessionKey, now: Instant) -> usize {
+        let session = self.table.get(key);
+        session.map_or(0, |session| session.uris().filter(|own| !own.is_expired(now)).count())
     }
 
     pub(crate) fn is_live(&self, key: SessionKey, now: Instant) -> bool {
@@ -182,7 +239,7 @@ impl Sessions {
 
     /// When that will be the case, if ever.
     pub(crate) fn over_at(&self, key: SessionKey) -> Option<Instant> {
-        self.table.get(key)?.expires.map(|at| at + RESPONSE_TIMEOUT)
+        self.table.get(key)?.expires().map(|at| at + RESPONSE_TIMEOUT)
     }
 
     /// The connection by which its client, or the relay before it, is reached.
@@ -196,29 +253,56 @@ impl Sessions {
         Some(UserKey::new(session.verified.username(), session.verified.realm()))
     }
 
-    /// Prolongs a session by an AUTH to its own URI.
-    pub(crate) fn prolong(&mut self, key: SessionKey, expires: Option<Instant>) {
+    /// Prolongs the life of a session's URI by an AUTH to it. Returns that URI.
+    pub(crate) fn prolong(
+        &mut self,
+        key: SessionKey,
+        uri: UriId,
+        expires: Option<Instant>,
+    ) -> Option<Arc<[u8]>> {
         self.forget_ending(key);
-        if let Some(session) = self.table.get_mut(key) {
-            session.expires = expires;
-        }
+        let own = self.table.get_mut(key).and_then(|session| session.uris_mut().find(|own| own.id == uri));
+        let prolonged = own.map(|own| {
+            own.expires = expires;
+            Arc::clone(&own.uri)
+        });
         self.note_ending(key);
+        prolonged
     }
 
-    /// Mints a URI (norm A8): the host our certificate proves, the port the client came in by.
-    pub(crate) fn open(&mut self, new: NewSession, core: &mut Core) -> SessionKey {
-        let id = SessionId::mint(core.me, &mut core.entropy);
-        let scheme = if new.secure { "msrps" } else { "msrp" };
-        let uri = format!("{scheme}://{}:{}/{};tcp", core.settings.hostname, new.port, id.as_str());
+    /// Grants a session another URI, beside the one it has until that expires. Returns the new one.
+    pub(crate) fn renew(&mut self, key: SessionKey, new: NewUri, core: &mut Core) -> Option<Arc<[u8]>> {
+        self.forget_ending(key);
+        let renewed = self.table.get_mut(key).map(|session| {
+            let before = std::mem::replace(&mut session.current, OwnUri::mint(&session.id, new, core));
+            session.earlier.retain(|own| !own.is_over(core.now));
+            if session.earlier.len() >= EARLIER_MAX {
+                session.earlier.remove(0);
+            }
+            session.earlier.push(before);
+            Arc::clone(&session.current.uri)
+        });
+        self.note_ending(key);
+        renewed
+    }
+
+    /// Opens a session with its first URI.
+    pub(crate) fn open(&mut self, new: NewSession, uri: NewUri, core: &mut Core) -> (SessionKey, Arc<[u8]>) {
+        let mut id = SessionId::mint(core.me, &mut core.entropy);
+        while self.by_id.contains_key(&id) {
+            id = SessionId::mint(core.me, &mut core.entropy);
+        }
         let inner = match new.through_relay {
             true => Inner::Relay { by: Some(new.peer) },
             false => Inner::Client(new.peer.key),
         };
+        let current = OwnUri::mint(&id, uri, core);
+        let granted = Arc::clone(&current.uri);
         let session = Session {
             id,
-            uri: Arc::from(uri.into_bytes()),
+            current,
+            earlier: Vec::new(),
             inner,
-            inner_path: new.inner_path,
             outer: OuterSide::Unbound,
             ahead: None,
             ways: Vec::new(),
@@ -227,7 +311,6 @@ impl Sessions {
             verified: new.verified,
             counted: new.counted,
             opened: core.now,
-            expires: new.expires,
             running: Vec::new(),
             octets: [0, 0],
             far: None,
@@ -238,7 +321,7 @@ impl Sessions {
         self.by_id.insert(id, key);
         self.note_ending(key);
         core.stats.sessions_opened += 1;
-        key
+        (key, granted)
     }
 
     /// When the first session is over that ends with no connection.
@@ -329,18 +412,43 @@ impl Session {
         match self.inner {
             Inner::Client(key) => giver.is_connection() && from == PeerRef { core: me, key },
             Inner::Relay { .. } => {
-                let nearest = Path::new(&self.inner_path).first().unwrap_or_default();
-                giver == Giver::Relay
-                    && transit.received_from_path().first().is_some_and(|uri| same_uri(nearest, uri))
+                let from = transit.received_from_path().first();
+                let is_nearest = |own: &OwnUri| {
+                    Path::new(&own.inner_path).first().zip(from).is_some_and(|(a, b)| same_uri(a, b))
+                };
+                giver == Giver::Relay && self.uris().any(is_nearest)
             }
         }
     }
 
+    /// Its URIs, the current one first.
+    fn uris(&self) -> impl Iterator<Item = &OwnUri> {
+        std::iter::once(&self.current).chain(&self.earlier)
+    }
+
+    fn uris_mut(&mut self) -> impl Iterator<Item = &mut OwnUri> {
+        std::iter::once(&mut self.current).chain(&mut self.earlier)
+    }
+
+    /// Which of its URIs a To-Path URI with our session-id is, if any (RFC 4975, 6.1).
+    fn named_by(&self, uri: &[u8]) -> Option<&OwnUri> {
+        self.uris().find(|own| same_uri(&own.uri, uri))
+    }
+
     /// Whether a path leads to its client, and no further.
     fn leads_inside(&self, path: Path<'_>) -> bool {
-        let inside = Path::new(&self.inner_path);
-        path.as_bytes() == inside.as_bytes()
-            || (path.len() == inside.len() && path.uris().zip(inside.uris()).all(|(a, b)| same_uri(a, b)))
+        self.uris().any(|own| own.leads_inside(path))
+    }
+
+    /// When the last of its URIs expires, if that is enforced.
+    fn expires(&self) -> Option<Instant> {
+        self.uris().map(|own| own.expires).reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b))).flatten()
+    }
+
+    /// The URI that requests of our own come from: the current one, or an earlier one that outlives it.
+    fn own_uri(&self, now: Instant) -> &Arc<[u8]> {
+        let live = self.uris().find(|own| !own.is_expired(now));
+        &live.unwrap_or(&self.current).uri
     }
 
     /// What an operator may see of it.
@@ -357,10 +465,10 @@ impl Session {
             user: self.verified.username().to_owned(),
             realm: self.verified.realm().to_owned(),
             age: now.saturating_duration_since(self.opened),
-            expires_in: self.expires.map(|at| at.saturating_duration_since(now)),
+            expires_in: self.expires().map(|at| at.saturating_duration_since(now)),
             state,
             client: self.client(),
-            relay: self.client().is_none().then(|| authority_of_first(&self.inner_path)),
+            relay: self.client().is_none().then(|| authority_of_first(&self.current.inner_path)),
             far: self.far.as_ref().map(|(to, uri)| Far::new(*to, uri)),
             octets_from_client,
             octets_to_client,
@@ -369,8 +477,12 @@ impl Session {
 
     /// Binds its outer side.
     fn bind(&mut self, to: Outer, uri: Arc<[u8]>) {
-        self.far = Some((to, Arc::clone(&uri)));
-        self.outer = OuterSide::Bound { to, uri };
+        self.bind_known(to, OuterUris::new(uri));
+    }
+
+    fn bind_known(&mut self, to: Outer, known: OuterUris) {
+        self.far = Some((to, Arc::clone(&known.latest)));
+        self.outer = OuterSide::Bound { to, known };
     }
 
     /// Body octets of a request that runs through; where they go.
@@ -390,12 +502,12 @@ impl Session {
     }
 
     fn is_expired(&self, now: Instant) -> bool {
-        self.expires.is_some_and(|at| at <= now)
+        self.uris().all(|own| own.is_expired(now))
     }
 
-    /// Whether a To-Path URI that carries our session id is indeed ours (RFC 4975, 6.1).
-    fn is_named_by(&self, uri: &[u8]) -> bool {
-        same_uri(&self.uri, uri)
+    /// Whether the session-id of one of its URIs begins like this.
+    pub(crate) fn is_called(&self, beginning: &str) -> bool {
+        self.uris().any(|own| own.id.as_str().starts_with(beginning))
     }
 
     /// No more of a message is to be sent: its receiver said so.
@@ -428,6 +540,32 @@ fn same_relay(asked: &[u8], uri: &[u8]) -> bool {
 /// Compares URIs; equal octets, the usual case, need no parsing.
 fn same_uri(a: &[u8], b: &[u8]) -> bool {
     a == b || matches!((MsrpUri::parse(a), MsrpUri::parse(b)), (Ok(a), Ok(b)) if a.same_as(&b))
+}
+
+impl OwnUri {
+    /// Mints a URI (norm A8): the host our certificate proves, the port the client came in by.
+    fn mint(session: &SessionId, new: NewUri, core: &mut Core) -> Self {
+        let id = session.mint_uri_id(&mut core.entropy);
+        let scheme = if new.secure { "msrps" } else { "msrp" };
+        let uri = format!("{scheme}://{}:{}/{};tcp", core.settings.hostname, new.port, id.as_str());
+        Self { id, uri: Arc::from(uri.into_bytes()), inner_path: new.inner_path, expires: new.expires }
+    }
+
+    fn is_expired(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|at| at <= now)
+    }
+
+    /// Whether it expired so long ago that no transaction can be open that went by it.
+    fn is_over(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|at| at + RESPONSE_TIMEOUT <= now)
+    }
+
+    /// Whether a path is the way back to the client that it was granted to.
+    fn leads_inside(&self, path: Path<'_>) -> bool {
+        let inside = Path::new(&self.inner_path);
+        path.as_bytes() == inside.as_bytes()
+            || (path.len() == inside.len() && path.uris().zip(inside.uris()).all(|(a, b)| same_uri(a, b)))
+    }
 }
 
 impl Running {

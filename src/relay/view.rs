@@ -137,7 +137,7 @@ impl Relay {
     #[must_use]
     pub fn find_session(&self, prefix: &str) -> Found {
         let begins =
-            |key: &SessionKey| self.sessions.id_of(*key).is_some_and(|id| id.as_str().starts_with(prefix));
+            |key: &SessionKey| self.sessions.get(*key).is_some_and(|session| session.is_called(prefix));
         let mut found = self.sessions.keys().filter(begins);
         match (found.next(), found.count()) {
             (None, _) => Found::Nothing,

@@ -92,6 +92,7 @@ pub(crate) fn event(event: &Event, failures: bool) {
                 tracing::info!(session, user, realm, ?peer, relay, "Session opened through another relay");
             }
         },
+        Event::SessionRenewed { session } => tracing::debug!(session, "Session got another URI"),
         Event::SessionClosed { session, reason } => {
             let SessionView { session, user, age, .. } = session.as_ref();
             let reason = reason.as_str();

@@ -20,6 +20,7 @@ mod max_chunk;
 mod pieces;
 mod relays;
 mod relays_abuse;
+mod renewal;
 mod sending;
 
 use support::line::{Line, only};

@@ -27,7 +27,8 @@ use msrprelay::proto::digest::{Algorithm, Challenge, Ha1};
 use msrprelay::proto::parser::{Parser, ParserLimits, Piece};
 use msrprelay::relay::{
     ChunkBounds, CloseReason, CoreId, Effect, Effects, Event, Input, Limit, Limits, LookUpAnswer,
-    LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings, TableSizes, Target, Transport, WriteState,
+    LookUpTicket, Message, OutBatch, PeerKey, ProvenNames, Relay, Settings, TableSizes, Target, Transport,
+    WriteState,
 };
 
 pub use endpoint::{Endpoint, Frame};
@@ -720,6 +721,23 @@ impl World {
         let conn = self.connect(core);
         let uri = self.auth(conn, user);
         (conn, uri)
+    }
+
+    /// A connection with a relay that has proven its name, with two clients behind it that have sessions here; the path
+    /// to each.
+    pub fn relay_with_two_clients(&mut self, core: usize) -> (Conn, [String; 2]) {
+        let conn = self.connect(core);
+        let (core, peer) = (self.link(conn).core, self.link(conn).key);
+        let names = ProvenNames::new(["inner.example.net"]).unwrap();
+        self.input(core, Input::Identified { peer, names });
+        let paths = [("alice", "wren"), ("bob", "finch")].map(|(user, own)| {
+            let there = format!("msrps://inner.example.net:2855/{own}{own}{own}{own};tcp");
+            let back = format!("{there} msrps://192.0.2.51:51344/{own};tcp");
+            let use_path = self.auth_as(conn, user, &back);
+            let session = use_path.split(' ').next_back().unwrap();
+            format!("{session} {back}")
+        });
+        (conn, paths)
     }
 
     /// Two clients, each with a session, and the path from the first to the second.

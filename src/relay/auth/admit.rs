@@ -14,15 +14,20 @@ use crate::relay::ids::{CoreId, LookUpTicket, PeerKey, SessionKey};
 use crate::relay::limit::Limit;
 use crate::relay::message::{Message, Transit};
 use crate::relay::peer::{Peer, Role};
-use crate::relay::session::NewSession;
+use crate::relay::session::{NewSession, NewUri};
 use crate::relay::view::authority_of_first;
 use crate::relay::{CloseReason, Effects, Event, Relay};
 
 impl Relay {
     /// Whether a session is asked for that counts among its user's. A client's connection counts once, whatever it has;
-    /// behind a relay each session counts by itself.
-    pub(super) fn is_first_session(&self, key: PeerKey, waiting: &Waiting) -> bool {
-        waiting.refreshes.is_none() && self.peers.get(key).is_some_and(|peer| peer.user.is_none())
+    /// behind a relay each session counts by itself. Another URI of a session is no other session.
+    pub(super) fn is_new_session(&mut self, key: PeerKey, waiting: &Waiting) -> bool {
+        let now = self.core.now;
+        let Some(peer) = self.peers.get_mut(key).filter(|peer| peer.user.is_none()) else {
+            return false;
+        };
+        let own = peer.sessions_of(&waiting.transit).map(|sessions| &**sessions).unwrap_or_default();
+        waiting.refreshes.is_none() && !own.iter().any(|session| self.sessions.is_live(*session, now))
     }
 
     /// Asks the core that counts the user for a place among the user's sessions.
@@ -130,17 +135,17 @@ impl Relay {
         let value = waiting.transit.head.authorization(&waiting.transit.octets).unwrap_or_default();
         let authorization =
             Authorization::parse(value).map_err(|_| Refusal::Malformed("malformed credentials"))?;
-        let session = self.open_or_refresh(key, &waiting, verified, &granted, counted, fx)?;
+        let uri = self.open_or_refresh(key, &waiting, verified, &granted, counted, fx)?;
         if let Some(peer) = self.peers.get_mut(key) {
             peer.prove(&mut self.core, fx);
         }
         self.update_session_over(key);
-        self.accept_auth(key, session, &waiting.transit, &authorization, &ha1, &granted, fx);
+        self.accept_auth(key, &uri, &waiting.transit, &authorization, &ha1, &granted, fx);
         Ok(())
     }
 
-    /// One session per connection: the same user may have a replacement URI, nobody else any
-    /// (decision: every session gets a congestion control of its own).
+    /// One session per connection: the same user may have another URI for it, another user none (decision: every
+    /// session gets a congestion control of its own). Returns the URI that is granted or prolonged.
     fn open_or_refresh(
         &mut self,
         key: PeerKey,
@@ -149,7 +154,7 @@ impl Relay {
         granted: &Granted,
         counted: bool,
         fx: &mut Effects,
-    ) -> Result<SessionKey, Refusal> {
+    ) -> Result<Arc<[u8]>, Refusal> {
         const ANOTHER: Refusal =
             Refusal::Respond(Status::FORBIDDEN, "Open another connection for another session");
         let now = self.core.now;
@@ -162,35 +167,42 @@ impl Relay {
         if auth.user.as_ref().is_some_and(|user| **user != verified) {
             return Err(ANOTHER);
         }
-        if let Some(session) = waiting.refreshes {
+        if let Some((session, uri)) = waiting.refreshes {
             // It was there when the AUTH came; the look-up may have taken longer than it lasted.
-            if self.sessions.id_of(session).is_none() {
-                return Err(Refusal::Respond(Status::NO_SESSION, "refresh of a session that has ended"));
-            }
-            self.sessions.prolong(session, expires);
-            return Ok(session);
+            let prolonged = self.sessions.prolong(session, uri, expires);
+            return prolonged
+                .ok_or(Refusal::Respond(Status::NO_SESSION, "refresh of a session that has ended"));
         }
         let verified = Arc::clone(auth.user.get_or_insert_with(|| Arc::new(verified)));
-        let others = peer.sessions_of(&waiting.transit).map(|sessions| sessions.clone()).unwrap_or_default();
-        if others.iter().filter(|s| self.sessions.is_live(**s, now)).count() >= URIS_PER_SESSION_MAX {
-            return Err(ANOTHER);
-        }
-        let counted = through_relay && counted;
         let port = match peer.role {
             Role::Dialling | Role::Dialled => self.core.settings.tls_port,
             Role::Foreign | Role::Client { .. } => None,
         };
-        let new = NewSession {
-            peer: peer.me,
-            through_relay,
+        let uri = NewUri {
             inner_path: Arc::from(waiting.transit.received_from_path().as_bytes()),
-            verified: Arc::clone(&verified),
-            counted: counted.then(|| UserKey::new(verified.username(), verified.realm())),
             expires,
             secure: peer.transport.secure,
             port: port.unwrap_or(peer.transport.port),
         };
-        let session = self.sessions.open(new, &mut self.core);
+        let own = peer.sessions_of(&waiting.transit).map(|sessions| &**sessions).unwrap_or_default();
+        if let Some(session) = own.iter().copied().find(|session| self.sessions.is_live(*session, now)) {
+            if self.sessions.live_uris(session, now) >= URIS_PER_SESSION_MAX {
+                return Err(ANOTHER);
+            }
+            let id = self.sessions.id_of(session);
+            fx.event(Event::SessionRenewed {
+                session: id.map(|id| id.prefix().to_owned()).unwrap_or_default(),
+            });
+            return self.sessions.renew(session, uri, &mut self.core).ok_or(ANOTHER);
+        }
+        let counted = through_relay && counted;
+        let new = NewSession {
+            peer: peer.me,
+            through_relay,
+            verified: Arc::clone(&verified),
+            counted: counted.then(|| UserKey::new(verified.username(), verified.realm())),
+        };
+        let (session, uri) = self.sessions.open(new, uri, &mut self.core);
         match peer.sessions_of(&waiting.transit) {
             Some(sessions) => sessions.push(session),
             None => peer.role = Role::Client { sessions: vec![session] },
@@ -207,14 +219,14 @@ impl Relay {
             peer: key,
             relay: through_relay.then(|| authority_of_first(waiting.transit.received_from_path().as_bytes())),
         });
-        Ok(session)
+        Ok(uri)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one answer, each of another kind")]
     fn accept_auth(
         &mut self,
         key: PeerKey,
-        session: SessionKey,
+        own_uri: &[u8],
         transit: &Transit,
         authorization: &Authorization<'_>,
         ha1: &Ha1,
@@ -222,16 +234,13 @@ impl Relay {
         fx: &mut Effects,
     ) {
         self.core.stats.auth_ok += 1;
-        let Some(own_uri) = self.sessions.uri_of(session) else {
-            return;
-        };
         // In the order in which the client uses them: the way back from here to it is in From-Path (RFC 4976, 5.1).
         let mut use_path = Vec::new();
         for relay in transit.received_from_path().uris().rev().skip(1) {
             use_path.extend_from_slice(relay);
             use_path.push(b' ');
         }
-        use_path.extend_from_slice(&own_uri);
+        use_path.extend_from_slice(own_uri);
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };

@@ -1,7 +1,5 @@
 //! How requests fail and sessions end, and who hears of it (RFC 4976, 6.3 and 6.4.1; norms F7, F9, F10, A12).
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::{Inner, OuterSide, Running, Session, refuse};
@@ -132,7 +130,7 @@ impl Relay {
             }
             _ => report_to,
         };
-        from_path.extend_from_slice(&session.uri);
+        from_path.extend_from_slice(session.own_uri(self.core.now));
         let tid = Tid::mint(&mut self.core.entropy);
         let mut frame = Vec::with_capacity(512);
         FrameWriter::request(&mut frame, tid.as_bytes(), "REPORT")
@@ -347,15 +345,15 @@ impl Session {
             self.inner = Inner::Relay { by };
         }
         let outer = match &self.outer {
-            OuterSide::Bound { to, uri } if *to == gone => Some(Arc::clone(uri)),
+            OuterSide::Bound { to, known } if *to == gone => Some(known.clone()),
             _ => None,
         };
-        let Some(uri) = outer else {
+        let Some(known) = outer else {
             return ahead || inner || lost_way;
         };
         match self.take_latest_way(false) {
-            Some(peer) => self.bind(Outer::Peer(peer), uri),
-            None => self.outer = if was_up { OuterSide::Lost { uri } } else { OuterSide::Unbound },
+            Some(peer) => self.bind_known(Outer::Peer(peer), known),
+            None => self.outer = if was_up { OuterSide::Lost { known } } else { OuterSide::Unbound },
         }
         true
     }

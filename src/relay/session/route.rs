@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use memchr::memmem;
 
-use super::{Ahead, Inner, OuterSide, Running, Session, WAYS_MAX, Way, refuse, same_relay, same_uri};
+use super::{Ahead, Inner, OuterSide, OuterUris, Running, Session, WAYS_MAX, Way, refuse, same_relay};
 use crate::proto::head::{FailureReport, Method};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
@@ -129,16 +129,16 @@ impl Relay {
         let now = self.core.now;
         let session = self.sessions.find(&id).ok_or((Status::NO_SESSION, "no such session"))?;
         let to_path = transit.to_path();
-        if !to_path.first().is_some_and(|uri| session.is_named_by(uri)) {
-            return Err((Status::NO_SESSION, "session id under another address"));
-        }
+        let named = to_path.first().and_then(|uri| session.named_by(uri));
+        let own = named
+            .ok_or((Status::NO_SESSION, "session id under another address, or of a URI that is over"))?;
         // What was sent before may still be reported (norm A12): until the session is over, that is.
-        if session.is_expired(now) && transit.method() != Method::Report {
+        if own.is_expired(now) && transit.method() != Method::Report {
             return Err((Status::NO_SESSION, "session expired"));
         }
         let next = to_path.after(1).first().ok_or((Status::NO_SESSION, "nobody to forward to"))?;
         // Seldom: most paths need not be looked into for that.
-        if memmem::find(to_path.after(1).as_bytes(), id.as_str().as_bytes()).is_some()
+        if memmem::find(to_path.after(1).as_bytes(), id.prefix().as_bytes()).is_some()
             && to_path.after(1).uris().any(|uri| named_session(uri) == Some(id))
         {
             return Err((Status::BAD_REQUEST, "the same URI twice in a path"));
@@ -178,7 +178,7 @@ impl Relay {
         if let Some(peer) = session.inner(self.core.me) {
             return Ok(peer);
         }
-        let path = Arc::clone(&session.inner_path);
+        let path = Arc::clone(&session.current.inner_path);
         let nearest = Path::new(&path).first().unwrap_or_default();
         let uri = MsrpUri::parse(nearest).map_err(|_| (Status::NO_SESSION, "the way back is no URI"))?;
         let target = self.core.target(&uri, true)?;
@@ -212,7 +212,9 @@ impl Relay {
                 && self.peers.get(peer.key).is_some_and(|peer| peer.leads_to_relay_of(next))
         };
         let bound = match &session.outer {
-            OuterSide::Bound { to: Outer::Peer(peer), uri } if has_proven(peer) => Some((*peer, uri)),
+            OuterSide::Bound { to: Outer::Peer(peer), known } if has_proven(peer) => {
+                Some((*peer, &known.latest))
+            }
             _ => None,
         };
         let ahead = session.ahead.as_ref().map(|ahead| (ahead.peer, &ahead.uri));
@@ -254,8 +256,20 @@ impl Relay {
         fx: &mut Effects,
     ) -> Result<Outer, Refusal> {
         let session = self.sessions.find(&id).ok_or((Status::NO_SESSION, "no such session"))?;
-        match &session.outer {
-            OuterSide::Bound { to, uri } if same_uri(uri, next) => return Ok(*to),
+        let core = &self.core;
+        match &mut session.outer {
+            OuterSide::Bound { to, known } if known.contain(next) => return Ok(*to),
+            // Another URI of the session it is bound to, if that one agrees.
+            OuterSide::Bound { to: Outer::Session(other), .. } if named_session(next) == Some(*other) => {
+                return Ok(Outer::Session(*other));
+            }
+            // The client behind that relay may have replaced its URI there: whether it has, that relay knows.
+            OuterSide::Bound { to: Outer::Peer(peer), known }
+                if beyond && known.are_of_relay_of(next) && core.may_be_renewed(&known.latest, next) =>
+            {
+                known.add(next);
+                return Ok(Outer::Peer(*peer));
+            }
             OuterSide::Bound { .. } => {
                 return Err((Status::NO_SESSION, "bound to another next hop"));
             }
@@ -313,21 +327,27 @@ impl Relay {
         }
         let session = self.sessions.find(&id).ok_or((Status::NO_SESSION, "no such session"))?;
         // A relay that has proven its name is the same on any connection.
-        let is_relay = |uri: &[u8]| {
+        let is_relay = |known: &OuterUris| {
             giver == Giver::Relay
-                && transit.received_from_path().first().is_some_and(|from| same_uri(uri, from))
+                && transit.received_from_path().first().is_some_and(|from| known.contain(from))
         };
-        match &session.outer {
-            OuterSide::Bound { to, .. } if *to == from => return Ok(()),
-            OuterSide::Bound { to: Outer::Peer(_), uri } if is_relay(uri) => {
+        let has_way = session.has_way(Way { inside: false, peer: stream.peer });
+        match &mut session.outer {
+            OuterSide::Bound { to, known } if *to == from => {
+                if let Some(uri) = transit.received_from_path().first().filter(|_| giver == Giver::Relay)
+                    && known.are_of_relay_of(uri)
+                {
+                    known.add(uri);
+                }
+                return Ok(());
+            }
+            OuterSide::Bound { to: Outer::Peer(_), known } if is_relay(known) => {
                 session.take_way(Way { inside: false, peer: stream.peer }, transit, &mut self.core, fx);
                 return Ok(());
             }
-            OuterSide::Bound { .. } if session.has_way(Way { inside: false, peer: stream.peer }) => {
-                return Ok(());
-            }
+            OuterSide::Bound { .. } if has_way => return Ok(()),
             OuterSide::Bound { .. } => return Err((Status::SESSION_IN_USE, "bound to another connection")),
-            OuterSide::Lost { uri } if is_relay(uri) => {}
+            OuterSide::Lost { known } if is_relay(known) => {}
             OuterSide::Lost { .. } => return Err((Status::NO_SESSION, "the other side is gone")),
             OuterSide::Unbound if transit.method() == Method::Report => {
                 return Err((Status::NO_SESSION, "REPORT for nobody"));
@@ -364,7 +384,7 @@ impl Relay {
         let Some(session) = self.sessions.find(&id) else {
             return false;
         };
-        let OuterSide::Bound { to, uri } = &mut session.outer else {
+        let OuterSide::Bound { to, known } = &mut session.outer else {
             return false;
         };
         let Outer::Peer(dialled) = *to else {
@@ -374,7 +394,7 @@ impl Relay {
         let Some(dial) = self
             .peers
             .get_mut(dialled.key)
-            .filter(|peer| dialled == peer.me && peer.role == Role::Dialling && same_uri(uri, previous))
+            .filter(|peer| dialled == peer.me && peer.role == Role::Dialling && known.contain(previous))
         else {
             return false;
         };
@@ -386,7 +406,7 @@ impl Relay {
             session.ahead = None;
         }
         *to = Outer::Peer(comer);
-        session.far = Some((*to, Arc::clone(uri)));
+        session.far = Some((*to, Arc::clone(&known.latest)));
         for running in session.running.iter_mut().filter(|r| r.next == Outer::Peer(dialled)) {
             running.next = Outer::Peer(comer);
         }
@@ -506,6 +526,12 @@ impl Core {
             Host::V4(_) | Host::V6(_) => uri.host_str() == self.settings.hostname,
         };
         host && uri.port().is_some_and(|port| self.settings.ports.contains(&port))
+    }
+
+    /// Whether a URI of the same relay may be of the same session: of this relay's, in whatever process, the ids tell.
+    fn may_be_renewed(&self, known: &[u8], uri: &[u8]) -> bool {
+        let is_ours = MsrpUri::parse(uri).is_ok_and(|uri| self.is_ours(&uri));
+        !is_ours || named_session(known) == named_session(uri)
     }
 
     fn count_link(&mut self, other: CoreId) {
