@@ -4,8 +4,8 @@ use msrprelay::proto::head::FailureReport;
 use msrprelay::proto::parser::Flag;
 
 use super::cast;
-use super::support::{Conn, Frame, Request, answer_challenge};
-use super::{DIALLED_CHUNK_MAX, Message, Sent, Simulation};
+use super::support::{Conn, Frame, Request, answer_challenge, relay_uri};
+use super::{DIALLED_CHUNK_MAX, Link, Message, Sent, Simulation};
 
 impl Simulation {
     pub(super) fn collect(&mut self) {
@@ -59,6 +59,15 @@ impl Simulation {
         (dialled && self.seed % 4 == 1).then_some(DIALLED_CHUNK_MAX as usize)
     }
 
+    /// A path with the first URI of each session in it: which of two was used when it was sent does not matter.
+    fn by_first_uris(&self, link: &Link, path: &str) -> String {
+        let actors = link.ends.map(|end| &self.actors[end]);
+        actors.into_iter().fold(path.to_owned(), |path, actor| match (&actor.session, &actor.other) {
+            (Some(session), Some(other)) => path.replace(other.as_str(), session),
+            _ => path,
+        })
+    }
+
     fn chunk_arrived(&mut self, actor: usize, frame: &Frame) {
         let index = self.message_of(frame);
         let disturbed = self.is_disturbed(index);
@@ -66,14 +75,15 @@ impl Simulation {
         let conn =
             self.open_conn(actor).or_else(|| self.open_inlet(actor)).or(self.actors[actor].conn).unwrap();
         assert!(bound.is_none_or(|bound| frame.body.len() <= bound), "longer than {bound:?}: {frame:?}");
+        let link = &self.links[self.messages[index].link];
+        let back = self.by_first_uris(link, &link.paths[1 - self.messages[index].way]);
+        assert_eq!(self.by_first_uris(link, &frame.from_path()), back, "message {index}");
         let message = &mut self.messages[index];
         let range = frame.range();
         let (start, octets) = (range.start - message.base, frame.body.len() as u64);
         let expected = cast::body(index, start, frame.body.len());
         assert!(frame.body == expected, "message {index}: other octets from {start} on");
         assert_eq!(actor, message.to, "message {index} is not for actor {actor}");
-        let back = &self.links[message.link].paths[1 - message.way];
-        assert_eq!(frame.from_path(), *back, "message {index}");
         message.check_head(index, frame);
         if let Some(end) = range.end.filter(|_| frame.flag != Flag::Aborted && !message.lies) {
             assert_eq!(end - message.base + 1, start + octets, "message {index}: {range}");
@@ -178,7 +188,9 @@ impl Simulation {
                 self.stop_waiting(actor, frame);
                 let Message { link, way, .. } = self.messages[message];
                 let addressed = self.links[link].paths[way].split(' ').next().unwrap();
-                assert_eq!(frame.from_path(), addressed, "an answer from somewhere else");
+                let [from, addressed] =
+                    [&frame.from_path(), addressed].map(|uri| self.by_first_uris(&self.links[link], uri));
+                assert_eq!(from, addressed, "an answer from somewhere else");
                 let message_index = message;
                 let message = &mut self.messages[message];
                 match message.wish {
@@ -224,17 +236,23 @@ impl Simulation {
 
     fn refreshed(&mut self, actor: usize, frame: &Frame) {
         let conn = self.actors[actor].conn.unwrap();
-        let session = self.actors[actor].session.clone().unwrap();
+        let to = self.actors[actor].refresh.clone().unwrap();
         match frame.status() {
+            200 if to == relay_uri() => {
+                self.actors[actor].refresh = None;
+                self.actors[actor].other = frame.header("Use-Path");
+                self.saw("a session that got another URI");
+                self.change_uris(actor);
+            }
             200 => {
-                assert_eq!(frame.header("Use-Path").unwrap(), session);
+                assert_eq!(frame.header("Use-Path").unwrap(), to);
                 self.actors[actor].refresh = None;
                 self.saw("a session refreshed");
             }
             401 => {
-                let value = answer_challenge(frame, "alice", "1234", &session, 1);
+                let value = answer_challenge(frame, "alice", "1234", &to, 1);
                 let request =
-                    Request::new("AUTH", &session, &self.actors[actor].uri).header("Authorization", &value);
+                    Request::new("AUTH", &to, &self.actors[actor].uri).header("Authorization", &value);
                 self.world.send(conn, request.octets());
                 self.actors[actor].requests.insert(request.tid, Sent::Auth);
             }

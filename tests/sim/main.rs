@@ -105,6 +105,8 @@ const EVENTS: &[&str] = &[
     "a sender throttled",
     "a config read again",
     "a session refreshed",
+    "a session that got another URI",
+    "a path that takes the other URI of a session",
     "an expired session refused",
     "a core died",
     "a core came again",
@@ -189,7 +191,10 @@ struct Actor {
     tids: HashSet<String>,
     /// The flush of a connection in which the last SEND began to arrive there.
     send_began: HashMap<Conn, u64>,
+    /// The AUTH that is out, to prolong a URI or to get another: where it goes.
     refresh: Option<String>,
+    /// The URI that its session got beside the first.
+    other: Option<String>,
 }
 
 #[derive(Clone, Debug)]

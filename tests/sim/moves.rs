@@ -6,7 +6,7 @@ use msrprelay::proto::parser::Flag;
 use msrprelay::relay::Input;
 
 use super::cast;
-use super::support::{Conn, Request};
+use super::support::{Conn, Request, relay_uri};
 use super::{Actor, Message, Sent, Simulation, Turn, Wait};
 
 impl Simulation {
@@ -209,20 +209,47 @@ impl Simulation {
         self.world.send(conn, request.octets());
     }
 
-    /// A client prolongs its session in the middle of everything: nothing is read from it meanwhile.
+    /// A client prolongs its session, or asks for another URI, in the middle of everything: nothing is read from it
+    /// meanwhile.
     pub(super) fn refresh(&mut self) {
         let actor = self.dice.below(self.actors.len());
         let Some(conn) = self.open_conn(actor) else {
             return;
         };
-        let Actor { session: Some(session), refresh: None, expires: None, uri, .. } = &self.actors[actor]
+        let renews = self.dice.chance(60);
+        let Actor { session: Some(session), refresh: None, expires: None, uri, other, .. } =
+            &self.actors[actor]
         else {
             return;
         };
-        let request = Request::new("AUTH", session, uri);
+        let to = match other {
+            None if renews => relay_uri(),
+            Some(other) if renews => other.clone(),
+            _ => session.clone(),
+        };
+        let request = Request::new("AUTH", &to, uri);
         self.world.send(conn, request.octets());
-        self.actors[actor].refresh = Some(request.tid.clone());
+        self.actors[actor].refresh = Some(to);
         self.actors[actor].requests.insert(request.tid, Sent::Auth);
+        self.change_uris(actor);
+    }
+
+    /// Of the paths that lead through a session with two URIs, each takes the one or the other from now on.
+    pub(super) fn change_uris(&mut self, actor: usize) {
+        let Actor { session: Some(session), other: Some(other), .. } = &self.actors[actor] else {
+            return;
+        };
+        let (session, other) = (session.clone(), other.clone());
+        for link in 0..self.links.len() {
+            for way in 0..2 {
+                let [from, to] = if self.dice.chance(50) { [&session, &other] } else { [&other, &session] };
+                let path = self.links[link].paths[way].replace(from.as_str(), to);
+                if path != self.links[link].paths[way] {
+                    self.links[link].paths[way] = path;
+                    self.saw("a path that takes the other URI of a session");
+                }
+            }
+        }
     }
 
     fn any_conn(&mut self) -> Option<Conn> {
