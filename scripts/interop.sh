@@ -13,7 +13,8 @@ compared.
 
   --size SIZE    of the files: 1, 64K, 2M, ...; default 2M
   --bin DIR      take msrprelay and msrp from there; default: build them, and take target/release
-  --no-install   Kamailio and dnsmasq must be there; otherwise they are installed by apt-get, which takes root
+  --no-install   Debian's kamailio, kamailio-tls-modules and dnsmasq-base must be there, and what is missing is named;
+                 without this they are installed by apt-get, which takes root
   --keep         keep the directory with certificates, configs, logs and files, and say where it is
   -h, --help     this text
 
@@ -99,9 +100,9 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 install_packages() {
-    [ "$install" = yes ] || fail "not installed, and --no-install says to leave it at that: ${packages[*]}"
-    [ "$(id -u)" = 0 ] || fail "this takes root: apt-get install ${packages[*]}"
-    echo "== Installing ${packages[*]}"
+    [ "$install" = yes ] || fail "not installed, and --no-install says to leave it at that: ${missing[*]}"
+    [ "$(id -u)" = 0 ] || fail "this takes root: apt-get install ${missing[*]}"
+    echo "== Installing ${missing[*]}"
     if [ ! -e /usr/sbin/policy-rc.d ]; then
         # So that the package does not start a SIP server of its own.
         policy=/usr/sbin/policy-rc.d
@@ -110,7 +111,7 @@ install_packages() {
     fi
     {
         timeout 300 apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y --no-install-recommends "${packages[@]}"
+        DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y --no-install-recommends "${missing[@]}"
     } > "$scratch/apt.log" 2>&1 || { tail -n 20 "$scratch/apt.log" >&2; fail "apt-get has failed"; }
     [ -z "$policy" ] || rm -f "$policy"
     policy=''
@@ -120,10 +121,11 @@ for tool in openssl timeout sha256sum numfmt head mktemp ps; do
     command -v "$tool" > /dev/null || fail "$tool is needed and not installed"
 done
 # The latter is what tells this relay where kam.example.net is.
-packages=(kamailio kamailio-tls-modules dnsmasq-base)
-for package in "${packages[@]}"; do
-    dpkg-query -W -f '${Status}' "$package" 2> /dev/null | grep -q 'ok installed' || { install_packages; break; }
+missing=()
+for package in kamailio kamailio-tls-modules dnsmasq-base; do
+    dpkg-query -W -f '${Status}' "$package" 2> /dev/null | grep -q 'ok installed' || missing+=("$package")
 done
+[ ${#missing[@]} = 0 ] || install_packages
 modules=$(dpkg-query -L kamailio | grep '/msrp\.so$') || fail "the package kamailio has no msrp.so"
 modules=$(dirname "$modules")
 kamailio -v | head -n 1

@@ -10,6 +10,8 @@ use ini::{Ini, ParseOption};
 
 use super::{ImportError, Note};
 
+/// Sections that the other relay reads for a backend of its own, which asks a network of servers for the accounts.
+const NO_COUNTERPART: [&str; 2] = ["SIPThor", "ThorNetwork"];
 /// The section whose values all others inherit.
 const INHERITED: &str = "DEFAULT";
 
@@ -123,7 +125,12 @@ impl File {
                 if !self.asked.contains(&(section.name.clone(), key.clone())) {
                     let key =
                         if section.name.is_empty() { key.clone() } else { format!("{}.{key}", section.name) };
-                    let message = "is not a key that the other relay reads: not carried over".to_owned();
+                    let message = if NO_COUNTERPART.contains(&section.name.as_str()) {
+                        "belongs to the other relay's backend sipthor, which has no counterpart here: not carried over"
+                    } else {
+                        "is not a key that the other relay reads: not carried over"
+                    };
+                    let message = message.to_owned();
                     notes.push(Note { key, message });
                 }
             }

@@ -130,6 +130,19 @@ fn no_note_no_debug_and_no_look_at_it_shows_a_secret() {
 }
 
 #[test]
+fn keys_of_the_sipthor_backend_are_said_to_have_no_counterpart() {
+    let text = "[Relay]\nbackend = sipthor\n[SIPThor]\nuri = mysql://u:p@db/x\n[ThorNetwork]\ndomain = d\n[Other]\nx = 1\n";
+    let notes = imported(text).notes;
+    let said =
+        |key: &str| notes.iter().find(|note| note.key == key).map(|note| note.message.clone()).unwrap();
+    for key in ["SIPThor.uri", "ThorNetwork.domain"] {
+        assert!(said(key).contains("no counterpart here"), "{notes:?}");
+        assert!(!said(key).contains("is not a key"), "{notes:?}");
+    }
+    assert!(said("Other.x").contains("is not a key"), "{notes:?}");
+}
+
+#[test]
 fn every_key_is_carried_over_or_named() {
     let odd = include_str!("../../../tests/data/import/odd.ini");
     let expected = [
