@@ -463,6 +463,8 @@ pub struct Observed {
     pub look_ups_waiting: usize,
     /// Name look-ups that wait for their turn.
     pub resolves_waiting: usize,
+    /// Sessions of the process before this one, while it drains.
+    pub predecessor_sessions: u64,
 }
 
 impl std::iter::Sum for Snapshot {

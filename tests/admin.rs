@@ -216,6 +216,36 @@ fn the_relay_drains_on_command() {
     });
 }
 
+// systemctl reload must fail when the relay does not take the config.
+#[test]
+fn reload_waits_for_the_outcome_and_says_what_is_wrong() {
+    bounded(|| {
+        let relay = start(ADMIN);
+        let socket = socket(&relay);
+        assert_eq!(said(&socket, &["reload"]), "");
+        relay.rewrite(&Setup { more: "admin: {socket: admin.sock}\nno_such_key: 1", ..Setup::default() });
+        let words = refused(&socket, &["reload"]);
+        assert!(words.contains("no_such_key"), "{words}");
+        relay.rewrite(&Setup { more: "admin: {socket: other.sock}", ..Setup::default() });
+        let output = run(&socket, &["reload"]);
+        assert!(output.status.success());
+        let warned = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            warned.contains("admin: the config says something else here, which takes a restart"),
+            "{warned}"
+        );
+        // Without a socket, by a signal.
+        let taken = "The config as it is now is in force";
+        let before = relay.log().matches(taken).count();
+        let nowhere = socket.with_file_name("nowhere.sock");
+        let output = run(&nowhere, &["reload", "--pid", &relay.pid().to_string()]);
+        assert!(output.status.success());
+        assert!(String::from_utf8_lossy(&output.stderr).contains("SIGHUP was sent"));
+        until("the reload by a signal", || (relay.log().matches(taken).count() > before).then_some(()));
+        assert!(!run(&nowhere, &["reload"]).status.success());
+    });
+}
+
 #[test]
 fn who_cannot_ask_is_told_why_and_what_to_do() {
     bounded(|| {

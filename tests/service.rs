@@ -100,6 +100,13 @@ impl Service {
         Self { child, told, place, config }
     }
 
+    /// The next thing it says.
+    fn said(&self) -> String {
+        let mut room = [0; 4096];
+        let octets = self.told.recv(&mut room).unwrap_or_else(|error| panic!("{error}; {}", self.log()));
+        String::from_utf8_lossy(&room[..octets]).into_owned()
+    }
+
     /// The next thing it says that has `what` in it.
     fn says(&self, what: &str) -> String {
         let mut room = [0; 4096];
@@ -189,6 +196,56 @@ fn the_manager_is_asked_for_the_time_that_a_drain_takes() {
         let status = until("the relay to end", || service.child.try_wait().unwrap());
         assert_eq!(status.code(), Some(0), "{}", service.log());
     });
+}
+
+// A process that drains after an upgrade is silent: the manager would refuse its words, or believe them.
+#[test]
+fn manager_follows_the_successor_and_its_predecessor_is_silent_until_that_has_died() {
+    bounded(|| {
+        let service = Service::start(Duration::from_secs(2));
+        let ready = service.says("READY=1");
+        let address =
+            ready.split("Listening on ").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
+        let trusted = Arc::new(support::relay::trusting(service.place.path()));
+        let client = Endpoint::tls(address, &trusted, "alice").log_in("alice", address.port());
+        service.signal("USR2");
+        let told = until("the successor", || {
+            let said = service.said();
+            said.lines().find_map(|line| line.strip_prefix("MAINPID=").map(str::to_owned))
+        });
+        let successor: u32 = told.parse().unwrap();
+        assert_ne!(successor, service.child.id());
+        until("the drain", || service.log().contains("Draining").then_some(()));
+        // The sender is not named in what is said, so the successor is held still: what comes is the predecessor's.
+        let to_successor = |name: &str| {
+            let sent = Command::new("kill").args([&format!("-{name}"), &successor.to_string()]).status();
+            assert!(sent.unwrap().success());
+        };
+        to_successor("STOP");
+        service.told.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        while service.told.recv(&mut [0; 4096]).is_ok() {}
+        service.told.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        let heard = service.told.recv(&mut [0; 4096]);
+        assert!(heard.is_err(), "the predecessor speaks to the manager");
+        service.told.set_read_timeout(Some(PATIENCE)).unwrap();
+        to_successor("KILL");
+        let back = service.says(&format!("MAINPID={}", service.child.id()));
+        assert!(back.contains("READY=1") && back.contains("STATUS=Listening on"), "{back}");
+        service.says("WATCHDOG=1");
+        client.close();
+    });
+}
+
+#[test]
+fn wrong_config_has_an_exit_status_of_its_own_for_which_the_unit_does_not_restart() {
+    let place = tempfile::tempdir().unwrap();
+    let config = place.path().join("config.yaml");
+    fs::write(&config, "nonsense: 1\n").unwrap();
+    let output = Command::new(BINARY).arg("--config").arg(&config).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nonsense"));
+    assert_eq!(unit()["RestartPreventExitStatus"], "78");
+    assert_eq!(unit()["NotifyAccess"], "all");
 }
 
 #[test]

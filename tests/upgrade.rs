@@ -234,6 +234,185 @@ fn a_program_that_does_not_start_changes_nothing() {
     });
 }
 
+/// Clients that log in all the time, each time until it works, until `over`.
+fn knock(line: &Line, over: &AtomicBool) -> usize {
+    let (address, trusted) = (line.relay.addresses[0], line.relay.trusted());
+    let mut count = 0;
+    while !over.load(Ordering::SeqCst) {
+        // One that the dead process had accepted is cut off; its next attempt gets in.
+        let attempt = std::panic::catch_unwind(|| {
+            let user = format!("user{}", count % 10);
+            Endpoint::tls(address, &trusted, &user).log_in(&user, address.port()).close();
+        });
+        count += usize::from(attempt.is_ok());
+    }
+    count
+}
+
+// The service manager does not notice: the process that took over is not its child.
+#[test]
+fn successor_that_dies_while_its_predecessor_drains_leaves_the_service_to_it() {
+    bounded(|| {
+        let mut line = Line::start("");
+        let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+        let file = contents(5, 24 << 20);
+        let path = bob.path();
+        for round in 1..=2 {
+            let over = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let received = scope.spawn(|| bob.receive_file());
+                scope.spawn(|| alice.send_file(&Outgoing::chunks(&path, &file, 50_000)));
+                line.upgrade();
+                let line = &line;
+                let knocking: Vec<_> = (0..2).map(|_| scope.spawn(|| knock(line, &over))).collect();
+                line.signal("KILL");
+                until("the predecessor to accept again", || {
+                    (line.relay.log().matches("Accepting connections again").count() == round).then_some(())
+                });
+                assert_same(&received.join().unwrap().data, &file);
+                over.store(true, Ordering::SeqCst);
+                let counts: Vec<usize> = knocking.into_iter().map(|thread| thread.join().unwrap()).collect();
+                assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+            });
+            line.last = None;
+            chat(&mut alice, &mut bob);
+            let (mut carol, mut dave) = (line.relay.client("user1"), line.relay.client("user2"));
+            chat(&mut carol, &mut dave);
+            chat(&mut carol, &mut line.relay.client("user3"));
+        }
+        assert!(line.relay.ended().is_none());
+        // And an upgrade that works is possible as ever.
+        line.upgrade();
+        let mut erin = line.relay.client("user4");
+        chat(&mut erin, &mut bob);
+        alice.close();
+        bob.close();
+        line.first_ends();
+    });
+}
+
+// Before it listens, after that, and at any moment in between.
+#[test]
+fn successor_that_dies_at_any_stage_costs_no_session_and_no_log_in() {
+    bounded(|| {
+        let mut line = Line::start("");
+        let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let knocking = scope.spawn(|| knock(&line, &over));
+            for round in 0..8 {
+                let lives = line.relay.log().matches("Starting the process that is to take over").count();
+                line.relay.signal("USR2");
+                let log = || line.relay.log();
+                let is_on = || log().matches("Starting the process that is to take over").count() > lives;
+                until("the successor to be started", || is_on().then_some(()));
+                // Each time a little later, from its first instruction on.
+                std::thread::sleep(std::time::Duration::from_millis(round * 25));
+                let child = until("its process", || children(line.relay.pid()).pop());
+                let _ = Command::new("kill").args(["-KILL", &child.to_string()]).status();
+                until("the outcome", || {
+                    let gone = log().matches("Nobody takes over; this process goes on").count();
+                    let back = log().matches("Accepting connections again").count();
+                    (gone + back > lives).then_some(())
+                });
+            }
+            over.store(true, Ordering::SeqCst);
+            assert!(knocking.join().unwrap() > 0);
+        });
+        chat(&mut alice, &mut bob);
+        chat(&mut line.relay.client("user1"), &mut line.relay.client("user2"));
+        line.last = None;
+    });
+}
+
+/// The processes that one has started and that have not been waited for.
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let of = |task: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_to_string(task.ok()?.path().join("children")).ok()
+    };
+    let all: String = tasks.filter_map(of).collect();
+    all.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+// Whoever looks inside sees the sessions of both processes, and can close them.
+#[test]
+fn operator_sees_the_sessions_of_the_process_that_drains() {
+    bounded(|| {
+        let mut line = Line::start("admin: {socket: admin.sock}\nmetrics: {address: \"127.0.0.1:0\"}");
+        let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+        chat(&mut alice, &mut bob);
+        line.upgrade();
+        let mut carol = line.relay.client("user1");
+        let socket = line.relay.certificate().with_file_name("admin.sock");
+        let ask = |arguments: &[&str]| {
+            let mut asked = Command::new(support::process::BINARY);
+            asked.args(arguments).arg("--socket").arg(&socket).arg("--json");
+            let output = asked.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let text = String::from_utf8(output.stdout).unwrap();
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<serde_json::Value>>()
+        };
+        let (first, last) = (line.relay.pid(), line.last.unwrap());
+        let states = until("both processes to be seen", || {
+            let states = ask(&["status"]);
+            (states.len() == 2).then_some(states)
+        });
+        assert_eq!((&states[0]["pid"], &states[0]["state"]), (&last.into(), &"running".into()));
+        assert_eq!((&states[1]["pid"], &states[1]["state"]), (&first.into(), &"draining".into()));
+        assert_eq!(states[1]["sessions"], 2);
+        let sessions = ask(&["sessions"]);
+        let of = |user: &str| sessions.iter().find(|session| session["user"] == user).unwrap();
+        assert_eq!(of("alice")["draining_pid"], first);
+        assert_eq!(of("bob")["draining_pid"], first);
+        assert!(of("user1").get("draining_pid").is_none());
+        assert_eq!(ask(&["sessions", "--user", "bob"]).len(), 1);
+        until("the drain to be told of", || {
+            line.relay.log().contains("The process before this one drains sessions=2").then_some(())
+        });
+
+        let closed = ask(&["close", of("bob")["session"].as_str().unwrap()]);
+        assert_eq!(closed[0]["closed"]["user"], "bob");
+        bob.end();
+        ask(&["close", of("user1")["session"].as_str().unwrap()]);
+        carol.end();
+        alice.close();
+        line.first_ends();
+        until("one process to be left", || (ask(&["status"]).len() == 1).then_some(()));
+    });
+}
+
+// It would end the container with itself.
+#[test]
+fn first_process_of_a_container_refuses_an_upgrade_and_goes_on() {
+    let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
+    if !is_root {
+        println!("not root: no process can be the first of its namespace here");
+        return;
+    }
+    bounded(|| {
+        let place = tempfile::tempdir().unwrap();
+        let config = place.path().join("config.yaml");
+        std::fs::write(&config, support::relay::Setup::default().write(place.path())).unwrap();
+        let log = std::fs::File::create(place.path().join("log")).unwrap();
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child", support::process::BINARY, "--config"]).arg(&config);
+        let mut outer = command.stderr(log).spawn().unwrap();
+        let said = || std::fs::read_to_string(place.path().join("log")).unwrap_or_default();
+        until("the relay to listen", || said().contains("Listening").then_some(()));
+        let inner = until("its process", || children(outer.id()).pop());
+        // Its signals are caught once it listens; until then the first process of a namespace ignores them.
+        until("the upgrade to be refused", || {
+            let _ = Command::new("kill").args(["-USR2", &inner.to_string()]).status();
+            said().contains("Upgrade refused: as process 1 of a container").then_some(())
+        });
+        assert!(outer.try_wait().unwrap().is_none());
+        let _ = Command::new("kill").args(["-TERM", &inner.to_string()]).status();
+        let status = until("the relay to end", || outer.try_wait().unwrap());
+        assert!(status.success(), "{status}: {}", said());
+    });
+}
+
 #[test]
 fn one_process_after_the_other_takes_over() {
     bounded(|| {

@@ -32,6 +32,21 @@ pub fn reloading() {
     }
 }
 
+/// The other process has died and this one serves again: the service manager follows it as before.
+pub fn taken_back(status: &str) {
+    tell(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// The other process has ended in order while this one still drains: this is the last one of the service.
+pub fn followed_again() {
+    tell(&[NotifyState::MainPid(std::process::id())]);
+}
+
+/// What people are shown, and nothing else.
+pub fn status(status: &str) {
+    tell(&[NotifyState::Status(status)]);
+}
+
 /// Another process of the service takes over; the service manager follows that one from here on.
 pub fn succeeded_by(pid: u32) {
     tell(&[NotifyState::MainPid(pid)]);

@@ -109,6 +109,8 @@ pub(super) enum BootEvent {
     Drain { timeout: Duration, drained: mpsc::Sender<u64> },
     /// Another process listens on the sockets: accept no more, and do not close them for it.
     GiveWay,
+    /// The other process has died: accept again, and drain no more.
+    TakeBack,
     /// One of the other processes of this relay has come or gone.
     FamilyChanged,
     /// One has a connection for a session of ours.
@@ -262,10 +264,16 @@ impl Server {
         left
     }
 
+    /// Accepts again, and drains no more: the process that took over has died.
+    pub fn take_back(&self) {
+        let _ = self.events.send(BootEvent::TakeBack);
+    }
+
     /// Tells all there is to see of this relay, for whoever shows it to others.
     pub fn observer(&self) -> impl Fn() -> Observed + Send + Sync + use<> {
         let (counters, accounts, control) =
             (self.counters.clone(), self.accounts.clone(), self.control.clone());
+        let family = Arc::clone(&self.family);
         move || {
             let (look_ups_waiting, resolves_waiting) = control.waiting();
             Observed {
@@ -273,6 +281,7 @@ impl Server {
                 accounts_ready: accounts.is_ready(),
                 look_ups_waiting,
                 resolves_waiting,
+                predecessor_sessions: family.predecessor().map_or(0, |before| before.sessions()),
             }
         }
     }
@@ -527,6 +536,7 @@ impl Supervisor {
                     let _ = done.send(self.reload(*config));
                 }
                 BootEvent::GiveWay => self.give_way(),
+                BootEvent::TakeBack => self.take_back(),
                 BootEvent::FamilyChanged => {
                     (0..self.cores.len()).for_each(|index| self.tell(index, Parcel::FamilyChanged));
                 }
@@ -630,6 +640,21 @@ impl Supervisor {
         }
     }
 
+    /// The listening sockets are still open here, and whoever has connected meanwhile waits in their queues.
+    fn take_back(&mut self) {
+        self.gave_way = false;
+        // What was to be said when the sessions are over is of no use any more.
+        self.draining = None;
+        for index in 0..self.cores.len() {
+            match self.listeners_of(index) {
+                Ok(listeners) => self.tell(index, Parcel::TakeBack(listeners)),
+                Err(error) => {
+                    tracing::error!(core = index, reason = %error, "A core cannot accept connections again");
+                }
+            }
+        }
+    }
+
     fn tell(&self, index: usize, parcel: Parcel) {
         if let Some(inbox) = self.cores.get(index).and_then(|core| core.inbox.as_ref()) {
             let _ = inbox.send_blocking(parcel);
@@ -669,7 +694,12 @@ impl Supervisor {
         }
         std::thread::sleep(pause);
         match self.start_core(index) {
-            Ok(()) => self.counters.iter().skip(index).take(1).for_each(|c| c.core_restarts.add(1)),
+            Ok(()) => {
+                if self.gave_way {
+                    self.tell(index, Parcel::GiveWay);
+                }
+                self.counters.iter().skip(index).take(1).for_each(|c| c.core_restarts.add(1));
+            }
             Err(error) => {
                 tracing::error!(core = index, reason = %error, "Core cannot be started again; trying once more");
                 let _ = self.events.try_send(BootEvent::CoreEnded(index));

@@ -183,11 +183,7 @@ pub(crate) async fn run(mut plan: CorePlan) -> CoreEnd {
     let shared = Rc::new(Shared::new(plan));
     // aws-lc's first random draw on a thread takes tens of milliseconds: not at a client's expense.
     let _ = shared.tls().server.crypto_provider().secure_random.fill(&mut [0]);
-    for (socket, transport) in listeners {
-        let listener = Acceptor::new(socket);
-        let core = Rc::clone(&shared);
-        shared.tasks.spawn(async move { core.accept(listener, transport).await });
-    }
+    shared.listen(listeners);
     for index in 0..shared.cores() {
         let core = Rc::clone(&shared);
         shared.tasks.spawn(async move {
@@ -443,6 +439,14 @@ impl Shared {
         }
     }
 
+    fn listen(self: &Rc<Self>, listeners: Vec<(socket2::Socket, Transport)>) {
+        for (socket, transport) in listeners {
+            let listener = Acceptor::new(socket);
+            let core = Rc::clone(self);
+            self.tasks.spawn(async move { core.accept(listener, transport).await });
+        }
+    }
+
     async fn accept(self: &Rc<Self>, listener: Acceptor, transport: Transport) {
         let _counted = Counted::new(&self.accepting);
         // An accept that waits cannot be called off without the chance of losing a connection, so whoever gives way takes
@@ -586,6 +590,10 @@ impl Shared {
                     self.feed([Input::CoreChanged { index: core.index, running: None }]);
                 }
                 Parcel::GiveWay => self.gives_way.set(true),
+                Parcel::TakeBack(listeners) => {
+                    self.gives_way.set(false);
+                    self.listen(listeners);
+                }
                 Parcel::FamilyChanged => self.look_at_family(),
                 Parcel::Reload(reload, in_force) => {
                     self.reload(*reload);

@@ -5,6 +5,7 @@
 //! [`succession`](super::succession)).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use super::boot::BootEvent;
 use super::sock::Listeners;
-use super::succession::{Family, Kin, Line, SuccessionError};
+use super::succession::{Family, Heard, Kin, Line, SuccessionError};
 
 /// Connections that are made for each address so that no core waits for one any more.
 const POKES_MAX: u32 = 500;
@@ -61,10 +62,26 @@ impl Heritage {
         false
     }
 
-    /// Serves the connections that another process has for this one, until that one has ended.
-    pub fn serve(&self, kin: &Kin) {
-        while let Ok(passed) = kin.next() {
-            let _ = self.events.send(BootEvent::Passed(passed));
+    /// Notes how many sessions the process before this one has, for the metrics.
+    pub fn note_predecessor(&self, sessions: u64) {
+        if let Some(before) = self.family.predecessor() {
+            before.note_sessions(sessions);
+        }
+    }
+
+    /// A way to ask the process before this one, as at an admin socket, while it is there.
+    pub fn ask_predecessor(&self) -> Option<UnixStream> {
+        self.family.predecessor().filter(|before| before.is_there())?.ask().ok()
+    }
+
+    /// Serves what another process has for this one, until that one has ended. `answer` is given the questions of its
+    /// operator; it must not wait.
+    pub fn serve(&self, kin: &Kin, answer: impl Fn(UnixStream)) {
+        while let Ok(heard) = kin.next() {
+            match heard {
+                Heard::Connection(passed) => drop(self.events.send(BootEvent::Passed(passed))),
+                Heard::Question(question) => answer(question),
+            }
         }
         let _ = self.events.send(BootEvent::FamilyChanged);
     }

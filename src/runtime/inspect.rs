@@ -65,6 +65,12 @@ impl Wanted {
         Self(text)
     }
 
+    /// As it was given.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Whether a session is meant.
     #[must_use]
     pub fn means(&self, view: &SessionView) -> bool {

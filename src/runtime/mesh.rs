@@ -16,7 +16,7 @@ use super::core::CoreReload;
 use super::hand_over::HandOver;
 use super::inspect::Ask;
 use super::tasks::Event;
-use crate::relay::{CoreId, Message};
+use crate::relay::{CoreId, Message, Transport};
 
 /// Batches an inbox holds before the outboxes of the other cores begin to fill.
 const INBOX_BATCHES_MAX: usize = 256;
@@ -34,6 +34,8 @@ pub(crate) enum Parcel {
     CoreDown { core: CoreId },
     /// Another process accepts connections from now on.
     GiveWay,
+    /// That process has died: accept again, on these sockets.
+    TakeBack(Vec<(socket2::Socket, Transport)>),
     /// Another process of this relay has come or gone.
     FamilyChanged,
     /// Go on with another config; the sender is dropped when it is in force.

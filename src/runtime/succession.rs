@@ -14,6 +14,8 @@
 //! old -> new   yours                               the old one accepts no more
 //! both ways    connection CORE PEER PORT tls|plain [NAME ...]
 //!                                                  + a stream of what the peer sends and is sent, in plain text
+//!
+//! new -> old   question                            + a stream, by which the old one is asked as at its admin socket
 //! ```
 //!
 //! The names are those that the peer has proven to bear, if it is a relay.
@@ -28,8 +30,9 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -160,17 +163,37 @@ pub struct Passed {
     pub stream: OwnedFd,
 }
 
+/// What is heard from the other process.
+#[derive(Debug)]
+pub enum Heard {
+    /// A connection for a session of this one.
+    Connection(Passed),
+    /// An operator's question: a request and its answer, as at the admin socket.
+    Question(UnixStream),
+}
+
 /// The other process: the one before this one, or the one after it.
 #[derive(Debug)]
 pub struct Kin {
     generation: u8,
     line: Line,
     gone: AtomicBool,
+    sessions: AtomicU64,
 }
 
 impl Kin {
     fn new(generation: u8, line: Line) -> Self {
-        Self { generation, line, gone: AtomicBool::new(false) }
+        Self { generation, line, gone: AtomicBool::new(false), sessions: AtomicU64::new(0) }
+    }
+
+    /// The sessions that it had when it was asked last; none once it is gone.
+    pub fn sessions(&self) -> u64 {
+        if self.is_there() { self.sessions.load(Ordering::Relaxed) } else { 0 }
+    }
+
+    /// Notes what it has said of itself.
+    pub fn note_sessions(&self, sessions: u64) {
+        self.sessions.store(sessions, Ordering::Relaxed);
     }
 
     /// Its generation: what the session ids that it mints begin with.
@@ -211,23 +234,34 @@ impl Kin {
         passed
     }
 
-    /// Waits for the next connection that is for this process. What cannot be understood is skipped.
+    /// Opens a way to ask the other process what is asked at an admin socket. One of an earlier version closes it.
+    ///
+    /// # Errors
+    /// If the other process has ended, or is so far behind that it would have to be waited for.
+    pub fn ask(&self) -> io::Result<UnixStream> {
+        let (near, far) = UnixStream::pair()?;
+        self.line.say("question", Some(far.as_fd()), SendFlags::DONTWAIT)?;
+        Ok(near)
+    }
+
+    /// Waits for the next word of the other process. What cannot be understood is skipped.
     ///
     /// # Errors
     /// If the other process has ended.
-    pub fn next(&self) -> Result<Passed, SuccessionError> {
+    pub fn next(&self) -> Result<Heard, SuccessionError> {
         loop {
             let heard = self.line.hear();
             if heard.is_err() {
                 self.gone.store(true, Ordering::Relaxed);
             }
             let (text, stream) = heard?;
-            match parse_connection(&text).zip(stream) {
-                Some(((core, address, transport), stream)) => {
+            match (parse_connection(&text), stream) {
+                (Some((core, address, transport)), Some(stream)) => {
                     let proven = ProvenNames::new(text.split(' ').skip(CONNECTION_WORDS));
-                    return Ok(Passed { core, address, transport, proven, stream });
+                    return Ok(Heard::Connection(Passed { core, address, transport, proven, stream }));
                 }
-                None => tracing::warn!(text, "Not understood of what another process of this relay says"),
+                (None, Some(stream)) if text == "question" => return Ok(Heard::Question(stream.into())),
+                _ => tracing::warn!(text, "Not understood of what another process of this relay says"),
             }
         }
     }
@@ -386,7 +420,8 @@ impl Kin {
 #[derive(Debug, Default)]
 pub struct Family {
     predecessor: OnceLock<Arc<Kin>>,
-    successor: OnceLock<Arc<Kin>>,
+    /// Exchanged when another process takes over, and when that has died: a lock for as long as a pointer takes.
+    successor: RwLock<Option<Arc<Kin>>>,
 }
 
 impl Family {
@@ -404,30 +439,32 @@ impl Family {
         self.predecessor.get()
     }
 
-    /// Another process has taken over. There is one at most.
+    /// Another process has taken over. There is one at most; one that has died is replaced.
     pub fn add_successor(&self, kin: &Arc<Kin>) {
-        let _ = self.successor.set(Arc::clone(kin));
+        *self.successor.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(kin));
+    }
+
+    fn both(&self) -> [Option<Arc<Kin>>; 2] {
+        let successor = self.successor.read().unwrap_or_else(PoisonError::into_inner).clone();
+        [self.predecessor.get().cloned(), successor].map(|kin| kin.filter(|kin| kin.is_there()))
     }
 
     /// The generations of those that are there.
     pub fn generations(&self) -> [Option<u8>; 2] {
-        [&self.predecessor, &self.successor]
-            .map(|kin| kin.get().filter(|kin| kin.is_there()).map(|kin| kin.generation()))
+        self.both().map(|kin| kin.map(|kin| kin.generation()))
     }
 
     /// The process of a generation, if it is there.
-    pub fn of(&self, generation: u8) -> Option<&Arc<Kin>> {
-        let all = [&self.predecessor, &self.successor].into_iter().filter_map(OnceLock::get);
-        all.filter(|kin| kin.is_there()).find(|kin| kin.generation() == generation)
+    pub fn of(&self, generation: u8) -> Option<Arc<Kin>> {
+        self.both().into_iter().flatten().find(|kin| kin.generation() == generation)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
     use std::io::{Read as _, Write as _};
-    use std::os::unix::net::UnixStream;
 
     use super::*;
 
@@ -468,7 +505,7 @@ mod tests {
         let transport = Transport { secure: true, port: 2855 };
         let names = ProvenNames::new(["inner.example.net", "*.example.org"]);
         before.pass(7, two, transport, names.as_ref(), &far.into()).unwrap();
-        let passed = old.next().unwrap();
+        let Heard::Connection(passed) = old.next().unwrap() else { panic!("no connection") };
         assert_eq!((passed.core, passed.address, passed.transport), (7, two, transport));
         assert_eq!(passed.proven, names);
         near.write_all(b"octets").unwrap();
@@ -478,8 +515,14 @@ mod tests {
 
         let (_, far) = UnixStream::pair().unwrap();
         old.pass(3, one, transport, None, &far.into()).unwrap();
-        let passed = before.next().unwrap();
+        let Heard::Connection(passed) = before.next().unwrap() else { panic!("no connection") };
         assert_eq!((passed.core, passed.proven), (3, None));
+
+        let mut asking = before.ask().unwrap();
+        asking.write_all(b"octets").unwrap();
+        let Heard::Question(mut question) = old.next().unwrap() else { panic!("no question") };
+        question.read_exact(&mut octets).unwrap();
+        assert_eq!(&octets, b"octets");
 
         drop(old);
         assert!(before.is_there() && before.next().is_err() && !before.is_there());

@@ -1,9 +1,10 @@
-//! What an operator asks of a running relay: `status`, `sessions`, `close`, `drain`, `trace`, `log-level`.
+//! What an operator asks of a running relay: `status`, `sessions`, `close`, `drain`, `trace`, `reload`, `log-level`.
 //!
 //! For people a table; with `--json` the relay's own words, one object a line.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::mem;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -69,6 +70,16 @@ pub(crate) enum Command {
         #[command(flatten)]
         options: Options,
     },
+    /// Has a running relay read its config again, as SIGHUP does, and says what came of it.
+    ///
+    /// A config that is wrong changes nothing: every problem is printed, and the exit status is 1.
+    Reload {
+        /// Where there is no admin socket, send SIGHUP to this process; only the log then says what came of it.
+        #[arg(long, value_name = "PID")]
+        pid: Option<i32>,
+        #[command(flatten)]
+        options: Options,
+    },
     /// Has a running relay log more, or less, until its next reload or start.
     LogLevel {
         /// The least severe lines that are written.
@@ -96,6 +107,18 @@ pub(crate) fn run(command: &Command) -> Result<(), Reported> {
             put(options, &Request::Trace { of: of.clone(), seconds: *seconds })
         }
         Command::Drain { seconds, options } => put(options, &Request::Drain { seconds: *seconds }),
+        Command::Reload { pid: Some(pid), options } if !options.socket.exists() => {
+            let sent = rustix::process::Pid::from_raw(*pid)
+                .ok_or(rustix::io::Errno::SRCH)
+                .and_then(|pid| rustix::process::kill_process(pid, rustix::process::Signal::HUP));
+            sent.map_err(|error| report(format!("msrprelay: process {pid}: {error}")))?;
+            eprintln!(
+                "msrprelay: {}: no such socket, so SIGHUP was sent to process {pid}: the log says what came of it",
+                options.socket.display()
+            );
+            Ok(())
+        }
+        Command::Reload { options, .. } => put(options, &Request::Reload {}),
         Command::LogLevel { level, options } => {
             let level = match level {
                 Level::Error => "error",
@@ -112,6 +135,7 @@ pub(crate) fn run(command: &Command) -> Result<(), Reported> {
 fn put(options: &Options, request: &Request) -> Result<(), Reported> {
     let mut out = io::stdout().lock();
     let mut sessions = Vec::new();
+    let mut several = false;
     let outcome = ask(&options.socket, request, |answer| {
         let written = match answer {
             Answer::Status(status) if options.json => print_json(&mut out, &status),
@@ -122,10 +146,17 @@ fn put(options: &Options, request: &Request) -> Result<(), Reported> {
             }
             Answer::Head(head) if options.json => print_json(&mut out, &head),
             Answer::Head(head) => out.write_all(sketched(&head).as_bytes()).and_then(|()| out.flush()),
-            Answer::Status(status) => out.write_all(described(&status).as_bytes()),
+            Answer::Status(status) => {
+                let apart = if mem::replace(&mut several, true) { "\n" } else { "" };
+                write!(out, "{apart}{}", described(&status))
+            }
             closed @ Answer::Closed { .. } if options.json => print_json(&mut out, &closed),
             Answer::Closed { session, user, realm } => {
                 writeln!(out, "{} of {}@{} ends", shown(&session), shown(&user), shown(&realm))
+            }
+            Answer::Warning(words) => {
+                eprintln!("warning: {}", shown(&words));
+                Ok(())
             }
             Answer::Done | Answer::Error(_) => Ok(()),
         };
@@ -166,6 +197,7 @@ fn sketched(head: &Head) -> String {
     text
 }
 
+/// A process that drains while another one has taken over comes second.
 fn described(status: &Status) -> String {
     let Status { version, pid, state, uptime_seconds, log_level, sessions, connections, .. } = status;
     let listening =
@@ -212,7 +244,10 @@ fn listed(mut sessions: Vec<Session>) -> String {
             format!("{}@{}", shown(&session.user), shown(&session.realm)),
             session.state.clone(),
             age(session.age_seconds),
-            session.core.to_string(),
+            match session.draining_pid {
+                Some(pid) => format!("{} of process {pid}", session.core),
+                None => session.core.to_string(),
+            },
             or_dash(session.client.as_ref()),
             or_dash(session.peer.as_ref()),
             size(session.bytes_from_client),

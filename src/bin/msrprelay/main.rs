@@ -27,7 +27,8 @@ Examples:
   msrprelay import-config config.ini         see the Python relay's config as one of this relay
 
 config.yaml.sample explains every key; scripts/gen-cert.sh makes a certificate to start with.
-Exit status: 0 if all is well, 1 if not, 2 for a wrong command line.";
+Exit status: 0 if all is well, 1 if not, 2 for a wrong command line, 78 if the relay does not start because its config is
+wrong.";
 
 /// What the man page has beside the options.
 const CHAPTERS: [Chapter<'_>; 3] = [
@@ -36,7 +37,7 @@ const CHAPTERS: [Chapter<'_>; 3] = [
         &[
             "/etc/msrprelay/config.yaml: the config; config.yaml.sample in the documentation explains every key.",
             "/var/lib/msrprelay/accounts.db: the accounts of auth.backend: sqlite.",
-            "/run/msrprelay/admin.sock: the socket that status, sessions, close, drain, trace and log-level speak to.",
+            "/run/msrprelay/admin.sock: the socket that status, sessions, close, drain, trace, reload and log-level speak to.",
         ],
     ),
     (
@@ -124,16 +125,26 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Reported) => ExitCode::FAILURE,
+        Err(Reported::Failure) => ExitCode::FAILURE,
+        Err(Reported::Config) => ExitCode::from(CONFIG_STATUS),
     }
 }
 
+/// The exit status of a relay that does not start because its config is wrong: EX_CONFIG of sysexits.h. The unit has it in
+/// RestartPreventExitStatus, for trying again is of no use.
+const CONFIG_STATUS: u8 = 78;
+
 /// What went wrong is on standard error already, one line for each problem.
-struct Reported;
+enum Reported {
+    /// Something failed.
+    Failure,
+    /// The relay did not start: its config is wrong.
+    Config,
+}
 
 fn report(problem: impl Display) -> Reported {
     eprintln!("{problem}");
-    Reported
+    Reported::Failure
 }
 
 fn load(path: &Path) -> Result<Config, Reported> {

@@ -3,7 +3,7 @@
 //! Invariant: everything that changes a running relay is done on the main thread, one thing after the other.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use msrprelay::client::{epoch_seconds, validity};
 use msrprelay::config::Config;
-use msrprelay::ops::admin::{Admin, Desk};
+use msrprelay::ops::admin::{Admin, Desk, Reloaded};
 use msrprelay::ops::metrics::{Certificate, Endpoint, Facts, Place};
 use msrprelay::ops::service::{self, DRAINING_SAID_EVERY, Watchdog};
 use msrprelay::runtime::boot::Server;
@@ -36,8 +36,8 @@ const DRAIN_LOOK: Duration = Duration::from_millis(50);
 /// What the main thread is to do.
 #[derive(Debug)]
 enum Wish {
-    /// Read the config again.
-    Reload,
+    /// Read the config again, and say what came of it to the one who asked, if it was no signal.
+    Reload(Option<mpsc::Sender<Reloaded>>),
     /// Stop, after a drain of so long, or of `drain_timeout`; if one is under way, at once.
     Stop(Option<Duration>),
     /// Start another process, which is to take over.
@@ -54,12 +54,21 @@ enum End {
     Succeeded,
 }
 
+/// How a drain ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Drained {
+    /// No session is left, or it is too late.
+    Over(End),
+    /// The process that took over has died: this one serves again.
+    TakenBack,
+}
+
 /// Runs until told to stop.
 pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> Result<(), Reported> {
-    let config = load(path)?;
+    let config = load(path).map_err(|_| Reported::Config)?;
     let descriptors = preflight::check(config.cores.len()).map_err(|errors| {
         errors.iter().for_each(|error| eprintln!("msrprelay: {error}"));
-        Reported
+        Reported::Failure
     })?;
     let telemetry = Telemetry::start(config.log)
         .context("msrprelay: logging cannot start")
@@ -103,16 +112,8 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
     };
     let metrics = show_metrics(metrics, facts, &server, &telemetry)?;
     let draining = Arc::new(AtomicBool::new(false));
-    let ask = wish.clone();
-    let desk = Desk {
-        inspector: server.inspector(),
-        log: telemetry.control(),
-        draining: Arc::clone(&draining),
-        // Full: there is one among those that wait.
-        drain: Box::new(move |time| drop(ask.try_send(Wish::Stop(time)))),
-        started: Instant::now(),
-    };
-    let admin = admin_socket.map(|socket| Admin::start(&socket, desk)).transpose();
+    let desk = Arc::new(desk(&server, telemetry.control(), &draining, &wish));
+    let admin = admin_socket.as_deref().map(|socket| Admin::start(socket, &desk)).transpose();
     let admin = admin.map_err(|error| report(format!("msrprelay: {error}")))?;
     if let Some(file) = ready_file {
         announce(&server, metrics.as_ref(), file)
@@ -122,10 +123,11 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
     let addresses = joined(server.addresses().iter().map(|(address, _)| address.to_string()));
     let status = format!("Listening on {addresses}; cores: {cores}");
     service::ready(&status);
-    let watchdog = Watchdog::start(server.heartbeats());
+    let predecessor = Predecessor::watch(&server, Arc::clone(&desk), status.clone());
     let log = telemetry.control();
     let end = Running {
         server: &server,
+        telemetry: &telemetry,
         path,
         log,
         status,
@@ -133,11 +135,14 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
         draining,
         upgrade,
         wish,
+        watchdog: Watchdog::start(server.heartbeats()),
+        desk,
+        admin_socket,
         admin,
         metrics,
     }
     .until_told(&wishes);
-    drop(watchdog);
+    drop(predecessor);
     // Whoever cannot wait for an end in order need not.
     ending.store(true, Ordering::SeqCst);
     if end == End::Told {
@@ -154,7 +159,7 @@ fn listen_to_signals(wish: SyncSender<Wish>, ending: Arc<AtomicBool>) -> std::io
     let body = move || {
         for signal in signals.forever() {
             match signal {
-                SIGHUP => drop(wish.try_send(Wish::Reload)),
+                SIGHUP => drop(wish.try_send(Wish::Reload(None))),
                 SIGUSR2 => drop(wish.try_send(Wish::Upgrade)),
                 _ if ending.load(Ordering::SeqCst) => {
                     eprintln!("msrprelay: ended at once by a second signal");
@@ -171,6 +176,7 @@ fn listen_to_signals(wish: SyncSender<Wish>, ending: Arc<AtomicBool>) -> std::io
 /// A relay, and what is needed to change it.
 struct Running<'a> {
     server: &'a Server,
+    telemetry: &'a Telemetry,
     path: &'a Path,
     log: LogControl,
     /// For the service manager, while all is well.
@@ -181,6 +187,11 @@ struct Running<'a> {
     upgrade: Upgrade,
     /// For wishes of our own.
     wish: SyncSender<Wish>,
+    /// The service manager's; a process that another one has taken over from says nothing to it.
+    watchdog: Option<Watchdog>,
+    /// What answers operators, at the socket or through the process that took over.
+    desk: Arc<Desk>,
+    admin_socket: Option<PathBuf>,
     /// What operators ask at.
     admin: Option<Admin>,
     /// Where figures are shown.
@@ -192,19 +203,24 @@ impl Running<'_> {
     fn until_told(mut self, wishes: &Receiver<Wish>) -> End {
         while let Ok(wish) = wishes.recv() {
             match wish {
-                Wish::Reload => {
+                Wish::Reload(asked) => {
                     service::reloading();
-                    self.reload();
+                    let reloaded = self.reload();
                     service::ready(&self.status);
+                    // The one who asked may be gone.
+                    asked.into_iter().for_each(|asked| drop(asked.send(reloaded.clone())));
                 }
                 Wish::Upgrade => {
-                    let wish = self.wish.clone();
+                    let (wish, desk) = (self.wish.clone(), Arc::clone(&self.desk));
+                    let answer = move |question| desk.answer(question);
                     // There is room, or an end is wished for already.
-                    self.upgrade.begin(self.server, move |step| drop(wish.try_send(Wish::Upgraded(step))));
+                    let tell = move |step| drop(wish.try_send(Wish::Upgraded(step)));
+                    self.upgrade.begin(self.server, answer, tell);
                 }
                 Wish::Upgraded(Step::Close(closed)) => {
                     self.admin = None;
                     self.metrics = None;
+                    self.watchdog = None;
                     drop(closed);
                 }
                 Wish::Upgraded(Step::Drain) => {
@@ -212,13 +228,17 @@ impl Running<'_> {
                         Duration::ZERO => SUCCEEDED_DRAIN_TIMEOUT,
                         timeout => timeout,
                     };
-                    self.drain(timeout, wishes, End::Succeeded);
-                    return End::Succeeded;
+                    match self.drain(timeout, wishes, End::Succeeded) {
+                        Drained::Over(end) => return end,
+                        Drained::TakenBack => self.take_back(),
+                    }
                 }
+                // Too late: this process serves, or nothing was taken over.
+                Wish::Upgraded(Step::TakeBack | Step::Ended) => {}
                 Wish::Stop(time) => {
                     match time.unwrap_or(self.drain_timeout) {
                         Duration::ZERO => tracing::info!("Stopping"),
-                        time => self.drain(time, wishes, End::Told),
+                        time => drop(self.drain(time, wishes, End::Told)),
                     }
                     return End::Told;
                 }
@@ -227,8 +247,33 @@ impl Running<'_> {
         End::Told
     }
 
+    /// The process that took over has died, whatever of the service it had opened with it.
+    fn take_back(&mut self) {
+        self.server.take_back();
+        self.draining.store(false, Ordering::SeqCst);
+        if let Some(socket) = &self.admin_socket {
+            match Admin::start(socket, &self.desk) {
+                Ok(admin) => self.admin = Some(admin),
+                Err(error) => tracing::error!(reason = %error, "The admin socket cannot be opened again"),
+            }
+        }
+        match Config::load(self.path) {
+            Ok(config) => {
+                let place = config.metrics.map(|metrics| metrics_place(metrics.address)).transpose();
+                let shown =
+                    place.and_then(|place| show_metrics(place, facts(&config), self.server, self.telemetry));
+                // What went wrong is on standard error already.
+                self.metrics = shown.unwrap_or(None);
+            }
+            Err(error) => tracing::error!(reason = %error, "The metrics cannot be served again"),
+        }
+        service::taken_back(&self.status);
+        self.watchdog = Watchdog::start(self.server.heartbeats());
+        tracing::info!("Accepting connections again");
+    }
+
     /// Returns when no session is left, it is too late, or somebody cannot wait.
-    fn drain(&self, time: Duration, wishes: &Receiver<Wish>, end: End) {
+    fn drain(&self, time: Duration, wishes: &Receiver<Wish>, end: End) -> Drained {
         self.draining.store(true, Ordering::SeqCst);
         self.metrics.iter().for_each(Endpoint::draining);
         let sessions = || self.server.counters().iter().map(|counters| counters.sessions_open).sum();
@@ -236,34 +281,42 @@ impl Running<'_> {
         tracing::info!(sessions = sessions(), seconds, "Draining: no connection is accepted any more");
         let drained = self.server.drain(time);
         let mut said: Option<Instant> = None;
+        let mut end = end;
         loop {
             if end == End::Told && said.is_none_or(|said| said.elapsed() >= DRAINING_SAID_EVERY) {
                 service::draining(sessions());
                 said = Some(Instant::now());
             }
             match drained.recv_timeout(DRAIN_LOOK) {
-                Ok(0) => return tracing::info!("Drained; stopping"),
+                Ok(0) => {
+                    tracing::info!("Drained; stopping");
+                    return Drained::Over(end);
+                }
                 Ok(sessions) => {
-                    return tracing::warn!(
-                        sessions,
-                        "The time to drain is over; stopping with sessions left"
-                    );
+                    tracing::warn!(sessions, "The time to drain is over; stopping with sessions left");
+                    return Drained::Over(end);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return Drained::Over(end),
             }
             match wishes.try_recv() {
-                Ok(Wish::Reload) => {
-                    tracing::warn!("The relay is about to stop: the config is not read again")
+                Ok(Wish::Reload(asked)) => {
+                    let why = "the relay is about to stop: the config is not read again";
+                    tracing::warn!("The relay is about to stop: the config is not read again");
+                    asked.into_iter().for_each(|asked| drop(asked.send(Err(vec![why.to_owned()]))));
+                }
+                Ok(Wish::Upgraded(Step::TakeBack)) if end == End::Succeeded => return Drained::TakenBack,
+                // The service manager does not know: it followed a process that is not its child.
+                Ok(Wish::Upgraded(Step::Ended)) if end == End::Succeeded => {
+                    service::followed_again();
+                    end = End::Told;
                 }
                 Ok(Wish::Upgrade | Wish::Upgraded(_)) => {
-                    tracing::warn!("The relay is about to stop: nobody else takes over");
+                    tracing::warn!("The relay is about to stop: no other process takes over");
                 }
                 Ok(Wish::Stop(_)) => {
-                    return tracing::warn!(
-                        sessions = sessions(),
-                        "Told to stop again: the drain is cut short"
-                    );
+                    tracing::warn!(sessions = sessions(), "Told to stop again: the drain is cut short");
+                    return Drained::Over(end);
                 }
                 Err(_) => {}
             }
@@ -271,14 +324,15 @@ impl Running<'_> {
     }
 
     /// Reads the config again. One that is wrong changes nothing.
-    fn reload(&mut self) {
+    fn reload(&mut self) -> Reloaded {
         let config = match Config::load(self.path) {
             Ok(config) => config,
             Err(errors) => {
-                for problem in errors.to_string().lines() {
+                let problems: Vec<_> = errors.to_string().lines().map(str::to_owned).collect();
+                for problem in &problems {
                     tracing::error!(problem, "The config is wrong and is not taken");
                 }
-                return;
+                return Err(problems);
             }
         };
         for warning in &config.warnings {
@@ -293,13 +347,80 @@ impl Running<'_> {
                 if let Some(metrics) = &self.metrics {
                     metrics.update(facts);
                 }
-                for key in differing {
+                for key in &differing {
                     tracing::warn!(key, "The config says something else here, which takes a restart");
                 }
                 tracing::info!("The config as it is now is in force");
+                Ok(differing)
             }
-            Err(error) => tracing::error!(reason = %error, "The config was read but is not taken"),
+            Err(error) => {
+                tracing::error!(reason = %error, "The config was read but is not taken");
+                Err(vec![error.to_string()])
+            }
         }
+    }
+}
+
+/// What answers operators.
+fn desk(server: &Server, log: LogControl, draining: &Arc<AtomicBool>, wish: &SyncSender<Wish>) -> Desk {
+    let (stop, reload) = (wish.clone(), wish.clone());
+    let family = server.heritage();
+    Desk {
+        inspector: server.inspector(),
+        log,
+        draining: Arc::clone(draining),
+        // Full: there is one among those that wait.
+        drain: Box::new(move |time| drop(stop.try_send(Wish::Stop(time)))),
+        reload: Box::new(move || {
+            let (asked, answered) = mpsc::channel();
+            // Full: the sender is dropped, and whoever waits is told that the relay is busy.
+            let _ = reload.try_send(Wish::Reload(Some(asked)));
+            answered
+        }),
+        predecessor: Box::new(move || family.ask_predecessor()),
+        started: Instant::now(),
+    }
+}
+
+/// How long it is between two looks at a process that drains.
+const PREDECESSOR_LOOK: Duration = Duration::from_secs(5);
+
+/// Tells the service manager, and the log, how far the process before this one has drained, until that has ended or this
+/// is dropped.
+struct Predecessor(Option<mpsc::Sender<()>>);
+
+impl Predecessor {
+    fn watch(server: &Server, desk: Arc<Desk>, status: String) -> Option<Self> {
+        server.family().predecessor()?;
+        let heritage = server.heritage();
+        let (stop, stopped) = mpsc::channel();
+        let body = move || {
+            // One of an earlier version cannot be asked.
+            let Some(mut left) = desk.left_to_predecessor() else { return };
+            loop {
+                heritage.note_predecessor(left);
+                service::status(&format!("{status}; sessions of the process before: {left}"));
+                tracing::info!(sessions = left, "The process before this one drains");
+                let before = left;
+                while left == before {
+                    if stopped.recv_timeout(PREDECESSOR_LOOK) != Err(RecvTimeoutError::Timeout) {
+                        return;
+                    }
+                    let Some(now) = desk.left_to_predecessor() else {
+                        return service::status(&status);
+                    };
+                    left = now;
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("predecessor-watch".to_owned()).spawn(body);
+        thread.is_ok().then(|| Self(Some(stop)))
+    }
+}
+
+impl Drop for Predecessor {
+    fn drop(&mut self) {
+        drop(self.0.take());
     }
 }
 

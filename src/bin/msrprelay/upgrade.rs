@@ -5,12 +5,13 @@
 //! config, that does not work costs a line in the log. From then on it accepts, and this process drains.
 
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use msrprelay::ops::service;
@@ -23,6 +24,9 @@ pub(crate) const OPTION: &str = "take-over";
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the old one may take to close what the new one is to open.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a process may take to end that has closed the line, and how often it is looked.
+const END_TIMEOUT: Duration = Duration::from_secs(15);
+const END_LOOK: Duration = Duration::from_millis(20);
 /// How long the old one may take to say what it has to.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -33,6 +37,10 @@ pub(crate) enum Step {
     Close(mpsc::Sender<()>),
     /// Leave the sessions alone until they are over, then end.
     Drain,
+    /// The successor has died: serve again as if it had never been.
+    TakeBack,
+    /// The successor has ended as it was told to: the service ends.
+    Ended,
 }
 
 /// What it takes to start a successor.
@@ -48,8 +56,21 @@ impl Upgrade {
         Ok(Self { program: std::env::current_exe()?, under_way: Arc::default() })
     }
 
-    /// Starts a successor. `tell` is told what is to be done when that listens.
-    pub(crate) fn begin(&self, server: &Server, tell: impl Fn(Step) + Send + 'static) {
+    /// Starts a successor. `tell` is told what is to be done when that listens, and when it dies; `answer` is given what
+    /// its operator asks of this process.
+    pub(crate) fn begin(
+        &self,
+        server: &Server,
+        answer: impl Fn(UnixStream) + Send + 'static,
+        tell: impl Fn(Step) + Send + 'static,
+    ) {
+        if process::id() == 1 {
+            tracing::error!(
+                "Upgrade refused: as process 1 of a container this relay would end the container with itself; start \
+                 another container with the new program instead, and stop this one"
+            );
+            return;
+        }
         if server.family().predecessor().is_some_and(|before| before.is_there()) {
             tracing::error!("The process before this one still drains; upgrade again when it has ended");
             return;
@@ -63,7 +84,10 @@ impl Upgrade {
         let body = move || {
             tracing::info!(program = %program.display(), "Starting the process that is to take over");
             match start(&program, &heritage) {
-                Ok((successor, child)) => give_way(&successor, &child, &heritage, tell),
+                Ok((successor, child)) => {
+                    give_way(&successor, child, &heritage, answer, tell);
+                    under_way.store(false, Ordering::SeqCst);
+                }
                 Err(error) => {
                     tracing::error!(reason = format!("{error:#}"), "Nobody takes over; this process goes on");
                     under_way.store(false, Ordering::SeqCst);
@@ -105,7 +129,13 @@ fn start(program: &PathBuf, heritage: &Heritage) -> anyhow::Result<(Arc<Kin>, Ch
 }
 
 /// The successor listens: this process has nothing more to do than what it has begun.
-fn give_way(successor: &Arc<Kin>, child: &Child, heritage: &Heritage, tell: impl Fn(Step)) {
+fn give_way(
+    successor: &Arc<Kin>,
+    mut child: Child,
+    heritage: &Heritage,
+    answer: impl Fn(UnixStream),
+    tell: impl Fn(Step),
+) {
     let (closed, is_closed) = mpsc::channel();
     tell(Step::Close(closed));
     // Nothing is ever sent; whoever is too busy for it is not waited for.
@@ -121,8 +151,32 @@ fn give_way(successor: &Arc<Kin>, child: &Child, heritage: &Heritage, tell: impl
     }
     tracing::info!(pid = child.id(), "Another process has taken over; this one drains");
     tell(Step::Drain);
-    heritage.serve(successor);
-    tracing::warn!("The process that took over has ended");
+    heritage.serve(successor, answer);
+    // This process is its parent: no other learns how it ended, the service manager included.
+    match ended(&mut child) {
+        Ok(status) if status.success() => {
+            tracing::info!("The process that took over has ended in order");
+            tell(Step::Ended);
+        }
+        how => {
+            let how = how.map_or_else(|error| error.to_string(), |status| status.to_string());
+            tracing::error!(how, "The process that took over has died; this one accepts connections again");
+            tell(Step::TakeBack);
+        }
+    }
+}
+
+/// Waits for the end of a process that has closed the line; one that does not end is of no use.
+fn ended(child: &mut Child) -> io::Result<ExitStatus> {
+    let until = Instant::now() + END_TIMEOUT;
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        std::thread::sleep(END_LOOK);
+    }
+    child.kill()?;
+    child.wait()
 }
 
 /// What the process before this one leaves to it.
@@ -139,7 +193,8 @@ pub(crate) fn take_over(server: &Server) {
     tracing::info!(generation = before.generation().wrapping_add(1), "Took over from another process");
     let heritage = server.heritage();
     let body = move || {
-        heritage.serve(&before);
+        // It has no operator of its own any more, so it asks nothing.
+        heritage.serve(&before, drop);
         tracing::info!("The process before this one has ended");
     };
     if let Err(error) = std::thread::Builder::new().name("predecessor".to_owned()).spawn(body) {

@@ -51,7 +51,7 @@ pub enum AskError {
 pub fn ask(
     path: &Path,
     request: &Request,
-    mut each: impl FnMut(Answer) -> io::Result<bool>,
+    each: impl FnMut(Answer) -> io::Result<bool>,
 ) -> Result<(), AskError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => AskError::NoSocket(path.to_owned()),
@@ -59,30 +59,39 @@ pub fn ask(
         io::ErrorKind::PermissionDenied => AskError::Permission(path.to_owned()),
         _ => AskError::System { path: path.to_owned(), source },
     };
-    let mut relay = UnixStream::connect(path).map_err(failed)?;
+    ask_at(UnixStream::connect(path).map_err(failed)?, request, each)
+        .unwrap_or_else(|error| Err(failed(error)))
+}
+
+/// The same of whoever is at the other end of `relay`. `Err`, outside: the system refuses something.
+pub(super) fn ask_at(
+    mut relay: UnixStream,
+    request: &Request,
+    mut each: impl FnMut(Answer) -> io::Result<bool>,
+) -> io::Result<Result<(), AskError>> {
     let patience = match request {
         Request::Trace { seconds, .. } => PATIENCE + Duration::from_secs(*seconds),
         _ => PATIENCE,
     };
-    relay.set_read_timeout(Some(patience)).map_err(failed)?;
-    relay.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
-    let mut line = serde_json::to_string(request).map_err(|error| failed(io::Error::other(error)))?;
+    relay.set_read_timeout(Some(patience))?;
+    relay.set_write_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_string(request).map_err(io::Error::other)?;
     line.push('\n');
     // One that has too many clients answers without having read this.
     let _ = relay.write_all(line.as_bytes());
     let mut answers = BufReader::new(relay);
     loop {
         line.clear();
-        (&mut answers).take(LINE_OCTETS_MAX).read_line(&mut line).map_err(failed)?;
+        (&mut answers).take(LINE_OCTETS_MAX).read_line(&mut line)?;
         match serde_json::from_str(&line) {
-            Ok(Answer::Done) => return Ok(()),
-            Ok(Answer::Error(words)) => return Err(AskError::Refused(words)),
-            Ok(answer) => match each(answer) {
-                Ok(true) => {}
-                Ok(false) => return Ok(()),
-                Err(error) => return Err(failed(error)),
-            },
-            Err(_) => return Err(AskError::BrokenOff),
+            Ok(Answer::Done) => return Ok(Ok(())),
+            Ok(Answer::Error(words)) => return Ok(Err(AskError::Refused(words))),
+            Ok(answer) => {
+                if !each(answer)? {
+                    return Ok(Ok(()));
+                }
+            }
+            Err(_) => return Ok(Err(AskError::BrokenOff)),
         }
     }
 }

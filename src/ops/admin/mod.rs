@@ -16,7 +16,7 @@ mod server;
 use serde::{Deserialize, Serialize};
 
 pub use client::{AskError, ask};
-pub use server::{Admin, AdminError, Desk};
+pub use server::{Admin, AdminError, Desk, Reloaded};
 
 /// Where the socket is if nobody says otherwise; the unit makes the directory.
 pub const SOCKET_PATH: &str = "/run/msrprelay/admin.sock";
@@ -33,7 +33,7 @@ pub const REQUEST_OCTETS_MAX: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
-    /// How it is: one [`Answer::Status`].
+    /// How it is: one [`Answer::Status`], and another one for a process before this one that still drains.
     Status {},
     /// All sessions, or those of one user: an [`Answer::Session`] for each.
     Sessions {
@@ -57,6 +57,8 @@ pub enum Request {
         /// For how long.
         seconds: u64,
     },
+    /// To read the config again, as SIGHUP does: an [`Answer::Warning`] for each key that takes a restart.
+    Reload {},
     /// To log more, or less, until the next reload or start.
     LogLevel {
         /// As `log.level` in the config.
@@ -83,6 +85,8 @@ pub enum Answer {
         /// And for which realm.
         realm: String,
     },
+    /// What does not hinder, but should be known.
+    Warning(String),
     /// All has been said.
     Done,
     /// It cannot be done: why, and what to do about it.
@@ -176,6 +180,9 @@ pub struct Session {
     pub state: String,
     /// The core it is on.
     pub core: usize,
+    /// The process it is in, where that is one that drains while another one has taken over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining_pid: Option<u32>,
     /// Since it was opened.
     pub age_seconds: u64,
     /// Until it is over, unless it is prolonged; absent: it lives as long as its connection.

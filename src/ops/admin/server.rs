@@ -7,16 +7,17 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::client::ask_at;
 use super::{
-    Answer, CLIENTS_MAX, Core, DRAIN_SECONDS_MAX, Head, Listening, REQUEST_OCTETS_MAX, Request, Session,
-    Status, TRACE_SECONDS_MAX, redact,
+    Answer, AskError, CLIENTS_MAX, Core, DRAIN_SECONDS_MAX, Head, Listening, REQUEST_OCTETS_MAX, Request,
+    Session, Status, TRACE_SECONDS_MAX, redact,
 };
 use crate::config::LogLevel;
-use crate::runtime::inspect::{Closed, Inspector, SessionLine, Wanted};
+use crate::runtime::inspect::{Closed, HEADS_WAITING_MAX, Inspector, SessionLine, Wanted};
 use crate::runtime::trace::{Direction, TracedHead};
 use crate::telemetry::LogControl;
 
@@ -24,6 +25,8 @@ use crate::telemetry::LogControl;
 const MODE: u32 = 0o660;
 /// How long a client may take for its request, and for each part of the answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long reading the config again may take.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(25);
 /// How often it is looked whether the reader of a trace is still there, and what is ready is sent.
 const TRACE_LOOK: Duration = Duration::from_millis(100);
 /// How long the rest is after a failed accept.
@@ -63,8 +66,63 @@ pub struct Desk {
     pub draining: Arc<AtomicBool>,
     /// Somebody wants the relay to drain: for how long, if not as the config says. Must not wait.
     pub drain: Box<dyn Fn(Option<Duration>) + Send + Sync>,
+    /// Reads the config again; what is sent is which keys take a restart, or what is wrong. Must not wait.
+    pub reload: Box<dyn Fn() -> mpsc::Receiver<Reloaded> + Send + Sync>,
+    /// A way to ask the process before this one, while that one drains.
+    pub predecessor: Box<dyn Fn() -> Option<UnixStream> + Send + Sync>,
     /// When the relay was ready.
     pub started: Instant,
+}
+
+/// What came of reading the config again: the keys that take a restart, or all that is wrong.
+pub type Reloaded = Result<Vec<&'static str>, Vec<String>>;
+
+impl Desk {
+    /// Answers one question, on a thread of its own.
+    pub fn answer(self: &Arc<Self>, client: UnixStream) {
+        let desk = Arc::clone(self);
+        let body = move || {
+            if let Err(error) = answer(&client, &desk) {
+                tracing::debug!(reason = %error, "A client of the admin socket is gone");
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("admin-client".to_owned()).spawn(body) {
+            tracing::warn!(reason = %error, "Cannot serve a client of the admin socket");
+        }
+    }
+
+    /// The sessions of the process before this one, while it drains.
+    #[must_use]
+    pub fn left_to_predecessor(&self) -> Option<u64> {
+        let mut left = None;
+        let each = |answer| {
+            if let Answer::Status(status) = answer {
+                left = Some(status.sessions);
+            }
+            Ok(())
+        };
+        self.ask_predecessor(&Request::Status {}, each).ok()??.ok()?;
+        left
+    }
+
+    /// Puts a request to the process before this one, if there is one that can be asked, and passes on what it says.
+    fn ask_predecessor(
+        &self,
+        request: &Request,
+        mut each: impl FnMut(Answer) -> io::Result<()>,
+    ) -> io::Result<Option<Result<(), AskError>>> {
+        let Some(predecessor) = (self.predecessor)() else {
+            return Ok(None);
+        };
+        let mut gone = Ok(());
+        let asked = ask_at(predecessor, request, |answer| {
+            gone = each(answer);
+            Ok(gone.is_ok())
+        });
+        gone?;
+        // It may have ended meanwhile, or be of a version that cannot be asked: then there is nothing to tell.
+        Ok(asked.ok().filter(|asked| !matches!(asked, Err(AskError::BrokenOff))))
+    }
 }
 
 impl std::fmt::Debug for Desk {
@@ -87,10 +145,10 @@ impl Admin {
     ///
     /// # Errors
     /// [`AdminError`] says what an operator must change.
-    pub fn start(path: &Path, desk: Desk) -> Result<Self, AdminError> {
+    pub fn start(path: &Path, desk: &Arc<Desk>) -> Result<Self, AdminError> {
         let listener = listen(path)?;
         let over = Arc::new(AtomicBool::new(false));
-        let (desk, ended) = (Arc::new(desk), Arc::clone(&over));
+        let (desk, ended) = (Arc::clone(desk), Arc::clone(&over));
         let thread = thread::Builder::new().name("admin".to_owned());
         let thread = thread.spawn(move || serve(&listener, &desk, &ended));
         let thread = thread.map_err(|source| AdminError::System { path: path.to_owned(), source })?;
@@ -196,18 +254,26 @@ fn answer(client: &UnixStream, desk: &Desk) -> io::Result<()> {
 /// `Err`, inside: what to tell the client; outside: the client is gone.
 fn fulfil(request: Request, desk: &Desk, out: &mut BufWriter<&UnixStream>) -> io::Result<Result<(), String>> {
     match request {
-        Request::Status {} => tell(out, &Answer::Status(status(desk))).map(Ok),
+        Request::Status {} => {
+            tell(out, &Answer::Status(status(desk)))?;
+            desk.ask_predecessor(&request, |answer| tell(out, &answer)).map(|_| Ok(()))
+        }
         Request::Sessions { user } => {
             let mut gone = Ok(());
+            let request = Request::Sessions { user: user.clone() };
             let user = user.map(Wanted::new);
+            let draining = desk.draining.load(Ordering::SeqCst);
             let shown = desk.inspector.sessions(|line| {
                 let view = &line.view;
                 if user.as_ref().is_none_or(|user| user.means_user(&view.user, &view.realm)) {
-                    gone = tell(out, &Answer::Session(session(line)));
+                    let draining_pid = draining.then(std::process::id);
+                    gone = tell(out, &Answer::Session(Session { draining_pid, ..session(line) }));
                 }
                 gone.is_ok()
             });
-            gone.map(|()| shown.map_err(|error| error.to_string()))
+            gone?;
+            desk.ask_predecessor(&request, |answer| tell(out, &answer))?;
+            Ok(shown.map_err(|error| error.to_string()))
         }
         Request::Trace { seconds, .. } if !(1..=TRACE_SECONDS_MAX).contains(&seconds) => {
             Ok(Err(format!("{seconds} seconds are too few or too many: say 1 to {TRACE_SECONDS_MAX}")))
@@ -221,9 +287,19 @@ fn fulfil(request: Request, desk: &Desk, out: &mut BufWriter<&UnixStream>) -> io
                 tracing::info!(session, user, realm, "Session closed by an operator");
                 tell(out, &Answer::Closed { session, user, realm }).map(Ok)
             }
-            Ok(Closed::NoSuchSession) => Ok(Err(format!(
-                "no session begins with {session}: it is over, or see `msrprelay sessions` for those there are"
-            ))),
+            Ok(Closed::NoSuchSession) => {
+                let request = Request::Close { session: session.clone() };
+                let asked = desk.ask_predecessor(&request, |answer| tell(out, &answer))?;
+                Ok(asked.map_or_else(
+                    || {
+                        Err(format!(
+                            "no session begins with {session}: it is over, or see `msrprelay sessions` for those \
+                             there are"
+                        ))
+                    },
+                    |asked| asked.map_err(|error| error.to_string()),
+                ))
+            }
             Ok(Closed::Ambiguous(sessions)) => {
                 Ok(Err(format!("{sessions} sessions begin with {session}: give more of it")))
             }
@@ -240,6 +316,19 @@ fn fulfil(request: Request, desk: &Desk, out: &mut BufWriter<&UnixStream>) -> io
             (desk.drain)(seconds.map(Duration::from_secs));
             Ok(Ok(()))
         }
+        Request::Reload {} => match (desk.reload)().recv_timeout(RELOAD_TIMEOUT) {
+            Ok(Ok(keys)) => {
+                for key in keys {
+                    let words = format!("{key}: the config says something else here, which takes a restart");
+                    tell(out, &Answer::Warning(words))?;
+                }
+                Ok(Ok(()))
+            }
+            Ok(Err(problems)) => Ok(Err(problems.join("\n"))),
+            Err(_) => {
+                Ok(Err("the relay is busy, or about to stop: its log says what became of it".to_owned()))
+            }
+        },
         Request::LogLevel { level } => Ok(match LogLevel::from_word(&level) {
             Some(level) => {
                 desk.log.set(level);
@@ -259,6 +348,7 @@ fn trace(
     out: &mut BufWriter<&UnixStream>,
 ) -> io::Result<Result<(), String>> {
     let until = Instant::now() + time;
+    let there = trace_predecessor(&wanted, time, desk);
     let heads = match desk.inspector.trace(wanted, time) {
         Ok(heads) => heads,
         Err(error) => return Ok(Err(error.to_string())),
@@ -269,6 +359,9 @@ fn trace(
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Ok(Ok(()));
+        }
+        for answer in there.try_iter() {
+            tell(out, &answer)?;
         }
         match heads.recv_timeout(left.min(TRACE_LOOK)) {
             Ok(traced) => tell(out, &Answer::Head(head(&traced)))?,
@@ -282,6 +375,22 @@ fn trace(
             }
         }
     }
+}
+
+/// What the process before this one shows of the same user or session, if there is one. Ends when the receiver is dropped.
+fn trace_predecessor(wanted: &Wanted, time: Duration, desk: &Desk) -> mpsc::Receiver<Answer> {
+    let (shown, there) = mpsc::sync_channel(HEADS_WAITING_MAX);
+    if let Some(predecessor) = (desk.predecessor)() {
+        let request = Request::Trace { of: wanted.as_str().to_owned(), seconds: time.as_secs() };
+        let body = move || {
+            // It ends, or this trace does: either way all has been shown.
+            let _ = ask_at(predecessor, &request, |answer| Ok(shown.send(answer).is_ok()));
+        };
+        if let Err(error) = thread::Builder::new().name("admin-trace".to_owned()).spawn(body) {
+            tracing::warn!(reason = %error, "Sessions of the process before this one are not traced");
+        }
+    }
+    there
 }
 
 fn head(traced: &TracedHead) -> Head {
@@ -343,6 +452,7 @@ fn session(line: SessionLine) -> Session {
         realm: view.realm,
         state: view.state.as_str().to_owned(),
         core,
+        draining_pid: None,
         age_seconds: view.age.as_secs(),
         expires_in_seconds: view.expires_in.map(|left| left.as_secs()),
         client,

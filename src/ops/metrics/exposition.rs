@@ -72,6 +72,11 @@ impl Seen {
             "1 once the relay takes no more clients because it is to end.",
             one(u64::from(self.draining)),
         )?;
+        page.gauge(
+            "msrprelay_predecessor_sessions",
+            "Sessions of the process before this one, which drains after an upgrade; 0 when it has ended.",
+            one(self.observed.predecessor_sessions),
+        )?;
         let certificates = self.facts.certificates.iter();
         page.gauge(
             "msrprelay_certificate_expiry_timestamp_seconds",
