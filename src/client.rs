@@ -12,7 +12,6 @@
 
 mod answer;
 mod auth;
-mod certificate;
 mod disposition;
 mod endpoint;
 mod error;
@@ -30,8 +29,8 @@ mod target;
 mod tls;
 mod transport;
 
+pub use crate::trust::{covered_names, epoch_seconds, validity};
 pub use auth::{AuthOptions, Credentials, Grant, authenticate, authenticate_through};
-pub use certificate::{covered_names, epoch_seconds, validity};
 pub use disposition::{Disposition, Sha256Digest, hex, numbered_name, safe_name};
 pub use endpoint::{Activity, Endpoint, Event, Frame, Incoming, Outgoing, Urgent};
 pub use error::{ClientError, Stage};

@@ -143,3 +143,4 @@ pub mod relay;
 pub mod runtime;
 pub mod srv;
 pub mod telemetry;
+pub mod trust;

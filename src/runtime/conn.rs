@@ -628,15 +628,20 @@ async fn late(after: Duration) -> std::io::Result<()> {
 /// Says what went wrong with TLS on a connection that we opened, and with whose certificate if it was that.
 fn log_failure(target: &Target, error: &TlsError) {
     let (host, port) = (&target.host, target.port);
+    let reason = error.explained();
     match error.whose_certificate() {
         Some(Whose::Theirs) => {
-            tracing::info!(host, port, relay = target.relay, reason = %error, "The certificate of a next hop is refused");
+            tracing::info!(
+                host,
+                port,
+                relay = target.relay,
+                reason,
+                "The certificate of a next hop is refused"
+            );
         }
         Some(Whose::Ours) => {
-            tracing::info!(host, port, relay = target.relay, reason = %error, "A next hop refuses our certificate");
+            tracing::info!(host, port, relay = target.relay, reason, "A next hop refuses our certificate");
         }
-        None => {
-            tracing::info!(host, port, relay = target.relay, reason = %error, "TLS with a next hop failed")
-        }
+        None => tracing::info!(host, port, relay = target.relay, reason, "TLS with a next hop failed"),
     }
 }

@@ -52,7 +52,7 @@ fn with_usage(usage: rcgen::ExtendedKeyUsagePurpose) -> Identity {
 }
 
 /// A client that shows a certificate, or none.
-fn client(
+pub(super) fn client(
     shown: Option<Identity>,
     version: &'static rustls::SupportedProtocolVersion,
     layer: RecordLayer,
@@ -72,7 +72,7 @@ fn client(
 }
 
 /// What the server makes of a client, once both have said something.
-fn seen_by(setup: &TlsSetup, client: &Arc<ClientConfig>, size: usize) -> Client {
+pub(super) fn seen_by(setup: &TlsSetup, client: &Arc<ClientConfig>, size: usize) -> Client {
     let mut client = End::our_client(client, NAME);
     let tls = TlsConn::server(Arc::clone(&setup.server)).unwrap().recognising(setup.relays.clone());
     let mut server = End::ours(tls);
@@ -84,7 +84,8 @@ fn seen_by(setup: &TlsSetup, client: &Arc<ClientConfig>, size: usize) -> Client 
     server.tls().peer().clone()
 }
 
-const VERSIONS: [&rustls::SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
+pub(super) const VERSIONS: [&rustls::SupportedProtocolVersion; 2] =
+    [&rustls::version::TLS13, &rustls::version::TLS12];
 
 /// The same with both versions and both record layers, in pieces of several sizes: all must agree.
 fn judged(shown: impl Fn() -> Option<Identity>) -> Client {
@@ -137,7 +138,7 @@ fn client_with_any_other_certificate_is_no_relay_and_may_go_on() {
         why(|| with_usage(Usage::CodeSigning)),
     ] {
         let NotARelay::Invalid { names, .. } = &refused else { panic!("{refused:?}") };
-        assert_eq!(names, &[RELAY]);
+        assert_eq!(names, RELAY);
         assert!(refused.to_string().contains(RELAY), "the log names it: {refused}");
     }
 }
