@@ -8,7 +8,7 @@
 //!
 //! Invariants: one task owns a half; the two halves share the transport but never borrow it across an await; what is read
 //! of files is read on other threads. It must not know `relay`, `runtime` or `config`: a relay is tested with a client
-//! that shares no more with it than the grammar.
+//! that shares no more with it than the grammar, and how certificates are judged.
 
 mod answer;
 mod auth;

@@ -110,6 +110,9 @@ pub enum ClientError {
     /// The peer closed or lost the connection before the work was done.
     #[error("the connection ended {0}")]
     ConnectionLost(String),
+    /// The peer speaks TLS on a connection that is to be plain.
+    #[error("the other side speaks TLS (leave out --plain; to listen, give --cert and --key)")]
+    SpeaksTls,
     /// What the peer sent is not MSRP.
     #[error("the peer sent what is not MSRP: {0}")]
     Framing(#[from] ParseError),
@@ -171,6 +174,7 @@ impl ClientError {
             Self::Resolve { .. }
             | Self::Connect { .. }
             | Self::Handshake { .. }
+            | Self::SpeaksTls
             | Self::TlsSetup { .. }
             | Self::Listen { .. }
             | Self::BadPath { .. } => Stage::Connecting,

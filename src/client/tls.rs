@@ -291,3 +291,76 @@ impl ServerCertVerifier for TrustAnybody {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
+mod tests {
+    use std::fs;
+
+    use futures_rustls::rustls::{ClientConnection, ServerConnection};
+
+    use super::*;
+    use crate::trust::made;
+
+    /// What comes of a handshake with a server that shows this, where the certificates of a file are trusted.
+    fn shaken(
+        trusted: &CertificateDer<'_>,
+        shown: &made::Shown,
+        version: &'static SupportedProtocolVersion,
+    ) -> Result<(), rustls::Error> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ca.pem");
+        fs::write(&path, pem(trusted)).unwrap();
+        let config = client_config_of(Offer::Everything, &Trust::File(path), &[version]).unwrap();
+        let server = ServerConfig::builder_with_provider(provider(Offer::Everything))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(shown.chain.clone(), shown.key.clone_key())
+            .unwrap();
+        let mut client = ClientConnection::new(config, server_name(made::HOST).unwrap()).unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let (mut there, mut back) = (Vec::new(), Vec::new());
+            while client.wants_write() {
+                client.write_tls(&mut there).unwrap();
+            }
+            let mut there = &there[..];
+            while !there.is_empty() {
+                server.read_tls(&mut there).unwrap();
+                server.process_new_packets().unwrap();
+            }
+            while server.wants_write() {
+                server.write_tls(&mut back).unwrap();
+            }
+            let mut back = &back[..];
+            while !back.is_empty() {
+                client.read_tls(&mut back).unwrap();
+                client.process_new_packets()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pem(certificate: &CertificateDer<'_>) -> String {
+        use base64::Engine as _;
+        let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+        let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+    }
+
+    // webpki alone searches for up to 200,000 steps, and says so.
+    #[test]
+    fn made_up_chain_of_a_server_is_not_searched() {
+        let root = made::named("Root").self_signed();
+        for version in [&TLS12, &TLS13] {
+            for (what, shown) in made::hostile("Root") {
+                let error = shaken(&root.certificate, &shown, version).unwrap_err();
+                assert!(!format!("{error:?}").contains("Maximum"), "{what}: {error:?}");
+            }
+            let between = made::named("Between").signed_by(&root);
+            let honest = made::shown(&between, [root.certificate.clone(), between.certificate.clone()]);
+            assert_eq!(shaken(&root.certificate, &honest, version), Ok(()));
+        }
+    }
+}

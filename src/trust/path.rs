@@ -142,15 +142,15 @@ impl<'a> Shown<'a> {
                 return Some(line);
             }
             for grade in [KeyMatch::Same, KeyMatch::Unsaid, KeyMatch::Other] {
-                for above in 1..self.certificates.len() {
-                    if below[above].is_none()
+                let issuers = (1..self.certificates.len()).filter(|&above| {
+                    below[above].is_none()
                         && scruples.allow(grade)
                         && self.may_issue(above, at, scruples) == Some(grade)
                         && !self.bears_a_name_of(above, &line)
-                    {
-                        below[above] = Some(at);
-                        waiting.push_back(above);
-                    }
+                });
+                for above in issuers.collect::<Vec<_>>() {
+                    below[above] = Some(at);
+                    waiting.push_back(above);
                 }
             }
         }
