@@ -158,6 +158,7 @@ pub(crate) fn hostile(root: &'static str) -> Vec<(&'static str, Shown)> {
         ("in a circle", shown(&one, around)),
         ("bearing the root's name", shown(&impostor, impostors)),
         ("a maze", maze(root)),
+        ("scraps", shown(&impostor, (0..5000_u16).map(|n| CertificateDer::from(n.to_be_bytes().to_vec())))),
         ("very many names", shown_as(&crowd, &impostor, [])),
     ]
 }

@@ -25,6 +25,9 @@ pub(crate) const PATH_BYTES_MAX: usize = 16 * 1024;
 /// three, and a few that lead nowhere.
 const CANDIDATES_MAX: usize = 32;
 
+/// Certificates that are looked at at all, repeated and unreadable ones included: a peer can show ten thousand scraps.
+const SHOWN_MAX: usize = 2 * CANDIDATES_MAX;
+
 /// Why there is no path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoPath {
@@ -119,7 +122,7 @@ pub(crate) fn find<'a>(
 impl<'a> Shown<'a> {
     fn new(own: &'a CertificateDer<'a>, others: &'a [CertificateDer<'a>], now: UnixTime) -> Option<Self> {
         let mut certificates = vec![(own, Outline::of(own)?)];
-        for other in others {
+        for other in others.iter().take(SHOWN_MAX) {
             if certificates.len() > CANDIDATES_MAX {
                 break;
             }
