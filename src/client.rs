@@ -8,11 +8,10 @@
 //!
 //! Invariants: one task owns a half; the two halves share the transport but never borrow it across an await; what is read
 //! of files is read on other threads. It must not know `relay`, `runtime` or `config`: a relay is tested with a client
-//! that shares no more with it than the grammar.
+//! that shares no more with it than the grammar, and how certificates are judged.
 
 mod answer;
 mod auth;
-mod certificate;
 mod disposition;
 mod endpoint;
 mod error;
@@ -30,8 +29,8 @@ mod target;
 mod tls;
 mod transport;
 
+pub use crate::trust::{covered_names, epoch_seconds, validity};
 pub use auth::{AuthOptions, Credentials, Grant, authenticate, authenticate_through};
-pub use certificate::{covered_names, epoch_seconds, validity};
 pub use disposition::{Disposition, Sha256Digest, hex, numbered_name, safe_name};
 pub use endpoint::{Activity, Endpoint, Event, Frame, Incoming, Outgoing, Urgent};
 pub use error::{ClientError, Stage};

@@ -14,6 +14,7 @@
 //!                  runtime -> control -> proto        bin/msrprelay, runtime -> telemetry
 //! bin/msrprelay -> control (the users' file), client (when a certificate expires)
 //! bin/msrp      -> client  -> proto                   config, telemetry -> relay (names of limits), proto
+//! runtime, client, bin/msrp -> trust
 //! bin/msrp bench -> runtime::tls: it must not be slower than what it measures
 //! bin/msrprelay -> ops -> runtime (what an operator asks of it), telemetry
 //! ```
@@ -29,8 +30,10 @@
 //! * [`ops`] is what an operator needs around the relay: the way in from another relay's config, metrics, what the service
 //!   manager is told, and the socket through which one looks inside.
 //! * [`srv`] is the order in which the DNS wants relays to be tried; pure, for the relay's own look-ups and the client's.
+//! * [`trust`] is certificates: whom a peer's lead to, at a bounded cost, and what is wrong with TLS in words; for the relay's
+//!   own connections and the client's.
 //! * [`client`] is an MSRP endpoint for the `msrp` tool and the tests, and how that tool finds a domain's relays. It
-//!   shares the grammar with the relay, nothing else.
+//!   shares the grammar with the relay, and [`trust`], nothing else.
 //! * [`fuzz`] holds what the fuzzer runs against [`proto`], [`relay`] and [`runtime::tls`]; only tests use it.
 //!
 //! `tests/layering.rs` holds the purity of [`proto`] and [`relay`]. Names below that are no links are private modules:
@@ -96,6 +99,7 @@
 //! | No TLS record ends within an end-line | `runtime::records` |
 //! | What is received lies in buffers that are used again; a thread keeps few of them | `runtime::pool` |
 //! | A certificate names a relay only if its chain was verified and its key was held; no other ends a handshake | [`runtime::tls`] |
+//! | Of the certificates that a peer shows, one path is verified, and no other is searched for | [`trust`] |
 //! | No sequence number of a key is used twice; nothing that is not authenticated gets further | [`runtime::tls`] |
 //! | A connection that changes cores has been counted out by the one, and nothing of it looked at, before the other has it | `runtime::hand_over` |
 //! | Nothing of another process's is trusted to be well formed; no packet is waited for on a core | [`runtime::succession`] |
@@ -144,3 +148,4 @@ pub mod relay;
 pub mod runtime;
 pub mod srv;
 pub mod telemetry;
+pub mod trust;

@@ -209,7 +209,10 @@ fn same_uri(a: &[u8], b: &[u8]) -> bool {
 async fn response_to(endpoint: &mut Endpoint, tid: &[u8]) -> Result<(Status, Frame), ClientError> {
     loop {
         let Some(frame) = endpoint.incoming.next_frame(0).await? else {
-            return Err(ClientError::ConnectionLost("before AUTH was answered".to_owned()));
+            // A server of TLS may also say nothing to what is none.
+            let plain =
+                if endpoint.tls().is_none() { " (if that port speaks TLS: without --plain)" } else { "" };
+            return Err(ClientError::ConnectionLost(format!("before AUTH was answered{plain}")));
         };
         match frame.head.kind() {
             Kind::Response(status) if frame.head.tid(&frame.octets) == tid => {

@@ -169,14 +169,19 @@ impl Incoming {
     /// The next step; `None` when the peer has closed between frames.
     ///
     /// # Errors
-    /// [`ClientError::Framing`], [`ClientError::Io`], and [`ClientError::ConnectionLost`] for an end inside a frame.
+    /// [`ClientError::Framing`], [`ClientError::SpeaksTls`], [`ClientError::Io`], and [`ClientError::ConnectionLost`] for an end
+    /// inside a frame.
     pub async fn next(&mut self) -> Result<Option<Event<'_>>, ClientError> {
         let step = loop {
-            if let Some(step) = self.parser.step(&self.buffer[self.start..self.end])? {
-                break step;
+            match self.parser.step(&self.buffer[self.start..self.end]) {
+                Ok(Some(step)) => break step,
+                Ok(None) => {}
+                Err(_) if self.begins_with_tls() => return Err(ClientError::SpeaksTls),
+                Err(error) => return Err(error.into()),
             }
             if self.fill().await? == 0 {
                 return match self.parser.in_frame() || self.start < self.end {
+                    true if self.begins_with_tls() => Err(ClientError::SpeaksTls),
                     true => Err(ClientError::ConnectionLost("in the middle of a frame".to_owned())),
                     false => Ok(None),
                 };
@@ -215,6 +220,13 @@ impl Incoming {
                 Some(Event::Head { .. }) | None => return Ok(None),
             }
         }
+    }
+
+    /// Whether a TLS record stands where a frame should: an alert or a handshake message, of version 3.x (RFC 8446, 5.1). Of
+    /// a body nothing is left unread that begins like this.
+    fn begins_with_tls(&self) -> bool {
+        let unread = self.buffer.get(self.start..self.end).unwrap_or_default();
+        !self.transport.borrow().is_tls() && matches!(unread, [0x15 | 0x16, 3, 0..=4, ..])
     }
 
     /// Reads what there is; 0 at the end of the stream.

@@ -79,10 +79,11 @@ pub async fn send_message(
     let turn = or(written, or(ended, or(failed, stalled))).await;
     let result = match turn {
         Turn::Written(Err(error @ ClientError::Io(_))) => {
-            within(LAST_WORDS_LIMIT, reading).await;
-            Err(error)
+            // That the other side speaks TLS says more than that it has closed.
+            Err(within(LAST_WORDS_LIMIT, reading).await.filter(speaks_tls).unwrap_or(error))
         }
         Turn::Written(result) => result,
+        Turn::Ended(error) if speaks_tls(&error) => Err(error),
         // The last confirmation may have come together with the end.
         Turn::Ended(error) => poll_once(writing).await.unwrap_or(Err(error)),
         Turn::Failed => {
@@ -101,6 +102,10 @@ enum Turn {
     Ended(ClientError),
     Failed,
     Stalled,
+}
+
+const fn speaks_tls(error: &ClientError) -> bool {
+    matches!(error, ClientError::SpeaksTls)
 }
 
 fn lost(when: &str) -> ClientError {

@@ -29,6 +29,7 @@ use super::tls::{Client, NotARelay, TlsConn, TlsError, Whose};
 use super::trace::Traced;
 use crate::proto::parser::{ParseError, Parser, Piece};
 use crate::relay::{Input, Limit, OutBatch, PeerKey, ProvenNames, Target, Transport, WriteState};
+use crate::trust::{Asker, TlsFault, shown_names};
 
 /// How long a peer may take to close its side after we have closed ours.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -197,7 +198,12 @@ impl Conn {
         let (peer, address) = (self.key, self.address);
         match end {
             ReadEnd::Closing | ReadEnd::HandedOver => return,
-            ReadEnd::Gone(why) => tracing::debug!(?peer, %address, reason = why, "Connection gone"),
+            ReadEnd::Gone(why) => match self.target.as_ref().filter(|_| self.tls.is_some() && !self.up.get())
+            {
+                // An operator looks for what is wrong with TLS, which often ends without a word of TLS.
+                Some(target) => log_silence(target, &why),
+                None => tracing::debug!(?peer, %address, reason = why, "Connection gone"),
+            },
             ReadEnd::Ended(how) => {
                 tracing::debug!(?peer, %address, reason = how, "The peer has ended the connection");
                 // What waits for it can still be written: the answers to what it sent last.
@@ -385,7 +391,7 @@ impl Conn {
             }
         };
         if let Some(names) = names {
-            let shown = names.iter().collect::<Vec<_>>().join(", ");
+            let shown = shown_names(names.iter());
             tracing::debug!(?peer, %address, names = shown, "A relay has proven its name");
             shared.feed([Input::Identified { peer, names }]);
         }
@@ -625,18 +631,31 @@ async fn late(after: Duration) -> std::io::Result<()> {
     Err(std::io::ErrorKind::TimedOut.into())
 }
 
+/// Says that a connection which we opened has ended instead of TLS beginning.
+fn log_silence(target: &Target, why: &str) {
+    let (host, port) = (&target.host, target.port);
+    let fault = TlsFault::Silent(format!("it has closed the connection instead of shaking hands: {why}"));
+    let reason = fault.explained(Asker::Relay);
+    tracing::info!(host, port, relay = target.relay, reason, "TLS with a next hop failed");
+}
+
 /// Says what went wrong with TLS on a connection that we opened, and with whose certificate if it was that.
 fn log_failure(target: &Target, error: &TlsError) {
     let (host, port) = (&target.host, target.port);
+    let reason = error.explained();
     match error.whose_certificate() {
         Some(Whose::Theirs) => {
-            tracing::info!(host, port, relay = target.relay, reason = %error, "The certificate of a next hop is refused");
+            tracing::info!(
+                host,
+                port,
+                relay = target.relay,
+                reason,
+                "The certificate of a next hop is refused"
+            );
         }
         Some(Whose::Ours) => {
-            tracing::info!(host, port, relay = target.relay, reason = %error, "A next hop refuses our certificate");
+            tracing::info!(host, port, relay = target.relay, reason, "A next hop refuses our certificate");
         }
-        None => {
-            tracing::info!(host, port, relay = target.relay, reason = %error, "TLS with a next hop failed")
-        }
+        None => tracing::info!(host, port, relay = target.relay, reason, "TLS with a next hop failed"),
     }
 }

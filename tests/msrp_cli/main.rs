@@ -8,5 +8,6 @@ mod chains;
 mod receivers;
 mod relays;
 mod scene;
+mod security;
 mod senders;
 mod transfers;

@@ -109,7 +109,19 @@ impl Scene {
 
     /// A client's TLS with a certificate, as a relay shows it.
     pub(crate) fn relay_as_client(&self, authority: &Authority, host: &str) -> Arc<ClientConfig> {
-        let (chain, key) = pair(authority, host);
+        self.client_showing(pair(authority, host))
+    }
+
+    /// The same with a certificate and its key, PEM.
+    pub(crate) fn client_with(&self, (certificate, key): &(String, String)) -> Arc<ClientConfig> {
+        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+        self.client_showing((vec![certificate], PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap()))
+    }
+
+    fn client_showing(
+        &self,
+        (chain, key): (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
+    ) -> Arc<ClientConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config =
             ClientConfig::builder_with_provider(provider).with_protocol_versions(rustls::ALL_VERSIONS);

@@ -9,6 +9,7 @@ use msrprelay::client::{
     ClientError, Endpoint, Located, LocatedRelay, NoAddress, Security, Stage, Target, TlsFacts, TlsVersion,
     Transport, covered_names, epoch_seconds, locate, validity,
 };
+use msrprelay::trust::shown_names;
 use serde_json::{Value, json};
 
 use crate::options::{ConnectionArguments, Login};
@@ -224,7 +225,7 @@ impl Visit<'_> {
         json["tls"] = json!({ "version": facts.version, "suite": facts.suite, "group": facts.group });
         let Some(certificate) = facts.certificates.first() else { return };
         let names = covered_names(certificate);
-        let covered = if names.is_empty() { "no names".to_owned() } else { names.join(", ") };
+        let covered = if names.is_empty() { "no names".to_owned() } else { shown_names(&names) };
         json["tls"]["names"] = json!(names);
         let Some((from, to)) = validity(certificate) else {
             return self.say(format!("names      {covered}; validity unreadable"));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use msrprelay::client::{Endpoint, Grant, Target, TlsFacts, covered_names, validity};
+use msrprelay::trust::shown_names;
 use serde_json::json;
 
 use crate::domain;
@@ -99,7 +100,7 @@ fn describe_tls(facts: &TlsFacts, insecure: bool, report: &mut Report) {
             (Some(from), Some(to)) => format!("valid {from} to {to}"),
             _ => "validity unreadable".to_owned(),
         };
-        let covered = if names.is_empty() { "no names".to_owned() } else { names.join(", ") };
+        let covered = if names.is_empty() { "no names".to_owned() } else { shown_names(&names) };
         report.lines.push(format!("{label}  {covered}; {period}"));
         certificates.push(json!({ "names": names, "not_before": not_before, "not_after": not_after }));
     }
