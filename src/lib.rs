@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! bin/msrprelay -> runtime -> relay   -> proto        bin/msrprelay, runtime, control, telemetry -> config
-//!                  runtime -> control -> proto        bin/msrprelay, runtime -> telemetry
+//!                  runtime -> control -> proto        bin/msrprelay, runtime, control -> telemetry
 //! bin/msrprelay -> control (the users' file), client (when a certificate expires)
 //! bin/msrp      -> client  -> proto                   config, telemetry -> relay (names of limits), proto
 //! bin/msrp bench -> runtime::tls: it must not be slower than what it measures

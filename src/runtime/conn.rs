@@ -28,7 +28,8 @@ use super::tasks::Event;
 use super::tls::{Client, NotARelay, TlsConn, TlsError, Whose};
 use super::trace::Traced;
 use crate::proto::parser::{ParseError, Parser, Piece};
-use crate::relay::{Input, Limit, OutBatch, PeerKey, ProvenNames, Target, Transport, WriteState};
+use crate::relay::{Holder, Input, Limit, OutBatch, PeerKey, ProvenNames, Target, Transport, WriteState};
+use crate::telemetry::{Site, Source, gated};
 
 /// How long a peer may take to close its side after we have closed ours.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -197,9 +198,9 @@ impl Conn {
         let (peer, address) = (self.key, self.address);
         match end {
             ReadEnd::Closing | ReadEnd::HandedOver => return,
-            ReadEnd::Gone(why) => tracing::debug!(?peer, %address, reason = why, "Connection gone"),
+            ReadEnd::Gone(why) => tracing::debug!(%address, reason = why, "Connection gone"),
             ReadEnd::Ended(how) => {
-                tracing::debug!(?peer, %address, reason = how, "The peer has ended the connection");
+                tracing::debug!(%address, reason = how, "The peer has ended the connection");
                 // What waits for it can still be written: the answers to what it sent last.
                 shared.feed([Input::Ended { peer }]);
                 return;
@@ -213,15 +214,17 @@ impl Conn {
                 };
                 failures.add(1);
                 match &self.target {
-                    Some(target) => log_failure(target, &error),
-                    None => tracing::debug!(?peer, %address, reason = %error, "TLS failed"),
+                    Some(target) => {
+                        log_failure(target, shared.with_relay(|relay| relay.holder(peer)), &error)
+                    }
+                    None => tracing::debug!(%address, reason = %error, "TLS failed"),
                 }
                 // The alert tells the peer why; nobody waits for it to arrive.
                 let alert = mem::take(&mut *self.tls_out.borrow_mut());
                 let _ = future::or(self.socket.write_all(&alert), late(CLOSE_TIMEOUT)).await;
             }
             ReadEnd::Unparseable(error) => {
-                tracing::debug!(?peer, %address, reason = %error, "Input cannot be parsed");
+                tracing::debug!(%address, reason = %error, "Input cannot be parsed");
                 if let Some(limit) = limit_of(&error) {
                     shared.limit_reached(limit, Some((peer, address)));
                 }
@@ -352,11 +355,11 @@ impl Conn {
                 _ => &counters.tls13_handshakes,
             };
             handshakes.add(1);
-            tracing::debug!(peer = ?self.key, agreed = %tls.describe(), records = ?tls.record_layer(), "TLS is up");
+            tracing::debug!(address = %self.address, agreed = %tls.describe(), records = ?tls.record_layer(), "TLS is up");
         }
         if self.dialling.take() {
             self.deadline.set(None);
-            tracing::debug!(peer = ?self.key, address = %self.address, "Connected");
+            tracing::debug!(address = %self.address, "Connected");
             shared.feed([Input::Connected { peer: self.key }]);
         } else {
             self.deadline.set(None);
@@ -376,17 +379,18 @@ impl Conn {
             Some(Client::Relay(names)) => ProvenNames::new(names),
             // As a rule an endpoint with a certificate of its own making.
             Some(Client::Other(why)) if matches!(*why, NotARelay::UnknownIssuer | NotARelay::Unusable) => {
-                tracing::debug!(?peer, %address, reason = %why, "The client is not taken for a relay");
+                tracing::debug!(%address, reason = %why, "The client is not taken for a relay");
                 None
             }
             Some(Client::Other(why)) => {
-                tracing::info!(?peer, %address, reason = %why, "The client is not taken for a relay");
+                let source = Source::address(address.ip());
+                gated!(info, Site::NotARelay, source, { %address, reason = %why }, "The client is not taken for a relay");
                 None
             }
         };
         if let Some(names) = names {
             let shown = names.iter().collect::<Vec<_>>().join(", ");
-            tracing::debug!(?peer, %address, names = shown, "A relay has proven its name");
+            tracing::debug!(%address, names = shown, "A relay has proven its name");
             shared.feed([Input::Identified { peer, names }]);
         }
     }
@@ -481,7 +485,7 @@ impl Conn {
                 let written = self.write_flush(shared, &out).await;
                 shared.buffers.give(out);
                 if let Err(error) = written {
-                    tracing::debug!(peer = ?self.key, address = %self.address, reason = %error, "Connection gone");
+                    tracing::debug!(address = %self.address, reason = %error, "Connection gone");
                     return self.lose(shared);
                 }
                 if self.broken.get() {
@@ -521,7 +525,8 @@ impl Conn {
             trace(flush);
             let mut tls = tls.borrow_mut();
             if let Err(error) = records::cut(flush.parts(), seam, |record| tls.encrypt(record, out)) {
-                tracing::warn!(peer = ?self.key, reason = %error, "Cannot encrypt");
+                let (address, source) = (self.address, Source::address(self.address.ip()));
+                gated!(warn, Site::CannotEncrypt, source, { %address, reason = %error }, "Cannot encrypt");
                 self.broken.set(true);
             }
         })
@@ -626,17 +631,30 @@ async fn late(after: Duration) -> std::io::Result<()> {
 }
 
 /// Says what went wrong with TLS on a connection that we opened, and with whose certificate if it was that.
-fn log_failure(target: &Target, error: &TlsError) {
-    let (host, port) = (&target.host, target.port);
+fn log_failure(target: &Target, Holder { session, user }: Holder, error: &TlsError) {
+    let (host, port, relay) = (&target.host, target.port, target.relay);
+    let (site, source) = (Site::NextHop, Source::of(host));
     match error.whose_certificate() {
-        Some(Whose::Theirs) => {
-            tracing::info!(host, port, relay = target.relay, reason = %error, "The certificate of a next hop is refused");
-        }
-        Some(Whose::Ours) => {
-            tracing::info!(host, port, relay = target.relay, reason = %error, "A next hop refuses our certificate");
-        }
-        None => {
-            tracing::info!(host, port, relay = target.relay, reason = %error, "TLS with a next hop failed")
-        }
+        Some(Whose::Theirs) => gated!(
+            info,
+            site,
+            source,
+            { host, port, relay, user, session, reason = %error },
+            "The certificate of a next hop is refused"
+        ),
+        Some(Whose::Ours) => gated!(
+            info,
+            site,
+            source,
+            { host, port, relay, user, session, reason = %error },
+            "A next hop refuses our certificate"
+        ),
+        None => gated!(
+            info,
+            site,
+            source,
+            { host, port, relay, user, session, reason = %error },
+            "TLS with a next hop failed"
+        ),
     }
 }

@@ -58,7 +58,7 @@ enum End {
 pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> Result<(), Reported> {
     let config = load(path)?;
     let descriptors = preflight::check(config.cores.len()).map_err(|errors| {
-        errors.iter().for_each(|error| eprintln!("msrprelay: {error}"));
+        errors.iter().for_each(|error| drop(report(format!("msrprelay: {error}"))));
         Reported
     })?;
     let telemetry = Telemetry::start(config.log)
@@ -157,7 +157,7 @@ fn listen_to_signals(wish: SyncSender<Wish>, ending: Arc<AtomicBool>) -> std::io
                 SIGHUP => drop(wish.try_send(Wish::Reload)),
                 SIGUSR2 => drop(wish.try_send(Wish::Upgrade)),
                 _ if ending.load(Ordering::SeqCst) => {
-                    eprintln!("msrprelay: ended at once by a second signal");
+                    eprintln!("{}msrprelay: ended at once by a second signal", telemetry::error_prefix());
                     process::exit(1);
                 }
                 // Full: there is one among those that wait.

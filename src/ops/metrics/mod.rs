@@ -32,7 +32,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, LocalSet};
 
-use crate::telemetry::{Observed, PUBLISHED_EVERY};
+use crate::telemetry::{Observed, PUBLISHED_EVERY, Site, Source, gated};
 
 /// Requests at a time; whoever comes then is not answered.
 pub const CONNECTIONS_MAX: usize = 16;
@@ -190,7 +190,8 @@ async fn serve(listener: tokio::net::TcpListener, show: Rc<Show>, mut stopped: o
                 }
                 Ok(_) => tracing::debug!("Too many ask for the metrics at once"),
                 Err(error) => {
-                    tracing::warn!(reason = %error, "Nobody can ask for the metrics for now");
+                    let reason = tracing::field::display(&error);
+                    gated!(warn, Site::Metrics, Source::ANY, { reason }, "Nobody can ask for the metrics for now");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -241,7 +242,8 @@ impl Show {
         match exposition::text(seen) {
             Ok(text) => response(StatusCode::OK, OPENMETRICS, text),
             Err(error) => {
-                tracing::error!(reason = %error, "The metrics cannot be written");
+                let reason = tracing::field::display(&error);
+                gated!(error, Site::Metrics, Source::ANY, { reason }, "The metrics cannot be written");
                 response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n"))
             }
         }
