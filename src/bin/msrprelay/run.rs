@@ -318,7 +318,7 @@ fn told_by(counters: Vec<Snapshot>) {
         );
     }
     let all: Snapshot = counters.into_iter().sum();
-    for (limit, times) in all.limits_reached().filter(|(_, times)| *times > 0) {
+    for (limit, times) in all.limits_reached().filter(|(limit, times)| !limit.is_ordinary() && *times > 0) {
         tracing::info!(limit = limit.key(), times, "Limit was reached while the relay ran");
     }
 }
