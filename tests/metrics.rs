@@ -297,9 +297,10 @@ fn each_reader_gets_the_format_that_it_asks_for() {
         assert!(text.body.contains("# TYPE msrprelay_auth_total counter\n"), "{}", text.body);
         assert!(open.body.contains("# TYPE msrprelay_auth counter\n"), "{}", open.body);
         assert!(text.body.contains("# TYPE msrprelay_lookup_seconds histogram\n"), "{}", text.body);
-        for line in text.body.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
-            let (name, _) = line.split_once(' ').unwrap();
-            assert!(samples(&text.body).iter().any(|sample| sample.starts_with(name)), "{name}");
+        let types = text.body.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let types: Vec<_> = types.map(|(name, _)| name).collect();
+        for sample in samples(&text.body) {
+            assert!(types.iter().any(|name| sample.starts_with(name)), "{sample}");
         }
     });
 }
@@ -541,6 +542,29 @@ fn every_alert_says_how_bad_it_is_and_what_to_do() {
             include_str!("../docs/metrics.md").contains(&format!("| `{name}` |")),
             "{name} is not documented"
         );
+    }
+}
+
+#[test]
+fn every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not() {
+    let read = |text: &str| serde_yaml::from_str::<serde_yaml::Value>(text).unwrap();
+    let (rules, tests) =
+        (read(include_str!("../deploy/alerts.yaml")), read(include_str!("../deploy/alerts.test.yaml")));
+    let named: Vec<_> =
+        tests["tests"].as_sequence().unwrap().iter().map(|test| test["name"].as_str().unwrap()).collect();
+    let rules = rules["groups"][0]["rules"].as_sequence().unwrap();
+    assert_eq!(named.len(), 4 * rules.len());
+    for alert in rules.iter().map(|rule| rule["alert"].as_str().unwrap()) {
+        for (what, interval) in
+            [("fires", "15s"), ("keeps still", "15s"), ("fires", "60s"), ("keeps still", "60s")]
+        {
+            let name = format!("{alert} {what} at {interval}");
+            assert!(named.contains(&name.as_str()), "there is no test {name:?}");
+        }
+    }
+    if let Some(output) = promtool(&["test", "rules", "deploy/alerts.test.yaml"], "") {
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
     }
 }
 

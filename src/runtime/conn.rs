@@ -632,28 +632,28 @@ async fn late(after: Duration) -> std::io::Result<()> {
 
 /// Says what went wrong with TLS on a connection that we opened, and with whose certificate if it was that.
 fn log_failure(target: &Target, Holder { session, user }: Holder, error: &TlsError) {
-    let (host, port, relay) = (&target.host, target.port, target.relay);
+    let (host, port, is_relay) = (&target.host, target.port, target.relay);
     let (site, source) = (Site::NextHop, Source::of(host));
     match error.whose_certificate() {
         Some(Whose::Theirs) => gated!(
             info,
             site,
             source,
-            { host, port, relay, user, session, reason = %error },
+            { host, port, is_relay, user, session, reason = %error },
             "The certificate of a next hop is refused"
         ),
         Some(Whose::Ours) => gated!(
             info,
             site,
             source,
-            { host, port, relay, user, session, reason = %error },
+            { host, port, is_relay, user, session, reason = %error },
             "A next hop refuses our certificate"
         ),
         None => gated!(
             info,
             site,
             source,
-            { host, port, relay, user, session, reason = %error },
+            { host, port, is_relay, user, session, reason = %error },
             "TLS with a next hop failed"
         ),
     }
