@@ -1,4 +1,5 @@
-//! What the outside learns of the relay: log lines, counters, and in `accounting` a record for each session.
+//! What the outside learns of the relay: log lines (in `line` what they look like, in `gate` how many of them strangers may
+//! cause), counters, and in `accounting` a record for each session.
 //!
 //! Invariants: a log line never blocks the thread that writes it. Lines leave through a bounded queue and a
 //! thread of their own; when the queue is full they are dropped and counted. A counter is written by the

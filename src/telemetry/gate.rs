@@ -173,7 +173,7 @@ pub fn lines_suppressed() -> u64 {
     SUPPRESSED.load(Ordering::Relaxed)
 }
 
-/// Whether a line of this site may be written; if so, how many were not since the last one. Use [`gated!`].
+/// Whether a line of this site may be written; if so, how many were not since the last one. Use `gated!`.
 #[must_use]
 pub fn pass(site: Site, source: Source) -> Option<u64> {
     counted(GATES.get(site as usize).and_then(|gate| gate.pass(site.quota(), now(), source)))
