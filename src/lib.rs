@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! bin/msrprelay -> runtime -> relay   -> proto        bin/msrprelay, runtime, control, telemetry -> config
-//!                  runtime -> control -> proto        bin/msrprelay, runtime -> telemetry
+//!                  runtime -> control -> proto        bin/msrprelay, runtime, control -> telemetry
 //! bin/msrprelay -> control (the users' file), client (when a certificate expires)
 //! bin/msrp      -> client  -> proto                   config, telemetry -> relay (names of limits), proto
 //! runtime, client, bin/msrp -> trust

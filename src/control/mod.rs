@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::config::{Config, DnsServers, Limits};
+use crate::telemetry::{Site, Source, gated};
 
 mod accounts;
 mod dns;
@@ -372,7 +373,8 @@ where
         tokio::select! {
             Some(ended) = running.join_next() => {
                 if let Err(error) = ended {
-                    tracing::error!(%error, "A look-up panicked");
+                    let reason = tracing::field::display(&error);
+                    gated!(error, Site::LookUpPanicked, Source::ANY, { reason }, "A look-up panicked");
                 }
             }
             request = requests.0.recv(), if running.len() < RUNNING_MAX => match request {

@@ -22,6 +22,7 @@ use super::ids::{Entropy, LookUpTicket, PeerKey, SessionKey, UriId};
 use super::limit::Limit;
 use super::message::Transit;
 use super::peer::{Peer, Role, response_to_path};
+use super::view::authority_of_first;
 use super::{CloseReason, Effect, Effects, Event, LookUpAnswer, Relay, Settings};
 use crate::proto::digest::{Algorithm, Authorization, AuthorizationError, Challenge, Ha1, Verified, check};
 use crate::proto::parser::Flag;
@@ -324,8 +325,16 @@ impl Relay {
             Refusal::Respond(status, why) => (*status, *why),
             Refusal::RespondAndClose(status, reason) => (*status, reason.as_str()),
         };
-        fx.event(Event::AuthRefused { peer: key, status, why });
         let through_relay = is_through_relay(transit);
+        let value = transit.head.authorization(&transit.octets).unwrap_or_default();
+        let named = Authorization::parse(value).ok();
+        fx.event(Event::AuthRefused {
+            peer: key,
+            status,
+            why,
+            user: named.as_ref().map(|named| named.username.clone().into_owned()),
+            relay: through_relay.then(|| authority_of_first(transit.received_from_path().as_bytes())),
+        });
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
@@ -361,8 +370,6 @@ impl Relay {
         auth.failures += 1;
         let too_many = auth.failures >= self.core.settings.attempts_max;
         // For the user that was named, whether or not there is one: who exists must not show (norm S9).
-        let value = transit.head.authorization(&transit.octets).unwrap_or_default();
-        let named = Authorization::parse(value).ok();
         auth.tried = named.as_ref().map(|a| Box::from(&*a.username));
         let user = named.map(|a| UserKey::new(&a.username, &a.realm));
         let blamed = [source.map(Who::Address), user.map(Who::User)];

@@ -151,6 +151,10 @@ pub enum Event {
         status: Status,
         /// Why, for the log only.
         why: &'static str,
+        /// The name that was given, whether or not there is such a user: a stranger's words.
+        user: Option<String>,
+        /// Host and port of the relay that the client is behind.
+        relay: Option<String>,
     },
     /// A request was refused.
     RequestRefused {

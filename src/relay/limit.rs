@@ -19,6 +19,11 @@ macro_rules! limits {
             /// How many there are.
             pub const COUNT: usize = Self::ALL.len();
 
+            /// Whether it bites in ordinary use, and slows its sender and nothing else.
+            pub fn is_ordinary(self) -> bool {
+                matches!(self, Self::QueueBytes | Self::BytesPerSecondPerUser)
+            }
+
             /// The key of the config that moves it.
             pub fn key(self) -> &'static str {
                 match self {

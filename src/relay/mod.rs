@@ -59,7 +59,7 @@ pub use message::{Giver, HEAD_OVERHEAD, Hop, Message, Notice, Outer, Transit};
 pub use output::OutBatch;
 pub use settings::{ChunkBounds, Limits, Settings};
 pub use stats::{Stats, TableSizes};
-pub use view::{EndReason, Far, Found, SessionHandle, SessionState, SessionView, home_of_prefix};
+pub use view::{EndReason, Far, Found, Holder, SessionHandle, SessionState, SessionView, home_of_prefix};
 
 use admission::{Bans, Register};
 use budget::Budget;

@@ -377,6 +377,10 @@ impl Sessions {
         }
     }
 
+    pub(crate) fn by_id(&self, id: &SessionId) -> Option<&Session> {
+        self.by_id.get(id).and_then(|key| self.table.get(*key))
+    }
+
     fn find(&mut self, id: &SessionId) -> Option<&mut Session> {
         self.by_id.get(id).and_then(|key| self.table.get_mut(*key))
     }
@@ -452,6 +456,10 @@ impl Session {
     }
 
     /// What an operator may see of it.
+    pub(crate) fn user(&self) -> &str {
+        self.verified.username()
+    }
+
     pub(crate) fn view(&self, now: Instant) -> SessionView {
         let state = match self.outer {
             _ if self.is_expired(now) => SessionState::Expired,

@@ -28,7 +28,8 @@ use super::tasks::Event;
 use super::tls::{Client, NotARelay, TlsConn, TlsError, Whose};
 use super::trace::Traced;
 use crate::proto::parser::{ParseError, Parser, Piece};
-use crate::relay::{Input, Limit, OutBatch, PeerKey, ProvenNames, Target, Transport, WriteState};
+use crate::relay::{Holder, Input, Limit, OutBatch, PeerKey, ProvenNames, Target, Transport, WriteState};
+use crate::telemetry::{Site, Source, gated};
 use crate::trust::{Asker, TlsFault, shown_names};
 
 /// How long a peer may take to close its side after we have closed ours.
@@ -201,11 +202,11 @@ impl Conn {
             ReadEnd::Gone(why) => match self.target.as_ref().filter(|_| self.tls.is_some() && !self.up.get())
             {
                 // An operator looks for what is wrong with TLS, which often ends without a word of TLS.
-                Some(target) => log_silence(target, &why),
-                None => tracing::debug!(?peer, %address, reason = why, "Connection gone"),
+                Some(target) => log_silence(target, shared.with_relay(|relay| relay.holder(peer)), &why),
+                None => tracing::debug!(%address, reason = why, "Connection gone"),
             },
             ReadEnd::Ended(how) => {
-                tracing::debug!(?peer, %address, reason = how, "The peer has ended the connection");
+                tracing::debug!(%address, reason = how, "The peer has ended the connection");
                 // What waits for it can still be written: the answers to what it sent last.
                 shared.feed([Input::Ended { peer }]);
                 return;
@@ -219,15 +220,17 @@ impl Conn {
                 };
                 failures.add(1);
                 match &self.target {
-                    Some(target) => log_failure(target, &error),
-                    None => tracing::debug!(?peer, %address, reason = %error, "TLS failed"),
+                    Some(target) => {
+                        log_failure(target, shared.with_relay(|relay| relay.holder(peer)), &error)
+                    }
+                    None => tracing::debug!(%address, reason = %error, "TLS failed"),
                 }
                 // The alert tells the peer why; nobody waits for it to arrive.
                 let alert = mem::take(&mut *self.tls_out.borrow_mut());
                 let _ = future::or(self.socket.write_all(&alert), late(CLOSE_TIMEOUT)).await;
             }
             ReadEnd::Unparseable(error) => {
-                tracing::debug!(?peer, %address, reason = %error, "Input cannot be parsed");
+                tracing::debug!(%address, reason = %error, "Input cannot be parsed");
                 if let Some(limit) = limit_of(&error) {
                     shared.limit_reached(limit, Some((peer, address)));
                 }
@@ -358,11 +361,11 @@ impl Conn {
                 _ => &counters.tls13_handshakes,
             };
             handshakes.add(1);
-            tracing::debug!(peer = ?self.key, agreed = %tls.describe(), records = ?tls.record_layer(), "TLS is up");
+            tracing::debug!(address = %self.address, agreed = %tls.describe(), records = ?tls.record_layer(), "TLS is up");
         }
         if self.dialling.take() {
             self.deadline.set(None);
-            tracing::debug!(peer = ?self.key, address = %self.address, "Connected");
+            tracing::debug!(address = %self.address, "Connected");
             shared.feed([Input::Connected { peer: self.key }]);
         } else {
             self.deadline.set(None);
@@ -382,17 +385,18 @@ impl Conn {
             Some(Client::Relay(names)) => ProvenNames::new(names),
             // As a rule an endpoint with a certificate of its own making.
             Some(Client::Other(why)) if matches!(*why, NotARelay::UnknownIssuer | NotARelay::Unusable) => {
-                tracing::debug!(?peer, %address, reason = %why, "The client is not taken for a relay");
+                tracing::debug!(%address, reason = %why, "The client is not taken for a relay");
                 None
             }
             Some(Client::Other(why)) => {
-                tracing::info!(?peer, %address, reason = %why, "The client is not taken for a relay");
+                let source = Source::address(address.ip());
+                gated!(info, Site::NotARelay, source, { %address, reason = %why }, "The client is not taken for a relay");
                 None
             }
         };
         if let Some(names) = names {
             let shown = shown_names(names.iter());
-            tracing::debug!(?peer, %address, names = shown, "A relay has proven its name");
+            tracing::debug!(%address, names = shown, "A relay has proven its name");
             shared.feed([Input::Identified { peer, names }]);
         }
     }
@@ -487,7 +491,7 @@ impl Conn {
                 let written = self.write_flush(shared, &out).await;
                 shared.buffers.give(out);
                 if let Err(error) = written {
-                    tracing::debug!(peer = ?self.key, address = %self.address, reason = %error, "Connection gone");
+                    tracing::debug!(address = %self.address, reason = %error, "Connection gone");
                     return self.lose(shared);
                 }
                 if self.broken.get() {
@@ -527,7 +531,8 @@ impl Conn {
             trace(flush);
             let mut tls = tls.borrow_mut();
             if let Err(error) = records::cut(flush.parts(), seam, |record| tls.encrypt(record, out)) {
-                tracing::warn!(peer = ?self.key, reason = %error, "Cannot encrypt");
+                let (address, source) = (self.address, Source::address(self.address.ip()));
+                gated!(warn, Site::CannotEncrypt, source, { %address, reason = %error }, "Cannot encrypt");
                 self.broken.set(true);
             }
         })
@@ -632,30 +637,44 @@ async fn late(after: Duration) -> std::io::Result<()> {
 }
 
 /// Says that a connection which we opened has ended instead of TLS beginning.
-fn log_silence(target: &Target, why: &str) {
-    let (host, port) = (&target.host, target.port);
+fn log_silence(target: &Target, Holder { session, user }: Holder, why: &str) {
+    let (host, port, is_relay) = (&target.host, target.port, target.relay);
     let fault = TlsFault::Silent(format!("it has closed the connection instead of shaking hands: {why}"));
     let reason = fault.explained(Asker::Relay);
-    tracing::info!(host, port, relay = target.relay, reason, "TLS with a next hop failed");
+    gated!(
+        info,
+        Site::NextHop,
+        Source::of(host),
+        { host, port, is_relay, user, session, reason },
+        "TLS with a next hop failed"
+    );
 }
 
 /// Says what went wrong with TLS on a connection that we opened, and with whose certificate if it was that.
-fn log_failure(target: &Target, error: &TlsError) {
-    let (host, port) = (&target.host, target.port);
-    let reason = error.explained();
+fn log_failure(target: &Target, Holder { session, user }: Holder, error: &TlsError) {
+    let (host, port, is_relay) = (&target.host, target.port, target.relay);
+    let (site, source, reason) = (Site::NextHop, Source::of(host), error.explained());
     match error.whose_certificate() {
-        Some(Whose::Theirs) => {
-            tracing::info!(
-                host,
-                port,
-                relay = target.relay,
-                reason,
-                "The certificate of a next hop is refused"
-            );
-        }
-        Some(Whose::Ours) => {
-            tracing::info!(host, port, relay = target.relay, reason, "A next hop refuses our certificate");
-        }
-        None => tracing::info!(host, port, relay = target.relay, reason, "TLS with a next hop failed"),
+        Some(Whose::Theirs) => gated!(
+            info,
+            site,
+            source,
+            { host, port, is_relay, user, session, reason },
+            "The certificate of a next hop is refused"
+        ),
+        Some(Whose::Ours) => gated!(
+            info,
+            site,
+            source,
+            { host, port, is_relay, user, session, reason },
+            "A next hop refuses our certificate"
+        ),
+        None => gated!(
+            info,
+            site,
+            source,
+            { host, port, is_relay, user, session, reason },
+            "TLS with a next hop failed"
+        ),
     }
 }

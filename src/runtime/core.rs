@@ -20,7 +20,7 @@ use futures_lite::{FutureExt as _, future};
 use super::conn::Conn;
 use super::deadline::Deadline;
 use super::hand_over::{HandOver, Received};
-use super::log::{self, LimitLog};
+use super::log::{self, Felt};
 use super::mesh::{Mesh, Parcel};
 use super::pool::{self, Taken};
 use super::sock::{AcceptError, Acceptor, Socket};
@@ -35,7 +35,7 @@ use crate::relay::{
     CloseReason, CoreId, Effect, Effects, EndReason, Event as RelayEvent, Input, Limit, LookUpAnswer,
     LookUpTicket, OutBatch, PeerKey, Relay, SessionView, Settings, Stats, Transport, WriteState,
 };
-use crate::telemetry::{Counters, LookUpEnd, PUBLISHED_EVERY, Record, Records};
+use crate::telemetry::{Counters, LookUpEnd, PUBLISHED_EVERY, Record, Records, Site, Source, gated};
 
 /// How long a core that has something to do may sleep by mistake; see [`Shared::heartbeat`].
 const HEARTBEAT: Duration = Duration::from_millis(2);
@@ -136,7 +136,6 @@ pub(crate) struct Shared {
     pub(super) family: Arc<Family>,
     /// Connections passed on to them and still open.
     pub(super) passing: Cell<usize>,
-    limit_log: LimitLog,
     emptied: Event,
     /// Turns of the relay so far; wraps.
     turns: Cell<u32>,
@@ -251,7 +250,6 @@ impl Shared {
             gives_way: Cell::new(false),
             family: plan.family,
             passing: Cell::new(0),
-            limit_log: LimitLog::default(),
             emptied: Event::default(),
             turns: Cell::new(0),
         }
@@ -372,19 +370,25 @@ impl Shared {
             }
             Effect::Event(RelayEvent::LimitReached { limit, peer, user }) => {
                 // Counted by the relay already.
-                let address = peer.and_then(|peer| self.address_of(peer));
-                self.limit_log.reached(limit, peer, address, user.as_deref());
+                log::limit_reached(limit, || self.felt_by(peer, user));
             }
             Effect::Event(event) => {
                 log::count(&self.counters, &event);
-                match &event {
-                    RelayEvent::SessionClosed { session, reason } => self.account(session, *reason),
-                    RelayEvent::SessionOpened { session, user, realm, peer, relay: None } => {
-                        self.trace_newcomer(*peer, session, user, realm);
+                let peer = match &event {
+                    RelayEvent::SessionClosed { session, reason } => {
+                        self.account(session, *reason);
+                        session.client
                     }
-                    _ => {}
-                }
-                log::event(&event, self.log_failures.get());
+                    RelayEvent::SessionOpened { session, user, realm, peer, relay } => {
+                        if relay.is_none() {
+                            self.trace_newcomer(*peer, session, user, realm);
+                        }
+                        Some(*peer)
+                    }
+                    RelayEvent::AuthRefused { peer, .. } => Some(*peer),
+                    _ => None,
+                };
+                log::event(&event, peer.and_then(|peer| self.address_of(peer)), self.log_failures.get());
             }
         }
     }
@@ -392,12 +396,17 @@ impl Shared {
     /// A limit that the relay knows nothing of was reached.
     pub(crate) fn limit_reached(&self, limit: Limit, felt_by: Option<(PeerKey, SocketAddr)>) {
         self.counters.limit_reached(limit, 1);
-        self.limit_log.reached(
-            limit,
-            felt_by.map(|(peer, _)| peer),
-            felt_by.map(|(_, address)| address),
-            None,
-        );
+        log::limit_reached(limit, || {
+            let felt = self.felt_by(felt_by.map(|(peer, _)| peer), None);
+            Felt { address: felt_by.map(|(_, address)| address), ..felt }
+        });
+    }
+
+    /// What is known of a peer that ran into a limit; `user`, if the limit is about one.
+    fn felt_by(&self, peer: Option<PeerKey>, user: Option<String>) -> Felt {
+        let mut holder = peer.map(|peer| self.with_relay(|relay| relay.holder(peer))).unwrap_or_default();
+        holder.user = user.or(holder.user);
+        Felt { address: peer.and_then(|peer| self.address_of(peer)), holder }
     }
 
     // -- connections -----------------------------------------------------------------------------
@@ -413,7 +422,8 @@ impl Shared {
     }
 
     fn close(self: &Rc<Self>, peer: PeerKey, reason: CloseReason) {
-        tracing::debug!(?peer, reason = reason.as_str(), "Closing connection");
+        let address = self.address_of(peer).map(tracing::field::display);
+        tracing::debug!(address, reason = reason.as_str(), "Closing connection");
         if let Some(given_up) = self.dialling.borrow().get(&peer) {
             given_up.notify();
         }
@@ -452,7 +462,13 @@ impl Shared {
                 Ok((socket, address)) => self.accepted(socket, address, transport),
                 Err(AcceptError::Stopped) => return,
                 Err(AcceptError::Exhausted(error)) => {
-                    tracing::warn!(reason = %error, "Cannot accept connections for now; raise LimitNOFILE");
+                    gated!(
+                        warn,
+                        Site::CannotAccept,
+                        Source::ANY,
+                        { reason = %error },
+                        "Cannot accept connections for now; raise LimitNOFILE"
+                    );
                     Deadline::after(EXHAUSTED_PAUSE).await;
                 }
                 Err(AcceptError::Failed(error)) => {
@@ -474,7 +490,8 @@ impl Shared {
             match tls.transpose() {
                 Ok(tls) => self.adopt(Conn::accepted(peer, socket, address, tls, transport)),
                 Err(error) => {
-                    tracing::error!(reason = %error, "Cannot begin TLS");
+                    let reason = tracing::field::display(&error);
+                    gated!(error, Site::CannotBeginTls, Source::ANY, { %address, reason }, "Cannot begin TLS");
                     self.feed([Input::Lost { peer }]);
                 }
             }
@@ -489,11 +506,11 @@ impl Shared {
         let (transport, address) = (connection.transport, connection.address);
         self.take_in(transport, address, |peer| match connection.resume(peer) {
             Ok((conn, received)) => {
-                tracing::debug!(?peer, %address, "Took over a connection");
+                tracing::debug!(%address, "Took over a connection");
                 self.adopt_with(conn, received);
             }
             Err(error) => {
-                tracing::debug!(?peer, %address, reason = %error, "Connection gone");
+                tracing::debug!(%address, reason = %error, "Connection gone");
                 self.feed([Input::Lost { peer }]);
             }
         });
@@ -503,9 +520,16 @@ impl Shared {
     fn take_in(self: &Rc<Self>, transport: Transport, address: SocketAddr, begin: impl FnOnce(PeerKey)) {
         let mut fx = self.effects.take();
         let accepted = self.relay.borrow_mut().accept(Instant::now(), transport, address.ip(), &mut fx);
-        // Before the effects: they may speak of this connection.
-        if let Ok(peer) = accepted {
-            begin(peer);
+        match accepted {
+            // Before the effects: they may speak of this connection.
+            Ok(peer) => begin(peer),
+            // The relay has no name for one that it does not take, so its line has its address from here.
+            Err(limit) => {
+                fx.list.retain(|effect| {
+                    !matches!(effect, Effect::Event(RelayEvent::LimitReached { peer: None, .. }))
+                });
+                log::limit_reached(limit, || Felt { address: Some(address), ..Felt::default() });
+            }
         }
         self.apply(fx);
     }
@@ -666,6 +690,8 @@ impl Shared {
         for session in left {
             if let Some(view) = self.with_relay(|relay| relay.session_view(now, session)) {
                 self.account(&view, reason);
+                let address = view.client.and_then(|client| self.address_of(client));
+                log::session_closed(&view, address, reason.as_str());
             }
         }
         self.conns.borrow_mut().clear();

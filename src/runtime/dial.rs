@@ -18,8 +18,8 @@ use super::tasks::Event;
 use super::tls::{TlsConn, TlsError};
 use crate::config::EndpointTls;
 use crate::control::ResolveError;
-use crate::relay::{CoreId, Input, Limit, PeerKey, ProvenNames, Target, Transport};
-use crate::telemetry::LookUpEnd;
+use crate::relay::{CoreId, Holder, Input, Limit, PeerKey, ProvenNames, Target, Transport};
+use crate::telemetry::{LookUpEnd, Site, Source, gated};
 
 /// Why a next hop could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +58,15 @@ impl Shared {
             None => self.feed([Input::Lost { peer }]),
             Some(Ok(conn)) => self.adopt(conn),
             Some(Err(error)) => {
-                tracing::info!(?peer, host = target.host, port = target.port, reason = %error, "Cannot connect");
+                let Holder { session, user } = self.with_relay(|relay| relay.holder(peer));
+                let (host, port) = (target.host.as_str(), target.port);
+                gated!(
+                    info,
+                    Site::NextHop,
+                    Source::of(host),
+                    { host, port, user, session, reason = %error },
+                    "Cannot connect"
+                );
                 self.feed([Input::DialFailed { peer }]);
             }
         }

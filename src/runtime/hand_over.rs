@@ -26,6 +26,7 @@ use super::tls::{Client, TlsConn};
 use crate::proto::head::Head;
 use crate::proto::parser::{Parser, Piece};
 use crate::relay::{CoreId, PeerKey, ProvenNames, Transport};
+use crate::telemetry::{Site, Source, gated};
 
 /// A connection on its way.
 #[derive(Debug)]
@@ -101,7 +102,7 @@ impl Conn {
         let Ok(descriptor) = self.socket.duplicate() else { return Some(received) };
         let (tls, address) = (self.take_tls(), self.address());
         let connection = Box::new(HandOver { transport, address, descriptor, tls, proven: None, received });
-        tracing::debug!(peer = ?self.key, %address, to = home.index, "Handing over a connection");
+        tracing::debug!(%address, to = home.index, "Handing over a connection");
         shared.counters.connections_handed_over.add(1);
         self.leave(shared);
         shared.mesh.hand_over(home, connection).await;
@@ -120,11 +121,18 @@ impl Conn {
         let (outer, inner) = match self.pass_to_kin(shared, home, transport) {
             Ok(sockets) => sockets,
             Err(error) => {
-                tracing::info!(%address, reason = %error, "Cannot pass a connection on to another process");
+                let source = Source::address(address.ip());
+                gated!(
+                    info,
+                    Site::CannotPassOn,
+                    source,
+                    { %address, reason = %error },
+                    "Cannot pass a connection on to another process"
+                );
                 return Some(received);
             }
         };
-        tracing::debug!(peer = ?self.key, %address, "Passing a connection on to another process");
+        tracing::debug!(%address, "Passing a connection on to another process");
         shared.counters.connections_passed_on.add(1);
         let tls = self.take_tls().map(RefCell::new);
         self.leave(shared);

@@ -102,13 +102,16 @@ fn relay_whose_certificate_nobody_vouches_for_gets_no_sessions_for_its_clients()
             let tid = relay.send_bare(Request::new("AUTH", &b.uri(), &from("a.osier.example")));
             assert_eq!(relay.status(&tid), 403, "the handshake has gone on");
         }
-        log_says(&b, &["AUTH refused", "403", "AUTH through a relay that has not proven its name"]);
+        log_says(
+            &b,
+            &["AUTH behind a relay refused", "403", "AUTH through a relay that has not proven its name"],
+        );
         // A14: a good certificate, but another's.
         let mut relay = b.connect_as("a", &scene.relay_as_client(&scene.authority, "d.rowan.example"));
         let tid = relay.send_bare(Request::new("AUTH", &b.uri(), &from("a.osier.example")));
         assert_eq!(relay.status(&tid), 403);
         relay.end();
-        log_says(&b, &["AUTH refused", "403", "certificate is for another name"]);
+        log_says(&b, &["AUTH behind a relay refused", "403", "certificate is for another name"]);
         // And the right one.
         let mut relay = b.connect_as("a", &scene.relay_as_client(&scene.authority, "a.osier.example"));
         let tid = relay.send_bare(Request::new("AUTH", &b.uri(), &from("a.osier.example")));

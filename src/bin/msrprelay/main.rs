@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use msrprelay::config::{Backend, CaSource, Config, Listen};
 use msrprelay::ops::documents::{self, Chapter};
+use msrprelay::telemetry;
 
 mod admin;
 mod import_config;
@@ -132,7 +133,8 @@ fn main() -> ExitCode {
 struct Reported;
 
 fn report(problem: impl Display) -> Reported {
-    eprintln!("{problem}");
+    let prefix = telemetry::error_prefix();
+    problem.to_string().lines().for_each(|line| eprintln!("{prefix}{line}"));
     Reported
 }
 

@@ -58,8 +58,8 @@ enum End {
 pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> Result<(), Reported> {
     let config = load(path)?;
     let descriptors = preflight::check(config.cores.len()).map_err(|errors| {
-        errors.iter().for_each(|error| eprintln!("msrprelay: {error}"));
-        Reported
+        let lines: Vec<_> = errors.iter().map(|error| format!("msrprelay: {error}")).collect();
+        report(lines.join("\n"))
     })?;
     let telemetry = Telemetry::start(config.log)
         .context("msrprelay: logging cannot start")
@@ -157,7 +157,7 @@ fn listen_to_signals(wish: SyncSender<Wish>, ending: Arc<AtomicBool>) -> std::io
                 SIGHUP => drop(wish.try_send(Wish::Reload)),
                 SIGUSR2 => drop(wish.try_send(Wish::Upgrade)),
                 _ if ending.load(Ordering::SeqCst) => {
-                    eprintln!("msrprelay: ended at once by a second signal");
+                    eprintln!("{}msrprelay: ended at once by a second signal", telemetry::error_prefix());
                     process::exit(1);
                 }
                 // Full: there is one among those that wait.
@@ -318,7 +318,7 @@ fn told_by(counters: Vec<Snapshot>) {
         );
     }
     let all: Snapshot = counters.into_iter().sum();
-    for (limit, times) in all.limits_reached().filter(|(_, times)| *times > 0) {
+    for (limit, times) in all.limits_reached().filter(|(limit, times)| !limit.is_ordinary() && *times > 0) {
         tracing::info!(limit = limit.key(), times, "Limit was reached while the relay ran");
     }
 }

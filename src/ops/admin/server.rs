@@ -243,7 +243,7 @@ fn fulfil(request: Request, desk: &Desk, out: &mut BufWriter<&UnixStream>) -> io
         Request::LogLevel { level } => Ok(match LogLevel::from_word(&level) {
             Some(level) => {
                 desk.log.set(level);
-                tracing::info!(level = level.as_str(), "Log level changed by an operator");
+                tracing::info!(to = level.as_str(), "Log level changed by an operator");
                 Ok(())
             }
             None => Err(format!("there is no level {level}: say error, warn, info or debug")),
