@@ -4,10 +4,12 @@
 //! are compared by the rules of RFC 4975 §6.1 alone, never as octets. Names are not resolved here.
 
 use core::fmt;
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::str;
 
 use memchr::{memchr, memchr2, memchr3};
+
+use super::address;
 
 /// A parsed `msrp:` or `msrps:` URI, borrowed from the octets it was found in.
 #[derive(Clone, Copy)]
@@ -27,7 +29,7 @@ pub struct MsrpUri<'a> {
 pub enum Host<'a> {
     /// A DNS name, as written: upper and lower case and %-escapes are kept.
     Name(&'a str),
-    /// An IPv4 address.
+    /// An IPv4 address, be it in IPv6 clothing.
     V4(Ipv4Addr),
     /// An IPv6 address; it stood in brackets.
     V6(Ipv6Addr),
@@ -89,8 +91,9 @@ impl<'a> MsrpUri<'a> {
     /// The host, told apart.
     #[must_use]
     pub fn host(&self) -> Host<'a> {
-        match self.v6 {
-            Some(address) => Host::V6(address),
+        match self.v6.map(|address| address::canonical(address.into())) {
+            Some(IpAddr::V4(address)) => Host::V4(address),
+            Some(IpAddr::V6(address)) => Host::V6(address),
             None => self.host.parse().map_or(Host::Name(self.host), Host::V4),
         }
     }
@@ -134,8 +137,10 @@ impl<'a> MsrpUri<'a> {
     pub fn same_authority(&self, other: &MsrpUri<'_>) -> bool {
         self.secure == other.secure
             && self.port == other.port
-            && self.v6 == other.v6
-            && (self.v6.is_some() || same_name(self.host, other.host))
+            && match (self.v6, other.v6) {
+                (None, None) => same_name(self.host, other.host),
+                _ => self.host() == other.host(),
+            }
     }
 }
 
@@ -154,12 +159,13 @@ impl fmt::Debug for MsrpUri<'_> {
 }
 
 /// Whether two hosts (an IPv6 address without brackets) are the same: addresses as addresses, names without
-/// regard to case and after decoding %-escapes of unreserved characters (RFC 4975 §6.1).
+/// regard to case and after decoding %-escapes of unreserved characters (RFC 4975 §6.1). The dot that may end a
+/// complete name does not count.
 #[must_use]
 pub fn host_matches(a: &str, b: &str) -> bool {
-    match (a.parse::<Ipv6Addr>(), b.parse::<Ipv6Addr>()) {
-        (Ok(a), Ok(b)) => a == b,
-        (Err(_), Err(_)) => same_name(a, b),
+    match (address::parse(a), address::parse(b)) {
+        (Some(a), Some(b)) => a == b,
+        (None, None) => same_name(a, b),
         _ => false,
     }
 }
@@ -360,10 +366,18 @@ fn is_escaped_text(octets: &[u8], valid: impl Fn(u8) -> bool) -> bool {
 }
 
 fn same_name(a: &str, b: &str) -> bool {
+    let (a, b) = (without_root(a), without_root(b));
     if memchr(b'%', a.as_bytes()).is_none() && memchr(b'%', b.as_bytes()).is_none() {
         return a.eq_ignore_ascii_case(b);
     }
     Decoded(a.as_bytes()).eq(Decoded(b.as_bytes()))
+}
+
+/// A name without the dot at its end, which stands for the root of the DNS.
+fn without_root(name: &str) -> &str {
+    let bare = name.strip_suffix('.').or_else(|| name.strip_suffix("%2e"));
+    let bare = bare.or_else(|| name.strip_suffix("%2E"));
+    bare.filter(|bare| !bare.is_empty()).unwrap_or(name)
 }
 
 /// The octets of a name in lower case, unreserved characters decoded.

@@ -53,6 +53,10 @@ const BUFFERS_KEPT: usize = 4;
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long accepting rests when the process has no descriptor or memory left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// The same where another connection has just made room: long enough that a core which accepts nothing does not spin.
+const RECOVERY_PAUSE: Duration = Duration::from_millis(2);
+/// How often the operator is told of that.
+const EXHAUSTED_REPEATED: Duration = Duration::from_secs(60);
 
 /// Everything a core is made from; crosses into its thread.
 pub(crate) struct CorePlan {
@@ -360,6 +364,11 @@ impl Shared {
             Effect::Pause(peer) => self.with_conn(peer, |conn| conn.set_paused(true)),
             Effect::Resume(peer) => self.with_conn(peer, |conn| conn.set_paused(false)),
             Effect::Close { peer, reason } => self.close(peer, reason),
+            Effect::Abort { peer, reason } => {
+                tracing::debug!(?peer, reason = reason.as_str(), "Aborting connection");
+                let conn = self.conns.borrow().get(&peer).map(Rc::clone);
+                conn.iter().for_each(|conn| conn.abort(self));
+            }
             Effect::Connect { peer, target } => {
                 let given_up = Rc::new(Event::default());
                 self.dialling.borrow_mut().insert(peer, Rc::clone(&given_up));
@@ -445,6 +454,7 @@ impl Shared {
 
     async fn accept(self: &Rc<Self>, listener: Acceptor, transport: Transport) {
         let _counted = Counted::new(&self.accepting);
+        let mut warned = None;
         // An accept that waits cannot be called off without the chance of losing a connection, so whoever gives way takes
         // the one that it waits for.
         while !self.gives_way.get() {
@@ -452,8 +462,15 @@ impl Shared {
                 Ok((socket, address)) => self.accepted(socket, address, transport),
                 Err(AcceptError::Stopped) => return,
                 Err(AcceptError::Exhausted(error)) => {
-                    tracing::warn!(reason = %error, "Cannot accept connections for now; raise LimitNOFILE");
+                    warn_exhausted(&error, &mut warned);
                     Deadline::after(EXHAUSTED_PAUSE).await;
+                }
+                Err(AcceptError::NoDescriptor(error)) => {
+                    warn_exhausted(&error, &mut warned);
+                    let makes_room = self.relay.borrow().newcomers() > 0;
+                    self.feed([Input::NoDescriptor]);
+                    // What was closed is closed after the next turn.
+                    Deadline::after(if makes_room { RECOVERY_PAUSE } else { EXHAUSTED_PAUSE }).await;
                 }
                 Err(AcceptError::Failed(error)) => {
                     tracing::error!(reason = %error, port = transport.port, "Cannot accept connections any more");
@@ -714,6 +731,14 @@ impl Shared {
         counters.queue_bytes.set(self.relay.borrow().octets_queued() as u64);
         counters.inbox_waiting.set(self.inbox.len() as u64);
         counters.outbox_waiting.set(self.mesh.waiting() as u64);
+    }
+}
+
+/// Tells now and then that connections wait because the process, or the system, has no more to give.
+fn warn_exhausted(error: &std::io::Error, warned: &mut Option<Instant>) {
+    if warned.is_none_or(|at| at.elapsed() >= EXHAUSTED_REPEATED) {
+        *warned = Some(Instant::now());
+        tracing::warn!(reason = %error, "Cannot accept connections for now; raise LimitNOFILE");
     }
 }
 

@@ -24,6 +24,7 @@ use glommio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 
 use super::deadline::Deadline;
+use crate::proto::address::canonical_socket;
 
 /// Octets the kernel may hold unsent before a socket stops being writable. It bounds what a waiting frame waits for
 /// behind a chunk that is already written.
@@ -31,6 +32,10 @@ pub const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
 /// What a peer may still send after we have closed our side: a few windows. Who goes on after that does not read.
 const DRAINED_BYTES_MAX: usize = 16 << 20;
+
+/// Connections that may fail to be accepted, one after the other, before the core rests: what fails each time must not
+/// keep it busy.
+const FAILURES_MAX: usize = 64;
 
 /// A dead peer is found after 60 s + 4 * 20 s; a minute also keeps the address bindings of most NATs alive.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
@@ -163,7 +168,12 @@ pub enum AcceptError {
     /// The listening socket was stopped.
     #[error("no longer listening")]
     Stopped,
-    /// Descriptors or memory are used up for now: wait before the next try, the connection is still in the backlog.
+    /// This process has as many files open as it may: close one, or wait, before the next try. The connection is still in
+    /// the backlog.
+    #[error("no file descriptor left: {0}")]
+    NoDescriptor(#[source] io::Error),
+    /// The system has no descriptors or memory left for now, or one connection after the other fails: wait before the next
+    /// try.
     #[error("out of resources: {0}")]
     Exhausted(#[source] io::Error),
     /// The listening socket is unusable.
@@ -191,19 +201,27 @@ impl Acceptor {
 
     /// Waits for a connection; its options are set. One that is gone before it can be accepted is skipped.
     pub async fn accept(&self) -> Result<(Socket, SocketAddr), AcceptError> {
-        loop {
-            let stream = match self.listener.0.accept().await {
-                Ok(stream) => stream,
-                Err(error) => match refusal(error.into()) {
-                    Some(error) => return Err(error),
-                    None => continue,
+        let mut failure = io::Error::from(io::ErrorKind::ConnectionAborted);
+        for _ in 0..FAILURES_MAX {
+            match self.listener.0.accept().await {
+                // Fails only if the peer is gone already.
+                Ok(stream) => match (stream.peer_addr(), Socket::new(stream)) {
+                    (Ok(peer), Ok(socket)) => return Ok((socket, canonical_socket(peer))),
+                    (Err(error), _) => failure = error.into(),
+                    (_, Err(error)) => failure = error,
                 },
-            };
-            // Fails only if the peer is gone already.
-            if let (Ok(peer), Ok(socket)) = (stream.peer_addr(), Socket::new(stream)) {
-                return Ok((socket, peer));
+                Err(error) => {
+                    let error = io::Error::from(error);
+                    match refusal(error.raw_os_error()) {
+                        Some(refusal) => return Err(refusal(error)),
+                        None => failure = error,
+                    }
+                }
             }
+            // Those that are gone may be many, and others wait for this core.
+            glommio::executor().yield_if_needed().await;
         }
+        Err(AcceptError::Exhausted(failure))
     }
 }
 
@@ -216,7 +234,7 @@ impl std::fmt::Debug for Listener {
 }
 
 /// `None` where the error belongs to the one connection that was to be accepted (accept(2) lists them).
-fn refusal(error: io::Error) -> Option<AcceptError> {
+fn refusal(code: Option<i32>) -> Option<fn(io::Error) -> AcceptError> {
     const EBADF: i32 = 9;
     const ENOMEM: i32 = 12;
     const EINVAL: i32 = 22;
@@ -224,10 +242,11 @@ fn refusal(error: io::Error) -> Option<AcceptError> {
     const EMFILE: i32 = 24;
     const ENOTSOCK: i32 = 88;
     const ENOBUFS: i32 = 105;
-    match error.raw_os_error() {
-        Some(EINVAL) => Some(AcceptError::Stopped),
-        Some(EMFILE | ENFILE | ENOBUFS | ENOMEM) => Some(AcceptError::Exhausted(error)),
-        Some(EBADF | ENOTSOCK) | None => Some(AcceptError::Failed(error)),
+    match code {
+        Some(EINVAL) => Some(|_| AcceptError::Stopped),
+        Some(EMFILE) => Some(AcceptError::NoDescriptor),
+        Some(ENFILE | ENOBUFS | ENOMEM) => Some(AcceptError::Exhausted),
+        Some(EBADF | ENOTSOCK) | None => Some(AcceptError::Failed),
         Some(_) => None,
     }
 }
@@ -344,6 +363,12 @@ impl Socket {
         self.shutdown(Shutdown::Both)
     }
 
+    /// Closing it will reset the connection, so that the kernel does not go on with it either.
+    pub fn reset_when_closed(&self) -> io::Result<()> {
+        let stream = self.stream.borrow();
+        SockRef::from(&descriptor(&stream)).set_linger(Some(Duration::ZERO))
+    }
+
     /// Closes in order: tells the peer, then throws away what it still sends until it closes as well, `deadline` is
     /// over, or it has sent so much that it cannot be listening. Closing a socket with octets unread makes the kernel send a reset, which can destroy what was written last
     /// before the peer reads it.
@@ -374,12 +399,12 @@ impl Socket {
 
     /// The peer's address and port.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.stream.borrow().peer_addr()?)
+        Ok(canonical_socket(self.stream.borrow().peer_addr()?))
     }
 
     /// Our address and port.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.stream.borrow().local_addr()?)
+        Ok(canonical_socket(self.stream.borrow().local_addr()?))
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
@@ -575,8 +600,9 @@ mod tests {
 
     #[test]
     fn errors_of_accept_are_told_apart() {
-        let of = |code| refusal(io::Error::from_raw_os_error(code));
-        assert!(matches!(of(24), Some(AcceptError::Exhausted(_))), "EMFILE");
+        let of = |code| refusal(Some(code)).map(|refusal| refusal(io::Error::from_raw_os_error(code)));
+        assert!(matches!(of(24), Some(AcceptError::NoDescriptor(_))), "EMFILE");
+        assert!(matches!(of(23), Some(AcceptError::Exhausted(_))), "ENFILE");
         assert!(of(103).is_none(), "ECONNABORTED concerns one connection");
         assert!(matches!(of(9), Some(AcceptError::Failed(_))), "EBADF");
     }

@@ -38,6 +38,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
+use crate::proto::address::parse_socket;
 use crate::relay::{ProvenNames, Transport};
 
 /// What both must speak.
@@ -252,7 +253,7 @@ fn parse_connection(text: &str) -> Option<(u16, SocketAddr, Transport)> {
         return None;
     }
     let (core, address, port) =
-        (words.next()?.parse().ok()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        (words.next()?.parse().ok()?, parse_socket(words.next()?)?, words.next()?.parse().ok()?);
     let secure = is_secure(words.next()?)?;
     Some((core, address, Transport { secure, port }))
 }
@@ -324,7 +325,7 @@ impl Estate {
             let listener = match (words.as_slice(), socket) {
                 (["end"], None) => break,
                 (["listener", address, secure], Some(socket)) => {
-                    let understood = address.parse().ok().zip(is_secure(secure));
+                    let understood = parse_socket(address).zip(is_secure(secure));
                     understood.map(|(address, secure)| (address, secure, socket))
                 }
                 _ => None,
