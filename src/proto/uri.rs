@@ -159,10 +159,11 @@ impl fmt::Debug for MsrpUri<'_> {
 }
 
 /// Whether two hosts (an IPv6 address without brackets) are the same: addresses as addresses, names without
-/// regard to case and after decoding %-escapes of unreserved characters (RFC 4975 §6.1). The dot that may end a
-/// complete name does not count.
+/// regard to case and after decoding %-escapes of unreserved characters (RFC 4975 §6.1). The dot that may
+/// end a complete name does not count: it is the same host, though not the same URI.
 #[must_use]
 pub fn host_matches(a: &str, b: &str) -> bool {
+    let (a, b) = (without_root(a), without_root(b));
     match (address::parse(a), address::parse(b)) {
         (Some(a), Some(b)) => a == b,
         (None, None) => same_name(a, b),
@@ -366,7 +367,6 @@ fn is_escaped_text(octets: &[u8], valid: impl Fn(u8) -> bool) -> bool {
 }
 
 fn same_name(a: &str, b: &str) -> bool {
-    let (a, b) = (without_root(a), without_root(b));
     if memchr(b'%', a.as_bytes()).is_none() && memchr(b'%', b.as_bytes()).is_none() {
         return a.eq_ignore_ascii_case(b);
     }
@@ -450,6 +450,15 @@ mod tests {
 
     #[test]
     fn hosts_are_told_apart() {
+        assert_eq!(
+            uri("msrp://[::ffff:192.0.2.1]:9/s;tcp").host(),
+            Host::V4(Ipv4Addr::new(192, 0, 2, 1)),
+            "in IPv6 clothing"
+        );
+        // A zone has a meaning on one host only.
+        for zone in ["msrp://[fe80::1%25eth0]:9/s;tcp", "msrp://[fe80::1%2]:9/s;tcp"] {
+            assert_eq!(error(zone), UriError::Host, "{zone}");
+        }
         assert_eq!(uri("msrp://192.0.2.1:9/s;tcp").host(), Host::V4(Ipv4Addr::new(192, 0, 2, 1)));
         assert_eq!(uri("msrp://192.0.2.256:9/s;tcp").host(), Host::Name("192.0.2.256"));
         let v6 = uri("msrp://[2001:DB8::1]:9/s;tcp");
@@ -523,6 +532,10 @@ mod tests {
         }
         assert!(uri("msrp://[2001:DB8:0::1]:1/s;tcp").same_as(&uri("msrp://[2001:db8::1]:1/s;tcp")));
         assert!(!uri("msrp://[2001:db8::1]:1/s;tcp").same_as(&uri("msrp://[2001:db8::2]:1/s;tcp")));
+        // One address in two spellings, and no other.
+        assert!(uri("msrp://[::ffff:192.0.2.1]:1/s;tcp").same_as(&uri("msrp://192.0.2.1:1/s;tcp")));
+        assert!(!uri("msrp://[::192.0.2.1]:1/s;tcp").same_as(&uri("msrp://192.0.2.1:1/s;tcp")));
+        assert!(!uri("msrp://[::1]:1/s;tcp").same_as(&uri("msrp://localhost:1/s;tcp")));
     }
 
     #[test]
@@ -542,6 +555,14 @@ mod tests {
         assert!(host_matches("::0001", "::1"));
         assert!(!host_matches("::1", "localhost"));
         assert!(!host_matches("192.0.2.1", "192.0.2.2"));
+        assert!(host_matches("::ffff:192.0.2.1", "192.0.2.1"));
+        assert!(!host_matches("::192.0.2.1", "192.0.2.1"));
+        for complete in ["example.com.", "Example.com%2e", "EXAMPLE.COM%2E"] {
+            assert!(host_matches(complete, "example.com"), "{complete}");
+        }
+        assert!(host_matches("192.0.2.1.", "192.0.2.1"));
+        assert!(!host_matches("example.com..", "example.com"));
+        assert!(host_matches(".", ".") && !host_matches(".", "example"));
     }
 
     #[test]

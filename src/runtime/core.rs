@@ -467,8 +467,10 @@ impl Shared {
                 }
                 Err(AcceptError::NoDescriptor(error)) => {
                     warn_exhausted(&error, &mut warned);
-                    let makes_room = self.relay.borrow().newcomers() > 0;
-                    self.feed([Input::NoDescriptor]);
+                    let makes_room = listener.is_connection_waiting() && self.relay.borrow().newcomers() > 0;
+                    if makes_room {
+                        self.feed([Input::NoDescriptor]);
+                    }
                     // What was closed is closed after the next turn.
                     Deadline::after(if makes_room { RECOVERY_PAUSE } else { EXHAUSTED_PAUSE }).await;
                 }

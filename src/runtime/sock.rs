@@ -14,13 +14,14 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
 use futures_lite::{AsyncRead, AsyncWrite, future};
 use glommio::net::{TcpListener, TcpStream};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 
 use super::deadline::Deadline;
@@ -168,8 +169,8 @@ pub enum AcceptError {
     /// The listening socket was stopped.
     #[error("no longer listening")]
     Stopped,
-    /// This process has as many files open as it may: close one, or wait, before the next try. The connection is still in
-    /// the backlog.
+    /// This process has as many files open as it may: close one, or wait, before the next try. There may be a connection
+    /// in the backlog or not ([`Acceptor::is_connection_waiting`]).
     #[error("no file descriptor left: {0}")]
     NoDescriptor(#[source] io::Error),
     /// The system has no descriptors or memory left for now, or one connection after the other fails: wait before the next
@@ -188,15 +189,18 @@ pub enum AcceptError {
 #[derive(Debug)]
 pub struct Acceptor {
     listener: Listener,
+    /// Which descriptor that is: glommio does not lend it.
+    number: RawFd,
 }
 
 impl Acceptor {
     /// Takes a socket that listens, see [`Listeners::for_core`]. Must be called on the executor that will accept.
     #[expect(unsafe_code, reason = "glommio takes over a listening socket only as a number")]
     pub fn new(socket: socket2::Socket) -> Self {
-        // SAFETY: `into_raw_fd` gives up the ownership of an open descriptor, which the listener takes over and closes.
-        let listener = unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) };
-        Self { listener: Listener(listener) }
+        let number = socket.into_raw_fd();
+        // SAFETY: `into_raw_fd` gave up the ownership of an open descriptor, which the listener takes over and closes.
+        let listener = unsafe { TcpListener::from_raw_fd(number) };
+        Self { listener: Listener(listener), number }
     }
 
     /// Waits for a connection; its options are set. One that is gone before it can be accepted is skipped.
@@ -222,6 +226,17 @@ impl Acceptor {
             glommio::executor().yield_if_needed().await;
         }
         Err(AcceptError::Exhausted(failure))
+    }
+}
+
+impl Acceptor {
+    /// Whether a connection waits now. An accept that found no descriptor does not tell: the kernel asks for that first.
+    #[expect(unsafe_code, reason = "glommio's listener lends its descriptor not at all")]
+    pub fn is_connection_waiting(&self) -> bool {
+        // SAFETY: the listener owns the descriptor and closes it when dropped, which the borrow forbids while it lasts.
+        let listener = unsafe { BorrowedFd::borrow_raw(self.number) };
+        let mut look = [PollFd::from_borrowed_fd(listener, PollFlags::IN)];
+        poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
     }
 }
 
