@@ -139,7 +139,9 @@ impl<'a> MsrpUri<'a> {
             && self.port == other.port
             && match (self.v6, other.v6) {
                 (None, None) => same_name(self.host, other.host),
-                _ => self.host() == other.host(),
+                (Some(a), Some(b)) => address::canonical(a.into()) == address::canonical(b.into()),
+                (Some(literal), None) => is_spelled(literal.into(), other.host),
+                (None, Some(literal)) => is_spelled(literal.into(), self.host),
             }
     }
 }
@@ -167,7 +169,8 @@ pub fn host_matches(a: &str, b: &str) -> bool {
     match (address::parse(a), address::parse(b)) {
         (Some(a), Some(b)) => a == b,
         (None, None) => same_name(a, b),
-        _ => false,
+        (Some(literal), None) => is_spelled(literal, b),
+        (None, Some(literal)) => is_spelled(literal, a),
     }
 }
 
@@ -373,6 +376,14 @@ fn same_name(a: &str, b: &str) -> bool {
     Decoded(a.as_bytes()).eq(Decoded(b.as_bytes()))
 }
 
+/// Whether a host that stood without brackets is an IPv4 address, be it that one in IPv6 clothing, with %-escapes maybe.
+fn is_spelled(literal: IpAddr, host: &str) -> bool {
+    match address::canonical(literal) {
+        IpAddr::V4(address) => same_name(&address.to_string(), host),
+        IpAddr::V6(_) => false,
+    }
+}
+
 /// A name without the dot at its end, which stands for the root of the DNS.
 fn without_root(name: &str) -> &str {
     let bare = name.strip_suffix('.').or_else(|| name.strip_suffix("%2e"));
@@ -534,6 +545,7 @@ mod tests {
         assert!(!uri("msrp://[2001:db8::1]:1/s;tcp").same_as(&uri("msrp://[2001:db8::2]:1/s;tcp")));
         // One address in two spellings, and no other.
         assert!(uri("msrp://[::ffff:192.0.2.1]:1/s;tcp").same_as(&uri("msrp://192.0.2.1:1/s;tcp")));
+        assert!(uri("msrp://[::ffff:192.0.2.1]:1/s;tcp").same_as(&uri("msrp://%3192.0.2.1:1/s;tcp")));
         assert!(!uri("msrp://[::192.0.2.1]:1/s;tcp").same_as(&uri("msrp://192.0.2.1:1/s;tcp")));
         assert!(!uri("msrp://[::1]:1/s;tcp").same_as(&uri("msrp://localhost:1/s;tcp")));
     }
@@ -561,6 +573,7 @@ mod tests {
             assert!(host_matches(complete, "example.com"), "{complete}");
         }
         assert!(host_matches("192.0.2.1.", "192.0.2.1"));
+        assert!(host_matches("%3192.0.2.1", "192.0.2.1") && host_matches("%3192.0.2.1", "::ffff:192.0.2.1"));
         assert!(!host_matches("example.com..", "example.com"));
         assert!(host_matches(".", ".") && !host_matches(".", "example"));
     }

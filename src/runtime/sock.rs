@@ -34,8 +34,8 @@ pub const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 /// What a peer may still send after we have closed our side: a few windows. Who goes on after that does not read.
 const DRAINED_BYTES_MAX: usize = 16 << 20;
 
-/// Connections that may fail to be accepted, one after the other, before the core rests: what fails each time must not
-/// keep it busy.
+/// How often accepting may fail in a row for the sake of one connection before the core rests: what fails each time must
+/// not keep it busy. Peers that are gone already do not count, or a flood of them would hold up the others.
 const FAILURES_MAX: usize = 64;
 
 /// A dead peer is found after 60 s + 4 * 20 s; a minute also keeps the address bindings of most NATs alive.
@@ -173,7 +173,7 @@ pub enum AcceptError {
     /// in the backlog or not ([`Acceptor::is_connection_waiting`]).
     #[error("no file descriptor left: {0}")]
     NoDescriptor(#[source] io::Error),
-    /// The system has no descriptors or memory left for now, or one connection after the other fails: wait before the next
+    /// The system has no descriptors or memory left for now, or accepting fails again and again: wait before the next
     /// try.
     #[error("out of resources: {0}")]
     Exhausted(#[source] io::Error),
@@ -205,27 +205,30 @@ impl Acceptor {
 
     /// Waits for a connection; its options are set. One that is gone before it can be accepted is skipped.
     pub async fn accept(&self) -> Result<(Socket, SocketAddr), AcceptError> {
-        let mut failure = io::Error::from(io::ErrorKind::ConnectionAborted);
-        for _ in 0..FAILURES_MAX {
+        let mut failures = 0;
+        loop {
             match self.listener.0.accept().await {
                 // Fails only if the peer is gone already.
-                Ok(stream) => match (stream.peer_addr(), Socket::new(stream)) {
-                    (Ok(peer), Ok(socket)) => return Ok((socket, canonical_socket(peer))),
-                    (Err(error), _) => failure = error.into(),
-                    (_, Err(error)) => failure = error,
-                },
+                Ok(stream) => {
+                    if let (Ok(peer), Ok(socket)) = (stream.peer_addr(), Socket::new(stream)) {
+                        return Ok((socket, canonical_socket(peer)));
+                    }
+                }
                 Err(error) => {
                     let error = io::Error::from(error);
-                    match refusal(error.raw_os_error()) {
-                        Some(refusal) => return Err(refusal(error)),
-                        None => failure = error,
+                    if let Some(refusal) = refusal(error.raw_os_error()) {
+                        return Err(refusal(error));
+                    }
+                    // What is not gone may fail in the same way again.
+                    failures += usize::from(error.kind() != io::ErrorKind::ConnectionAborted);
+                    if failures >= FAILURES_MAX {
+                        return Err(AcceptError::Exhausted(error));
                     }
                 }
             }
             // Those that are gone may be many, and others wait for this core.
             glommio::executor().yield_if_needed().await;
         }
-        Err(AcceptError::Exhausted(failure))
     }
 }
 

@@ -469,8 +469,7 @@ mod tests {
         let transport = Transport { secure: true, port: 2855 };
         let names = ProvenNames::new(["inner.example.net", "*.example.org"]);
         // A process of before may still write it so.
-        let std::net::IpAddr::V4(ip) = two.ip() else { panic!("{two}") };
-        let mapped = SocketAddr::new(ip.to_ipv6_mapped().into(), two.port());
+        let mapped: SocketAddr = format!("[::ffff:{}]:{}", two.ip(), two.port()).parse().unwrap();
         before.pass(7, mapped, transport, names.as_ref(), &far.into()).unwrap();
         let passed = old.next().unwrap();
         assert_eq!((passed.core, passed.address, passed.transport), (7, two, transport));
