@@ -76,7 +76,7 @@ fn each(path: &Path, look: &mut impl FnMut(&Path, &str)) -> io::Result<()> {
     if path.is_dir() {
         return fs::read_dir(path)?.try_for_each(|entry| each(&entry?.path(), look));
     }
-    if path.exists() {
+    if path.extension().is_some_and(|extension| extension == "rs") && path.exists() {
         let source = fs::read_to_string(path)?;
         // Unit tests, at the foot of a file, may well begin with the present moment.
         look(path, &without_comments(source.split("\n#[cfg(test)]\n").next().unwrap_or_default()));
