@@ -91,6 +91,8 @@
 //! | Clients behind one relay neither wait nor pay for each other | `relay::auth::behind` |
 //! | One open chunk per connection; only an interruptible one is cut; the pieces are gapless; no chunk holds its own end-line | `relay::forward` |
 //! | A transaction ends once: by its response, its deadline, or the loss of the connection | `relay::transaction` |
+//! | Addresses are compared in one form | [`proto::address`] |
+//! | A connection of which nothing is proven makes room for others, who has got least far first | `relay::newcomers` |
 //! | What addresses and users have is counted once, over all cores, and again by a core that is started again | `relay::admission` |
 //! | The allowances of all cores are the memory budget, whoever lends whom | `relay::budget` |
 //! | A nonce belongs to one connection and its count rises; an unknown user looks like a wrong password | `relay::auth` |

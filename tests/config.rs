@@ -225,6 +225,27 @@ log: {{level: debug, format: json}}
     assert_eq!((config.log.level, config.log.format), (LogLevel::Debug, LogFormat::Json));
 }
 
+/// An IPv4 address in IPv6 clothing is that IPv4 address, wherever the config has it: it is compared with others.
+#[test]
+fn addresses_in_ipv6_clothing_are_read_as_ipv4() {
+    let place = Place::new();
+    let config = place.accept(
+        "listen: [{address: \"[::ffff:127.0.0.1]:0\", tls: false}]\nhostname: relay.example.com\n\
+         metrics: {address: \"[::ffff:127.0.0.1]:9285\"}\n\
+         dns: {servers: [\"::ffff:192.0.2.53\", \"[::ffff:192.0.2.54]:53\"]}\n\
+         outbound: {allow: [\"::ffff:10.0.0.0/104\", \"::ffff:192.0.2.1\", \"::/0\"], deny: [\"::ffff:10.9.9.9/112\"], \
+         max_chunk: {\"[::ffff:192.0.2.7]\": 1KiB}}\n",
+    );
+    assert_eq!(config.listen[0].address, "127.0.0.1:0".parse::<SocketAddr>().unwrap());
+    assert_eq!(config.metrics.unwrap().address, "127.0.0.1:9285".parse::<SocketAddr>().unwrap());
+    let servers = ["192.0.2.53:53", "192.0.2.54:53"].map(|server| server.parse().unwrap());
+    assert_eq!(config.dns.servers, DnsServers::List(servers.to_vec()));
+    let nets = ["10.0.0.0/8", "192.0.2.1/32", "::/0"].map(|net| net.parse().unwrap());
+    assert_eq!(config.outbound.allow, nets);
+    assert_eq!(config.outbound.deny, ["10.9.0.0/16".parse().unwrap()]);
+    assert_eq!(config.outbound.max_chunk, [("192.0.2.7".to_owned(), 1024)]);
+}
+
 #[test]
 fn relays_that_call_are_nobody_unless_the_config_names_who_vouches_for_them() {
     let place = Place::new();

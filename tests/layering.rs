@@ -25,17 +25,61 @@ fn pure_layers_name_nothing_impure() -> io::Result<()> {
     Ok(())
 }
 
-fn check(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return fs::read_dir(path)?.try_for_each(|entry| check(&entry?.path()));
+/// Addresses become canonical where they enter: what reads one by itself, or asks a socket for one, would let two
+/// spellings of one address be two (`proto::address`).
+#[test]
+fn addresses_are_read_in_one_place() -> io::Result<()> {
+    const BY_ONESELF: [&str; 6] = [
+        "parse::<IpAddr>",
+        "parse::<SocketAddr>",
+        "parse::<std::net::IpAddr>",
+        "parse::<std::net::SocketAddr>",
+        "to_canonical",
+        "to_ipv4_mapped",
+    ];
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for layer in [
+        "config",
+        "control",
+        "ops",
+        "proto",
+        "relay",
+        "runtime",
+        "telemetry",
+        "telemetry.rs",
+        "bin/msrprelay",
+    ] {
+        each(&source.join(layer), &mut |path, code| {
+            if path.ends_with("proto/address.rs") || path.ends_with("tests.rs") {
+                return;
+            }
+            let found = BY_ONESELF.iter().find(|name| code.contains(**name));
+            assert_eq!(found, None, "{}", path.display());
+            // A `Socket` of ours answers in that form; others do not.
+            let asks = code.replace("socket.peer_addr()", "").contains(".peer_addr()");
+            assert!(!asks || path.ends_with("runtime/sock.rs"), "{}: peer_addr", path.display());
+        })?;
     }
-    if path.exists() {
+    Ok(())
+}
+
+fn check(path: &Path) -> io::Result<()> {
+    each(path, &mut |path, code| {
+        for name in FOREIGN {
+            assert!(!names(code, name), "{}: {name}", path.display());
+        }
+    })
+}
+
+/// Shows the code of each file under a path.
+fn each(path: &Path, look: &mut impl FnMut(&Path, &str)) -> io::Result<()> {
+    if path.is_dir() {
+        return fs::read_dir(path)?.try_for_each(|entry| each(&entry?.path(), look));
+    }
+    if path.extension().is_some_and(|extension| extension == "rs") && path.exists() {
         let source = fs::read_to_string(path)?;
         // Unit tests, at the foot of a file, may well begin with the present moment.
-        let code = without_comments(source.split("\n#[cfg(test)]\n").next().unwrap_or_default());
-        for name in FOREIGN {
-            assert!(!names(&code, name), "{}: {name}", path.display());
-        }
+        look(path, &without_comments(source.split("\n#[cfg(test)]\n").next().unwrap_or_default()));
     }
     Ok(())
 }

@@ -38,14 +38,14 @@ pub struct Limits {
     pub queue_bytes_total: usize,
     /// The most octets handed to the socket in one piece: a waiting frame waits that long at most.
     pub flush_bytes_max: usize,
-    /// The most connections the whole process holds at once.
+    /// The most connections the whole process holds at once. One more takes the place of the one that has proven least.
     pub connections_max: usize,
-    /// The most connections from one address; a /64 of IPv6 is one address.
+    /// The most connections from one address; a /56 of IPv6 is one address.
     pub connections_per_address_max: usize,
     /// The most of these that have neither authenticated nor had a request forwarded.
     pub unauthenticated_per_address_max: usize,
     /// The most connections that have neither authenticated nor had a request forwarded, in percent of
-    /// `connections_max`.
+    /// `connections_max`. One more takes the place of another of them.
     pub unauthenticated_percent_max: usize,
     /// Requests refused to a connection that has neither, after which it is closed.
     pub refused_requests_max: usize,

@@ -15,6 +15,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
 use crate::config::{DnsServers, Limits};
+use crate::proto::address::{self, canonical};
 use crate::srv::{PORT_DEFAULT, SERVICE, order};
 
 /// Why a name has no addresses for us. Towards a client all of these look alike.
@@ -66,7 +67,7 @@ impl Resolver {
 
     /// The addresses of `host`, IPv4 first.
     pub(super) async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
-        if let Ok(address) = host.parse() {
+        if let Some(address) = address::parse(host) {
             return Ok(vec![address]);
         }
         let name = complete(host)?;
@@ -74,7 +75,7 @@ impl Resolver {
             .await
             .map_err(|_| ResolveError::TimedOut)?
             .map_err(|error| explain(&error))?;
-        let addresses: Vec<_> = found.iter().take(self.addresses_max).collect();
+        let addresses: Vec<_> = found.iter().map(canonical).take(self.addresses_max).collect();
         if addresses.is_empty() { Err(ResolveError::NoAddress) } else { Ok(addresses) }
     }
 }
@@ -111,7 +112,9 @@ impl Resolver {
         let (mut ways, mut failure) = (Vec::new(), ResolveError::NoAddress);
         for (target, port) in order(records, draw) {
             match self.resolver.lookup_ip(target).await {
-                Ok(found) => ways.extend(found.iter().map(|address| SocketAddr::new(address, port))),
+                Ok(found) => {
+                    ways.extend(found.iter().map(|address| SocketAddr::new(canonical(address), port)))
+                }
                 Err(error) => failure = explain(&error),
             }
             if ways.len() >= self.addresses_max {

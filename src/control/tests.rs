@@ -69,7 +69,9 @@ fn a_panicking_backend_reads_as_unavailable_and_the_plane_lives_on() {
     for _ in 0..3 {
         assert_unavailable(look_up(&control, "alice", "example.com"));
     }
-    assert_eq!(resolve(&control, "192.0.2.1"), Ok(vec![IpAddr::from([192, 0, 2, 1])]));
+    for literal in ["192.0.2.1", "::ffff:192.0.2.1"] {
+        assert_eq!(resolve(&control, literal), Ok(vec![IpAddr::from([192, 0, 2, 1])]), "{literal}");
+    }
     control.stop(PATIENCE).unwrap();
 }
 

@@ -21,6 +21,7 @@ use super::admission::{Offence, Tally, UserKey, Who};
 use super::ids::{Entropy, LookUpTicket, PeerKey, SessionKey, UriId};
 use super::limit::Limit;
 use super::message::Transit;
+use super::newcomers::Stage;
 use super::peer::{Peer, Role, response_to_path};
 use super::view::authority_of_first;
 use super::{CloseReason, Effect, Effects, Event, LookUpAnswer, Relay, Settings};
@@ -151,6 +152,7 @@ impl Relay {
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
+        peer.advance(Stage::Asking, &mut self.core);
         if peer.auth.is_none() && !is_through_relay(&transit) {
             peer.auth = Some(Box::new(AuthState::new(&mut self.core.entropy)));
         }

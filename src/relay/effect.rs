@@ -24,6 +24,14 @@ pub enum Effect {
         /// Why.
         reason: CloseReason,
     },
+    /// End this connection at once, without a word and without waiting for its peer: its place is needed. The relay has
+    /// forgotten it already.
+    Abort {
+        /// The connection.
+        peer: PeerKey,
+        /// Why.
+        reason: CloseReason,
+    },
     /// Open a connection; say [`Input::Connected`](super::Input::Connected) or [`Input::DialFailed`](super::Input::DialFailed).
     Connect {
         /// The slot it will have.
@@ -82,6 +90,8 @@ pub enum CloseReason {
     Refusals,
     /// A limit, which the log names, was reached.
     Limit(Limit),
+    /// The process has no descriptor left, and this connection has proven least.
+    NoDescriptor,
     /// It has no use any more.
     Idle,
     /// The peer sends no more.
@@ -106,6 +116,7 @@ impl CloseReason {
             Self::BodyTooLong => "body of a non-SEND request too long",
             Self::Refusals => "too many refused requests",
             Self::Limit(limit) => limit.key(),
+            Self::NoDescriptor => "no file descriptor left",
             Self::Idle => "unused for limits.idle_timeout",
             Self::Ended => "the peer sends no more",
             Self::SessionOver => "session over",
@@ -271,6 +282,7 @@ mod tests {
             R::Refusals,
             R::Limit(Limit::Connections),
             R::Limit(Limit::FirstRequestTimeout),
+            R::NoDescriptor,
             R::Idle,
             R::Ended,
             R::SessionOver,

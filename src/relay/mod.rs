@@ -26,6 +26,7 @@ mod ids;
 mod ledger;
 mod limit;
 mod message;
+mod newcomers;
 mod orphan;
 mod output;
 mod peer;
@@ -56,6 +57,7 @@ pub use identity::{ProvenNames, covers};
 pub use ids::{CoreId, LookUpTicket, PeerKey, PeerRef, SessionId, StreamId, Tid};
 pub use limit::Limit;
 pub use message::{Giver, HEAD_OVERHEAD, Hop, Message, Notice, Outer, Transit};
+pub use newcomers::Stage;
 pub use output::OutBatch;
 pub use settings::{ChunkBounds, Limits, Settings};
 pub use stats::{Stats, TableSizes};
@@ -65,6 +67,7 @@ use admission::{Bans, Register};
 use budget::Budget;
 use forward::{SpareQueues, WriteContext};
 use ids::Entropy;
+use newcomers::Newcomers;
 use orphan::Orphans;
 use peer::Peer;
 use rate::Rates;
@@ -108,6 +111,15 @@ pub enum Input {
         /// What its certificate says.
         names: ProvenNames,
     },
+    /// An accepted connection has got so far, before its first request.
+    Advanced {
+        /// The connection.
+        peer: PeerKey,
+        /// How far.
+        stage: Stage,
+    },
+    /// The process has no descriptor left for a connection that waits to be accepted.
+    NoDescriptor,
     /// A connection that [`Effect::Connect`] asked for is up.
     Connected {
         /// The connection.
@@ -224,8 +236,8 @@ struct Core {
     kin: [Option<u8>; 2],
     /// Nothing more is read.
     stopping: bool,
-    /// Connections that nobody vouches for.
-    unproven: usize,
+    /// Connections that have proven nothing.
+    newcomers: Newcomers,
     budget: Budget,
     register: Register,
     bans: Bans,
@@ -308,6 +320,7 @@ impl Relay {
             budget: Budget::new(settings.limits.queue_octets_total, cores.len()),
             register: Register::new(cores.len(), &mut entropy),
             bans: Bans::new(&mut entropy),
+            newcomers: Newcomers::new(&mut entropy),
             rates: Rates::new(settings.limits.octets_per_second_per_user_max, &mut entropy),
             cores,
             settings,
@@ -319,18 +332,18 @@ impl Relay {
             draining: false,
             kin: [None; 2],
             stopping: false,
-            unproven: 0,
             spare: SpareQueues::default(),
             stats: Stats::default(),
         };
         Self { peers: SlotMap::with_key(), sessions, core }
     }
 
-    /// A connection from `address` has been accepted.
+    /// A connection from `address` has been accepted. If there is no room for it, the one goes that has proven least
+    /// ([`Effect::Abort`]).
     ///
     /// # Errors
-    /// The limit that forbids it: close the connection. One that only all cores together exceed is
-    /// found a little later, and ends with [`Effect::Close`].
+    /// The limit that forbids it, where no other connection makes room: close it. A limit that only all cores together
+    /// exceed is found a little later, and ends with [`Effect::Abort`], too.
     pub fn accept(
         &mut self,
         now: Instant,
@@ -339,27 +352,22 @@ impl Relay {
         fx: &mut Effects,
     ) -> Result<PeerKey, Limit> {
         self.core.now = now;
-        let limits = &self.core.settings.limits;
-        let refused = if self.peers.len() >= limits.peers_max {
-            Some(Limit::Connections)
-        } else if self.core.unproven >= limits.unproven_max {
-            Some(Limit::UnauthenticatedShare)
-        } else if self.core.budget.is_pressed() {
-            Some(Limit::QueueBytesTotal)
-        } else {
-            None
+        let room = match self.core.budget.is_pressed() {
+            true => Err(Limit::QueueBytesTotal),
+            false => self.make_room(true, fx),
         };
-        if let Some(limit) = refused {
+        if let Err(limit) = room {
             self.core.bite(limit, None, fx);
             return Err(limit);
         }
-        let until = now + limits.first_request_timeout;
+        let until = now + self.core.settings.limits.first_request_timeout;
         let source = AddressKey::new(address);
         let me = self.core.me;
+        let place = self.core.newcomers.next_place();
         let key = self.peers.insert_with_key(|key| {
-            Peer::accepted(PeerRef { core: me, key }, transport, source, (now, until))
+            Peer::accepted(PeerRef { core: me, key }, transport, source, place, (now, until))
         });
-        self.core.unproven += 1;
+        self.core.newcomers.insert(source, key, place);
         let peer = PeerRef { core: me, key };
         self.core.tally(Who::Address(source), Tally::Connected(peer), fx);
         if let Some(peer) = self.peers.get_mut(key) {
@@ -393,7 +401,7 @@ impl Relay {
 
     /// Connections whose first request is still to come, or has been vouched for by nobody yet.
     pub fn newcomers(&self) -> usize {
-        self.core.unproven
+        self.core.newcomers.len()
     }
 
     /// Whether the relay is about to end: nothing more is read.
@@ -410,6 +418,8 @@ impl Relay {
             Input::End { peer, flag } => self.on_end(peer, flag, fx),
             Input::Unparseable { peer } => self.close_peer(peer, CloseReason::Unparseable, fx),
             Input::Identified { peer, names } => self.on_identified(peer, names),
+            Input::Advanced { peer, stage } => self.on_advanced(peer, stage),
+            Input::NoDescriptor => self.on_no_descriptor(fx),
             Input::Connected { peer } => self.on_connected(peer, fx),
             Input::DialFailed { peer } => {
                 self.on_dial_failed(peer, fx);
@@ -506,6 +516,7 @@ impl Relay {
                 + self.peers.values().map(|p| p.unanswered.len()).sum::<usize>(),
             octets_queued: self.core.budget.held(),
             counted: self.core.register.len() + self.core.rates.len(),
+            newcomers: self.core.newcomers.entries() + self.core.register.told_len(),
         }
     }
 
@@ -578,7 +589,8 @@ impl Relay {
             Message::Shed { peer, source } => self.on_shed(peer, source, fx),
             Message::Lent { peer, from, to, octets } => self.on_lent(peer, from, to, octets, fx),
             Message::Tally { from, who, tally, .. } => self.on_tally(from, who, tally, fx),
-            Message::Excess { peer, limit } => self.close_for_limit(peer.key, limit, fx),
+            Message::Excess { peer, limit } => self.on_excess(peer.key, limit, fx),
+            Message::Newcomers { source, count, .. } => self.core.newcomers.told(source, count),
             Message::Claimed { ticket, who, granted, counter, .. } => {
                 self.on_claimed(ticket, who, granted, counter, fx);
             }

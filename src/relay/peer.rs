@@ -23,6 +23,7 @@ use super::ids::{CoreId, PeerRef, SessionId, SessionKey, StreamId};
 use super::ledger::Loans;
 use super::limit::Limit;
 use super::message::{Giver, Message, Transit};
+use super::newcomers::{Place, Stage};
 use super::{CloseReason, Core, Effect, Effects, Limits, Settings, Tally, Transport};
 use crate::proto::head::Method;
 use crate::proto::parser::Flag;
@@ -97,7 +98,7 @@ pub(crate) struct Peer {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Standing {
     /// Not yet. It is closed at `until`, or when too many of its requests have been refused.
-    Probation { until: Instant, refusals: u32 },
+    Probation { until: Instant, refusals: u32, place: Place },
     /// It has authenticated, or a request of its was forwarded, or we dialled it. Later refusals
     /// count, too, but only those that no session's peer would earn, and those in a row.
     Proven { strays: u32 },
@@ -185,9 +186,10 @@ impl Peer {
         me: PeerRef,
         transport: Transport,
         source: AddressKey,
+        place: Place,
         (now, until): (Instant, Instant),
     ) -> Self {
-        let standing = Standing::Probation { until, refusals: 0 };
+        let standing = Standing::Probation { until, refusals: 0, place };
         Self { source: Some(source), standing, ..Self::new(me, transport, Role::Foreign, now) }
     }
 
@@ -242,12 +244,30 @@ impl Peer {
         if self.is_proven() {
             return;
         }
+        self.leave_newcomers(core);
         self.standing = Standing::Proven { strays: 0 };
-        core.unproven -= 1;
         if let Some(source) = self.source {
             core.tally(Who::Address(source), Tally::Proven, fx);
         }
         self.set_alarm(core);
+    }
+
+    /// It has got further towards a proof, or is being closed, which no stage comes after.
+    pub(crate) fn advance(&mut self, stage: Stage, core: &mut Core) {
+        let (Standing::Probation { place, .. }, Some(source)) = (&mut self.standing, self.source) else {
+            return;
+        };
+        let is_further = stage == Stage::Closing || stage > place.stage;
+        if is_further && place.stage != Stage::Closing {
+            core.newcomers.advance(source, self.me.key, place, stage);
+        }
+    }
+
+    /// It makes room for nobody any more.
+    fn leave_newcomers(&self, core: &mut Core) {
+        if let (Standing::Probation { place, .. }, Some(source)) = (self.standing, self.source) {
+            core.newcomers.remove(source, self.me.key, place);
+        }
     }
 
     /// What of this connection is counted by address and by user.

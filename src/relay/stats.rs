@@ -65,6 +65,8 @@ pub struct TableSizes {
     pub octets_queued: usize,
     /// Addresses and users that are counted here, and users whose rate is.
     pub counted: usize,
+    /// Entries for connections that have proven nothing, and for their sources.
+    pub newcomers: usize,
 }
 
 #[cfg(test)]

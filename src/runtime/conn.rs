@@ -28,7 +28,9 @@ use super::tasks::Event;
 use super::tls::{Client, NotARelay, TlsConn, TlsError, Whose};
 use super::trace::Traced;
 use crate::proto::parser::{ParseError, Parser, Piece};
-use crate::relay::{Holder, Input, Limit, OutBatch, PeerKey, ProvenNames, Target, Transport, WriteState};
+use crate::relay::{
+    Holder, Input, Limit, OutBatch, PeerKey, ProvenNames, Stage, Target, Transport, WriteState,
+};
 use crate::telemetry::{Site, Source, gated};
 use crate::trust::{Asker, TlsFault, shown_names};
 
@@ -56,6 +58,8 @@ pub(crate) struct Conn {
     target: Option<Box<Target>>,
     /// The names of the relay at the other end, if another core or process has seen the proof.
     proven: RefCell<Option<ProvenNames>>,
+    /// How far it has got, as far as the relay was told.
+    stage: Cell<Stage>,
     /// Frames can be sent and received.
     up: Cell<bool>,
     /// When TLS must have got as far as its keys; later, when a head that has begun must be complete.
@@ -117,6 +121,8 @@ impl Conn {
     ) -> Self {
         let conn = Self::new(key, socket, address, tls.map(Box::new));
         conn.dialling.set(true);
+        // Who was called has nothing to prove.
+        conn.stage.set(Stage::Asking);
         Self { target: Some(Box::new(target.clone())), ..conn }
     }
 
@@ -145,6 +151,7 @@ impl Conn {
             dialling: Cell::new(false),
             target: None,
             proven: RefCell::new(None),
+            stage: Cell::new(Stage::Silent),
             up: Cell::new(false),
             deadline: Cell::new(None),
             closing_since: Cell::new(None),
@@ -190,6 +197,13 @@ impl Conn {
         self.closing_since.set(self.closing_since.get().or_else(|| Some(Instant::now())));
         self.stop_reading.notify();
         self.writable.notify();
+    }
+
+    /// Ends at once: nothing more is written, and the peer is not waited for.
+    pub(crate) fn abort(&self, shared: &Rc<Shared>) {
+        // It fails only if the peer is gone already.
+        let _ = self.socket.reset_when_closed();
+        self.lose(shared);
     }
 
     // -- reading -------------------------------------------------------------------------------
@@ -269,6 +283,7 @@ impl Conn {
                 },
             };
             self.after_receive(shared);
+            self.tell_stage(shared);
             let Received { records: left, plain } = {
                 let received = Received { records: mem::take(&mut records), plain };
                 match self.hand_over(shared, received).await {
@@ -374,6 +389,15 @@ impl Conn {
                 shared.counters.relays_recognised.add(1);
             }
             self.identify(shared);
+        }
+    }
+
+    /// Something has been received. The relay is told how far that gets the connection, once for each stage.
+    fn tell_stage(&self, shared: &Rc<Shared>) {
+        let stage = if self.up.get() && self.tls.is_some() { Stage::Up } else { Stage::Handshake };
+        if stage > self.stage.get() {
+            self.stage.set(stage);
+            shared.feed([Input::Advanced { peer: self.key, stage }]);
         }
     }
 

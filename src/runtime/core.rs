@@ -53,6 +53,8 @@ const BUFFERS_KEPT: usize = 4;
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long accepting rests when the process has no descriptor or memory left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// The same where another connection has just made room: long enough that a core which accepts nothing does not spin.
+const RECOVERY_PAUSE: Duration = Duration::from_millis(2);
 
 /// Everything a core is made from; crosses into its thread.
 pub(crate) struct CorePlan {
@@ -358,6 +360,11 @@ impl Shared {
             Effect::Pause(peer) => self.with_conn(peer, |conn| conn.set_paused(true)),
             Effect::Resume(peer) => self.with_conn(peer, |conn| conn.set_paused(false)),
             Effect::Close { peer, reason } => self.close(peer, reason),
+            Effect::Abort { peer, reason } => {
+                tracing::debug!(?peer, reason = reason.as_str(), "Aborting connection");
+                let conn = self.conns.borrow().get(&peer).map(Rc::clone);
+                conn.iter().for_each(|conn| conn.abort(self));
+            }
             Effect::Connect { peer, target } => {
                 let given_up = Rc::new(Event::default());
                 self.dialling.borrow_mut().insert(peer, Rc::clone(&given_up));
@@ -462,14 +469,17 @@ impl Shared {
                 Ok((socket, address)) => self.accepted(socket, address, transport),
                 Err(AcceptError::Stopped) => return,
                 Err(AcceptError::Exhausted(error)) => {
-                    gated!(
-                        warn,
-                        Site::CannotAccept,
-                        Source::ANY,
-                        { reason = %error },
-                        "Cannot accept connections for now; raise LimitNOFILE"
-                    );
+                    warn_exhausted(&error);
                     Deadline::after(EXHAUSTED_PAUSE).await;
+                }
+                Err(AcceptError::NoDescriptor(error)) => {
+                    warn_exhausted(&error);
+                    let makes_room = listener.is_connection_waiting() && self.relay.borrow().newcomers() > 0;
+                    if makes_room {
+                        self.feed([Input::NoDescriptor]);
+                    }
+                    // What was closed is closed after the next turn.
+                    Deadline::after(if makes_room { RECOVERY_PAUSE } else { EXHAUSTED_PAUSE }).await;
                 }
                 Err(AcceptError::Failed(error)) => {
                     tracing::error!(reason = %error, port = transport.port, "Cannot accept connections any more");
@@ -741,6 +751,17 @@ impl Shared {
         counters.inbox_waiting.set(self.inbox.len() as u64);
         counters.outbox_waiting.set(self.mesh.waiting() as u64);
     }
+}
+
+/// Tells now and then that connections wait because the process, or the system, has no more to give.
+fn warn_exhausted(error: &std::io::Error) {
+    gated!(
+        warn,
+        Site::CannotAccept,
+        Source::ANY,
+        { reason = %error },
+        "Cannot accept connections for now; raise LimitNOFILE"
+    );
 }
 
 fn end_of(answer: &Answer) -> LookUpEnd {

@@ -18,6 +18,7 @@ use super::tasks::Event;
 use super::tls::{TlsConn, TlsError};
 use crate::config::EndpointTls;
 use crate::control::ResolveError;
+use crate::proto::address;
 use crate::relay::{CoreId, Holder, Input, Limit, PeerKey, ProvenNames, Target, Transport};
 use crate::telemetry::{LookUpEnd, Site, Source, gated};
 
@@ -81,9 +82,9 @@ impl Shared {
             return Err(DialError::ForbiddenPort(target.port));
         }
         let tls = target.secure.then(|| self.client_tls(target, outbound.endpoint_tls)).transpose()?;
-        let mut addresses = match target.host.parse::<IpAddr>() {
-            Ok(address) => vec![SocketAddr::new(address, target.port)],
-            Err(_) => self.resolve(target).await?,
+        let mut addresses = match address::parse(&target.host) {
+            Some(address) => vec![SocketAddr::new(address, target.port)],
+            None => self.resolve(target).await?,
         };
         if addresses.len() > limits.addresses_per_name_max {
             addresses.truncate(limits.addresses_per_name_max);
@@ -155,8 +156,10 @@ impl Shared {
     /// those, too, from which one connects to oneself.
     fn is_own(&self, address: SocketAddr, socket: &Socket) -> bool {
         let everywhere = |own: &SocketAddr| own.ip().is_unspecified() && own.port() == address.port();
-        self.own.iter().any(everywhere)
-            && socket.local_addr().is_ok_and(|local| local.ip().to_canonical() == address.ip().to_canonical())
+        // The kernel has the last word on where that is.
+        let reached = socket.peer_addr().is_ok_and(|reached| self.own.contains(&reached));
+        let is_here = || socket.local_addr().is_ok_and(|local| local.ip() == address.ip());
+        reached || self.own.iter().any(everywhere) && is_here()
     }
 
     /// A relay must prove its name, whatever the policy for endpoints; those are usually self-signed.

@@ -27,8 +27,8 @@ use msrprelay::proto::digest::{Algorithm, Challenge, Ha1};
 use msrprelay::proto::parser::{Parser, ParserLimits, Piece};
 use msrprelay::relay::{
     ChunkBounds, CloseReason, CoreId, Effect, Effects, Event, Input, Limit, Limits, LookUpAnswer,
-    LookUpTicket, Message, OutBatch, PeerKey, ProvenNames, Relay, Settings, TableSizes, Target, Transport,
-    WriteState,
+    LookUpTicket, Message, OutBatch, PeerKey, ProvenNames, Relay, Settings, Stage, TableSizes, Target,
+    Transport, WriteState,
 };
 
 pub use endpoint::{Endpoint, Frame};
@@ -220,6 +220,12 @@ impl World {
         let accepted = accepted.map(|key| self.add_link(core, key));
         self.apply(core, fx);
         accepted
+    }
+
+    /// A connection from outside has got so far that a runtime tells.
+    pub fn advance_to(&mut self, conn: Conn, stage: Stage) {
+        let Link { core, key, .. } = self.links[conn.0];
+        self.input(core, Input::Advanced { peer: key, stage });
     }
 
     fn add_link(&mut self, core: usize, key: PeerKey) -> Conn {
@@ -492,6 +498,13 @@ impl World {
                     link.awake = true;
                 });
             }
+            Effect::Abort { peer, reason } => {
+                if let Some(conn) = self.cores[core].links.get(&peer).copied() {
+                    self.links[conn.0].closing = Some(reason);
+                    // The relay has forgotten it, and does not mind to hear that it is gone.
+                    self.lose(conn);
+                }
+            }
             Effect::Connect { peer, target } => {
                 let dial = Dial { core, key: peer, target };
                 self.dials.push(dial);
@@ -654,6 +667,7 @@ impl World {
             sum.unanswered += sizes.unanswered;
             sum.octets_queued += sizes.octets_queued;
             sum.counted += sizes.counted;
+            sum.newcomers += sizes.newcomers;
         }
         sum
     }

@@ -339,6 +339,13 @@ impl World {
                     link.awake = true;
                 });
             }
+            Effect::Abort { peer, .. } => {
+                let is_it = |link: &Link| link.core == core && link.key == peer && !link.gone;
+                // The relay has forgotten it, and does not mind to hear that it is gone.
+                if let Some(number) = self.links.iter().position(is_it) {
+                    self.lose(number);
+                }
+            }
             Effect::Connect { peer, target } => self.dials.push(Dial { core, key: peer, target }),
             Effect::LookUp { ticket, user, realm, algorithm } => {
                 self.look_ups.push(LookUp { core, ticket, user, realm, algorithm });

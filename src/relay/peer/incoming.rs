@@ -14,6 +14,7 @@ use crate::proto::status::Status;
 use crate::proto::uri::MsrpUri;
 use crate::relay::ids::{PeerKey, StreamId, Tid};
 use crate::relay::message::{Giver, Message, Transit};
+use crate::relay::newcomers::Stage;
 use crate::relay::orphan::Failure;
 use crate::relay::{CloseReason, Effects, Event, Limit, Relay};
 
@@ -146,8 +147,9 @@ impl Relay {
             peer.unanswered_octets += kept.cost();
             peer.unanswered.push_back(Unanswered { sequence: stream.sequence, session, transit: kept });
         }
-        if let Standing::Proven { strays } = &mut peer.standing {
-            *strays = 0;
+        match &mut peer.standing {
+            Standing::Proven { strays } => *strays = 0,
+            Standing::Probation { .. } => peer.advance(Stage::Asking, &mut self.core),
         }
         peer.outstanding += transit.cost();
         peer.lend(session.home(), transit.cost());
