@@ -491,12 +491,13 @@ impl World {
                     link.awake = true;
                 });
             }
-            Effect::Connect { peer, target } => {
+            Effect::Connect { peer, target, .. } => {
                 let dial = Dial { core, key: peer, target };
                 self.dials.push(dial);
             }
-            Effect::LookUp { ticket, user, realm, algorithm } => {
-                self.look_ups.push(LookUp { core, ticket, user, realm, algorithm });
+            Effect::LookUp { ticket, attempt, .. } => {
+                let (user, realm) = (attempt.user().to_owned(), attempt.realm().to_owned());
+                self.look_ups.push(LookUp { core, ticket, user, realm, algorithm: attempt.algorithm() });
             }
             Effect::Event(event) => {
                 if let Event::SessionOpened { session, .. } = &event {

@@ -421,6 +421,9 @@ impl Relay {
         if user.is_some_and(is_banned) {
             return Err((Status::TIMEOUT, "too many next hops of this user could not be reached"));
         }
+        // Who writes to a client behind a relay that has to be called takes no turn of that client's user.
+        let who = user.and_then(|_| self.sessions.in_turn_of(&id));
+        let who = who.unwrap_or_else(|| Who::User(UserKey::of_relay(&target.host)));
         let me = self.core.me;
         let transport = Transport { secure: target.secure, port: target.port };
         let key = self.peers.insert_with_key(|key| {
@@ -434,7 +437,7 @@ impl Relay {
             peer
         });
         self.core.stats.dials += 1;
-        fx.push(Effect::Connect { peer: key, target });
+        fx.push(Effect::Connect { peer: key, target, who });
         Ok(PeerRef { core: me, key })
     }
 
