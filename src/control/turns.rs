@@ -346,7 +346,7 @@ mod tests {
             late.iter().map(|((_, number), had_its_share)| (*number, *had_its_share)).collect();
         assert_eq!(late, [(1, true), (2, true), (3, false)]);
         assert_eq!(queue.order(1), "alice");
-        ["crowd", "alice"].map(|name| queue.turns.end(who(name)));
+        ["crowd", "alice"].into_iter().for_each(|name| queue.turns.end(who(name)));
         assert!(queue.is_empty());
     }
 

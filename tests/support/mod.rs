@@ -27,7 +27,8 @@ use msrprelay::proto::digest::{Algorithm, Challenge, Ha1};
 use msrprelay::proto::parser::{Parser, ParserLimits, Piece};
 use msrprelay::relay::{
     ChunkBounds, CloseReason, CoreId, Effect, Effects, Event, Input, Limit, Limits, LookUpAnswer,
-    LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings, TableSizes, Target, Transport, WriteState,
+    LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings, TableSizes, Target, Transport, Who,
+    WriteState,
 };
 
 pub use endpoint::{Endpoint, Frame};
@@ -57,12 +58,16 @@ pub struct Dial {
     pub core: usize,
     pub key: PeerKey,
     pub target: Target,
+    /// In whose turn.
+    pub who: Who,
 }
 
 #[derive(Debug)]
 pub struct LookUp {
     pub core: usize,
     pub ticket: LookUpTicket,
+    /// In whose turn.
+    pub who: Who,
     pub user: String,
     pub realm: String,
     pub algorithm: Algorithm,
@@ -491,13 +496,14 @@ impl World {
                     link.awake = true;
                 });
             }
-            Effect::Connect { peer, target, .. } => {
-                let dial = Dial { core, key: peer, target };
+            Effect::Connect { peer, target, who } => {
+                let dial = Dial { core, key: peer, target, who };
                 self.dials.push(dial);
             }
-            Effect::LookUp { ticket, attempt, .. } => {
+            Effect::LookUp { ticket, who, attempt } => {
                 let (user, realm) = (attempt.user().to_owned(), attempt.realm().to_owned());
-                self.look_ups.push(LookUp { core, ticket, user, realm, algorithm: attempt.algorithm() });
+                let algorithm = attempt.algorithm();
+                self.look_ups.push(LookUp { core, ticket, who, user, realm, algorithm });
             }
             Effect::Event(event) => {
                 if let Event::SessionOpened { session, .. } = &event {
@@ -517,7 +523,7 @@ impl World {
 
     /// Ends a dial that was held: the connection is up, or cannot be had.
     pub fn finish_dial(&mut self, index: usize, up: bool) -> Option<Conn> {
-        let Dial { core, key, target } = self.dials.remove(index);
+        let Dial { core, key, target, .. } = self.dials.remove(index);
         if up {
             let conn = self.add_link(core, key);
             self.dialled.push((target, conn));

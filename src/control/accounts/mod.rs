@@ -150,7 +150,7 @@ enum Store {
     Mysql(Mysql),
     /// Backends that go wrong, for the tests of those who ask.
     #[cfg(test)]
-    Silent,
+    Silent(std::sync::Arc<std::sync::atomic::AtomicUsize>),
     /// For one user alone.
     #[cfg(test)]
     SilentFor(&'static str),
@@ -169,7 +169,10 @@ impl Store {
             Self::Sqlite(sqlite) => sqlite.look_up(user, realm).await,
             Self::Mysql(mysql) => mysql.look_up(user, realm).await,
             #[cfg(test)]
-            Self::Silent => std::future::pending().await,
+            Self::Silent(asked) => {
+                asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                std::future::pending().await
+            }
             #[cfg(test)]
             Self::SilentFor(silent) if *silent == user => std::future::pending().await,
             #[cfg(test)]
@@ -218,7 +221,16 @@ impl Accounts {
     /// A backend that never answers.
     #[cfg(test)]
     pub(super) fn silent(ready: AccountsReady) -> Self {
-        Self::over(Store::Silent, Rc::new(Health::new(ready)), None)
+        Self::silent_and_counting(ready, std::sync::Arc::default())
+    }
+
+    /// One that counts how often it is asked, too.
+    #[cfg(test)]
+    pub(super) fn silent_and_counting(
+        ready: AccountsReady,
+        asked: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+    ) -> Self {
+        Self::over(Store::Silent(asked), Rc::new(Health::new(ready)), None)
     }
 
     /// A backend that never answers of alice, and knows no one.
