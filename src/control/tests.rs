@@ -294,11 +294,14 @@ fn secrets_are_never_printed() {
 
 // -- names -----------------------------------------------------------------------------------------
 
+/// A question as it came, and who asked it.
+type Query = (Vec<u8>, SocketAddr);
+
 /// A name server that answers by the first letters of the name asked for.
 struct NameServer {
     address: SocketAddr,
     /// Questions for `late`, and who asked them; they are answered when the test says so.
-    late: Arc<Mutex<Vec<(Vec<u8>, SocketAddr)>>>,
+    late: Arc<Mutex<Vec<Query>>>,
     socket: UdpSocket,
     thread: Option<JoinHandle<()>>,
 }

@@ -232,7 +232,7 @@ impl Relay {
         let uri = transit.to_path().last().unwrap_or_default();
         fx.push(Effect::LookUp {
             ticket: LookUpTicket { peer: key, number },
-            who: behind::relay_of(transit).or(source.map(Who::Address)).unwrap_or(Who::User(user)),
+            who: behind::relay_of(transit).or_else(|| source.map(Who::Address)).unwrap_or(Who::User(user)),
             attempt: Box::new(Attempt::new(&authorization, uri)),
         });
         let algorithm = authorization.algorithm;
