@@ -112,8 +112,9 @@
 //! | A port that anybody listens on is refused; the only `unsafe` code | [`runtime::sock`] |
 //! | What is dialled is judged after the name has been resolved | `runtime::dial`, [`config::Outbound::permits`] |
 //! | Every request is answered in time; a broken backend is never "no such user" | [`control`] |
+//! | In look-ups and connects no asker waits for another's beyond its turn | `control::turns` |
 //! | A core's waker is in no other thread's hands once the core can see the answer | `control::reply` |
-//! | An account is found only if exactly one is meant; a database that fails is tried by one task; what was found is remembered no longer than the operator says | `control::accounts` |
+//! | An account is found only if exactly one is meant; a database that fails is tried by one task; what was proven is remembered no longer than the operator says, and no one is refused by it | `control::accounts` |
 //! | Whoever asks for the metrics gets one answer in bounded time, and nobody is named in it | [`ops::metrics`] |
 //! | Every problem of a config is told at once; every limit has a default, a floor and a ceiling | [`config`] |
 //!

@@ -207,18 +207,34 @@ impl Counter {
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)* ; by kind: $($(#[$kinds_doc:meta])* $kinds:ident[$count:expr],)*) => {
         /// What one core counts. Aligned to two cache lines, so that no two cores' counters share one.
-        #[derive(Debug, Default)]
+        #[derive(Debug)]
         #[repr(align(128))]
         pub struct Counters {
             $($(#[$doc])* pub $name: Counter,)*
             $($(#[$kinds_doc])* $kinds: [Counter; $count],)*
         }
 
+        // Not derived: arrays of more than 32 have no default.
+        impl Default for Counters {
+            fn default() -> Self {
+                Self {
+                    $($name: Counter::default(),)*
+                    $($kinds: std::array::from_fn(|_| Counter::default()),)*
+                }
+            }
+        }
+
         /// The values of [`Counters`] at one moment, of one core or summed over several.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub struct Snapshot {
             $($(#[$doc])* pub $name: u64,)*
             $($(#[$kinds_doc])* $kinds: [u64; $count],)*
+        }
+
+        impl Default for Snapshot {
+            fn default() -> Self {
+                Self { $($name: 0,)* $($kinds: [0; $count],)* }
+            }
         }
 
         impl Counters {
@@ -486,6 +502,8 @@ pub struct Observed {
     pub look_ups_waiting: usize,
     /// Name look-ups that wait for their turn.
     pub resolves_waiting: usize,
+    /// Connects to next hops that wait for their turn.
+    pub dials_waiting: usize,
 }
 
 impl std::iter::Sum for Snapshot {

@@ -63,8 +63,14 @@ pub struct Limits {
     pub bytes_per_second_per_user_max: usize,
     /// The most transactions that may await an answer from one peer.
     pub transactions_per_peer_max: usize,
-    /// The most account look-ups, and the most name look-ups, that may wait for the control thread.
+    /// The most account look-ups, name look-ups, and connects to next hops, each by itself, that may wait for their turn.
     pub lookups_waiting_max: usize,
+    /// Account look-ups under way at once for one address, or for one relay with clients behind it.
+    pub lookups_per_address_max: usize,
+    /// Name look-ups under way at once for one user.
+    pub lookups_per_user_max: usize,
+    /// Connects to next hops under way at once for one user.
+    pub dials_per_user_max: usize,
     /// The most addresses of one host name that are tried.
     pub addresses_per_name_max: usize,
     /// How long failures are counted together, and so how long a ban can last.
@@ -82,9 +88,9 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// How long a connection that no session uses may be silent.
     pub idle_timeout: Duration,
-    /// How long an account look-up may take before its answer is "unavailable".
+    /// How long an account look-up may wait and take before its answer is "unavailable".
     pub lookup_timeout: Duration,
-    /// How long a name look-up may take, all servers and repetitions together.
+    /// How long a name look-up may wait and take, all servers and repetitions together.
     pub resolve_timeout: Duration,
 }
 
@@ -115,6 +121,9 @@ impl Default for Limits {
             bytes_per_second_per_user_max: 0,
             transactions_per_peer_max: 4096,
             lookups_waiting_max: 1024,
+            lookups_per_address_max: 64,
+            lookups_per_user_max: 16,
+            dials_per_user_max: 32,
             addresses_per_name_max: 16,
             failure_window: Duration::from_secs(300),
             handshake_timeout: Duration::from_secs(10),
@@ -148,7 +157,7 @@ const SIZES: [Row<usize>; 11] = [
 ];
 
 /// Limits that count things.
-const COUNTS: [Row<usize>; 14] = [
+const COUNTS: [Row<usize>; 17] = [
     Row("headers_max", 16, 1024, |limits| &mut limits.headers_max),
     Row("path_uris_max", 4, 128, |limits| &mut limits.path_uris_max),
     Row("connections_max", 16, 4 << 20, |limits| &mut limits.connections_max),
@@ -162,6 +171,9 @@ const COUNTS: [Row<usize>; 14] = [
     Row("sessions_per_user_max", 0, 1 << 20, |limits| &mut limits.sessions_per_user_max),
     Row("transactions_per_peer_max", 16, 1 << 20, |limits| &mut limits.transactions_per_peer_max),
     Row("lookups_waiting_max", 16, 1 << 16, |limits| &mut limits.lookups_waiting_max),
+    Row("lookups_per_address_max", 1, 256, |limits| &mut limits.lookups_per_address_max),
+    Row("lookups_per_user_max", 1, 256, |limits| &mut limits.lookups_per_user_max),
+    Row("dials_per_user_max", 1, 1 << 20, |limits| &mut limits.dials_per_user_max),
     Row("addresses_per_name_max", 1, 64, |limits| &mut limits.addresses_per_name_max),
 ];
 

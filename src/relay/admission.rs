@@ -67,13 +67,31 @@ impl UserKey {
     /// The user `name` of `realm`, octet by octet.
     pub fn new(name: &str, realm: &str) -> Self {
         let digest = Sha256::new().chain_update(realm).chain_update([0]).chain_update(name).finalize();
-        let half = digest.first_chunk().copied().unwrap_or_default();
-        Self(u128::from_be_bytes(half))
+        Self::half(digest.as_slice())
+    }
+
+    /// A relay by its host, to share look-ups among those who ask for them.
+    pub(crate) fn of_relay(host: &str) -> Self {
+        Self::half(&of_relay(host).finalize())
+    }
+
+    /// A user as clients of a relay: what others do in the user's name behind another relay does not count.
+    pub(crate) fn behind(self, host: &str) -> Self {
+        Self::half(&of_relay(host).chain_update([0]).chain_update(self.0.to_be_bytes()).finalize())
+    }
+
+    fn half(digest: &[u8]) -> Self {
+        Self(u128::from_be_bytes(digest.first_chunk().copied().unwrap_or_default()))
     }
 }
 
+/// No realm begins with that octet. Host names have no case.
+fn of_relay(host: &str) -> Sha256 {
+    Sha256::new().chain_update([0]).chain_update(host.to_ascii_lowercase())
+}
+
 /// Whose share is counted.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum Who {
     /// Everybody at an address.
     Address(AddressKey),

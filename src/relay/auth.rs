@@ -25,7 +25,9 @@ use super::newcomers::Stage;
 use super::peer::{Peer, Role, response_to_path};
 use super::view::authority_of_first;
 use super::{CloseReason, Effect, Effects, Event, LookUpAnswer, Relay, Settings};
-use crate::proto::digest::{Algorithm, Authorization, AuthorizationError, Challenge, Ha1, Verified, check};
+use crate::proto::digest::{
+    Algorithm, Attempt, Authorization, AuthorizationError, Challenge, Ha1, Verified, check,
+};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::uri::{MsrpUri, host_matches};
@@ -229,11 +231,11 @@ impl Relay {
             .use_nonce(&authorization.nonce, authorization.nc, self.core.now)
             .ok_or(Refusal::Wrong("nonce unknown or used before"))?;
         let number = peer.take_ticket(transit);
+        let uri = transit.to_path().last().unwrap_or_default();
         fx.push(Effect::LookUp {
             ticket: LookUpTicket { peer: key, number },
-            user: authorization.username.clone().into_owned(),
-            realm: authorization.realm.clone().into_owned(),
-            algorithm: authorization.algorithm,
+            who: behind::relay_of(transit).or_else(|| source.map(Who::Address)).unwrap_or(Who::User(user)),
+            attempt: Box::new(Attempt::new(&authorization, uri)),
         });
         let algorithm = authorization.algorithm;
         Ok(Waiting { ticket: number, transit: transit.clone(), stale, refreshes, algorithm })

@@ -1,11 +1,12 @@
 //! What the relay asks of its runtime: the effects, in the order in which they must happen, and the
 //! parcels for other cores. Plain data; what is done with them is the runtime's.
 
+use super::admission::Who;
 use super::ids::{CoreId, LookUpTicket, PeerKey};
 use super::limit::Limit;
 use super::message::Message;
 use super::view::{EndReason, SessionView};
-use crate::proto::digest::Algorithm;
+use crate::proto::digest::Attempt;
 use crate::proto::status::Status;
 
 /// What the caller must do.
@@ -38,17 +39,17 @@ pub enum Effect {
         peer: PeerKey,
         /// Where to.
         target: Target,
+        /// In whose turn.
+        who: Who,
     },
     /// Ask the accounts; say [`Input::LookedUp`](super::Input::LookedUp).
     LookUp {
         /// To be given back.
         ticket: LookUpTicket,
-        /// User name as the client gave it.
-        user: String,
-        /// The realm of the challenge.
-        realm: String,
-        /// Which hash is wanted.
-        algorithm: Algorithm,
+        /// In whose turn: that of the address or relay where it comes from, for the user is not proven yet.
+        who: Who,
+        /// The credentials: whose account, and which hash is wanted.
+        attempt: Box<Attempt>,
     },
     /// Something worth a log line.
     Event(Event),

@@ -79,6 +79,12 @@ limits! {
     BytesPerSecondPerUser = "limits.bytes_per_second_per_user_max",
     /// Look-ups that wait.
     LookUpsWaiting = "limits.lookups_waiting_max",
+    /// Account look-ups of one address.
+    LookUpsPerAddress = "limits.lookups_per_address_max",
+    /// Name look-ups of one user.
+    LookUpsPerUser = "limits.lookups_per_user_max",
+    /// Connects for one user.
+    DialsPerUser = "limits.dials_per_user_max",
     /// Addresses of a host name.
     AddressesPerName = "limits.addresses_per_name_max",
     /// A TLS handshake too slow.

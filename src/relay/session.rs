@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use slotmap::SlotMap;
 
-use super::admission::UserKey;
+use super::admission::{UserKey, Who};
 use super::ids::{CoreId, Entropy, PeerKey, PeerRef, SecretHasher, SessionId, SessionKey, StreamId, UriId};
 use super::message::{Giver, Message, MessageId, Notice, Outer, Transit};
 use super::orphan::Failure;
@@ -251,6 +251,16 @@ impl Sessions {
     pub(crate) fn user_of(&self, id: &SessionId) -> Option<UserKey> {
         let session = self.by_id.get(id).and_then(|key| self.table.get(*key))?;
         Some(UserKey::new(session.verified.username(), session.verified.realm()))
+    }
+
+    /// In whose turn names are looked up and next hops dialled for it: the user's, or, behind a relay, the user's there.
+    pub(crate) fn in_turn_of(&self, id: &SessionId) -> Option<Who> {
+        let session = self.by_id.get(id).and_then(|key| self.table.get(*key))?;
+        let user = UserKey::new(session.verified.username(), session.verified.realm());
+        let nearest =
+            session.client().is_none().then(|| Path::new(&session.current.inner_path).first()).flatten();
+        let relay = nearest.and_then(|uri| MsrpUri::parse(uri).ok());
+        Some(Who::User(relay.map_or(user, |relay| user.behind(relay.host_str()))))
     }
 
     /// Prolongs the life of a session's URI by an AUTH to it. Returns that URI.

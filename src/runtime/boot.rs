@@ -267,12 +267,13 @@ impl Server {
         let (counters, accounts, control) =
             (self.counters.clone(), self.accounts.clone(), self.control.clone());
         move || {
-            let (look_ups_waiting, resolves_waiting) = control.waiting();
+            let [look_ups_waiting, resolves_waiting, dials_waiting] = control.waiting();
             Observed {
                 cores: counters.iter().map(|counters| counters.snapshot()).collect(),
                 accounts_ready: accounts.is_ready(),
                 look_ups_waiting,
                 resolves_waiting,
+                dials_waiting,
             }
         }
     }

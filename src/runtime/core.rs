@@ -30,10 +30,10 @@ use super::tls::{TlsConn, TlsSetup};
 use super::trace::Trace;
 use crate::config::{Limits, Outbound};
 use crate::control::{Answer, ControlHandle, Secret, WhyUnavailable};
-use crate::proto::digest::{Algorithm, Ha1};
+use crate::proto::digest::Attempt;
 use crate::relay::{
     CloseReason, CoreId, Effect, Effects, EndReason, Event as RelayEvent, Input, Limit, LookUpAnswer,
-    LookUpTicket, OutBatch, PeerKey, Relay, SessionView, Settings, Stats, Transport, WriteState,
+    LookUpTicket, OutBatch, PeerKey, Relay, SessionView, Settings, Stats, Transport, Who, WriteState,
 };
 use crate::telemetry::{Counters, LookUpEnd, PUBLISHED_EVERY, Record, Records, Site, Source, gated};
 
@@ -365,15 +365,15 @@ impl Shared {
                 let conn = self.conns.borrow().get(&peer).map(Rc::clone);
                 conn.iter().for_each(|conn| conn.abort(self));
             }
-            Effect::Connect { peer, target } => {
+            Effect::Connect { peer, target, who } => {
                 let given_up = Rc::new(Event::default());
                 self.dialling.borrow_mut().insert(peer, Rc::clone(&given_up));
                 let core = Rc::clone(self);
-                self.tasks.spawn(async move { core.dial(peer, target, &given_up).await });
+                self.tasks.spawn(async move { core.dial(peer, (target, who), &given_up).await });
             }
-            Effect::LookUp { ticket, user, realm, algorithm } => {
+            Effect::LookUp { ticket, who, attempt } => {
                 let core = Rc::clone(self);
-                self.tasks.spawn(async move { core.look_up(ticket, user, realm, algorithm).await });
+                self.tasks.spawn(async move { core.look_up(ticket, who, *attempt).await });
             }
             Effect::Event(RelayEvent::LimitReached { limit, peer, user }) => {
                 // Counted by the relay already.
@@ -546,28 +546,17 @@ impl Shared {
 
     // -- what waits ------------------------------------------------------------------------------
 
-    async fn look_up(
-        self: &Rc<Self>,
-        ticket: LookUpTicket,
-        user: String,
-        realm: String,
-        algorithm: Algorithm,
-    ) {
+    async fn look_up(self: &Rc<Self>, ticket: LookUpTicket, who: Who, attempt: Attempt) {
         let asked = Instant::now();
-        let found = self.control.look_up(user.clone(), realm.clone()).await;
+        let found = self.control.look_up(who, attempt.clone()).await;
         self.counters.looked_up(end_of(&found), asked.elapsed());
-        if !matches!(found, Answer::Found(Secret::Password(_))) {
-            // A password costs one hash more: who has one must not show in the time that it takes (norm S9).
-            std::hint::black_box(Ha1::new(algorithm, &user, &realm, ""));
-        }
+        let ha1 = Secret::ha1(found.secret(), attempt.user(), attempt.realm(), attempt.algorithm());
         let answer = match found {
-            Answer::Found(secret) => {
-                secret.ha1(&user, &realm, algorithm).map_or(LookUpAnswer::Unknown, LookUpAnswer::Found)
-            }
-            Answer::Unknown => LookUpAnswer::Unknown,
+            Answer::Found(_) | Answer::Unknown => ha1.map_or(LookUpAnswer::Unknown, LookUpAnswer::Found),
             Answer::Unavailable(why) => {
                 match why {
                     WhyUnavailable::Busy => self.limit_reached(Limit::LookUpsWaiting, None),
+                    WhyUnavailable::Share => self.limit_reached(Limit::LookUpsPerAddress, None),
                     WhyUnavailable::Late => self.limit_reached(Limit::LookUpTimeout, None),
                     WhyUnavailable::Failed => {}
                 }
@@ -768,7 +757,7 @@ fn end_of(answer: &Answer) -> LookUpEnd {
     match answer {
         Answer::Found(_) => LookUpEnd::Found,
         Answer::Unknown => LookUpEnd::Unknown,
-        Answer::Unavailable(WhyUnavailable::Busy) => LookUpEnd::Busy,
+        Answer::Unavailable(WhyUnavailable::Busy | WhyUnavailable::Share) => LookUpEnd::Busy,
         Answer::Unavailable(WhyUnavailable::Late) => LookUpEnd::Late,
         Answer::Unavailable(WhyUnavailable::Failed) => LookUpEnd::Failed,
     }

@@ -175,8 +175,8 @@ pub(crate) fn publish(counters: &Counters, before: &Stats, now: &Stats) {
     counters.dials.add(now.dials - before.dials);
     counters.dial_failures.add(now.dials_failed - before.dials_failed);
     counters.parcels_sent.add(now.parcels - before.parcels);
-    for (limit, (now, before)) in Limit::ALL.iter().zip(now.limits_reached.iter().zip(before.limits_reached))
-    {
+    let reached = now.limits_reached.iter().zip(before.limits_reached.iter());
+    for (limit, (now, before)) in Limit::ALL.iter().zip(reached) {
         counters.limit_reached(*limit, now - before);
     }
 }

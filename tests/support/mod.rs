@@ -28,7 +28,7 @@ use msrprelay::proto::parser::{Parser, ParserLimits, Piece};
 use msrprelay::relay::{
     ChunkBounds, CloseReason, CoreId, Effect, Effects, Event, Input, Limit, Limits, LookUpAnswer,
     LookUpTicket, Message, OutBatch, PeerKey, ProvenNames, Relay, Settings, Stage, TableSizes, Target,
-    Transport, WriteState,
+    Transport, Who, WriteState,
 };
 
 pub use endpoint::{Endpoint, Frame};
@@ -58,12 +58,16 @@ pub struct Dial {
     pub core: usize,
     pub key: PeerKey,
     pub target: Target,
+    /// In whose turn.
+    pub who: Who,
 }
 
 #[derive(Debug)]
 pub struct LookUp {
     pub core: usize,
     pub ticket: LookUpTicket,
+    /// In whose turn.
+    pub who: Who,
     pub user: String,
     pub realm: String,
     pub algorithm: Algorithm,
@@ -505,12 +509,14 @@ impl World {
                     self.lose(conn);
                 }
             }
-            Effect::Connect { peer, target } => {
-                let dial = Dial { core, key: peer, target };
+            Effect::Connect { peer, target, who } => {
+                let dial = Dial { core, key: peer, target, who };
                 self.dials.push(dial);
             }
-            Effect::LookUp { ticket, user, realm, algorithm } => {
-                self.look_ups.push(LookUp { core, ticket, user, realm, algorithm });
+            Effect::LookUp { ticket, who, attempt } => {
+                let (user, realm) = (attempt.user().to_owned(), attempt.realm().to_owned());
+                let algorithm = attempt.algorithm();
+                self.look_ups.push(LookUp { core, ticket, who, user, realm, algorithm });
             }
             Effect::Event(event) => {
                 if let Event::SessionOpened { session, .. } = &event {
@@ -530,7 +536,7 @@ impl World {
 
     /// Ends a dial that was held: the connection is up, or cannot be had.
     pub fn finish_dial(&mut self, index: usize, up: bool) -> Option<Conn> {
-        let Dial { core, key, target } = self.dials.remove(index);
+        let Dial { core, key, target, .. } = self.dials.remove(index);
         if up {
             let conn = self.add_link(core, key);
             self.dialled.push((target, conn));

@@ -346,9 +346,10 @@ impl World {
                     self.lose(number);
                 }
             }
-            Effect::Connect { peer, target } => self.dials.push(Dial { core, key: peer, target }),
-            Effect::LookUp { ticket, user, realm, algorithm } => {
-                self.look_ups.push(LookUp { core, ticket, user, realm, algorithm });
+            Effect::Connect { peer, target, .. } => self.dials.push(Dial { core, key: peer, target }),
+            Effect::LookUp { ticket, attempt, .. } => {
+                let (user, realm) = (attempt.user().to_owned(), attempt.realm().to_owned());
+                self.look_ups.push(LookUp { core, ticket, user, realm, algorithm: attempt.algorithm() });
             }
             Effect::Event(event) => assert!(!format!("{event:?}").is_empty()),
         }

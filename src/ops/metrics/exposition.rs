@@ -123,11 +123,14 @@ impl Seen {
             "limits.queue_bytes_total, to compare msrprelay_queue_bytes with.",
             one(self.facts.queue_bytes_max as u64),
         )?;
-        let waiting =
-            [("accounts", self.observed.look_ups_waiting), ("names", self.observed.resolves_waiting)];
+        let waiting = [
+            ("accounts", self.observed.look_ups_waiting),
+            ("names", self.observed.resolves_waiting),
+            ("connects", self.observed.dials_waiting),
+        ];
         page.gauge(
             "msrprelay_lookups_waiting",
-            "Look-ups of accounts and of host names that wait for their turn.",
+            "Look-ups of accounts and of host names, and connects to next hops, that wait for their turn.",
             waiting.map(|(kind, waiting)| (label("kind", kind), waiting as u64)),
         )?;
         page.counter(

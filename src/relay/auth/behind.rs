@@ -15,6 +15,7 @@ use std::time::Instant;
 use super::{AuthState, Refusal};
 use crate::proto::status::Status;
 use crate::proto::uri::MsrpUri;
+use crate::relay::admission::{UserKey, Who};
 use crate::relay::ids::{Entropy, SecretHasher, SessionKey};
 use crate::relay::message::Transit;
 use crate::relay::peer::{Peer, Role};
@@ -135,6 +136,13 @@ impl Client {
 /// Whether an AUTH has come through a relay.
 pub(super) fn is_through_relay(transit: &Transit) -> bool {
     transit.received_from_path().len() > 1
+}
+
+/// The relay that an AUTH has come through, to share look-ups with other relays and addresses. It has proven that name.
+pub(super) fn relay_of(transit: &Transit) -> Option<Who> {
+    let nearest = transit.received_from_path().first().filter(|_| is_through_relay(transit))?;
+    let uri = MsrpUri::parse(nearest).ok()?;
+    Some(Who::User(UserKey::of_relay(uri.host_str())))
 }
 
 /// Admits an AUTH that has come through a relay to be judged like any other: the relay has proven to be the host of the

@@ -440,6 +440,9 @@ impl Relay {
             self.core.bite(limit, None, fx);
             return Err((Status::TIMEOUT, "too many connections"));
         }
+        // Who writes to a client behind a relay that has to be called takes no turn of that client's user.
+        let who = user.and_then(|_| self.sessions.in_turn_of(&id));
+        let who = who.unwrap_or_else(|| Who::User(UserKey::of_relay(&target.host)));
         let me = self.core.me;
         let transport = Transport { secure: target.secure, port: target.port };
         let key = self.peers.insert_with_key(|key| {
@@ -453,7 +456,7 @@ impl Relay {
             peer
         });
         self.core.stats.dials += 1;
-        fx.push(Effect::Connect { peer: key, target });
+        fx.push(Effect::Connect { peer: key, target, who });
         Ok(PeerRef { core: me, key })
     }
 
