@@ -9,4 +9,5 @@ mod receivers;
 mod relays;
 mod scene;
 mod senders;
+mod slow;
 mod transfers;
