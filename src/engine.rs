@@ -73,7 +73,7 @@ impl Engine {
             .make()
             .map_err(|error| EngineError { reason: error.to_string() })?;
         let watched = Watched::begin().map_err(|error| EngineError { reason: error.to_string() })?;
-        // Outside `run` a new task is polled on the spot: so there is somebody to knock for before the first turn.
+        // Outside `run` a new task is polled on the spot: so knocks have a waker before the first turn.
         drop(executor.spawn(watched.answer(Tone::Soft)).detach());
         Ok(Self { executor, watched })
     }
@@ -87,6 +87,10 @@ impl Engine {
                 glommio::executor().create_task_queue(Shares::default(), Latency::Matters(NEVER), "knock");
             if let Ok(task) = glommio::spawn_local_into(watched.answer(Tone::Hard), urgent) {
                 drop(task.detach());
+                // Before there can be a task that never lets it run.
+                while !watched.can_be_interrupted() {
+                    glommio::executor().yield_task_queue_now().await;
+                }
             }
             future.await
         })

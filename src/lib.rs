@@ -22,7 +22,7 @@
 //! * [`proto`] is bytes: parser, heads, URIs, digests. No socket, clock, randomness, log, or async.
 //! * [`relay`] decides: one pure state machine per core. Time and its random seed are given to it; what must be done
 //!   comes out as effects.
-//! * [`runtime`] does: executors, sockets, TLS. The only code on glommio, but for the client's.
+//! * [`runtime`] does: sockets, TLS, cores. The only code on glommio, but for [`engine`] and the client.
 //! * [`engine`] makes every executor, and keeps it from sleeping over tasks that are due. What of glommio can bite, and
 //!   what is done about it, stands in `docs/engine.md`.
 //! * [`control`] is one thread for what may wait on something slow: account and name look-ups. A file that is read

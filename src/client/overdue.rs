@@ -1,8 +1,8 @@
 //! What should have ended by now, for a thread outside the executor to see.
 //!
 //! Time limits are kept by timers of the executor. Should an executor not get on at all, its timers do not, either; so each
-//! limit is also noted here, where another thread can find that it is over. Invariant: what is noted is noted for as long
-//! as somebody waits for it.
+//! limit is also noted here, where another thread can find that it is over. Invariant: a limit is noted for as long as a task
+//! waits for what it limits.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ pub struct Overdue {
 
 /// A time limit that is noted until this is dropped.
 #[derive(Debug)]
-#[must_use = "dropped, nobody knows of the limit"]
+#[must_use = "dropped, the limit is noted no more"]
 pub struct Due {
     key: u64,
     limit: Duration,

@@ -22,7 +22,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// How many names are tried before the directory is believed to be full of them.
 const NAMES_MAX: u32 = 10_000;
 
-/// Those that there are, for [`remove_all`].
+/// The existing ones, for [`remove_all`].
 static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
@@ -36,7 +36,7 @@ pub fn remove_all() {
     for path in unfinished.iter() {
         let _ = fs::remove_file(path);
     }
-    // Whoever wants to make one more waits for the end.
+    // A task that wants one more waits here for the end.
     std::mem::forget(unfinished);
 }
 

@@ -68,7 +68,9 @@ fn signal(child: &Child, name: &str) {
 fn catches_sigterm(child: &Child) -> bool {
     let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & (1 << 14) != 0)
+    caught
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & (1 << 14) != 0)
 }
 
 #[test]
@@ -165,7 +167,9 @@ fn stuck_in_the_middle(scene: &Scene, more: &[&str]) -> (Child, TcpStream) {
 
 #[test]
 fn no_temporary_file_is_left_by_a_call_whose_engine_is_stuck() {
-    for (more, end) in [(&["--timeout", "3s"][..], "msrp: nothing moved on the connection for 3 s\n"), (&[], "")] {
+    for (more, end) in
+        [(&["--timeout", "3s"][..], "msrp: nothing moved on the connection for 3 s\n"), (&[], "")]
+    {
         let scene = Scene::new();
         let (child, stream) = stuck_in_the_middle(&scene, more);
         if more.is_empty() {

@@ -30,7 +30,7 @@ pub(crate) fn start(as_json: bool) -> io::Result<Receiver<()>> {
     let (interrupt, interrupted) = async_channel::bounded(1);
     let waiting = move || {
         if signals.forever().next().is_some() {
-            // Whoever listens drops what it holds; whoever does not has had its chance.
+            // A command that gets on drops what it holds now. One that does not has had its chance.
             let _ = interrupt.try_send(());
             thread::sleep(IN_ORDER);
             end(as_json, Failure::Interrupted);

@@ -179,6 +179,7 @@ fn listen_to_signals(
 ) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])?;
     let body = move || {
+        let mut is_watched = false;
         for signal in signals.forever() {
             match signal {
                 SIGHUP => drop(wish.try_send(Wish::Reload)),
@@ -190,7 +191,7 @@ fn listen_to_signals(
                 _ => {
                     // Full: there is one among those that wait.
                     drop(wish.try_send(Wish::Stop(None)));
-                    if !heard.load(Ordering::SeqCst) {
+                    if !heard.load(Ordering::SeqCst) && !std::mem::replace(&mut is_watched, true) {
                         end_unless(Arc::clone(&heard), "the relay is stuck in what it was doing");
                     }
                 }
@@ -288,7 +289,7 @@ impl Running<'_> {
                 }
                 Err(RecvTimeoutError::Timeout) if began.elapsed().saturating_sub(time) > END_LIMIT => {
                     return tracing::error!(
-                        "The time to drain is over and nobody says so: a core is stuck; stopping"
+                        "The time to drain is over and the cores do not say so: one is stuck; stopping"
                     );
                 }
                 Err(RecvTimeoutError::Timeout) => {}
