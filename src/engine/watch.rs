@@ -1,8 +1,8 @@
 //! The thread that knocks at executors from outside.
 //!
-//! Invariants: an executor that has used CPU since it last answered is knocked at within [`LOOK`], and any other within
-//! [`REST`]; one that is at work and has not looked at sockets and timers for about [`TICK`] is made to look; none is
-//! made to look again before it has answered, so knocks cannot keep a slow one from its tasks.
+//! Invariants: an executor is knocked at every [`REST`], and within about two [`LOOK`]s once it has used more CPU than an
+//! answer takes; one that is at work and does not look at sockets and timers within about a [`TICK`] of that is made to; none
+//! is made to look again before it has answered, so knocks cannot keep a slow one from its tasks.
 //! Must not know: the executor behind a waker.
 
 use std::future::{Future, poll_fn};
@@ -17,12 +17,15 @@ use nix::time::{ClockId, clock_gettime};
 
 /// How often it is looked what executors have been doing, while none of them is busy.
 const LOOK: Duration = Duration::from_millis(50);
-/// The same while one is: how long tasks may keep an executor from its sockets and timers, about.
+/// The same while one is, and after a knock: how long tasks may keep an executor from its sockets and timers, about.
 const TICK: Duration = Duration::from_millis(1);
-/// One that has worked this part of the time since the last look is busy, ...
+/// One that has worked this part of the time since the last look is busy, and so is one that did not answer within a tick ...
 const BUSY_PART: u32 = 4;
-/// ... and counts as such for so long.
+/// ... and each counts as such for so long.
 const BUSY_FOR: Duration = Duration::from_millis(20);
+/// What one that is not busy uses within this time of a knock is taken for its answer: a look soon after the knock, and the
+/// next.
+const ANSWER: Duration = Duration::from_millis(75);
 /// An executor is knocked at this often at least.
 pub(super) const REST: Duration = Duration::from_secs(1);
 
@@ -162,19 +165,19 @@ fn go_round() {
     let mut rounds = lock(&ROUNDS);
     loop {
         let now = Instant::now();
-        let mut busy = false;
+        let mut is_urgent = false;
         for (door, look) in &mut rounds.doors {
             let seen = Seen { at: now, cpu: door.cpu(), has_answered: door.has_answered() };
             if let Some(tone) = look.next(&seen) {
                 door.knock(tone);
             }
-            busy |= look.is_busy(now);
+            is_urgent |= look.is_urgent(now);
         }
         if rounds.doors.is_empty() {
             rounds = FIRST.wait(rounds).unwrap_or_else(PoisonError::into_inner);
         } else {
             drop(rounds);
-            std::thread::sleep(if busy { TICK } else { LOOK });
+            std::thread::sleep(if is_urgent { TICK } else { LOOK });
             rounds = lock(&ROUNDS);
         }
     }
@@ -194,20 +197,19 @@ struct Seen {
 struct Look {
     at: Instant,
     cpu: Option<Duration>,
-    knocked: Instant,
-    /// What it has used since is what it takes to answer.
-    has_just_knocked: bool,
+    knocked: Option<Instant>,
     was_hard: bool,
     busy_until: Instant,
 }
 
 impl Look {
     fn new(now: Instant) -> Self {
-        Self { at: now, cpu: None, knocked: now, has_just_knocked: false, was_hard: false, busy_until: now }
+        Self { at: now, cpu: None, knocked: None, was_hard: false, busy_until: now }
     }
 
-    fn is_busy(&self, now: Instant) -> bool {
-        now < self.busy_until
+    /// Whether the next look must come soon: it is busy, or it is to be seen whether it answers.
+    fn is_urgent(&self, now: Instant) -> bool {
+        now < self.busy_until || self.knocked == Some(now)
     }
 
     /// Whether to knock.
@@ -216,12 +218,9 @@ impl Look {
         let elapsed = seen.at.saturating_duration_since(self.at);
         let has_moved = used.is_none_or(|used| !used.is_zero());
         let is_busy = used.is_some_and(|used| !used.is_zero() && used * BUSY_PART >= elapsed);
-        if is_busy {
-            self.busy_until = seen.at + BUSY_FOR;
-        }
         (self.at, self.cpu) = (seen.at, seen.cpu);
-        let only_answered = mem::take(&mut self.has_just_knocked) && !is_busy;
-        let since = seen.at.saturating_duration_since(self.knocked);
+        let since = self.knocked.map_or(Duration::MAX, |knocked| seen.at.saturating_duration_since(knocked));
+        let only_answered = since <= ANSWER && !is_busy;
         let tone = if seen.has_answered {
             self.was_hard = false;
             ((has_moved && !only_answered) || since >= REST).then_some(Tone::Soft)
@@ -232,9 +231,11 @@ impl Look {
             // It sleeps, or gets no CPU.
             (since >= LOOK).then_some(Tone::Soft)
         };
+        if is_busy || tone == Some(Tone::Hard) {
+            self.busy_until = seen.at + BUSY_FOR;
+        }
         if tone.is_some() {
-            self.knocked = seen.at;
-            self.has_just_knocked = true;
+            self.knocked = Some(seen.at);
         }
         tone
     }
@@ -246,6 +247,7 @@ mod tests {
 
     /// An executor as it is seen, look after look.
     struct Story {
+        began: Instant,
         now: Instant,
         cpu: Duration,
         look: Look,
@@ -254,7 +256,7 @@ mod tests {
     impl Story {
         fn new() -> Self {
             let now = Instant::now();
-            let mut story = Self { now, cpu: Duration::from_millis(3), look: Look::new(now) };
+            let mut story = Self { began: now, now, cpu: Duration::from_millis(3), look: Look::new(now) };
             assert_eq!(
                 story.sees(0, true),
                 Some(Tone::Soft),
@@ -276,21 +278,25 @@ mod tests {
     }
 
     #[test]
-    fn one_that_has_not_moved_rests_and_is_knocked_at_all_the_same() {
+    fn one_that_only_answers_is_knocked_at_once_in_a_while() {
         let mut story = Story::new();
-        assert_eq!(story.sees(40, true), None, "that was its answer");
-        let looks = u32::try_from(REST.as_millis() / LOOK.as_millis()).unwrap_or(u32::MAX);
-        let knocks = (0..10 * looks).filter(|_| {
-            let answer = if story.look.has_just_knocked { 40 } else { 0 };
-            story.sees(answer, true).is_some()
-        });
-        assert_eq!(knocks.count(), 10);
+        // It answers at once, and is asleep again after the look that follows the knock.
+        let (mut knocks, mut used) = (0, [30, 10].into_iter());
+        while story.now < story.began + 10 * REST + LOOK {
+            let pause = if story.look.is_urgent(story.now) { TICK } else { LOOK };
+            if story.sees_after(pause, used.next().unwrap_or(0), true).is_some() {
+                knocks += 1;
+                used = [30, 10].into_iter();
+            }
+        }
+        assert!((9..=10).contains(&knocks), "{knocks}");
     }
 
     #[test]
     fn one_that_has_moved_is_knocked_at() {
         let mut story = Story::new();
-        assert_eq!(story.sees(40, true), None);
+        assert_eq!(story.sees_after(TICK, 40, true), None, "that was its answer");
+        assert_eq!(story.sees(10, true), None, "and this the rest of it");
         assert_eq!(story.sees(0, true), None);
         assert_eq!(story.sees(7, true), Some(Tone::Soft));
     }
@@ -299,6 +305,7 @@ mod tests {
     fn one_that_sleeps_over_a_knock_is_knocked_at_until_it_answers() {
         let mut story = Story::new();
         for _ in 0..5 {
+            assert_eq!(story.sees_after(TICK, 0, false), None);
             assert_eq!(story.sees(0, false), Some(Tone::Soft));
         }
         assert_eq!(story.sees(40, true), None);
@@ -308,26 +315,38 @@ mod tests {
     fn one_that_works_and_does_not_look_is_made_to_once_for_each_answer() {
         let mut story = Story::new();
         assert_eq!(story.sees(50_000, true), Some(Tone::Soft));
-        assert!(story.look.is_busy(story.now));
-        for answers in [false, true] {
+        assert!(story.look.is_urgent(story.now));
+        for _ in 0..2 {
             assert_eq!(story.sees_after(TICK, 1000, false), Some(Tone::Hard));
             assert_eq!(story.sees_after(TICK, 1000, false), None);
             assert_eq!(story.sees_after(TICK, 1000, false), None);
-            if !answers {
-                assert_eq!(story.sees_after(TICK, 1000, true), Some(Tone::Soft));
-            }
+            assert_eq!(story.sees_after(TICK, 1000, true), Some(Tone::Soft));
         }
     }
 
     #[test]
-    fn one_whose_time_cannot_be_told_is_knocked_at_every_other_look() {
+    fn one_that_gets_little_cpu_and_does_not_look_is_watched_closely() {
         let mut story = Story::new();
-        let mut tones = Vec::new();
-        for _ in 0..4 {
+        assert_eq!(story.sees_after(TICK, 10, true), None);
+        assert_eq!(story.sees_after(2 * LOOK, 900, true), Some(Tone::Soft));
+        assert!(story.look.is_urgent(story.now), "whether it answers");
+        assert_eq!(story.sees_after(TICK, 10, false), Some(Tone::Hard));
+        assert_eq!(story.sees_after(TICK, 0, true), None);
+        assert!(story.look.is_urgent(story.now), "for it needed a hard one");
+        assert_eq!(story.sees_after(BUSY_FOR, 0, true), None);
+        assert!(!story.look.is_urgent(story.now));
+    }
+
+    #[test]
+    fn one_whose_time_cannot_be_told_is_knocked_at_all_the_time() {
+        let mut story = Story::new();
+        let mut knocks = 0;
+        for _ in 0..20 {
             story.now += LOOK;
-            tones.push(story.look.next(&Seen { at: story.now, cpu: None, has_answered: true }));
+            let seen = Seen { at: story.now, cpu: None, has_answered: true };
+            knocks += u32::from(story.look.next(&seen).is_some());
         }
-        assert_eq!(tones, [None, Some(Tone::Soft), None, Some(Tone::Soft)]);
+        assert_eq!(knocks, 10);
     }
 
     #[test]
