@@ -15,12 +15,12 @@ mod auth;
 mod disposition;
 mod endpoint;
 mod error;
-mod executor;
 mod inbox;
 mod incoming_file;
 mod ledger;
 mod locate;
 mod message;
+mod overdue;
 mod part_file;
 mod ranges;
 mod sending;
@@ -34,12 +34,13 @@ pub use auth::{AuthOptions, Credentials, Grant, authenticate, authenticate_throu
 pub use disposition::{Disposition, Sha256Digest, hex, numbered_name, safe_name};
 pub use endpoint::{Activity, Endpoint, Event, Frame, Incoming, Outgoing, Urgent};
 pub use error::{ClientError, Stage};
-pub use executor::{EngineError, run_on_executor};
 pub use inbox::{Inbox, InboxEvent, InboxOptions};
 pub use incoming_file::{Arrival, Rejection};
 pub use ledger::Ledger;
 pub use locate::{Located, LocatedRelay, NoAddress, Route, locate};
 pub use message::{MessageSpec, MessageStream};
+pub use overdue::{Due, Overdue, overdue};
+pub use part_file::remove_all as remove_partial_files;
 pub use ranges::{RangeSet, TooScattered};
 pub use sending::{Delivery, SendOptions, send_message};
 pub use source::Source;
@@ -48,6 +49,8 @@ pub use tls::{
     ListenSecurity, Offer, Security, Suite, TlsVersion, Trust, server_identity, server_identity_offering,
 };
 pub use transport::{Listener, TlsFacts, Transport};
+
+pub use crate::engine::{EngineError, run_on_executor};
 
 /// A fresh random token of `length` characters `A-Za-z0-9`, about 5.95 bits each: 12 make a transaction id or a
 /// Message-ID (71 bits; RFC 4975, 7.1 asks for 64), 22 a session id (130 bits; 14.1 asks for 80).

@@ -17,12 +17,15 @@
 //! runtime, client, bin/msrp -> trust
 //! bin/msrp bench -> runtime::tls: it must not be slower than what it measures
 //! bin/msrprelay -> ops -> runtime (what an operator asks of it), telemetry
+//! runtime, client -> engine
 //! ```
 //!
 //! * [`proto`] is bytes: parser, heads, URIs, digests. No socket, clock, randomness, log, or async.
 //! * [`relay`] decides: one pure state machine per core. Time and its random seed are given to it; what must be done
 //!   comes out as effects.
-//! * [`runtime`] does: executors, sockets, TLS. The only code on glommio, but for the client's.
+//! * [`runtime`] does: sockets, TLS, cores. The only code on glommio, but for [`engine`] and the client.
+//! * [`engine`] makes every executor, and keeps it from sleeping over tasks that are due. What of glommio can bite, and
+//!   what is done about it, stands in `docs/engine.md`.
 //! * [`control`] is one thread for what may wait on something slow: account and name look-ups. A file that is read
 //!   has a second one, for a disk cannot be waited for in any other way.
 //! * [`config`] turns YAML into a [`config::Config`] that is valid, or into everything that is wrong with it.
@@ -107,6 +110,7 @@
 //! | Nothing of another process's is trusted to be well formed; no packet is waited for on a core | [`runtime::succession`] |
 //! | No more of a session's id than its prefix, and of a URI than host and port, is shown to an operator | `relay::view` |
 //! | Who is not traced pays nothing; who reads a trace slowly holds up nobody | [`runtime::trace`] |
+//! | No executor sleeps long over a task that is due | [`engine`] |
 //! | Only owned values cross cores; who empties an inbox never waits for another's | `runtime::mesh` |
 //! | Listening sockets outlive their cores; a core that dies takes nobody with it | [`runtime::boot`] |
 //! | A port that anybody listens on is refused; the only `unsafe` code | [`runtime::sock`] |
@@ -143,6 +147,7 @@
 pub mod client;
 pub mod config;
 pub mod control;
+pub mod engine;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod ops;

@@ -1,5 +1,5 @@
-//! Holds the boundary: `proto` and `relay` are pure, so neither may name a socket, clock, source of randomness,
-//! log or executor.
+//! Holds the boundaries: `proto` and `relay` are pure, so neither may name a socket, clock, source of randomness,
+//! log or executor; and nothing but `engine` makes an executor.
 
 use std::path::Path;
 use std::{fs, io};
@@ -21,6 +21,37 @@ const FOREIGN: [&str; 10] = [
 fn pure_layers_name_nothing_impure() -> io::Result<()> {
     for layer in ["src/proto", "src/relay", "src/srv.rs"] {
         check(&Path::new(env!("CARGO_MANIFEST_DIR")).join(layer))?;
+    }
+    Ok(())
+}
+
+/// What makes an executor of the engine's.
+const CONSTRUCTORS: [&str; 3] = ["LocalExecutorBuilder", "LocalExecutorPoolBuilder", "LocalExecutor"];
+
+#[test]
+fn only_the_engine_makes_executors() -> io::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut looked_at = 0;
+    for directory in ["src", "tests", "benches", "fuzz/fuzz_targets"] {
+        each_source(&root.join(directory), &mut |path, source| {
+            looked_at += 1;
+            if !path.ends_with("src/engine.rs") && !path.ends_with("tests/layering.rs") {
+                let code = without_comments(source);
+                let maker = CONSTRUCTORS.iter().find(|name| names(&code, name));
+                assert_eq!(maker, None, "{}: use engine::Engine, see docs/engine.md", path.display());
+            }
+        })?;
+    }
+    assert!(looked_at > 100, "{looked_at} files");
+    Ok(())
+}
+
+fn each_source(path: &Path, look: &mut dyn FnMut(&Path, &str)) -> io::Result<()> {
+    if path.is_dir() {
+        return fs::read_dir(path)?.try_for_each(|entry| each_source(&entry?.path(), look));
+    }
+    if path.extension().is_some_and(|extension| extension == "rs") {
+        look(path, &fs::read_to_string(path)?);
     }
     Ok(())
 }

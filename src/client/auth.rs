@@ -14,7 +14,7 @@ use super::answer;
 use super::endpoint::{Endpoint, Frame};
 use super::ledger::words;
 use super::transport::within;
-use super::{ClientError, random_token};
+use super::{ClientError, Stage, random_token};
 use crate::proto::digest::{Algorithm, AuthenticationInfo, Challenge, Ha1};
 use crate::proto::head::Kind;
 use crate::proto::parser::Flag;
@@ -177,7 +177,7 @@ impl Attempt<'_> {
         writer.end(Flag::Last);
         endpoint.outgoing.send(&frame).await?;
         let limit = self.options.limit;
-        match within(limit, response_to(endpoint, tid.as_bytes())).await {
+        match within(limit, Stage::Authenticating, response_to(endpoint, tid.as_bytes())).await {
             Some(answer) => answer.map(|(status, frame)| Answer { attempt: self, status, frame }),
             None => Err(ClientError::NoAuthAnswer { relay: self.relay(), seconds: limit.as_secs() }),
         }

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 use futures_lite::future::yield_now;
 use futures_lite::{AsyncRead as _, AsyncWrite as _};
 
+use super::overdue::Due;
 use super::transport::within;
-use super::{ClientError, Security, Target, TlsFacts, Transport, random_token};
+use super::{ClientError, Security, Stage, Target, TlsFacts, Transport, random_token};
 use crate::proto::head::Head;
 use crate::proto::parser::{Flag, Parser, ParserLimits, Piece};
 
@@ -114,7 +115,7 @@ impl Endpoint {
         self.outgoing.send_urgent().await?;
         self.outgoing.finish().await?;
         let drained = async { while let Ok(Some(_)) = self.incoming.next().await {} };
-        within(DRAIN_LIMIT, drained).await;
+        within(DRAIN_LIMIT, Stage::Transferring, drained).await;
         Ok(())
     }
 }
@@ -407,11 +408,13 @@ impl Activity {
 
     /// Returns once nothing has moved for so long.
     pub async fn stops(&self, limit: Duration) {
+        let due = Due::within(limit, Stage::Transferring);
         let (mut seen, mut since) = (self.octets(), Instant::now());
         while since.elapsed() < limit {
             glommio::timer::sleep(IDLE_CHECK.min(limit)).await;
             if self.octets() != seen {
                 (seen, since) = (self.octets(), Instant::now());
+                due.again();
             }
         }
     }

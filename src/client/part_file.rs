@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use glommio::Task;
 use sha2::{Digest as _, Sha256};
@@ -20,6 +21,24 @@ use super::random_token;
 const BUFFER_BYTES: usize = 256 << 10;
 /// How many names are tried before the directory is believed to be full of them.
 const NAMES_MAX: u32 = 10_000;
+
+/// The existing ones, for [`remove_all`].
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes all temporary files of this process, and lets it make no more: it is about to end, from another thread than
+/// the one that receives.
+pub fn remove_all() {
+    let unfinished = unfinished();
+    for path in unfinished.iter() {
+        let _ = fs::remove_file(path);
+    }
+    // A task that wants one more waits here for the end.
+    std::mem::forget(unfinished);
+}
 
 /// A file that is being received.
 #[derive(Debug)]
@@ -81,12 +100,15 @@ impl PartFile {
     /// Creates the temporary file, `.msrp-….part`, in this directory.
     pub(super) fn create(directory: &Path) -> Result<Self, ClientError> {
         let path = directory.join(format!(".msrp-{}.part", random_token(12)));
+        let mut unfinished = unfinished();
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create_new(true)
             .open(&path)
             .map_err(|source| ClientError::File { path: path.clone(), source })?;
+        unfinished.push(path.clone());
+        drop(unfinished);
         let disk = Disk { file, hasher: Sha256::new(), hashed: 0, in_order: true };
         Ok(Self {
             directory: directory.to_owned(),
@@ -179,6 +201,7 @@ impl Drop for PartFile {
         if !self.published {
             let _ = fs::remove_file(&self.path);
         }
+        unfinished().retain(|path| *path != self.path);
     }
 }
 
@@ -217,10 +240,9 @@ fn has_no_links(error: &io::Error) -> bool {
 #[allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
 mod tests {
     use super::*;
-    use glommio::{LocalExecutorBuilder, Placement};
 
     fn run<T>(future: impl Future<Output = T>) -> T {
-        LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10).make().unwrap().run(future)
+        crate::engine::run_on_executor(None, future).unwrap()
     }
 
     fn names_in(directory: &Path) -> Vec<String> {

@@ -37,10 +37,6 @@ use crate::relay::{
 };
 use crate::telemetry::{Counters, LookUpEnd, PUBLISHED_EVERY, Record, Records, Site, Source, gated};
 
-/// How long a core that has something to do may sleep by mistake; see [`Shared::heartbeat`].
-const HEARTBEAT: Duration = Duration::from_millis(2);
-/// The same for a core on which nothing happened lately.
-const HEARTBEAT_IDLE: Duration = Duration::from_millis(100);
 /// One read: large enough that several TLS records come with one system call, small enough to stay
 /// in cache.
 const READ_OCTETS: usize = 64 << 10;
@@ -139,8 +135,6 @@ pub(crate) struct Shared {
     /// Connections passed on to them and still open.
     pub(super) passing: Cell<usize>,
     emptied: Event,
-    /// Turns of the relay so far; wraps.
-    turns: Cell<u32>,
 }
 
 /// Write buffers, lent for as long as a write takes; idle connections hold none.
@@ -199,8 +193,6 @@ pub(crate) async fn run(mut plan: CorePlan) -> CoreEnd {
     }
     let core = Rc::clone(&shared);
     shared.tasks.spawn(async move { core.tick().await });
-    let core = Rc::clone(&shared);
-    shared.tasks.spawn(async move { core.heartbeat().await });
 
     shared.look_at_family();
     let panicked = async { CoreEnd::Panicked(shared.tasks.failed().await) };
@@ -253,7 +245,6 @@ impl Shared {
             family: plan.family,
             passing: Cell::new(0),
             emptied: Event::default(),
-            turns: Cell::new(0),
         }
     }
 
@@ -298,7 +289,6 @@ impl Shared {
 
     /// The same, for what can only be said piece by piece.
     pub(crate) fn feed_with(self: &Rc<Self>, feed: impl FnOnce(&mut Relay, Instant, &mut Effects)) {
-        self.turns.set(self.turns.get().wrapping_add(1));
         let mut fx = self.effects.take();
         feed(&mut self.relay.borrow_mut(), Instant::now(), &mut fx);
         self.apply(fx);
@@ -575,22 +565,6 @@ impl Shared {
             }
             self.publish();
             self.end_traces();
-        }
-    }
-
-    /// Keeps the executor from sleeping with work to do.
-    ///
-    /// glommio-ng 0.12.0 parks when its preemption timer has fired before the first runnable task is
-    /// looked at, as it does when the kernel lends the CPU to somebody else for a millisecond at the
-    /// wrong moment: it takes that for having nothing to run, and sleeps until the next event. A timer
-    /// that ticks fast while the core works, and slowly while it does not, bounds that sleep.
-    async fn heartbeat(self: &Rc<Self>) {
-        loop {
-            let before = self.turns.get();
-            Deadline::after(HEARTBEAT).await;
-            while self.turns.get() == before {
-                Deadline::after(HEARTBEAT_IDLE).await;
-            }
         }
     }
 

@@ -461,13 +461,14 @@ mod tests {
     const LONG: Duration = Duration::from_secs(30);
 
     fn run<T>(test: impl Future<Output = T>) -> T {
-        glommio::LocalExecutorBuilder::default().io_memory(64 << 10).make().unwrap().run(async {
+        let guarded = async {
             let late = async {
                 Deadline::after(LONG * 2).await;
                 panic!("the test hangs");
             };
             future::or(test, late).await
-        })
+        };
+        crate::engine::run_on_executor(None, guarded).unwrap()
     }
 
     fn cores(count: usize) -> NonZeroUsize {

@@ -10,4 +10,5 @@ mod relays;
 mod scene;
 mod security;
 mod senders;
+mod slow;
 mod transfers;

@@ -12,6 +12,7 @@ mod progress;
 mod receive;
 mod send;
 mod units;
+mod watchdog;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -44,7 +44,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let result = match &arguments.domain {
         Some(domain) => probe_domain(&arguments, domain, &mut report),
         None => arguments.relay.login(&arguments.connection).and_then(|login| {
-            run_until_interrupted(arguments.connection.cpu, probe(&arguments, login, &mut report))
+            run_until_interrupted(arguments.connection.cpu, as_json, probe(&arguments, login, &mut report))
         }),
     };
     conclude(as_json, report, result)
@@ -56,7 +56,11 @@ fn probe_domain(arguments: &Arguments, domain: &str, report: &mut Report) -> Res
     let at = Target { host: domain.to_owned(), port: 2855 };
     let login = arguments.relay.login_to(&at, domain, connection)?;
     let located = domain::ask(domain, arguments.relay.dns, connection, report)?;
-    run_until_interrupted(connection.cpu, domain::visit(&located, login.as_ref(), connection, report))
+    run_until_interrupted(
+        connection.cpu,
+        arguments.json,
+        domain::visit(&located, login.as_ref(), connection, report),
+    )
 }
 
 async fn probe(arguments: &Arguments, login: Option<Login>, report: &mut Report) -> Result<(), Failure> {

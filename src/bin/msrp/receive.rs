@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let as_json = arguments.output.json;
     let mut report = Report { lines: Vec::new(), json: json!({ "files": [] }) };
     let result = prepare(&arguments).and_then(|login| {
-        run_until_interrupted(arguments.connection.cpu, receive(&arguments, login, &mut report))
+        run_until_interrupted(arguments.connection.cpu, as_json, receive(&arguments, login, &mut report))
     });
     conclude(as_json, report, result)
 }

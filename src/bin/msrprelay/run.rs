@@ -30,6 +30,9 @@ use crate::{Reported, joined, load, report};
 const WISHES_MAX: usize = 16;
 /// How long sessions may last once another process has taken over, where `drain_timeout` is 0.
 const SUCCEEDED_DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long an end in order may take, with what it waits for: twice 2 s for the cores to become quiet, 5 s for their
+/// connections, 2 s for the control plane, and room for a slow machine. Also how long a wish for it may go unheard.
+const END_LIMIT: Duration = Duration::from_secs(30);
 /// How often it is looked whether the drain is over.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
@@ -78,8 +81,8 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
     }
     // From here on a signal stops the relay in order instead of ending the process at once.
     let (wish, wishes) = mpsc::sync_channel(WISHES_MAX);
-    let ending = Arc::new(AtomicBool::new(false));
-    listen_to_signals(wish.clone(), Arc::clone(&ending))
+    let (ending, heard) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    listen_to_signals(wish.clone(), Arc::clone(&ending), Arc::clone(&heard))
         .map_err(|error| report(format!("msrprelay: cannot wait for signals: {error}")))?;
     let (drain_timeout, admin_socket) = (config.drain_timeout, config.admin.clone());
     let (metrics_address, facts) = (config.metrics.map(|metrics| metrics.address), facts(&config));
@@ -131,6 +134,7 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
         status,
         drain_timeout,
         draining,
+        heard,
         upgrade,
         wish,
         admin,
@@ -143,15 +147,39 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
     if end == End::Told {
         service::stopping();
     }
-    told_by(server.stop());
+    let stopped = Arc::new(AtomicBool::new(false));
+    end_unless(Arc::clone(&stopped), "the cores do not stop");
+    let counted = server.stop();
+    stopped.store(true, Ordering::SeqCst);
+    told_by(counted);
     Ok(())
 }
 
+/// Ends the process after [`END_LIMIT`], unless something has happened by then: a core, or the thread that waits for one,
+/// may be stuck.
+fn end_unless(happened: Arc<AtomicBool>, why: &'static str) {
+    let body = move || {
+        thread::sleep(END_LIMIT);
+        if !happened.load(Ordering::SeqCst) {
+            eprintln!("msrprelay: ended without an end in order after {} s: {why}", END_LIMIT.as_secs());
+            process::exit(1);
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("end".to_owned()).spawn(body) {
+        tracing::warn!(reason = %error, "The time that the end may take cannot be watched");
+    }
+}
+
 /// SIGTERM, SIGINT, SIGHUP and SIGUSR2 become wishes, on a thread of their own. While the relay is ending already, the first two
-/// end the process.
-fn listen_to_signals(wish: SyncSender<Wish>, ending: Arc<AtomicBool>) -> std::io::Result<()> {
+/// end the process. `heard` becomes true once the main thread has taken the wish for an end.
+fn listen_to_signals(
+    wish: SyncSender<Wish>,
+    ending: Arc<AtomicBool>,
+    heard: Arc<AtomicBool>,
+) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])?;
     let body = move || {
+        let mut is_watched = false;
         for signal in signals.forever() {
             match signal {
                 SIGHUP => drop(wish.try_send(Wish::Reload)),
@@ -160,8 +188,13 @@ fn listen_to_signals(wish: SyncSender<Wish>, ending: Arc<AtomicBool>) -> std::io
                     eprintln!("{}msrprelay: ended at once by a second signal", telemetry::error_prefix());
                     process::exit(1);
                 }
-                // Full: there is one among those that wait.
-                _ => drop(wish.try_send(Wish::Stop(None))),
+                _ => {
+                    // Full: there is one among those that wait.
+                    drop(wish.try_send(Wish::Stop(None)));
+                    if !heard.load(Ordering::SeqCst) && !std::mem::replace(&mut is_watched, true) {
+                        end_unless(Arc::clone(&heard), "the relay is stuck in what it was doing");
+                    }
+                }
             }
         }
     };
@@ -178,6 +211,8 @@ struct Running<'a> {
     drain_timeout: Duration,
     /// For whoever asks.
     draining: Arc<AtomicBool>,
+    /// That the relay is to end.
+    heard: Arc<AtomicBool>,
     upgrade: Upgrade,
     /// For wishes of our own.
     wish: SyncSender<Wish>,
@@ -212,10 +247,12 @@ impl Running<'_> {
                         Duration::ZERO => SUCCEEDED_DRAIN_TIMEOUT,
                         timeout => timeout,
                     };
+                    self.heard.store(true, Ordering::SeqCst);
                     self.drain(timeout, wishes, End::Succeeded);
                     return End::Succeeded;
                 }
                 Wish::Stop(time) => {
+                    self.heard.store(true, Ordering::SeqCst);
                     match time.unwrap_or(self.drain_timeout) {
                         Duration::ZERO => tracing::info!("Stopping"),
                         time => self.drain(time, wishes, End::Told),
@@ -235,6 +272,7 @@ impl Running<'_> {
         let seconds = time.as_secs();
         tracing::info!(sessions = sessions(), seconds, "Draining: no connection is accepted any more");
         let drained = self.server.drain(time);
+        let began = Instant::now();
         let mut said: Option<Instant> = None;
         loop {
             if end == End::Told && said.is_none_or(|said| said.elapsed() >= DRAINING_SAID_EVERY) {
@@ -247,6 +285,11 @@ impl Running<'_> {
                     return tracing::warn!(
                         sessions,
                         "The time to drain is over; stopping with sessions left"
+                    );
+                }
+                Err(RecvTimeoutError::Timeout) if began.elapsed().saturating_sub(time) > END_LIMIT => {
+                    return tracing::error!(
+                        "The time to drain is over and the cores do not say so: one is stuck; stopping"
                     );
                 }
                 Err(RecvTimeoutError::Timeout) => {}
