@@ -171,24 +171,26 @@ impl Incoming {
     /// # Errors
     /// [`ClientError::Framing`], [`ClientError::Io`], and [`ClientError::ConnectionLost`] for an end inside a frame.
     pub async fn next(&mut self) -> Result<Option<Event<'_>>, ClientError> {
-        let step = loop {
-            if let Some(step) = self.parser.step(&self.buffer[self.start..self.end])? {
-                break step;
-            }
-            if self.fill().await? == 0 {
-                return match self.parser.in_frame() || self.start < self.end {
-                    true => Err(ClientError::ConnectionLost("in the middle of a frame".to_owned())),
-                    false => Ok(None),
-                };
-            }
-        };
-        let consumed = &self.buffer[self.start..self.start + step.consumed];
-        self.start += step.consumed;
-        Ok(Some(match step.piece {
-            Piece::Head(head) => Event::Head { head, octets: consumed },
-            Piece::Body(range) => Event::Body(&consumed[range]),
-            Piece::End(flag) => Event::End(flag),
-        }))
+        loop {
+            let Some(step) = self.parser.step(&self.buffer[self.start..self.end])? else {
+                if self.fill().await? == 0 {
+                    return match self.parser.in_frame() || self.start < self.end {
+                        true => Err(ClientError::ConnectionLost("in the middle of a frame".to_owned())),
+                        false => Ok(None),
+                    };
+                }
+                continue;
+            };
+            let consumed = self.start..self.start + step.consumed;
+            self.start = consumed.end;
+            return Ok(Some(match step.piece {
+                // A sign of life, which has been noted.
+                Piece::Blank => continue,
+                Piece::Head(head) => Event::Head { head, octets: &self.buffer[consumed] },
+                Piece::Body(_) => Event::Body(&self.buffer[consumed]),
+                Piece::End(flag) => Event::End(flag),
+            }));
+        }
     }
 
     /// The next frame as a whole, for frames that are known to be small; `None` when the peer has closed.

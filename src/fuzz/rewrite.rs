@@ -30,6 +30,7 @@ fn parse(limits: ParserLimits, input: &[u8]) -> Option<(Head, &[u8])> {
     let step = Parser::new(limits).step(input).ok()??;
     match step.piece {
         Piece::Head(head) => Some((head, &input[..step.consumed])),
+        Piece::Blank => None,
         Piece::Body(_) | Piece::End(_) => panic!("a frame begins with {step:?}"),
     }
 }

@@ -101,6 +101,13 @@ pub enum Input {
         /// The connection.
         peer: PeerKey,
     },
+    /// CR and LF have come between frames: a sign of life.
+    Blank {
+        /// The connection.
+        peer: PeerKey,
+        /// How many octets.
+        octets: usize,
+    },
     /// The peer of an accepted connection has proven to bear these names, before anything else is said of it.
     Identified {
         /// The connection.
@@ -408,6 +415,7 @@ impl Relay {
             Input::Head { peer, head, octets } => self.on_head(peer, head, octets, fx),
             Input::Body { peer, octets } => self.on_body(peer, octets, fx),
             Input::End { peer, flag } => self.on_end(peer, flag, fx),
+            Input::Blank { peer, octets } => self.on_blank(peer, octets, fx),
             Input::Unparseable { peer } => self.close_peer(peer, CloseReason::Unparseable, fx),
             Input::Identified { peer, names } => self.on_identified(peer, names),
             Input::Connected { peer } => self.on_connected(peer, fx),

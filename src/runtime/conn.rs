@@ -427,6 +427,7 @@ impl Conn {
                         Input::Body { peer, octets: part(&octets, at + range.start..at + range.end) }
                     }
                     Piece::End(flag) => Input::End { peer, flag },
+                    Piece::Blank => Input::Blank { peer, octets: step.consumed },
                 };
                 at += step.consumed;
                 relay.handle(now, input, fx);
@@ -614,9 +615,8 @@ fn part(octets: &Bytes, range: Range<usize>) -> Bytes {
 /// The limit that ended the parsing, if one did.
 fn limit_of(error: &ParseError) -> Option<Limit> {
     match error {
-        ParseError::StartLine => None,
-        ParseError::LineTooLong => Some(Limit::LineBytes),
-        ParseError::HeadTooLong => Some(Limit::HeadBytes),
+        ParseError::StartLine | ParseError::BareLf => None,
+        ParseError::LineTooLong => Some(Limit::HeadBytes),
     }
 }
 

@@ -82,6 +82,7 @@ impl Endpoint {
                     frame.octets.extend_from_slice(piece);
                     frame.body.extend_from_slice(piece);
                 }
+                Piece::Blank => panic!("the relay writes blank lines"),
                 Piece::End(flag) => {
                     let mut frame = self.current.take().unwrap();
                     frame.octets.extend_from_slice(piece);

@@ -7,6 +7,7 @@ use std::mem;
 
 use bytes::Bytes;
 
+use super::life::break_off;
 use super::{Incoming, LastRoute, Standing, Unanswered, named_session};
 use crate::proto::head::{Defect, Head, Kind, Method};
 use crate::proto::parser::Flag;
@@ -48,11 +49,27 @@ impl Relay {
 
     /// The frame is delimited but its head is wrong: 400 where a response is due (norm C4).
     fn on_defect(&mut self, key: PeerKey, transit: &Transit, fx: &mut Effects) {
-        let readable = !transit.received_from_path().is_empty() && !transit.to_path().is_empty();
-        if let Some(limit) = transit.head.defect().and_then(limit_of) {
+        let defect = transit.head.defect();
+        let Some(peer) = self.peers.get(key) else {
+            return;
+        };
+        // Whoever serves no session need not be listened to for as long as it goes on.
+        if defect == Some(Defect::HeadTooLong) && !peer.is_in_use() {
+            return self.close_for_limit(key, Limit::HeadBytes, fx);
+        }
+        if let Some(limit) = defect.and_then(limit_of) {
             self.core.bite(limit, Some(key), fx);
         }
+        let readable = transit.head.first_from(&transit.octets).is_some();
         self.turn_away(key, transit, readable, (Status::BAD_REQUEST, "malformed head"), fx);
+    }
+
+    /// CR and LF between frames keep a connection from being idle. They prove nothing of whoever sends them.
+    pub(crate) fn on_blank(&mut self, key: PeerKey, octets: usize, fx: &mut Effects) {
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.spend(octets, &mut self.core);
+            peer.update_pause(&mut self.core, fx);
+        }
     }
 
     /// Refuses a request that names no session of ours. Who does that too often before anybody has vouched
@@ -70,7 +87,7 @@ impl Relay {
             return;
         };
         if readable && transit.wants_answer() {
-            peer.respond(transit, status, None, fx);
+            peer.refuse(transit, status, &self.core.settings, fx);
             peer.update_pause(&mut self.core, fx);
         }
         self.count_refusal(key, fx);
@@ -215,7 +232,12 @@ impl Relay {
         if let Some(transit) = refused {
             peer.respond(&transit, Status::BAD_REQUEST, None, fx);
         }
-        self.close_peer(key, CloseReason::BodyTooLong, fx);
+        if !peer.is_in_use() {
+            return self.close_peer(key, CloseReason::BodyTooLong, fx);
+        }
+        // The frame ends like any other, and others live by the connection: the rest of it is passed over.
+        break_off(peer, &mut self.core, fx);
+        peer.update_pause(&mut self.core, fx);
     }
 
     pub(crate) fn on_end(&mut self, key: PeerKey, flag: Flag, fx: &mut Effects) {
@@ -275,6 +297,7 @@ impl Relay {
 /// The limit that a head exceeds, if that is what is wrong with it.
 fn limit_of(defect: Defect) -> Option<Limit> {
     match defect {
+        Defect::HeadTooLong => Some(Limit::HeadBytes),
         Defect::LineTooLong => Some(Limit::LineBytes),
         Defect::TooManyHeaders => Some(Limit::Headers),
         Defect::CommentTooLong => Some(Limit::CommentBytes),

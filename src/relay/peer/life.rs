@@ -264,7 +264,7 @@ fn sever(peer: &mut Peer, core: &mut Core, sessions: &mut Sessions, fx: &mut Eff
 }
 
 /// No more comes of the request that is coming in: its receivers are told.
-fn break_off(peer: &mut Peer, core: &mut Core, fx: &mut Effects) {
+pub(super) fn break_off(peer: &mut Peer, core: &mut Core, fx: &mut Effects) {
     if let Incoming::Request { session, stream, .. } = peer.incoming {
         let flag = Flag::Aborted;
         core.post(Message::End { session, stream, flag }, fx);
