@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use memchr::memmem;
 
-use crate::proto::head::{ByteRange, Defect, Head, Kind, Method, TID_BYTES_MAX};
+use crate::proto::head::{ByteRange, Head, Kind, Method, TID_BYTES_MAX};
 use crate::proto::parser::{Flag, ParseError, Parser, ParserLimits, Piece};
 use crate::proto::uri::MsrpUri;
 
@@ -137,9 +137,8 @@ fn check_frame(limits: &ParserLimits, input: &[u8], frame: &Frame) {
     let tid = frame.head.tid(head_octets);
     assert!((1..=TID_BYTES_MAX).contains(&tid.len()));
     assert!(head_octets.len() <= limits.head_bytes_max);
-    let overlong = frame.head.defect() == Some(Defect::HeadTooLong);
     assert!(head_octets.starts_with(b"MSRP "));
-    assert_eq!(overlong || head_octets.ends_with(b"\r\n\r\n"), frame.head.has_body());
+    assert_eq!(frame.head.has_body(), head_octets.ends_with(b"\r\n\r\n"));
     check_accessors(&frame.head, head_octets);
     if frame.head.defect().is_none() {
         check_sound_head(limits, &frame.head, head_octets);

@@ -108,13 +108,9 @@ pub struct ByteRange {
 /// Why a head, though its frame is delimited, is answered with 400 or dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Defect {
-    /// A transaction id of other characters than an `ident` has, no method, or something behind it; a response whose
-    /// code is not three digits.
+    /// No method, one that is no token, or something behind it; a response whose code is not three digits.
     #[error("a bad start line")]
     StartLine,
-    /// More than `head_bytes_max` octets: what is behind them has not been read.
-    #[error("the head is too long")]
-    HeadTooLong,
     /// A header line without a name, a colon or of another shape, such as a folded one.
     #[error("a line is not a header")]
     HeaderLine,

@@ -7,8 +7,9 @@
 //! known here.
 //!
 //! A frame whose end can be found never ends the stream, whatever is wrong with its head: that is a
-//! [`Defect`](super::head::Defect). The framing is lost only where no transaction id says how the frame ends, or
-//! where lines end with a bare LF, so that the end-line cannot be told from a line of the body.
+//! [`Defect`](super::head::Defect). The framing is lost only where no transaction id says how the frame ends, where
+//! lines end with a bare LF, so that the end-line cannot be told from a line of the body, and where a head goes on
+//! beyond all that may be kept of one.
 
 use core::ops::Range;
 use std::sync::LazyLock;
@@ -17,11 +18,10 @@ use memchr::{memchr, memmem, memrchr};
 
 use super::head::{CheckedPath, Ending, Head, HeadBuilder, TID_BYTES_MAX, Tid};
 
-/// Bounds on what a peer may send. A head beyond one of them is defective.
+/// Bounds on what a peer may send. Those of a part make a head defective; that of the whole loses the framing.
 #[derive(Clone, Debug)]
 pub struct ParserLimits {
-    /// Octets of a head, its blank line included; 16384. The headers behind them are handed out as body. A start
-    /// line that is longer, or longer than 1 GiB, loses the framing.
+    /// Octets of a head, its blank line included; 16384. Beyond it, or 1 GiB, the framing is lost.
     pub head_bytes_max: usize,
     /// Headers of a head; 64.
     pub headers_max: usize,
@@ -117,9 +117,9 @@ pub enum ParseError {
     /// A start line that ends with LF alone: so may the end-line, and it could not be told from a line of the body.
     #[error("lines end with LF instead of CRLF")]
     BareLf,
-    /// A start line that does not end within `head_bytes_max`.
-    #[error("the start line is too long")]
-    LineTooLong,
+    /// A head that does not end within `head_bytes_max`.
+    #[error("the head is too long")]
+    HeadTooLong,
 }
 
 /// The parser of one direction of one connection: plain data, no buffer of its own.
@@ -218,14 +218,13 @@ impl Parser {
         match &mut self.state {
             State::Headers { builder, tid, lines } => {
                 let Some((len, ending)) =
-                    read_headers(input, builder, tid, lines, (&self.limits, &mut self.paths))
+                    read_headers(input, builder, tid, lines, (&self.limits, &mut self.paths))?
                 else {
                     return Ok(None);
                 };
                 let head = builder.finish(len, ending);
                 self.state = match ending {
-                    // The CRLF that the overlong head has been cut in front of may be that of the end-line.
-                    Ending::Body | Ending::Overlong => State::Body { tid: *tid },
+                    Ending::Body => State::Body { tid: *tid },
                     Ending::EndLine(flag) => State::End { bytes: end_line_bytes(tid), flag },
                 };
                 Ok(Some(Step { consumed: len, piece: Piece::Head(head) }))
@@ -264,7 +263,7 @@ fn read_start_line(
     let found = input.get(*scanned..).and_then(|rest| memchr(b'\n', rest)).map(|at| *scanned + at);
     let head_bytes_max = limits.head_bytes_max.min(HEAD_BYTES_CEILING);
     if found.unwrap_or(input.len()) >= head_bytes_max {
-        return Err(ParseError::LineTooLong);
+        return Err(ParseError::HeadTooLong);
     }
     let Some(newline) = found else {
         *scanned = input.len();
@@ -282,26 +281,25 @@ fn read_headers(
     tid: &Tid,
     lines: &mut Lines,
     (limits, paths): (&ParserLimits, &mut [CheckedPath; 2]),
-) -> Option<(usize, Ending)> {
+) -> Result<Option<(usize, Ending)>, ParseError> {
     let head_bytes_max = limits.head_bytes_max.min(HEAD_BYTES_CEILING);
     while let Some(end) = line_end(input, &mut lines.scanned) {
         let (begin, next) = (lines.line, end + 2);
         lines.line = next;
         let line = input.get(begin..end).unwrap_or_default();
         if let EndLine::Whole(flag) = match_end_line(input.get(begin..next).unwrap_or_default(), tid) {
-            return Some((begin, Ending::EndLine(flag)));
+            return Ok(Some((begin, Ending::EndLine(flag))));
         }
         if next > head_bytes_max {
-            return Some((begin.saturating_sub(2), Ending::Overlong));
+            return Err(ParseError::HeadTooLong);
         }
         if line.is_empty() {
-            return Some((next, Ending::Body));
+            return Ok(Some((next, Ending::Body)));
         }
         builder.header(input, begin..end, limits, paths);
     }
     // Only an end-line may still follow a head of the greatest length.
-    let is_overlong = input.len() > head_bytes_max + END_LINE_BYTES_MAX;
-    is_overlong.then(|| (lines.line.saturating_sub(2), Ending::Overlong))
+    if input.len() > head_bytes_max + END_LINE_BYTES_MAX { Err(ParseError::HeadTooLong) } else { Ok(None) }
 }
 
 /// Where the next CRLF is. A bare LF ends no line; it stays in it and is found to be a defect.
@@ -717,9 +715,9 @@ mod tests {
             ("-------", None),
             ("550e8400-e29b-41d4-a716-446655440000-42", None),
             (&longest, None),
-            ("ti_d1", Some(Defect::StartLine)),
-            ("tid1$", Some(Defect::StartLine)),
-            ("{tid}", Some(Defect::StartLine)),
+            ("ti_d1", None),
+            ("tid1$", None),
+            ("{tid}", None),
         ] {
             let bodies = [&b"x"[..], b"", b"-------", b"\r\n-------tid$\r\n", b"\r\n--------"];
             for body in bodies {
@@ -809,27 +807,16 @@ mod tests {
         assert!(!parser.in_frame());
     }
 
-    // The end of an overlong head is found as that of a body is.
     #[test]
-    fn a_head_may_have_head_bytes_max_octets_and_the_rest_is_passed_over() {
+    fn a_head_may_have_head_bytes_max_octets_and_no_more() {
         for body in [true, false] {
             let head = format!("{HEAD}X-Pad: 12345678\r\n{}", if body { "\r\n" } else { "" });
             let input = format!("{head}{}-------tid1$\r\n", if body { "\r\n" } else { "" });
             let limits = |head_bytes_max| ParserLimits { head_bytes_max, ..ParserLimits::default() };
-            let fits = only(parse_with(&limits(head.len()), input.as_bytes()));
-            assert_eq!((fits.head.defect(), fits.body.as_slice()), (None, &b""[..]));
-            let input = input.repeat(2);
-            let every_split: Vec<usize> = (1..input.len()).collect();
-            for splits in [&[][..], &every_split] {
-                let over = parse_split(&limits(head.len() - 1), input.as_bytes(), splits);
-                assert_eq!((over.error, over.frames.len()), (None, 2));
-                for frame in over.frames {
-                    assert_eq!(frame.head.defect(), Some(Defect::HeadTooLong));
-                    assert_eq!(frame.head.first_from(&frame.head_octets), Some(&b"msrp://h:2/f;tcp"[..]));
-                    assert_eq!(frame.flag, Some(Flag::Last));
-                    assert!(frame.head_octets.len() < head.len());
-                }
-            }
+            let fits = parse_with(&limits(head.len()), input.as_bytes());
+            assert_eq!((fits.error, fits.frames.len()), (None, 1));
+            let over = parse_with(&limits(head.len() - 1), input.as_bytes());
+            assert_eq!((over.error, over.frames.len()), (Some(ParseError::HeadTooLong), 0));
         }
     }
 
@@ -845,9 +832,9 @@ mod tests {
         let outcome = parse_split(&limits, input.as_bytes(), &every_split);
         assert_eq!((outcome.error, outcome.frames.len()), (None, 1));
         let junk = |octets: usize| format!("{head}{}", "j".repeat(octets));
-        assert!(parse_with(&limits, junk(end_line.len()).as_bytes()).frames.is_empty());
-        let over = only(parse_with(&limits, junk(end_line.len() + 1).as_bytes()));
-        assert_eq!((over.head.defect(), over.flag), (Some(Defect::HeadTooLong), None));
+        assert_eq!(parse_with(&limits, junk(end_line.len()).as_bytes()).error, None);
+        let over = parse_with(&limits, junk(end_line.len() + 1).as_bytes());
+        assert_eq!(over.error, Some(ParseError::HeadTooLong));
     }
 
     // A caller may show less of what it has than it showed before.
@@ -865,13 +852,13 @@ mod tests {
     fn an_endless_line_is_given_up() {
         let limits = ParserLimits { head_bytes_max: 200, line_bytes_max: 40, ..ParserLimits::default() };
         let start = format!("MSRP tid1 {}", "A".repeat(300));
-        assert_eq!(parse_with(&limits, start.as_bytes()).error, Some(ParseError::LineTooLong));
+        assert_eq!(parse_with(&limits, start.as_bytes()).error, Some(ParseError::HeadTooLong));
         let exact = format!("MSRP tid1 {}\r\n-------tid1$\r\n", "A".repeat(30));
         assert_eq!(only(parse_with(&limits, exact.as_bytes())).head.defect(), Some(Defect::PathMissing));
         let over = exact.replacen('A', "AA", 1);
         assert_eq!(only(parse_with(&limits, over.as_bytes())).head.defect(), Some(Defect::LineTooLong));
         let header = format!("MSRP tid1 SEND\r\nX: {}", "a".repeat(400));
-        assert_eq!(only(parse_with(&limits, header.as_bytes())).head.defect(), Some(Defect::HeadTooLong));
+        assert_eq!(parse_with(&limits, header.as_bytes()).error, Some(ParseError::HeadTooLong));
     }
 
     #[test]

@@ -388,6 +388,11 @@ impl Relay {
         Some(peer::named_session(first)?.home())
     }
 
+    /// Whether a session lives by a connection.
+    pub fn serves_session(&self, peer: PeerKey) -> bool {
+        self.peers.get(peer).is_some_and(Peer::is_in_use)
+    }
+
     /// Names the other processes of this relay that there are, by their generations. Sessions of theirs are next hops.
     pub fn set_kin(&mut self, generations: [Option<u8>; 2]) {
         self.core.kin = generations;

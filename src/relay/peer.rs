@@ -401,7 +401,7 @@ impl Peer {
 
     /// Whether a session lives by this connection: then it may be silent for as long as it likes
     /// (RFC 4975, 5.4).
-    fn is_in_use(&self) -> bool {
+    pub(crate) fn is_in_use(&self) -> bool {
         match &self.role {
             Role::Dialling => true,
             Role::Client { sessions } => !sessions.is_empty() || !self.bound.is_empty(),

@@ -221,7 +221,11 @@ impl Conn {
                 let _ = future::or(self.socket.write_all(&alert), late(CLOSE_TIMEOUT)).await;
             }
             ReadEnd::Unparseable(error) => {
-                tracing::debug!(?peer, %address, reason = %error, "Input cannot be parsed");
+                if shared.with_relay(|relay| relay.serves_session(peer)) {
+                    tracing::info!(?peer, %address, reason = %error, "Input cannot be parsed: sessions lose their connection");
+                } else {
+                    tracing::debug!(?peer, %address, reason = %error, "Input cannot be parsed");
+                }
                 if let Some(limit) = limit_of(&error) {
                     shared.limit_reached(limit, Some((peer, address)));
                 }
@@ -616,7 +620,7 @@ fn part(octets: &Bytes, range: Range<usize>) -> Bytes {
 fn limit_of(error: &ParseError) -> Option<Limit> {
     match error {
         ParseError::StartLine | ParseError::BareLf => None,
-        ParseError::LineTooLong => Some(Limit::HeadBytes),
+        ParseError::HeadTooLong => Some(Limit::HeadBytes),
     }
 }
 

@@ -106,6 +106,10 @@ pub(crate) fn event(event: &Event, failures: bool) {
         Event::RequestRefused { session, status, why } => {
             tracing::debug!(session, status = status.code(), reason = why, "Request refused");
         }
+        Event::ClosedForRequests { peer, reason } => {
+            let reason = reason.as_str();
+            tracing::info!(?peer, reason, "Closing a connection for its requests: sessions lose it");
+        }
         Event::LimitReached { .. } => {}
         Event::ReportSent { session, status } => {
             tracing::debug!(session, status = status.code(), "Failure REPORT sent");

@@ -42,13 +42,6 @@ impl Tid {
         Some(Self { octets, len: u8::try_from(tid.len()).ok()? })
     }
 
-    /// Whether it is made of the characters of an `ident`. Their number, and which of them is the first, does not matter.
-    fn is_sound(&self) -> bool {
-        let valid =
-            |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-' | b'+' | b'%' | b'=');
-        self.as_bytes().iter().all(valid)
-    }
-
     pub(in crate::proto) fn as_bytes(&self) -> &[u8] {
         self.octets.get(..usize::from(self.len)).unwrap_or_default()
     }
@@ -61,8 +54,6 @@ pub(in crate::proto) enum Ending {
     Body,
     /// The end-line.
     EndLine(Flag),
-    /// More headers than may be kept: they are passed over, as a body is, until the end-line.
-    Overlong,
 }
 
 /// The path that a header had in the head before: most frames of a connection have the same ones, which need not
@@ -130,9 +121,6 @@ impl HeadBuilder {
         let tid = Tid::new(text)?;
         let mut head = Head::blank();
         head.tid = Span::new(tid_at..tid_at + text.len());
-        if !tid.is_sound() {
-            head.note(Defect::StartLine);
-        }
         let word = trim_start(behind);
         let word_at = line.len() - word.len();
         if word.first().is_some_and(u8::is_ascii_digit) {
@@ -259,11 +247,7 @@ impl HeadBuilder {
     pub(in crate::proto) fn finish(mut self, len: usize, ending: Ending) -> Head {
         let head = &mut self.head;
         head.len = offset(len);
-        head.has_body = matches!(ending, Ending::Body | Ending::Overlong);
-        if ending == Ending::Overlong {
-            // Whatever else is wrong: this is what a stranger is closed for.
-            head.defect = Some(Defect::HeadTooLong);
-        }
+        head.has_body = ending == Ending::Body;
         if head.content_at == u32::MAX {
             head.content_at = offset(if head.has_body { len.saturating_sub(2) } else { len });
         }

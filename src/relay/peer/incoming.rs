@@ -49,15 +49,7 @@ impl Relay {
 
     /// The frame is delimited but its head is wrong: 400 where a response is due (norm C4).
     fn on_defect(&mut self, key: PeerKey, transit: &Transit, fx: &mut Effects) {
-        let defect = transit.head.defect();
-        let Some(peer) = self.peers.get(key) else {
-            return;
-        };
-        // Whoever serves no session need not be listened to for as long as it goes on.
-        if defect == Some(Defect::HeadTooLong) && !peer.is_in_use() {
-            return self.close_for_limit(key, Limit::HeadBytes, fx);
-        }
-        if let Some(limit) = defect.and_then(limit_of) {
+        if let Some(limit) = transit.head.defect().and_then(limit_of) {
             self.core.bite(limit, Some(key), fx);
         }
         let readable = transit.head.first_from(&transit.octets).is_some();
@@ -297,7 +289,6 @@ impl Relay {
 /// The limit that a head exceeds, if that is what is wrong with it.
 fn limit_of(defect: Defect) -> Option<Limit> {
     match defect {
-        Defect::HeadTooLong => Some(Limit::HeadBytes),
         Defect::LineTooLong => Some(Limit::LineBytes),
         Defect::TooManyHeaders => Some(Limit::Headers),
         Defect::CommentTooLong => Some(Limit::CommentBytes),

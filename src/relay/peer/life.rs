@@ -15,7 +15,7 @@ use crate::relay::message::{Message, Outer};
 use crate::relay::orphan::Failure;
 use crate::relay::session::Sessions;
 use crate::relay::view::EndReason;
-use crate::relay::{CloseReason, Core, Effect, Effects, Limit, Offence, Relay, Tally, Who};
+use crate::relay::{CloseReason, Core, Effect, Effects, Event, Limit, Offence, Relay, Tally, Who};
 
 impl Relay {
     pub(crate) fn on_connected(&mut self, key: PeerKey, fx: &mut Effects) {
@@ -93,6 +93,9 @@ impl Relay {
             break_off(peer, &mut self.core, fx);
             peer.ended = true;
             return;
+        }
+        if reason.is_for_requests() && peer.is_in_use() {
+            fx.event(Event::ClosedForRequests { peer: key, reason });
         }
         peer.closing = true;
         peer.close_reason = Some(reason);
