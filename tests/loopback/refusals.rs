@@ -80,7 +80,8 @@ fn what_clients_in_use_deviate_in_ends_no_connection() {
         let to_bob = alice.route(&bob.path());
         // A file transfer asks how much of the file is there already.
         let tid = alice.send_bare(Request::new("FILE_OFFSET", &to_bob, &alice.uri));
-        let asked = bob.request("FILE_OFFSET");
+        let asked = bob.frame();
+        assert!(asked.is_request("FILE_OFFSET"));
         let mut answer = String::from_utf8(asked.response("200 OK")).unwrap();
         answer.insert_str(answer.find("-------").unwrap(), "Offset: 4096\r\n");
         bob.writer.write(answer.as_bytes());
