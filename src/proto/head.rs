@@ -648,7 +648,7 @@ mod tests {
             (many[..].into(), Defect::LineTooLong, true),
             (format!("{uri} {}", "x".repeat(300)), Defect::LineTooLong, true),
             (format!("{uri} \u{e9} \0"), Defect::ControlOctet, true),
-            (long.clone(), Defect::UriTooLong, true),
+            (long, Defect::UriTooLong, true),
             (format!("sip:x {uri}"), Defect::BadUri, false),
             (format!("{uri}\n{uri}"), Defect::ControlOctet, false),
             (format!("{uri}\t{uri}"), Defect::BadUri, false),
@@ -686,7 +686,7 @@ mod tests {
             );
             let step = parser.step(octets.as_bytes()).unwrap().unwrap();
             let Piece::Head(head) = step.piece else { panic!("{step:?}") };
-            let end = parser.step(&octets.as_bytes()[step.consumed..]).unwrap().unwrap();
+            let end = parser.step(octets.as_bytes().get(step.consumed..).unwrap()).unwrap().unwrap();
             assert!(matches!(end.piece, Piece::End(_)));
             head.defect()
         };

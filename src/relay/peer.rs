@@ -453,9 +453,9 @@ impl Peer {
                 let Transport { secure, port } = self.transport;
                 let scheme = if secure { "msrps" } else { "msrp" };
                 // What we dialled has no port of ours.
-                let port = Some(port).filter(|port| settings.ports.contains(port));
-                let port =
-                    port.or(settings.tls_port).or(settings.ports.first().copied()).unwrap_or(PORT_DEFAULT);
+                let ours = || settings.tls_port.or_else(|| settings.ports.first().copied());
+                let port = Some(port).filter(|port| settings.ports.contains(port)).or_else(ours);
+                let port = port.unwrap_or(PORT_DEFAULT);
                 let own = format!("{scheme}://{}:{port};tcp", settings.hostname);
                 self.respond_from(own.as_bytes(), transit, (status, None), fx);
             }
