@@ -173,28 +173,32 @@ impl Incoming {
     /// [`ClientError::Framing`], [`ClientError::SpeaksTls`], [`ClientError::Io`], and [`ClientError::ConnectionLost`] for an end
     /// inside a frame.
     pub async fn next(&mut self) -> Result<Option<Event<'_>>, ClientError> {
-        let step = loop {
-            match self.parser.step(&self.buffer[self.start..self.end]) {
-                Ok(Some(step)) => break step,
-                Ok(None) => {}
+        loop {
+            let step = match self.parser.step(&self.buffer[self.start..self.end]) {
+                Ok(Some(step)) => step,
+                Ok(None) => {
+                    if self.fill().await? == 0 {
+                        return match self.parser.in_frame() || self.start < self.end {
+                            true if self.begins_with_tls() => Err(ClientError::SpeaksTls),
+                            true => Err(ClientError::ConnectionLost("in the middle of a frame".to_owned())),
+                            false => Ok(None),
+                        };
+                    }
+                    continue;
+                }
                 Err(_) if self.begins_with_tls() => return Err(ClientError::SpeaksTls),
                 Err(error) => return Err(error.into()),
-            }
-            if self.fill().await? == 0 {
-                return match self.parser.in_frame() || self.start < self.end {
-                    true if self.begins_with_tls() => Err(ClientError::SpeaksTls),
-                    true => Err(ClientError::ConnectionLost("in the middle of a frame".to_owned())),
-                    false => Ok(None),
-                };
-            }
-        };
-        let consumed = &self.buffer[self.start..self.start + step.consumed];
-        self.start += step.consumed;
-        Ok(Some(match step.piece {
-            Piece::Head(head) => Event::Head { head, octets: consumed },
-            Piece::Body(range) => Event::Body(&consumed[range]),
-            Piece::End(flag) => Event::End(flag),
-        }))
+            };
+            let consumed = self.start..self.start + step.consumed;
+            self.start = consumed.end;
+            return Ok(Some(match step.piece {
+                // A sign of life, which has been noted.
+                Piece::Blank => continue,
+                Piece::Head(head) => Event::Head { head, octets: &self.buffer[consumed] },
+                Piece::Body(range) => Event::Body(&self.buffer[consumed][range]),
+                Piece::End(flag) => Event::End(flag),
+            }));
+        }
     }
 
     /// The next frame as a whole, for frames that are known to be small; `None` when the peer has closed.

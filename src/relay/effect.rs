@@ -106,6 +106,21 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// Whether it is what the peer sent, in frames of its own, that ends the connection.
+    pub(super) fn is_for_requests(self) -> bool {
+        match self {
+            Self::Misaddressed
+            | Self::AuthWithoutTls
+            | Self::AnotherName
+            | Self::AuthFailures
+            | Self::BodyTooLong
+            | Self::Refusals => true,
+            // Whoever found that has told of it.
+            Self::Unparseable | Self::Limit(_) | Self::NoDescriptor => false,
+            Self::Idle | Self::Ended | Self::SessionOver | Self::Stopping | Self::Operator => false,
+        }
+    }
+
     /// The word for logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -167,6 +182,13 @@ pub enum Event {
         user: Option<String>,
         /// Host and port of the relay that the client is behind.
         relay: Option<String>,
+    },
+    /// A connection that sessions live by is closed for what its peer has sent.
+    ClosedForRequests {
+        /// The connection.
+        peer: PeerKey,
+        /// What it was.
+        reason: CloseReason,
     },
     /// A request was refused.
     RequestRefused {

@@ -98,6 +98,10 @@ impl Transit {
         match self.method() {
             Method::Report => false,
             Method::Send => self.head.failure_report() != FailureReport::No,
+            // Without a method it may be a SEND.
+            _ if self.head.method_octets(&self.octets).is_empty() => {
+                self.head.failure_report() != FailureReport::No
+            }
             _ => true,
         }
     }

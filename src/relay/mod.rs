@@ -104,6 +104,13 @@ pub enum Input {
         /// The connection.
         peer: PeerKey,
     },
+    /// CR and LF have come between frames: a sign of life.
+    Blank {
+        /// The connection.
+        peer: PeerKey,
+        /// How many octets.
+        octets: usize,
+    },
     /// The peer of an accepted connection has proven to bear these names, before anything else is said of it.
     Identified {
         /// The connection.
@@ -389,6 +396,11 @@ impl Relay {
         Some(peer::named_session(first)?.home())
     }
 
+    /// Whether a session lives by a connection.
+    pub fn serves_session(&self, peer: PeerKey) -> bool {
+        self.peers.get(peer).is_some_and(Peer::is_in_use)
+    }
+
     /// Names the other processes of this relay that there are, by their generations. Sessions of theirs are next hops.
     pub fn set_kin(&mut self, generations: [Option<u8>; 2]) {
         self.core.kin = generations;
@@ -416,6 +428,7 @@ impl Relay {
             Input::Head { peer, head, octets } => self.on_head(peer, head, octets, fx),
             Input::Body { peer, octets } => self.on_body(peer, octets, fx),
             Input::End { peer, flag } => self.on_end(peer, flag, fx),
+            Input::Blank { peer, octets } => self.on_blank(peer, octets, fx),
             Input::Unparseable { peer } => self.close_peer(peer, CloseReason::Unparseable, fx),
             Input::Identified { peer, names } => self.on_identified(peer, names),
             Input::Advanced { peer, stage } => self.on_advanced(peer, stage),

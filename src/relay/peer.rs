@@ -30,6 +30,7 @@ use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::uri::MsrpUri;
 use crate::proto::write::FrameWriter;
+use crate::srv::PORT_DEFAULT;
 
 /// Answers a connection has not taken off our hands, in octets, at which we stop reading its requests.
 const CONTROL_OCTETS_MAX: usize = 64 << 10;
@@ -420,7 +421,7 @@ impl Peer {
 
     /// Whether a session lives by this connection: then it may be silent for as long as it likes
     /// (RFC 4975, 5.4).
-    fn is_in_use(&self) -> bool {
+    pub(crate) fn is_in_use(&self) -> bool {
         match &self.role {
             Role::Dialling => true,
             Role::Client { sessions } => !sessions.is_empty() || !self.bound.is_empty(),
@@ -460,11 +461,36 @@ impl Peer {
         comment: Option<&str>,
         fx: &mut Effects,
     ) {
-        let octets = &transit.octets;
-        let to = response_to_path(transit);
-        let from = transit.head.to_path(octets).first().unwrap_or_default();
-        FrameWriter::response(self.out.control(), transit.head.tid(octets), status, comment)
-            .header("To-Path", to)
+        let from = transit.head.to_path(&transit.octets).first().unwrap_or_default();
+        self.respond_from(from, transit, (status, comment), fx);
+    }
+
+    /// Answers a request that need not be well-formed: its To-Path may be wrong, or absent.
+    fn refuse(&mut self, transit: &Transit, status: Status, settings: &Settings, fx: &mut Effects) {
+        match transit.head.first_to(&transit.octets) {
+            Some(from) => self.respond_from(from, transit, (status, None), fx),
+            None => {
+                let Transport { secure, port } = self.transport;
+                let scheme = if secure { "msrps" } else { "msrp" };
+                // What we dialled has no port of ours.
+                let ours = || settings.tls_port.or_else(|| settings.ports.first().copied());
+                let port = Some(port).filter(|port| settings.ports.contains(port)).or_else(ours);
+                let port = port.unwrap_or(PORT_DEFAULT);
+                let own = format!("{scheme}://{}:{port};tcp", settings.hostname);
+                self.respond_from(own.as_bytes(), transit, (status, None), fx);
+            }
+        }
+    }
+
+    fn respond_from(
+        &mut self,
+        from: &[u8],
+        transit: &Transit,
+        (status, comment): (Status, Option<&str>),
+        fx: &mut Effects,
+    ) {
+        FrameWriter::response(self.out.control(), transit.head.tid(&transit.octets), status, comment)
+            .header("To-Path", response_to_path(transit))
             .header("From-Path", from)
             .end(Flag::Last);
         self.wake(fx);
@@ -546,7 +572,9 @@ impl Peer {
 pub(crate) fn response_to_path(transit: &Transit) -> &[u8] {
     let from_path = transit.received_from_path();
     match transit.method() {
-        Method::Send => from_path.first().unwrap_or_default(),
+        Method::Send => transit.head.first_from(&transit.octets).unwrap_or_default(),
+        // Of a path that cannot be read, which is answered with a refusal, its beginning will do.
+        _ if from_path.is_empty() => transit.head.first_from(&transit.octets).unwrap_or_default(),
         _ => from_path.as_bytes(),
     }
 }

@@ -244,7 +244,18 @@ impl Conn {
                 let _ = future::or(self.socket.write_all(&alert), late(CLOSE_TIMEOUT)).await;
             }
             ReadEnd::Unparseable(error) => {
-                tracing::debug!(%address, reason = %error, "Input cannot be parsed");
+                if shared.with_relay(|relay| relay.serves_session(peer)) {
+                    let Holder { session, user } = shared.with_relay(|relay| relay.holder(peer));
+                    tracing::info!(
+                        %address,
+                        user,
+                        session,
+                        reason = %error,
+                        "Input cannot be parsed: sessions lose their connection"
+                    );
+                } else {
+                    tracing::debug!(%address, reason = %error, "Input cannot be parsed");
+                }
                 if let Some(limit) = limit_of(&error) {
                     shared.limit_reached(limit, Some((peer, address)));
                 }
@@ -461,6 +472,7 @@ impl Conn {
                         Input::Body { peer, octets: part(&octets, at + range.start..at + range.end) }
                     }
                     Piece::End(flag) => Input::End { peer, flag },
+                    Piece::Blank => Input::Blank { peer, octets: step.consumed },
                 };
                 at += step.consumed;
                 relay.handle(now, input, fx);
@@ -649,8 +661,7 @@ fn part(octets: &Bytes, range: Range<usize>) -> Bytes {
 /// The limit that ended the parsing, if one did.
 fn limit_of(error: &ParseError) -> Option<Limit> {
     match error {
-        ParseError::StartLine => None,
-        ParseError::LineTooLong => Some(Limit::LineBytes),
+        ParseError::StartLine | ParseError::BareLf => None,
         ParseError::HeadTooLong => Some(Limit::HeadBytes),
     }
 }

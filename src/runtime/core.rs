@@ -382,7 +382,9 @@ impl Shared {
                         }
                         Some(*peer)
                     }
-                    RelayEvent::AuthRefused { peer, .. } => Some(*peer),
+                    RelayEvent::AuthRefused { peer, .. } | RelayEvent::ClosedForRequests { peer, .. } => {
+                        Some(*peer)
+                    }
                     _ => None,
                 };
                 log::event(&event, peer.and_then(|peer| self.address_of(peer)), self.log_failures.get());

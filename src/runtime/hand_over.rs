@@ -170,13 +170,17 @@ impl Conn {
         }
         let mut probe = self.probe.borrow_mut();
         let probe = probe.get_or_insert_with(|| Box::new(Parser::new(shared.limits().parser())));
-        match probe.step(plain) {
-            Ok(None) => Place::Unknown,
-            Ok(Some(step)) => match step.piece {
-                Piece::Head(head) => place_of(shared, &head, plain.get(..step.consumed).unwrap_or_default()),
-                Piece::Body(_) | Piece::End(_) => Place::Here,
-            },
-            Err(_) => Place::Here,
+        let mut plain = plain;
+        loop {
+            let Ok(step) = probe.step(plain) else { return Place::Here };
+            let Some(step) = step else { return Place::Unknown };
+            let (octets, rest) = plain.split_at_checked(step.consumed).unwrap_or_default();
+            match step.piece {
+                Piece::Head(head) => return place_of(shared, &head, octets),
+                Piece::Body(_) | Piece::End(_) => return Place::Here,
+                // The connection's own parser passes over them, too, and shows neither again.
+                Piece::Blank => plain = rest,
+            }
         }
     }
 }

@@ -95,6 +95,10 @@ pub(crate) fn event(event: &Event, address: Option<SocketAddr>, failures: bool) 
         Event::RequestRefused { session, status, why } => {
             tracing::debug!(session, status = status.code(), reason = why, "Request refused");
         }
+        Event::ClosedForRequests { reason, .. } => {
+            let (address, reason) = (address.map(display), reason.as_str());
+            tracing::info!(address, reason, "Closing a connection for its requests: sessions lose it");
+        }
         Event::LimitReached { .. } => {}
         Event::ReportSent { session, status } => {
             tracing::debug!(session, status = status.code(), "Failure REPORT sent");

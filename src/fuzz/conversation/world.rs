@@ -236,6 +236,7 @@ impl World {
                         Piece::Head(head) => Input::Head { peer, head, octets },
                         Piece::Body(_) => Input::Body { peer, octets },
                         Piece::End(flag) => Input::End { peer, flag },
+                        Piece::Blank => Input::Blank { peer, octets: octets.len() },
                     }
                 }
             };

@@ -7,6 +7,7 @@ use std::mem;
 
 use bytes::Bytes;
 
+use super::life::break_off;
 use super::{Incoming, LastRoute, Standing, Unanswered, named_session};
 use crate::proto::head::{Defect, Head, Kind, Method};
 use crate::proto::parser::Flag;
@@ -49,11 +50,19 @@ impl Relay {
 
     /// The frame is delimited but its head is wrong: 400 where a response is due (norm C4).
     fn on_defect(&mut self, key: PeerKey, transit: &Transit, fx: &mut Effects) {
-        let readable = !transit.received_from_path().is_empty() && !transit.to_path().is_empty();
         if let Some(limit) = transit.head.defect().and_then(limit_of) {
             self.core.bite(limit, Some(key), fx);
         }
+        let readable = transit.head.first_from(&transit.octets).is_some();
         self.turn_away(key, transit, readable, (Status::BAD_REQUEST, "malformed head"), fx);
+    }
+
+    /// CR and LF between frames keep a connection from being idle. They prove nothing of whoever sends them.
+    pub(crate) fn on_blank(&mut self, key: PeerKey, octets: usize, fx: &mut Effects) {
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.spend(octets, &mut self.core);
+            peer.update_pause(&mut self.core, fx);
+        }
     }
 
     /// Refuses a request that names no session of ours. Who does that too often before anybody has vouched
@@ -71,7 +80,7 @@ impl Relay {
             return;
         };
         if readable && transit.wants_answer() {
-            peer.respond(transit, status, None, fx);
+            peer.refuse(transit, status, &self.core.settings, fx);
             peer.update_pause(&mut self.core, fx);
         }
         self.count_refusal(key, fx);
@@ -217,7 +226,12 @@ impl Relay {
         if let Some(transit) = refused {
             peer.respond(&transit, Status::BAD_REQUEST, None, fx);
         }
-        self.close_peer(key, CloseReason::BodyTooLong, fx);
+        if !peer.is_in_use() {
+            return self.close_peer(key, CloseReason::BodyTooLong, fx);
+        }
+        // The frame ends like any other, and others live by the connection: the rest of it is passed over.
+        break_off(peer, &mut self.core, fx);
+        peer.update_pause(&mut self.core, fx);
     }
 
     pub(crate) fn on_end(&mut self, key: PeerKey, flag: Flag, fx: &mut Effects) {

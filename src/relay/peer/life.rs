@@ -16,7 +16,7 @@ use crate::relay::newcomers::Stage;
 use crate::relay::orphan::Failure;
 use crate::relay::session::Sessions;
 use crate::relay::view::EndReason;
-use crate::relay::{CloseReason, Core, Effect, Effects, Limit, Offence, Relay, Tally, Who};
+use crate::relay::{CloseReason, Core, Effect, Effects, Event, Limit, Offence, Relay, Tally, Who};
 
 impl Relay {
     pub(crate) fn on_connected(&mut self, key: PeerKey, fx: &mut Effects) {
@@ -101,6 +101,9 @@ impl Relay {
             break_off(peer, &mut self.core, fx);
             peer.ended = true;
             return;
+        }
+        if reason.is_for_requests() && peer.is_in_use() {
+            fx.event(Event::ClosedForRequests { peer: key, reason });
         }
         peer.closing = true;
         peer.close_reason = Some(reason);
@@ -324,7 +327,7 @@ fn sever(peer: &mut Peer, core: &mut Core, sessions: &mut Sessions, fx: &mut Eff
 }
 
 /// No more comes of the request that is coming in: its receivers are told.
-fn break_off(peer: &mut Peer, core: &mut Core, fx: &mut Effects) {
+pub(super) fn break_off(peer: &mut Peer, core: &mut Core, fx: &mut Effects) {
     if let Incoming::Request { session, stream, .. } = peer.incoming {
         let flag = Flag::Aborted;
         core.post(Message::End { session, stream, flag }, fx);

@@ -137,7 +137,7 @@ impl Relay {
             .header("To-Path", to_path.as_bytes())
             .header("From-Path", &from_path)
             .header("Message-ID", message_id.as_bytes())
-            .byte_range(notice.range)
+            .byte_range(notice.range.within_total())
             .header_fmt("Status", format_args!("000 {} {}", status.code(), status.phrase()))
             .end(Flag::Last);
         self.core.stats.reports_sent += 1;
