@@ -23,6 +23,7 @@ use slotmap::SlotMap;
 
 use super::admission::UserKey;
 use super::ids::{CoreId, Entropy, PeerKey, PeerRef, SecretHasher, SessionId, SessionKey, StreamId};
+use super::limit::Limit;
 use super::message::{Giver, Message, MessageId, Notice, Outer, Transit};
 use super::orphan::Failure;
 use super::transaction::RESPONSE_TIMEOUT;
@@ -151,12 +152,14 @@ pub(crate) struct Sessions {
     by_id: HashMap<SessionId, SessionKey, SecretHasher>,
     /// When sessions are over that end with no connection: those of clients behind relays.
     ending: BTreeSet<(Instant, SessionKey)>,
+    /// Bytes of memory that count against the budget.
+    kept: usize,
 }
 
 impl Sessions {
     pub(crate) fn new(entropy: &mut Entropy) -> Self {
         let by_id = HashMap::with_hasher(SecretHasher::new(entropy));
-        Self { table: SlotMap::with_key(), by_id, ending: BTreeSet::new() }
+        Self { table: SlotMap::with_key(), by_id, ending: BTreeSet::new(), kept: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -234,6 +237,11 @@ impl Sessions {
             end: None,
             stopped: VecDeque::new(),
         };
+        let bytes = session.kept();
+        self.kept += bytes;
+        if core.budget.keep(0, bytes) {
+            core.count_limit(Limit::QueueBytesTotal);
+        }
         let key = self.table.insert(session);
         self.by_id.insert(id, key);
         self.note_ending(key);
@@ -301,7 +309,14 @@ impl Sessions {
     fn remove(&mut self, id: &SessionId) -> Option<Session> {
         let key = self.by_id.remove(id)?;
         self.forget_ending(key);
-        self.table.remove(key)
+        let session = self.table.remove(key)?;
+        self.kept -= session.kept();
+        Some(session)
+    }
+
+    /// Bytes of memory that the sessions take which are bounded by no number of connections.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept
     }
 }
 
@@ -312,6 +327,17 @@ impl Session {
         match self.inner {
             Inner::Client(key) => Some(PeerRef { core: me, key }),
             Inner::Relay { by } => by,
+        }
+    }
+
+    /// What it takes against the memory budget. Clients behind relays may have any number; all others have few for
+    /// each connection.
+    pub(super) fn kept(&self) -> usize {
+        /// URIs of the far side, further ways, stopped messages.
+        const BESIDE: usize = 512;
+        match self.inner {
+            Inner::Client(_) => 0,
+            Inner::Relay { .. } => 2 * size_of::<Self>() + self.uri.len() + self.inner_path.len() + BESIDE,
         }
     }
 
