@@ -32,9 +32,10 @@ pub struct Limits {
     pub queue_bytes_high: usize,
     /// Octets queued towards one peer at which a paused sender goes on; below `queue_bytes_high`.
     pub queue_bytes_low: usize,
-    /// Octets queued towards all peers of the process together at which no more connections are taken and
-    /// each of those there are is read only as far as its request needs. Divided among the cores, which lend
-    /// each other what they do not need.
+    /// Bytes queued towards all peers of the process together, and all else that they make it keep in memory (open
+    /// transactions, answers, REPORTs, unfinished input, clients behind relays), at which no more connections are
+    /// taken and each of those there are is read only as far as its request needs. Divided among the cores, which
+    /// lend each other what they do not need.
     pub queue_bytes_total: usize,
     /// The most octets handed to the socket in one piece: a waiting frame waits that long at most.
     pub flush_bytes_max: usize,
@@ -81,6 +82,9 @@ pub struct Limits {
     pub first_request_timeout: Duration,
     /// How long the rest of a head may take from its first octet on.
     pub head_timeout: Duration,
+    /// How long the rest of a TLS record may take from its first byte on, not counting the time in which the
+    /// connection is not read from. A record is in memory until it is complete.
+    pub record_timeout: Duration,
     /// How long a receiver that takes nothing may hold up the other sessions of a connection, such as
     /// another relay's; then what waits for it from there is refused with 413.
     pub stall_timeout: Duration,
@@ -129,6 +133,7 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
             first_request_timeout: Duration::from_secs(30),
             head_timeout: Duration::from_secs(10),
+            record_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(3600),
@@ -178,7 +183,7 @@ const COUNTS: [Row<usize>; 17] = [
 ];
 
 /// Limits on time.
-const TIMES: [Row<Duration>; 9] = [
+const TIMES: [Row<Duration>; 10] = [
     Row("handshake_timeout", Duration::from_secs(1), Duration::from_secs(60), |limits| {
         &mut limits.handshake_timeout
     }),
@@ -189,6 +194,9 @@ const TIMES: [Row<Duration>; 9] = [
         &mut limits.failure_window
     }),
     Row("head_timeout", Duration::from_secs(1), Duration::from_secs(60), |limits| &mut limits.head_timeout),
+    Row("record_timeout", Duration::from_secs(1), Duration::from_secs(600), |limits| {
+        &mut limits.record_timeout
+    }),
     Row("stall_timeout", Duration::from_secs(1), Duration::from_secs(600), |limits| {
         &mut limits.stall_timeout
     }),

@@ -111,6 +111,12 @@ impl AuthState {
         self.user.as_ref().map(|user| user.username()).or(self.tried.as_deref())
     }
 
+    /// Bytes of memory that the AUTH takes which is being looked up.
+    pub(crate) fn kept(&self) -> usize {
+        let waiting = self.waiting.as_ref().or_else(|| self.claim.as_deref().map(|claim| &claim.waiting));
+        waiting.map_or(0, |waiting| waiting.transit.cost())
+    }
+
     pub(crate) fn is_waiting(&self) -> bool {
         self.waiting.is_some() || self.claim.is_some()
     }
@@ -465,7 +471,7 @@ impl Peer {
     fn take_ticket(&mut self, transit: &Transit) -> u32 {
         if is_through_relay(transit) {
             let nearest = transit.received_from_path().first().unwrap_or_default();
-            return self.behind.as_mut().map_or(0, |behind| behind.take_ticket(nearest));
+            return self.behind.as_mut().map_or(0, |behind| behind.take_ticket(nearest, transit.cost()));
         }
         self.auth.as_mut().map_or(0, |auth| {
             auth.ticket = auth.ticket.wrapping_add(1);

@@ -93,6 +93,8 @@ limits! {
     FirstRequestTimeout = "limits.first_request_timeout",
     /// A head too slow.
     HeadTimeout = "limits.head_timeout",
+    /// A TLS record too slow.
+    RecordTimeout = "limits.record_timeout",
     /// A receiver that takes nothing holds up the others on a connection that serves several sessions.
     StallTimeout = "limits.stall_timeout",
     /// A receiver that takes nothing.

@@ -72,6 +72,7 @@ use orphan::Orphans;
 use peer::Peer;
 use rate::Rates;
 use session::Sessions;
+use transaction::Room;
 
 /// What the relay is told.
 #[derive(Debug)]
@@ -98,6 +99,14 @@ pub enum Input {
         peer: PeerKey,
         /// Its continuation flag.
         flag: Flag,
+    },
+    /// So many bytes have come of a TLS record, or of a piece of a frame, of which the rest is awaited. Said after each
+    /// read that changes it.
+    Unfinished {
+        /// The connection.
+        peer: PeerKey,
+        /// How many.
+        bytes: usize,
     },
     /// What arrives can no longer be divided into frames (norm C4): the connection must go.
     Unparseable {
@@ -253,6 +262,9 @@ struct Core {
     stats: Stats,
 }
 
+/// The most handed over at a time while memory is short: the floor of `limits.flush_bytes_max`.
+const PRESSED_FLUSH_MAX: usize = 16 << 10;
+
 impl Core {
     /// Sends a message to whoever takes the next step, here or elsewhere.
     fn post(&mut self, message: Message, fx: &mut Effects) {
@@ -283,6 +295,20 @@ impl Core {
         if self.budget.hold(octets) {
             self.bite(Limit::QueueBytesTotal, None, fx);
         }
+    }
+
+    /// Something that took `before` bytes of memory beside queued ones takes `now`.
+    fn keep(&mut self, before: usize, now: usize, fx: &mut Effects) {
+        if self.budget.keep(before, now) {
+            self.bite(Limit::QueueBytesTotal, None, fx);
+        }
+    }
+
+    /// How many transactions one connection may have open before the next request for it waits: few while memory
+    /// is short, for each of them is memory.
+    fn room(&self) -> Room {
+        let max = self.settings.limits.transactions_per_peer_max;
+        if self.budget.is_pressed() { Room::short(max) } else { Room::ample(max) }
     }
 
     /// Gives octets back to the connection they came in by.
@@ -429,6 +455,7 @@ impl Relay {
             Input::Body { peer, octets } => self.on_body(peer, octets, fx),
             Input::End { peer, flag } => self.on_end(peer, flag, fx),
             Input::Blank { peer, octets } => self.on_blank(peer, octets, fx),
+            Input::Unfinished { peer, bytes } => self.on_unfinished(peer, bytes, fx),
             Input::Unparseable { peer } => self.close_peer(peer, CloseReason::Unparseable, fx),
             Input::Identified { peer, names } => self.on_identified(peer, names),
             Input::Advanced { peer, stage } => self.on_advanced(peer, stage),
@@ -472,9 +499,11 @@ impl Relay {
         entry.woken = false;
         entry.last_taken = now;
         let limits = &self.core.settings.limits;
-        let (budget, transactions_max) = (limits.flush_octets_max, limits.transactions_per_peer_max);
-        // What is not yet credited must not keep its source from being read again.
-        let credit_batch = limits.queue_octets_low / 2;
+        let pressed = self.core.budget.is_pressed();
+        let budget = limits.flush_octets_max.min(if pressed { PRESSED_FLUSH_MAX } else { usize::MAX });
+        let room = self.core.room();
+        // What is not yet credited must not keep its source from being read again, whatever the pressure on its core.
+        let credit_batch = limits.request_octets_max / 2;
         let Core { entropy, stats, inbox, me, ended, spare, .. } = &mut self.core;
         let Stats { chunks_out, body_octets_out, parcels, .. } = stats;
         let mut post = |message: Message| {
@@ -490,7 +519,7 @@ impl Relay {
             me: *me,
             now,
             entropy,
-            transactions_max,
+            room,
             credit_batch,
             deaf: entry.is_paused(),
             post: &mut post,
@@ -500,6 +529,7 @@ impl Relay {
         };
         entry.out.fill(out, budget, &mut cx);
         entry.taking = !out.is_empty();
+        entry.in_hand = out.len();
         entry.set_alarm(&mut self.core);
         entry.count_full_table(&mut self.core, fx);
         entry.update_pause(&mut self.core, fx);
@@ -528,14 +558,16 @@ impl Relay {
             unanswered: self.core.orphans.len()
                 + self.peers.values().map(|p| p.unanswered.len()).sum::<usize>(),
             octets_queued: self.core.budget.held(),
+            bytes_kept: self.sessions.kept() + self.peers.values().map(Peer::kept).sum::<usize>(),
+            bytes_counted: self.core.budget.kept(),
             counted: self.core.register.len() + self.core.rates.len(),
             newcomers: self.core.newcomers.entries() + self.core.register.told_len(),
         }
     }
 
-    /// Octets received and not yet written out or dropped, without looking at every table.
-    pub fn octets_queued(&self) -> usize {
-        self.core.budget.held()
+    /// All that counts against [`Limits::queue_octets_total`], without looking at every table.
+    pub fn bytes_used(&self) -> usize {
+        self.core.budget.used()
     }
 
     /// How many cores there are, this one included.
@@ -554,14 +586,37 @@ impl Relay {
             while let Some(message) = self.core.inbox.pop_front() {
                 self.step(message, fx);
             }
-            if !self.core.budget.take_relief() {
+            if self.core.budget.take_pressure() {
+                self.forget_askers(fx);
+            } else if self.core.budget.take_relief() {
+                self.resume_all(fx);
+            } else {
                 break;
-            }
-            for peer in self.peers.values_mut() {
-                peer.update_pause(&mut self.core, fx);
             }
         }
         self.balance_budget(fx);
+    }
+
+    /// Memory is short no more: whoever waited for that goes on.
+    fn resume_all(&mut self, fx: &mut Effects) {
+        let room = Room::short(self.core.settings.limits.transactions_per_peer_max);
+        for peer in self.peers.values_mut() {
+            peer.update_pause(&mut self.core, fx);
+            if peer.out.transactions.is_full(room) {
+                peer.wake(fx);
+            }
+        }
+    }
+
+    /// Memory is short: clients behind relays that have nothing and wait for nothing ask again. Without this what they
+    /// take could fill the budget for as long as their relays are connected.
+    fn forget_askers(&mut self, fx: &mut Effects) {
+        for peer in self.peers.values_mut() {
+            if let Some(behind) = &mut peer.behind {
+                behind.forget_idle(&self.sessions);
+                peer.recount(&mut self.core, fx);
+            }
+        }
     }
 
     /// Asks another core for memory when it is getting tight here, or gives back what it lent.

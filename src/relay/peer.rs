@@ -13,6 +13,7 @@ mod life;
 mod steps;
 
 use std::collections::VecDeque;
+use std::mem;
 use std::time::Instant;
 
 use super::admission::{AddressKey, Share, UserKey, Who};
@@ -24,6 +25,7 @@ use super::ledger::Loans;
 use super::limit::Limit;
 use super::message::{Giver, Message, Transit};
 use super::newcomers::{Place, Stage};
+use super::transaction::Room;
 use super::{CloseReason, Core, Effect, Effects, Limits, Settings, Tally, Transport};
 use crate::proto::head::Method;
 use crate::proto::parser::Flag;
@@ -34,8 +36,16 @@ use crate::srv::PORT_DEFAULT;
 
 /// Answers a connection has not taken off our hands, in octets, at which we stop reading its requests.
 const CONTROL_OCTETS_MAX: usize = 64 << 10;
+/// ... and while memory is short.
+const PRESSED_CONTROL_MAX: usize = 16 << 10;
 /// ... and at which the far end's own responses are dropped: they are as long as it likes.
 const REPLY_OCTETS_MAX: usize = 4 * CONTROL_OCTETS_MAX;
+/// ... and at which our own REPORTs are: as many wait at once as a full table of transactions makes when its
+/// connection is lost. While memory is short both give way at `CONTROL_OCTETS_MAX`.
+const REPORT_OCTETS_MAX: usize = 4 << 20;
+
+/// Requests that an empty table of unanswered ones keeps room for.
+const UNANSWERED_ROOM_KEPT: usize = 64;
 
 /// A connection and everything this core knows about it.
 #[derive(Debug)]
@@ -55,6 +65,12 @@ pub(crate) struct Peer {
     pub(crate) outstanding: usize,
     /// Which of those other cores hold; they go with their core.
     lent: Loans,
+    /// Bytes received of a record, or of a piece of a frame, whose rest is awaited.
+    unfinished: usize,
+    /// Bytes that are being written.
+    pub(crate) in_hand: usize,
+    /// What of all that it makes us keep the memory budget has been told of.
+    counted: usize,
     paused: bool,
     pub(crate) woken: bool,
     pub(crate) closing: bool,
@@ -156,6 +172,8 @@ enum Incoming {
         stream: StreamId,
         /// Body octets that may still come.
         room: usize,
+        /// What its head takes while it comes in: its session and the way out may each have a copy.
+        kept: usize,
     },
     /// An AUTH for us, judged when it is complete.
     Auth {
@@ -211,6 +229,9 @@ impl Peer {
             unanswered_octets: 0,
             outstanding: 0,
             lent: Loans::default(),
+            unfinished: 0,
+            in_hand: 0,
+            counted: 0,
             paused: false,
             woken: false,
             closing: false,
@@ -312,8 +333,30 @@ impl Peer {
         }
     }
 
+    /// What this connection makes the core keep in memory, beside the queued bytes it has sent.
+    pub(crate) fn kept(&self) -> usize {
+        let incoming = match &self.incoming {
+            Incoming::Request { kept, .. } => *kept,
+            Incoming::Auth { transit, .. } => transit.cost(),
+            Incoming::Nothing | Incoming::Dropped => 0,
+        };
+        let auth = self.auth.as_ref().map_or(0, |auth| auth.kept());
+        let behind = self.behind.as_ref().map_or(0, |behind| behind.kept());
+        let sent = self.in_hand + self.out.kept();
+        sent + self.unanswered_octets + incoming + self.unfinished + auth + behind
+    }
+
+    /// Tells the memory budget what has changed of [`kept`](Self::kept).
+    pub(crate) fn recount(&mut self, core: &mut Core, fx: &mut Effects) {
+        let kept = self.kept();
+        if kept != self.counted {
+            core.keep(mem::replace(&mut self.counted, kept), kept, fx);
+        }
+    }
+
     /// Starts or stops reading as the queues demand.
     pub(crate) fn update_pause(&mut self, core: &mut Core, fx: &mut Effects) {
+        self.recount(core, fx);
         let reason = self.reason_to_pause(core);
         // Also while it is paused already: the reason may be another, or a second session have come.
         let held_up = matches!(reason, Some(PauseReason::Queue)) && self.bound.len() > 1;
@@ -329,7 +372,7 @@ impl Peer {
             if let Some(limit) = reason.limit() {
                 core.count_limit(limit);
             }
-            if self.out.transactions.is_full(core.settings.limits.transactions_per_peer_max) {
+            if self.out.transactions.is_full(core.room()) {
                 // Writing does not wait for answers that are not read.
                 self.wake(fx);
             }
@@ -340,6 +383,8 @@ impl Peer {
     fn reason_to_pause(&self, core: &Core) -> Option<PauseReason> {
         let limits = &core.settings.limits;
         let pressed = core.budget.is_pressed();
+        let control_max = if pressed { PRESSED_CONTROL_MAX } else { CONTROL_OCTETS_MAX };
+        let unanswered_max = if pressed { limits.request_octets_max } else { limits.queue_octets_high };
         let bound = match self.paused {
             _ if pressed => limits.request_octets_max,
             true => limits.queue_octets_low,
@@ -349,10 +394,10 @@ impl Peer {
             Some(PauseReason::Stopping)
         } else if self.auth.as_ref().is_some_and(|auth| auth.is_waiting()) {
             Some(PauseReason::LookUp)
-        } else if self.out.control_len() >= CONTROL_OCTETS_MAX {
+        } else if self.out.control_len() >= control_max {
             Some(PauseReason::AnswersNotTaken)
         } else if self.unanswered.len() >= limits.transactions_per_peer_max
-            || self.unanswered_octets >= limits.queue_octets_high
+            || self.unanswered_octets >= unanswered_max
         {
             Some(PauseReason::Transactions)
         } else if self.outstanding > bound {
@@ -367,7 +412,8 @@ impl Peer {
 
     /// Counts a table of transactions that has become full; see [`Outbound`].
     pub(crate) fn count_full_table(&mut self, core: &mut Core, fx: &mut Effects) {
-        let full = self.out.transactions.is_full(core.settings.limits.transactions_per_peer_max);
+        let room = Room::ample(core.settings.limits.transactions_per_peer_max);
+        let full = self.out.transactions.is_full(room);
         if full && !self.table_full {
             core.bite(Limit::Transactions, Some(self.me.key), fx);
         }
@@ -500,6 +546,10 @@ impl Peer {
         let index = self.unanswered.iter().position(|u| u.sequence == sequence)?;
         let unanswered = self.unanswered.remove(index)?;
         self.unanswered_octets -= unanswered.transit.cost();
+        if self.unanswered.is_empty() && self.unanswered.capacity() > UNANSWERED_ROOM_KEPT {
+            // A burst must not be remembered in memory for as long as the connection lives.
+            self.unanswered = VecDeque::new();
+        }
         Some(unanswered)
     }
 

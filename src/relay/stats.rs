@@ -89,6 +89,10 @@ pub struct TableSizes {
     pub unanswered: usize,
     /// Octets received and not yet written out or dropped.
     pub octets_queued: usize,
+    /// Bytes kept beside those: what the entries of the tables say, added up.
+    pub bytes_kept: usize,
+    /// The same as the memory budget has it.
+    pub bytes_counted: usize,
     /// Addresses and users that are counted here, and users whose rate is.
     pub counted: usize,
     /// Entries for connections that have proven nothing, and for their sources.

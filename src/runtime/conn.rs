@@ -64,7 +64,11 @@ pub(crate) struct Conn {
     up: Cell<bool>,
     /// When TLS must have got as far as its keys; later, when a head that has begun must be complete.
     deadline: Cell<Option<Instant>>,
+    /// When a TLS record that has begun must be complete.
+    record_deadline: Cell<Option<Instant>>,
     closing_since: Cell<Option<Instant>>,
+    /// What the relay has been told of a record, or a piece of a frame, whose rest is awaited.
+    unfinished: Cell<usize>,
     paused: Cell<bool>,
     resumed: Event,
     closing: Cell<bool>,
@@ -154,7 +158,9 @@ impl Conn {
             stage: Cell::new(Stage::Silent),
             up: Cell::new(false),
             deadline: Cell::new(None),
+            record_deadline: Cell::new(None),
             closing_since: Cell::new(None),
+            unfinished: Cell::new(0),
             paused: Cell::new(false),
             resumed: Event::default(),
             closing: Cell::new(false),
@@ -271,13 +277,16 @@ impl Conn {
         let mut parser = Parser::new(shared.limits().parser());
         // Octets of TLS records, and of frames, that are not complete yet.
         let (mut records, mut rest) = (received.records, Vec::new());
+        self.watch_record(shared, records.len(), true);
         let mut before = Some(received.plain).filter(|plain| !plain.is_empty());
         if let Err(end) = self.begin(shared) {
             return end;
         }
         loop {
             while self.paused.get() && !self.closing.get() {
+                let since = Instant::now();
                 future::or(self.resumed.wait(), self.stop_reading.wait()).await;
+                self.record_deadline.set(self.record_deadline.get().map(|at| at + since.elapsed()));
                 if self.up.get() && self.deadline.take().is_some() {
                     // While it was not read from, the peer could not go on.
                     self.deadline.set(Some(Instant::now() + shared.limits().head_timeout));
@@ -303,7 +312,7 @@ impl Conn {
                 }
             };
             records = left;
-            match self.parse(shared, &mut parser, plain) {
+            match self.parse(shared, &mut parser, plain, records.len()) {
                 Ok(left) => rest = left,
                 Err(error) => return ReadEnd::Unparseable(error),
             }
@@ -324,12 +333,19 @@ impl Conn {
         records: &mut Vec<u8>,
         rest: &[u8],
     ) -> Result<Vec<u8>, ReadEnd> {
-        let received = self.socket.read_with(&shared.scratch, records, |octets| self.decrypt(octets, rest));
+        let before = records.len();
+        let used_some = Cell::new(false);
+        let received = self.socket.read_with(&shared.scratch, records, |octets| {
+            let (used, plain) = self.decrypt(octets, rest);
+            used_some.set(used > 0);
+            (used, plain)
+        });
         let stopped = async {
             self.stop_reading.wait().await;
             None
         };
         let received = future::or(self.in_time(async { Some(received.await) }), stopped).await;
+        self.watch_record(shared, records.len(), before == 0 || used_some.get());
         match received {
             None if self.closing.get() => Err(ReadEnd::Closing),
             None => Err(ReadEnd::TooSlow(self.late_for())),
@@ -436,6 +452,16 @@ impl Conn {
         }
     }
 
+    /// A record that has begun must end in time: until then it is in memory, and tells nothing. `bytes` have come of it;
+    /// before the last read it had not begun, or there was another, if it is `new`.
+    fn watch_record(&self, shared: &Rc<Shared>, bytes: usize, new: bool) {
+        if bytes == 0 {
+            self.record_deadline.set(None);
+        } else if new || self.record_deadline.get().is_none() {
+            self.record_deadline.set(Some(Instant::now() + shared.limits().record_timeout));
+        }
+    }
+
     /// A head that has begun must end in time, whatever comes of it meanwhile (norm S11).
     fn watch_head(&self, shared: &Rc<Shared>, parser: &Parser, rest: &[u8]) {
         if rest.is_empty() || !parser.in_head() {
@@ -446,7 +472,14 @@ impl Conn {
     }
 
     /// Cuts what was received into pieces and feeds them to the relay in one go. Returns what is left.
-    fn parse(&self, shared: &Rc<Shared>, parser: &mut Parser, plain: Vec<u8>) -> Result<Vec<u8>, ParseError> {
+    /// `records` is how much of a TLS record waits for its rest.
+    fn parse(
+        &self,
+        shared: &Rc<Shared>,
+        parser: &mut Parser,
+        plain: Vec<u8>,
+        records: usize,
+    ) -> Result<Vec<u8>, ParseError> {
         let peer = self.key;
         let octets = pool::freeze(plain);
         let mut at = 0;
@@ -477,6 +510,10 @@ impl Conn {
                 at += step.consumed;
                 relay.handle(now, input, fx);
             }
+            let bytes = records + octets.len() - at;
+            if self.unfinished.replace(bytes) != bytes {
+                relay.handle(now, Input::Unfinished { peer, bytes }, fx);
+            }
         });
         if at > 0 && self.up.get() {
             // A head that was incomplete is complete now; if another has begun, its time begins.
@@ -488,9 +525,10 @@ impl Conn {
         }
     }
 
-    /// Waits for `received` no longer than the handshake, or the first request, may take.
+    /// Waits for `received` no longer than the handshake, the rest of a head, or that of a record, may take.
     async fn in_time<T>(&self, received: impl Future<Output = Option<T>>) -> Option<T> {
-        match self.deadline.get() {
+        let deadlines = [self.deadline.get(), self.record_deadline.get()];
+        match deadlines.into_iter().flatten().min() {
             None => received.await,
             Some(deadline) => {
                 let too_late = async {
@@ -503,7 +541,12 @@ impl Conn {
     }
 
     fn late_for(&self) -> Limit {
-        if self.up.get() { Limit::HeadTimeout } else { Limit::HandshakeTimeout }
+        let now = Instant::now();
+        match self.up.get() {
+            false => Limit::HandshakeTimeout,
+            true if self.deadline.get().is_some_and(|at| at <= now) => Limit::HeadTimeout,
+            true => Limit::RecordTimeout,
+        }
     }
 
     fn peer_closed(&self) -> bool {

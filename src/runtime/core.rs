@@ -712,7 +712,7 @@ impl Shared {
         counters.read_buffers_allocated.add(buffers.allocated - before.buffers.allocated);
         counters.read_buffers_spare.set(read_buffers_spare as u64);
         counters.write_buffers_spare.set(self.buffers.spare() as u64);
-        counters.queue_bytes.set(self.relay.borrow().octets_queued() as u64);
+        counters.queue_bytes.set(self.relay.borrow().bytes_used() as u64);
         counters.inbox_waiting.set(self.inbox.len() as u64);
         counters.outbox_waiting.set(self.mesh.waiting() as u64);
     }

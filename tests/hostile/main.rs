@@ -16,6 +16,7 @@ mod dialling;
 mod floods;
 mod guessing;
 mod interruption;
+mod memory;
 mod newcomers;
 mod next_hops;
 mod responses;

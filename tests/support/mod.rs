@@ -416,9 +416,11 @@ impl World {
             self.input(core, input);
         }
         unparsed.drain(..at);
+        let bytes = unparsed.len();
         let link = &mut self.links[conn.0];
         link.unparsed = unparsed;
         link.parser = parser;
+        self.input(core, Input::Unfinished { peer, bytes });
         true
     }
 
@@ -448,6 +450,7 @@ impl World {
                 link.awake = false;
             }
             self.cores[core].out = out;
+            self.check_budget(core);
             self.apply(core, fx);
             if state == WriteState::Finished {
                 assert!(self.links[conn.0].closing.is_some(), "finished without having been closed");
@@ -465,9 +468,16 @@ impl World {
         let now = self.now;
         let relay = self.relay(core);
         relay.handle(now, input, &mut fx);
-        let queued = relay.table_sizes().octets_queued;
+        let queued = self.check_budget(core).octets_queued;
         self.queued_max = self.queued_max.max(queued);
         self.apply(core, fx);
+    }
+
+    /// Whatever happens, the memory budget has been told of all that a core keeps, and of no more.
+    fn check_budget(&mut self, core: usize) -> TableSizes {
+        let sizes = self.relay(core).table_sizes();
+        assert_eq!(sizes.bytes_kept, sizes.bytes_counted, "kept, and counted against the budget");
+        sizes
     }
 
     fn apply(&mut self, core: usize, fx: Effects) {
@@ -673,6 +683,8 @@ impl World {
             sum.transactions += sizes.transactions;
             sum.unanswered += sizes.unanswered;
             sum.octets_queued += sizes.octets_queued;
+            sum.bytes_kept += sizes.bytes_kept;
+            sum.bytes_counted += sizes.bytes_counted;
             sum.counted += sizes.counted;
             sum.newcomers += sizes.newcomers;
         }

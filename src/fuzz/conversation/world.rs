@@ -243,7 +243,9 @@ impl World {
             self.input(core, input);
         }
         unparsed.drain(..at);
+        let bytes = unparsed.len();
         self.links[number].unparsed = unparsed;
+        self.input(core, Input::Unfinished { peer, bytes });
         true
     }
 

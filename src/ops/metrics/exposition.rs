@@ -153,7 +153,11 @@ impl Seen {
             ("core_up", "1 while the core's thread runs, 0 while it rests after a panic.", |core| core.up),
             ("connections", "Connections open now, accepted and dialled.", |core| core.connections_open),
             ("sessions", "Sessions open now.", |core| core.sessions_open),
-            ("queue_bytes", "Octets received and not yet sent on.", |core| core.queue_bytes),
+            (
+                "queue_bytes",
+                "Bytes that count against limits.queue_bytes_total: received and not yet sent on, and what else peers make the relay keep.",
+                |core| core.queue_bytes,
+            ),
             ("core_inbox_waiting", "Deliveries of other cores that wait.", |core| core.inbox_waiting),
             ("core_outbox_waiting", "Messages that found another core's inbox full.", |core| {
                 core.outbox_waiting

@@ -43,6 +43,7 @@ impl Relay {
             Kind::Request(_) if head.defect().is_some() => self.on_defect(key, &transit, fx),
             Kind::Request(Method::Auth) if transit.to_path().len() == 1 => {
                 peer.incoming = Incoming::Auth { transit: transit.compact(), room: NON_SEND_BODY_MAX };
+                peer.recount(&mut self.core, fx);
             }
             Kind::Request(method) => self.on_request_head(key, method, transit, fx),
         }
@@ -149,6 +150,7 @@ impl Relay {
             session,
             stream,
             room: if method == Method::Send { usize::MAX } else { NON_SEND_BODY_MAX },
+            kept: transit.cost(),
         };
         if transit.wants_answer() {
             // Requests answered end to end wait long: they must not hold a read buffer meanwhile.
@@ -245,6 +247,17 @@ impl Relay {
             Incoming::Auth { transit, .. } => self.on_auth(key, transit, fx),
             Incoming::Nothing | Incoming::Dropped => {}
         }
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.recount(&mut self.core, fx);
+        }
+    }
+
+    /// A read has left so much of something whose rest is to come.
+    pub(crate) fn on_unfinished(&mut self, key: PeerKey, bytes: usize, fx: &mut Effects) {
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.unfinished = bytes;
+            peer.recount(&mut self.core, fx);
+        }
     }
 
     /// A response: only the transaction id says what it belongs to (norm Q2).
@@ -253,12 +266,12 @@ impl Relay {
             return;
         };
         let tid = Tid::from_wire(transit.head.tid(&transit.octets));
-        let max = self.core.settings.limits.transactions_per_peer_max;
-        let was_full = peer.out.transactions.is_full(max);
+        let was_full = peer.out.transactions.is_full(self.core.room());
         let Some(notice) = tid.and_then(|tid| peer.out.answered(tid)) else {
             self.core.stats.strays_dropped += 1;
             return;
         };
+        peer.recount(&mut self.core, fx);
         if was_full {
             peer.wake(fx);
         }
@@ -280,6 +293,7 @@ impl Relay {
         };
         let source = failure.notice.stream.peer;
         let (dropped, messages) = peer.out.fail(failure);
+        peer.recount(&mut self.core, fx);
         peer.wake(fx);
         self.core.credit(source, dropped, fx);
         for message in messages {

@@ -76,6 +76,7 @@ impl Relay {
                 let status = Status::TIMEOUT;
                 self.core.post(Message::Failed { notice, status }, fx);
             }
+            peer.recount(&mut self.core, fx);
         }
     }
 
@@ -198,6 +199,7 @@ impl Relay {
             self.core.tally(Who::User(user), Tally::Released, fx);
         }
         peer.leave_behind(&mut self.core);
+        self.core.keep(peer.counted, 0, fx);
     }
 
     /// Something may be due on a connection.
@@ -243,6 +245,7 @@ impl Relay {
             self.fail(key, Failure { notice, status }, fx);
         }
         if let Some(peer) = self.peers.get_mut(key) {
+            peer.recount(&mut self.core, fx);
             peer.wake(fx);
             peer.set_alarm(&mut self.core);
         }
@@ -324,6 +327,7 @@ fn sever(peer: &mut Peer, core: &mut Core, sessions: &mut Sessions, fx: &mut Eff
             core.post(Message::InnerLost { session }, fx);
         }
     }
+    peer.recount(core, fx);
 }
 
 /// No more comes of the request that is coming in: its receivers are told.
@@ -333,4 +337,5 @@ pub(super) fn break_off(peer: &mut Peer, core: &mut Core, fx: &mut Effects) {
         core.post(Message::End { session, stream, flag }, fx);
     }
     peer.incoming = Incoming::Dropped;
+    peer.recount(core, fx);
 }

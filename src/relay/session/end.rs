@@ -70,6 +70,7 @@ impl Relay {
             return;
         };
         let (dropped, messages) = client.out.shed(source);
+        client.recount(&mut self.core, fx);
         if dropped > 0 {
             client.wake(fx);
             self.core.bite(Limit::StallTimeout, Some(inner), fx);
@@ -166,6 +167,7 @@ impl Relay {
             return;
         };
         self.core.stats.sessions_closed += 1;
+        self.core.keep(session.kept(), 0, fx);
         let reason = session.end.unwrap_or(EndReason::Expired);
         fx.event(Event::SessionClosed { session: Box::new(session.view(self.core.now)), reason });
         for running in &session.running {

@@ -37,6 +37,7 @@ impl World {
             let ever = self.links.iter().filter(|link| link.core == index).count();
             let most = ever * (queue_octets_high + READ_MAX + FRAMES_PER_READ * HEAD_OVERHEAD);
             assert!(sizes.octets_queued <= most, "{sizes:?}");
+            assert_eq!(sizes.bytes_kept, sizes.bytes_counted, "kept, and counted against the budget");
         }
     }
 

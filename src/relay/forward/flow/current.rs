@@ -200,7 +200,7 @@ impl Current {
 
     pub(super) fn expect_answer(&self, transactions: &mut Transactions, cx: &WriteContext<'_>) {
         if self.transit.wants_answer() && !self.answered {
-            transactions.begin(self.tid, self.notice(), cx.now, cx.transactions_max);
+            transactions.begin(self.tid, self.notice(), cx.now, cx.room);
         }
     }
 
