@@ -4,9 +4,8 @@
 //! and what finds the queue full is dropped and counted; a record is one line, whatever a user calls itself.
 //! Must not know: what a session is.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +16,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use crate::config;
 use crate::config::AccountingFormat;
+use crate::files;
 
 /// Records waiting for the writing thread.
 const RECORDS_WAITING_MAX: usize = 64 * 1024;
@@ -90,8 +90,7 @@ impl Opened {
 }
 
 fn open(path: &Path) -> Result<File, AccountingError> {
-    let opened = OpenOptions::new().create(true).append(true).mode(MODE).open(path);
-    opened.map_err(|source| AccountingError { path: path.to_owned(), source })
+    files::append(path, MODE).map_err(|source| AccountingError { path: path.to_owned(), source })
 }
 
 impl Accounting {

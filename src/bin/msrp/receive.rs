@@ -1,9 +1,8 @@
 //! `msrp receive`: waits behind a relay, or listening, and stores what comes.
 
-use std::fs;
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use msrprelay::client::{
     Arrival, ClientError, Endpoint, Inbox, InboxEvent, InboxOptions, ListenSecurity, Listener, hex,
     server_identity,
 };
+use msrprelay::files;
 use serde_json::{Value, json};
 
 use crate::options::{ConnectionArguments, Login, OutputArguments, RelayArguments};
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     /// Store files in this directory
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
-    /// Write the path to give to the sender to this file too
+    /// Write the path to give to the sender to this file too, readable by you alone
     #[arg(long, value_name = "FILE")]
     path_file: Option<PathBuf>,
     /// Exit after this many files, kept or rejected
@@ -202,7 +202,8 @@ async fn serve(
 fn announce(arguments: &Arguments, path: &str, report: &mut Report) -> Result<(), Failure> {
     report.json["path"] = json!(path);
     if let Some(file) = &arguments.path_file {
-        write_whole(file, path)
+        // Whoever has the path can send to this session: it is for its owner alone, as a password is.
+        files::replace(file, files::SECRET, format!("{path}\n").as_bytes())
             .map_err(|error| Failure::Usage(format!("--path-file {}: {error}", file.display())))?;
     }
     if arguments.output.json {
@@ -212,13 +213,6 @@ fn announce(arguments: &Arguments, path: &str, report: &mut Report) -> Result<()
         let _ = writeln!(stdout, "{path}").and_then(|()| stdout.flush());
     }
     Ok(())
-}
-
-fn write_whole(file: &Path, path: &str) -> std::io::Result<()> {
-    let mut partial = file.as_os_str().to_owned();
-    partial.push(".partial");
-    fs::write(&partial, format!("{path}\n"))?;
-    fs::rename(&partial, file)
 }
 
 fn show(as_json: bool, arrival: &Arrival) {

@@ -2,12 +2,11 @@
 //!
 //! Invariant: passwords go to a new file that its owner alone can read, and nowhere else.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use msrprelay::files;
 use msrprelay::ops::import::{self, Imported, Secrets};
 
 use crate::{Reported, report};
@@ -55,8 +54,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
 }
 
 fn save(imported: &Imported, origin: &str, out: &Path) -> Result<(), Reported> {
-    let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out);
-    let written = new.and_then(|mut file| file.write_all(imported.yaml(origin, Secrets::Written).as_bytes()));
+    let yaml = imported.yaml(origin, Secrets::Written);
+    let written = files::write_new(out, files::SECRET, yaml.as_bytes());
     let out = out.display();
     written.map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use msrprelay::client::{epoch_seconds, validity};
 use msrprelay::config::Config;
+use msrprelay::files;
 use msrprelay::ops::admin::{Admin, Desk};
 use msrprelay::ops::metrics::{Certificate, Endpoint, Facts, Place};
 use msrprelay::ops::service::{self, DRAINING_SAID_EVERY, Watchdog};
@@ -362,7 +363,5 @@ fn facts(config: &Config) -> Facts {
 fn announce(server: &Server, metrics: Option<&Endpoint>, file: &Path) -> std::io::Result<()> {
     let addresses = server.addresses().iter().map(|(address, _)| *address);
     let addresses = addresses.chain(metrics.map(Endpoint::address)).map(|address| format!("{address}\n"));
-    let unfinished = file.with_extension("unfinished");
-    std::fs::write(&unfinished, addresses.collect::<String>())?;
-    std::fs::rename(&unfinished, file)
+    files::replace(file, files::PUBLIC, addresses.collect::<String>().as_bytes())
 }

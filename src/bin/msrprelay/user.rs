@@ -1,6 +1,7 @@
 //! `msrprelay user`: the users of `auth.backend: sqlite`, managed by hand or by scripts.
 //!
 //! Passwords come from a prompt or from standard input, never from the command line, which everybody can read.
+//! Invariant: root reads the config, and then works on the file as the user who owns its directory.
 
 use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use msrprelay::config::{Backend, Config};
 use msrprelay::control::{User, UserFile};
+use msrprelay::files;
 
 use super::{CONFIG_PATH, Reported, load, report};
 
@@ -51,6 +53,11 @@ enum Command {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
     let place = Place::of(arguments)?;
+    let file = &place.file;
+    let refused = |error: std::io::Error| complain(format!("{}: {error}", file.display()));
+    if let Some(owner) = files::foreign_owner(file).map_err(refused)? {
+        files::become_user(&owner).map_err(refused)?;
+    }
     let outcome = match &arguments.command {
         Command::Add { user } => {
             let user = place.user(user)?;
