@@ -25,6 +25,36 @@ fn pure_layers_name_nothing_impure() -> io::Result<()> {
     Ok(())
 }
 
+/// Foreign text is made fit for a terminal in one place only; nothing gets past it.
+#[test]
+fn programs_write_to_a_terminal_through_one_module() -> io::Result<()> {
+    let mut waiting = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin")];
+    let mut files = 0;
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() {
+            for entry in fs::read_dir(path)? {
+                waiting.push(entry?.path());
+            }
+            continue;
+        }
+        files += 1;
+        let code = without_comments(&fs::read_to_string(&path)?);
+        // Only looked at: whether it is a terminal.
+        let code = code.replace("stderr().is_terminal()", "").replace("stdin().is_terminal()", "");
+        for way in ["println", "eprintln", "print", "eprint", "stdout", "stderr", "dbg"] {
+            assert!(!names(&code, way) || is_lint(&code, way), "{}: {way}", path.display());
+        }
+    }
+    assert!(files > 20, "the programs' sources were not found");
+    Ok(())
+}
+
+/// The name stands for nothing but a standard stream handed to a child.
+fn is_lint(code: &str, way: &str) -> bool {
+    let lines = code.lines().filter(|line| names(line, way));
+    lines.map(str::trim_start).all(|line| line.starts_with("#!") || line.contains("Stdio::"))
+}
+
 fn check(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return fs::read_dir(path)?.try_for_each(|entry| check(&entry?.path()));

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use msrprelay::files;
 use msrprelay::ops::import::{self, Imported, Secrets};
+use msrprelay::ops::say;
 
 use crate::{Reported, report};
 
@@ -38,15 +39,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
     let directory = absolute.parent().unwrap_or_else(|| Path::new("/"));
     let imported = import::import(&text, directory).map_err(|error| named(&error))?;
     for note in &imported.notes {
-        eprintln!("{}: {note}", file.display());
+        say::err(&format!("{}: {note}", file.display()));
     }
     let origin = file.display().to_string();
     match &arguments.out {
         Some(out) => save(&imported, &origin, out),
         None => {
-            print!("{}", imported.yaml(&origin, Secrets::LeftOut));
+            // Config of the operator's own, for a file.
+            let _ = say::out_verbatim(&imported.yaml(&origin, Secrets::LeftOut));
             if imported.holds_secrets() {
-                eprintln!("Passwords are left out here; --out FILE writes them.");
+                say::err("Passwords are left out here; --out FILE writes them.");
             }
             Ok(())
         }
@@ -63,6 +65,6 @@ fn save(imported: &Imported, origin: &str, out: &Path) -> Result<(), Reported> {
         }
         _ => report(format!("{out}: {error}")),
     })?;
-    eprintln!("{out} is written, readable by you alone. Now: msrprelay check-config {out}");
+    say::err(&format!("{out} is written, readable by you alone. Now: msrprelay check-config {out}"));
     Ok(())
 }

@@ -1,4 +1,5 @@
 //! The server's command line: flags in, library called, exit code out.
+#![deny(clippy::print_stdout, clippy::print_stderr, reason = "what is said goes through `say`")]
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use msrprelay::config::{Backend, CaSource, Config, Listen};
 use msrprelay::ops::documents::{self, Chapter};
+use msrprelay::ops::say;
 
 mod admin;
 mod import_config;
@@ -132,22 +134,29 @@ fn main() -> ExitCode {
 struct Reported;
 
 fn report(problem: impl Display) -> Reported {
-    eprintln!("{problem}");
+    say::err(&problem.to_string());
+    Reported
+}
+
+/// The same for problems that are a line each.
+fn report_lines(problems: &impl Display) -> Reported {
+    problems.to_string().lines().for_each(say::err);
     Reported
 }
 
 fn load(path: &Path) -> Result<Config, Reported> {
-    Config::load(path).map_err(report)
+    Config::load(path).map_err(|errors| report_lines(&errors))
 }
 
 fn check_config(path: &Path) -> Result<(), Reported> {
     let config = load(path)?;
-    println!("OK: {}", path.display());
+    // A closed standard output does not change what was found.
+    let _ = say::out(&format!("OK: {}", path.display()));
     for (what, value) in summary(&config) {
-        println!("  {what:<12} {value}");
+        let _ = say::out(&format!("  {what:<12} {value}"));
     }
     for warning in &config.warnings {
-        eprintln!("warning: {warning}");
+        say::err(&format!("warning: {warning}"));
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ use msrprelay::config::Config;
 use msrprelay::files;
 use msrprelay::ops::admin::{Admin, Desk};
 use msrprelay::ops::metrics::{Certificate, Endpoint, Facts, Place};
+use msrprelay::ops::say;
 use msrprelay::ops::service::{self, DRAINING_SAID_EVERY, Watchdog};
 use msrprelay::runtime::boot::Server;
 use msrprelay::runtime::preflight;
@@ -59,7 +60,7 @@ enum End {
 pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> Result<(), Reported> {
     let config = load(path)?;
     let descriptors = preflight::check(config.cores.len()).map_err(|errors| {
-        errors.iter().for_each(|error| eprintln!("msrprelay: {error}"));
+        errors.iter().for_each(|error| say::err(&format!("msrprelay: {error}")));
         Reported
     })?;
     let telemetry = Telemetry::start(config.log)
@@ -158,7 +159,7 @@ fn listen_to_signals(wish: SyncSender<Wish>, ending: Arc<AtomicBool>) -> std::io
                 SIGHUP => drop(wish.try_send(Wish::Reload)),
                 SIGUSR2 => drop(wish.try_send(Wish::Upgrade)),
                 _ if ending.load(Ordering::SeqCst) => {
-                    eprintln!("msrprelay: ended at once by a second signal");
+                    say::err("msrprelay: ended at once by a second signal");
                     process::exit(1);
                 }
                 // Full: there is one among those that wait.

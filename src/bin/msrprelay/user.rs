@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use msrprelay::config::{Backend, Config};
 use msrprelay::control::{User, UserFile};
-use msrprelay::files;
+use msrprelay::ops::say;
+use msrprelay::{files, text};
 
 use super::{CONFIG_PATH, Reported, load, report};
 
@@ -78,7 +79,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
         }
         Command::List => {
             let file = UserFile::open(&place.file).map_err(complain)?;
-            file.list().map_err(complain)?.iter().for_each(|user| println!("{}", shown(user)));
+            for user in file.list().map_err(complain)? {
+                // Who reads no more, such as `head`, has seen enough.
+                let _ = say::out(&shown(&user));
+            }
             return Ok(());
         }
     };
@@ -94,7 +98,7 @@ fn complain(problem: impl std::fmt::Display) -> Reported {
 }
 
 fn shown(user: &User) -> String {
-    format!("{}@{}", user.name, user.realm)
+    format!("{}@{}", text::shown(&user.name), text::shown(&user.realm))
 }
 
 fn nobody(user: &User) -> String {

@@ -24,6 +24,7 @@ use crate::files;
 use crate::runtime::inspect::{Closed, Inspector, SessionLine, Wanted};
 use crate::runtime::trace::{Direction, TracedHead};
 use crate::telemetry::LogControl;
+use crate::text;
 
 /// Its owner and the owner's group.
 const MODE: u32 = 0o660;
@@ -201,9 +202,7 @@ impl Drop for Place {
 }
 
 fn tell(to: &mut impl Write, answer: &Answer) -> io::Result<()> {
-    let mut line = serde_json::to_vec(answer).map_err(io::Error::other)?;
-    line.push(b'\n');
-    to.write_all(&line)
+    to.write_all(format!("{}\n", text::json(answer)).as_bytes())
 }
 
 fn answer(client: &UnixStream, desk: &Desk) -> io::Result<()> {
