@@ -8,6 +8,7 @@ Usage: test.sh [--quick]
 
 Runs, in this order, and stops at the first that fails:
   scripts       their syntax; shellcheck where it can be had
+  licences      deploy/debian/copyright is what scripts/third-party.sh makes of Cargo.lock, all of it allowed
   formatting    cargo fmt --check
   lints         cargo clippy, warnings denied
   docs          cargo doc, warnings denied
@@ -154,6 +155,11 @@ check_scripts() {
     fi
 }
 
+check_licences() {
+    # On a machine that has compiled nothing yet the sources are missing.
+    cargo fetch --locked --quiet --target x86_64-unknown-linux-gnu && scripts/third-party.sh --check
+}
+
 with_rustls=(
     delivery::
     clients::clients_of_tls_1_2_and_1_3_talk_to_each_other
@@ -170,6 +176,7 @@ raise_limit -l 65536
 raise_limit -n 65536
 
 step 'Scripts' check_scripts
+step 'Licences' check_licences
 step 'Formatting' cargo fmt --check
 step 'Lints' cargo clippy --all-targets --locked -- -D warnings
 [ "$quick" = yes ] ||

@@ -236,6 +236,18 @@ pub fn can_make_files_in(directory: &Path) -> io::Result<()> {
     Ok(rustix::fs::accessat(CWD, directory, access, AtFlags::EACCESS)?)
 }
 
+/// Whether the file can be read and written, by what the kernel says.
+///
+/// # Errors
+/// Why not; `NotFound` if nothing is there.
+pub fn can_read_and_write(path: &Path) -> io::Result<()> {
+    use rustix::fs::Access;
+    if !fs::metadata(path)?.is_file() {
+        return Err(refused("is no regular file: name another"));
+    }
+    Ok(rustix::fs::accessat(CWD, path, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS)?)
+}
+
 /// Sets the mode of the socket at `path`, of one that this user owns, without following a link.
 ///
 /// # Errors
