@@ -302,16 +302,16 @@ pub fn foreign_owner(path: &Path) -> io::Result<Option<User>> {
     if !geteuid().is_root() {
         return Ok(None);
     }
-    let path = std::path::absolute(path)?;
-    let (directory, name) = parts(&path)?;
-    if let Some(user) = owner_on_the_way(directory)? {
-        return Ok(Some(user));
-    }
+    let path = match way(&std::path::absolute(path)?)? {
+        Way::Foreign(user) => return Ok(Some(user)),
+        Way::Roots(path) => path,
+    };
+    let (directory, _) = parts(&path)?;
     if !others_may_write(&fs::metadata(directory)?) {
         return Ok(None);
     }
     // Root's directory, in which others may plant what they like: the file's owner is the one who is meant.
-    match fs::symlink_metadata(directory.join(name)) {
+    match fs::symlink_metadata(&path) {
         Ok(file) if file.uid() != 0 && file.is_file() => Ok(Some(owner(&file))),
         _ => Err(refused(
             "users other than root may write to its directory: chown the directory to the relay's user",
@@ -319,24 +319,38 @@ pub fn foreign_owner(path: &Path) -> io::Result<Option<User>> {
     }
 }
 
-/// The first user other than root who owns a directory or link on the way to `directory`.
-fn owner_on_the_way(directory: &Path) -> io::Result<Option<User>> {
+/// Where a path leads.
+enum Way {
+    /// Through a directory or link of this user's.
+    Foreign(User),
+    /// Through root's alone, to this file, which may be missing.
+    Roots(PathBuf),
+}
+
+/// Follows an absolute path, its links included, up to the first directory or link that is not root's.
+fn way(path: &Path) -> io::Result<Way> {
     let mut at = PathBuf::from("/");
     let mut links = 0;
-    let mut ahead: Vec<OsString> = reversed(directory);
+    let mut ahead: Vec<OsString> = reversed(path);
     while let Some(name) = ahead.pop() {
         if name == ".." {
             at.pop();
             continue;
         }
         let next = at.join(&name);
-        let found = fs::symlink_metadata(&next)?;
+        let found = match fs::symlink_metadata(&next) {
+            Ok(found) if ahead.is_empty() && !found.is_symlink() => return Ok(Way::Roots(next)),
+            Err(error) if ahead.is_empty() && error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Way::Roots(next));
+            }
+            found => found?,
+        };
         if found.uid() != 0 {
-            return Ok(Some(owner(&found)));
+            return Ok(Way::Foreign(owner(&found)));
         }
         if !found.is_symlink() {
-            // In a sticky directory others can plant, but not rename what is root's.
-            if !ahead.is_empty() && others_may_write(&found) && found.mode() & 0o1000 == 0 {
+            // In a sticky directory others can plant, but not rename what is root's. The last one is judged elsewhere.
+            if ahead.len() > 1 && others_may_write(&found) && found.mode() & 0o1000 == 0 {
                 return Err(refused("users other than root may write to a directory on the way to it"));
             }
             at = next;
@@ -352,7 +366,7 @@ fn owner_on_the_way(directory: &Path) -> io::Result<Option<User>> {
         }
         ahead.extend(reversed(&target));
     }
-    Ok(None)
+    Ok(Way::Roots(at))
 }
 
 /// The names in a path, the last one first.
@@ -536,9 +550,14 @@ mod tests {
         symlink(place.at("roots"), place.at("theirs/link")).unwrap();
         symlink("theirs/link/../roots", place.at("first")).unwrap();
         symlink("loop", place.at("loop")).unwrap();
+        symlink(place.at("theirs/db"), place.at("roots/leads-to-theirs")).unwrap();
+        symlink("db", place.at("roots/leads-to-roots")).unwrap();
         fs::set_permissions(place.at("shared"), fs::Permissions::from_mode(0o1777)).unwrap();
-        assert_eq!(foreign_owner(&place.at("roots/db")).unwrap(), None);
-        for theirs in ["theirs/db", "theirs/roots/db", "theirs/link/db", "first/db"] {
+        for roots in ["roots/db", "roots/leads-to-roots"] {
+            assert_eq!(foreign_owner(&place.at(roots)).unwrap(), None, "{roots}");
+        }
+        for theirs in ["theirs/db", "theirs/roots/db", "theirs/link/db", "first/db", "roots/leads-to-theirs"]
+        {
             assert_eq!(foreign_owner(&place.at(theirs)).unwrap(), of(64998), "{theirs}");
         }
         assert!(foreign_owner(&place.at("loop/db")).is_err());

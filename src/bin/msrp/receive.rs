@@ -31,7 +31,7 @@ Examples:
     msrp receive --listen 192.0.2.9:2855 --cert bob.crt --key bob.key
 
 Nothing is ever overwritten: where a name is taken, ` (1)`, ` (2)`, … is put before its extension. Names lose their
-directories, leading dots and unprintable characters. A file is stored under its name only when it is complete and has
+directories, leading dots and unprintable characters; a leading `-` becomes `_`, and the names of Windows' devices get one. A file is stored under its name only when it is complete and has
 the size and SHA-256 its sender announced. The exit status is explained by `msrp --help`.";
 
 #[derive(Debug, Args)]
