@@ -395,7 +395,9 @@ mod tests {
                 while !over.load(Ordering::SeqCst) {
                     if let Ok(found) = fs::symlink_metadata(&path) {
                         let mode = found.permissions().mode() & 0o777;
-                        wider = wider.or((mode & !MODE != 0).then_some(mode));
+                        if mode & !MODE != 0 {
+                            wider = Some(mode);
+                        }
                     }
                 }
                 wider
