@@ -9,6 +9,7 @@ Usage: test.sh [--quick]
 Runs, in this order, and stops at the first that fails:
   scripts       their syntax; shellcheck where it can be had
   alerts        promtool: the alert rules, and their tests, where it can be had
+  licences      deploy/debian/copyright is what scripts/third-party.sh makes of Cargo.lock, all of it allowed
   formatting    cargo fmt --check
   lints         cargo clippy, warnings denied
   docs          cargo doc, warnings denied
@@ -196,6 +197,11 @@ check_alerts() {
     promtool check rules deploy/alerts.yaml && promtool test rules deploy/alerts.test.yaml
 }
 
+check_licences() {
+    # On a machine that has compiled nothing yet the sources are missing.
+    cargo fetch --locked --quiet --target x86_64-unknown-linux-gnu && scripts/third-party.sh --check
+}
+
 with_rustls=(
     delivery::
     clients::clients_of_tls_1_2_and_1_3_talk_to_each_other
@@ -214,6 +220,7 @@ raise_limit -n 65536
 
 step 'Scripts' check_scripts
 step 'Alerts' check_alerts
+step 'Licences' check_licences
 step 'Formatting' cargo fmt --check
 step 'Lints' cargo clippy --all-targets --locked -- -D warnings
 [ "$quick" = yes ] ||

@@ -37,6 +37,8 @@
 //!   own connections and the client's.
 //! * [`client`] is an MSRP endpoint for the `msrp` tool and the tests, and how that tool finds a domain's relays. It
 //!   shares the grammar with the relay, and [`trust`], nothing else.
+//! * [`files`] creates and replaces files where others may write, and gives up root's rights. [`text`] is the way of
+//!   foreign text to a person. Both know nothing of the relay; every layer but the pure ones may use them.
 //! * [`fuzz`] holds what the fuzzer runs against [`proto`], [`relay`] and [`runtime::tls`]; only tests use it.
 //!
 //! `tests/layering.rs` holds the purity of [`proto`] and [`relay`]. Names below that are no links are private modules:
@@ -120,6 +122,8 @@
 //! | A core's waker is in no other thread's hands once the core can see the answer | `control::reply` |
 //! | An account is found only if exactly one is meant; a database that fails is tried by one task; what was proven is remembered no longer than the operator says, and no one is refused by it | `control::accounts` |
 //! | Whoever asks for the metrics gets one answer in bounded time, and nobody is named in it | [`ops::metrics`] |
+//! | No file is created, replaced or appended to through a name that another user has planted | [`files`] |
+//! | Foreign text reaches a person escaped and bounded | [`text`] |
 //! | Every problem of a config is told at once; every limit has a default, a floor and a ceiling | [`config`] |
 //!
 //! # Lexicon
@@ -148,6 +152,7 @@ pub mod client;
 pub mod config;
 pub mod control;
 pub mod engine;
+pub mod files;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod ops;
@@ -156,4 +161,5 @@ pub mod relay;
 pub mod runtime;
 pub mod srv;
 pub mod telemetry;
+pub mod text;
 pub mod trust;

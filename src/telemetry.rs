@@ -22,13 +22,14 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt;
+use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Registry, reload};
 
-use crate::config::{Log, LogLevel};
+use crate::config::{Log, LogFormat, LogLevel};
 use crate::relay::Limit;
+use crate::text::{self, Form};
 use line::{Line, OURS};
 
 pub use accounting::{Accounting, AccountingError, Opened, Record, Records};
@@ -167,9 +168,43 @@ fn targets(level: LogLevel) -> Targets {
 
 fn subscriber(log: Log, journal: bool, writer: NonBlocking) -> (Subscriber, LogControl) {
     let (filter, handle) = reload::Layer::new(targets(log.level));
-    let lines = fmt::layer().event_format(Line { format: log.format, journal }).with_writer(writer);
+    let form = match log.format {
+        LogFormat::Text => Form::Text,
+        LogFormat::Json => Form::Json,
+    };
+    let lines = fmt::layer()
+        .event_format(Line { format: log.format, journal })
+        .with_writer(SafeLines { to: writer, form });
     let registry = tracing_subscriber::registry().with(filter).with(lines);
     (Box::new(registry), LogControl { filter: handle, level: Arc::new(Mutex::new(log.level)) })
+}
+
+/// Makes every line safe, whatever a peer has put into it: one event is one line, and no terminal obeys it.
+struct SafeLines {
+    to: NonBlocking,
+    form: Form,
+}
+
+impl<'a> MakeWriter<'a> for SafeLines {
+    type Writer = SafeLine<'a>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        SafeLine(self)
+    }
+}
+
+struct SafeLine<'a>(&'a SafeLines);
+
+impl io::Write for SafeLine<'_> {
+    /// The subscriber writes each event whole.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.to.clone().write_all(&text::safe_line(line, self.0.form))?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 // -- counters --------------------------------------------------------------------------------------
@@ -578,6 +613,28 @@ mod tests {
         assert_eq!(lines.len(), 1);
         let line: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
         assert_eq!(line["session"], "abc");
+    }
+
+    #[test]
+    fn an_event_is_one_line_of_plain_text_whatever_a_peer_put_into_it() {
+        const EVIL: &str =
+            "a\u{1b}[2J\u{9b}\u{7f}\u{202e}\u{2028}\n2026-01-01T00:00:00Z ERROR msrprelay: forged";
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let (sink, seen, release) = sink();
+            let (subscriber, telemetry) = Telemetry::to(sink, Log { level: LogLevel::Info, format }, false);
+            drop(release);
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::info!(reason = %EVIL, user = EVIL, "Told: {EVIL}");
+            });
+            drop(telemetry);
+            let lines: Vec<_> = seen.iter().collect();
+            let line = lines.first().and_then(|line| line.strip_suffix('\n')).unwrap();
+            assert!(lines.len() == 1 && line.chars().all(text::is_plain), "{lines:?}");
+            if format == LogFormat::Json {
+                let value: serde_json::Value = serde_json::from_str(line).unwrap();
+                assert_eq!(value["user"], EVIL);
+            }
+        }
     }
 
     #[test]

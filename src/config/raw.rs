@@ -47,6 +47,8 @@ pub(super) struct Raw {
     pub(super) dns: Dns,
     pub(super) drain_timeout: Duration,
     pub(super) admin: Option<PathBuf>,
+    /// Whether it is to be found out if the files can be opened that are opened later.
+    pub(super) opens_later: bool,
     /// `None`: off.
     pub(super) accounting_format: Option<AccountingFormat>,
     pub(super) accounting_file: Option<PathBuf>,
@@ -126,6 +128,7 @@ impl Default for Raw {
             dns: Dns { servers: DnsServers::System },
             drain_timeout: Duration::ZERO,
             admin: None,
+            opens_later: false,
             accounting_format: None,
             accounting_file: None,
             limits: Limits::default(),

@@ -1,7 +1,7 @@
 //! What is wrong with TLS, in words: what it is, and what to do about it.
 //!
 //! rustls and webpki describe errors for programmers, at any length: all names of a certificate, all that would have been
-//! accepted. Here an error becomes a [`TlsFault`]: bounded, without control characters, its remedy told to who asks.
+//! accepted. Here an error becomes a [`TlsFault`]: bounded, [shown](text), its remedy told to who asks.
 
 use std::fmt;
 use std::io;
@@ -10,6 +10,7 @@ use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, OtherError, PeerIncompatible};
 
 use super::path::NoPath;
+use crate::text;
 
 /// Names of one certificate that are shown in one message; of the others only the number is.
 pub const NAMES_SHOWN_MAX: usize = 3;
@@ -95,7 +96,7 @@ impl TlsFault {
             io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
                 Self::Silent("it has reset the connection instead of shaking hands".to_owned())
             }
-            _ => Self::Silent(clean(&error.to_string(), DETAIL_CHARACTERS_MAX)),
+            _ => Self::Silent(text::shown_within(&error.to_string(), DETAIL_CHARACTERS_MAX).into_owned()),
         }
     }
 
@@ -239,7 +240,7 @@ impl From<&Error> for TlsFault {
             Error::FailedToGetCurrentTime => Self::Here("the clock cannot be read".to_owned()),
             Error::FailedToGetRandomBytes => Self::Here("there are no random numbers".to_owned()),
             Error::InconsistentKeys(_) => Self::KeyMismatch,
-            other => Self::Here(clean(&other.to_string(), DETAIL_CHARACTERS_MAX)),
+            other => Self::Here(text::shown_within(&other.to_string(), DETAIL_CHARACTERS_MAX).into_owned()),
         }
     }
 }
@@ -277,7 +278,9 @@ impl From<&CertificateError> for TlsFault {
             CertificateError::Other(OtherError(inner)) => match inner.downcast_ref::<webpki::Error>() {
                 Some(error) => Self::from(error),
                 None if inner.is::<NoPath>() => Self::Unusable(inner.to_string()),
-                None => Self::Unusable(clean(&inner.to_string(), DETAIL_CHARACTERS_MAX)),
+                None => {
+                    Self::Unusable(text::shown_within(&inner.to_string(), DETAIL_CHARACTERS_MAX).into_owned())
+                }
             },
             other => Self::Unusable(detail(other)),
         }
@@ -320,7 +323,7 @@ fn unsupported_signature() -> TlsFault {
 }
 
 fn another_name(expected: &ServerName<'_>, presented: &[String]) -> TlsFault {
-    let wanted = clean(&expected.to_str(), NAME_CHARACTERS_MAX);
+    let wanted = text::shown_within(&expected.to_str(), NAME_CHARACTERS_MAX).into_owned();
     // As webpki writes them: DnsName("relay.example.com"), IpAddress(192.0.2.1).
     let bare = |shown: &'_ String| {
         let (_, inner) = shown.split_once('(').unwrap_or(("", shown));
@@ -365,8 +368,11 @@ fn rustls_error(error: &io::Error) -> Option<&Error> {
 #[must_use]
 pub fn shown_names<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> String {
     let mut names = names.into_iter();
-    let first: Vec<_> =
-        names.by_ref().take(NAMES_SHOWN_MAX).map(|name| clean(name.as_ref(), NAME_CHARACTERS_MAX)).collect();
+    let first: Vec<_> = names
+        .by_ref()
+        .take(NAMES_SHOWN_MAX)
+        .map(|name| text::shown_within(name.as_ref(), NAME_CHARACTERS_MAX).into_owned())
+        .collect();
     match names.count() {
         0 => first.join(", "),
         more => format!("{} and {more} more", first.join(", ")),
@@ -374,21 +380,11 @@ pub fn shown_names<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> String 
 }
 
 fn detail(what: &impl fmt::Debug) -> String {
-    clean(&format!("{what:?}"), DETAIL_CHARACTERS_MAX)
+    text::shown_within(&format!("{what:?}"), DETAIL_CHARACTERS_MAX).into_owned()
 }
 
 fn unexpected(message: &impl fmt::Debug) -> String {
     format!("{} is not expected now", detail(message))
-}
-
-/// Text of the other side's that may be shown: printable ASCII, and not too much of it.
-fn clean(text: &str, characters_max: usize) -> String {
-    let shown = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
-    let mut cleaned: String = text.chars().take(characters_max).map(shown).collect();
-    if text.chars().nth(characters_max).is_some() {
-        cleaned.push_str("...");
-    }
-    cleaned
 }
 
 /// The day of a time, as people write it: `2026-11-28`.

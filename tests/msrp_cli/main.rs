@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
 
 mod chains;
+mod foreign;
 mod receivers;
 mod relays;
 mod scene;
@@ -12,3 +13,5 @@ mod security;
 mod senders;
 mod slow;
 mod transfers;
+#[path = "../support/zone.rs"]
+mod zone;

@@ -1,11 +1,11 @@
 //! How the tool ends: when a signal asks it to, what it prints, and its exit status.
 
 use std::future::Future;
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use msrprelay::client::{ClientError, Due, EngineError, Overdue, Stage, run_on_executor};
+use msrprelay::ops::say;
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -93,7 +93,6 @@ pub(crate) struct Report {
 
 /// Prints the report and the failure, if any, and turns it into the exit status.
 pub(crate) fn conclude(as_json: bool, report: Report, result: Result<(), Failure>) -> ExitCode {
-    let mut stdout = std::io::stdout().lock();
     // A reader of stdout that has gone away does not change what happened.
     if as_json {
         let mut object = if report.json.is_object() { report.json } else { json!({}) };
@@ -101,17 +100,16 @@ pub(crate) fn conclude(as_json: bool, report: Report, result: Result<(), Failure
         if let Err(failure) = &result {
             object["error"] = json!(failure.to_string());
         }
-        let _ = writeln!(stdout, "{object}");
+        let _ = say::out_json(&object);
     } else {
         for line in report.lines {
-            let _ = writeln!(stdout, "{line}");
+            let _ = say::out(&line);
         }
     }
-    let _ = stdout.flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("msrp: {failure}");
+            say::err(&format!("msrp: {failure}"));
             ExitCode::from(failure.status())
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use msrprelay::client::{Endpoint, Grant, Target, TlsFacts, covered_names, validity};
-use msrprelay::trust::shown_names;
+use msrprelay::text;
 use serde_json::json;
 
 use crate::domain;
@@ -104,7 +104,7 @@ fn describe_tls(facts: &TlsFacts, insecure: bool, report: &mut Report) {
             (Some(from), Some(to)) => format!("valid {from} to {to}"),
             _ => "validity unreadable".to_owned(),
         };
-        let covered = if names.is_empty() { "no names".to_owned() } else { shown_names(&names) };
+        let covered = domain::listed(&names);
         report.lines.push(format!("{label}  {covered}; {period}"));
         certificates.push(json!({ "names": names, "not_before": not_before, "not_after": not_after }));
     }
@@ -128,7 +128,7 @@ fn describe_grant(uri: &str, grant: &Grant, report: &mut Report) {
     report.lines.extend([
         format!("relay        {uri}"),
         format!("AUTH         accepted, {proof}; challenge in {challenge}, answer in {answer}"),
-        format!("realm        {realm} ({})", algorithm.unwrap_or("no digest")),
+        format!("realm        {} ({})", text::shown(realm), algorithm.unwrap_or("no digest")),
         format!("Use-Path     {}", grant.use_path.join(" ")),
         grant.expires.map_or_else(
             || "Expires      not said".to_owned(),

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use msrprelay::client::{epoch_seconds, validity};
 use msrprelay::config::Config;
+use msrprelay::files;
 use msrprelay::ops::admin::{Admin, Desk};
 use msrprelay::ops::metrics::{Certificate, Endpoint, Facts, Place};
 use msrprelay::ops::service::{self, DRAINING_SAID_EVERY, Watchdog};
@@ -24,7 +25,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use crate::upgrade::{self, Step, Upgrade};
-use crate::{Reported, joined, load, report};
+use crate::{Reported, complain, joined, load, report};
 
 /// Wishes that may wait: whoever has one more waits as well.
 const WISHES_MAX: usize = 16;
@@ -61,8 +62,8 @@ enum End {
 pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> Result<(), Reported> {
     let config = load(path)?;
     let descriptors = preflight::check(config.cores.len()).map_err(|errors| {
-        let lines: Vec<_> = errors.iter().map(|error| format!("msrprelay: {error}")).collect();
-        report(lines.join("\n"))
+        errors.iter().for_each(|error| complain(&format!("msrprelay: {error}")));
+        Reported
     })?;
     let telemetry = Telemetry::start(config.log)
         .context("msrprelay: logging cannot start")
@@ -185,7 +186,7 @@ fn listen_to_signals(
                 SIGHUP => drop(wish.try_send(Wish::Reload)),
                 SIGUSR2 => drop(wish.try_send(Wish::Upgrade)),
                 _ if ending.load(Ordering::SeqCst) => {
-                    eprintln!("{}msrprelay: ended at once by a second signal", telemetry::error_prefix());
+                    complain("msrprelay: ended at once by a second signal");
                     process::exit(1);
                 }
                 _ => {
@@ -405,7 +406,5 @@ fn facts(config: &Config) -> Facts {
 fn announce(server: &Server, metrics: Option<&Endpoint>, file: &Path) -> std::io::Result<()> {
     let addresses = server.addresses().iter().map(|(address, _)| *address);
     let addresses = addresses.chain(metrics.map(Endpoint::address)).map(|address| format!("{address}\n"));
-    let unfinished = file.with_extension("unfinished");
-    std::fs::write(&unfinished, addresses.collect::<String>())?;
-    std::fs::rename(&unfinished, file)
+    files::replace(file, files::PUBLIC, addresses.collect::<String>().as_bytes())
 }

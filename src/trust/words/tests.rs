@@ -192,7 +192,7 @@ fn many_or_long_or_odd_names_are_bounded() {
 
     let long = "l".repeat(10_000);
     assert!(shown_names([long.as_str(); 5]).len() < 300);
-    assert_eq!(shown_names(["\u{1b}[31mred", "a\nb", "\u{202e}c"]), "?[31mred, a?b, ?c");
+    assert_eq!(shown_names(["\u{1b}[31mred", "a\nb", "\u{202e}c"]), "\\u{1b}[31mred, a\\nb, \\u{202e}c");
     assert_eq!(shown_names(Vec::<String>::new()), "");
 }
 
