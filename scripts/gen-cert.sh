@@ -78,13 +78,16 @@ done
 file=${host/#\*/wildcard}
 crt=$out/$file.crt key=$out/$file.key
 for path in "$crt" "$key"; do
-    [ ! -e "$path" ] || fail "$path exists already: move it away first"
+    [ ! -e "$path" ] && [ ! -L "$path" ] || fail "$path exists already: move it away first"
 done
 
-mkdir -p "$out" ${ca:+"$ca"}
+mkdir -p "$out"
 umask 077
+# The directory of a CA that is made here is its owner's alone, as its key is.
+[ -z "$ca" ] || mkdir -p "$ca"
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+beside=''
+trap 'rm -rf -- "$scratch" ${beside:+"$beside"}' EXIT
 trap 'exit 130' INT TERM
 
 new_key() { # FILE
@@ -105,10 +108,15 @@ configure() { # FILE COMMON_NAME EXTENSION...
     } > "$to"
 }
 
-# Only complete files get their final names, and `set -C` has the kernel refuse one that exists.
-install_new() { # FROM TO MODE
-    (set -C && cat "$1" > "$2") 2> /dev/null || fail "$2 cannot be created, or appeared meanwhile: nothing was overwritten"
-    chmod "$3" "$2"
+# Only complete files get their final names. They are made, with their mode, in a directory that no other user can enter, and
+# linked from there: ln refuses a name that exists, and nothing is done to a file by a name that another user could change.
+install_new() { # FROM TO UMASK
+    beside=$(mktemp -d "$(dirname -- "$2")/.gen-cert.XXXXXXXXXX")
+    (umask "$3" && cat -- "$1" > "$beside/file")
+    ln -PT -- "$beside/file" "$2" 2> /dev/null \
+        || fail "$2 cannot be created, or appeared meanwhile: nothing was overwritten"
+    rm -rf -- "$beside"
+    beside=''
 }
 
 run() {
@@ -132,8 +140,8 @@ else
         configure "$scratch/conf" 'msrprelay CA' 'basicConstraints = critical, CA:TRUE, pathlen:0' \
             'keyUsage = critical, keyCertSign, cRLSign' 'subjectKeyIdentifier = hash'
         run openssl req -x509 -new -sha256 -config "$scratch/conf" -key "$scratch/ca.key" -days 3650 -out "$scratch/ca.crt"
-        install_new "$scratch/ca.key" "$ca/ca.key" 600
-        install_new "$scratch/ca.crt" "$ca/ca.crt" 644
+        install_new "$scratch/ca.key" "$ca/ca.key" 077
+        install_new "$scratch/ca.crt" "$ca/ca.crt" 022
         echo "Made a CA: $ca/ca.crt (give it to clients), $ca/ca.key (keep it)"
     fi
     for path in "$ca/ca.crt" "$ca/ca.key"; do
@@ -146,8 +154,8 @@ else
         -days "$days" -extfile "$scratch/conf" -extensions extensions -out "$scratch/crt"
 fi
 
-install_new "$scratch/key" "$key" 600
-install_new "$scratch/crt" "$crt" 644
+install_new "$scratch/key" "$key" 077
+install_new "$scratch/crt" "$crt" 022
 
 absolute=$(cd "$out" && pwd)
 echo "Made $crt and $key, valid for $days days, for $names"

@@ -8,6 +8,8 @@ Usage: test.sh [--quick]
 
 Runs, in this order, and stops at the first that fails:
   scripts       their syntax; shellcheck where it can be had
+  alerts        promtool: the alert rules, and their tests, where it can be had
+  licences      deploy/debian/copyright is what scripts/third-party.sh makes of Cargo.lock, all of it allowed
   formatting    cargo fmt --check
   lints         cargo clippy, warnings denied
   docs          cargo doc, warnings denied
@@ -16,7 +18,8 @@ Runs, in this order, and stops at the first that fails:
   end to end    scripts/demo.sh --size 1M (a release build), with accounts of each kind
 
 System packages that are missing are installed with apt-get, by name and with sudo if need be; nothing else is
-changed outside the target directory. Needs no input. The exit status is that of the first step that failed.
+changed outside the target directory. promtool and fail2ban-regex are unpacked there and not installed, for their
+packages would start services. Needs no input. The exit status is that of the first step that failed.
 
   --quick      leave out the docs and the end-to-end check
   -h, --help   this text
@@ -99,6 +102,38 @@ prepare_system() {
     fi
 }
 
+# Programs of packages that would start a service: unpacked below target, where the tests find them by PATH.
+tools=$PWD/target/gate-tools
+
+unpack_package() { # PACKAGE
+    mkdir -p "$tools" || return
+    (
+        cd "$tools" || exit
+        apt-get -qq download "$1" > /dev/null 2>&1 ||
+            { as_root apt-get -qq update && apt-get -qq download "$1" > /dev/null 2>&1; } || exit
+        dpkg-deb -x "$1"_*.deb . && rm -f "$1"_*.deb
+    )
+}
+
+prepare_tools() {
+    export PATH=$PATH:$tools/bin:$tools/usr/bin
+    mkdir -p "$tools/bin"
+    command -v promtool > /dev/null || unpack_package prometheus || echo "Going on without promtool"
+    if ! command -v fail2ban-regex > /dev/null; then
+        if [ -x /usr/bin/python3 ] && unpack_package fail2ban; then
+            # Beside the tests' other tools its own modules and its config are not where it looks for them.
+            cat > "$tools/bin/fail2ban-regex" <<SCRIPT
+#!/bin/sh
+export PYTHONPATH='$tools/usr/lib/python3/dist-packages'
+exec /usr/bin/python3 -W ignore '$tools/usr/bin/fail2ban-regex' -c '$tools/etc/fail2ban' "\$@"
+SCRIPT
+            chmod +x "$tools/bin/fail2ban-regex"
+        else
+            echo "Going on without fail2ban-regex"
+        fi
+    fi
+}
+
 prepare_rust() {
     local wanted found tool
     wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
@@ -154,6 +189,19 @@ check_scripts() {
     fi
 }
 
+check_alerts() {
+    if ! command -v promtool > /dev/null; then
+        echo "promtool is not there: skipped"
+        return
+    fi
+    promtool check rules deploy/alerts.yaml && promtool test rules deploy/alerts.test.yaml
+}
+
+check_licences() {
+    # On a machine that has compiled nothing yet the sources are missing.
+    cargo fetch --locked --quiet --target x86_64-unknown-linux-gnu && scripts/third-party.sh --check
+}
+
 with_rustls=(
     delivery::
     clients::clients_of_tls_1_2_and_1_3_talk_to_each_other
@@ -165,11 +213,14 @@ with_rustls=(
 )
 
 prepare_system
+prepare_tools
 prepare_rust
 raise_limit -l 65536
 raise_limit -n 65536
 
 step 'Scripts' check_scripts
+step 'Alerts' check_alerts
+step 'Licences' check_licences
 step 'Formatting' cargo fmt --check
 step 'Lints' cargo clippy --all-targets --locked -- -D warnings
 [ "$quick" = yes ] ||

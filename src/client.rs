@@ -8,20 +8,19 @@
 //!
 //! Invariants: one task owns a half; the two halves share the transport but never borrow it across an await; what is read
 //! of files is read on other threads. It must not know `relay`, `runtime` or `config`: a relay is tested with a client
-//! that shares no more with it than the grammar.
+//! that shares no more with it than the grammar, and how certificates are judged.
 
 mod answer;
 mod auth;
-mod certificate;
 mod disposition;
 mod endpoint;
 mod error;
-mod executor;
 mod inbox;
 mod incoming_file;
 mod ledger;
 mod locate;
 mod message;
+mod overdue;
 mod part_file;
 mod ranges;
 mod sending;
@@ -30,17 +29,18 @@ mod target;
 mod tls;
 mod transport;
 
+pub use crate::trust::{covered_names, epoch_seconds, validity};
 pub use auth::{AuthOptions, Credentials, Grant, authenticate, authenticate_through};
-pub use certificate::{covered_names, epoch_seconds, validity};
 pub use disposition::{Disposition, Sha256Digest, hex, numbered_name, safe_name};
 pub use endpoint::{Activity, Endpoint, Event, Frame, Incoming, Outgoing, Urgent};
 pub use error::{ClientError, Stage};
-pub use executor::{EngineError, run_on_executor};
 pub use inbox::{Inbox, InboxEvent, InboxOptions};
 pub use incoming_file::{Arrival, Rejection};
 pub use ledger::Ledger;
 pub use locate::{Located, LocatedRelay, NoAddress, Route, locate};
 pub use message::{MessageSpec, MessageStream};
+pub use overdue::{Due, Overdue, overdue};
+pub use part_file::remove_all as remove_partial_files;
 pub use ranges::{RangeSet, TooScattered};
 pub use sending::{Delivery, SendOptions, send_message};
 pub use source::Source;
@@ -49,6 +49,8 @@ pub use tls::{
     ListenSecurity, Offer, Security, Suite, TlsVersion, Trust, server_identity, server_identity_offering,
 };
 pub use transport::{Listener, TlsFacts, Transport};
+
+pub use crate::engine::{EngineError, run_on_executor};
 
 /// A fresh random token of `length` characters `A-Za-z0-9`, about 5.95 bits each: 12 make a transaction id or a
 /// Message-ID (71 bits; RFC 4975, 7.1 asks for 64), 22 a session id (130 bits; 14.1 asks for 80).

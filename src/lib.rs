@@ -11,17 +11,21 @@
 //!
 //! ```text
 //! bin/msrprelay -> runtime -> relay   -> proto        bin/msrprelay, runtime, control, telemetry -> config
-//!                  runtime -> control -> proto        bin/msrprelay, runtime -> telemetry
+//!                  runtime -> control -> proto        bin/msrprelay, runtime, control -> telemetry
 //! bin/msrprelay -> control (the users' file), client (when a certificate expires)
 //! bin/msrp      -> client  -> proto                   config, telemetry -> relay (names of limits), proto
+//! runtime, client, bin/msrp -> trust
 //! bin/msrp bench -> runtime::tls: it must not be slower than what it measures
 //! bin/msrprelay -> ops -> runtime (what an operator asks of it), telemetry
+//! runtime, client -> engine
 //! ```
 //!
 //! * [`proto`] is bytes: parser, heads, URIs, digests. No socket, clock, randomness, log, or async.
 //! * [`relay`] decides: one pure state machine per core. Time and its random seed are given to it; what must be done
 //!   comes out as effects.
-//! * [`runtime`] does: executors, sockets, TLS. The only code on glommio, but for the client's.
+//! * [`runtime`] does: sockets, TLS, cores. The only code on glommio, but for [`engine`] and the client.
+//! * [`engine`] makes every executor, and keeps it from sleeping over tasks that are due. What of glommio can bite, and
+//!   what is done about it, stands in `docs/engine.md`.
 //! * [`control`] is one thread for what may wait on something slow: account and name look-ups. A file that is read
 //!   has a second one, for a disk cannot be waited for in any other way.
 //! * [`config`] turns YAML into a [`config::Config`] that is valid, or into everything that is wrong with it.
@@ -29,8 +33,12 @@
 //! * [`ops`] is what an operator needs around the relay: the way in from another relay's config, metrics, what the service
 //!   manager is told, and the socket through which one looks inside.
 //! * [`srv`] is the order in which the DNS wants relays to be tried; pure, for the relay's own look-ups and the client's.
+//! * [`trust`] is certificates: whom a peer's lead to, at a bounded cost, and what is wrong with TLS in words; for the relay's
+//!   own connections and the client's.
 //! * [`client`] is an MSRP endpoint for the `msrp` tool and the tests, and how that tool finds a domain's relays. It
-//!   shares the grammar with the relay, nothing else.
+//!   shares the grammar with the relay, and [`trust`], nothing else.
+//! * [`files`] creates and replaces files where others may write, and gives up root's rights. [`text`] is the way of
+//!   foreign text to a person. Both know nothing of the relay; every layer but the pure ones may use them.
 //! * [`fuzz`] holds what the fuzzer runs against [`proto`], [`relay`] and [`runtime::tls`]; only tests use it.
 //!
 //! `tests/layering.rs` holds the purity of [`proto`] and [`relay`]. Names below that are no links are private modules:
@@ -88,6 +96,8 @@
 //! | Clients behind one relay neither wait nor pay for each other | `relay::auth::behind` |
 //! | One open chunk per connection; only an interruptible one is cut; the pieces are gapless; no chunk holds its own end-line | `relay::forward` |
 //! | A transaction ends once: by its response, its deadline, or the loss of the connection | `relay::transaction` |
+//! | Addresses are compared in one form | [`proto::address`] |
+//! | A connection of which nothing is proven makes room for others, who has got least far first | `relay::newcomers` |
 //! | What addresses and users have is counted once, over all cores, and again by a core that is started again | `relay::admission` |
 //! | The allowances of all cores are the memory budget, whoever lends whom | `relay::budget` |
 //! | A nonce belongs to one connection and its count rises; an unknown user looks like a wrong password | `relay::auth` |
@@ -96,19 +106,24 @@
 //! | No TLS record ends within an end-line | `runtime::records` |
 //! | What is received lies in buffers that are used again; a thread keeps few of them | `runtime::pool` |
 //! | A certificate names a relay only if its chain was verified and its key was held; no other ends a handshake | [`runtime::tls`] |
+//! | Of the certificates that a peer shows, one path is verified, and no other is searched for | [`trust`] |
 //! | No sequence number of a key is used twice; nothing that is not authenticated gets further | [`runtime::tls`] |
 //! | A connection that changes cores has been counted out by the one, and nothing of it looked at, before the other has it | `runtime::hand_over` |
 //! | Nothing of another process's is trusted to be well formed; no packet is waited for on a core | [`runtime::succession`] |
 //! | No more of a session's id than its prefix, and of a URI than host and port, is shown to an operator | `relay::view` |
 //! | Who is not traced pays nothing; who reads a trace slowly holds up nobody | [`runtime::trace`] |
+//! | No executor sleeps long over a task that is due | [`engine`] |
 //! | Only owned values cross cores; who empties an inbox never waits for another's | `runtime::mesh` |
 //! | Listening sockets outlive their cores; a core that dies takes nobody with it | [`runtime::boot`] |
 //! | A port that anybody listens on is refused; the only `unsafe` code | [`runtime::sock`] |
 //! | What is dialled is judged after the name has been resolved | `runtime::dial`, [`config::Outbound::permits`] |
 //! | Every request is answered in time; a broken backend is never "no such user" | [`control`] |
+//! | In look-ups and connects no asker waits for another's beyond its turn | `control::turns` |
 //! | A core's waker is in no other thread's hands once the core can see the answer | `control::reply` |
-//! | An account is found only if exactly one is meant; a database that fails is tried by one task; what was found is remembered no longer than the operator says | `control::accounts` |
+//! | An account is found only if exactly one is meant; a database that fails is tried by one task; what was proven is remembered no longer than the operator says, and no one is refused by it | `control::accounts` |
 //! | Whoever asks for the metrics gets one answer in bounded time, and nobody is named in it | [`ops::metrics`] |
+//! | No file is created, replaced or appended to through a name that another user has planted | [`files`] |
+//! | Foreign text reaches a person escaped and bounded | [`text`] |
 //! | Every problem of a config is told at once; every limit has a default, a floor and a ceiling | [`config`] |
 //!
 //! # Lexicon
@@ -136,6 +151,8 @@
 pub mod client;
 pub mod config;
 pub mod control;
+pub mod engine;
+pub mod files;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod ops;
@@ -144,3 +161,5 @@ pub mod relay;
 pub mod runtime;
 pub mod srv;
 pub mod telemetry;
+pub mod text;
+pub mod trust;

@@ -1,4 +1,5 @@
-//! What the outside learns of the relay: log lines, counters, and in `accounting` a record for each session.
+//! What the outside learns of the relay: log lines (in `line` what they look like, in `gate` how many of them strangers may
+//! cause), counters, and in `accounting` a record for each session.
 //!
 //! Invariants: a log line never blocks the thread that writes it. Lines leave through a bounded queue and a
 //! thread of their own; when the queue is full they are dropped and counted. A counter is written by the
@@ -6,9 +7,14 @@
 //! Must not know: what is logged, or why.
 
 mod accounting;
+mod gate;
+mod line;
 
 use std::backtrace::Backtrace;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,15 +22,19 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt;
+use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Registry, reload};
 
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::relay::Limit;
+use crate::text::{self, Form};
+use line::{Line, OURS};
 
 pub use accounting::{Accounting, AccountingError, Opened, Record, Records};
+pub use gate::{Quota, Site, Source, WINDOW_SECONDS, lines_suppressed, pass};
+pub(crate) use gate::{gated, pass_limit};
 
 /// Lines waiting for the writing thread. Full: the line is dropped and counted, nobody waits.
 const LINES_WAITING_MAX: usize = 16 * 1024;
@@ -75,7 +85,7 @@ impl Telemetry {
     /// # Errors
     /// If the process logs already.
     pub fn start(log: Log) -> Result<Self, TelemetryError> {
-        let (subscriber, telemetry) = Self::to(io::stderr(), log);
+        let (subscriber, telemetry) = Self::to(io::stderr(), log, is_read_by_journal());
         subscriber.try_init()?;
         Ok(telemetry)
     }
@@ -86,14 +96,14 @@ impl Telemetry {
         self.level.clone()
     }
 
-    fn to(sink: impl io::Write + Send + 'static, log: Log) -> (Subscriber, Self) {
+    fn to(sink: impl io::Write + Send + 'static, log: Log, journal: bool) -> (Subscriber, Self) {
         let (writer, guard) = NonBlockingBuilder::default()
             .lossy(true)
             .buffered_lines_limit(LINES_WAITING_MAX)
             .thread_name("log")
             .finish(sink);
         let dropped = writer.error_counter();
-        let (subscriber, level) = subscriber(log, writer);
+        let (subscriber, level) = subscriber(log, journal, writer);
         (subscriber, Self { dropped, level, _writer: guard })
     }
 
@@ -110,6 +120,24 @@ impl Telemetry {
     }
 }
 
+/// Whether standard error leads to the journal: systemd names the device and the inode that it has given to a service.
+/// Then a line may begin with its priority, and needs no time.
+#[must_use]
+pub fn is_read_by_journal() -> bool {
+    let Some(named) = std::env::var_os("JOURNAL_STREAM") else { return false };
+    let opened = io::stderr().as_fd().try_clone_to_owned().map(File::from);
+    // A service may have sent its standard error elsewhere since.
+    opened
+        .and_then(|file| file.metadata())
+        .is_ok_and(|file| named.to_str() == Some(&format!("{}:{}", file.dev(), file.ino())))
+}
+
+/// What a line of standard error begins with where it is not written by the log, and tells of an error.
+#[must_use]
+pub fn error_prefix() -> &'static str {
+    if is_read_by_journal() { "<3>" } else { "" }
+}
+
 /// From now on a panic of any thread is a line in the log, with where it happened and the calls that led there, and not
 /// a paragraph on standard error that no log reader takes for one. What comes of the panic is not decided here.
 pub fn log_panics() {
@@ -120,7 +148,8 @@ pub fn log_panics() {
         let thread = thread.name().unwrap_or("unnamed");
         // One of its own, whatever RUST_BACKTRACE says: this is rare, and never asked for twice.
         let backtrace = Backtrace::force_capture();
-        tracing::error!(thread, reason = message, location, %backtrace, "A thread panicked");
+        let source = Source::of(&panic.location().map(|at| (at.file(), at.line())));
+        gated!(error, Site::Panicked, source, { thread, reason = message, location, %backtrace }, "A thread panicked");
     }));
 }
 
@@ -133,20 +162,49 @@ fn targets(level: LogLevel) -> Targets {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
     };
-    // The libraries below us are chatty from info down; what they warn of is worth reading.
-    Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("msrprelay", level)
+    // The libraries below us are chatty from info down; what they warn of is worth reading, and bounded in `line`.
+    Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(OURS, level)
 }
 
-fn subscriber(log: Log, writer: NonBlocking) -> (Subscriber, LogControl) {
+fn subscriber(log: Log, journal: bool, writer: NonBlocking) -> (Subscriber, LogControl) {
     let (filter, handle) = reload::Layer::new(targets(log.level));
-    let registry = tracing_subscriber::registry().with(filter);
-    let subscriber: Subscriber = match log.format {
-        LogFormat::Text => Box::new(registry.with(fmt::layer().with_ansi(false).with_writer(writer))),
-        LogFormat::Json => {
-            Box::new(registry.with(fmt::layer().json().flatten_event(true).with_writer(writer)))
-        }
+    let form = match log.format {
+        LogFormat::Text => Form::Text,
+        LogFormat::Json => Form::Json,
     };
-    (subscriber, LogControl { filter: handle, level: Arc::new(Mutex::new(log.level)) })
+    let lines = fmt::layer()
+        .event_format(Line { format: log.format, journal })
+        .with_writer(SafeLines { to: writer, form });
+    let registry = tracing_subscriber::registry().with(filter).with(lines);
+    (Box::new(registry), LogControl { filter: handle, level: Arc::new(Mutex::new(log.level)) })
+}
+
+/// Makes every line safe, whatever a peer has put into it: one event is one line, and no terminal obeys it.
+struct SafeLines {
+    to: NonBlocking,
+    form: Form,
+}
+
+impl<'a> MakeWriter<'a> for SafeLines {
+    type Writer = SafeLine<'a>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        SafeLine(self)
+    }
+}
+
+struct SafeLine<'a>(&'a SafeLines);
+
+impl io::Write for SafeLine<'_> {
+    /// The subscriber writes each event whole.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.to.clone().write_all(&text::safe_line(line, self.0.form))?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 // -- counters --------------------------------------------------------------------------------------
@@ -184,18 +242,34 @@ impl Counter {
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)* ; by kind: $($(#[$kinds_doc:meta])* $kinds:ident[$count:expr],)*) => {
         /// What one core counts. Aligned to two cache lines, so that no two cores' counters share one.
-        #[derive(Debug, Default)]
+        #[derive(Debug)]
         #[repr(align(128))]
         pub struct Counters {
             $($(#[$doc])* pub $name: Counter,)*
             $($(#[$kinds_doc])* $kinds: [Counter; $count],)*
         }
 
+        // Not derived: arrays of more than 32 have no default.
+        impl Default for Counters {
+            fn default() -> Self {
+                Self {
+                    $($name: Counter::default(),)*
+                    $($kinds: std::array::from_fn(|_| Counter::default()),)*
+                }
+            }
+        }
+
         /// The values of [`Counters`] at one moment, of one core or summed over several.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub struct Snapshot {
             $($(#[$doc])* pub $name: u64,)*
             $($(#[$kinds_doc])* $kinds: [u64; $count],)*
+        }
+
+        impl Default for Snapshot {
+            fn default() -> Self {
+                Self { $($name: 0,)* $($kinds: [0; $count],)* }
+            }
         }
 
         impl Counters {
@@ -465,6 +539,8 @@ pub struct Observed {
     pub resolves_waiting: usize,
     /// Sessions of the process before this one, while it drains.
     pub predecessor_sessions: u64,
+    /// Connects to next hops that wait for their turn.
+    pub dials_waiting: usize,
 }
 
 impl std::iter::Sum for Snapshot {
@@ -479,6 +555,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::config::LogFormat;
 
     /// Hands every write to the test, and waits until it may go on.
     struct Sink {
@@ -509,7 +586,7 @@ mod tests {
     fn a_stuck_log_never_blocks_and_counts_what_it_drops() {
         let (sink, seen, release) = sink();
         let log = Log { level: LogLevel::Info, format: LogFormat::Text };
-        let (subscriber, telemetry) = Telemetry::to(sink, log);
+        let (subscriber, telemetry) = Telemetry::to(sink, log, false);
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!("First");
             seen.recv().unwrap();
@@ -527,7 +604,7 @@ mod tests {
     fn json_lines_are_json_and_the_level_holds() {
         let (sink, seen, release) = sink();
         let log = Log { level: LogLevel::Warn, format: LogFormat::Json };
-        let (subscriber, telemetry) = Telemetry::to(sink, log);
+        let (subscriber, telemetry) = Telemetry::to(sink, log, false);
         drop(release);
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!("Hidden");
@@ -541,10 +618,32 @@ mod tests {
     }
 
     #[test]
+    fn an_event_is_one_line_of_plain_text_whatever_a_peer_put_into_it() {
+        const EVIL: &str =
+            "a\u{1b}[2J\u{9b}\u{7f}\u{202e}\u{2028}\n2026-01-01T00:00:00Z ERROR msrprelay: forged";
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let (sink, seen, release) = sink();
+            let (subscriber, telemetry) = Telemetry::to(sink, Log { level: LogLevel::Info, format }, false);
+            drop(release);
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::info!(reason = %EVIL, user = EVIL, "Told: {EVIL}");
+            });
+            drop(telemetry);
+            let lines: Vec<_> = seen.iter().collect();
+            let line = lines.first().and_then(|line| line.strip_suffix('\n')).unwrap();
+            assert!(lines.len() == 1 && line.chars().all(text::is_plain), "{lines:?}");
+            if format == LogFormat::Json {
+                let value: serde_json::Value = serde_json::from_str(line).unwrap();
+                assert_eq!(value["user"], EVIL);
+            }
+        }
+    }
+
+    #[test]
     fn the_level_changes_while_lines_are_written() {
         let (sink, seen, release) = sink();
         let log = Log { level: LogLevel::Info, format: LogFormat::Text };
-        let (subscriber, telemetry) = Telemetry::to(sink, log);
+        let (subscriber, telemetry) = Telemetry::to(sink, log, false);
         drop(release);
         let control = telemetry.control();
         tracing::subscriber::with_default(subscriber, || {

@@ -231,7 +231,7 @@ fn reload_waits_for_the_outcome_and_says_what_is_wrong() {
         assert!(output.status.success());
         let warned = String::from_utf8(output.stderr).unwrap();
         assert!(
-            warned.contains("admin: the config says something else here, which takes a restart"),
+            warned.contains("admin.socket: the config says something else here, which takes a restart"),
             "{warned}"
         );
         // Without a socket, by a signal.
@@ -520,4 +520,67 @@ fn a_trace_of_one_session_ends_by_itself_and_harms_nobody_who_sends_files() {
         chat(&mut alice, &mut bob, b"Still there?");
         drop(deaf);
     });
+}
+
+/// Text of others, as a relay might hand it on: C0, C1, DEL, directions, no width, and line breaks.
+const EVIL: &str = "\u{1b}[2J\u{9b}31mevil\u{7f}\u{202e}\u{2066}\u{200b}\u{2028}\nend";
+
+/// A relay that answers every question with these lines.
+fn scripted(socket: &Path, answers: Vec<Value>) {
+    let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let mut question = String::new();
+            BufReader::new(&client).read_line(&mut question).unwrap();
+            for answer in &answers {
+                let _ = (&client).write_all(format!("{answer}\n").as_bytes());
+            }
+        }
+    });
+}
+
+#[test]
+fn a_terminal_is_given_nothing_to_obey_by_any_command() {
+    let core = json!({
+        "core": 0, "connections": 0, "sessions": 0, "chunks_in": 0, "chunks_out": 0, "body_bytes_in": 0,
+        "body_bytes_out": 0, "restarts": 0
+    });
+    let answers = [
+        json!({"status": {
+            "version": EVIL, "pid": 1, "state": EVIL, "uptime_seconds": 1, "accounts_ready": true, "log_level": EVIL,
+            "listening": [{"address": EVIL, "tls": true}], "sessions": 0, "connections": 0, "cores": [core]
+        }}),
+        json!({"session": {
+            "session": EVIL, "user": EVIL, "realm": EVIL, "state": EVIL, "core": 0, "age_seconds": 1,
+            "expires_in_seconds": null, "client": EVIL, "peer": EVIL, "bytes_from_client": 0, "bytes_to_client": 0
+        }}),
+        json!({"head": {
+            "at_seconds": 0.5, "core": 0, "session": EVIL, "user": EVIL, "direction": EVIL,
+            "head": format!("MSRP x SEND\nX: {EVIL}"), "dropped": 0
+        }}),
+        json!({"closed": {"session": EVIL, "user": EVIL, "realm": EVIL}}),
+        json!({"error": EVIL}),
+    ];
+    for answer in answers {
+        let place = tempfile::tempdir().unwrap();
+        let socket = place.path().join("s");
+        let kind = answer.as_object().unwrap().keys().next().unwrap().clone();
+        let answers = if kind == "error" { vec![answer] } else { vec![answer, json!("done")] };
+        scripted(&socket, answers);
+        let commands: [&[&str]; 5] =
+            [&["status"], &["sessions"], &["close", "x"], &["trace", "x", "--seconds", "1"], &["drain"]];
+        for command in commands {
+            for json in [&[][..], &["--json"]] {
+                let output = run(&socket, &[command, json].concat());
+                let said = String::from_utf8([&output.stdout[..], &output.stderr[..]].concat()).unwrap();
+                assert!(said.contains("evil"), "{command:?} {kind}: {said:?}");
+                let plain = |c| c == '\n' || msrprelay::text::is_plain(c);
+                assert!(said.chars().all(plain), "{command:?} {json:?} {kind}: {said:?}");
+                if !json.is_empty() && kind != "error" {
+                    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+                    assert!(value.to_string().contains("\\u001b[2J"), "{value}");
+                }
+            }
+        }
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -223,6 +223,27 @@ log: {{level: debug, format: json}}
     assert_eq!(config.limits, limits);
     assert_eq!(config.limits.parser().head_bytes_max, 32 << 10);
     assert_eq!((config.log.level, config.log.format), (LogLevel::Debug, LogFormat::Json));
+}
+
+/// An IPv4 address in IPv6 clothing is that IPv4 address, wherever the config has it: it is compared with others.
+#[test]
+fn addresses_in_ipv6_clothing_are_read_as_ipv4() {
+    let place = Place::new();
+    let config = place.accept(
+        "listen: [{address: \"[::ffff:127.0.0.1]:0\", tls: false}]\nhostname: relay.example.com\n\
+         metrics: {address: \"[::ffff:127.0.0.1]:9285\"}\n\
+         dns: {servers: [\"::ffff:192.0.2.53\", \"[::ffff:192.0.2.54]:53\"]}\n\
+         outbound: {allow: [\"::ffff:10.0.0.0/104\", \"::ffff:192.0.2.1\", \"::/0\"], deny: [\"::ffff:10.9.9.9/112\"], \
+         max_chunk: {\"[::ffff:192.0.2.7]\": 1KiB}}\n",
+    );
+    assert_eq!(config.listen[0].address, "127.0.0.1:0".parse::<SocketAddr>().unwrap());
+    assert_eq!(config.metrics.unwrap().address, "127.0.0.1:9285".parse::<SocketAddr>().unwrap());
+    let servers = ["192.0.2.53:53", "192.0.2.54:53"].map(|server| server.parse().unwrap());
+    assert_eq!(config.dns.servers, DnsServers::List(servers.to_vec()));
+    let nets = ["10.0.0.0/8", "192.0.2.1/32", "::/0"].map(|net| net.parse().unwrap());
+    assert_eq!(config.outbound.allow, nets);
+    assert_eq!(config.outbound.deny, ["10.9.0.0/16".parse().unwrap()]);
+    assert_eq!(config.outbound.max_chunk, [("192.0.2.7".to_owned(), 1024)]);
 }
 
 #[test]
@@ -728,8 +749,10 @@ fn check_config_prints_ok_or_every_problem() {
     let place = Place::new();
     let check = |text: &str| {
         let path = place.write("config.yaml", text, 0o600);
-        let output =
-            Command::new(env!("CARGO_BIN_EXE_msrprelay")).arg("check-config").arg(path).output().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_msrprelay"));
+        // Of a user of the system's this directory is not.
+        let own = fs::metadata("/proc/self").unwrap().uid().to_string();
+        let output = command.arg("check-config").arg(path).args(["--user", &own]).output().unwrap();
         let text = |octets| String::from_utf8(octets).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))
     };
@@ -739,6 +762,92 @@ fn check_config_prints_ok_or_every_problem() {
     let (code, out, err) = check("hostname: 17\nlog: {level: loud}");
     assert_eq!((code, out.as_str()), (Some(1), ""));
     assert_eq!(err.lines().count(), 3, "{err}");
+}
+
+/// A config whose files are root's, or the relay's user's, as the test makes them; and who that is.
+const RELAY: u32 = 64998;
+
+fn check_as(place: &Place, user: &str, text: &str) -> (Option<i32>, String) {
+    let path = place.write("config.yaml", text, 0o644);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_msrprelay"));
+    let output = command.arg("check-config").arg(path).args(["--user", user]).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn check_config_by_root_finds_what_the_relays_user_may_not_do() {
+    use std::os::unix::fs::chown;
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return println!("skipped: not root");
+    }
+    let place = Place::new();
+    let root = place.0.path().to_owned();
+    let at = |name: &str| root.join(name);
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+    for directory in ["roots", "theirs"] {
+        fs::create_dir(at(directory)).unwrap();
+    }
+    chown(at("theirs"), Some(RELAY), Some(RELAY)).unwrap();
+    let user = format!("{RELAY}:{RELAY}");
+    let names = |accounts: &str, records: &str, socket: &str| {
+        format!(
+            "{TLS}\nauth: {{backend: sqlite, sqlite: {{path: {accounts}}}}}\naccounting: {{format: json, file: {records}}}\n\
+             admin: {{socket: {socket}}}\n"
+        )
+    };
+    let theirs = names("theirs/a.db", "theirs/records", "theirs/s");
+    let key = at("relay.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(at("roots/records"), "").unwrap();
+    fs::write(at("roots/a.db"), "").unwrap();
+    for file in ["roots/records", "roots/a.db"] {
+        fs::set_permissions(at(file), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    // All of it at once, each with its key and remedy.
+    let (code, said) = check_as(&place, &user, &names("roots/a.db", "roots/records", "roots/s"));
+    assert_eq!(code, Some(1), "{said}");
+    for key in ["tls.key", "auth.sqlite.path", "accounting.file", "admin.socket"] {
+        let lines = said.lines().filter(|line| line.contains(&format!(": {key}: ")));
+        let lines: Vec<_> = lines.collect();
+        assert!(!lines.is_empty(), "{key}: {said}");
+        let remedied = |line: &&str| line.contains("permission denied: let the user");
+        assert!(lines.iter().all(remedied), "{said}");
+    }
+    let (code, said) = check_as(&place, &user, &names("none/a.db", "none/records", "none/s"));
+    assert_eq!((code, said.matches("no such directory: create it").count()), (Some(1), 3), "{said}");
+    // The key alone is in the way; then nothing.
+    let (code, said) = check_as(&place, &user, &theirs);
+    assert!(code == Some(1) && said.lines().count() == 1 && said.contains("tls.key"), "{said}");
+    chown(&key, Some(0), Some(RELAY)).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    let (code, said) = check_as(&place, &user, &theirs);
+    assert!(code == Some(0) && said.contains(&format!("checked as   {user}")), "{said}");
+    assert_eq!(fs::read_dir(at("theirs")).unwrap().count(), 0, "a check makes nothing");
+    // In place of each file something that cannot be one.
+    for (name, key) in [("a.db", "auth.sqlite.path"), ("records", "accounting.file"), ("s", "admin.socket")] {
+        fs::create_dir(at("theirs").join(name)).unwrap();
+        let (code, said) = check_as(&place, &user, &theirs);
+        assert!(code == Some(1) && said.contains(&format!(": {key}: ")), "{said}");
+        fs::remove_dir(at("theirs").join(name)).unwrap();
+    }
+    fs::write(
+        at("theirs/a.db"),
+        "something else, and not short of a header of SQLite's, which has 100 octets.".repeat(3),
+    )
+    .unwrap();
+    chown(at("theirs/a.db"), Some(RELAY), Some(RELAY)).unwrap();
+    let (code, said) = check_as(&place, &user, &theirs);
+    assert!(code == Some(1) && said.contains("holds no accounts"), "{said}");
+    // The config itself, which may hold passwords.
+    fs::remove_file(at("theirs/a.db")).unwrap();
+    let config = place.write("config.yaml", &theirs, 0o600);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_msrprelay"));
+    let output = command.arg("check-config").arg(config).args(["--user", &user]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("permission denied: let the user"));
+    // A user that does not exist is no reason to check as root.
+    let (code, said) = check_as(&place, "no-such-user", &theirs);
+    assert!(code == Some(1) && said.contains("no such user"), "{said}");
 }
 
 // A URL that is written badly holds its password anywhere: behind a `?`, as a host, as a port.

@@ -21,11 +21,12 @@ use msrprelay::config::Config;
 use msrprelay::relay::Limit;
 use msrprelay::runtime::boot::Server;
 use msrprelay::telemetry::LookUpEnd;
+use socket2::{Domain, Socket, Type};
 use support::endpoint::Endpoint as Foreign;
 use support::relay::{Setup, TestRelay};
 use support::{assert_same, bounded, contents, until};
 use tempfile::TempDir;
-use zone::Zone;
+use zone::{HalfSilent, Zone};
 
 const SEVERAL_TARGETS: &str = include_str!("../deploy/dns/several-srv-targets.zone");
 const ONE_NAME: &str = include_str!("../deploy/dns/one-name-several-addresses.zone");
@@ -338,5 +339,87 @@ fn a_name_that_nobody_resolves_in_time_is_a_next_hop_that_does_not_answer() {
         until("the look-up to be counted", || (name_look_ups(&relay, LookUpEnd::Late) == 1).then_some(()));
         let reached = |(limit, times)| limit == Limit::ResolveTimeout && times == 1;
         until("the limit to be counted", || relay.counted().limits_reached().any(reached).then_some(()));
+    });
+}
+
+// -- one user's next hops and another's -------------------------------------------------------------
+
+/// Sessions of the one user: more than can be looked up at once and wait, all users together.
+const CROWD: usize = 360;
+
+/// A relay whose names come from `dns`, with further keys of `limits`.
+fn sharing(dns: SocketAddr, limits: &str) -> TestRelay {
+    let more = format!("dns: {{servers: [\"{dns}\"]}}\nlimits: {{dial_failures_per_user_max: 0, {limits}}}");
+    let outbound = "{plain: allow, allow: [\"127.0.0.0/8\"], connect_timeout: 60s}";
+    TestRelay::with(&Setup { more: more.leak(), outbound, ..Setup::default() })
+}
+
+#[test]
+fn silent_name_servers_of_one_user_do_not_keep_another_from_a_next_hop() {
+    bounded(|| {
+        let names = HalfSilent::start();
+        let relay = sharing(names.address, "resolve_timeout: 60s, lookups_waiting_max: 32");
+        let mut crowd: Vec<_> = (0..CROWD).map(|_| relay.client("alice")).collect();
+        for (n, client) in crowd.iter_mut().enumerate() {
+            client.say(&format!("msrp://host{n}.silent.test:2855/end;tcp"), b"Hello?");
+        }
+        // Neither looked up nor waiting: the rest of them has been refused.
+        let refused = |asked: usize| {
+            CROWD.checked_sub(asked + 32).is_some_and(|rest| rest > 0)
+                && name_look_ups(&relay, LookUpEnd::Busy) >= (CROWD - asked - 32) as u64
+        };
+        until("the crowd to fill the queue", || Some(()).filter(|()| refused(names.names_asked())));
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let uri = format!("msrp://host.quick.test:{}/end;tcp", listener.local_addr().unwrap().port());
+        let mut bob = relay.client("bob");
+        bob.say(&uri, b"Hello!");
+        until("bob's next hop to be reached", || listener.accept().ok());
+        assert!(names.names_asked() <= 17, "{} names of one user at once", names.names_asked() - 1);
+    });
+}
+
+/// A listener whose kernel drops what asks for a connection: its queue is full, and stays so.
+fn deaf() -> (Socket, Vec<Socket>, u16) {
+    let tcp = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let listener = tcp();
+    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut held = Vec::new();
+    // One or two of them fit.
+    loop {
+        let socket = tcp();
+        if socket.connect_timeout(&address, Duration::from_millis(300)).is_err() {
+            return (listener, held, address.as_socket().unwrap().port());
+        }
+        held.push(socket);
+        assert!(held.len() < 10, "a queue that is never full");
+    }
+}
+
+#[test]
+fn connects_that_nobody_answers_are_bounded_for_each_user_and_not_for_others() {
+    bounded(|| {
+        let relay = sharing("127.0.0.1:9".parse().unwrap(), "dials_per_user_max: 2");
+        let (deaf, held, nowhere) = deaf();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to =
+            |user: &str| format!("msrp://127.0.0.1:{}/{user};tcp", listener.local_addr().unwrap().port());
+        let mut alices: Vec<_> = (0..3).map(|_| relay.client("alice")).collect();
+        for (n, alice) in alices[..2].iter_mut().enumerate() {
+            alice.say(&format!("msrp://127.0.0.1:{nowhere}/end{n};tcp"), b"Hello?");
+        }
+        until("two dials", || (relay.counted().dials == 2).then_some(()));
+        alices[2].say(&to("alice"), b"alice");
+        until("the third dial", || (relay.counted().dials == 3).then_some(()));
+        // Bob comes later and is there first.
+        let mut bob = relay.client("bob");
+        bob.say(&to("bob"), b"bob");
+        assert_eq!(Foreign::accept_plain(&listener, &to("bob")).request("SEND").body, b"bob");
+        // One that comes to its end makes room for the next one.
+        held.iter().for_each(|_| drop(deaf.accept().unwrap()));
+        assert_eq!(Foreign::accept_plain(&listener, &to("alice")).request("SEND").body, b"alice");
     });
 }

@@ -151,3 +151,59 @@ fn every_message_that_the_readme_has_a_cure_for_is_one_of_the_programs() {
         assert!(sources.contains(message), "the programs never say {message:?}");
     }
 }
+
+#[test]
+fn licences_are_chosen_from_those_that_are_allowed() {
+    let choose = |expression: &str| {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/third-party.sh");
+        let output = Command::new(script).args(["--choose", expression]).output().unwrap();
+        let chosen = String::from_utf8(output.stdout).unwrap().trim_end().to_owned();
+        if output.status.success() { Ok(chosen) } else { Err(String::from_utf8(output.stderr).unwrap()) }
+    };
+    for (expression, chosen) in [
+        ("MIT", "MIT"),
+        ("MIT OR Apache-2.0", "Apache-2.0"),
+        ("MIT/Apache-2.0", "Apache-2.0"),
+        ("Unlicense OR MIT", "MIT"),
+        ("GPL-3.0-only OR (MIT OR Apache-2.0)", "Apache-2.0"),
+        ("(MIT OR Apache-2.0) AND Unicode-3.0", "Apache-2.0 and Unicode-3.0"),
+        ("ISC AND (Apache-2.0 OR ISC)", "ISC and Apache-2.0"),
+        ("Apache-2.0 WITH LLVM-exception OR Apache-2.0 OR MIT", "Apache-2.0"),
+        ("GPL-2.0 AND MIT OR Zlib", "Zlib"),
+        ("MPL-2.0+", "MPL-2.0"),
+    ] {
+        assert_eq!(choose(expression).as_deref(), Ok(chosen), "{expression}");
+    }
+    for refused in
+        ["GPL-3.0-only", "MIT AND GPL-3.0-only", "LicenseRef-Own", "Apache-2.0 WITH Classpath-exception-2.0"]
+    {
+        let error = choose(refused).unwrap_err();
+        assert!(error.contains("none of the licences that are allowed"), "{refused}: {error}");
+    }
+}
+
+#[test]
+fn copyright_names_every_crate_of_the_lock_file_that_it_should() {
+    let copyright = include_str!("../deploy/debian/copyright");
+    let parts: BTreeSet<_> =
+        copyright.lines().filter_map(|line| line.strip_prefix("Files: ")?.strip_suffix("/*")).collect();
+    let manifest = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).unwrap();
+    let entries: Vec<_> = manifest.split("[[package]]").skip(1).collect();
+    let id = |entry: &&str| {
+        let value =
+            |key: &str| entry.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim_matches('"');
+        format!("{}-{}", value("name = "), value("version = "))
+    };
+    let locked: BTreeSet<_> = entries.iter().map(id).collect();
+    for part in parts.iter().filter(|part| !["rust-standard-library", "sqlite"].contains(part)) {
+        assert!(locked.contains(*part), "{part} is not locked any more: run scripts/third-party.sh");
+    }
+    for linked in ["rustls", "tokio", "glommio-ng", "aws-lc-sys", "libsqlite3-sys", "clap", "bytes"] {
+        assert!(parts.iter().any(|part| part.starts_with(&format!("{linked}-"))), "{linked}");
+    }
+    // Every licence that is named has its text.
+    let named = copyright.lines().filter_map(|line| line.strip_prefix("License: "));
+    for licence in named.filter(|name| !name.contains(" and ") && *name != "public-domain") {
+        assert!(copyright.contains(&format!("\n\nLicense: {licence}\n ")), "{licence}");
+    }
+}

@@ -8,7 +8,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use msrprelay::relay::{
-    CloseReason, CoreId, Effect, Effects, Input, Limit, Limits, OutBatch, Relay, Settings, Transport,
+    CloseReason, CoreId, Effect, Effects, Input, Limit, Limits, OutBatch, Relay, Settings, Stage, Transport,
     WriteState,
 };
 
@@ -72,9 +72,10 @@ fn authenticated_connections_of_one_address_are_bounded_too() {
         let conn = stays(&mut world, core, "2001:db8::1").unwrap();
         world.auth(conn, "alice");
     }
-    assert!(stays(&mut world, 2, "2001:db8::99").is_none(), "the same /64");
+    assert!(stays(&mut world, 2, "2001:db8::99").is_none(), "the same /56");
     assert!(was_reached(&world, Limit::ConnectionsPerAddress));
-    assert!(stays(&mut world, 2, "2001:db8:0:1::99").is_some());
+    assert!(stays(&mut world, 2, "2001:db8:0:ff::99").is_none(), "the same /56");
+    assert!(stays(&mut world, 2, "2001:db8:0:100::99").is_some());
     world.close_all();
 }
 
@@ -118,12 +119,167 @@ fn all_connections_of_a_core_are_told_to_a_counter_that_comes_again() {
 #[test]
 fn unauthenticated_connections_are_a_share_of_all() {
     let mut world = world(|s| s.limits.unproven_max = 2);
-    let first = stays(&mut world, 0, "192.0.2.1").unwrap();
-    assert!(stays(&mut world, 0, "192.0.2.2").is_some());
-    let refused = world.try_connect(0, true, "192.0.2.3");
-    assert_eq!(refused, Err(Limit::UnauthenticatedShare));
-    world.auth(first, "alice");
+    let [first, second] = ["192.0.2.1", "192.0.2.2"].map(|from| stays(&mut world, 0, from).unwrap());
+    let third = stays(&mut world, 0, "192.0.2.3").unwrap();
+    assert!(world.is_closed(first), "the oldest of those that have said nothing");
+    assert!(was_reached(&world, Limit::UnauthenticatedShare));
+    assert_eq!(world.link(first).closing, Some(CloseReason::Limit(Limit::UnauthenticatedShare)));
+    world.auth(second, "alice");
+    assert!(stays(&mut world, 0, "192.0.2.4").is_some());
+    assert!(!world.is_closed(second) && !world.is_closed(third));
+    world.close_all();
+}
+
+/// The first round of AUTH: the connection waits for the client's credentials.
+fn asks(world: &mut World, conn: Conn) {
+    let uri = world.end(conn).uri.clone();
+    world.send(conn, Request::new("AUTH", &relay_uri(), &uri).octets());
+    assert_eq!(world.take_one(conn).status(), 401);
+}
+
+// Decision 12: whoever has proven least makes room, and that is not a client in the midst of its login. The flood sends
+// more than the client and comes by all stages.
+#[test]
+fn a_flood_makes_room_and_a_login_goes_on() {
+    let mut world = world(|s| s.limits.unproven_max = 5);
+    let client = stays(&mut world, 0, "192.0.2.1").unwrap();
+    let flood: Vec<Conn> = (0..4).map(|_| stays(&mut world, 0, "192.0.2.9").unwrap()).collect();
+    asks(&mut world, flood[0]);
+    world.advance_to(flood[1], Stage::Up);
+    world.advance_to(flood[2], Stage::Handshake);
+    for goes in [3, 2, 1] {
+        // From wherever the next one comes.
+        stays(&mut world, 0, &format!("198.51.100.{goes}")).unwrap();
+        let gone: Vec<usize> = (0..4).filter(|n| world.is_closed(flood[*n])).collect();
+        assert_eq!(gone, (goes..4).collect::<Vec<_>>());
+    }
+    // With one each, it is the silent ones that go.
+    world.advance_to(client, Stage::Handshake);
+    for n in 1..=3 {
+        stays(&mut world, 0, &format!("203.0.113.{n}")).unwrap();
+    }
+    assert!(!world.is_closed(flood[0]));
+    world.auth(client, "alice");
+    world.close_all();
+}
+
+// A stage that comes late, or again, takes nothing from a connection that has got further.
+#[test]
+fn no_stage_is_taken_back() {
+    let mut world = world(|s| s.limits.unproven_max = 2);
+    let client = stays(&mut world, 0, "192.0.2.1").unwrap();
+    asks(&mut world, client);
+    world.advance_to(client, Stage::Handshake);
+    let other = stays(&mut world, 0, "192.0.2.2").unwrap();
+    world.advance_to(other, Stage::Up);
     assert!(stays(&mut world, 0, "192.0.2.3").is_some());
+    assert!(!world.is_closed(client) && world.is_closed(other));
+    world.close_all();
+}
+
+// The flood spreads over the cores, so that it has no more than a client on any of them.
+#[test]
+fn the_source_with_the_most_on_all_cores_makes_room() {
+    let mut world = world(|s| s.limits.unproven_max = 2);
+    let others: Vec<Conn> = (1..CORES).map(|core| stays(&mut world, core, "192.0.2.9").unwrap()).collect();
+    let client = stays(&mut world, 0, "192.0.2.1").unwrap();
+    let flood = stays(&mut world, 0, "192.0.2.9").unwrap();
+    world.advance_to(flood, Stage::Up);
+    assert!(stays(&mut world, 0, "192.0.2.2").is_some());
+    assert!(world.is_closed(flood), "it says more, but has two more elsewhere");
+    assert!(!world.is_closed(client));
+    assert!(others.iter().all(|conn| !world.is_closed(*conn)), "their cores have room");
+    world.close_all();
+}
+
+// Whoever counts is told again, and what it says afterwards is true.
+#[test]
+fn what_a_source_has_on_all_cores_survives_the_death_of_any_other_core() {
+    for dying in 1..CORES {
+        let mut world = world(|s| s.limits.unproven_max = 3);
+        for core in 1..CORES {
+            stays(&mut world, core, "192.0.2.9").unwrap();
+            stays(&mut world, core, "192.0.2.9").unwrap();
+        }
+        let flood = stays(&mut world, 0, "192.0.2.9").unwrap();
+        world.advance_to(flood, Stage::Asking);
+        let client = stays(&mut world, 0, "192.0.2.1").unwrap();
+        world.kill_core(dying, true);
+        world.run();
+        assert!(stays(&mut world, 0, "192.0.2.2").is_some());
+        assert!(stays(&mut world, 0, "192.0.2.3").is_some());
+        assert!(world.is_closed(flood) && !world.is_closed(client), "core {dying}");
+        world.close_all();
+    }
+}
+
+// The same when the relay is full: clients with a session stay, and so does the last of the newcomers while any other
+// has proven less.
+#[test]
+fn a_full_relay_makes_room_at_the_expense_of_who_has_proven_nothing() {
+    let mut world = world(|s| s.limits.peers_max = 3);
+    let (alice, _) = world.client(0, "alice");
+    let flood = [(); 2].map(|()| stays(&mut world, 0, "192.0.2.9").unwrap());
+    let (bob, _) = world.client(0, "bob");
+    assert!(world.is_closed(flood[0]));
+    assert!(was_reached(&world, Limit::Connections));
+    let (carol, _) = world.client(0, "carol");
+    assert!(world.is_closed(flood[1]));
+    // Nobody is left who could.
+    assert_eq!(world.try_connect(0, true, "192.0.2.1"), Err(Limit::Connections));
+    assert!([alice, bob, carol].iter().all(|conn| !world.is_closed(*conn)));
+    world.lose(bob);
+    assert!(stays(&mut world, 0, "192.0.2.1").is_some());
+    world.close_all();
+}
+
+// So does a connection that a client needs to its next hop.
+#[test]
+fn a_next_hop_finds_room_in_a_relay_that_is_full_of_newcomers() {
+    let mut world = world(|s| s.limits.peers_max = 3);
+    let (client, session) = world.client(0, "alice");
+    let flood = [(); 2].map(|()| stays(&mut world, 0, "192.0.2.9").unwrap());
+    let own = world.end(client).uri.clone();
+    let to = format!("{session} msrp://far.example:7000/x;tcp");
+    world.send(client, Request::send(&to, &own, "mess", b"x").octets());
+    assert_eq!(world.take_one(client).status(), 200);
+    assert_eq!(world.dialled.len(), 1);
+    assert!(world.is_closed(flood[0]) && !world.is_closed(flood[1]));
+    world.close_all();
+}
+
+// One that is being closed holds its place for as long as its peer likes, but not against others.
+#[test]
+fn a_connection_that_is_being_closed_makes_room_first() {
+    let mut world = world(|s| s.limits.unproven_max = 2);
+    let lingers = stays(&mut world, 0, "192.0.2.1").unwrap();
+    asks(&mut world, lingers);
+    world.link_mut(lingers).stalled = true;
+    let silent = stays(&mut world, 0, "192.0.2.2").unwrap();
+    world.send(
+        lingers,
+        Request::new("AUTH", "msrps://elsewhere.example:9999;tcp", "msrp://h.example:1/x;tcp").octets(),
+    );
+    world.run();
+    assert_eq!(world.link(lingers).closing, Some(CloseReason::Misaddressed));
+    assert!(!world.is_closed(lingers));
+    assert!(stays(&mut world, 0, "192.0.2.3").is_some());
+    assert!(world.is_closed(lingers) && !world.is_closed(silent));
+    world.close_all();
+}
+
+// The system's bound on open files is one more that a flood can reach.
+#[test]
+fn without_a_descriptor_the_one_that_has_proven_least_goes() {
+    let mut world = world(|_| ());
+    let (client, _) = world.client(0, "alice");
+    let flood = stays(&mut world, 0, "192.0.2.9").unwrap();
+    let also = stays(&mut world, 0, "192.0.2.9").unwrap();
+    world.input(0, Input::NoDescriptor);
+    assert_eq!(world.link(flood).closing, Some(CloseReason::NoDescriptor));
+    world.input(0, Input::NoDescriptor);
+    world.input(0, Input::NoDescriptor);
+    assert!(world.is_closed(also) && !world.is_closed(client));
     world.close_all();
 }
 

@@ -8,7 +8,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,7 +20,7 @@ use serde_json::Value;
 use support::account::{Login, Style};
 use support::process::{BINARY, RelayProcess};
 use support::relay::{Setup, TestRelay};
-use support::scrape::{Page, ask, get};
+use support::scrape::{Page, ask, get, openmetrics};
 use support::transfer::Outgoing;
 use support::{PATIENCE, assert_same, bounded, contents, until};
 
@@ -236,7 +236,7 @@ fn only_get_and_head_are_answered() {
         let at = endpoint.address();
         let head = ask(at, "HEAD /metrics HTTP/1.1\r\nHost: relay\r\n\r\n");
         assert_eq!((head.status, head.body.as_str()), (200, ""));
-        assert!(head.head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{head:?}");
+        assert!(head.head.contains("content-type: text/plain; version=0.0.4"), "{head:?}");
         let post = ask(at, "POST /metrics HTTP/1.1\r\nHost: relay\r\nContent-Length: 2\r\n\r\nhi");
         assert_eq!(post.status, 405);
         assert!(post.head.contains("allow: get, head"), "{post:?}");
@@ -251,6 +251,90 @@ fn only_get_and_head_are_answered() {
         let mut answer = String::new();
         let _ = stream.read_to_string(&mut answer);
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    });
+}
+
+/// The samples of a page, in order.
+fn samples(page: &str) -> Vec<&str> {
+    page.lines().filter(|line| !line.starts_with('#')).collect()
+}
+
+/// Prometheus' own tool, as far as it is here; the gate fetches it.
+fn promtool(arguments: &[&str], input: &str) -> Option<std::process::Output> {
+    let mut command = Command::new("promtool");
+    command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let Ok(mut child) = spawned else {
+        println!("skipped: no promtool here");
+        return None;
+    };
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    Some(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn each_reader_gets_the_format_that_it_asks_for() {
+    bounded(|| {
+        // Two looks at a relay that counts differ; at this endpoint only the heartbeats do.
+        let (_scene, endpoint) = endpoint();
+        let at = endpoint.address();
+        let (text, open) = (get(at, "/metrics"), openmetrics(at));
+        assert!(
+            text.head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"),
+            "{}",
+            text.head
+        );
+        assert!(
+            open.head.contains("content-type: application/openmetrics-text; version=1.0.0"),
+            "{}",
+            open.head
+        );
+        assert!(open.body.ends_with("\n# EOF\n") && !text.body.contains("# EOF"));
+        let name = |line: &str| line.rsplit_once(' ').unwrap().0.to_owned();
+        let names = |page: &str| samples(page).into_iter().map(name).collect::<Vec<_>>();
+        assert_eq!(names(&text.body), names(&open.body));
+        // In each of them the description has the name that its format wants.
+        assert!(text.body.contains("# TYPE msrprelay_auth_total counter\n"), "{}", text.body);
+        assert!(open.body.contains("# TYPE msrprelay_auth counter\n"), "{}", open.body);
+        assert!(text.body.contains("# TYPE msrprelay_lookup_seconds histogram\n"), "{}", text.body);
+        let types = text.body.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let types: Vec<_> = types.map(|(name, _)| name).collect();
+        for sample in samples(&text.body) {
+            assert!(types.iter().any(|name| sample.starts_with(name)), "{sample}");
+        }
+    });
+}
+
+#[test]
+fn prometheus_tool_has_nothing_to_object_to_in_the_metrics() {
+    bounded(|| {
+        let relay = RelayProcess::start(&SETUP);
+        let text = get(metrics_of(&relay), "/metrics").body;
+        // What is wrong is found.
+        let Some(spoiled) = promtool(&["check", "metrics"], &text.replace("# HELP process_threads", "# H"))
+        else {
+            return;
+        };
+        assert!(!spoiled.status.success());
+        let checked = promtool(&["check", "metrics"], &text).unwrap();
+        let said = String::from_utf8_lossy(&checked.stdout) + String::from_utf8_lossy(&checked.stderr);
+        assert!(checked.status.success() && said.trim().is_empty(), "{said}");
+    });
+}
+
+#[test]
+fn ordinary_back_pressure_is_no_limit_that_was_reached() {
+    bounded(|| {
+        let (_scene, endpoint) = endpoint();
+        let page = Page::of(endpoint.address());
+        for key in ["limits.queue_bytes_high", "limits.bytes_per_second_per_user_max"] {
+            let reached = |(name, labels, _): &&(String, BTreeMap<String, String>, f64)| {
+                name == "msrprelay_limit_reached_total" && labels["limit"] == key
+            };
+            assert_eq!(page.samples().find(reached), None);
+            assert_eq!(page.sum("msrprelay_back_pressure_total", &[("limit", key)]), 0.0);
+        }
+        assert_eq!(page.sum("msrprelay_limit_reached_total", &[("limit", "limits.queue_bytes_total")]), 0.0);
     });
 }
 
@@ -458,6 +542,29 @@ fn every_alert_says_how_bad_it_is_and_what_to_do() {
             include_str!("../docs/metrics.md").contains(&format!("| `{name}` |")),
             "{name} is not documented"
         );
+    }
+}
+
+#[test]
+fn every_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not() {
+    let read = |text: &str| serde_yaml::from_str::<serde_yaml::Value>(text).unwrap();
+    let (rules, tests) =
+        (read(include_str!("../deploy/alerts.yaml")), read(include_str!("../deploy/alerts.test.yaml")));
+    let named: Vec<_> =
+        tests["tests"].as_sequence().unwrap().iter().map(|test| test["name"].as_str().unwrap()).collect();
+    let rules = rules["groups"][0]["rules"].as_sequence().unwrap();
+    assert_eq!(named.len(), 4 * rules.len());
+    for alert in rules.iter().map(|rule| rule["alert"].as_str().unwrap()) {
+        for (what, interval) in
+            [("fires", "15s"), ("keeps still", "15s"), ("fires", "60s"), ("keeps still", "60s")]
+        {
+            let name = format!("{alert} {what} at {interval}");
+            assert!(named.contains(&name.as_str()), "there is no test {name:?}");
+        }
+    }
+    if let Some(output) = promtool(&["test", "rules", "deploy/alerts.test.yaml"], "") {
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
     }
 }
 

@@ -77,9 +77,10 @@ impl Service {
         // Not every root may raise them: what cannot be granted stays as it is.
         let limit = |key: &str| unit[key].replace("infinity", "unlimited");
         let raise = format!(
-            "ulimit -l {} 2> /dev/null; ulimit -n {} 2> /dev/null; exec \"$@\"",
+            "ulimit -l {} 2> /dev/null; ulimit -n {} 2> /dev/null; ulimit -c {}; exec \"$@\"",
             limit("LimitMEMLOCK"),
-            limit("LimitNOFILE")
+            limit("LimitNOFILE"),
+            limit("LimitCORE")
         );
         words.extend(["sh".to_owned(), "-c".to_owned(), raise, "sh".to_owned()]);
         if is_root() {
@@ -152,6 +153,9 @@ fn the_units_command_runs_without_rights_and_says_what_it_does() {
                 assert!(status.contains(right), "{status}");
             }
         }
+        let limits = fs::read_to_string(format!("/proc/{}/limits", service.child.id())).unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(core.split_whitespace().nth(4), Some("0"), "keys must not get into a core file: {core}");
         // Fed again and again, not once.
         service.says("WATCHDOG=1");
         service.says("WATCHDOG=1");

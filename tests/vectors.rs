@@ -53,6 +53,7 @@ fn parse_split(input: &[u8], splits: &[usize]) -> Parsed {
         while let Some(step) = parser.step(&input[at..read_to]).unwrap() {
             let octets = &input[at..at + step.consumed];
             match step.piece {
+                Piece::Blank => panic!("blank lines in a frame"),
                 Piece::Head(read) => (head, head_octets) = (Some(read), octets.to_vec()),
                 Piece::Body(range) => body.extend_from_slice(&octets[range]),
                 Piece::End(flag) => end = Some((flag, octets.to_vec())),

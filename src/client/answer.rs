@@ -8,6 +8,7 @@ use crate::proto::head::{ByteRange, FailureReport, Head, Kind, Method};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::write::FrameWriter;
+use crate::text;
 
 /// The response to this request, if it is to have one.
 pub(super) fn response(head: &Head, octets: &[u8], status: Status, comment: Option<&str>) -> Option<Vec<u8>> {
@@ -63,16 +64,16 @@ pub(super) fn report(subject: &Subject<'_>, status: Status, comment: Option<&str
     frame
 }
 
-/// A response's comment as text; may be empty.
+/// A response's comment, fit to be shown; may be empty.
 pub(super) fn comment(head: &Head, octets: &[u8]) -> String {
-    String::from_utf8_lossy(head.comment(octets).unwrap_or_default()).into_owned()
+    text::shown(&String::from_utf8_lossy(head.comment(octets).unwrap_or_default())).into_owned()
 }
 
-/// The comment in a REPORT's Status header; may be empty.
+/// The comment in a REPORT's Status header, fit to be shown; may be empty.
 pub(super) fn report_comment(head: &Head, octets: &[u8]) -> String {
     let status = head.status_header(octets).unwrap_or_default();
     let mut parts = status.splitn(3, |octet| *octet == b' ');
-    String::from_utf8_lossy(parts.nth(2).unwrap_or_default()).into_owned()
+    text::shown(&String::from_utf8_lossy(parts.nth(2).unwrap_or_default())).into_owned()
 }
 
 #[cfg(test)]

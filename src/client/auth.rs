@@ -14,7 +14,7 @@ use super::answer;
 use super::endpoint::{Endpoint, Frame};
 use super::ledger::words;
 use super::transport::within;
-use super::{ClientError, random_token};
+use super::{ClientError, Stage, random_token};
 use crate::proto::digest::{Algorithm, AuthenticationInfo, Challenge, Ha1};
 use crate::proto::head::Kind;
 use crate::proto::parser::Flag;
@@ -177,7 +177,7 @@ impl Attempt<'_> {
         writer.end(Flag::Last);
         endpoint.outgoing.send(&frame).await?;
         let limit = self.options.limit;
-        match within(limit, response_to(endpoint, tid.as_bytes())).await {
+        match within(limit, Stage::Authenticating, response_to(endpoint, tid.as_bytes())).await {
             Some(answer) => answer.map(|(status, frame)| Answer { attempt: self, status, frame }),
             None => Err(ClientError::NoAuthAnswer { relay: self.relay(), seconds: limit.as_secs() }),
         }
@@ -209,7 +209,10 @@ fn same_uri(a: &[u8], b: &[u8]) -> bool {
 async fn response_to(endpoint: &mut Endpoint, tid: &[u8]) -> Result<(Status, Frame), ClientError> {
     loop {
         let Some(frame) = endpoint.incoming.next_frame(0).await? else {
-            return Err(ClientError::ConnectionLost("before AUTH was answered".to_owned()));
+            // A server of TLS may also say nothing to what is none.
+            let plain =
+                if endpoint.tls().is_none() { " (if that port speaks TLS: without --plain)" } else { "" };
+            return Err(ClientError::ConnectionLost(format!("before AUTH was answered{plain}")));
         };
         match frame.head.kind() {
             Kind::Response(status) if frame.head.tid(&frame.octets) == tid => {

@@ -4,7 +4,10 @@
 //! either case is read as well). [`safe_name`] is the only way from an offered name to a name on this machine's disk:
 //! whatever was offered, the result is one visible path component. It must not know sockets or open files.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
+
+use crate::text::is_plain;
 
 /// The longest name given to a stored file, in octets: room is left for the ` (n)` of [`numbered_name`].
 const NAME_BYTES_MAX: usize = 200;
@@ -136,7 +139,7 @@ fn parse_hash(value: &str) -> Option<Sha256Digest> {
 /// A name for a stored file: exactly one path component, visible, printable and of bounded length, whatever was offered.
 ///
 /// Directories in front (of either slash) are dropped, control and direction-changing characters become `_`, leading dots
-/// and blanks and trailing blanks and dots go, an overlong name loses its middle but keeps its extension, and nothing at
+/// and blanks and trailing blanks and dots go, a leading `-` becomes `_`, a device of Windows gets a `_` in front, an overlong name loses its middle but keeps its extension, and nothing at
 /// all becomes `file`.
 pub fn safe_name(offered: &str) -> String {
     let last = offered.rsplit(['/', '\\']).next().unwrap_or_default();
@@ -148,7 +151,7 @@ pub fn safe_name(offered: &str) -> String {
     if visible.is_empty() {
         return NAME_FALLBACK.to_owned();
     }
-    shortened(visible)
+    shortened(&unmistakable(visible))
 }
 
 /// `name.ext`, `name (1).ext`, `name (2).ext`, … for attempt 0, 1, 2, …
@@ -160,10 +163,31 @@ pub fn numbered_name(name: &str, attempt: u32) -> String {
     format!("{stem} ({attempt}){extension}")
 }
 
-/// Neither a control character nor one that reorders, hides or breaks the text around it.
+/// Plain, and not what stands for text that could not be read.
 fn is_printable(character: char) -> bool {
-    !character.is_control()
-        && !matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fffd}')
+    is_plain(character) && character != '\u{fffd}'
+}
+
+/// A name that is not taken for something else: for an option by programs that are given it (`rm *`), or for a device by
+/// Windows, where the directory may be shared.
+fn unmistakable(name: &str) -> Cow<'_, str> {
+    let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_lowercase();
+    let is_device = match stem.as_str() {
+        "con" | "prn" | "aux" | "nul" | "conin$" | "conout$" => true,
+        other => ["com", "lpt"].iter().filter_map(|port| other.strip_prefix(port)).any(is_one_digit),
+    };
+    match name.strip_prefix('-') {
+        Some(rest) => Cow::Owned(format!("_{rest}")),
+        None if is_device => Cow::Owned(format!("_{name}")),
+        None => Cow::Borrowed(name),
+    }
+}
+
+/// One digit; to Windows the superscript ones are digits.
+fn is_one_digit(text: &str) -> bool {
+    let mut characters = text.chars();
+    let first = characters.next().is_some_and(|c| c.is_ascii_digit() || matches!(c, '¹' | '²' | '³'));
+    first && characters.next().is_none()
 }
 
 fn shortened(name: &str) -> String {
@@ -278,6 +302,18 @@ mod tests {
             ("\u{202e}gpj.exe", "_gpj.exe"),
             ("trailing. . ", "trailing"),
             ("Grüße 日本.txt", "Grüße 日本.txt"),
+            ("-rf", "_rf"),
+            ("--help.txt", "_-help.txt"),
+            (".-x", "_x"),
+            ("dir/-x", "_x"),
+            ("a-b", "a-b"),
+            ("CON", "_CON"),
+            ("nul.txt", "_nul.txt"),
+            ("Com1 .tar.gz", "_Com1 .tar.gz"),
+            ("lpt².a", "_lpt².a"),
+            ("com10", "com10"),
+            ("console.log", "console.log"),
+            ("a\u{85}\u{2066}\u{ad}\u{e0041}.txt", "a____.txt"),
         ] {
             assert_eq!(safe_name(offered), safe, "offered {offered:?}");
         }
@@ -303,8 +339,8 @@ mod tests {
         fn any_name_becomes_one_plain_component(offered in "\\PC*|[./\\\\ \\x00-\\x20a]{0,40}|.{0,600}") {
             let name = numbered_name(&safe_name(&offered), 4_000_000);
             prop_assert!(!name.is_empty() && name.len() <= 255);
-            prop_assert!(!name.starts_with('.'));
-            prop_assert!(!name.contains(['/', '\\', '\0']) && !name.chars().any(char::is_control));
+            prop_assert!(!name.starts_with(['.', '-']));
+            prop_assert!(!name.contains(['/', '\\', '\0']) && name.chars().all(is_plain));
             let path = std::path::Path::new("dir").join(&name);
             prop_assert_eq!(path.components().count(), 2);
             prop_assert_eq!(path.file_name().unwrap().to_str().unwrap(), name);

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 use futures_lite::future::yield_now;
 use futures_lite::{AsyncRead as _, AsyncWrite as _};
 
+use super::overdue::Due;
 use super::transport::within;
-use super::{ClientError, Security, Target, TlsFacts, Transport, random_token};
+use super::{ClientError, Security, Stage, Target, TlsFacts, Transport, random_token};
 use crate::proto::head::Head;
 use crate::proto::parser::{Flag, Parser, ParserLimits, Piece};
 
@@ -114,7 +115,7 @@ impl Endpoint {
         self.outgoing.send_urgent().await?;
         self.outgoing.finish().await?;
         let drained = async { while let Ok(Some(_)) = self.incoming.next().await {} };
-        within(DRAIN_LIMIT, drained).await;
+        within(DRAIN_LIMIT, Stage::Transferring, drained).await;
         Ok(())
     }
 }
@@ -169,26 +170,35 @@ impl Incoming {
     /// The next step; `None` when the peer has closed between frames.
     ///
     /// # Errors
-    /// [`ClientError::Framing`], [`ClientError::Io`], and [`ClientError::ConnectionLost`] for an end inside a frame.
+    /// [`ClientError::Framing`], [`ClientError::SpeaksTls`], [`ClientError::Io`], and [`ClientError::ConnectionLost`] for an end
+    /// inside a frame.
     pub async fn next(&mut self) -> Result<Option<Event<'_>>, ClientError> {
-        let step = loop {
-            if let Some(step) = self.parser.step(&self.buffer[self.start..self.end])? {
-                break step;
-            }
-            if self.fill().await? == 0 {
-                return match self.parser.in_frame() || self.start < self.end {
-                    true => Err(ClientError::ConnectionLost("in the middle of a frame".to_owned())),
-                    false => Ok(None),
-                };
-            }
-        };
-        let consumed = &self.buffer[self.start..self.start + step.consumed];
-        self.start += step.consumed;
-        Ok(Some(match step.piece {
-            Piece::Head(head) => Event::Head { head, octets: consumed },
-            Piece::Body(range) => Event::Body(&consumed[range]),
-            Piece::End(flag) => Event::End(flag),
-        }))
+        loop {
+            let step = match self.parser.step(&self.buffer[self.start..self.end]) {
+                Ok(Some(step)) => step,
+                Ok(None) => {
+                    if self.fill().await? == 0 {
+                        return match self.parser.in_frame() || self.start < self.end {
+                            true if self.begins_with_tls() => Err(ClientError::SpeaksTls),
+                            true => Err(ClientError::ConnectionLost("in the middle of a frame".to_owned())),
+                            false => Ok(None),
+                        };
+                    }
+                    continue;
+                }
+                Err(_) if self.begins_with_tls() => return Err(ClientError::SpeaksTls),
+                Err(error) => return Err(error.into()),
+            };
+            let consumed = self.start..self.start + step.consumed;
+            self.start = consumed.end;
+            return Ok(Some(match step.piece {
+                // A sign of life, which has been noted.
+                Piece::Blank => continue,
+                Piece::Head(head) => Event::Head { head, octets: &self.buffer[consumed] },
+                Piece::Body(range) => Event::Body(&self.buffer[consumed][range]),
+                Piece::End(flag) => Event::End(flag),
+            }));
+        }
     }
 
     /// The next frame as a whole, for frames that are known to be small; `None` when the peer has closed.
@@ -215,6 +225,13 @@ impl Incoming {
                 Some(Event::Head { .. }) | None => return Ok(None),
             }
         }
+    }
+
+    /// Whether a TLS record stands where a frame should: an alert or a handshake message, of version 3.x (RFC 8446, 5.1). Of
+    /// a body nothing is left unread that begins like this.
+    fn begins_with_tls(&self) -> bool {
+        let unread = self.buffer.get(self.start..self.end).unwrap_or_default();
+        !self.transport.borrow().is_tls() && matches!(unread, [0x15 | 0x16, 3, 0..=4, ..])
     }
 
     /// Reads what there is; 0 at the end of the stream.
@@ -395,11 +412,13 @@ impl Activity {
 
     /// Returns once nothing has moved for so long.
     pub async fn stops(&self, limit: Duration) {
+        let due = Due::within(limit, Stage::Transferring);
         let (mut seen, mut since) = (self.octets(), Instant::now());
         while since.elapsed() < limit {
             glommio::timer::sleep(IDLE_CHECK.min(limit)).await;
             if self.octets() != seen {
                 (seen, since) = (self.octets(), Instant::now());
+                due.again();
             }
         }
     }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use crate::proto::parser::ParseError;
 use crate::proto::status::Status;
+use crate::trust::{Asker, TlsFault, io_words};
 
 /// How far things had come: decides the exit status of the tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +43,11 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The TLS handshake failed.
-    #[error("TLS with {peer}: {source}{}", tls_hint(.source))]
+    #[error("TLS with {peer}: {}", TlsFault::of_handshake(.source).explained(Asker::Msrp))]
     Handshake {
         /// The other side.
         peer: String,
-        /// What rustls said.
+        /// What rustls or the kernel said.
         #[source]
         source: io::Error,
     },
@@ -109,6 +110,9 @@ pub enum ClientError {
     /// The peer closed or lost the connection before the work was done.
     #[error("the connection ended {0}")]
     ConnectionLost(String),
+    /// The peer speaks TLS on a connection that is to be plain.
+    #[error("the other side speaks TLS (leave out --plain; to listen, give --cert and --key)")]
+    SpeaksTls,
     /// What the peer sent is not MSRP.
     #[error("the peer sent what is not MSRP: {0}")]
     Framing(#[from] ParseError),
@@ -154,7 +158,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The socket failed.
-    #[error("the connection failed: {0}")]
+    #[error("the connection failed: {}", io_words(.0, Asker::Msrp))]
     Io(#[from] io::Error),
 }
 
@@ -170,6 +174,7 @@ impl ClientError {
             Self::Resolve { .. }
             | Self::Connect { .. }
             | Self::Handshake { .. }
+            | Self::SpeaksTls
             | Self::TlsSetup { .. }
             | Self::Listen { .. }
             | Self::BadPath { .. } => Stage::Connecting,
@@ -178,19 +183,5 @@ impl ClientError {
             }
             _ => Stage::Transferring,
         }
-    }
-}
-
-/// What to do about the commonest certificate failures.
-fn tls_hint(source: &io::Error) -> &'static str {
-    use futures_rustls::rustls::{CertificateError, Error};
-    match source.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
-        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-            " (give its issuer, or a self-signed certificate itself, with --ca FILE)"
-        }
-        Some(Error::InvalidCertificate(
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        )) => " (the certificate is for another name: say which with --server-name NAME)",
-        _ => "",
     }
 }

@@ -21,9 +21,27 @@ pub enum Rejection {
     /// Its octets do not have the announced hash.
     #[error("its SHA-256 is not the announced one")]
     Hash,
-    /// It is longer or shorter than announced.
-    #[error("its size is not the announced one")]
+    /// Two sizes are announced, and they differ.
+    #[error("its size is not the announced one: Byte-Range and Content-Disposition disagree")]
     Size,
+    /// It goes on beyond the last octet announced.
+    #[error(
+        "it has {octets} octets or more, and {announced} were announced: its sender may have counted characters"
+    )]
+    TooLong {
+        /// Where the octets that have come end.
+        octets: u64,
+        /// Where they should.
+        announced: u64,
+    },
+    /// It ends before the last octet announced.
+    #[error("it ends after {octets} octets, and {announced} were announced")]
+    TooShort {
+        /// Where it ends.
+        octets: u64,
+        /// Where it should.
+        announced: u64,
+    },
     /// It is larger than the receiver accepts.
     #[error("it is larger than is accepted here")]
     TooLarge,
@@ -128,8 +146,8 @@ impl IncomingFile {
     /// Stores octets of a chunk.
     pub(super) async fn write(&mut self, offset: u64, octets: &[u8]) -> Result<u64, Rejection> {
         let end = offset.checked_add(octets.len() as u64).ok_or(Rejection::TooLarge)?;
-        if self.total.is_some_and(|total| end > total) {
-            return Err(Rejection::Size);
+        if let Some(announced) = self.total.filter(|total| end > *total) {
+            return Err(Rejection::TooLong { octets: end, announced });
         }
         if end > self.size_max {
             return Err(Rejection::TooLarge);
@@ -145,8 +163,9 @@ impl IncomingFile {
             Flag::Aborted => return Err(Rejection::Aborted),
             Flag::More => {}
             Flag::Last => {
-                if self.total.get_or_insert(end) != &end {
-                    return Err(Rejection::Size);
+                let announced = *self.total.get_or_insert(end);
+                if announced != end {
+                    return Err(Rejection::TooShort { octets: end, announced });
                 }
                 self.last_chunk_ended = true;
             }
@@ -194,7 +213,7 @@ impl Rejection {
     pub(super) fn words(&self) -> &'static str {
         match self {
             Self::Hash => "Not the announced hash",
-            Self::Size => "Not the announced size",
+            Self::Size | Self::TooLong { .. } | Self::TooShort { .. } => "Not the announced size",
             Self::TooLarge => "Too large",
             Self::Scattered => "Too scattered",
             Self::Aborted | Self::Lost => "Given up",

@@ -1,37 +1,56 @@
 //! A file while it arrives: under a temporary name, written and hashed beside the network.
 //!
-//! Invariants: the temporary file is created anew, in the directory of the finished one, and is removed when
-//! the [`PartFile`] is dropped without [`PartFile::publish`]; a published file never replaces another; octets reach
+//! Invariants: the temporary file is a [`files::Unfinished`]: created anew, in the directory of the finished one, and
+//! removed when the [`PartFile`] is dropped without [`PartFile::publish`]; a published file never replaces another, and is
+//! what was hashed; octets reach
 //! the hash in the order of the file, or the file is read again at the end. Blocking calls run on the executor's blocking
 //! thread, one at a time, while the next buffer fills: at most two buffers of 256 KiB are held. It must not know MSRP.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use glommio::Task;
 use sha2::{Digest as _, Sha256};
 
 use super::ClientError;
 use super::disposition::{Sha256Digest, numbered_name};
-use super::random_token;
+use crate::files::{Directory, Unfinished};
 
 const BUFFER_BYTES: usize = 256 << 10;
+/// What the umask leaves of it, as with any file that a user makes.
+const MODE: u32 = 0o666;
 /// How many names are tried before the directory is believed to be full of them.
 const NAMES_MAX: u32 = 10_000;
+
+/// The existing ones, for [`remove_all`].
+static EXISTING: Mutex<Vec<Weak<Unfinished>>> = Mutex::new(Vec::new());
+
+fn existing() -> MutexGuard<'static, Vec<Weak<Unfinished>>> {
+    EXISTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes all temporary files of this process, and lets it make no more: it is about to end, from another thread than
+/// the one that receives.
+pub fn remove_all() {
+    let existing = existing();
+    existing.iter().filter_map(Weak::upgrade).for_each(|unfinished| unfinished.remove());
+    // A task that wants one more waits here for the end.
+    std::mem::forget(existing);
+}
 
 /// A file that is being received.
 #[derive(Debug)]
 pub(super) struct PartFile {
     directory: PathBuf,
-    path: PathBuf,
+    unfinished: Arc<Unfinished>,
     /// Contiguous octets not yet given to the disk, and where they belong.
     buffer: Vec<u8>,
     offset: u64,
     disk: Option<Disk>,
     job: Option<Task<Written>>,
-    published: bool,
 }
 
 /// What comes back from the blocking thread: the buffer is to be used again.
@@ -80,22 +99,22 @@ impl Disk {
 impl PartFile {
     /// Creates the temporary file, `.msrp-….part`, in this directory.
     pub(super) fn create(directory: &Path) -> Result<Self, ClientError> {
-        let path = directory.join(format!(".msrp-{}.part", random_token(12)));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(|source| ClientError::File { path: path.clone(), source })?;
+        let failed = |source| ClientError::File { path: directory.to_owned(), source };
+        let mut existing = existing();
+        let unfinished = Directory::open(directory).and_then(|opened| opened.unfinished("msrp", MODE));
+        let unfinished = Arc::new(unfinished.map_err(failed)?);
+        existing.retain(|other| other.strong_count() > 0);
+        existing.push(Arc::downgrade(&unfinished));
+        drop(existing);
+        let file = unfinished.file().try_clone().map_err(failed)?;
         let disk = Disk { file, hasher: Sha256::new(), hashed: 0, in_order: true };
         Ok(Self {
             directory: directory.to_owned(),
-            path,
+            unfinished,
             buffer: Vec::new(),
             offset: 0,
             disk: Some(disk),
             job: None,
-            published: false,
         })
     }
 
@@ -129,13 +148,11 @@ impl PartFile {
     }
 
     /// Gives the file its name, or the first free `name (n)` where that is taken. Never replaces anything.
-    pub(super) async fn publish(mut self, name: &str) -> Result<PathBuf, ClientError> {
-        let (from, directory, name) = (self.path.clone(), self.directory.clone(), name.to_owned());
-        let named =
-            glommio::executor().spawn_blocking(move || move_to_free_name(&from, &directory, &name)).await;
-        let path = named.map_err(|source| self.failure(source))?;
-        self.published = true;
-        Ok(path)
+    pub(super) async fn publish(self, name: &str) -> Result<PathBuf, ClientError> {
+        let (unfinished, name) = (Arc::clone(&self.unfinished), name.to_owned());
+        let named = glommio::executor().spawn_blocking(move || take_free_name(&unfinished, &name)).await;
+        let name = named.map_err(|source| self.failure(source))?;
+        Ok(self.directory.join(name))
     }
 
     /// Hands the buffer to the blocking thread, once that is done with the one before.
@@ -170,29 +187,16 @@ impl PartFile {
     }
 
     fn failure(&self, source: io::Error) -> ClientError {
-        ClientError::File { path: self.path.clone(), source }
+        ClientError::File { path: self.directory.join(self.unfinished.name()), source }
     }
 }
 
-impl Drop for PartFile {
-    fn drop(&mut self) {
-        if !self.published {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Renames without ever replacing: a hard link fails where the name is taken, as no rename would.
-fn move_to_free_name(from: &Path, directory: &Path, name: &str) -> io::Result<PathBuf> {
+/// Gives the file the first free of the names; never replaces anything.
+fn take_free_name(unfinished: &Unfinished, name: &str) -> io::Result<String> {
     for attempt in 0..NAMES_MAX {
-        let to = directory.join(numbered_name(name, attempt));
-        let linked = match fs::hard_link(from, &to) {
-            Err(error) if has_no_links(&error) => rename_to_reserved(from, &to),
-            Ok(()) => fs::remove_file(from),
-            Err(error) => Err(error),
-        };
-        match linked {
-            Ok(()) => return Ok(to),
+        let name = numbered_name(name, attempt);
+        match unfinished.publish(name.as_ref()) {
+            Ok(()) => return Ok(name),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
@@ -200,27 +204,15 @@ fn move_to_free_name(from: &Path, directory: &Path, name: &str) -> io::Result<Pa
     Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("every name like {name:?} is taken")))
 }
 
-/// File systems without hard links: the name is reserved with an empty file of ours, which the rename then replaces.
-fn rename_to_reserved(from: &Path, to: &Path) -> io::Result<()> {
-    OpenOptions::new().write(true).create_new(true).open(to)?;
-    fs::rename(from, to)
-}
-
-fn has_no_links(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied | io::ErrorKind::TooManyLinks
-    )
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
 mod tests {
+    use std::fs;
+
     use super::*;
-    use glommio::{LocalExecutorBuilder, Placement};
 
     fn run<T>(future: impl Future<Output = T>) -> T {
-        LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10).make().unwrap().run(future)
+        crate::engine::run_on_executor(None, future).unwrap()
     }
 
     fn names_in(directory: &Path) -> Vec<String> {

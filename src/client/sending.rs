@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use futures_lite::future::{or, poll_once, yield_now};
 
-use super::ClientError;
 use super::answer;
 use super::endpoint::{Endpoint, Event, Incoming, Outgoing, Urgent};
 use super::ledger::Ledger;
 use super::message::{MessageSpec, MessageStream};
 use super::source::Source;
 use super::transport::within;
+use super::{ClientError, Stage};
 use crate::proto::head::{Head, Kind, Method};
 use crate::proto::status::Status;
 
@@ -79,14 +79,17 @@ pub async fn send_message(
     let turn = or(written, or(ended, or(failed, stalled))).await;
     let result = match turn {
         Turn::Written(Err(error @ ClientError::Io(_))) => {
-            within(LAST_WORDS_LIMIT, reading).await;
-            Err(error)
+            // That the other side speaks TLS says more than that it has closed.
+            let last = within(LAST_WORDS_LIMIT, Stage::Transferring, reading).await;
+            Err(last.filter(speaks_tls).unwrap_or(error))
         }
         Turn::Written(result) => result,
+        Turn::Ended(error) if speaks_tls(&error) => Err(error),
         // The last confirmation may have come together with the end.
         Turn::Ended(error) => poll_once(writing).await.unwrap_or(Err(error)),
         Turn::Failed => {
-            within(LAST_WORDS_LIMIT, writing).await.unwrap_or_else(|| Err(lost("after a failure")))
+            let written = within(LAST_WORDS_LIMIT, Stage::Transferring, writing).await;
+            written.unwrap_or_else(|| Err(lost("after a failure")))
         }
         Turn::Stalled => Err(ClientError::stalled(options.idle_limit)),
     };
@@ -101,6 +104,10 @@ enum Turn {
     Ended(ClientError),
     Failed,
     Stalled,
+}
+
+const fn speaks_tls(error: &ClientError) -> bool {
+    matches!(error, ClientError::SpeaksTls)
 }
 
 fn lost(when: &str) -> ClientError {

@@ -18,11 +18,11 @@ use futures_rustls::rustls::crypto::{CryptoProvider, verify_tls12_signature, ver
 use futures_rustls::rustls::server::NoServerSessionStorage;
 use futures_rustls::rustls::version::{TLS12, TLS13};
 use futures_rustls::rustls::{
-    self, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
-    SupportedProtocolVersion,
+    self, ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme, SupportedProtocolVersion,
 };
 
 use super::ClientError;
+use crate::trust::{Authorities, TlsFault};
 
 /// Whom a TLS client believes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,10 +146,10 @@ pub fn server_identity_offering(
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| tls_setup(key.display(), error))?;
     let mut config = ServerConfig::builder_with_provider(provider(offer))
         .with_protocol_versions(versions(offer))
-        .map_err(|error| tls_setup("TLS", error))?
+        .map_err(|error| tls_setup("TLS", words(&error)))?
         .with_no_client_auth()
         .with_single_cert(chain, private)
-        .map_err(|error| tls_setup(certificate.display(), error))?;
+        .map_err(|error| tls_setup(certificate.display(), words(&error)))?;
     if let Offer::Only(_) = offer {
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -186,6 +186,10 @@ fn tls_setup(what: impl fmt::Display, reason: impl fmt::Display) -> ClientError 
     ClientError::TlsSetup { what: what.to_string(), reason: reason.to_string() }
 }
 
+fn words(error: &rustls::Error) -> TlsFault {
+    TlsFault::from(error)
+}
+
 pub(super) fn server_name(host: &str) -> Result<ServerName<'static>, ClientError> {
     ServerName::try_from(host.to_owned())
         .map_err(|_| tls_setup(host, "not a host name that a certificate can cover"))
@@ -212,38 +216,41 @@ fn client_config_of(
 ) -> Result<Arc<ClientConfig>, ClientError> {
     let builder = ClientConfig::builder_with_provider(provider(offer))
         .with_protocol_versions(versions)
-        .map_err(|error| tls_setup("TLS", error))?;
-    let mut config = match trust {
-        Trust::System => builder.with_root_certificates(system_roots()?).with_no_client_auth(),
+        .map_err(|error| tls_setup("TLS", words(&error)))?;
+    let provider = Arc::clone(builder.crypto_provider());
+    let verifier: Arc<dyn ServerCertVerifier> = match trust {
+        Trust::System => Arc::new(system_authorities(&provider)?),
         Trust::File(path) => {
-            let mut roots = RootCertStore::empty();
+            let mut authorities = Authorities::none(provider.signature_verification_algorithms);
             for certificate in read_certificates(path)? {
-                roots.add(certificate).map_err(|error| tls_setup(path.display(), error))?;
+                authorities
+                    .add_named(&certificate)
+                    .map_err(|error| tls_setup(path.display(), words(&error)))?;
             }
-            builder.with_root_certificates(roots).with_no_client_auth()
+            Arc::new(authorities)
         }
-        Trust::Anybody => {
-            let verifier = Arc::new(TrustAnybody(provider(offer)));
-            builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
-        }
+        Trust::Anybody => Arc::new(TrustAnybody(provider)),
     };
+    let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     if let Offer::Only(_) = offer {
         config.resumption = Resumption::disabled();
     }
     Ok(Arc::new(config))
 }
 
-fn system_roots() -> Result<RootCertStore, ClientError> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
+fn system_authorities(provider: &CryptoProvider) -> Result<Authorities, ClientError> {
+    let mut authorities = Authorities::none(provider.signature_verification_algorithms);
+    for certificate in rustls_native_certs::load_native_certs().certs {
+        // Among a system's there may be some that cannot be read.
+        let _ = authorities.add_authority(&certificate);
+    }
+    if authorities.is_empty() {
         return Err(tls_setup(
             "the system's certificate authorities",
             "none found (install ca-certificates, or use --ca FILE)",
         ));
     }
-    Ok(roots)
+    Ok(authorities)
 }
 
 /// Accepts every certificate, but still checks that the peer holds the key of the one it shows.
@@ -282,5 +289,78 @@ impl ServerCertVerifier for TrustAnybody {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
+mod tests {
+    use std::fs;
+
+    use futures_rustls::rustls::{ClientConnection, ServerConnection};
+
+    use super::*;
+    use crate::trust::made;
+
+    /// What comes of a handshake with a server that shows this, where the certificates of a file are trusted.
+    fn shaken(
+        trusted: &CertificateDer<'_>,
+        shown: &made::Shown,
+        version: &'static SupportedProtocolVersion,
+    ) -> Result<(), rustls::Error> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ca.pem");
+        fs::write(&path, pem(trusted)).unwrap();
+        let config = client_config_of(Offer::Everything, &Trust::File(path), &[version]).unwrap();
+        let server = ServerConfig::builder_with_provider(provider(Offer::Everything))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(shown.chain.clone(), shown.key.clone_key())
+            .unwrap();
+        let mut client = ClientConnection::new(config, server_name(made::HOST).unwrap()).unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let (mut there, mut back) = (Vec::new(), Vec::new());
+            while client.wants_write() {
+                client.write_tls(&mut there).unwrap();
+            }
+            let mut there = &there[..];
+            while !there.is_empty() {
+                server.read_tls(&mut there).unwrap();
+                server.process_new_packets().unwrap();
+            }
+            while server.wants_write() {
+                server.write_tls(&mut back).unwrap();
+            }
+            let mut back = &back[..];
+            while !back.is_empty() {
+                client.read_tls(&mut back).unwrap();
+                client.process_new_packets()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pem(certificate: &CertificateDer<'_>) -> String {
+        use base64::Engine as _;
+        let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+        let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+    }
+
+    // webpki alone searches for up to 200,000 steps, and says so.
+    #[test]
+    fn made_up_chain_of_a_server_is_not_searched() {
+        let root = made::named("Root").self_signed();
+        for version in [&TLS12, &TLS13] {
+            for (what, shown) in made::hostile("Root") {
+                let error = shaken(&root.certificate, &shown, version).unwrap_err();
+                assert!(!format!("{error:?}").contains("Maximum"), "{what}: {error:?}");
+            }
+            let between = made::named("Between").signed_by(&root);
+            let honest = made::shown(&between, [root.certificate.clone(), between.certificate.clone()]);
+            assert_eq!(shaken(&root.certificate, &honest, version), Ok(()));
+        }
     }
 }

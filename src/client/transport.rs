@@ -17,8 +17,9 @@ use futures_rustls::rustls::ProtocolVersion;
 use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use glommio::net::{TcpListener, TcpStream};
 
+use super::overdue::Due;
 use super::tls::{ListenSecurity, Security, server_name};
-use super::{ClientError, Target};
+use super::{ClientError, Stage, Target};
 
 /// rustls asks for 4 KiB at a time; one read this large from the socket feeds many of those.
 const SOCKET_BUFFER_BYTES: usize = 128 << 10;
@@ -208,8 +209,9 @@ impl Listener {
     }
 }
 
-/// The value, or `None` once the time is up.
-pub(super) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+/// The value, or `None` once the time is up, which is noted for others to see: the step belongs to this stage.
+pub(super) async fn within<T>(limit: Duration, stage: Stage, future: impl Future<Output = T>) -> Option<T> {
+    let _due = Due::within(limit, stage);
     let value = async { Some(future.await) };
     let alarm = async {
         glommio::timer::sleep(limit).await;
@@ -223,7 +225,7 @@ async fn shaken_hands<T>(
     peer: String,
     limit: Duration,
 ) -> Result<T, ClientError> {
-    match within(limit, handshake).await {
+    match within(limit, Stage::Connecting, handshake).await {
         Some(result) => result.map_err(|source| ClientError::Handshake { peer, source }),
         None => Err(ClientError::Handshake { peer, source: timed_out(limit) }),
     }
@@ -253,7 +255,8 @@ impl Socket {
             host: target.host.clone(),
             source: io::Error::new(io::ErrorKind::NotFound, "it has no address"),
         };
-        for address in resolve(target).await? {
+        for address in resolve(target, limit).await? {
+            let _due = Due::within(limit, Stage::Connecting);
             match TcpStream::connect_timeout(address, limit).await {
                 Ok(stream) => return Self::new(stream),
                 Err(error) => {
@@ -269,11 +272,12 @@ impl Socket {
 }
 
 /// The addresses of a host, looked up on the blocking thread.
-async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, ClientError> {
+async fn resolve(target: &Target, limit: Duration) -> Result<Vec<SocketAddr>, ClientError> {
     let (host, port) = (target.host.clone(), target.port);
-    let looked_up = glommio::executor()
-        .spawn_blocking(move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>))
-        .await;
+    let looking_up = glommio::executor()
+        .spawn_blocking(move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>));
+    let looked_up = within(limit, Stage::Connecting, looking_up).await;
+    let looked_up = looked_up.unwrap_or_else(|| Err(timed_out(limit)));
     looked_up.map_err(|source| ClientError::Resolve { host: target.host.clone(), source })
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustls_pki_types::ServerName;
 
+use super::access::Opened;
 use super::accounts;
 use super::certificates::{self, CertifiedPair, PairSource};
 use super::raw::{Raw, RawMetrics, RawPair, RawUser};
@@ -58,6 +59,10 @@ impl TryFrom<Raw> for Config {
         check_metrics(&raw.metrics, &mut problems);
         let file = raw.accounting_file.take().map(|path| files.resolve(&path));
         let accounting = raw.accounting_format.map(|format| Accounting { format, file });
+        if raw.opens_later {
+            let (accounting, admin) = (accounting.as_ref(), admin.as_deref());
+            Opened { backend: &backend, accounting, admin }.check(&mut problems, &mut warnings);
+        }
         warn(&raw, &hostname, &mut warnings);
         accounts::warn(&backend, users_written, raw.limits.lookup_timeout, &raw.origin, &mut warnings);
 

@@ -14,6 +14,7 @@ use serde_yaml::Value;
 use super::MemoryUser;
 use super::certificates::{self, readable_by_others};
 use super::walk::{self, Problems, Section};
+use crate::proto::address;
 use crate::proto::digest::Algorithm;
 
 /// Where accounts are looked up.
@@ -352,10 +353,10 @@ pub(super) fn warn(
 
 impl Server {
     fn warning(&self) -> Option<String> {
-        let address = self.host.parse::<std::net::IpAddr>();
+        let address = address::parse(&self.host);
         let stays_here = self.socket.is_some()
             || self.host == "localhost"
-            || address.is_ok_and(|address| address.is_loopback());
+            || address.is_some_and(|address| address.is_loopback());
         match &self.tls {
             None if !stays_here => Some(format!(
                 "auth.mysql.url: what proves the users crosses the network from {} in clear: write \

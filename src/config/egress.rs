@@ -2,21 +2,32 @@
 //!
 //! RFC 4976, section 5: a client names the next hop, so without a policy every account could make the
 //! relay knock at the operator's internal services. The address is judged after DNS, on every attempt,
-//! in its canonical form: an IPv4 address in IPv6 clothing is judged as what it is.
+//! in its canonical form: an IPv4 address in IPv6 clothing is judged as what it is, and an IPv6 address that leads to an
+//! IPv4 one by a translator or a tunnel is judged as both.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
 use super::Outbound;
+use crate::proto::address::{canonical, embedded};
 
 impl Outbound {
-    /// True if `address` may be dialled: not in `deny`, and either in `allow` or on the public Internet.
+    /// True if `address` may be dialled: not in `deny`, and either in `allow` or on the public Internet; and the same of
+    /// every IPv4 address inside it. No address at all (`0.0.0.0`, `::`) leads to this host and never may.
     #[must_use]
     pub fn permits(&self, address: IpAddr) -> bool {
-        let address = unwrapped(address);
-        let within = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&address));
-        !within(&self.deny) && (within(&self.allow) || is_public(address))
+        let address = canonical(address);
+        let inner: Vec<IpAddr> = match address {
+            IpAddr::V4(_) => Vec::new(),
+            IpAddr::V6(v6) => embedded(v6).map(IpAddr::V4).collect(),
+        };
+        let within = |nets: &[IpNet], address: &IpAddr| nets.iter().any(|net| net.contains(address));
+        let may = |address: &IpAddr| {
+            !address.is_unspecified() && (within(&self.allow, address) || is_public(*address))
+        };
+        let is_denied = within(&self.deny, &address) || inner.iter().any(|inner| within(&self.deny, inner));
+        !is_denied && inner.iter().all(may) && (may(&address) || is_translated(address))
     }
 }
 
@@ -28,16 +39,11 @@ impl Outbound {
     }
 }
 
-/// The IPv4 address inside a mapped, NAT64 or 6to4 address; anything else as it is.
-fn unwrapped(address: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = address.to_canonical() else {
-        return address.to_canonical();
-    };
-    match v6.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
-            IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
-        }
-        _ => IpAddr::V6(v6),
+/// Whether an address stands for the IPv4 address inside it and for nothing else: what is there is judged by that.
+fn is_translated(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(v6) => matches!(v6.segments(), [0x64, 0xff9b, 0, 0, 0, 0, _, _] | [0x2002, ..]),
     }
 }
 
@@ -129,6 +135,44 @@ mod tests {
         assert!(outbound.permits("fd12::1".parse().unwrap()));
         assert!(!outbound.permits("10.0.0.1".parse().unwrap()));
         assert!(!outbound.permits("::1".parse().unwrap()));
+    }
+
+    // What a wide range allows is not what hides in it.
+    #[test]
+    fn an_address_inside_another_is_judged_too() {
+        let wide = outbound(&["::/0", "10.1.0.0/16"], &["192.0.2.0/24"]);
+        for address in [
+            "64:ff9b::127.0.0.1",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b::192.0.2.1",
+            "2002:7f00:1::1",
+            "2002:c000:201::1",
+            "::127.0.0.1",
+            "::ffff:0:127.0.0.1",
+            "::ffff:127.0.0.1",
+            "2001:0:808:808:0:0:80ff:fffe",
+            "2001:0:7f00:1:0:0:f7f7:f7f7",
+        ] {
+            assert!(!wide.permits(address.parse().unwrap()), "{address}");
+        }
+        for address in ["64:ff9b::10.1.0.1", "64:ff9b::8.8.8.8", "2001:0:808:808:0:0:f7f7:f7f7", "fd00::1"] {
+            assert!(wide.permits(address.parse().unwrap()), "{address}");
+        }
+        let denied = outbound(&[], &["64:ff9b::/96", "2002::/16"]);
+        assert!(!denied.permits("64:ff9b::8.8.8.8".parse().unwrap()), "as itself");
+        assert!(!denied.permits("2002:808:808::1".parse().unwrap()), "as itself");
+        assert!(denied.permits("8.8.8.8".parse().unwrap()));
+    }
+
+    // The kernel takes these for this host, which no range is meant to allow.
+    #[test]
+    fn no_address_at_all_is_never_dialled() {
+        let everything = outbound(&["0.0.0.0/0", "::/0"], &[]);
+        for address in ["0.0.0.0", "::", "::ffff:0.0.0.0", "64:ff9b::0.0.0.0", "2002::1"] {
+            assert!(!everything.permits(address.parse().unwrap()), "{address}");
+        }
+        assert!(everything.permits("127.0.0.1".parse().unwrap()));
+        assert!(everything.permits("::1".parse().unwrap()));
     }
 
     #[test]

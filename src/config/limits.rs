@@ -32,20 +32,21 @@ pub struct Limits {
     pub queue_bytes_high: usize,
     /// Octets queued towards one peer at which a paused sender goes on; below `queue_bytes_high`.
     pub queue_bytes_low: usize,
-    /// Octets queued towards all peers of the process together at which no more connections are taken and
-    /// each of those there are is read only as far as its request needs. Divided among the cores, which lend
-    /// each other what they do not need.
+    /// Bytes queued towards all peers of the process together, and all else that they make it keep in memory (open
+    /// transactions, answers, REPORTs, unfinished input, clients behind relays), at which no more connections are
+    /// taken and each of those there are is read only as far as its request needs. Divided among the cores, which
+    /// lend each other what they do not need.
     pub queue_bytes_total: usize,
     /// The most octets handed to the socket in one piece: a waiting frame waits that long at most.
     pub flush_bytes_max: usize,
-    /// The most connections the whole process holds at once.
+    /// The most connections the whole process holds at once. One more takes the place of the one that has proven least.
     pub connections_max: usize,
-    /// The most connections from one address; a /64 of IPv6 is one address.
+    /// The most connections from one address; a /56 of IPv6 is one address.
     pub connections_per_address_max: usize,
     /// The most of these that have neither authenticated nor had a request forwarded.
     pub unauthenticated_per_address_max: usize,
     /// The most connections that have neither authenticated nor had a request forwarded, in percent of
-    /// `connections_max`.
+    /// `connections_max`. One more takes the place of another of them.
     pub unauthenticated_percent_max: usize,
     /// Requests refused to a connection that has neither, after which it is closed.
     pub refused_requests_max: usize,
@@ -63,8 +64,14 @@ pub struct Limits {
     pub bytes_per_second_per_user_max: usize,
     /// The most transactions that may await an answer from one peer.
     pub transactions_per_peer_max: usize,
-    /// The most account look-ups, and the most name look-ups, that may wait for the control thread.
+    /// The most account look-ups, name look-ups, and connects to next hops, each by itself, that may wait for their turn.
     pub lookups_waiting_max: usize,
+    /// Account look-ups under way at once for one address, or for one relay with clients behind it.
+    pub lookups_per_address_max: usize,
+    /// Name look-ups under way at once for one user.
+    pub lookups_per_user_max: usize,
+    /// Connects to next hops under way at once for one user.
+    pub dials_per_user_max: usize,
     /// The most addresses of one host name that are tried.
     pub addresses_per_name_max: usize,
     /// How long failures are counted together, and so how long a ban can last.
@@ -75,6 +82,9 @@ pub struct Limits {
     pub first_request_timeout: Duration,
     /// How long the rest of a head may take from its first octet on.
     pub head_timeout: Duration,
+    /// How long the rest of a TLS record may take from its first byte on, not counting the time in which the
+    /// connection is not read from. A record is in memory until it is complete.
+    pub record_timeout: Duration,
     /// How long a receiver that takes nothing may hold up the other sessions of a connection, such as
     /// another relay's; then what waits for it from there is refused with 413.
     pub stall_timeout: Duration,
@@ -82,9 +92,9 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// How long a connection that no session uses may be silent.
     pub idle_timeout: Duration,
-    /// How long an account look-up may take before its answer is "unavailable".
+    /// How long an account look-up may wait and take before its answer is "unavailable".
     pub lookup_timeout: Duration,
-    /// How long a name look-up may take, all servers and repetitions together.
+    /// How long a name look-up may wait and take, all servers and repetitions together.
     pub resolve_timeout: Duration,
 }
 
@@ -115,11 +125,15 @@ impl Default for Limits {
             bytes_per_second_per_user_max: 0,
             transactions_per_peer_max: 4096,
             lookups_waiting_max: 1024,
+            lookups_per_address_max: 64,
+            lookups_per_user_max: 16,
+            dials_per_user_max: 32,
             addresses_per_name_max: 16,
             failure_window: Duration::from_secs(300),
             handshake_timeout: Duration::from_secs(10),
             first_request_timeout: Duration::from_secs(30),
             head_timeout: Duration::from_secs(10),
+            record_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(3600),
@@ -148,7 +162,7 @@ const SIZES: [Row<usize>; 11] = [
 ];
 
 /// Limits that count things.
-const COUNTS: [Row<usize>; 14] = [
+const COUNTS: [Row<usize>; 17] = [
     Row("headers_max", 16, 1024, |limits| &mut limits.headers_max),
     Row("path_uris_max", 4, 128, |limits| &mut limits.path_uris_max),
     Row("connections_max", 16, 4 << 20, |limits| &mut limits.connections_max),
@@ -162,11 +176,14 @@ const COUNTS: [Row<usize>; 14] = [
     Row("sessions_per_user_max", 0, 1 << 20, |limits| &mut limits.sessions_per_user_max),
     Row("transactions_per_peer_max", 16, 1 << 20, |limits| &mut limits.transactions_per_peer_max),
     Row("lookups_waiting_max", 16, 1 << 16, |limits| &mut limits.lookups_waiting_max),
+    Row("lookups_per_address_max", 1, 256, |limits| &mut limits.lookups_per_address_max),
+    Row("lookups_per_user_max", 1, 256, |limits| &mut limits.lookups_per_user_max),
+    Row("dials_per_user_max", 1, 1 << 20, |limits| &mut limits.dials_per_user_max),
     Row("addresses_per_name_max", 1, 64, |limits| &mut limits.addresses_per_name_max),
 ];
 
 /// Limits on time.
-const TIMES: [Row<Duration>; 9] = [
+const TIMES: [Row<Duration>; 10] = [
     Row("handshake_timeout", Duration::from_secs(1), Duration::from_secs(60), |limits| {
         &mut limits.handshake_timeout
     }),
@@ -177,6 +194,9 @@ const TIMES: [Row<Duration>; 9] = [
         &mut limits.failure_window
     }),
     Row("head_timeout", Duration::from_secs(1), Duration::from_secs(60), |limits| &mut limits.head_timeout),
+    Row("record_timeout", Duration::from_secs(1), Duration::from_secs(600), |limits| {
+        &mut limits.record_timeout
+    }),
     Row("stall_timeout", Duration::from_secs(1), Duration::from_secs(600), |limits| {
         &mut limits.stall_timeout
     }),

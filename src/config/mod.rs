@@ -20,6 +20,7 @@ use rustls_pki_types::CertificateDer;
 use crate::proto::digest::{Algorithm, Ha1};
 
 mod accept;
+mod access;
 mod accounts;
 mod certificates;
 mod egress;
@@ -361,9 +362,22 @@ impl Config {
     /// # Errors
     /// All that is wrong with the file, or that it cannot be read.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        Self::read(path, false)
+    }
+
+    /// The same, with what would only show when the relay runs: whether the files that it opens then, or makes, can be
+    /// opened or made by the user who calls this. Opens them to find out, and makes nothing.
+    ///
+    /// # Errors
+    /// All that is wrong, be it in the file or in what it names.
+    pub fn check(path: &Path) -> Result<Self, ConfigErrors> {
+        Self::read(path, true)
+    }
+
+    fn read(path: &Path, opens_later: bool) -> Result<Self, ConfigErrors> {
         let origin = path.display().to_string();
         match fs::read_to_string(path) {
-            Ok(text) => Self::from_yaml(&text, &origin),
+            Ok(text) => Self::try_from(Raw { opens_later, ..Raw::read(&text, &origin)? }),
             Err(error) => {
                 let message = certificates::explain_io(path, &error);
                 let told_already = format!("{origin}: ");

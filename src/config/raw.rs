@@ -18,6 +18,7 @@ use super::{
     AccountingFormat, ConfigErrors, Dns, DnsServers, EndpointTls, Limits, Listen, Log, LogFormat, LogLevel,
     Methods, Outbound, PlainPolicy, RecordLayer, Sessions, UnprovenRelays,
 };
+use crate::proto::address;
 use crate::proto::digest::{Algorithm, Ha1};
 
 /// A config before its keys are compared with each other and with the machine.
@@ -46,6 +47,8 @@ pub(super) struct Raw {
     pub(super) dns: Dns,
     pub(super) drain_timeout: Duration,
     pub(super) admin: Option<PathBuf>,
+    /// Whether it is to be found out if the files can be opened that are opened later.
+    pub(super) opens_later: bool,
     /// `None`: off.
     pub(super) accounting_format: Option<AccountingFormat>,
     pub(super) accounting_file: Option<PathBuf>,
@@ -125,6 +128,7 @@ impl Default for Raw {
             dns: Dns { servers: DnsServers::System },
             drain_timeout: Duration::ZERO,
             admin: None,
+            opens_later: false,
             accounting_format: None,
             accounting_file: None,
             limits: Limits::default(),
@@ -343,7 +347,7 @@ impl RawUser {
 
 fn socket_address(value: &Value) -> Result<SocketAddr, String> {
     let text = walk::text(value)?;
-    text.parse().map_err(|_| {
+    address::parse_socket(&text).ok_or_else(|| {
         format!("\"{text}\" is not an address and port: write it as \"0.0.0.0:2855\" or \"[::]:2855\"")
     })
 }
@@ -381,7 +385,7 @@ fn relay_name(value: &Value) -> Result<String, String> {
 /// The host of a peer as URIs have it, `*.` for one label before a name, an address with or without its brackets.
 fn peer_host(text: &str) -> Result<String, String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    if let Ok(address) = bare.parse::<IpAddr>() {
+    if let Some(address) = address::parse(bare) {
         return Ok(address.to_string());
     }
     let name = text.strip_prefix("*.").unwrap_or(text);
@@ -423,13 +427,22 @@ fn whole_seconds(value: &Value) -> Result<Duration, String> {
     }
 }
 
-/// A range, or a single address as the range of itself.
+/// A range, or a single address as the range of itself. A range of IPv4 addresses in IPv6 clothing is one of IPv4.
 fn net(value: &Value) -> Result<IpNet, String> {
     let text = walk::text(value)?;
-    let single = || text.parse::<IpAddr>().ok().map(IpNet::from);
-    text.parse::<IpNet>().ok().map(|net| net.trunc()).or_else(single).ok_or_else(|| {
+    let single = || address::parse(&text).map(IpNet::from);
+    text.parse::<IpNet>().ok().map(|net| canonical_net(net.trunc())).or_else(single).ok_or_else(|| {
         format!("\"{text}\" is not an address range: write it as \"192.0.2.0/24\" or \"2001:db8::/32\"")
     })
+}
+
+fn canonical_net(net: IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    let bits = net.prefix_len().checked_sub(MAPPED_BITS);
+    match (address::canonical(net.network()), bits) {
+        (ip @ IpAddr::V4(_), Some(bits)) if net.network().is_ipv6() => IpNet::new(ip, bits).unwrap_or(net),
+        _ => net,
+    }
 }
 
 /// One port, or a range of them.
@@ -457,8 +470,8 @@ fn dns_servers(value: &Value) -> Result<DnsServers, String> {
 
 fn dns_server(value: &Value) -> Result<SocketAddr, String> {
     let text = walk::text(value)?;
-    let with_port = || text.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, 53));
-    text.parse().ok().or_else(with_port).ok_or_else(|| {
+    let with_port = || address::parse(&text).map(|address| SocketAddr::new(address, 53));
+    address::parse_socket(&text).or_else(with_port).ok_or_else(|| {
         format!(
             "\"{text}\" is not a name server's address: write it as \"192.0.2.53\" or \"192.0.2.53:5353\""
         )

@@ -1,12 +1,12 @@
 //! Host names to addresses, and domains to their relays, for what the relay dials.
 //!
 //! Invariants: an answer is never empty and at most one longer than `addresses_per_name_max`; every look-up ends
-//! within `resolve_timeout`; a name is always taken as complete, so the search list of the host the relay
+//! within the time that its asker has left; one name is asked for once for all who ask at the same time, each in its own
+//! turn, and the order of a domain's relays is drawn for each; a name is always taken as complete, so the search list of the host the relay
 //! runs on cannot turn a client's `intranet` into an inside host. `localhost` and the hosts file are honoured.
 //! Must not know: which addresses may be dialled (that is judged afterwards). RFC 4976, section 5.2.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolverConfig};
@@ -14,7 +14,9 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
+use super::together::Together;
 use crate::config::{DnsServers, Limits};
+use crate::proto::address::{self, canonical};
 use crate::srv::{PORT_DEFAULT, SERVICE, order};
 
 /// Why a name has no addresses for us. Towards a client all of these look alike.
@@ -29,16 +31,23 @@ pub enum ResolveError {
     /// Too many look-ups wait already, or the control thread has gone.
     #[error("too many name look-ups are waiting")]
     Busy,
+    /// So many of the same user's were under way that this one had no turn in time.
+    #[error("the same user's other look-ups took all the time")]
+    Share,
     /// A server refused or answered nonsense.
     #[error("the name server failed: {0}")]
     Failed(String),
 }
 
+/// A relay of a domain: priority, weight, and where it listens.
+type Record = (u16, u16, (Name, u16));
+
 /// The resolver and its bounds.
 pub(super) struct Resolver {
     resolver: TokioResolver,
-    timeout: Duration,
     addresses_max: usize,
+    hosts: Together<Name, Result<Vec<IpAddr>, ResolveError>>,
+    services: Together<Name, Result<Vec<Record>, ResolveError>>,
 }
 
 impl Resolver {
@@ -59,49 +68,30 @@ impl Resolver {
         options.timeout = limits.resolve_timeout / 2;
         Ok(Self {
             resolver: builder.build()?,
-            timeout: limits.resolve_timeout,
             addresses_max: limits.addresses_per_name_max + 1,
+            hosts: Together::new(may_be_shared),
+            services: Together::new(may_be_shared),
         })
     }
 
-    /// The addresses of `host`, IPv4 first.
+    /// The addresses of `host`, IPv4 first. The caller sets the time-out, here and below.
     pub(super) async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
-        if let Ok(address) = host.parse() {
+        if let Some(address) = address::parse(host) {
             return Ok(vec![address]);
         }
-        let name = complete(host)?;
-        let found = tokio::time::timeout(self.timeout, self.resolver.lookup_ip(name))
-            .await
-            .map_err(|_| ResolveError::TimedOut)?
-            .map_err(|error| explain(&error))?;
-        let addresses: Vec<_> = found.iter().take(self.addresses_max).collect();
-        if addresses.is_empty() { Err(ResolveError::NoAddress) } else { Ok(addresses) }
+        self.addresses(complete(host)?).await
     }
-}
 
-impl Resolver {
     /// Where the relay of a domain listens: what its SRV records say, in the order of this time; without any the domain
     /// itself, at the default port (RFC 4976, section 8).
     pub(super) async fn locate(&self, domain: &str) -> Result<Vec<SocketAddr>, ResolveError> {
-        tokio::time::timeout(self.timeout, self.ways_to(domain)).await.map_err(|_| ResolveError::TimedOut)?
-    }
-
-    async fn ways_to(&self, domain: &str) -> Result<Vec<SocketAddr>, ResolveError> {
         let domain = complete(domain)?;
         let service = Name::from_ascii(SERVICE).and_then(|front| front.append_domain(&domain));
         let service = service.map_err(|_| ResolveError::NoAddress)?;
-        let mut records = Vec::new();
-        match self.resolver.lookup(service, RecordType::SRV).await.map_err(|error| explain(&error)) {
-            Ok(found) => {
-                for record in found.answers() {
-                    if let RData::SRV(srv) = &record.data {
-                        records.push((srv.priority, srv.weight, (srv.target.clone(), srv.port)));
-                    }
-                }
-            }
-            Err(ResolveError::NoAddress) => {}
-            Err(error) => return Err(error),
-        }
+        let mut records = match self.records(service).await {
+            Err(ResolveError::NoAddress) => Vec::new(),
+            records => records?,
+        };
         if records.is_empty() {
             records.push((0, 0, (domain, PORT_DEFAULT)));
         }
@@ -110,9 +100,9 @@ impl Resolver {
         let draw = |below: u32| getrandom::u32().unwrap_or_default() % below;
         let (mut ways, mut failure) = (Vec::new(), ResolveError::NoAddress);
         for (target, port) in order(records, draw) {
-            match self.resolver.lookup_ip(target).await {
-                Ok(found) => ways.extend(found.iter().map(|address| SocketAddr::new(address, port))),
-                Err(error) => failure = explain(&error),
+            match self.addresses(target).await {
+                Ok(found) => ways.extend(found.into_iter().map(|address| SocketAddr::new(address, port))),
+                Err(error) => failure = error,
             }
             if ways.len() >= self.addresses_max {
                 break;
@@ -121,6 +111,33 @@ impl Resolver {
         ways.truncate(self.addresses_max);
         if ways.is_empty() { Err(failure) } else { Ok(ways) }
     }
+
+    async fn addresses(&self, name: Name) -> Result<Vec<IpAddr>, ResolveError> {
+        let ask = async || {
+            let found = self.resolver.lookup_ip(name.clone()).await.map_err(|error| explain(&error))?;
+            let addresses: Vec<_> = found.iter().map(canonical).take(self.addresses_max).collect();
+            if addresses.is_empty() { Err(ResolveError::NoAddress) } else { Ok(addresses) }
+        };
+        self.hosts.ask(name.clone(), ask).await
+    }
+
+    async fn records(&self, service: Name) -> Result<Vec<Record>, ResolveError> {
+        let ask = async || {
+            let found = self.resolver.lookup(service.clone(), RecordType::SRV).await;
+            let found = found.map_err(|error| explain(&error))?;
+            let records = found.answers().iter().filter_map(|record| match &record.data {
+                RData::SRV(srv) => Some((srv.priority, srv.weight, (srv.target.clone(), srv.port))),
+                _ => None,
+            });
+            Ok(records.collect())
+        };
+        self.services.ask(service.clone(), ask).await
+    }
+}
+
+/// Silence may have been a lost packet's fault: who asked later has time left to find out.
+fn may_be_shared<T>(answer: &Result<T, ResolveError>) -> bool {
+    !matches!(answer, Err(ResolveError::TimedOut | ResolveError::Busy))
 }
 
 /// A host name, taken as complete.

@@ -1,17 +1,22 @@
 //! The control plane: one thread for everything that may wait on something slow.
 //!
-//! Data cores ask through a [`ControlHandle`] and await the answer; they never block. Account and name
-//! look-ups have a queue each, so silent name servers cannot hold up an AUTH.
+//! Data cores ask through a [`ControlHandle`] and await the answer; they never block. Account look-ups, name look-ups
+//! and connects to next hops have a queue each, so silent name servers cannot hold up an AUTH. In each of them the
+//! askers take turns (`turns`): users, or for an AUTH, which has no user yet, addresses. Silence that one of them waits
+//! for holds up its own requests and no other's.
 //!
-//! Invariants: every request is answered, within its time-out and whatever happens: a full queue, a backend
-//! that panics and a thread that is gone all read as unavailable, never as "no such user". Both queues and
-//! the number of look-ups under way are bounded.
+//! Invariants: every request is answered, within its time-out, the time in the queue included, and whatever happens: a
+//! full queue, a backend that panics and a thread that is gone all read as unavailable, never as "no such user". What
+//! waits and what is under way is bounded in all and for each asker; what has been asked counts as under way until it
+//! is answered or its time is over, though its asker be gone.
 //! Must not know: sessions, connections, what an answer is used for.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,19 +28,28 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::config::{Config, DnsServers, Limits};
+use crate::proto::digest::Attempt;
+use crate::relay::Who;
+use crate::telemetry::{Site, Source, gated};
 
 mod accounts;
 mod dns;
 mod reply;
+mod together;
+mod turns;
 
 use accounts::{Accounts, AccountsSettings};
 pub use accounts::{AccountsReady, Answer, Secret, User, UserFile, UserFileError, WhyUnavailable};
 pub use dns::ResolveError;
 use dns::Resolver;
 use reply::{Reply, reply};
+use turns::{Bounds, Turns, Waiting};
 
 /// Look-ups under way at once, of each kind; the others wait in the queue.
 const RUNNING_MAX: usize = 256;
+/// Requests of one kind that come in while the thread has no CPU; more are refused. It sorts them into its queue at once,
+/// whatever it waits for, so that no more of them stand here than come within a moment.
+const ARRIVING_MAX: usize = 1 << 14;
 /// Reloads that may wait: whoever asks for one waits until it is done.
 const RELOADS_WAITING_MAX: usize = 1;
 
@@ -86,8 +100,9 @@ impl Control {
         accounts: impl FnOnce(AccountsReady) -> Accounts + Send + 'static,
     ) -> Result<Self, ControlError> {
         let waiting_max = config.limits.lookups_waiting_max;
-        let (look_up, look_ups) = async_channel::bounded(waiting_max);
-        let (resolve, resolves) = async_channel::bounded(waiting_max);
+        let (look_up, look_ups) = queue(waiting_max);
+        let (resolve, resolves) = queue(waiting_max);
+        let (dial, dials) = queue(waiting_max);
         let (reload, reloads) = async_channel::bounded(RELOADS_WAITING_MAX);
         let (stop, stopped) = oneshot::channel();
         let ready = AccountsReady::default();
@@ -96,8 +111,9 @@ impl Control {
         let (report, started) = mpsc::channel();
 
         let (servers, limits) = (config.dns.servers.clone(), config.limits.clone());
+        let connect_timeout = config.outbound.connect_timeout;
         let cpu = spare_cpu(&config.cores);
-        let queues = Queues { look_ups: Draining(look_ups), resolves: Draining(resolves), reloads };
+        let queues = Queues { look_ups, resolves, dials, reloads };
         let run = move || {
             let _end = end;
             if let Some(cpu) = cpu {
@@ -106,11 +122,13 @@ impl Control {
             match prepare(|| Resolver::new(&servers, &limits)) {
                 Ok((runtime, resolver)) => {
                     let _ = report.send(Ok(()));
-                    let lookup_timeout = Cell::new(limits.lookup_timeout);
                     LocalSet::new().block_on(&runtime, async move {
                         let accounts = RefCell::new(Rc::new(accounts(ready.clone())));
                         let resolver = RefCell::new(Rc::new(resolver));
-                        Plane { accounts, ready, resolver, lookup_timeout }.run(queues, stopped).await;
+                        let limits = RefCell::new(Rc::new(limits));
+                        let connect_timeout = Cell::new(connect_timeout);
+                        let plane = Plane { accounts, ready, resolver, limits, connect_timeout };
+                        plane.run(queues, stopped).await;
                     });
                 }
                 Err(error) => {
@@ -121,11 +139,18 @@ impl Control {
         let thread =
             thread::Builder::new().name("control".to_owned()).spawn(run).map_err(ControlError::Thread)?;
         started.recv().map_err(|_| ControlError::Died)??;
-        Ok(Self { handle: ControlHandle { look_up, resolve }, reload, ready: shown, stop, ended, thread })
+        Ok(Self {
+            handle: ControlHandle { look_up, resolve, dial },
+            reload,
+            ready: shown,
+            stop,
+            ended,
+            thread,
+        })
     }
 
-    /// Takes accounts and name servers from where this config says, and their time-outs, from now on. Look-ups under
-    /// way end as they began, sessions do not notice.
+    /// Takes accounts and name servers from where this config says, their time-outs and what each asker may have, from
+    /// now on. Look-ups under way end as they began, those that wait are made by the new config, sessions do not notice.
     ///
     /// # Errors
     /// If the name servers cannot be used, the thread has died, or it does not answer in time; then nothing has changed.
@@ -133,7 +158,8 @@ impl Control {
         let (done, is_done) = mpsc::channel();
         let accounts = AccountsSettings::from(&config.auth);
         let (servers, limits) = (config.dns.servers.clone(), config.limits.clone());
-        let reload = Reload { accounts, servers, limits, done };
+        let connect_timeout = config.outbound.connect_timeout;
+        let reload = Reload { accounts, servers, limits, connect_timeout, done };
         match self.reload.try_send(reload) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(ControlError::StillRunning),
@@ -196,17 +222,73 @@ fn prepare(
 /// Asks the control plane. Cheap to clone; its futures may be awaited on any executor.
 #[derive(Clone, Debug)]
 pub struct ControlHandle {
-    look_up: Sender<LookUp>,
-    resolve: Sender<Resolve>,
+    look_up: Asking<Attempt, Answer>,
+    resolve: Asking<Wanted, Result<Vec<SocketAddr>, ResolveError>>,
+    dial: Asking<(), Turn>,
 }
 
+/// A question on its way to the thread.
 #[derive(Debug)]
-struct LookUp {
-    user: String,
-    realm: String,
-    /// What has waited in the queue for as long as a look-up may take is over when its turn comes.
+struct Ask<Q, A> {
+    who: Who,
+    /// What waits is part of what a look-up takes.
     asked: Instant,
-    reply: Reply<Answer>,
+    question: Q,
+    reply: Reply<Result<A, NoTurn>>,
+}
+
+/// Why something that was asked for had no turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoTurn {
+    /// Too many wait, and of this asker's the most.
+    Full,
+    /// It has waited as long as it may.
+    Late,
+    /// The same, and what it waited for was its asker's own: as much as one may have was under way.
+    Share,
+    /// The control thread is gone.
+    Gone,
+}
+
+/// Leave to connect to a next hop; counted until it is dropped.
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code, reason = "held for what its end does")] oneshot::Sender<()>);
+
+/// The asker's end of a queue.
+#[derive(Debug)]
+struct Asking<Q, A> {
+    arrivals: Sender<Box<Ask<Q, A>>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl<Q, A> Clone for Asking<Q, A> {
+    fn clone(&self) -> Self {
+        Self { arrivals: self.arrivals.clone(), waiting: Arc::clone(&self.waiting) }
+    }
+}
+
+impl<Q, A> Asking<Q, A> {
+    async fn ask(&self, who: Who, question: Q) -> Result<A, NoTurn> {
+        let (reply, answer) = reply();
+        let ask = Ask { who, asked: Instant::now(), question, reply };
+        match self.arrivals.try_send(Box::new(ask)) {
+            Ok(()) => answer.await.unwrap_or(Err(NoTurn::Gone)),
+            Err(TrySendError::Full(_)) => Err(NoTurn::Full),
+            Err(TrySendError::Closed(_)) => Err(NoTurn::Gone),
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.arrivals.len() + self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+/// Both ends of a queue.
+fn queue<Q, A>(waiting_max: usize) -> (Asking<Q, A>, Queue<Q, A>) {
+    let (sender, arrivals) = async_channel::bounded(ARRIVING_MAX);
+    let waiting = Arc::<AtomicUsize>::default();
+    let asking = Asking { arrivals: sender, waiting: Arc::clone(&waiting) };
+    (asking, Queue { arrivals: Draining(arrivals), turns: Turns::new(waiting_max), waiting })
 }
 
 #[derive(Debug)]
@@ -214,13 +296,8 @@ struct Reload {
     accounts: AccountsSettings,
     servers: DnsServers,
     limits: Limits,
+    connect_timeout: Duration,
     done: mpsc::Sender<Result<(), ControlError>>,
-}
-
-#[derive(Debug)]
-struct Resolve {
-    wanted: Wanted,
-    reply: Reply<Result<Vec<SocketAddr>, ResolveError>>,
 }
 
 #[derive(Debug)]
@@ -232,29 +309,31 @@ enum Wanted {
 }
 
 impl ControlHandle {
-    /// Account and name look-ups that wait for their turn.
+    /// Account look-ups, name look-ups and connects that wait for their turn.
     #[must_use]
-    pub fn waiting(&self) -> (usize, usize) {
-        (self.look_up.len(), self.resolve.len())
+    pub fn waiting(&self) -> [usize; 3] {
+        [self.look_up.waiting(), self.resolve.waiting(), self.dial.waiting()]
     }
 
-    /// Looks up the account that `user` names in `realm`.
-    pub async fn look_up(&self, user: String, realm: String) -> Answer {
-        let (reply, answer) = reply();
-        let asked = Instant::now();
-        if self.look_up.try_send(LookUp { user, realm, asked, reply }).is_err() {
-            return Answer::Unavailable(WhyUnavailable::Busy);
-        }
-        answer.await.unwrap_or(Answer::Unavailable(WhyUnavailable::Failed))
+    /// Looks up the account that these credentials name, in the turn of `who` has sent them.
+    pub async fn look_up(&self, who: Who, attempt: Attempt) -> Answer {
+        self.look_up.ask(who, attempt).await.unwrap_or_else(|why| {
+            Answer::Unavailable(match why {
+                NoTurn::Full => WhyUnavailable::Busy,
+                NoTurn::Late => WhyUnavailable::Late,
+                NoTurn::Share => WhyUnavailable::Share,
+                NoTurn::Gone => WhyUnavailable::Failed,
+            })
+        })
     }
 
     /// The addresses of `host`: at least one, IPv4 first, at most one more than
-    /// `limits.addresses_per_name_max`, which tells that there are too many.
+    /// `limits.addresses_per_name_max`, which tells that there are too many. In the turn of `who` wants to go there.
     ///
     /// # Errors
-    /// If there are none, or nobody says so in time.
-    pub async fn resolve(&self, host: String) -> Result<Vec<IpAddr>, ResolveError> {
-        let found = self.ask(Wanted::Host(host)).await?;
+    /// If there are none, or none are found in time.
+    pub async fn resolve(&self, who: Who, host: String) -> Result<Vec<IpAddr>, ResolveError> {
+        let found = self.ask(who, Wanted::Host(host)).await?;
         Ok(found.into_iter().map(|address| address.ip()).collect())
     }
 
@@ -262,17 +341,27 @@ impl ControlHandle {
     /// the domain's own addresses at port 2855 (RFC 4976, section 8). As many as with [`resolve`](Self::resolve).
     ///
     /// # Errors
-    /// If there is none, or nobody says so in time.
-    pub async fn locate(&self, domain: String) -> Result<Vec<SocketAddr>, ResolveError> {
-        self.ask(Wanted::Relay(domain)).await
+    /// If there is none, or none is found in time.
+    pub async fn locate(&self, who: Who, domain: String) -> Result<Vec<SocketAddr>, ResolveError> {
+        self.ask(who, Wanted::Relay(domain)).await
     }
 
-    async fn ask(&self, wanted: Wanted) -> Result<Vec<SocketAddr>, ResolveError> {
-        let (reply, answer) = reply();
-        if self.resolve.try_send(Resolve { wanted, reply }).is_err() {
-            return Err(ResolveError::Busy);
-        }
-        answer.await.unwrap_or(Err(ResolveError::Busy))
+    /// Waits until `who` may have one more connect under way.
+    ///
+    /// # Errors
+    /// If that takes longer than a connect may.
+    pub async fn turn_to_dial(&self, who: Who) -> Result<Turn, NoTurn> {
+        self.dial.ask(who, ()).await
+    }
+
+    async fn ask(&self, who: Who, wanted: Wanted) -> Result<Vec<SocketAddr>, ResolveError> {
+        self.resolve.ask(who, wanted).await.unwrap_or_else(|why| {
+            Err(match why {
+                NoTurn::Full | NoTurn::Gone => ResolveError::Busy,
+                NoTurn::Late => ResolveError::TimedOut,
+                NoTurn::Share => ResolveError::Share,
+            })
+        })
     }
 }
 
@@ -280,9 +369,25 @@ impl ControlHandle {
 
 /// The thread's ends of the queues.
 struct Queues {
-    look_ups: Draining<LookUp>,
-    resolves: Draining<Resolve>,
+    look_ups: Queue<Attempt, Answer>,
+    resolves: Queue<Wanted, Result<Vec<SocketAddr>, ResolveError>>,
+    dials: Queue<(), Turn>,
     reloads: Receiver<Reload>,
+}
+
+/// What was asked and waits for its turn.
+struct Queue<Q, A> {
+    arrivals: Draining<Box<Ask<Q, A>>>,
+    turns: Turns<Ask<Q, A>>,
+    /// How many wait in `turns`, for whoever wants to know.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// What holds for a queue, by the config of now.
+struct Terms {
+    bounds: Bounds,
+    /// How long a request may wait and run.
+    timeout: Duration,
 }
 
 /// A queue that leaves nobody waiting: what is in it when its reader goes is dropped there and then, for
@@ -303,19 +408,37 @@ struct Plane {
     ready: AccountsReady,
     /// As the accounts.
     resolver: RefCell<Rc<Resolver>>,
-    lookup_timeout: Cell<Duration>,
+    limits: RefCell<Rc<Limits>>,
+    connect_timeout: Cell<Duration>,
 }
 
 impl Plane {
     async fn run(self, queues: Queues, stopped: oneshot::Receiver<()>) {
-        let plane = Rc::new(self);
-        let looking_up = Rc::clone(&plane);
-        let look_ups = serve(queues.look_ups, move |request| Rc::clone(&looking_up).look_up(request));
-        let resolving = Rc::clone(&plane);
-        let resolves = serve(queues.resolves, move |request| Rc::clone(&resolving).resolve(request));
+        let plane = &Rc::new(self);
+        let limits = || Rc::clone(&plane.limits.borrow());
+        let terms = || {
+            let Limits { lookups_per_address_max, lookup_timeout, .. } = *limits();
+            let bounds = Bounds { running_max: RUNNING_MAX, share_max: lookups_per_address_max };
+            Terms { bounds, timeout: lookup_timeout }
+        };
+        let remembered = |attempt: &Attempt| plane.accounts.borrow().remembered(attempt);
+        let look_ups = queues.look_ups.serve(terms, remembered, |due| Rc::clone(plane).look_up(due));
+        let terms = || {
+            let Limits { lookups_per_user_max, resolve_timeout, .. } = *limits();
+            let bounds = Bounds { running_max: RUNNING_MAX, share_max: lookups_per_user_max };
+            Terms { bounds, timeout: resolve_timeout }
+        };
+        let resolves = queues.resolves.serve(terms, |_| None, |due| Rc::clone(plane).resolve(due));
+        // Connects of one user take nothing from others: a connection has its place in `connections_max` already.
+        let terms = || {
+            let bounds = Bounds { running_max: usize::MAX, share_max: limits().dials_per_user_max };
+            Terms { bounds, timeout: plane.connect_timeout.get() }
+        };
+        let dials = queues.dials.serve(terms, |()| None, give_turn);
         tokio::select! {
             () = look_ups => {}
             () = resolves => {}
+            () = dials => {}
             () = plane.take_reloads(&queues.reloads) => {}
             // The sender is dropped, never used.
             _ = stopped => {}
@@ -323,7 +446,7 @@ impl Plane {
     }
 
     async fn take_reloads(&self, reloads: &Receiver<Reload>) {
-        while let Ok(Reload { accounts, servers, limits, done }) = reloads.recv().await {
+        while let Ok(Reload { accounts, servers, limits, connect_timeout, done }) = reloads.recv().await {
             // What may fail comes first, so that nothing has changed if it does.
             let resolver = match Resolver::new(&servers, &limits) {
                 Ok(resolver) => resolver,
@@ -333,7 +456,8 @@ impl Plane {
                 }
             };
             self.resolver.replace(Rc::new(resolver));
-            self.lookup_timeout.set(limits.lookup_timeout);
+            self.limits.replace(Rc::new(limits));
+            self.connect_timeout.set(connect_timeout);
             // What the old backend says of itself from here on is no longer of interest.
             self.accounts.borrow().retire();
             let new = Rc::new(Accounts::new(&accounts, self.ready.clone()));
@@ -342,46 +466,111 @@ impl Plane {
         }
     }
 
-    async fn look_up(self: Rc<Self>, LookUp { user, realm, asked, reply }: LookUp) {
+    async fn look_up(self: Rc<Self>, Due { ask, left }: Due<Attempt, Answer>) {
         let accounts = Rc::clone(&self.accounts.borrow());
-        let left = self.lookup_timeout.get().saturating_sub(asked.elapsed());
-        let answer = tokio::time::timeout(left, accounts.look_up(&user, &realm)).await;
-        reply.send(answer.unwrap_or(Answer::Unavailable(WhyUnavailable::Late)));
+        let answer = tokio::time::timeout(left, accounts.look_up(ask.who, &ask.question)).await;
+        ask.reply.send(Ok(answer.unwrap_or(Answer::Unavailable(WhyUnavailable::Late))));
     }
 
-    async fn resolve(self: Rc<Self>, Resolve { wanted, reply }: Resolve) {
+    async fn resolve(self: Rc<Self>, Due { ask, left }: Due<Wanted, Result<Vec<SocketAddr>, ResolveError>>) {
         let resolver = Rc::clone(&self.resolver.borrow());
-        reply.send(match wanted {
-            Wanted::Host(host) => {
-                let found = resolver.resolve(&host).await;
-                found.map(|found| found.into_iter().map(|address| SocketAddr::new(address, 0)).collect())
+        let found = tokio::time::timeout(left, async {
+            match ask.question {
+                Wanted::Host(host) => {
+                    let found = resolver.resolve(&host).await?;
+                    Ok(found.into_iter().map(|address| SocketAddr::new(address, 0)).collect())
+                }
+                Wanted::Relay(domain) => resolver.locate(&domain).await,
             }
-            Wanted::Relay(domain) => resolver.locate(&domain).await,
         });
+        ask.reply.send(Ok(found.await.unwrap_or(Err(ResolveError::TimedOut))));
     }
 }
 
-/// Answers each request of a queue in a task of its own, [`RUNNING_MAX`] at a time. A task that panics
-/// drops its reply, which the asker reads as unavailable; the others go on.
-async fn serve<R, F>(requests: Draining<R>, answer: impl Fn(R) -> F)
-where
-    F: Future<Output = ()> + 'static,
-{
-    let mut running = JoinSet::new();
-    loop {
-        tokio::select! {
-            Some(ended) = running.join_next() => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "A look-up panicked");
+/// Lets a core connect, and waits until it has.
+async fn give_turn(Due { ask, .. }: Due<(), Turn>) {
+    let (turn, over) = oneshot::channel();
+    ask.reply.send(Ok(Turn(turn)));
+    // The sender is dropped, never used.
+    let _ = over.await;
+}
+
+/// A request whose turn it is, and the time that is left for it.
+struct Due<Q, A> {
+    ask: Ask<Q, A>,
+    left: Duration,
+}
+
+impl<Q: 'static, A: 'static> Queue<Q, A> {
+    /// Answers each request in a task of its own when its turn comes, unless it can be answered `at_once`. A task that
+    /// panics drops its reply, which the asker reads as unavailable; the others go on.
+    async fn serve<F: Future<Output = ()> + 'static>(
+        mut self,
+        terms: impl Fn() -> Terms,
+        at_once: impl Fn(&Q) -> Option<A>,
+        answer: impl Fn(Due<Q, A>) -> F,
+    ) {
+        let mut running = JoinSet::new();
+        let mut askers = HashMap::new();
+        loop {
+            let Terms { bounds, timeout } = terms();
+            while let Some(Waiting { who, request: ask, .. }) = self.turns.next(bounds) {
+                let left = timeout.saturating_sub(ask.asked.elapsed());
+                if left.is_zero() || !ask.reply.is_wanted() {
+                    ask.reply.send(Err(NoTurn::Late));
+                    self.turns.end(who);
+                    continue;
                 }
+                askers.insert(running.spawn_local(answer(Due { ask, left })).id(), who);
             }
-            request = requests.0.recv(), if running.len() < RUNNING_MAX => match request {
-                Ok(request) => {
-                    running.spawn_local(answer(request));
+            self.waiting.store(self.turns.len(), Ordering::Relaxed);
+            let next_late = self.turns.oldest().map(|asked| asked + timeout);
+            tokio::select! {
+                Some(ended) = running.join_next_with_id() => {
+                    let id = ended.as_ref().map_or_else(tokio::task::JoinError::id, |(id, ())| *id);
+                    if let Some(who) = askers.remove(&id) {
+                        self.turns.end(who);
+                    }
+                    if let Err(error) = ended {
+                        let reason = tracing::field::display(&error);
+                        gated!(error, Site::LookUpPanicked, Source::ANY, { reason }, "A look-up panicked");
+                    }
                 }
-                Err(_) => return,
-            },
+                arrived = self.arrivals.0.recv() => match arrived {
+                    Ok(ask) => self.arrived(*ask, &at_once),
+                    Err(_) => return,
+                },
+                () = until(next_late) => self.give_up_late(bounds, timeout),
+            }
         }
+    }
+
+    fn arrived(&mut self, ask: Ask<Q, A>, at_once: impl Fn(&Q) -> Option<A>) {
+        if let Some(answer) = at_once(&ask.question) {
+            return ask.reply.send(Ok(answer));
+        }
+        let (who, asked) = (ask.who, ask.asked);
+        if let Some(lost) = self.turns.push(Waiting { who, asked, request: ask }) {
+            lost.reply.send(Err(NoTurn::Full));
+        }
+    }
+
+    /// Whose time is over gets its answer, and no turn any more.
+    fn give_up_late(&mut self, bounds: Bounds, timeout: Duration) {
+        let Some(asked_before) = Instant::now().checked_sub(timeout) else {
+            return;
+        };
+        while let Some((ask, had_its_share)) = self.turns.late(asked_before, bounds) {
+            ask.reply.send(Err(if had_its_share { NoTurn::Share } else { NoTurn::Late }));
+        }
+    }
+}
+
+/// Waits until then; if there is no then, for ever.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -35,6 +35,11 @@ type Shared<T> = Arc<Mutex<State<T>>>;
 pub(super) struct Reply<T>(Shared<T>);
 
 impl<T> Reply<T> {
+    /// Whether the asker still waits.
+    pub(super) fn is_wanted(&self) -> bool {
+        matches!(*lock(&self.0), State::Open(_))
+    }
+
     /// Answers. Whoever asked may have stopped waiting; the answer is dropped then.
     pub(super) fn send(self, answer: T) {
         settle(&self.0, State::Answered(answer));
@@ -73,8 +78,10 @@ impl<T> Future for Asked<T> {
 
 impl<T> Drop for Asked<T> {
     fn drop(&mut self) {
-        // With it the waker, on the asker's own thread.
-        *lock(&self.0) = State::Over;
+        // With it the waker, on the asker's own thread. An answer that was not taken may do something when it is dropped:
+        // not under the lock.
+        let over = std::mem::replace(&mut *lock(&self.0), State::Over);
+        drop(over);
     }
 }
 

@@ -2,11 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::pin::Pin;
+use std::sync::Mutex;
 use std::thread::JoinHandle;
 
 use futures_lite::future::{block_on, poll_once};
 
 use super::*;
+use crate::proto::digest::{Algorithm, Challenge, Ha1};
+use crate::relay::{AddressKey, UserKey};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -16,12 +20,32 @@ fn config(extra: &str) -> Config {
 }
 
 /// A plane without name servers of its own, so that no test depends on the machine's.
-fn plane(accounts: fn(AccountsReady) -> Accounts, extra: &str) -> Control {
+fn plane(accounts: impl FnOnce(AccountsReady) -> Accounts + Send + 'static, extra: &str) -> Control {
     Control::start_with(&config(&format!("dns: {{servers: ['127.0.0.1:9']}}\n{extra}")), accounts).unwrap()
 }
 
+fn who(name: &str) -> Who {
+    Who::User(UserKey::new(name, "example.com"))
+}
+
+fn address(text: &str) -> Who {
+    Who::Address(AddressKey::new(text.parse().unwrap()))
+}
+
+fn attempt(user: &str, realm: &str) -> Attempt {
+    let challenge = Challenge {
+        realm: realm.into(),
+        nonce: "1".into(),
+        opaque: None,
+        algorithm: Algorithm::Md5,
+        stale: false,
+    };
+    let ha1 = Ha1::new(Algorithm::Md5, user, realm, "secret");
+    Attempt::new(&challenge.answer(user, &ha1, b"", 1, "2"), b"")
+}
+
 fn look_up(control: &Control, user: &str, realm: &str) -> Answer {
-    block_on(control.handle().look_up(user.to_owned(), realm.to_owned()))
+    block_on(control.handle().look_up(address("192.0.2.1"), attempt(user, realm)))
 }
 
 fn assert_unavailable(answer: Answer) {
@@ -29,7 +53,7 @@ fn assert_unavailable(answer: Answer) {
 }
 
 fn resolve(control: &Control, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
-    block_on(control.handle().resolve(host.to_owned()))
+    block_on(control.handle().resolve(who("alice"), host.to_owned()))
 }
 
 #[test]
@@ -49,12 +73,12 @@ fn answers_wake_a_data_core() {
     let server = NameServer::start();
     let control = server.plane("");
     let handle = control.handle();
-    let core = glommio::LocalExecutorBuilder::default().spawn(|| async move {
-        let answer = handle.look_up("alice".to_owned(), "example.com".to_owned()).await;
+    let found = crate::engine::run_on_executor(None, async {
+        let answer = handle.look_up(address("192.0.2.1"), attempt("alice", "example.com")).await;
         assert!(matches!(answer, Answer::Unknown));
-        handle.resolve("both.example.com".to_owned()).await
+        handle.resolve(who("alice"), "both.example.com".to_owned()).await
     });
-    assert_eq!(core.unwrap().join().unwrap().map(|found| found.len()), Ok(2));
+    assert_eq!(found.unwrap().map(|found| found.len()), Ok(2));
 }
 
 #[test]
@@ -69,55 +93,177 @@ fn a_panicking_backend_reads_as_unavailable_and_the_plane_lives_on() {
     for _ in 0..3 {
         assert_unavailable(look_up(&control, "alice", "example.com"));
     }
-    assert_eq!(resolve(&control, "192.0.2.1"), Ok(vec![IpAddr::from([192, 0, 2, 1])]));
+    for literal in ["192.0.2.1", "::ffff:192.0.2.1"] {
+        assert_eq!(resolve(&control, literal), Ok(vec![IpAddr::from([192, 0, 2, 1])]), "{literal}");
+    }
     control.stop(PATIENCE).unwrap();
 }
 
-#[test]
-fn a_full_queue_reads_as_unavailable_at_once_and_so_do_those_left_in_it_at_the_end() {
-    let control = plane(Accounts::silent, "limits: {lookups_waiting_max: 16, lookup_timeout: 60s}");
-    let handle = control.handle();
-    let ask = || Box::pin(handle.look_up("alice".to_owned(), "example.com".to_owned()));
+/// Waits until so many account look-ups, name look-ups and connects wait for their turn.
+fn until_waiting(control: &Control, all: [usize; 3]) {
     let deadline = Instant::now() + PATIENCE;
-    let mut waiting = Vec::new();
-    // The thread takes RUNNING_MAX out of the queue, at its own pace; then the queue fills.
-    while waiting.len() < RUNNING_MAX + 16 {
-        assert!(Instant::now() < deadline, "only {} were taken", waiting.len());
-        let mut asking = ask();
-        match block_on(poll_once(&mut asking)) {
-            None => waiting.push(asking),
-            Some(answer) => {
-                assert_unavailable(answer);
-                thread::yield_now();
-            }
-        }
+    while control.handle().waiting() != all {
+        assert!(Instant::now() < deadline, "{:?} wait", control.handle().waiting());
+        thread::yield_now();
     }
-    assert!(matches!(block_on(poll_once(ask())), Some(Answer::Unavailable(_))));
+}
+
+/// Polls all once, in order; none may be answered yet.
+fn begin<F: Future>(asking: &mut [Pin<Box<F>>]) {
+    asking.iter_mut().for_each(|one| assert!(block_on(poll_once(one)).is_none()));
+}
+
+#[test]
+fn full_queue_refuses_the_asker_with_most_in_it_and_the_end_all() {
+    let limits = "limits: {lookups_waiting_max: 16, lookups_per_address_max: 1, lookup_timeout: 60s}";
+    let control = plane(Accounts::silent, limits);
+    let handle = control.handle();
+    let ask = |from: &str| Box::pin(handle.look_up(address(from), attempt("alice", "example.com")));
+    // One under way, the others wait.
+    let mut crowd: Vec<_> = (0..17).map(|_| ask("192.0.2.1")).collect();
+    begin(&mut crowd);
+    until_waiting(&control, [16, 0, 0]);
+    // Another one of theirs is one too many; of another address it is one of theirs that goes, the last.
+    assert!(matches!(block_on(ask("192.0.2.1")), Answer::Unavailable(WhyUnavailable::Busy)));
+    let mut newcomers: Vec<_> = (0..2).map(|_| ask("192.0.2.2")).collect();
+    begin(&mut newcomers);
+    // The first one's turn comes at once, and leaves room for the second.
+    let pushed_out = crowd.pop().unwrap();
+    assert!(matches!(block_on(pushed_out), Answer::Unavailable(WhyUnavailable::Busy)));
+    until_waiting(&control, [16, 0, 0]);
+    begin(&mut crowd);
     // Names have a queue of their own.
     assert_eq!(resolve(&control, "::1"), Ok(vec!["::1".parse().unwrap()]));
 
     control.stop(PATIENCE).unwrap();
-    for asking in waiting {
+    for asking in crowd.into_iter().chain(newcomers) {
         assert_unavailable(block_on(asking));
     }
-    assert_unavailable(block_on(ask()));
-    assert_eq!(block_on(handle.resolve("192.0.2.1".to_owned())), Err(ResolveError::Busy));
+    assert_unavailable(block_on(ask("192.0.2.1")));
+    assert_eq!(block_on(handle.resolve(who("alice"), "192.0.2.1".to_owned())), Err(ResolveError::Busy));
+    assert_eq!(block_on(handle.turn_to_dial(who("alice"))).unwrap_err(), NoTurn::Gone);
 }
 
-// More of them than can be under way: those behind have waited long enough when their turn comes.
+// More of them than can be under way: the time of those behind is over when their turn would come.
 #[test]
-fn waiting_in_the_queue_counts_as_time_that_a_look_up_takes() {
-    let control = plane(Accounts::silent, "limits: {lookups_waiting_max: 2048, lookup_timeout: 1s}");
+fn time_in_the_queue_is_part_of_the_time_out_and_what_is_late_has_no_turn_any_more() {
+    let limits = "limits: {lookups_waiting_max: 2048, lookups_per_address_max: 256, lookup_timeout: 1s}";
+    let asked = Arc::<AtomicUsize>::default();
+    let count = Arc::clone(&asked);
+    let control = plane(move |ready| Accounts::silent_and_counting(ready, count), limits);
     let handle = control.handle();
-    let ask = |n| Box::pin(handle.look_up(format!("user{n}"), "example.com".to_owned()));
+    let ask = |n| {
+        let attempt = attempt(&format!("user{n}"), "example.com");
+        Box::pin(handle.look_up(address("192.0.2.1"), attempt))
+    };
     let mut waiting: Vec<_> = (0..6 * RUNNING_MAX).map(ask).collect();
-    waiting.iter_mut().for_each(|asking| assert!(block_on(poll_once(asking)).is_none()));
-    let last = waiting.pop().unwrap();
-    assert_unavailable(block_on(last));
-    // All that were asked before are answered: none was given a second of its own behind the others'.
-    for mut asking in waiting {
-        assert_unavailable(block_on(poll_once(&mut asking)).unwrap());
+    begin(&mut waiting);
+    waiting.into_iter().for_each(|asking| assert_unavailable(block_on(asking)));
+    assert_eq!(asked.load(Ordering::Relaxed), RUNNING_MAX);
+}
+
+#[test]
+fn look_ups_that_had_no_turn_in_time_for_their_own_share_say_so() {
+    let control = plane(Accounts::silent, "limits: {lookups_per_address_max: 1, lookup_timeout: 200ms}");
+    let handle = control.handle();
+    let ask = || Box::pin(handle.look_up(address("192.0.2.1"), attempt("alice", "example.com")));
+    let mut both = [ask(), ask()];
+    begin(&mut both);
+    let answers = both.map(block_on);
+    assert!(matches!(answers[0], Answer::Unavailable(WhyUnavailable::Late)), "{answers:?}");
+    // Both are over at nearly the same time: what it waited for may have ended just before.
+    assert!(
+        matches!(answers[1], Answer::Unavailable(WhyUnavailable::Share | WhyUnavailable::Late)),
+        "{answers:?}"
+    );
+}
+
+#[test]
+fn look_ups_of_one_address_leave_room_for_those_of_others() {
+    let control = plane(Accounts::for_alice_silent, "limits: {lookup_timeout: 60s}");
+    let handle = control.handle();
+    let ask = || Box::pin(handle.look_up(address("192.0.2.1"), attempt("alice", "example.com")));
+    let mut crowd: Vec<_> = (0..500).map(|_| ask()).collect();
+    begin(&mut crowd);
+    let bob = handle.look_up(address("192.0.2.2"), attempt("bob", "example.com"));
+    assert!(matches!(block_on(bob), Answer::Unknown));
+    until_waiting(&control, [500 - 64, 0, 0]);
+    control.stop(PATIENCE).unwrap();
+}
+
+// A client that asks and is gone, again and again, must not have more under way than one that waits.
+#[test]
+fn requests_whose_asker_is_gone_count_until_they_end_and_begin_no_more() {
+    let control = plane(Accounts::silent, "limits: {lookups_per_address_max: 2, lookup_timeout: 60s}");
+    let handle = control.handle();
+    let ask = |from: &str| Box::pin(handle.look_up(address(from), attempt("alice", "example.com")));
+    let mut gone: Vec<_> = (0..2).map(|_| ask("192.0.2.1")).collect();
+    begin(&mut gone);
+    let mut waiting: Vec<_> = (0..3).map(|_| ask("192.0.2.1")).collect();
+    begin(&mut waiting);
+    until_waiting(&control, [3, 0, 0]);
+    drop(gone);
+    let mut other = ask("192.0.2.2");
+    begin(std::slice::from_mut(&mut other));
+    until_waiting(&control, [3, 0, 0]);
+    control.stop(PATIENCE).unwrap();
+}
+
+#[test]
+fn connects_of_one_user_are_bounded_and_end_when_their_turn_is_given_back() {
+    let control = plane(
+        Accounts::silent,
+        "limits: {dials_per_user_max: 2}
+outbound: {connect_timeout: 60s}",
+    );
+    let handle = control.handle();
+    let turn = |user: &str| Box::pin(handle.turn_to_dial(who(user)));
+    let first = block_on(turn("alice")).unwrap();
+    let _second = block_on(turn("alice")).unwrap();
+    let mut third = [turn("alice")];
+    begin(&mut third);
+    until_waiting(&control, [0, 0, 1]);
+    // Others have their own, the first of which is not held up by the one that waits.
+    let _of_bob = block_on(turn("bob")).unwrap();
+    begin(&mut third);
+    drop(first);
+    let [third] = third;
+    assert!(block_on(third).is_ok());
+    control.stop(PATIENCE).unwrap();
+}
+
+#[test]
+fn turn_that_its_asker_does_not_take_is_given_back() {
+    let control = plane(
+        Accounts::silent,
+        "limits: {dials_per_user_max: 1}
+outbound: {connect_timeout: 60s}",
+    );
+    let handle = control.handle();
+    for _ in 0..100 {
+        let mut asking = Box::pin(handle.turn_to_dial(who("alice")));
+        let _ = block_on(poll_once(&mut asking));
+        drop(asking);
     }
+    assert!(block_on(handle.turn_to_dial(who("alice"))).is_ok());
+}
+
+#[test]
+fn reload_while_queues_are_full_takes_accounts_and_shares_for_those_that_wait() {
+    let limits = "lookups_waiting_max: 16, lookup_timeout: 60s";
+    let control = plane(Accounts::silent, &format!("limits: {{{limits}, lookups_per_address_max: 1}}"));
+    let handle = control.handle();
+    let ask = |from: &str| Box::pin(handle.look_up(address(from), attempt("alice", "example.com")));
+    let mut crowd: Vec<_> = (0..17).map(|_| ask("192.0.2.1")).collect();
+    begin(&mut crowd);
+    until_waiting(&control, [16, 0, 0]);
+    let users = "auth: {memory: {users: [{user: 'alice@example.com', password: secret}]}}";
+    let new = format!("{users}\nlimits: {{{limits}, lookups_per_address_max: 2}}");
+    control.reload(&config(&new), PATIENCE).unwrap();
+    assert!(matches!(block_on(ask("192.0.2.2")), Answer::Found(_)));
+    // What is under way ends as it began.
+    begin(&mut crowd[..1]);
+    control.stop(PATIENCE).unwrap();
 }
 
 #[test]
@@ -125,7 +271,7 @@ fn a_dropped_plane_answers_nobody_but_leaves_nobody_waiting() {
     let control = plane(Accounts::silent, "limits: {lookup_timeout: 60s}");
     let handle = control.handle();
     drop(control);
-    assert_unavailable(block_on(handle.look_up("alice".to_owned(), "example.com".to_owned())));
+    assert_unavailable(block_on(handle.look_up(address("192.0.2.1"), attempt("alice", "example.com"))));
 }
 
 #[test]
@@ -144,21 +290,21 @@ fn a_reload_exchanges_the_accounts_for_those_who_ask_from_then_on() {
 }
 
 #[test]
-fn stored_hashes_answer_for_their_own_algorithm_alone() {
-    use crate::proto::digest::{Algorithm, Ha1};
-
-    let secret = Secret::Hashed { md5: Ha1::from_hex(&"07".repeat(16)), sha256: None };
-    let algorithm = |algorithm| secret.ha1("alice", "example.com", algorithm).map(|ha1| ha1.algorithm());
-    assert_eq!(algorithm(Algorithm::Md5), Some(Algorithm::Md5));
-    assert_eq!(algorithm(Algorithm::Sha256), None);
+fn secrets_are_never_printed() {
     assert!(!format!("{:?}", Secret::Password("hush".to_owned())).contains("hush"));
 }
 
 // -- names -----------------------------------------------------------------------------------------
 
+/// A question as it came, and who asked it.
+type Query = (Vec<u8>, SocketAddr);
+
 /// A name server that answers by the first letters of the name asked for.
 struct NameServer {
     address: SocketAddr,
+    /// Questions for `late`, and who asked them; they are answered when the test says so.
+    late: Arc<Mutex<Vec<Query>>>,
+    socket: UdpSocket,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -166,6 +312,8 @@ impl NameServer {
     fn start() -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = socket.local_addr().unwrap();
+        let late = Arc::<Mutex<Vec<_>>>::default();
+        let (held, answering) = (Arc::clone(&late), socket.try_clone().unwrap());
         let thread = thread::spawn(move || {
             let mut query = [0; 1500];
             loop {
@@ -174,12 +322,33 @@ impl NameServer {
                 if length == 0 {
                     return;
                 }
-                if let Some(answer) = Self::answer(&query[..length]) {
+                if query[13..].starts_with(b"late") {
+                    held.lock().unwrap().push((query[..length].to_vec(), from));
+                } else if let Some(answer) = Self::answer(&query[..length]) {
                     socket.send_to(&answer, from).unwrap();
                 }
             }
         });
-        Self { address, thread: Some(thread) }
+        Self { address, late, socket: answering, thread: Some(thread) }
+    }
+
+    /// Waits for the questions for `late`, one for each family.
+    fn until_asked(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.asked_late() < 2 {
+            assert!(Instant::now() < deadline, "no one asks");
+            thread::yield_now();
+        }
+    }
+
+    fn asked_late(&self) -> usize {
+        self.late.lock().unwrap().len()
+    }
+
+    fn answer_now(&self) {
+        for (query, from) in &*self.late.lock().unwrap() {
+            self.socket.send_to(&Self::answer(query).unwrap(), from).unwrap();
+        }
     }
 
     fn answer(query: &[u8]) -> Option<Vec<u8>> {
@@ -265,12 +434,49 @@ fn a_silent_name_server_does_not_hold_up_others() {
     let server = NameServer::start();
     let control = server.plane("limits: {resolve_timeout: 60s}");
     let handle = control.handle();
-    let mut silent = Box::pin(handle.resolve("silent.example.com".to_owned()));
+    let mut silent = Box::pin(handle.resolve(who("alice"), "silent.example.com".to_owned()));
     assert!(block_on(poll_once(&mut silent)).is_none());
     assert!(resolve(&control, "both.example.com").is_ok());
     assert!(matches!(look_up(&control, "alice", "example.com"), Answer::Unknown));
     control.stop(PATIENCE).unwrap();
     assert_eq!(block_on(silent), Err(ResolveError::Busy));
+}
+
+#[test]
+fn silent_names_of_one_user_leave_room_for_those_of_others() {
+    let server = NameServer::start();
+    let limits = "limits: {resolve_timeout: 60s, lookups_per_user_max: 4, lookups_waiting_max: 64}";
+    let control = server.plane(limits);
+    let handle = control.handle();
+    let ask = |n| Box::pin(handle.resolve(who("crowd"), format!("silent.host{n}.example.com")));
+    let mut crowd: Vec<_> = (0..4 + 64).map(ask).collect();
+    begin(&mut crowd);
+    until_waiting(&control, [0, 64, 0]);
+    for _ in 0..3 {
+        assert!(resolve(&control, "both.example.com").is_ok());
+    }
+    // One of theirs made room each time that the queue was full.
+    assert!(control.handle().waiting()[1] >= 63);
+    control.stop(PATIENCE).unwrap();
+}
+
+// Each in its own turn, but only one of them asks.
+#[test]
+fn one_name_that_several_users_ask_for_is_asked_for_once_and_each_waits_in_its_own_time() {
+    let server = NameServer::start();
+    let control = server.plane("limits: {resolve_timeout: 60s, lookups_per_user_max: 1}");
+    let handle = control.handle();
+    let ask = |user: &str| Box::pin(handle.resolve(who(user), "late.example.com".to_owned()));
+    let mut asking: Vec<_> = ["alice", "bob", "carol"].into_iter().map(ask).collect();
+    begin(&mut asking);
+    // The first one who asks goes, the question goes on.
+    server.until_asked();
+    drop(asking.remove(0));
+    server.answer_now();
+    for one in asking {
+        assert_eq!(block_on(one).map(|found| found.len()), Ok(2));
+    }
+    assert_eq!(server.asked_late(), 2, "once for each family");
 }
 
 #[test]

@@ -30,6 +30,7 @@ fn parse(limits: ParserLimits, input: &[u8]) -> Option<(Head, &[u8])> {
     let step = Parser::new(limits).step(input).ok()??;
     match step.piece {
         Piece::Head(head) => Some((head, &input[..step.consumed])),
+        Piece::Blank => None,
         Piece::Body(_) | Piece::End(_) => panic!("a frame begins with {step:?}"),
     }
 }
@@ -112,9 +113,12 @@ fn expected(octets: &[u8], has_body: bool, rewrite: &Rewrite<'_>) -> Vec<u8> {
     let text = if has_body { &octets[..octets.len() - 2] } else { octets };
     let mut lines: Vec<&[u8]> = lines(text);
     let start = lines.remove(0);
-    let rest = &start[b"MSRP ".len()..];
+    let rest = start[b"MSRP ".len()..].trim_ascii_start();
     let word_at = rest.iter().position(|octet| *octet == b' ').unwrap();
-    let mut out = [b"MSRP ", rewrite.tid, &rest[word_at..], b"\r\n"].concat();
+    let word = rest[word_at..].trim_ascii_start();
+    // A comment is what it is; around a method there is nothing.
+    let word = if word[0].is_ascii_digit() { word } else { word.trim_ascii_end() };
+    let mut out = [b"MSRP ", rewrite.tid, b" ", word, b"\r\n"].concat();
 
     let to = lines.iter().find(|line| is_named(line, "To-Path")).map_or(&b""[..], |line| parts(line).1);
     let had_range = lines.iter().any(|line| is_named(line, "Byte-Range"));

@@ -46,9 +46,9 @@ fn check_equivalence<T>(values: &[T], same: impl Fn(&T, &T) -> bool) {
 /// The URI put together again from what was read of it.
 fn canonical(uri: &MsrpUri<'_>) -> String {
     let scheme = if uri.is_secure() { "msrps" } else { "msrp" };
-    let host = match uri.host() {
-        Host::V6(_) => format!("[{}]", uri.host_str()),
-        Host::Name(_) | Host::V4(_) => uri.host_str().to_owned(),
+    let host = match uri.host_str() {
+        literal if literal.contains(':') => format!("[{literal}]"),
+        host => host.to_owned(),
     };
     let port = uri.port().map(|port| format!(":{port}")).unwrap_or_default();
     let session = uri.session_id().map(|id| format!("/{id}")).unwrap_or_default();

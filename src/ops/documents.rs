@@ -3,7 +3,7 @@
 //! They are written as they lie under `/usr/share`, so that a package takes the directory as it is. Commands that are
 //! hidden from `--help` are hidden here.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,8 @@ use clap::Command;
 use clap::builder::StyledStr;
 use clap_complete::Shell;
 use clap_mangen::Man;
+
+use crate::files::{PUBLIC, replace};
 
 /// A further section of a program's own page: its title, and its text in paragraphs.
 pub type Chapter<'a> = (&'a str, &'a [&'a str]);
@@ -37,8 +39,9 @@ pub fn write(
         (Shell::Fish, format!("fish/vendor_completions.d/{name}.fish")),
     ];
     for (shell, path) in completions {
-        let mut file = create(directory.join(path), &mut files)?;
-        clap_complete::generate(shell, &mut program, name, &mut file);
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut program, name, &mut script);
+        write_file(directory.join(path), &script, &mut files)?;
     }
     Ok(files)
 }
@@ -56,24 +59,25 @@ fn pages(
         .title(name.to_uppercase())
         .section(section)
         .source(format!("msrprelay {}", env!("CARGO_PKG_VERSION")));
-    let mut file = create(directory.join(format!("man/man{section}/{name}.{section}")), files)?;
-    page.render(&mut file)?;
+    let mut text = Vec::new();
+    page.render(&mut text)?;
     for (title, paragraphs) in chapters {
-        writeln!(file, ".SH \"{title}\"")?;
+        writeln!(text, ".SH \"{title}\"")?;
         for paragraph in *paragraphs {
-            writeln!(file, ".PP\n{}", paragraph.replace('\\', "\\e").replace('-', "\\-"))?;
+            writeln!(text, ".PP\n{}", paragraph.replace('\\', "\\e").replace('-', "\\-"))?;
         }
     }
+    write_file(directory.join(format!("man/man{section}/{name}.{section}")), &text, files)?;
     command.get_subcommands().try_for_each(|below| pages(below, section, &[], directory, files))
 }
 
-fn create(path: PathBuf, files: &mut Vec<PathBuf>) -> io::Result<File> {
+fn write_file(path: PathBuf, text: &[u8], files: &mut Vec<PathBuf>) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
-    let file = File::create(&path)?;
+    replace(&path, PUBLIC, text)?;
     files.push(path);
-    Ok(file)
+    Ok(())
 }
 
 /// There is no taking a command out, so everything else is put into a new one.

@@ -101,6 +101,22 @@ impl<'a> Authorization<'a> {
         Ok(Self { username, realm, nonce, response, cnonce, nc, opaque, algorithm, nc_digits })
     }
 
+    /// The same, its texts its own.
+    fn to_owned(&self) -> Authorization<'static> {
+        let own = |text: &Cow<'_, str>| Cow::Owned(text.clone().into_owned());
+        Authorization {
+            username: own(&self.username),
+            realm: own(&self.realm),
+            nonce: own(&self.nonce),
+            response: own(&self.response),
+            cnonce: own(&self.cnonce),
+            nc: self.nc,
+            opaque: self.opaque.as_ref().map(own),
+            algorithm: self.algorithm,
+            nc_digits: self.nc_digits,
+        }
+    }
+
     /// The digest the server owes in return, `rspauth`: H(HA1:nonce:nc:cnonce:auth:H(":" uri)).
     #[must_use]
     pub fn rspauth(&self, ha1: &Ha1, uri: &[u8]) -> Hex {
@@ -250,6 +266,45 @@ pub fn check(authorization: &Authorization<'_>, ha1: &Ha1, method: &str, uri: &[
         username: authorization.username.clone().into_owned(),
         realm: authorization.realm.clone().into_owned(),
     })
+}
+
+/// An AUTH's credentials, for whoever looks for what proves them. What is decided by them is for [`check`] to say.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    authorization: Authorization<'static>,
+    uri: Vec<u8>,
+}
+
+impl Attempt {
+    /// `uri` is the rightmost To-Path URI exactly as sent.
+    #[must_use]
+    pub fn new(authorization: &Authorization<'_>, uri: &[u8]) -> Self {
+        Self { authorization: authorization.to_owned(), uri: uri.to_vec() }
+    }
+
+    /// The user name as the client gave it.
+    #[must_use]
+    pub fn user(&self) -> &str {
+        &self.authorization.username
+    }
+
+    /// The realm of the challenge.
+    #[must_use]
+    pub fn realm(&self) -> &str {
+        &self.authorization.realm
+    }
+
+    /// The hash that was used.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        self.authorization.algorithm
+    }
+
+    /// Whether the client knows `ha1`.
+    #[must_use]
+    pub fn proves(&self, ha1: &Ha1) -> bool {
+        check(&self.authorization, ha1, "AUTH", &self.uri).is_some()
+    }
 }
 
 /// The value of a WWW-Authenticate header: to be sent (its `Display`) or received. `qop` is always `auth`.

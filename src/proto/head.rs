@@ -15,8 +15,9 @@ use core::ops::Range;
 use memchr::{memchr, memmem};
 
 use super::status::Status;
-use super::uri::Path;
+use super::uri::{MsrpUri, Path};
 
+pub use build::TID_BYTES_MAX;
 pub(super) use build::{CheckedPath, Ending, HeadBuilder, Tid};
 pub use rewrite::Rewrite;
 
@@ -37,6 +38,9 @@ pub struct Head {
     comment: Span,
     to_path: Span,
     from_path: Span,
+    /// The path is there and no valid one.
+    bad_to_path: bool,
+    bad_from_path: bool,
     use_path: Span,
     message_id: Span,
     status: Span,
@@ -104,6 +108,9 @@ pub struct ByteRange {
 /// Why a head, though its frame is delimited, is answered with 400 or dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Defect {
+    /// No method, one that is no token, or something behind it; a response whose code is not three digits.
+    #[error("a bad start line")]
+    StartLine,
     /// A header line without a name, a colon or of another shape, such as a folded one.
     #[error("a line is not a header")]
     HeaderLine,
@@ -183,7 +190,7 @@ impl Head {
         self.has_body
     }
 
-    /// The transaction id: 4 to 32 octets, compared by case.
+    /// The transaction id: 1 to [`TID_BYTES_MAX`] octets, compared by case.
     #[must_use]
     pub fn tid<'a>(&self, octets: &'a [u8]) -> &'a [u8] {
         self.tid.of(octets).unwrap_or_default()
@@ -204,13 +211,25 @@ impl Head {
     /// To-Path; empty where it is absent or no valid path.
     #[must_use]
     pub fn to_path<'a>(&self, octets: &'a [u8]) -> Path<'a> {
-        Path::new(self.to_path.of(octets).unwrap_or_default())
+        Path::new(self.to_path.of(octets).filter(|_| !self.bad_to_path).unwrap_or_default())
     }
 
     /// From-Path; empty where it is absent or no valid path.
     #[must_use]
     pub fn from_path<'a>(&self, octets: &'a [u8]) -> Path<'a> {
-        Path::new(self.from_path.of(octets).unwrap_or_default())
+        Path::new(self.from_path.of(octets).filter(|_| !self.bad_from_path).unwrap_or_default())
+    }
+
+    /// The first URI of To-Path if that is one, whatever the rest of the path is: a refusal comes from there.
+    #[must_use]
+    pub fn first_to<'a>(&self, octets: &'a [u8]) -> Option<&'a [u8]> {
+        first_uri(self.to_path.of(octets)?)
+    }
+
+    /// The first URI of From-Path if that is one, whatever the rest of the path is: a refusal goes there.
+    #[must_use]
+    pub fn first_from<'a>(&self, octets: &'a [u8]) -> Option<&'a [u8]> {
+        first_uri(self.from_path.of(octets)?)
     }
 
     /// Use-Path (RFC 4976 §4.2). Its URIs have not been looked at: it is the client who must understand them.
@@ -329,6 +348,10 @@ impl Head {
     }
 }
 
+fn first_uri(path: &[u8]) -> Option<&[u8]> {
+    Path::new(path).first().filter(|uri| MsrpUri::parse(uri).is_ok())
+}
+
 /// `name: value` without CRLF; `None` unless the name is a token with a colon right behind it.
 fn split_header(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let (name, value) = memchr(b':', line).and_then(|at| line.split_at_checked(at))?;
@@ -358,6 +381,14 @@ impl ByteRange {
         let range = Self { start: number(start)?, end: number_or_star(end)?, total: number_or_star(total)? };
         let within = range.total.is_none_or(|total| range.start <= total.saturating_add(1));
         (range.start > 0 && within).then_some(range)
+    }
+
+    /// The same without a total that it does not fit into, for ranges of our own making: a sender may have sent more than
+    /// it announced, and octets beyond the last one of a message are none. `*` as the end stands for one octet or more.
+    #[must_use]
+    pub fn within_total(self) -> Self {
+        let last = self.end.unwrap_or(self.start).max(self.start.saturating_sub(1));
+        Self { total: self.total.filter(|total| last <= *total), ..self }
     }
 }
 
@@ -600,6 +631,94 @@ mod tests {
             let head = parse(&octets);
             assert_eq!(head.defect(), Some(defect), "{headers:?}");
             assert_eq!((head.to_path(&octets).len(), head.from_path(&octets).len()), readable, "{headers:?}");
+        }
+    }
+
+    // All that an answer needs is where it goes and where it comes from.
+    #[test]
+    fn first_uri_of_a_path_is_read_whatever_the_rest_is() {
+        let limits = ParserLimits { line_bytes_max: 200, uri_bytes_max: 40, ..ParserLimits::default() };
+        let uri = "msrp://h:1/t;tcp";
+        let long = format!("msrp://h:1/{};tcp", "t".repeat(40));
+        let many = [uri; 17].join(" ");
+        for (path, defect, is_read) in [
+            (format!("{uri} sip:x"), Defect::BadUri, true),
+            (format!("{uri} msrp://h:1/t"), Defect::BadUri, true),
+            (format!("{uri} {long}"), Defect::UriTooLong, true),
+            (many[..].into(), Defect::LineTooLong, true),
+            (format!("{uri} {}", "x".repeat(300)), Defect::LineTooLong, true),
+            (format!("{uri} \u{e9} \0"), Defect::ControlOctet, true),
+            (long, Defect::UriTooLong, true),
+            (format!("sip:x {uri}"), Defect::BadUri, false),
+            (format!("{uri}\n{uri}"), Defect::ControlOctet, false),
+            (format!("{uri}\t{uri}"), Defect::BadUri, false),
+            (String::new(), Defect::BadUri, false),
+        ] {
+            let parse = |to: &str, from: &str| {
+                let octets =
+                    format!("MSRP tid1 AUTH\r\nTo-Path: {to}\r\nFrom-Path: {from}\r\n-------tid1$\r\n");
+                (parse_with(limits.clone(), octets.as_bytes()), octets.into_bytes())
+            };
+            let first = path.split(' ').next().filter(|_| is_read).map(str::as_bytes);
+            let (head, octets) = parse(&path, uri);
+            assert_eq!((head.defect(), head.first_to(&octets)), (Some(defect), first), "{path:?}");
+            assert!(head.to_path(&octets).is_empty() && head.first_from(&octets) == Some(uri.as_bytes()));
+            let (head, octets) = parse(uri, &path);
+            assert_eq!((head.defect(), head.first_from(&octets)), (Some(defect), first), "{path:?}");
+            assert!(head.from_path(&octets).is_empty() && head.first_to(&octets) == Some(uri.as_bytes()));
+        }
+    }
+
+    // What has passed this relay with as many URIs as it may have comes back with ours in front.
+    #[test]
+    fn to_path_of_what_comes_back_has_room_for_our_own_uris() {
+        let limits = ParserLimits {
+            path_uris_max: 2,
+            line_bytes_max: 70,
+            uri_bytes_max: 20,
+            ..ParserLimits::default()
+        };
+        let uri = "msrp://h:1/t;tcp";
+        let parse = |parser: &mut Parser, start: &str, to: usize, from: usize| {
+            let (to, from) = (vec![uri; to].join(" "), vec![uri; from].join(" "));
+            let octets = format!(
+                "MSRP tid1 {start}\r\nTo-Path: {to}\r\nFrom-Path: {from}\r\nMessage-ID: m\r\n-------tid1$\r\n"
+            );
+            let step = parser.step(octets.as_bytes()).unwrap().unwrap();
+            let Piece::Head(head) = step.piece else { panic!("{step:?}") };
+            let end = parser.step(octets.as_bytes().get(step.consumed..).unwrap()).unwrap().unwrap();
+            assert!(matches!(end.piece, Piece::End(_)));
+            head.defect()
+        };
+        let mut parser = Parser::new(limits);
+        for start in ["REPORT", "200 OK"] {
+            assert_eq!(parse(&mut parser, start, 4, 2), None, "{start}");
+            assert_eq!(parse(&mut parser, start, 5, 2), Some(Defect::TooManyUris), "{start}");
+            assert_eq!(parse(&mut parser, start, 1, 3), Some(Defect::TooManyUris), "{start}");
+        }
+        // Also when such a path has just been found to be right.
+        for start in ["SEND", "NICKNAME"] {
+            assert_eq!(parse(&mut parser, start, 2, 2), None, "{start}");
+            assert_eq!(parse(&mut parser, "REPORT", 3, 2), None);
+            assert_eq!(parse(&mut parser, start, 3, 1), Some(Defect::TooManyUris), "{start}");
+        }
+        // The line that holds them is longer, too.
+        assert!(format!("To-Path: {}", [uri; 4].join(" ")).len() > 70);
+    }
+
+    #[test]
+    fn total_that_a_range_does_not_fit_into_is_left_out() {
+        for (text, within) in [
+            ("1-12/12", "1-12/12"),
+            ("1-15/12", "1-15/*"),
+            ("13-*/12", "13-*/*"),
+            ("13-12/12", "13-12/12"),
+            ("12-*/12", "12-*/12"),
+            ("1-0/0", "1-0/0"),
+            ("1-*/0", "1-*/*"),
+            ("1-*/*", "1-*/*"),
+        ] {
+            assert_eq!(ByteRange::parse(text.as_bytes()).unwrap().within_total().to_string(), within);
         }
     }
 

@@ -7,6 +7,7 @@
 //! * [`parser`] cuts a stream of octets into heads, body ranges and ends of frames.
 //! * [`head`] is what was learnt of a start line and its headers, and how a head is written again for the next hop.
 //! * [`mod@write`] makes frames of our own.
+//! * [`address`] holds the one form of addresses, for every layer.
 //! * [`uri`] holds MSRP URIs, paths of them and their comparison.
 //! * [`digest`] is digest authentication, the only maker of [`digest::Verified`].
 //! * [`status`] names the status codes.
@@ -15,6 +16,7 @@
 
 #![deny(clippy::indexing_slicing)]
 
+pub mod address;
 pub mod digest;
 pub mod head;
 pub mod parser;

@@ -4,10 +4,12 @@
 //! are compared by the rules of RFC 4975 §6.1 alone, never as octets. Names are not resolved here.
 
 use core::fmt;
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::str;
 
 use memchr::{memchr, memchr2, memchr3};
+
+use super::address;
 
 /// A parsed `msrp:` or `msrps:` URI, borrowed from the octets it was found in.
 #[derive(Clone, Copy)]
@@ -27,7 +29,7 @@ pub struct MsrpUri<'a> {
 pub enum Host<'a> {
     /// A DNS name, as written: upper and lower case and %-escapes are kept.
     Name(&'a str),
-    /// An IPv4 address.
+    /// An IPv4 address, be it in IPv6 clothing.
     V4(Ipv4Addr),
     /// An IPv6 address; it stood in brackets.
     V6(Ipv6Addr),
@@ -89,8 +91,9 @@ impl<'a> MsrpUri<'a> {
     /// The host, told apart.
     #[must_use]
     pub fn host(&self) -> Host<'a> {
-        match self.v6 {
-            Some(address) => Host::V6(address),
+        match self.v6.map(|address| address::canonical(address.into())) {
+            Some(IpAddr::V4(address)) => Host::V4(address),
+            Some(IpAddr::V6(address)) => Host::V6(address),
             None => self.host.parse().map_or(Host::Name(self.host), Host::V4),
         }
     }
@@ -134,8 +137,12 @@ impl<'a> MsrpUri<'a> {
     pub fn same_authority(&self, other: &MsrpUri<'_>) -> bool {
         self.secure == other.secure
             && self.port == other.port
-            && self.v6 == other.v6
-            && (self.v6.is_some() || same_name(self.host, other.host))
+            && match (self.v6, other.v6) {
+                (None, None) => same_name(self.host, other.host),
+                (Some(a), Some(b)) => address::canonical(a.into()) == address::canonical(b.into()),
+                (Some(literal), None) => is_spelled(literal.into(), other.host),
+                (None, Some(literal)) => is_spelled(literal.into(), self.host),
+            }
     }
 }
 
@@ -154,13 +161,16 @@ impl fmt::Debug for MsrpUri<'_> {
 }
 
 /// Whether two hosts (an IPv6 address without brackets) are the same: addresses as addresses, names without
-/// regard to case and after decoding %-escapes of unreserved characters (RFC 4975 §6.1).
+/// regard to case and after decoding %-escapes of unreserved characters (RFC 4975 §6.1). The dot that may
+/// end a complete name does not count: it is the same host, though not the same URI.
 #[must_use]
 pub fn host_matches(a: &str, b: &str) -> bool {
-    match (a.parse::<Ipv6Addr>(), b.parse::<Ipv6Addr>()) {
-        (Ok(a), Ok(b)) => a == b,
-        (Err(_), Err(_)) => same_name(a, b),
-        _ => false,
+    let (a, b) = (without_root(a), without_root(b));
+    match (address::parse(a), address::parse(b)) {
+        (Some(a), Some(b)) => a == b,
+        (None, None) => same_name(a, b),
+        (Some(literal), None) => is_spelled(literal, b),
+        (None, Some(literal)) => is_spelled(literal, a),
     }
 }
 
@@ -366,6 +376,21 @@ fn same_name(a: &str, b: &str) -> bool {
     Decoded(a.as_bytes()).eq(Decoded(b.as_bytes()))
 }
 
+/// Whether a host that stood without brackets is an IPv4 address, be it that one in IPv6 clothing, with %-escapes maybe.
+fn is_spelled(literal: IpAddr, host: &str) -> bool {
+    match address::canonical(literal) {
+        IpAddr::V4(address) => same_name(&address.to_string(), host),
+        IpAddr::V6(_) => false,
+    }
+}
+
+/// A name without the dot at its end, which stands for the root of the DNS.
+fn without_root(name: &str) -> &str {
+    let bare = name.strip_suffix('.').or_else(|| name.strip_suffix("%2e"));
+    let bare = bare.or_else(|| name.strip_suffix("%2E"));
+    bare.filter(|bare| !bare.is_empty()).unwrap_or(name)
+}
+
 /// The octets of a name in lower case, unreserved characters decoded.
 struct Decoded<'a>(&'a [u8]);
 
@@ -436,6 +461,15 @@ mod tests {
 
     #[test]
     fn hosts_are_told_apart() {
+        assert_eq!(
+            uri("msrp://[::ffff:192.0.2.1]:9/s;tcp").host(),
+            Host::V4(Ipv4Addr::new(192, 0, 2, 1)),
+            "in IPv6 clothing"
+        );
+        // A zone has a meaning on one host only.
+        for zone in ["msrp://[fe80::1%25eth0]:9/s;tcp", "msrp://[fe80::1%2]:9/s;tcp"] {
+            assert_eq!(error(zone), UriError::Host, "{zone}");
+        }
         assert_eq!(uri("msrp://192.0.2.1:9/s;tcp").host(), Host::V4(Ipv4Addr::new(192, 0, 2, 1)));
         assert_eq!(uri("msrp://192.0.2.256:9/s;tcp").host(), Host::Name("192.0.2.256"));
         let v6 = uri("msrp://[2001:DB8::1]:9/s;tcp");
@@ -509,6 +543,11 @@ mod tests {
         }
         assert!(uri("msrp://[2001:DB8:0::1]:1/s;tcp").same_as(&uri("msrp://[2001:db8::1]:1/s;tcp")));
         assert!(!uri("msrp://[2001:db8::1]:1/s;tcp").same_as(&uri("msrp://[2001:db8::2]:1/s;tcp")));
+        // One address in two spellings, and no other.
+        assert!(uri("msrp://[::ffff:192.0.2.1]:1/s;tcp").same_as(&uri("msrp://192.0.2.1:1/s;tcp")));
+        assert!(uri("msrp://[::ffff:192.0.2.1]:1/s;tcp").same_as(&uri("msrp://%3192.0.2.1:1/s;tcp")));
+        assert!(!uri("msrp://[::192.0.2.1]:1/s;tcp").same_as(&uri("msrp://192.0.2.1:1/s;tcp")));
+        assert!(!uri("msrp://[::1]:1/s;tcp").same_as(&uri("msrp://localhost:1/s;tcp")));
     }
 
     #[test]
@@ -528,6 +567,15 @@ mod tests {
         assert!(host_matches("::0001", "::1"));
         assert!(!host_matches("::1", "localhost"));
         assert!(!host_matches("192.0.2.1", "192.0.2.2"));
+        assert!(host_matches("::ffff:192.0.2.1", "192.0.2.1"));
+        assert!(!host_matches("::192.0.2.1", "192.0.2.1"));
+        for complete in ["example.com.", "Example.com%2e", "EXAMPLE.COM%2E"] {
+            assert!(host_matches(complete, "example.com"), "{complete}");
+        }
+        assert!(host_matches("192.0.2.1.", "192.0.2.1"));
+        assert!(host_matches("%3192.0.2.1", "192.0.2.1") && host_matches("%3192.0.2.1", "::ffff:192.0.2.1"));
+        assert!(!host_matches("example.com..", "example.com"));
+        assert!(host_matches(".", ".") && !host_matches(".", "example"));
     }
 
     #[test]

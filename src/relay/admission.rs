@@ -27,24 +27,33 @@ use super::limit::Limit;
 use super::message::Message;
 use super::settings::Limits;
 use super::{Core, Effects, Event, Peer, Relay};
+use crate::proto::address::{canonical, embedded};
 
 /// Failures, and bans, remembered at a time; beyond that the oldest are forgotten.
 const REMEMBERED_MAX: usize = 1 << 16;
 
-/// An address as limits count it: one of IPv4, or the /64 network of one of IPv6, which is what one
-/// subscriber has.
+/// Bits of an IPv6 address that name a subscriber: providers give out a /56 (RFC 6177), in which the subscriber chooses
+/// among 256 networks at will. Where each has a /64, 256 of them are one source, like users behind one carrier's NAT.
+const SUBSCRIBER_BITS: u32 = 56;
+
+/// An address as everything here counts it, a source: one of IPv4, or the /56 network of one of IPv6.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct AddressKey(u64);
 
 impl AddressKey {
-    /// IPv4-mapped addresses are IPv4.
+    /// Addresses in IPv6 clothing are what is inside, also those of a translator, behind which all of IPv4 would be one
+    /// source.
     pub fn new(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self(u64::from(u32::from(address))),
-            IpAddr::V6(address) => {
-                let network = u128::from(address) >> 64;
-                // IPv4 takes ::/64, in which nobody has an address but the loopback.
-                Self(u64::try_from(network).unwrap_or_default())
+        let v4 = match canonical(address) {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(address) => embedded(address).last(),
+        };
+        match (v4, address) {
+            (Some(v4), _) | (None, IpAddr::V4(v4)) => Self(u64::from(u32::from(v4))),
+            (None, IpAddr::V6(address)) => {
+                // IPv4 takes ::/32, in which nobody has an address but the loopback.
+                let front = u64::try_from(u128::from(address) >> 64).unwrap_or_default();
+                Self(front & (u64::MAX << (64 - SUBSCRIBER_BITS)))
             }
         }
     }
@@ -58,13 +67,31 @@ impl UserKey {
     /// The user `name` of `realm`, octet by octet.
     pub fn new(name: &str, realm: &str) -> Self {
         let digest = Sha256::new().chain_update(realm).chain_update([0]).chain_update(name).finalize();
-        let half = digest.first_chunk().copied().unwrap_or_default();
-        Self(u128::from_be_bytes(half))
+        Self::half(digest.as_slice())
+    }
+
+    /// A relay by its host, to share look-ups among those who ask for them.
+    pub(crate) fn of_relay(host: &str) -> Self {
+        Self::half(&of_relay(host).finalize())
+    }
+
+    /// A user as clients of a relay: what others do in the user's name behind another relay does not count.
+    pub(crate) fn behind(self, host: &str) -> Self {
+        Self::half(&of_relay(host).chain_update([0]).chain_update(self.0.to_be_bytes()).finalize())
+    }
+
+    fn half(digest: &[u8]) -> Self {
+        Self(u128::from_be_bytes(digest.first_chunk().copied().unwrap_or_default()))
     }
 }
 
+/// No realm begins with that octet. Host names have no case.
+fn of_relay(host: &str) -> Sha256 {
+    Sha256::new().chain_update([0]).chain_update(host.to_ascii_lowercase())
+}
+
 /// Whose share is counted.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum Who {
     /// Everybody at an address.
     Address(AddressKey),
@@ -159,6 +186,8 @@ type Table<K, V> = HashMap<K, V, SecretHasher>;
 #[derive(Debug)]
 pub(crate) struct Register {
     totals: Table<Who, Share>,
+    /// How many unproven connections the cores believe an address to have; one, where nothing is noted.
+    told: Table<Who, u32>,
     /// The part of each core in them, by position.
     parts: Vec<Table<Who, Share>>,
     failures: Table<(Who, Offence), Window>,
@@ -176,6 +205,7 @@ impl Register {
     pub(crate) fn new(cores: usize, entropy: &mut Entropy) -> Self {
         Self {
             totals: HashMap::with_hasher(SecretHasher::new(entropy)),
+            told: HashMap::with_hasher(SecretHasher::new(entropy)),
             parts: (0..cores).map(|_| HashMap::with_hasher(SecretHasher::new(entropy))).collect(),
             failures: HashMap::with_hasher(SecretHasher::new(entropy)),
             ends: VecDeque::new(),
@@ -185,6 +215,43 @@ impl Register {
     /// How many addresses and users have something now.
     pub(crate) fn len(&self) -> usize {
         self.totals.len()
+    }
+
+    /// Notes of what the cores have been told.
+    pub(crate) fn told_len(&self) -> usize {
+        self.told.len()
+    }
+
+    /// How many unproven connections an address has on all cores.
+    fn unproven(&self, who: Who) -> u32 {
+        self.totals.get(&who).map_or(0, |share| share.unproven)
+    }
+
+    /// The same, if the cores believe something else: if it is off by more than a quarter, so that few words are needed
+    /// for many connections.
+    fn news(&mut self, who: Who) -> Option<u32> {
+        let now = self.unproven(who);
+        let before = self.told.get(&who).copied().unwrap_or(1);
+        if now.abs_diff(before) <= before / 4 {
+            return None;
+        }
+        match now {
+            0 | 1 => self.told.remove(&who),
+            _ => self.told.insert(who, now),
+        };
+        (now > 0).then_some(now)
+    }
+
+    /// The cores with unproven connections of an address.
+    fn cores_with_newcomers(&self, who: Who) -> Vec<usize> {
+        let has = |part: &Table<Who, Share>| part.get(&who).is_some_and(|share| share.unproven > 0);
+        self.parts.iter().enumerate().filter(|(_, part)| has(part)).map(|(index, _)| index).collect()
+    }
+
+    /// Whether all that a core knows of an address' unproven connections is one that has just come, and there are others.
+    fn knows_one_of_many(&self, core: CoreId, who: Who) -> bool {
+        let part = self.parts.get(usize::from(core.index)).and_then(|part| part.get(&who));
+        part.is_some_and(|share| share.unproven == 1) && self.unproven(who) > 1
     }
 
     /// The users that have something now.
@@ -244,7 +311,7 @@ impl Register {
         self.change(from, who, |share| *share = all);
     }
 
-    /// A core is gone with all it had. Returns the users whose sessions are fewer now.
+    /// A core is gone with all it had. Returns those of whom something is less now.
     pub(crate) fn forget_core(&mut self, index: usize) -> Vec<Who> {
         let Some(part) = self.parts.get_mut(index).map(|part| part.drain().collect::<Vec<_>>()) else {
             return Vec::new();
@@ -252,7 +319,7 @@ impl Register {
         for (who, share) in &part {
             self.subtract(*who, *share);
         }
-        part.into_iter().filter(|(_, share)| share.sessions > 0).map(|(who, _)| who).collect()
+        part.into_iter().map(|(who, _)| who).collect()
     }
 
     fn change(&mut self, from: CoreId, who: Who, change: impl FnOnce(&mut Share)) -> Share {
@@ -383,9 +450,17 @@ impl Relay {
                 if let Some(limit) = core.register.connected(from, who, &core.settings.limits) {
                     core.post(Message::Excess { peer, limit }, fx);
                 }
+                let is_first = core.register.knows_one_of_many(from, who);
+                self.tell_newcomers(who, is_first.then_some(from), fx);
             }
-            Tally::Proven => core.register.proven(from, who),
-            Tally::Disconnected { proven } => core.register.disconnected(from, who, proven),
+            Tally::Proven => {
+                core.register.proven(from, who);
+                self.tell_newcomers(who, None, fx);
+            }
+            Tally::Disconnected { proven } => {
+                core.register.disconnected(from, who, proven);
+                self.tell_newcomers(who, None, fx);
+            }
             Tally::Claim { peer, ticket } => {
                 let granted = core.register.claim(from, who, core.settings.limits.sessions_per_user_max);
                 let counter = granted.then_some(self.core.me);
@@ -410,6 +485,31 @@ impl Relay {
             Tally::Restore(share) => {
                 core.register.restore(from, who, share);
                 self.tell_share(who, fx);
+                // What it was told by the counter before this one may be out of date.
+                self.tell_newcomers(who, Some(from).filter(|_| share.unproven > 0), fx);
+            }
+        }
+    }
+
+    /// About how many connections an address has that have proven nothing, to the cores that have some: it decides who
+    /// makes room there. To all of them if that is news, else to `asker` alone.
+    pub(super) fn tell_newcomers(&mut self, who: Who, asker: Option<CoreId>, fx: &mut Effects) {
+        let core = &mut self.core;
+        let Who::Address(source) = who else {
+            return;
+        };
+        // A core that is alone knows it all.
+        if core.cores.len() == 1 {
+            return;
+        }
+        let cores = match core.register.news(who) {
+            Some(_) => core.register.cores_with_newcomers(who),
+            None => asker.map(|core| usize::from(core.index)).into_iter().collect(),
+        };
+        let count = core.register.unproven(who);
+        for index in cores {
+            if let Some(to) = core.running(index) {
+                core.post(Message::Newcomers { core: to, source, count }, fx);
             }
         }
     }
@@ -517,13 +617,50 @@ mod tests {
         Register::new(3, &mut Entropy::new([5; 32]))
     }
 
-    // S10: a subscriber has a /64, not an address.
+    // S10: a subscriber has a /56, not an address.
     #[test]
     fn addresses_of_one_ipv6_network_are_one_and_mapped_ones_are_ipv4() {
         assert_eq!(address("2001:db8::1"), address("2001:db8::ffff:2"));
-        assert_ne!(address("2001:db8:0:1::1"), address("2001:db8:0:2::1"));
+        assert_eq!(address("2001:db8:0:1::1"), address("2001:db8:0:ff::1"));
+        assert_ne!(address("2001:db8:0:1::1"), address("2001:db8:0:100::1"));
+        assert_ne!(address("2001:db8::1"), address("2001:db9::1"));
         assert_eq!(address("::ffff:192.0.2.1"), address("192.0.2.1"));
         assert_ne!(address("192.0.2.1"), address("192.0.2.2"));
+        // All of IPv4 behind a translator is not one source, nor is a tunnel many.
+        assert_eq!(address("64:ff9b::192.0.2.1"), address("192.0.2.1"));
+        assert_eq!(address("2002:c000:201:9999::1"), address("192.0.2.1"));
+        assert_ne!(address("::1"), address("192.0.2.1"));
+    }
+
+    // A core is told of what others have: to within a quarter, and every time while that is one or two.
+    #[test]
+    fn news_of_newcomers_are_few_and_never_far_from_the_truth() {
+        let limits =
+            Limits { unproven_per_address_max: 10_000, peers_per_address_max: 10_000, ..Limits::default() };
+        let (mut register, who) = (register(), address("192.0.2.1"));
+        let (mut believed, mut words) = (1, 0);
+        let mut look = |register: &mut Register| {
+            if let Some(news) = register.news(who) {
+                (believed, words) = (news, words + 1);
+            }
+            let truth = register.unproven(who);
+            assert!(truth <= 1 || truth.abs_diff(believed) <= truth / 3 + 1, "{believed} for {truth}");
+        };
+        for n in 0..1000 {
+            register.connected(core(n % 2), who, &limits);
+            look(&mut register);
+        }
+        assert_eq!(register.cores_with_newcomers(who), [0, 1]);
+        assert_eq!(register.connected(core(2), who, &limits), None);
+        assert!(register.knows_one_of_many(core(2), who));
+        register.proven(core(2), who);
+        for n in 0..1000 {
+            register.disconnected(core(n % 2), who, false);
+            look(&mut register);
+        }
+        assert!((10..100).contains(&words), "{words}");
+        register.disconnected(core(2), who, true);
+        assert_eq!((register.len(), register.told_len()), (0, 0));
     }
 
     #[test]

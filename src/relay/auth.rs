@@ -21,9 +21,13 @@ use super::admission::{Offence, Tally, UserKey, Who};
 use super::ids::{Entropy, LookUpTicket, PeerKey, SessionKey, UriId};
 use super::limit::Limit;
 use super::message::Transit;
+use super::newcomers::Stage;
 use super::peer::{Peer, Role, response_to_path};
+use super::view::authority_of_first;
 use super::{CloseReason, Effect, Effects, Event, LookUpAnswer, Relay, Settings};
-use crate::proto::digest::{Algorithm, Authorization, AuthorizationError, Challenge, Ha1, Verified, check};
+use crate::proto::digest::{
+    Algorithm, Attempt, Authorization, AuthorizationError, Challenge, Ha1, Verified, check,
+};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::uri::{MsrpUri, host_matches};
@@ -107,6 +111,12 @@ impl AuthState {
         self.user.as_ref().map(|user| user.username()).or(self.tried.as_deref())
     }
 
+    /// Bytes of memory that the AUTH takes which is being looked up.
+    pub(crate) fn kept(&self) -> usize {
+        let waiting = self.waiting.as_ref().or_else(|| self.claim.as_deref().map(|claim| &claim.waiting));
+        waiting.map_or(0, |waiting| waiting.transit.cost())
+    }
+
     pub(crate) fn is_waiting(&self) -> bool {
         self.waiting.is_some() || self.claim.is_some()
     }
@@ -150,6 +160,7 @@ impl Relay {
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
+        peer.advance(Stage::Asking, &mut self.core);
         if peer.auth.is_none() && !is_through_relay(&transit) {
             peer.auth = Some(Box::new(AuthState::new(&mut self.core.entropy)));
         }
@@ -226,11 +237,11 @@ impl Relay {
             .use_nonce(&authorization.nonce, authorization.nc, self.core.now)
             .ok_or(Refusal::Wrong("nonce unknown or used before"))?;
         let number = peer.take_ticket(transit);
+        let uri = transit.to_path().last().unwrap_or_default();
         fx.push(Effect::LookUp {
             ticket: LookUpTicket { peer: key, number },
-            user: authorization.username.clone().into_owned(),
-            realm: authorization.realm.clone().into_owned(),
-            algorithm: authorization.algorithm,
+            who: behind::relay_of(transit).or_else(|| source.map(Who::Address)).unwrap_or(Who::User(user)),
+            attempt: Box::new(Attempt::new(&authorization, uri)),
         });
         let algorithm = authorization.algorithm;
         Ok(Waiting { ticket: number, transit: transit.clone(), stale, refreshes, algorithm })
@@ -324,8 +335,16 @@ impl Relay {
             Refusal::Respond(status, why) => (*status, *why),
             Refusal::RespondAndClose(status, reason) => (*status, reason.as_str()),
         };
-        fx.event(Event::AuthRefused { peer: key, status, why });
         let through_relay = is_through_relay(transit);
+        let value = transit.head.authorization(&transit.octets).unwrap_or_default();
+        let named = Authorization::parse(value).ok();
+        fx.event(Event::AuthRefused {
+            peer: key,
+            status,
+            why,
+            user: named.as_ref().map(|named| named.username.clone().into_owned()),
+            relay: through_relay.then(|| authority_of_first(transit.received_from_path().as_bytes())),
+        });
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
@@ -361,8 +380,6 @@ impl Relay {
         auth.failures += 1;
         let too_many = auth.failures >= self.core.settings.attempts_max;
         // For the user that was named, whether or not there is one: who exists must not show (norm S9).
-        let value = transit.head.authorization(&transit.octets).unwrap_or_default();
-        let named = Authorization::parse(value).ok();
         auth.tried = named.as_ref().map(|a| Box::from(&*a.username));
         let user = named.map(|a| UserKey::new(&a.username, &a.realm));
         let blamed = [source.map(Who::Address), user.map(Who::User)];
@@ -454,7 +471,7 @@ impl Peer {
     fn take_ticket(&mut self, transit: &Transit) -> u32 {
         if is_through_relay(transit) {
             let nearest = transit.received_from_path().first().unwrap_or_default();
-            return self.behind.as_mut().map_or(0, |behind| behind.take_ticket(nearest));
+            return self.behind.as_mut().map_or(0, |behind| behind.take_ticket(nearest, transit.cost()));
         }
         self.auth.as_mut().map_or(0, |auth| {
             auth.ticket = auth.ticket.wrapping_add(1);

@@ -1,12 +1,15 @@
-//! The memory budget: how many octets the queues of all cores may hold together.
+//! The memory budget: how much of what peers send all cores may hold together.
 //!
 //! Each core has an allowance, at first an equal part of the whole. A core that comes close to its own
 //! asks another for some of what that one does not need, and gives it back when it no longer needs it.
 //! Above its allowance a core is *pressed*: it takes no new connections, and reads from each of those it
 //! has only as much as a request needs to be complete. So everybody goes on, slowly.
 //!
-//! What is counted is what came in through this core's connections and has neither been written nor
-//! dropped, wherever it is queued: the other side of the senders' credit.
+//! Two kinds are counted. *Held* bytes came in through this core's connections and have neither been written
+//! nor dropped, wherever they are queued: the other side of the senders' credit. *Kept* bytes are everything else
+//! that grows with what peers send: open transactions, requests that wait for an answer, answers and REPORTs
+//! that wait for a peer, what is being written, unfinished input, clients behind relays and their sessions. Each is
+//! counted by the core that has it in memory, see `Peer::kept`.
 //!
 //! Invariants: the allowances of all cores, and what is under way between them, are the whole; a core
 //! that dies takes its loans with it and leaves its debts to nobody.
@@ -26,12 +29,16 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Budget {
     held: usize,
+    /// What is in memory here beside queued bytes.
+    kept: usize,
     /// What of it came from connections that are gone, by the core that holds it.
     left_behind: Loans,
     base: usize,
     borrowed: Vec<(CoreId, usize)>,
     lent: Vec<(CoreId, usize)>,
     pressed: bool,
+    /// The pressure has begun; what can be given up at once is not yet.
+    newly: bool,
     /// The pressure is over; those it held up are not told yet.
     relieved: bool,
     /// Which core is asked next, by its distance from this one, and whether one has been asked.
@@ -45,11 +52,13 @@ impl Budget {
     pub(crate) fn new(whole: usize, cores: usize) -> Self {
         Self {
             held: 0,
+            kept: 0,
             left_behind: Loans::default(),
             base: whole / cores.max(1),
             borrowed: Vec::new(),
             lent: Vec::new(),
             pressed: false,
+            newly: false,
             relieved: false,
             next: 1,
             asked: None,
@@ -60,12 +69,21 @@ impl Budget {
     /// The whole is another from now on; every core is told.
     pub(crate) fn resize(&mut self, whole: usize, cores: usize) {
         self.base = whole / cores.max(1);
-        self.pressed |= self.held > self.allowance();
+        self.press();
         self.look();
     }
 
     pub(crate) fn held(&self) -> usize {
         self.held
+    }
+
+    pub(crate) fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// All that counts against the allowance.
+    pub(crate) fn used(&self) -> usize {
+        self.held + self.kept
     }
 
     pub(crate) fn allowance(&self) -> usize {
@@ -79,8 +97,25 @@ impl Budget {
     /// Octets have come in. Returns whether that is what makes the core pressed.
     pub(crate) fn hold(&mut self, octets: usize) -> bool {
         self.held += octets;
-        let newly = !self.pressed && self.held > self.allowance();
+        self.press()
+    }
+
+    /// Something that took `before` bytes of memory takes `now`. Returns whether that is what makes the core
+    /// pressed.
+    pub(crate) fn keep(&mut self, before: usize, now: usize) -> bool {
+        debug_assert!(self.kept >= before, "more given back than was kept");
+        self.kept = self.kept.saturating_sub(before) + now;
+        if now > before {
+            return self.press();
+        }
+        self.look();
+        false
+    }
+
+    fn press(&mut self) -> bool {
+        let newly = !self.pressed && self.used() > self.allowance();
         self.pressed |= newly;
+        self.newly |= newly;
         newly
     }
 
@@ -94,10 +129,15 @@ impl Budget {
     fn look(&mut self) {
         let allowance = self.allowance();
         // Not at the very edge, or each octet would change it.
-        if self.pressed && self.held <= allowance - allowance / 4 {
+        if self.pressed && self.used() <= allowance - allowance / 4 {
             self.pressed = false;
             self.relieved = true;
         }
+    }
+
+    /// Whether the pressure has just begun.
+    pub(crate) fn take_pressure(&mut self) -> bool {
+        std::mem::take(&mut self.newly)
     }
 
     /// Whether the pressure has just ended.
@@ -127,7 +167,7 @@ impl Budget {
     /// `cores` are the present lives of all cores.
     pub(crate) fn balance(&mut self, me: CoreId, cores: &[Option<u16>], now: Instant) -> Option<Message> {
         let allowance = self.allowance();
-        if self.held > allowance - allowance / 8 {
+        if self.used() > allowance - allowance / 8 {
             let in_vain = self.refused_at.is_some_and(|at| now < at + ASK_AGAIN_AFTER);
             if self.asked.is_some() || in_vain || cores.len() < 2 {
                 return None;
@@ -146,7 +186,7 @@ impl Budget {
             return None;
         }
         let debts = sum(&self.borrowed);
-        if debts > 0 && self.held < (allowance - debts.min(allowance)) / 2 {
+        if debts > 0 && self.used() < (allowance - debts.min(allowance)) / 2 {
             let (lender, octets) = self.borrowed.pop()?;
             return Some(Message::Lend { to: lender, from: me, octets, back: true });
         }
@@ -155,7 +195,7 @@ impl Budget {
 
     /// Another core asks for a loan: half of what is not needed here.
     pub(crate) fn lend(&mut self, borrower: CoreId) -> usize {
-        let spare = self.allowance().saturating_sub(self.held) / 2;
+        let spare = self.allowance().saturating_sub(self.used()) / 2;
         if self.pressed || spare < LOAN_OCTETS_MIN {
             return 0;
         }
@@ -192,7 +232,7 @@ impl Budget {
         self.asked.take_if(|lender| *lender == gone);
         let lost = self.left_behind.write_off(gone, 0).min(self.held);
         self.free(lost);
-        self.pressed |= self.held > self.allowance();
+        self.press();
     }
 }
 
@@ -310,6 +350,19 @@ mod tests {
         budget.free(MIB);
         assert!(!budget.is_pressed());
         assert_eq!(budget.lend(core(1)), (2 * MIB + MIB / 4) / 2 - MIB / 4);
+    }
+
+    #[test]
+    fn kept_bytes_press_and_relieve_as_held_ones_do() {
+        let mut budget = Budget::new(8 * MIB, 2);
+        assert!(!budget.hold(2 * MIB));
+        assert!(!budget.keep(0, 2 * MIB));
+        assert!(budget.keep(2 * MIB, 2 * MIB + 1), "both together exceed the allowance");
+        assert!(!budget.keep(2 * MIB + 1, 3 * MIB), "only once");
+        assert!(budget.is_pressed());
+        assert_eq!((budget.held(), budget.kept(), budget.lend(core(1))), (2 * MIB, 3 * MIB, 0));
+        budget.keep(3 * MIB, MIB);
+        assert!(!budget.is_pressed() && budget.take_relief());
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! What the relay asks of its runtime: the effects, in the order in which they must happen, and the
 //! parcels for other cores. Plain data; what is done with them is the runtime's.
 
+use super::admission::Who;
 use super::ids::{CoreId, LookUpTicket, PeerKey};
 use super::limit::Limit;
 use super::message::Message;
 use super::view::{EndReason, SessionView};
-use crate::proto::digest::Algorithm;
+use crate::proto::digest::Attempt;
 use crate::proto::status::Status;
 
 /// What the caller must do.
@@ -24,23 +25,31 @@ pub enum Effect {
         /// Why.
         reason: CloseReason,
     },
+    /// End this connection at once, without a word and without waiting for its peer: its place is needed. The relay has
+    /// forgotten it already.
+    Abort {
+        /// The connection.
+        peer: PeerKey,
+        /// Why.
+        reason: CloseReason,
+    },
     /// Open a connection; say [`Input::Connected`](super::Input::Connected) or [`Input::DialFailed`](super::Input::DialFailed).
     Connect {
         /// The slot it will have.
         peer: PeerKey,
         /// Where to.
         target: Target,
+        /// In whose turn.
+        who: Who,
     },
     /// Ask the accounts; say [`Input::LookedUp`](super::Input::LookedUp).
     LookUp {
         /// To be given back.
         ticket: LookUpTicket,
-        /// User name as the client gave it.
-        user: String,
-        /// The realm of the challenge.
-        realm: String,
-        /// Which hash is wanted.
-        algorithm: Algorithm,
+        /// In whose turn: that of the address or relay where it comes from, for the user is not proven yet.
+        who: Who,
+        /// The credentials: whose account, and which hash is wanted.
+        attempt: Box<Attempt>,
     },
     /// Something worth a log line.
     Event(Event),
@@ -82,6 +91,8 @@ pub enum CloseReason {
     Refusals,
     /// A limit, which the log names, was reached.
     Limit(Limit),
+    /// The process has no descriptor left, and this connection has proven least.
+    NoDescriptor,
     /// It has no use any more.
     Idle,
     /// The peer sends no more.
@@ -95,6 +106,21 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// Whether it is what the peer sent, in frames of its own, that ends the connection.
+    pub(super) fn is_for_requests(self) -> bool {
+        match self {
+            Self::Misaddressed
+            | Self::AuthWithoutTls
+            | Self::AnotherName
+            | Self::AuthFailures
+            | Self::BodyTooLong
+            | Self::Refusals => true,
+            // Whoever found that has told of it.
+            Self::Unparseable | Self::Limit(_) | Self::NoDescriptor => false,
+            Self::Idle | Self::Ended | Self::SessionOver | Self::Stopping | Self::Operator => false,
+        }
+    }
+
     /// The word for logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -106,6 +132,7 @@ impl CloseReason {
             Self::BodyTooLong => "body of a non-SEND request too long",
             Self::Refusals => "too many refused requests",
             Self::Limit(limit) => limit.key(),
+            Self::NoDescriptor => "no file descriptor left",
             Self::Idle => "unused for limits.idle_timeout",
             Self::Ended => "the peer sends no more",
             Self::SessionOver => "session over",
@@ -151,6 +178,17 @@ pub enum Event {
         status: Status,
         /// Why, for the log only.
         why: &'static str,
+        /// The name that was given, whether or not there is such a user: a stranger's words.
+        user: Option<String>,
+        /// Host and port of the relay that the client is behind.
+        relay: Option<String>,
+    },
+    /// A connection that sessions live by is closed for what its peer has sent.
+    ClosedForRequests {
+        /// The connection.
+        peer: PeerKey,
+        /// What it was.
+        reason: CloseReason,
     },
     /// A request was refused.
     RequestRefused {
@@ -267,6 +305,7 @@ mod tests {
             R::Refusals,
             R::Limit(Limit::Connections),
             R::Limit(Limit::FirstRequestTimeout),
+            R::NoDescriptor,
             R::Idle,
             R::Ended,
             R::SessionOver,

@@ -28,7 +28,7 @@ use super::ids::{CoreId, Entropy, PeerRef, StreamId, Tid};
 use super::message::{Hop, Message, Notice, Transit};
 use super::orphan::Failure;
 use super::output::OutBatch;
-use super::transaction::Transactions;
+use super::transaction::{Room, Transactions};
 use crate::proto::head::Method;
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
@@ -37,11 +37,16 @@ use crate::proto::write::write_end_line;
 pub(crate) use flow::unwritten_failure;
 use flow::{Flow, Item, UNBOUNDED, Written};
 
+/// Bytes that an empty buffer for answers keeps room for.
+const CONTROL_ROOM_KEPT: usize = 4 << 10;
+
 /// What is to be written to one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
     /// Complete frames of this relay and its answers, first in line.
     control: Vec<u8>,
+    /// Of the first of them a part has been written: they were more than a flush.
+    control_cut: bool,
     /// One queue per connection that requests come from.
     flows: VecDeque<Flow>,
     /// The front flow's chunk is on the wire, its end-line not yet.
@@ -73,7 +78,8 @@ pub(crate) struct WriteContext<'c> {
     pub(crate) me: CoreId,
     pub(crate) now: Instant,
     pub(crate) entropy: &'c mut Entropy,
-    pub(crate) transactions_max: usize,
+    /// How many transactions may be open.
+    pub(crate) room: Room,
     /// A request still running is credited in amounts of at least so many octets.
     pub(crate) credit_batch: usize,
     /// The peer is not read from at present, and so neither are its answers.
@@ -103,6 +109,15 @@ impl Outbound {
 
     pub(crate) fn control_len(&self) -> usize {
         self.control.len()
+    }
+
+    /// Bytes of memory taken beside what is queued, which its sources have been counted for.
+    pub(crate) fn kept(&self) -> usize {
+        let control = match self.control.capacity() {
+            room if room > CONTROL_ROOM_KEPT => room,
+            _ => self.control.len(),
+        };
+        control + self.transactions.weight()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -176,7 +191,7 @@ impl Outbound {
 
     /// Whether what is written next begins a frame.
     pub(crate) fn is_between_frames(&self) -> bool {
-        !self.chunk_open
+        !self.chunk_open && !self.control_cut
     }
 
     /// What has been written and not yet credited, by the connections it came in by.
@@ -268,8 +283,9 @@ impl Outbound {
         // flows in a row that had nothing, so the loop ends after one look at each.
         let mut waiting = 0;
         while out.len() < budget {
-            if !self.chunk_open {
-                out.push_small(&mut self.control);
+            self.write_control(out, budget);
+            if self.control_cut {
+                break;
             }
             let room_for_transactions = self.has_room(cx);
             let Some(flow) = self.flows.front_mut() else {
@@ -300,8 +316,18 @@ impl Outbound {
                 self.flows.rotate_left(1);
             }
         }
-        if !self.chunk_open {
-            out.push_small(&mut self.control);
+        self.write_control(out, budget);
+        if self.control.is_empty() && self.control.capacity() > CONTROL_ROOM_KEPT {
+            // A burst must not be remembered in memory for as long as the connection lives.
+            self.control = Vec::new();
+        }
+    }
+
+    /// Moves answers and REPORTs into the flush, as far as they fit: what is handed over is in memory until the peer takes
+    /// it.
+    fn write_control(&mut self, out: &mut OutBatch, budget: usize) {
+        if !self.chunk_open && out.push_small(&mut self.control, budget) > 0 {
+            self.control_cut = !self.control.is_empty();
         }
     }
 
@@ -309,7 +335,7 @@ impl Outbound {
     /// but if we do not read them, because what the peer itself sends must wait, two floods that meet
     /// would hold up each other for ever: then the oldest are given up.
     fn has_room(&self, cx: &WriteContext<'_>) -> bool {
-        cx.deaf || !self.transactions.is_full(cx.transactions_max)
+        cx.deaf || !self.transactions.is_full(cx.room)
     }
 
     /// The next hop does not want the chunk on the wire: it ends with `#` (RFC 4975, 7.3.2).
@@ -386,8 +412,10 @@ impl Outbound {
 
 /// Makes room in the table for what has just begun to be written. The sender of a SEND has had its
 /// 200; whoever waits for an answer from the far end is told.
+/// While memory is short one is given up for each that begins, so that there come to be no more.
 fn give_up_answers(transactions: &mut Transactions, cx: &mut WriteContext<'_>) {
-    while transactions.is_full(cx.transactions_max) {
+    let mut too_many = transactions.is_full(cx.room);
+    while too_many {
         match transactions.give_up_oldest() {
             Some(notice) if notice.method != Method::Send => {
                 let status = Status::TIMEOUT;
@@ -396,6 +424,7 @@ fn give_up_answers(transactions: &mut Transactions, cx: &mut WriteContext<'_>) {
             Some(_) => {}
             None => break,
         }
+        too_many = transactions.is_full(Room::ample(cx.room.max));
     }
 }
 

@@ -19,6 +19,11 @@ macro_rules! limits {
             /// How many there are.
             pub const COUNT: usize = Self::ALL.len();
 
+            /// Whether it bites in ordinary use, and slows its sender and nothing else.
+            pub fn is_ordinary(self) -> bool {
+                matches!(self, Self::QueueBytes | Self::BytesPerSecondPerUser)
+            }
+
             /// The key of the config that moves it.
             pub fn key(self) -> &'static str {
                 match self {
@@ -74,6 +79,12 @@ limits! {
     BytesPerSecondPerUser = "limits.bytes_per_second_per_user_max",
     /// Look-ups that wait.
     LookUpsWaiting = "limits.lookups_waiting_max",
+    /// Account look-ups of one address.
+    LookUpsPerAddress = "limits.lookups_per_address_max",
+    /// Name look-ups of one user.
+    LookUpsPerUser = "limits.lookups_per_user_max",
+    /// Connects for one user.
+    DialsPerUser = "limits.dials_per_user_max",
     /// Addresses of a host name.
     AddressesPerName = "limits.addresses_per_name_max",
     /// A TLS handshake too slow.
@@ -82,6 +93,8 @@ limits! {
     FirstRequestTimeout = "limits.first_request_timeout",
     /// A head too slow.
     HeadTimeout = "limits.head_timeout",
+    /// A TLS record too slow.
+    RecordTimeout = "limits.record_timeout",
     /// A receiver that takes nothing holds up the others on a connection that serves several sessions.
     StallTimeout = "limits.stall_timeout",
     /// A receiver that takes nothing.

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::admission::{Offence, Tally, UserKey, Who};
+use super::admission::{AddressKey, Offence, Tally, UserKey, Who};
 use super::ids::{CoreId, LookUpTicket, PeerRef, SessionId, StreamId};
 use super::limit::Limit;
 use crate::proto::head::{ByteRange, FailureReport, Head, Kind, Method};
@@ -98,6 +98,10 @@ impl Transit {
         match self.method() {
             Method::Report => false,
             Method::Send => self.head.failure_report() != FailureReport::No,
+            // Without a method it may be a SEND.
+            _ if self.head.method_octets(&self.octets).is_empty() => {
+                self.head.failure_report() != FailureReport::No
+            }
             _ => true,
         }
     }
@@ -458,6 +462,15 @@ pub enum Message {
         /// The connection that went too far.
         culprit: Option<PeerRef>,
     },
+    /// To a core that has connections of a source which have proven nothing: about how many there are on all cores.
+    Newcomers {
+        /// The core.
+        core: CoreId,
+        /// The source.
+        source: AddressKey,
+        /// Its connections.
+        count: u32,
+    },
     /// To a core that has sessions of a user: how many there are on all cores.
     Share {
         /// The core.
@@ -504,6 +517,7 @@ impl Message {
             Self::Answer { stream, .. } | Self::Reply { stream, .. } => stream.peer.core,
             Self::Tally { counter: core, .. }
             | Self::Ban { core, .. }
+            | Self::Newcomers { core, .. }
             | Self::Share { core, .. }
             | Self::Borrow { lender: core, .. }
             | Self::Lend { to: core, .. } => *core,

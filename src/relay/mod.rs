@@ -26,6 +26,7 @@ mod ids;
 mod ledger;
 mod limit;
 mod message;
+mod newcomers;
 mod orphan;
 mod output;
 mod peer;
@@ -56,19 +57,22 @@ pub use identity::{ProvenNames, covers};
 pub use ids::{CoreId, LookUpTicket, PeerKey, PeerRef, SessionId, StreamId, Tid};
 pub use limit::Limit;
 pub use message::{Giver, HEAD_OVERHEAD, Hop, Message, Notice, Outer, Transit};
+pub use newcomers::Stage;
 pub use output::OutBatch;
 pub use settings::{ChunkBounds, Limits, Settings};
 pub use stats::{Stats, TableSizes};
-pub use view::{EndReason, Far, Found, SessionHandle, SessionState, SessionView, home_of_prefix};
+pub use view::{EndReason, Far, Found, Holder, SessionHandle, SessionState, SessionView, home_of_prefix};
 
 use admission::{Bans, Register};
 use budget::Budget;
 use forward::{SpareQueues, WriteContext};
 use ids::Entropy;
+use newcomers::Newcomers;
 use orphan::Orphans;
 use peer::Peer;
 use rate::Rates;
 use session::Sessions;
+use transaction::Room;
 
 /// What the relay is told.
 #[derive(Debug)]
@@ -96,10 +100,25 @@ pub enum Input {
         /// Its continuation flag.
         flag: Flag,
     },
+    /// So many bytes have come of a TLS record, or of a piece of a frame, of which the rest is awaited. Said after each
+    /// read that changes it.
+    Unfinished {
+        /// The connection.
+        peer: PeerKey,
+        /// How many.
+        bytes: usize,
+    },
     /// What arrives can no longer be divided into frames (norm C4): the connection must go.
     Unparseable {
         /// The connection.
         peer: PeerKey,
+    },
+    /// CR and LF have come between frames: a sign of life.
+    Blank {
+        /// The connection.
+        peer: PeerKey,
+        /// How many octets.
+        octets: usize,
     },
     /// The peer of an accepted connection has proven to bear these names, before anything else is said of it.
     Identified {
@@ -108,6 +127,15 @@ pub enum Input {
         /// What its certificate says.
         names: ProvenNames,
     },
+    /// An accepted connection has got so far, before its first request.
+    Advanced {
+        /// The connection.
+        peer: PeerKey,
+        /// How far.
+        stage: Stage,
+    },
+    /// The process has no descriptor left for a connection that waits to be accepted.
+    NoDescriptor,
     /// A connection that [`Effect::Connect`] asked for is up.
     Connected {
         /// The connection.
@@ -224,8 +252,8 @@ struct Core {
     kin: [Option<u8>; 2],
     /// Nothing more is read.
     stopping: bool,
-    /// Connections that nobody vouches for.
-    unproven: usize,
+    /// Connections that have proven nothing.
+    newcomers: Newcomers,
     budget: Budget,
     register: Register,
     bans: Bans,
@@ -233,6 +261,9 @@ struct Core {
     spare: SpareQueues,
     stats: Stats,
 }
+
+/// The most handed over at a time while memory is short: the floor of `limits.flush_bytes_max`.
+const PRESSED_FLUSH_MAX: usize = 16 << 10;
 
 impl Core {
     /// Sends a message to whoever takes the next step, here or elsewhere.
@@ -264,6 +295,20 @@ impl Core {
         if self.budget.hold(octets) {
             self.bite(Limit::QueueBytesTotal, None, fx);
         }
+    }
+
+    /// Something that took `before` bytes of memory beside queued ones takes `now`.
+    fn keep(&mut self, before: usize, now: usize, fx: &mut Effects) {
+        if self.budget.keep(before, now) {
+            self.bite(Limit::QueueBytesTotal, None, fx);
+        }
+    }
+
+    /// How many transactions one connection may have open before the next request for it waits: few while memory
+    /// is short, for each of them is memory.
+    fn room(&self) -> Room {
+        let max = self.settings.limits.transactions_per_peer_max;
+        if self.budget.is_pressed() { Room::short(max) } else { Room::ample(max) }
     }
 
     /// Gives octets back to the connection they came in by.
@@ -308,6 +353,7 @@ impl Relay {
             budget: Budget::new(settings.limits.queue_octets_total, cores.len()),
             register: Register::new(cores.len(), &mut entropy),
             bans: Bans::new(&mut entropy),
+            newcomers: Newcomers::new(&mut entropy),
             rates: Rates::new(settings.limits.octets_per_second_per_user_max, &mut entropy),
             cores,
             settings,
@@ -319,18 +365,18 @@ impl Relay {
             draining: false,
             kin: [None; 2],
             stopping: false,
-            unproven: 0,
             spare: SpareQueues::default(),
             stats: Stats::default(),
         };
         Self { peers: SlotMap::with_key(), sessions, core }
     }
 
-    /// A connection from `address` has been accepted.
+    /// A connection from `address` has been accepted. If there is no room for it, the one goes that has proven least
+    /// ([`Effect::Abort`]).
     ///
     /// # Errors
-    /// The limit that forbids it: close the connection. One that only all cores together exceed is
-    /// found a little later, and ends with [`Effect::Close`].
+    /// The limit that forbids it, where no other connection makes room: close it. A limit that only all cores together
+    /// exceed is found a little later, and ends with [`Effect::Abort`], too.
     pub fn accept(
         &mut self,
         now: Instant,
@@ -339,27 +385,22 @@ impl Relay {
         fx: &mut Effects,
     ) -> Result<PeerKey, Limit> {
         self.core.now = now;
-        let limits = &self.core.settings.limits;
-        let refused = if self.peers.len() >= limits.peers_max {
-            Some(Limit::Connections)
-        } else if self.core.unproven >= limits.unproven_max {
-            Some(Limit::UnauthenticatedShare)
-        } else if self.core.budget.is_pressed() {
-            Some(Limit::QueueBytesTotal)
-        } else {
-            None
+        let room = match self.core.budget.is_pressed() {
+            true => Err(Limit::QueueBytesTotal),
+            false => self.make_room(true, fx),
         };
-        if let Some(limit) = refused {
+        if let Err(limit) = room {
             self.core.bite(limit, None, fx);
             return Err(limit);
         }
-        let until = now + limits.first_request_timeout;
+        let until = now + self.core.settings.limits.first_request_timeout;
         let source = AddressKey::new(address);
         let me = self.core.me;
+        let place = self.core.newcomers.next_place();
         let key = self.peers.insert_with_key(|key| {
-            Peer::accepted(PeerRef { core: me, key }, transport, source, (now, until))
+            Peer::accepted(PeerRef { core: me, key }, transport, source, place, (now, until))
         });
-        self.core.unproven += 1;
+        self.core.newcomers.insert(source, key, place);
         let peer = PeerRef { core: me, key };
         self.core.tally(Who::Address(source), Tally::Connected(peer), fx);
         if let Some(peer) = self.peers.get_mut(key) {
@@ -381,6 +422,11 @@ impl Relay {
         Some(peer::named_session(first)?.home())
     }
 
+    /// Whether a session lives by a connection.
+    pub fn serves_session(&self, peer: PeerKey) -> bool {
+        self.peers.get(peer).is_some_and(Peer::is_in_use)
+    }
+
     /// Names the other processes of this relay that there are, by their generations. Sessions of theirs are next hops.
     pub fn set_kin(&mut self, generations: [Option<u8>; 2]) {
         self.core.kin = generations;
@@ -393,7 +439,7 @@ impl Relay {
 
     /// Connections whose first request is still to come, or has been vouched for by nobody yet.
     pub fn newcomers(&self) -> usize {
-        self.core.unproven
+        self.core.newcomers.len()
     }
 
     /// Whether the relay is about to end: nothing more is read.
@@ -408,8 +454,12 @@ impl Relay {
             Input::Head { peer, head, octets } => self.on_head(peer, head, octets, fx),
             Input::Body { peer, octets } => self.on_body(peer, octets, fx),
             Input::End { peer, flag } => self.on_end(peer, flag, fx),
+            Input::Blank { peer, octets } => self.on_blank(peer, octets, fx),
+            Input::Unfinished { peer, bytes } => self.on_unfinished(peer, bytes, fx),
             Input::Unparseable { peer } => self.close_peer(peer, CloseReason::Unparseable, fx),
             Input::Identified { peer, names } => self.on_identified(peer, names),
+            Input::Advanced { peer, stage } => self.on_advanced(peer, stage),
+            Input::NoDescriptor => self.on_no_descriptor(fx),
             Input::Connected { peer } => self.on_connected(peer, fx),
             Input::DialFailed { peer } => {
                 self.on_dial_failed(peer, fx);
@@ -449,9 +499,11 @@ impl Relay {
         entry.woken = false;
         entry.last_taken = now;
         let limits = &self.core.settings.limits;
-        let (budget, transactions_max) = (limits.flush_octets_max, limits.transactions_per_peer_max);
-        // What is not yet credited must not keep its source from being read again.
-        let credit_batch = limits.queue_octets_low / 2;
+        let pressed = self.core.budget.is_pressed();
+        let budget = limits.flush_octets_max.min(if pressed { PRESSED_FLUSH_MAX } else { usize::MAX });
+        let room = self.core.room();
+        // What is not yet credited must not keep its source from being read again, whatever the pressure on its core.
+        let credit_batch = limits.request_octets_max / 2;
         let Core { entropy, stats, inbox, me, ended, spare, .. } = &mut self.core;
         let Stats { chunks_out, body_octets_out, parcels, .. } = stats;
         let mut post = |message: Message| {
@@ -467,7 +519,7 @@ impl Relay {
             me: *me,
             now,
             entropy,
-            transactions_max,
+            room,
             credit_batch,
             deaf: entry.is_paused(),
             post: &mut post,
@@ -477,6 +529,7 @@ impl Relay {
         };
         entry.out.fill(out, budget, &mut cx);
         entry.taking = !out.is_empty();
+        entry.in_hand = out.len();
         entry.set_alarm(&mut self.core);
         entry.count_full_table(&mut self.core, fx);
         entry.update_pause(&mut self.core, fx);
@@ -505,13 +558,16 @@ impl Relay {
             unanswered: self.core.orphans.len()
                 + self.peers.values().map(|p| p.unanswered.len()).sum::<usize>(),
             octets_queued: self.core.budget.held(),
+            bytes_kept: self.sessions.kept() + self.peers.values().map(Peer::kept).sum::<usize>(),
+            bytes_counted: self.core.budget.kept(),
             counted: self.core.register.len() + self.core.rates.len(),
+            newcomers: self.core.newcomers.entries() + self.core.register.told_len(),
         }
     }
 
-    /// Octets received and not yet written out or dropped, without looking at every table.
-    pub fn octets_queued(&self) -> usize {
-        self.core.budget.held()
+    /// All that counts against [`Limits::queue_octets_total`], without looking at every table.
+    pub fn bytes_used(&self) -> usize {
+        self.core.budget.used()
     }
 
     /// How many cores there are, this one included.
@@ -530,14 +586,37 @@ impl Relay {
             while let Some(message) = self.core.inbox.pop_front() {
                 self.step(message, fx);
             }
-            if !self.core.budget.take_relief() {
+            if self.core.budget.take_pressure() {
+                self.forget_askers(fx);
+            } else if self.core.budget.take_relief() {
+                self.resume_all(fx);
+            } else {
                 break;
-            }
-            for peer in self.peers.values_mut() {
-                peer.update_pause(&mut self.core, fx);
             }
         }
         self.balance_budget(fx);
+    }
+
+    /// Memory is short no more: whoever waited for that goes on.
+    fn resume_all(&mut self, fx: &mut Effects) {
+        let room = Room::short(self.core.settings.limits.transactions_per_peer_max);
+        for peer in self.peers.values_mut() {
+            peer.update_pause(&mut self.core, fx);
+            if peer.out.transactions.is_full(room) {
+                peer.wake(fx);
+            }
+        }
+    }
+
+    /// Memory is short: clients behind relays that have nothing and wait for nothing ask again. Without this what they
+    /// take could fill the budget for as long as their relays are connected.
+    fn forget_askers(&mut self, fx: &mut Effects) {
+        for peer in self.peers.values_mut() {
+            if let Some(behind) = &mut peer.behind {
+                behind.forget_idle(&self.sessions);
+                peer.recount(&mut self.core, fx);
+            }
+        }
     }
 
     /// Asks another core for memory when it is getting tight here, or gives back what it lent.
@@ -578,7 +657,8 @@ impl Relay {
             Message::Shed { peer, source } => self.on_shed(peer, source, fx),
             Message::Lent { peer, from, to, octets } => self.on_lent(peer, from, to, octets, fx),
             Message::Tally { from, who, tally, .. } => self.on_tally(from, who, tally, fx),
-            Message::Excess { peer, limit } => self.close_for_limit(peer.key, limit, fx),
+            Message::Excess { peer, limit } => self.on_excess(peer.key, limit, fx),
+            Message::Newcomers { source, count, .. } => self.core.newcomers.told(source, count),
             Message::Claimed { ticket, who, granted, counter, .. } => {
                 self.on_claimed(ticket, who, granted, counter, fx);
             }

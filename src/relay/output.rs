@@ -67,11 +67,14 @@ impl OutBatch {
         }
     }
 
-    /// Moves a whole buffer in; it is left empty, its memory kept.
-    pub(crate) fn push_small(&mut self, octets: &mut Vec<u8>) {
-        if !octets.is_empty() {
-            self.small(|small| small.append(octets));
+    /// Moves the front of a buffer in, as far as the batch stays within `max` bytes. Returns how many were moved.
+    pub(crate) fn push_small(&mut self, octets: &mut Vec<u8>, max: usize) -> usize {
+        let moved = octets.len().min(max.saturating_sub(self.len));
+        if moved > 0 {
+            self.small(|small| small.extend_from_slice(&octets[..moved]));
+            octets.drain(..moved);
         }
+        moved
     }
 
     pub(crate) fn body(&mut self, octets: Bytes) {

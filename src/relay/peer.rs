@@ -13,6 +13,7 @@ mod life;
 mod steps;
 
 use std::collections::VecDeque;
+use std::mem;
 use std::time::Instant;
 
 use super::admission::{AddressKey, Share, UserKey, Who};
@@ -23,17 +24,28 @@ use super::ids::{CoreId, PeerRef, SessionId, SessionKey, StreamId};
 use super::ledger::Loans;
 use super::limit::Limit;
 use super::message::{Giver, Message, Transit};
+use super::newcomers::{Place, Stage};
+use super::transaction::Room;
 use super::{CloseReason, Core, Effect, Effects, Limits, Settings, Tally, Transport};
 use crate::proto::head::Method;
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::uri::MsrpUri;
 use crate::proto::write::FrameWriter;
+use crate::srv::PORT_DEFAULT;
 
 /// Answers a connection has not taken off our hands, in octets, at which we stop reading its requests.
 const CONTROL_OCTETS_MAX: usize = 64 << 10;
+/// ... and while memory is short.
+const PRESSED_CONTROL_MAX: usize = 16 << 10;
 /// ... and at which the far end's own responses are dropped: they are as long as it likes.
 const REPLY_OCTETS_MAX: usize = 4 * CONTROL_OCTETS_MAX;
+/// ... and at which our own REPORTs are: as many wait at once as a full table of transactions makes when its
+/// connection is lost. While memory is short both give way at `CONTROL_OCTETS_MAX`.
+const REPORT_OCTETS_MAX: usize = 4 << 20;
+
+/// Requests that an empty table of unanswered ones keeps room for.
+const UNANSWERED_ROOM_KEPT: usize = 64;
 
 /// A connection and everything this core knows about it.
 #[derive(Debug)]
@@ -53,6 +65,12 @@ pub(crate) struct Peer {
     pub(crate) outstanding: usize,
     /// Which of those other cores hold; they go with their core.
     lent: Loans,
+    /// Bytes received of a record, or of a piece of a frame, whose rest is awaited.
+    unfinished: usize,
+    /// Bytes that are being written.
+    pub(crate) in_hand: usize,
+    /// What of all that it makes us keep the memory budget has been told of.
+    counted: usize,
     paused: bool,
     pub(crate) woken: bool,
     pub(crate) closing: bool,
@@ -97,7 +115,7 @@ pub(crate) struct Peer {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Standing {
     /// Not yet. It is closed at `until`, or when too many of its requests have been refused.
-    Probation { until: Instant, refusals: u32 },
+    Probation { until: Instant, refusals: u32, place: Place },
     /// It has authenticated, or a request of its was forwarded, or we dialled it. Later refusals
     /// count, too, but only those that no session's peer would earn, and those in a row.
     Proven { strays: u32 },
@@ -154,6 +172,8 @@ enum Incoming {
         stream: StreamId,
         /// Body octets that may still come.
         room: usize,
+        /// What its head takes while it comes in: its session and the way out may each have a copy.
+        kept: usize,
     },
     /// An AUTH for us, judged when it is complete.
     Auth {
@@ -185,9 +205,10 @@ impl Peer {
         me: PeerRef,
         transport: Transport,
         source: AddressKey,
+        place: Place,
         (now, until): (Instant, Instant),
     ) -> Self {
-        let standing = Standing::Probation { until, refusals: 0 };
+        let standing = Standing::Probation { until, refusals: 0, place };
         Self { source: Some(source), standing, ..Self::new(me, transport, Role::Foreign, now) }
     }
 
@@ -208,6 +229,9 @@ impl Peer {
             unanswered_octets: 0,
             outstanding: 0,
             lent: Loans::default(),
+            unfinished: 0,
+            in_hand: 0,
+            counted: 0,
             paused: false,
             woken: false,
             closing: false,
@@ -242,12 +266,30 @@ impl Peer {
         if self.is_proven() {
             return;
         }
+        self.leave_newcomers(core);
         self.standing = Standing::Proven { strays: 0 };
-        core.unproven -= 1;
         if let Some(source) = self.source {
             core.tally(Who::Address(source), Tally::Proven, fx);
         }
         self.set_alarm(core);
+    }
+
+    /// It has got further towards a proof, or is being closed, which no stage comes after.
+    pub(crate) fn advance(&mut self, stage: Stage, core: &mut Core) {
+        let (Standing::Probation { place, .. }, Some(source)) = (&mut self.standing, self.source) else {
+            return;
+        };
+        let is_further = stage == Stage::Closing || stage > place.stage;
+        if is_further && place.stage != Stage::Closing {
+            core.newcomers.advance(source, self.me.key, place, stage);
+        }
+    }
+
+    /// It makes room for nobody any more.
+    fn leave_newcomers(&self, core: &mut Core) {
+        if let (Standing::Probation { place, .. }, Some(source)) = (self.standing, self.source) {
+            core.newcomers.remove(source, self.me.key, place);
+        }
     }
 
     /// What of this connection is counted by address and by user.
@@ -291,8 +333,30 @@ impl Peer {
         }
     }
 
+    /// What this connection makes the core keep in memory, beside the queued bytes it has sent.
+    pub(crate) fn kept(&self) -> usize {
+        let incoming = match &self.incoming {
+            Incoming::Request { kept, .. } => *kept,
+            Incoming::Auth { transit, .. } => transit.cost(),
+            Incoming::Nothing | Incoming::Dropped => 0,
+        };
+        let auth = self.auth.as_ref().map_or(0, |auth| auth.kept());
+        let behind = self.behind.as_ref().map_or(0, |behind| behind.kept());
+        let sent = self.in_hand + self.out.kept();
+        sent + self.unanswered_octets + incoming + self.unfinished + auth + behind
+    }
+
+    /// Tells the memory budget what has changed of [`kept`](Self::kept).
+    pub(crate) fn recount(&mut self, core: &mut Core, fx: &mut Effects) {
+        let kept = self.kept();
+        if kept != self.counted {
+            core.keep(mem::replace(&mut self.counted, kept), kept, fx);
+        }
+    }
+
     /// Starts or stops reading as the queues demand.
     pub(crate) fn update_pause(&mut self, core: &mut Core, fx: &mut Effects) {
+        self.recount(core, fx);
         let reason = self.reason_to_pause(core);
         // Also while it is paused already: the reason may be another, or a second session have come.
         let held_up = matches!(reason, Some(PauseReason::Queue)) && self.bound.len() > 1;
@@ -308,7 +372,7 @@ impl Peer {
             if let Some(limit) = reason.limit() {
                 core.count_limit(limit);
             }
-            if self.out.transactions.is_full(core.settings.limits.transactions_per_peer_max) {
+            if self.out.transactions.is_full(core.room()) {
                 // Writing does not wait for answers that are not read.
                 self.wake(fx);
             }
@@ -319,6 +383,8 @@ impl Peer {
     fn reason_to_pause(&self, core: &Core) -> Option<PauseReason> {
         let limits = &core.settings.limits;
         let pressed = core.budget.is_pressed();
+        let control_max = if pressed { PRESSED_CONTROL_MAX } else { CONTROL_OCTETS_MAX };
+        let unanswered_max = if pressed { limits.request_octets_max } else { limits.queue_octets_high };
         let bound = match self.paused {
             _ if pressed => limits.request_octets_max,
             true => limits.queue_octets_low,
@@ -328,10 +394,10 @@ impl Peer {
             Some(PauseReason::Stopping)
         } else if self.auth.as_ref().is_some_and(|auth| auth.is_waiting()) {
             Some(PauseReason::LookUp)
-        } else if self.out.control_len() >= CONTROL_OCTETS_MAX {
+        } else if self.out.control_len() >= control_max {
             Some(PauseReason::AnswersNotTaken)
         } else if self.unanswered.len() >= limits.transactions_per_peer_max
-            || self.unanswered_octets >= limits.queue_octets_high
+            || self.unanswered_octets >= unanswered_max
         {
             Some(PauseReason::Transactions)
         } else if self.outstanding > bound {
@@ -346,7 +412,8 @@ impl Peer {
 
     /// Counts a table of transactions that has become full; see [`Outbound`].
     pub(crate) fn count_full_table(&mut self, core: &mut Core, fx: &mut Effects) {
-        let full = self.out.transactions.is_full(core.settings.limits.transactions_per_peer_max);
+        let room = Room::ample(core.settings.limits.transactions_per_peer_max);
+        let full = self.out.transactions.is_full(room);
         if full && !self.table_full {
             core.bite(Limit::Transactions, Some(self.me.key), fx);
         }
@@ -400,7 +467,7 @@ impl Peer {
 
     /// Whether a session lives by this connection: then it may be silent for as long as it likes
     /// (RFC 4975, 5.4).
-    fn is_in_use(&self) -> bool {
+    pub(crate) fn is_in_use(&self) -> bool {
         match &self.role {
             Role::Dialling => true,
             Role::Client { sessions } => !sessions.is_empty() || !self.bound.is_empty(),
@@ -440,11 +507,36 @@ impl Peer {
         comment: Option<&str>,
         fx: &mut Effects,
     ) {
-        let octets = &transit.octets;
-        let to = response_to_path(transit);
-        let from = transit.head.to_path(octets).first().unwrap_or_default();
-        FrameWriter::response(self.out.control(), transit.head.tid(octets), status, comment)
-            .header("To-Path", to)
+        let from = transit.head.to_path(&transit.octets).first().unwrap_or_default();
+        self.respond_from(from, transit, (status, comment), fx);
+    }
+
+    /// Answers a request that need not be well-formed: its To-Path may be wrong, or absent.
+    fn refuse(&mut self, transit: &Transit, status: Status, settings: &Settings, fx: &mut Effects) {
+        match transit.head.first_to(&transit.octets) {
+            Some(from) => self.respond_from(from, transit, (status, None), fx),
+            None => {
+                let Transport { secure, port } = self.transport;
+                let scheme = if secure { "msrps" } else { "msrp" };
+                // What we dialled has no port of ours.
+                let ours = || settings.tls_port.or_else(|| settings.ports.first().copied());
+                let port = Some(port).filter(|port| settings.ports.contains(port)).or_else(ours);
+                let port = port.unwrap_or(PORT_DEFAULT);
+                let own = format!("{scheme}://{}:{port};tcp", settings.hostname);
+                self.respond_from(own.as_bytes(), transit, (status, None), fx);
+            }
+        }
+    }
+
+    fn respond_from(
+        &mut self,
+        from: &[u8],
+        transit: &Transit,
+        (status, comment): (Status, Option<&str>),
+        fx: &mut Effects,
+    ) {
+        FrameWriter::response(self.out.control(), transit.head.tid(&transit.octets), status, comment)
+            .header("To-Path", response_to_path(transit))
             .header("From-Path", from)
             .end(Flag::Last);
         self.wake(fx);
@@ -454,6 +546,10 @@ impl Peer {
         let index = self.unanswered.iter().position(|u| u.sequence == sequence)?;
         let unanswered = self.unanswered.remove(index)?;
         self.unanswered_octets -= unanswered.transit.cost();
+        if self.unanswered.is_empty() && self.unanswered.capacity() > UNANSWERED_ROOM_KEPT {
+            // A burst must not be remembered in memory for as long as the connection lives.
+            self.unanswered = VecDeque::new();
+        }
         Some(unanswered)
     }
 
@@ -526,7 +622,9 @@ impl Peer {
 pub(crate) fn response_to_path(transit: &Transit) -> &[u8] {
     let from_path = transit.received_from_path();
     match transit.method() {
-        Method::Send => from_path.first().unwrap_or_default(),
+        Method::Send => transit.head.first_from(&transit.octets).unwrap_or_default(),
+        // Of a path that cannot be read, which is answered with a refusal, its beginning will do.
+        _ if from_path.is_empty() => transit.head.first_from(&transit.octets).unwrap_or_default(),
         _ => from_path.as_bytes(),
     }
 }

@@ -21,8 +21,9 @@ use std::time::Instant;
 
 use slotmap::SlotMap;
 
-use super::admission::UserKey;
+use super::admission::{UserKey, Who};
 use super::ids::{CoreId, Entropy, PeerKey, PeerRef, SecretHasher, SessionId, SessionKey, StreamId, UriId};
+use super::limit::Limit;
 use super::message::{Giver, Message, MessageId, Notice, Outer, Transit};
 use super::orphan::Failure;
 use super::transaction::RESPONSE_TIMEOUT;
@@ -200,12 +201,14 @@ pub(crate) struct Sessions {
     by_id: HashMap<SessionId, SessionKey, SecretHasher>,
     /// When sessions are over that end with no connection: those of clients behind relays.
     ending: BTreeSet<(Instant, SessionKey)>,
+    /// Bytes of memory that count against the budget.
+    kept: usize,
 }
 
 impl Sessions {
     pub(crate) fn new(entropy: &mut Entropy) -> Self {
         let by_id = HashMap::with_hasher(SecretHasher::new(entropy));
-        Self { table: SlotMap::with_key(), by_id, ending: BTreeSet::new() }
+        Self { table: SlotMap::with_key(), by_id, ending: BTreeSet::new(), kept: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -253,6 +256,16 @@ impl Sessions {
         Some(UserKey::new(session.verified.username(), session.verified.realm()))
     }
 
+    /// In whose turn names are looked up and next hops dialled for it: the user's, or, behind a relay, the user's there.
+    pub(crate) fn in_turn_of(&self, id: &SessionId) -> Option<Who> {
+        let session = self.by_id.get(id).and_then(|key| self.table.get(*key))?;
+        let user = UserKey::new(session.verified.username(), session.verified.realm());
+        let nearest =
+            session.client().is_none().then(|| Path::new(&session.current.inner_path).first()).flatten();
+        let relay = nearest.and_then(|uri| MsrpUri::parse(uri).ok());
+        Some(Who::User(relay.map_or(user, |relay| user.behind(relay.host_str()))))
+    }
+
     /// Prolongs the life of a session's URI by an AUTH to it. Returns that URI.
     pub(crate) fn prolong(
         &mut self,
@@ -273,15 +286,22 @@ impl Sessions {
     /// Grants a session another URI, beside the one it has until that expires. Returns the new one.
     pub(crate) fn renew(&mut self, key: SessionKey, new: NewUri, core: &mut Core) -> Option<Arc<[u8]>> {
         self.forget_ending(key);
+        let mut bytes = (0, 0);
         let renewed = self.table.get_mut(key).map(|session| {
+            bytes.0 = session.kept();
             let before = std::mem::replace(&mut session.current, OwnUri::mint(&session.id, new, core));
             session.earlier.retain(|own| !own.is_over(core.now));
             if session.earlier.len() >= EARLIER_MAX {
                 session.earlier.remove(0);
             }
             session.earlier.push(before);
+            bytes.1 = session.kept();
             Arc::clone(&session.current.uri)
         });
+        self.kept = self.kept - bytes.0 + bytes.1;
+        if core.budget.keep(bytes.0, bytes.1) {
+            core.count_limit(Limit::QueueBytesTotal);
+        }
         self.note_ending(key);
         renewed
     }
@@ -317,6 +337,11 @@ impl Sessions {
             end: None,
             stopped: VecDeque::new(),
         };
+        let bytes = session.kept();
+        self.kept += bytes;
+        if core.budget.keep(0, bytes) {
+            core.count_limit(Limit::QueueBytesTotal);
+        }
         let key = self.table.insert(session);
         self.by_id.insert(id, key);
         self.note_ending(key);
@@ -377,6 +402,10 @@ impl Sessions {
         }
     }
 
+    pub(crate) fn by_id(&self, id: &SessionId) -> Option<&Session> {
+        self.by_id.get(id).and_then(|key| self.table.get(*key))
+    }
+
     fn find(&mut self, id: &SessionId) -> Option<&mut Session> {
         self.by_id.get(id).and_then(|key| self.table.get_mut(*key))
     }
@@ -384,7 +413,14 @@ impl Sessions {
     fn remove(&mut self, id: &SessionId) -> Option<Session> {
         let key = self.by_id.remove(id)?;
         self.forget_ending(key);
-        self.table.remove(key)
+        let session = self.table.remove(key)?;
+        self.kept -= session.kept();
+        Some(session)
+    }
+
+    /// Bytes of memory that the sessions take which are bounded by no number of connections.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept
     }
 }
 
@@ -395,6 +431,20 @@ impl Session {
         match self.inner {
             Inner::Client(key) => Some(PeerRef { core: me, key }),
             Inner::Relay { by } => by,
+        }
+    }
+
+    /// What it takes against the memory budget. Clients behind relays may have any number; all others have few for
+    /// each connection.
+    pub(super) fn kept(&self) -> usize {
+        /// URIs of the far side, further ways, stopped messages.
+        const BESIDE: usize = 512;
+        match self.inner {
+            Inner::Client(_) => 0,
+            Inner::Relay { .. } => {
+                let of_uri = |own: &OwnUri| size_of::<OwnUri>() + own.uri.len() + own.inner_path.len();
+                2 * size_of::<Self>() + self.uris().map(of_uri).sum::<usize>() + BESIDE
+            }
         }
     }
 
@@ -452,6 +502,10 @@ impl Session {
     }
 
     /// What an operator may see of it.
+    pub(crate) fn user(&self) -> &str {
+        self.verified.username()
+    }
+
     pub(crate) fn view(&self, now: Instant) -> SessionView {
         let state = match self.outer {
             _ if self.is_expired(now) => SessionState::Expired,

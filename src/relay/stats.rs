@@ -1,5 +1,7 @@
 //! What a relay counts: figures that only rise, and how full its tables are.
 
+use core::ops::{Deref, DerefMut};
+
 use super::limit::Limit;
 
 /// What happened so far on this core; only ever rises.
@@ -40,7 +42,31 @@ pub struct Stats {
     /// Messages to other cores.
     pub parcels: u64,
     /// How often each limit was reached, in the order of [`Limit::ALL`].
-    pub limits_reached: [u64; Limit::COUNT],
+    pub limits_reached: LimitCounts,
+}
+
+/// A number for each limit, in the order of [`Limit::ALL`]. An array of so many has no default of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LimitCounts([u64; Limit::COUNT]);
+
+impl Default for LimitCounts {
+    fn default() -> Self {
+        Self([0; Limit::COUNT])
+    }
+}
+
+impl Deref for LimitCounts {
+    type Target = [u64; Limit::COUNT];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for LimitCounts {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
 }
 
 impl Stats {
@@ -63,8 +89,14 @@ pub struct TableSizes {
     pub unanswered: usize,
     /// Octets received and not yet written out or dropped.
     pub octets_queued: usize,
+    /// Bytes kept beside those: what the entries of the tables say, added up.
+    pub bytes_kept: usize,
+    /// The same as the memory budget has it.
+    pub bytes_counted: usize,
     /// Addresses and users that are counted here, and users whose rate is.
     pub counted: usize,
+    /// Entries for connections that have proven nothing, and for their sources.
+    pub newcomers: usize,
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Who waits for a response on one connection: the requests this relay sent there.
 //!
 //! Invariants: a transaction ends once, by its response, its deadline or the loss of the
-//! connection; at most `transactions_per_peer_max` are open, fewer if they hold long paths, and the
-//! connection takes no new request beyond that; the table drains and gives its memory back.
+//! connection; at most `transactions_per_peer_max` are open, fewer if they hold long paths or memory is short, and
+//! the connection takes no new request beyond that; the table drains and gives its memory back. What it takes counts
+//! against the memory budget.
 //! RFC 4976, 6.4.1 (the 30 s) and 6.4.3.
 
 use std::collections::{HashMap, VecDeque};
@@ -42,6 +43,31 @@ impl Hasher for TidHasher {
     }
 }
 
+/// How many transactions one connection may have open.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// Before the next request waits: fewer than `max` while memory is short.
+    pub(crate) now: usize,
+    /// At most.
+    pub(crate) max: usize,
+}
+
+impl Room {
+    /// While there is memory.
+    pub(crate) fn ample(max: usize) -> Self {
+        Self { now: max, max }
+    }
+
+    /// While memory is short.
+    pub(crate) fn short(max: usize) -> Self {
+        Self { now: max.min(PRESSED_MAX), max }
+    }
+}
+
+/// Transactions of one connection above which no request is written to it while memory is short: the floor of
+/// `limits.transactions_per_peer_max`, so that a peer that answers is still sent to.
+const PRESSED_MAX: usize = 16;
+
 /// The open transactions of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Transactions {
@@ -72,24 +98,39 @@ impl Transactions {
         self.open.len()
     }
 
-    /// Whether another request must wait; `max` bounds how many are awaited.
-    pub(crate) fn is_full(&self, max: usize) -> bool {
-        self.awaited.open >= max || self.weight >= max.saturating_mul(WEIGHT_MAX)
+    /// Bytes of memory that the open ones take.
+    pub(crate) fn weight(&self) -> usize {
+        self.weight
+    }
+
+    /// Whether another request must wait.
+    pub(crate) fn is_full(&self, room: Room) -> bool {
+        self.awaited.open >= room.now || self.is_heavy(room)
+    }
+
+    fn is_heavy(&self, room: Room) -> bool {
+        self.weight >= room.max.saturating_mul(WEIGHT_MAX)
     }
 
     /// The last octet of a request has been handed over. Answers that are unlikely to come hold up
     /// nobody: the oldest are no longer waited for if there are too many.
-    pub(crate) fn begin(&mut self, tid: Tid, notice: Notice, now: Instant, max: usize) {
+    pub(crate) fn begin(&mut self, tid: Tid, notice: Notice, now: Instant, room: Room) {
         self.weight += weight(&notice);
         let order = self.order_of(&notice);
         order.tids.push_back(tid);
         order.open += 1;
         let deadline = now + RESPONSE_TIMEOUT;
         self.open.insert(tid, Transaction { notice, deadline });
-        while self.unlikely.open > max || self.weight >= max.saturating_mul(WEIGHT_MAX) {
+        while self.unlikely.open > room.max || self.is_heavy(room) {
             let Some(oldest) = self.unlikely.tids.front().copied() else {
                 break;
             };
+            self.end(oldest);
+        }
+        if self.unlikely.open > room.now
+            && let Some(oldest) = self.unlikely.tids.front().copied()
+        {
+            // Where there is little room there come to be no more, but those that there are stay.
             self.end(oldest);
         }
     }
@@ -197,9 +238,11 @@ impl Transactions {
     }
 }
 
+/// What a transaction takes at most: the tables it stands in may be half empty, and a path may be its own.
 fn weight(notice: &Notice) -> usize {
+    const ENTRY: usize = size_of::<Transaction>() + 2 * size_of::<Tid>() + 1;
     let id = notice.message_id.as_ref().map_or(0, |id| id.as_bytes().len());
-    size_of::<Transaction>() + notice.report_to.len() + id
+    2 * ENTRY + notice.report_to.len() + id
 }
 
 /// How far back pieces of the same message are looked for: messages rarely interleave deeper, and
@@ -255,14 +298,32 @@ mod tests {
         let (mut entropy, now) = (Entropy::new([1; 32]), Instant::now());
         for (path_octets, least, most) in [(100, 64, 64), (8000, 4, 16)] {
             let mut table = Transactions::default();
-            while !table.is_full(64) {
+            while !table.is_full(Room::ample(64)) {
                 let notice = notice(&mut entropy, 0, path_octets);
-                table.begin(Tid::mint(&mut entropy), notice, now, 64);
+                table.begin(Tid::mint(&mut entropy), notice, now, Room::ample(64));
             }
             assert!((least..=most).contains(&table.len()), "{path_octets}: {}", table.len());
             table.drain_merged();
             assert_eq!((table.len(), table.weight), (0, 0));
         }
+    }
+
+    // Where there is little room no more are kept than there are, and none is given up for that alone.
+    #[test]
+    fn unlikely_answers_beyond_the_room_take_the_place_of_the_oldest() {
+        let (mut entropy, now) = (Entropy::new([6; 32]), Instant::now());
+        let mut table = Transactions::default();
+        let mut begin = |table: &mut Transactions, sequence, room| {
+            let failure_report = FailureReport::Partial;
+            let notice = Notice { failure_report, ..notice(&mut entropy, sequence, 10) };
+            table.begin(Tid::mint(&mut entropy), notice, now, Room { now: room, max: 64 });
+        };
+        (0..10).for_each(|sequence| begin(&mut table, sequence, 64));
+        let weight = table.weight();
+        (10..15).for_each(|sequence| begin(&mut table, sequence, 4));
+        assert_eq!((table.len(), table.weight()), (10, weight));
+        let kept: Vec<u32> = table.open.values().map(|t| t.notice.stream.sequence).collect();
+        assert!(kept.iter().all(|sequence| (5..15).contains(sequence)), "{kept:?}");
     }
 
     // An unanswered request keeps neither its answered successors nor their memory.
@@ -271,11 +332,11 @@ mod tests {
         let (mut entropy, now) = (Entropy::new([2; 32]), Instant::now());
         let mut table = Transactions::default();
         let first = Tid::mint(&mut entropy);
-        table.begin(first, notice(&mut entropy, 0, 10), now, 4096);
+        table.begin(first, notice(&mut entropy, 0, 10), now, Room::ample(4096));
         for round in 0..10 {
             let tids: Vec<Tid> = (0..1000).map(|_| Tid::mint(&mut entropy)).collect();
             for tid in &tids {
-                table.begin(*tid, notice(&mut entropy, round, 10), now, 4096);
+                table.begin(*tid, notice(&mut entropy, round, 10), now, Room::ample(4096));
             }
             for tid in tids {
                 assert!(table.end(tid).is_some());
@@ -307,7 +368,12 @@ mod tests {
         for (n, tid) in tids.iter().enumerate() {
             // Two requests, each with two awaited pieces and two whose answers are unlikely.
             let number = u32::try_from(n).unwrap();
-            table.begin(*tid, piece(number % 2, u64::from(number) * 10 + 1, wishes[n / 2 % 2]), now, 64);
+            table.begin(
+                *tid,
+                piece(number % 2, u64::from(number) * 10 + 1, wishes[n / 2 % 2]),
+                now,
+                Room::ample(64),
+            );
         }
         let weight_of_all = table.weight;
         let stream = piece(0, 1, FailureReport::Yes).stream;
@@ -332,10 +398,10 @@ mod tests {
         let second = Duration::from_secs(1);
         for n in 0..3 {
             let mut awaited = notice(&mut entropy, n, 10);
-            table.begin(Tid::mint(&mut entropy), awaited.clone(), now + second * n, 3);
+            table.begin(Tid::mint(&mut entropy), awaited.clone(), now + second * n, Room::ample(3));
             awaited.failure_report = FailureReport::Partial;
-            table.begin(Tid::mint(&mut entropy), awaited, now + second * n, 3);
-            assert_eq!(table.is_full(3), n == 2);
+            table.begin(Tid::mint(&mut entropy), awaited, now + second * n, Room::ample(3));
+            assert_eq!(table.is_full(Room::ample(3)), n == 2);
         }
         assert_eq!(table.deadline(), Some(now + RESPONSE_TIMEOUT));
         assert!(table.expire(now + RESPONSE_TIMEOUT - second).is_none());
@@ -349,9 +415,9 @@ mod tests {
         // A fourth unlikely one drives out the oldest.
         for n in 0..4 {
             let unlikely = Notice { failure_report: FailureReport::Partial, ..notice(&mut entropy, n, 10) };
-            table.begin(Tid::mint(&mut entropy), unlikely, now, 3);
+            table.begin(Tid::mint(&mut entropy), unlikely, now, Room::ample(3));
         }
-        assert_eq!((table.unlikely.open, table.is_full(3)), (3, false));
+        assert_eq!((table.unlikely.open, table.is_full(Room::ample(3))), (3, false));
     }
 
     #[test]

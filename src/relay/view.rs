@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::ids::{PeerKey, PeerRef, SessionId, SessionKey};
 use super::message::{Message, Outer};
+use super::peer::Role;
 use super::session::Session;
 use super::{CloseReason, Effects, Relay};
 use crate::proto::uri::{MsrpUri, Path};
@@ -109,6 +110,15 @@ impl EndReason {
     }
 }
 
+/// On whose behalf a connection is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// Prefix of the id of its session: its own, or the one that it was dialled for or is the other side of.
+    pub session: Option<String>,
+    /// The user of that session, if it is the client's own connection or was dialled for the client.
+    pub user: Option<String>,
+}
+
 /// Which sessions a prefix means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Found {
@@ -131,6 +141,22 @@ impl Relay {
     #[must_use]
     pub fn session_view(&self, now: Instant, session: SessionHandle) -> Option<SessionView> {
         self.sessions.get(session.0).map(|session| session.view(now))
+    }
+
+    /// On whose behalf a connection is there, as far as this core knows.
+    #[must_use]
+    pub fn holder(&self, peer: PeerKey) -> Holder {
+        let Some(peer) = self.peers.get(peer) else { return Holder::default() };
+        let id = match &peer.role {
+            Role::Client { sessions } => sessions.first().and_then(|key| self.sessions.id_of(*key)),
+            Role::Foreign | Role::Dialling | Role::Dialled => peer.bound.first().copied(),
+        };
+        let Some(id) = id else { return Holder::default() };
+        let session = self.sessions.by_id(&id).filter(|_| peer.role != Role::Foreign);
+        Holder {
+            session: Some(id.prefix().to_owned()),
+            user: session.map(|session| session.user().to_owned()),
+        }
     }
 
     /// The session whose id begins like that.

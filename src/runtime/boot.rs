@@ -275,13 +275,14 @@ impl Server {
             (self.counters.clone(), self.accounts.clone(), self.control.clone());
         let family = Arc::clone(&self.family);
         move || {
-            let (look_ups_waiting, resolves_waiting) = control.waiting();
+            let [look_ups_waiting, resolves_waiting, dials_waiting] = control.waiting();
             Observed {
                 cores: counters.iter().map(|counters| counters.snapshot()).collect(),
                 accounts_ready: accounts.is_ready(),
                 look_ups_waiting,
                 resolves_waiting,
                 predecessor_sessions: family.predecessor().map_or(0, |before| before.sessions()),
+                dials_waiting,
             }
         }
     }

@@ -28,7 +28,11 @@ use super::tasks::Event;
 use super::tls::{Client, NotARelay, TlsConn, TlsError, Whose};
 use super::trace::Traced;
 use crate::proto::parser::{ParseError, Parser, Piece};
-use crate::relay::{Input, Limit, OutBatch, PeerKey, ProvenNames, Target, Transport, WriteState};
+use crate::relay::{
+    Holder, Input, Limit, OutBatch, PeerKey, ProvenNames, Stage, Target, Transport, WriteState,
+};
+use crate::telemetry::{Site, Source, gated};
+use crate::trust::{Asker, TlsFault, shown_names};
 
 /// How long a peer may take to close its side after we have closed ours.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,11 +58,17 @@ pub(crate) struct Conn {
     target: Option<Box<Target>>,
     /// The names of the relay at the other end, if another core or process has seen the proof.
     proven: RefCell<Option<ProvenNames>>,
+    /// How far it has got, as far as the relay was told.
+    stage: Cell<Stage>,
     /// Frames can be sent and received.
     up: Cell<bool>,
     /// When TLS must have got as far as its keys; later, when a head that has begun must be complete.
     deadline: Cell<Option<Instant>>,
+    /// When a TLS record that has begun must be complete.
+    record_deadline: Cell<Option<Instant>>,
     closing_since: Cell<Option<Instant>>,
+    /// What the relay has been told of a record, or a piece of a frame, whose rest is awaited.
+    unfinished: Cell<usize>,
     paused: Cell<bool>,
     resumed: Event,
     closing: Cell<bool>,
@@ -115,6 +125,8 @@ impl Conn {
     ) -> Self {
         let conn = Self::new(key, socket, address, tls.map(Box::new));
         conn.dialling.set(true);
+        // Who was called has nothing to prove.
+        conn.stage.set(Stage::Asking);
         Self { target: Some(Box::new(target.clone())), ..conn }
     }
 
@@ -143,9 +155,12 @@ impl Conn {
             dialling: Cell::new(false),
             target: None,
             proven: RefCell::new(None),
+            stage: Cell::new(Stage::Silent),
             up: Cell::new(false),
             deadline: Cell::new(None),
+            record_deadline: Cell::new(None),
             closing_since: Cell::new(None),
+            unfinished: Cell::new(0),
             paused: Cell::new(false),
             resumed: Event::default(),
             closing: Cell::new(false),
@@ -190,6 +205,13 @@ impl Conn {
         self.writable.notify();
     }
 
+    /// Ends at once: nothing more is written, and the peer is not waited for.
+    pub(crate) fn abort(&self, shared: &Rc<Shared>) {
+        // It fails only if the peer is gone already.
+        let _ = self.socket.reset_when_closed();
+        self.lose(shared);
+    }
+
     // -- reading -------------------------------------------------------------------------------
 
     async fn read(self: Rc<Self>, shared: &Rc<Shared>, received: Received) {
@@ -197,9 +219,14 @@ impl Conn {
         let (peer, address) = (self.key, self.address);
         match end {
             ReadEnd::Closing | ReadEnd::HandedOver => return,
-            ReadEnd::Gone(why) => tracing::debug!(?peer, %address, reason = why, "Connection gone"),
+            ReadEnd::Gone(why) => match self.target.as_ref().filter(|_| self.tls.is_some() && !self.up.get())
+            {
+                // An operator looks for what is wrong with TLS, which often ends without a word of TLS.
+                Some(target) => log_silence(target, shared.with_relay(|relay| relay.holder(peer)), &why),
+                None => tracing::debug!(%address, reason = why, "Connection gone"),
+            },
             ReadEnd::Ended(how) => {
-                tracing::debug!(?peer, %address, reason = how, "The peer has ended the connection");
+                tracing::debug!(%address, reason = how, "The peer has ended the connection");
                 // What waits for it can still be written: the answers to what it sent last.
                 shared.feed([Input::Ended { peer }]);
                 return;
@@ -213,15 +240,28 @@ impl Conn {
                 };
                 failures.add(1);
                 match &self.target {
-                    Some(target) => log_failure(target, &error),
-                    None => tracing::debug!(?peer, %address, reason = %error, "TLS failed"),
+                    Some(target) => {
+                        log_failure(target, shared.with_relay(|relay| relay.holder(peer)), &error)
+                    }
+                    None => tracing::debug!(%address, reason = %error, "TLS failed"),
                 }
                 // The alert tells the peer why; nobody waits for it to arrive.
                 let alert = mem::take(&mut *self.tls_out.borrow_mut());
                 let _ = future::or(self.socket.write_all(&alert), late(CLOSE_TIMEOUT)).await;
             }
             ReadEnd::Unparseable(error) => {
-                tracing::debug!(?peer, %address, reason = %error, "Input cannot be parsed");
+                if shared.with_relay(|relay| relay.serves_session(peer)) {
+                    let Holder { session, user } = shared.with_relay(|relay| relay.holder(peer));
+                    tracing::info!(
+                        %address,
+                        user,
+                        session,
+                        reason = %error,
+                        "Input cannot be parsed: sessions lose their connection"
+                    );
+                } else {
+                    tracing::debug!(%address, reason = %error, "Input cannot be parsed");
+                }
                 if let Some(limit) = limit_of(&error) {
                     shared.limit_reached(limit, Some((peer, address)));
                 }
@@ -237,13 +277,16 @@ impl Conn {
         let mut parser = Parser::new(shared.limits().parser());
         // Octets of TLS records, and of frames, that are not complete yet.
         let (mut records, mut rest) = (received.records, Vec::new());
+        self.watch_record(shared, records.len(), true);
         let mut before = Some(received.plain).filter(|plain| !plain.is_empty());
         if let Err(end) = self.begin(shared) {
             return end;
         }
         loop {
             while self.paused.get() && !self.closing.get() {
+                let since = Instant::now();
                 future::or(self.resumed.wait(), self.stop_reading.wait()).await;
+                self.record_deadline.set(self.record_deadline.get().map(|at| at + since.elapsed()));
                 if self.up.get() && self.deadline.take().is_some() {
                     // While it was not read from, the peer could not go on.
                     self.deadline.set(Some(Instant::now() + shared.limits().head_timeout));
@@ -260,6 +303,7 @@ impl Conn {
                 },
             };
             self.after_receive(shared);
+            self.tell_stage(shared);
             let Received { records: left, plain } = {
                 let received = Received { records: mem::take(&mut records), plain };
                 match self.hand_over(shared, received).await {
@@ -268,7 +312,7 @@ impl Conn {
                 }
             };
             records = left;
-            match self.parse(shared, &mut parser, plain) {
+            match self.parse(shared, &mut parser, plain, records.len()) {
                 Ok(left) => rest = left,
                 Err(error) => return ReadEnd::Unparseable(error),
             }
@@ -289,12 +333,19 @@ impl Conn {
         records: &mut Vec<u8>,
         rest: &[u8],
     ) -> Result<Vec<u8>, ReadEnd> {
-        let received = self.socket.read_with(&shared.scratch, records, |octets| self.decrypt(octets, rest));
+        let before = records.len();
+        let used_some = Cell::new(false);
+        let received = self.socket.read_with(&shared.scratch, records, |octets| {
+            let (used, plain) = self.decrypt(octets, rest);
+            used_some.set(used > 0);
+            (used, plain)
+        });
         let stopped = async {
             self.stop_reading.wait().await;
             None
         };
         let received = future::or(self.in_time(async { Some(received.await) }), stopped).await;
+        self.watch_record(shared, records.len(), before == 0 || used_some.get());
         match received {
             None if self.closing.get() => Err(ReadEnd::Closing),
             None => Err(ReadEnd::TooSlow(self.late_for())),
@@ -352,11 +403,11 @@ impl Conn {
                 _ => &counters.tls13_handshakes,
             };
             handshakes.add(1);
-            tracing::debug!(peer = ?self.key, agreed = %tls.describe(), records = ?tls.record_layer(), "TLS is up");
+            tracing::debug!(address = %self.address, agreed = %tls.describe(), records = ?tls.record_layer(), "TLS is up");
         }
         if self.dialling.take() {
             self.deadline.set(None);
-            tracing::debug!(peer = ?self.key, address = %self.address, "Connected");
+            tracing::debug!(address = %self.address, "Connected");
             shared.feed([Input::Connected { peer: self.key }]);
         } else {
             self.deadline.set(None);
@@ -368,6 +419,15 @@ impl Conn {
         }
     }
 
+    /// Something has been received. The relay is told how far that gets the connection, once for each stage.
+    fn tell_stage(&self, shared: &Rc<Shared>) {
+        let stage = if self.up.get() && self.tls.is_some() { Stage::Up } else { Stage::Handshake };
+        if stage > self.stage.get() {
+            self.stage.set(stage);
+            shared.feed([Input::Advanced { peer: self.key, stage }]);
+        }
+    }
+
     /// Tells the relay if a relay is at the other end, before anything that has come from there.
     fn identify(&self, shared: &Rc<Shared>) {
         let (peer, address) = (self.key, self.address);
@@ -376,18 +436,29 @@ impl Conn {
             Some(Client::Relay(names)) => ProvenNames::new(names),
             // As a rule an endpoint with a certificate of its own making.
             Some(Client::Other(why)) if matches!(*why, NotARelay::UnknownIssuer | NotARelay::Unusable) => {
-                tracing::debug!(?peer, %address, reason = %why, "The client is not taken for a relay");
+                tracing::debug!(%address, reason = %why, "The client is not taken for a relay");
                 None
             }
             Some(Client::Other(why)) => {
-                tracing::info!(?peer, %address, reason = %why, "The client is not taken for a relay");
+                let source = Source::address(address.ip());
+                gated!(info, Site::NotARelay, source, { %address, reason = %why }, "The client is not taken for a relay");
                 None
             }
         };
         if let Some(names) = names {
-            let shown = names.iter().collect::<Vec<_>>().join(", ");
-            tracing::debug!(?peer, %address, names = shown, "A relay has proven its name");
+            let shown = shown_names(names.iter());
+            tracing::debug!(%address, names = shown, "A relay has proven its name");
             shared.feed([Input::Identified { peer, names }]);
+        }
+    }
+
+    /// A record that has begun must end in time: until then it is in memory, and tells nothing. `bytes` have come of it;
+    /// before the last read it had not begun, or there was another, if it is `new`.
+    fn watch_record(&self, shared: &Rc<Shared>, bytes: usize, new: bool) {
+        if bytes == 0 {
+            self.record_deadline.set(None);
+        } else if new || self.record_deadline.get().is_none() {
+            self.record_deadline.set(Some(Instant::now() + shared.limits().record_timeout));
         }
     }
 
@@ -401,7 +472,14 @@ impl Conn {
     }
 
     /// Cuts what was received into pieces and feeds them to the relay in one go. Returns what is left.
-    fn parse(&self, shared: &Rc<Shared>, parser: &mut Parser, plain: Vec<u8>) -> Result<Vec<u8>, ParseError> {
+    /// `records` is how much of a TLS record waits for its rest.
+    fn parse(
+        &self,
+        shared: &Rc<Shared>,
+        parser: &mut Parser,
+        plain: Vec<u8>,
+        records: usize,
+    ) -> Result<Vec<u8>, ParseError> {
         let peer = self.key;
         let octets = pool::freeze(plain);
         let mut at = 0;
@@ -427,9 +505,14 @@ impl Conn {
                         Input::Body { peer, octets: part(&octets, at + range.start..at + range.end) }
                     }
                     Piece::End(flag) => Input::End { peer, flag },
+                    Piece::Blank => Input::Blank { peer, octets: step.consumed },
                 };
                 at += step.consumed;
                 relay.handle(now, input, fx);
+            }
+            let bytes = records + octets.len() - at;
+            if self.unfinished.replace(bytes) != bytes {
+                relay.handle(now, Input::Unfinished { peer, bytes }, fx);
             }
         });
         if at > 0 && self.up.get() {
@@ -442,9 +525,10 @@ impl Conn {
         }
     }
 
-    /// Waits for `received` no longer than the handshake, or the first request, may take.
+    /// Waits for `received` no longer than the handshake, the rest of a head, or that of a record, may take.
     async fn in_time<T>(&self, received: impl Future<Output = Option<T>>) -> Option<T> {
-        match self.deadline.get() {
+        let deadlines = [self.deadline.get(), self.record_deadline.get()];
+        match deadlines.into_iter().flatten().min() {
             None => received.await,
             Some(deadline) => {
                 let too_late = async {
@@ -457,7 +541,12 @@ impl Conn {
     }
 
     fn late_for(&self) -> Limit {
-        if self.up.get() { Limit::HeadTimeout } else { Limit::HandshakeTimeout }
+        let now = Instant::now();
+        match self.up.get() {
+            false => Limit::HandshakeTimeout,
+            true if self.deadline.get().is_some_and(|at| at <= now) => Limit::HeadTimeout,
+            true => Limit::RecordTimeout,
+        }
     }
 
     fn peer_closed(&self) -> bool {
@@ -481,7 +570,7 @@ impl Conn {
                 let written = self.write_flush(shared, &out).await;
                 shared.buffers.give(out);
                 if let Err(error) = written {
-                    tracing::debug!(peer = ?self.key, address = %self.address, reason = %error, "Connection gone");
+                    tracing::debug!(address = %self.address, reason = %error, "Connection gone");
                     return self.lose(shared);
                 }
                 if self.broken.get() {
@@ -521,7 +610,8 @@ impl Conn {
             trace(flush);
             let mut tls = tls.borrow_mut();
             if let Err(error) = records::cut(flush.parts(), seam, |record| tls.encrypt(record, out)) {
-                tracing::warn!(peer = ?self.key, reason = %error, "Cannot encrypt");
+                let (address, source) = (self.address, Source::address(self.address.ip()));
+                gated!(warn, Site::CannotEncrypt, source, { %address, reason = %error }, "Cannot encrypt");
                 self.broken.set(true);
             }
         })
@@ -614,8 +704,7 @@ fn part(octets: &Bytes, range: Range<usize>) -> Bytes {
 /// The limit that ended the parsing, if one did.
 fn limit_of(error: &ParseError) -> Option<Limit> {
     match error {
-        ParseError::StartLine => None,
-        ParseError::LineTooLong => Some(Limit::LineBytes),
+        ParseError::StartLine | ParseError::BareLf => None,
         ParseError::HeadTooLong => Some(Limit::HeadBytes),
     }
 }
@@ -625,18 +714,45 @@ async fn late(after: Duration) -> std::io::Result<()> {
     Err(std::io::ErrorKind::TimedOut.into())
 }
 
+/// Says that a connection which we opened has ended instead of TLS beginning.
+fn log_silence(target: &Target, Holder { session, user }: Holder, why: &str) {
+    let (host, port, is_relay) = (&target.host, target.port, target.relay);
+    let fault = TlsFault::Silent(format!("it has closed the connection instead of shaking hands: {why}"));
+    let reason = fault.explained(Asker::Relay);
+    gated!(
+        info,
+        Site::NextHop,
+        Source::of(host),
+        { host, port, is_relay, user, session, reason },
+        "TLS with a next hop failed"
+    );
+}
+
 /// Says what went wrong with TLS on a connection that we opened, and with whose certificate if it was that.
-fn log_failure(target: &Target, error: &TlsError) {
-    let (host, port) = (&target.host, target.port);
+fn log_failure(target: &Target, Holder { session, user }: Holder, error: &TlsError) {
+    let (host, port, is_relay) = (&target.host, target.port, target.relay);
+    let (site, source, reason) = (Site::NextHop, Source::of(host), error.explained());
     match error.whose_certificate() {
-        Some(Whose::Theirs) => {
-            tracing::info!(host, port, relay = target.relay, reason = %error, "The certificate of a next hop is refused");
-        }
-        Some(Whose::Ours) => {
-            tracing::info!(host, port, relay = target.relay, reason = %error, "A next hop refuses our certificate");
-        }
-        None => {
-            tracing::info!(host, port, relay = target.relay, reason = %error, "TLS with a next hop failed")
-        }
+        Some(Whose::Theirs) => gated!(
+            info,
+            site,
+            source,
+            { host, port, is_relay, user, session, reason },
+            "The certificate of a next hop is refused"
+        ),
+        Some(Whose::Ours) => gated!(
+            info,
+            site,
+            source,
+            { host, port, is_relay, user, session, reason },
+            "A next hop refuses our certificate"
+        ),
+        None => gated!(
+            info,
+            site,
+            source,
+            { host, port, is_relay, user, session, reason },
+            "TLS with a next hop failed"
+        ),
     }
 }

@@ -20,7 +20,7 @@ use futures_lite::{FutureExt as _, future};
 use super::conn::Conn;
 use super::deadline::Deadline;
 use super::hand_over::{HandOver, Received};
-use super::log::{self, LimitLog};
+use super::log::{self, Felt};
 use super::mesh::{Mesh, Parcel};
 use super::pool::{self, Taken};
 use super::sock::{AcceptError, Acceptor, Socket};
@@ -30,17 +30,13 @@ use super::tls::{TlsConn, TlsSetup};
 use super::trace::Trace;
 use crate::config::{Limits, Outbound};
 use crate::control::{Answer, ControlHandle, Secret, WhyUnavailable};
-use crate::proto::digest::{Algorithm, Ha1};
+use crate::proto::digest::Attempt;
 use crate::relay::{
     CloseReason, CoreId, Effect, Effects, EndReason, Event as RelayEvent, Input, Limit, LookUpAnswer,
-    LookUpTicket, OutBatch, PeerKey, Relay, SessionView, Settings, Stats, Transport, WriteState,
+    LookUpTicket, OutBatch, PeerKey, Relay, SessionView, Settings, Stats, Transport, Who, WriteState,
 };
-use crate::telemetry::{Counters, LookUpEnd, PUBLISHED_EVERY, Record, Records};
+use crate::telemetry::{Counters, LookUpEnd, PUBLISHED_EVERY, Record, Records, Site, Source, gated};
 
-/// How long a core that has something to do may sleep by mistake; see [`Shared::heartbeat`].
-const HEARTBEAT: Duration = Duration::from_millis(2);
-/// The same for a core on which nothing happened lately.
-const HEARTBEAT_IDLE: Duration = Duration::from_millis(100);
 /// One read: large enough that several TLS records come with one system call, small enough to stay
 /// in cache.
 const READ_OCTETS: usize = 64 << 10;
@@ -53,6 +49,8 @@ const BUFFERS_KEPT: usize = 4;
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long accepting rests when the process has no descriptor or memory left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// The same where another connection has just made room: long enough that a core which accepts nothing does not spin.
+const RECOVERY_PAUSE: Duration = Duration::from_millis(2);
 
 /// Everything a core is made from; crosses into its thread.
 pub(crate) struct CorePlan {
@@ -136,10 +134,7 @@ pub(crate) struct Shared {
     pub(super) family: Arc<Family>,
     /// Connections passed on to them and still open.
     pub(super) passing: Cell<usize>,
-    limit_log: LimitLog,
     emptied: Event,
-    /// Turns of the relay so far; wraps.
-    turns: Cell<u32>,
 }
 
 /// Write buffers, lent for as long as a write takes; idle connections hold none.
@@ -194,8 +189,6 @@ pub(crate) async fn run(mut plan: CorePlan) -> CoreEnd {
     }
     let core = Rc::clone(&shared);
     shared.tasks.spawn(async move { core.tick().await });
-    let core = Rc::clone(&shared);
-    shared.tasks.spawn(async move { core.heartbeat().await });
 
     shared.look_at_family();
     let panicked = async { CoreEnd::Panicked(shared.tasks.failed().await) };
@@ -247,9 +240,7 @@ impl Shared {
             gives_way: Cell::new(false),
             family: plan.family,
             passing: Cell::new(0),
-            limit_log: LimitLog::default(),
             emptied: Event::default(),
-            turns: Cell::new(0),
         }
     }
 
@@ -294,7 +285,6 @@ impl Shared {
 
     /// The same, for what can only be said piece by piece.
     pub(crate) fn feed_with(self: &Rc<Self>, feed: impl FnOnce(&mut Relay, Instant, &mut Effects)) {
-        self.turns.set(self.turns.get().wrapping_add(1));
         let mut fx = self.effects.take();
         feed(&mut self.relay.borrow_mut(), Instant::now(), &mut fx);
         self.apply(fx);
@@ -356,31 +346,44 @@ impl Shared {
             Effect::Pause(peer) => self.with_conn(peer, |conn| conn.set_paused(true)),
             Effect::Resume(peer) => self.with_conn(peer, |conn| conn.set_paused(false)),
             Effect::Close { peer, reason } => self.close(peer, reason),
-            Effect::Connect { peer, target } => {
+            Effect::Abort { peer, reason } => {
+                tracing::debug!(?peer, reason = reason.as_str(), "Aborting connection");
+                let conn = self.conns.borrow().get(&peer).map(Rc::clone);
+                conn.iter().for_each(|conn| conn.abort(self));
+            }
+            Effect::Connect { peer, target, who } => {
                 let given_up = Rc::new(Event::default());
                 self.dialling.borrow_mut().insert(peer, Rc::clone(&given_up));
                 let core = Rc::clone(self);
-                self.tasks.spawn(async move { core.dial(peer, target, &given_up).await });
+                self.tasks.spawn(async move { core.dial(peer, (target, who), &given_up).await });
             }
-            Effect::LookUp { ticket, user, realm, algorithm } => {
+            Effect::LookUp { ticket, who, attempt } => {
                 let core = Rc::clone(self);
-                self.tasks.spawn(async move { core.look_up(ticket, user, realm, algorithm).await });
+                self.tasks.spawn(async move { core.look_up(ticket, who, *attempt).await });
             }
             Effect::Event(RelayEvent::LimitReached { limit, peer, user }) => {
                 // Counted by the relay already.
-                let address = peer.and_then(|peer| self.address_of(peer));
-                self.limit_log.reached(limit, peer, address, user.as_deref());
+                log::limit_reached(limit, || self.felt_by(peer, user));
             }
             Effect::Event(event) => {
                 log::count(&self.counters, &event);
-                match &event {
-                    RelayEvent::SessionClosed { session, reason } => self.account(session, *reason),
-                    RelayEvent::SessionOpened { session, user, realm, peer, relay: None } => {
-                        self.trace_newcomer(*peer, session, user, realm);
+                let peer = match &event {
+                    RelayEvent::SessionClosed { session, reason } => {
+                        self.account(session, *reason);
+                        session.client
                     }
-                    _ => {}
-                }
-                log::event(&event, self.log_failures.get());
+                    RelayEvent::SessionOpened { session, user, realm, peer, relay } => {
+                        if relay.is_none() {
+                            self.trace_newcomer(*peer, session, user, realm);
+                        }
+                        Some(*peer)
+                    }
+                    RelayEvent::AuthRefused { peer, .. } | RelayEvent::ClosedForRequests { peer, .. } => {
+                        Some(*peer)
+                    }
+                    _ => None,
+                };
+                log::event(&event, peer.and_then(|peer| self.address_of(peer)), self.log_failures.get());
             }
         }
     }
@@ -388,12 +391,17 @@ impl Shared {
     /// A limit that the relay knows nothing of was reached.
     pub(crate) fn limit_reached(&self, limit: Limit, felt_by: Option<(PeerKey, SocketAddr)>) {
         self.counters.limit_reached(limit, 1);
-        self.limit_log.reached(
-            limit,
-            felt_by.map(|(peer, _)| peer),
-            felt_by.map(|(_, address)| address),
-            None,
-        );
+        log::limit_reached(limit, || {
+            let felt = self.felt_by(felt_by.map(|(peer, _)| peer), None);
+            Felt { address: felt_by.map(|(_, address)| address), ..felt }
+        });
+    }
+
+    /// What is known of a peer that ran into a limit; `user`, if the limit is about one.
+    fn felt_by(&self, peer: Option<PeerKey>, user: Option<String>) -> Felt {
+        let mut holder = peer.map(|peer| self.with_relay(|relay| relay.holder(peer))).unwrap_or_default();
+        holder.user = user.or(holder.user);
+        Felt { address: peer.and_then(|peer| self.address_of(peer)), holder }
     }
 
     // -- connections -----------------------------------------------------------------------------
@@ -409,7 +417,8 @@ impl Shared {
     }
 
     fn close(self: &Rc<Self>, peer: PeerKey, reason: CloseReason) {
-        tracing::debug!(?peer, reason = reason.as_str(), "Closing connection");
+        let address = self.address_of(peer).map(tracing::field::display);
+        tracing::debug!(address, reason = reason.as_str(), "Closing connection");
         if let Some(given_up) = self.dialling.borrow().get(&peer) {
             given_up.notify();
         }
@@ -456,8 +465,17 @@ impl Shared {
                 Ok((socket, address)) => self.accepted(socket, address, transport),
                 Err(AcceptError::Stopped) => return,
                 Err(AcceptError::Exhausted(error)) => {
-                    tracing::warn!(reason = %error, "Cannot accept connections for now; raise LimitNOFILE");
+                    warn_exhausted(&error);
                     Deadline::after(EXHAUSTED_PAUSE).await;
+                }
+                Err(AcceptError::NoDescriptor(error)) => {
+                    warn_exhausted(&error);
+                    let makes_room = listener.is_connection_waiting() && self.relay.borrow().newcomers() > 0;
+                    if makes_room {
+                        self.feed([Input::NoDescriptor]);
+                    }
+                    // What was closed is closed after the next turn.
+                    Deadline::after(if makes_room { RECOVERY_PAUSE } else { EXHAUSTED_PAUSE }).await;
                 }
                 Err(AcceptError::Failed(error)) => {
                     tracing::error!(reason = %error, port = transport.port, "Cannot accept connections any more");
@@ -478,7 +496,8 @@ impl Shared {
             match tls.transpose() {
                 Ok(tls) => self.adopt(Conn::accepted(peer, socket, address, tls, transport)),
                 Err(error) => {
-                    tracing::error!(reason = %error, "Cannot begin TLS");
+                    let reason = tracing::field::display(&error);
+                    gated!(error, Site::CannotBeginTls, Source::ANY, { %address, reason }, "Cannot begin TLS");
                     self.feed([Input::Lost { peer }]);
                 }
             }
@@ -493,11 +512,11 @@ impl Shared {
         let (transport, address) = (connection.transport, connection.address);
         self.take_in(transport, address, |peer| match connection.resume(peer) {
             Ok((conn, received)) => {
-                tracing::debug!(?peer, %address, "Took over a connection");
+                tracing::debug!(%address, "Took over a connection");
                 self.adopt_with(conn, received);
             }
             Err(error) => {
-                tracing::debug!(?peer, %address, reason = %error, "Connection gone");
+                tracing::debug!(%address, reason = %error, "Connection gone");
                 self.feed([Input::Lost { peer }]);
             }
         });
@@ -507,37 +526,33 @@ impl Shared {
     fn take_in(self: &Rc<Self>, transport: Transport, address: SocketAddr, begin: impl FnOnce(PeerKey)) {
         let mut fx = self.effects.take();
         let accepted = self.relay.borrow_mut().accept(Instant::now(), transport, address.ip(), &mut fx);
-        // Before the effects: they may speak of this connection.
-        if let Ok(peer) = accepted {
-            begin(peer);
+        match accepted {
+            // Before the effects: they may speak of this connection.
+            Ok(peer) => begin(peer),
+            // The relay has no name for one that it does not take, so its line has its address from here.
+            Err(limit) => {
+                fx.list.retain(|effect| {
+                    !matches!(effect, Effect::Event(RelayEvent::LimitReached { peer: None, .. }))
+                });
+                log::limit_reached(limit, || Felt { address: Some(address), ..Felt::default() });
+            }
         }
         self.apply(fx);
     }
 
     // -- what waits ------------------------------------------------------------------------------
 
-    async fn look_up(
-        self: &Rc<Self>,
-        ticket: LookUpTicket,
-        user: String,
-        realm: String,
-        algorithm: Algorithm,
-    ) {
+    async fn look_up(self: &Rc<Self>, ticket: LookUpTicket, who: Who, attempt: Attempt) {
         let asked = Instant::now();
-        let found = self.control.look_up(user.clone(), realm.clone()).await;
+        let found = self.control.look_up(who, attempt.clone()).await;
         self.counters.looked_up(end_of(&found), asked.elapsed());
-        if !matches!(found, Answer::Found(Secret::Password(_))) {
-            // A password costs one hash more: who has one must not show in the time that it takes (norm S9).
-            std::hint::black_box(Ha1::new(algorithm, &user, &realm, ""));
-        }
+        let ha1 = Secret::ha1(found.secret(), attempt.user(), attempt.realm(), attempt.algorithm());
         let answer = match found {
-            Answer::Found(secret) => {
-                secret.ha1(&user, &realm, algorithm).map_or(LookUpAnswer::Unknown, LookUpAnswer::Found)
-            }
-            Answer::Unknown => LookUpAnswer::Unknown,
+            Answer::Found(_) | Answer::Unknown => ha1.map_or(LookUpAnswer::Unknown, LookUpAnswer::Found),
             Answer::Unavailable(why) => {
                 match why {
                     WhyUnavailable::Busy => self.limit_reached(Limit::LookUpsWaiting, None),
+                    WhyUnavailable::Share => self.limit_reached(Limit::LookUpsPerAddress, None),
                     WhyUnavailable::Late => self.limit_reached(Limit::LookUpTimeout, None),
                     WhyUnavailable::Failed => {}
                 }
@@ -556,22 +571,6 @@ impl Shared {
             }
             self.publish();
             self.end_traces();
-        }
-    }
-
-    /// Keeps the executor from sleeping with work to do.
-    ///
-    /// glommio-ng 0.12.0 parks when its preemption timer has fired before the first runnable task is
-    /// looked at, as it does when the kernel lends the CPU to somebody else for a millisecond at the
-    /// wrong moment: it takes that for having nothing to run, and sleeps until the next event. A timer
-    /// that ticks fast while the core works, and slowly while it does not, bounds that sleep.
-    async fn heartbeat(self: &Rc<Self>) {
-        loop {
-            let before = self.turns.get();
-            Deadline::after(HEARTBEAT).await;
-            while self.turns.get() == before {
-                Deadline::after(HEARTBEAT_IDLE).await;
-            }
         }
     }
 
@@ -674,6 +673,8 @@ impl Shared {
         for session in left {
             if let Some(view) = self.with_relay(|relay| relay.session_view(now, session)) {
                 self.account(&view, reason);
+                let address = view.client.and_then(|client| self.address_of(client));
+                log::session_closed(&view, address, reason.as_str());
             }
         }
         self.conns.borrow_mut().clear();
@@ -719,17 +720,28 @@ impl Shared {
         counters.read_buffers_allocated.add(buffers.allocated - before.buffers.allocated);
         counters.read_buffers_spare.set(read_buffers_spare as u64);
         counters.write_buffers_spare.set(self.buffers.spare() as u64);
-        counters.queue_bytes.set(self.relay.borrow().octets_queued() as u64);
+        counters.queue_bytes.set(self.relay.borrow().bytes_used() as u64);
         counters.inbox_waiting.set(self.inbox.len() as u64);
         counters.outbox_waiting.set(self.mesh.waiting() as u64);
     }
+}
+
+/// Tells now and then that connections wait because the process, or the system, has no more to give.
+fn warn_exhausted(error: &std::io::Error) {
+    gated!(
+        warn,
+        Site::CannotAccept,
+        Source::ANY,
+        { reason = %error },
+        "Cannot accept connections for now; raise LimitNOFILE"
+    );
 }
 
 fn end_of(answer: &Answer) -> LookUpEnd {
     match answer {
         Answer::Found(_) => LookUpEnd::Found,
         Answer::Unknown => LookUpEnd::Unknown,
-        Answer::Unavailable(WhyUnavailable::Busy) => LookUpEnd::Busy,
+        Answer::Unavailable(WhyUnavailable::Busy | WhyUnavailable::Share) => LookUpEnd::Busy,
         Answer::Unavailable(WhyUnavailable::Late) => LookUpEnd::Late,
         Answer::Unavailable(WhyUnavailable::Failed) => LookUpEnd::Failed,
     }

@@ -1,6 +1,7 @@
 //! Connecting out to a next hop (RFC 4976, 6.4; norms S2 and S3).
 //!
-//! Names are resolved on the control plane; every address is judged by the egress policy after DNS,
+//! Names are resolved on the control plane, and connects wait there for their turn, so that no user's next hops hold up
+//! another's; every address is judged by the egress policy after DNS,
 //! and the address that was judged is the one connected to. Towards the client every failure is the
 //! same 408; the log tells them apart.
 
@@ -16,16 +17,21 @@ use super::core::Shared;
 use super::sock::Socket;
 use super::tasks::Event;
 use super::tls::{TlsConn, TlsError};
-use crate::config::EndpointTls;
-use crate::control::ResolveError;
-use crate::relay::{CoreId, Input, Limit, PeerKey, ProvenNames, Target, Transport};
-use crate::telemetry::LookUpEnd;
+use crate::config::{EndpointTls, Outbound};
+use crate::control::{NoTurn, ResolveError, Turn};
+use crate::proto::address;
+use crate::relay::{CoreId, Holder, Input, Limit, PeerKey, ProvenNames, Target, Transport, Who};
+use crate::telemetry::{LookUpEnd, Site, Source, gated};
 
 /// Why a next hop could not be reached.
 #[derive(Debug, thiserror::Error)]
 enum DialError {
     #[error("no address: {0}")]
     Resolve(#[from] ResolveError),
+    #[error("too many connects are waiting")]
+    TooManyWait,
+    #[error("the same user's other connects took all the time")]
+    NoTurn,
     #[error("egress policy forbids {0}; outbound.allow may permit it")]
     Forbidden(IpAddr),
     #[error("egress policy forbids port {0}; outbound.ports may permit it")]
@@ -46,25 +52,33 @@ enum DialError {
 
 impl Shared {
     /// Opens the connection that the relay asked for, unless it gives it up meanwhile.
-    pub(crate) async fn dial(self: &Rc<Self>, peer: PeerKey, target: Target, given_up: &Event) {
+    pub(crate) async fn dial(self: &Rc<Self>, peer: PeerKey, (target, who): (Target, Who), given_up: &Event) {
         let abandoned = async {
             given_up.wait().await;
             None
         };
-        let connected = async { Some(self.connect(peer, &target).await) };
+        let connected = async { Some(self.connect(peer, &target, who).await) };
         let outcome = future::or(abandoned, connected).await;
         self.dialling.borrow_mut().remove(&peer);
         match outcome {
             None => self.feed([Input::Lost { peer }]),
             Some(Ok(conn)) => self.adopt(conn),
             Some(Err(error)) => {
-                tracing::info!(?peer, host = target.host, port = target.port, reason = %error, "Cannot connect");
+                let Holder { session, user } = self.with_relay(|relay| relay.holder(peer));
+                let (host, port) = (target.host.as_str(), target.port);
+                gated!(
+                    info,
+                    Site::NextHop,
+                    Source::of(host),
+                    { host, port, user, session, reason = %error },
+                    "Cannot connect"
+                );
                 self.feed([Input::DialFailed { peer }]);
             }
         }
     }
 
-    async fn connect(&self, peer: PeerKey, target: &Target) -> Result<Conn, DialError> {
+    async fn connect(&self, peer: PeerKey, target: &Target, who: Who) -> Result<Conn, DialError> {
         if let Some(home) = target.kin {
             return self.connect_kin(peer, home, target);
         }
@@ -73,35 +87,69 @@ impl Shared {
             return Err(DialError::ForbiddenPort(target.port));
         }
         let tls = target.secure.then(|| self.client_tls(target, outbound.endpoint_tls)).transpose()?;
-        let mut addresses = match target.host.parse::<IpAddr>() {
-            Ok(address) => vec![SocketAddr::new(address, target.port)],
-            Err(_) => self.resolve(target).await?,
+        let mut addresses = match address::parse(&target.host) {
+            Some(address) => vec![SocketAddr::new(address, target.port)],
+            None => self.resolve(target, who).await?,
         };
         if addresses.len() > limits.addresses_per_name_max {
             addresses.truncate(limits.addresses_per_name_max);
             self.limit_reached(Limit::AddressesPerName, None);
         }
         let mut failure = None;
+        let mut permitted = Vec::new();
         for address in addresses {
-            if !outbound.permits(address.ip()) {
-                failure = Some(DialError::Forbidden(address.ip()));
-                continue;
+            match self.judge(&outbound, address) {
+                Ok(()) => permitted.push(address),
+                Err(error) => failure = Some(error),
             }
-            if !outbound.permits_port(address.port()) {
-                failure = Some(DialError::ForbiddenPort(address.port()));
-                continue;
-            }
-            if self.own.contains(&address) {
-                failure = Some(DialError::Own(address));
-                continue;
-            }
-            match Socket::connect(address, outbound.connect_timeout).await {
+        }
+        if permitted.is_empty() {
+            return Err(failure.unwrap_or(DialError::Resolve(ResolveError::NoAddress)));
+        }
+        let asked = Instant::now();
+        let _turn = self.turn_to_dial(who).await?;
+        // The time in the queue is part of the first attempt's.
+        let mut waited = asked.elapsed();
+        for address in permitted {
+            let limit = outbound.connect_timeout.saturating_sub(std::mem::take(&mut waited));
+            match Socket::connect(address, limit).await {
                 Ok(socket) if self.is_own(address, &socket) => failure = Some(DialError::Own(address)),
                 Ok(socket) => return Ok(Conn::dialled(peer, socket, address, tls, target)),
                 Err(error) => failure = Some(DialError::Connect(address, error)),
             }
         }
         Err(failure.unwrap_or(DialError::Resolve(ResolveError::NoAddress)))
+    }
+
+    /// Whether an address may be connected to.
+    fn judge(&self, outbound: &Outbound, address: SocketAddr) -> Result<(), DialError> {
+        if !outbound.permits(address.ip()) {
+            return Err(DialError::Forbidden(address.ip()));
+        }
+        if !outbound.permits_port(address.port()) {
+            return Err(DialError::ForbiddenPort(address.port()));
+        }
+        if self.own.contains(&address) {
+            return Err(DialError::Own(address));
+        }
+        Ok(())
+    }
+
+    /// Waits until the user may have one more connect under way. `None`: the control thread is gone, and with it whoever
+    /// counts; better one too many than none at all.
+    async fn turn_to_dial(&self, who: Who) -> Result<Option<Turn>, DialError> {
+        match self.control.turn_to_dial(who).await {
+            Ok(turn) => Ok(Some(turn)),
+            Err(NoTurn::Gone) => Ok(None),
+            Err(NoTurn::Full) => {
+                self.limit_reached(Limit::LookUpsWaiting, None);
+                Err(DialError::TooManyWait)
+            }
+            Err(NoTurn::Late | NoTurn::Share) => {
+                self.limit_reached(Limit::DialsPerUser, None);
+                Err(DialError::NoTurn)
+            }
+        }
     }
 
     /// Another process of this relay is a next hop like any other, but for the network between.
@@ -116,13 +164,13 @@ impl Shared {
     }
 
     /// Asks the control plane where a next hop is.
-    async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, ResolveError> {
+    async fn resolve(&self, target: &Target, who: Who) -> Result<Vec<SocketAddr>, ResolveError> {
         let asked = Instant::now();
         let host = target.host.clone();
         let found = match target.by_service {
-            true => self.control.locate(host).await,
+            true => self.control.locate(who, host).await,
             false => {
-                let found = self.control.resolve(host).await;
+                let found = self.control.resolve(who, host).await;
                 found.map(|all| all.into_iter().map(|ip| SocketAddr::new(ip, target.port)).collect())
             }
         };
@@ -138,6 +186,10 @@ impl Shared {
                 self.limit_reached(Limit::LookUpsWaiting, None);
                 LookUpEnd::Busy
             }
+            Err(ResolveError::Share) => {
+                self.limit_reached(Limit::LookUpsPerUser, None);
+                LookUpEnd::Busy
+            }
         };
         self.counters.resolved(end, asked.elapsed());
         found
@@ -147,8 +199,10 @@ impl Shared {
     /// those, too, from which one connects to oneself.
     fn is_own(&self, address: SocketAddr, socket: &Socket) -> bool {
         let everywhere = |own: &SocketAddr| own.ip().is_unspecified() && own.port() == address.port();
-        self.own.iter().any(everywhere)
-            && socket.local_addr().is_ok_and(|local| local.ip().to_canonical() == address.ip().to_canonical())
+        // The kernel has the last word on where that is.
+        let reached = socket.peer_addr().is_ok_and(|reached| self.own.contains(&reached));
+        let is_here = || socket.local_addr().is_ok_and(|local| local.ip() == address.ip());
+        reached || self.own.iter().any(everywhere) && is_here()
     }
 
     /// A relay must prove its name, whatever the policy for endpoints; those are usually self-signed.

@@ -26,6 +26,7 @@ use super::tls::{Client, TlsConn};
 use crate::proto::head::Head;
 use crate::proto::parser::{Parser, Piece};
 use crate::relay::{CoreId, PeerKey, ProvenNames, Transport};
+use crate::telemetry::{Site, Source, gated};
 
 /// A connection on its way.
 #[derive(Debug)]
@@ -101,7 +102,7 @@ impl Conn {
         let Ok(descriptor) = self.socket.duplicate() else { return Some(received) };
         let (tls, address) = (self.take_tls(), self.address());
         let connection = Box::new(HandOver { transport, address, descriptor, tls, proven: None, received });
-        tracing::debug!(peer = ?self.key, %address, to = home.index, "Handing over a connection");
+        tracing::debug!(%address, to = home.index, "Handing over a connection");
         shared.counters.connections_handed_over.add(1);
         self.leave(shared);
         shared.mesh.hand_over(home, connection).await;
@@ -120,11 +121,18 @@ impl Conn {
         let (outer, inner) = match self.pass_to_kin(shared, home, transport) {
             Ok(sockets) => sockets,
             Err(error) => {
-                tracing::info!(%address, reason = %error, "Cannot pass a connection on to another process");
+                let source = Source::address(address.ip());
+                gated!(
+                    info,
+                    Site::CannotPassOn,
+                    source,
+                    { %address, reason = %error },
+                    "Cannot pass a connection on to another process"
+                );
                 return Some(received);
             }
         };
-        tracing::debug!(peer = ?self.key, %address, "Passing a connection on to another process");
+        tracing::debug!(%address, "Passing a connection on to another process");
         shared.counters.connections_passed_on.add(1);
         let tls = self.take_tls().map(RefCell::new);
         self.leave(shared);
@@ -162,13 +170,17 @@ impl Conn {
         }
         let mut probe = self.probe.borrow_mut();
         let probe = probe.get_or_insert_with(|| Box::new(Parser::new(shared.limits().parser())));
-        match probe.step(plain) {
-            Ok(None) => Place::Unknown,
-            Ok(Some(step)) => match step.piece {
-                Piece::Head(head) => place_of(shared, &head, plain.get(..step.consumed).unwrap_or_default()),
-                Piece::Body(_) | Piece::End(_) => Place::Here,
-            },
-            Err(_) => Place::Here,
+        let mut plain = plain;
+        loop {
+            let Ok(step) = probe.step(plain) else { return Place::Here };
+            let Some(step) = step else { return Place::Unknown };
+            let (octets, rest) = plain.split_at_checked(step.consumed).unwrap_or_default();
+            match step.piece {
+                Piece::Head(head) => return place_of(shared, &head, octets),
+                Piece::Body(_) | Piece::End(_) => return Place::Here,
+                // The connection's own parser passes over them, too, and shows neither again.
+                Piece::Blank => plain = rest,
+            }
         }
     }
 }

@@ -1,67 +1,50 @@
 //! What the relay did, as log lines and counters. The relay itself knows neither.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
-use crate::relay::{Event, Limit, PeerKey, SessionView, Stats};
-use crate::telemetry::Counters;
+use tracing::field::{DisplayValue, display};
 
-/// A limit that bites again and again is told of this often.
-const LIMIT_REPEATED: Duration = Duration::from_secs(60);
+use crate::proto::status::Status;
+use crate::relay::{Event, Holder, Limit, SessionView, Stats};
+use crate::telemetry::{Counters, Site, Source, gated, pass_limit};
 
-/// Tells of limits that were reached, each of them now and then only: whoever runs into one may do so a
-/// thousand times a second.
-#[derive(Debug)]
-pub(crate) struct LimitLog(RefCell<[Told; Limit::COUNT]>);
+/// Characters of a user name that nobody has vouched for: what is longer is no name.
+const STRANGERS_NAME_CHARS_MAX: usize = 64;
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Told {
-    last: Option<Instant>,
-    /// How often it was reached since, and not told.
-    since: u64,
+/// The peer that ran into a limit, as far as it is known.
+#[derive(Debug, Default)]
+pub(crate) struct Felt {
+    pub(crate) address: Option<SocketAddr>,
+    pub(crate) holder: Holder,
 }
 
-impl Default for LimitLog {
-    fn default() -> Self {
-        Self(RefCell::new([Told::default(); Limit::COUNT]))
+/// Says that a limit was reached, now and then only: a peer that runs into one may do so a thousand times a second.
+/// `felt` is asked only if there is a line to be written.
+pub(crate) fn limit_reached(limit: Limit, felt: impl FnOnce() -> Felt) {
+    let Some(suppressed) = pass_limit(limit) else {
+        return;
+    };
+    let suppressed = (suppressed > 0).then_some(suppressed);
+    let Felt { address, holder: Holder { session, user } } = felt();
+    let (address, limit_key) = (address.map(display), limit.key());
+    let user = user.as_deref().map(shortened);
+    if concerns_operator(limit) {
+        tracing::warn!(
+            limit = limit_key,
+            address,
+            user,
+            session,
+            suppressed,
+            "Limit reached; raise it in the config if this is no abuse"
+        );
+    } else {
+        tracing::info!(limit = limit_key, address, user, session, suppressed, "Limit reached by a peer");
     }
 }
 
-impl LimitLog {
-    pub(crate) fn reached(
-        &self,
-        limit: Limit,
-        peer: Option<PeerKey>,
-        address: Option<SocketAddr>,
-        user: Option<&str>,
-    ) {
-        let now = Instant::now();
-        let mut all = self.0.borrow_mut();
-        let Some(told) = all.get_mut(limit as usize) else {
-            return;
-        };
-        if told.last.is_some_and(|last| now.duration_since(last) < LIMIT_REPEATED) {
-            told.since += 1;
-            return;
-        }
-        let untold = std::mem::take(&mut told.since);
-        told.last = Some(now);
-        let key = limit.key();
-        let address = address.map(tracing::field::display);
-        if concerns_operator(limit) {
-            tracing::warn!(
-                limit = key,
-                ?peer,
-                address,
-                user,
-                untold,
-                "Limit reached; raise it in the config if this is no abuse"
-            );
-        } else {
-            tracing::info!(limit = key, ?peer, address, user, untold, "Limit reached by a peer");
-        }
-    }
+/// The beginning of a name that a stranger may have made up.
+fn shortened(name: &str) -> &str {
+    name.char_indices().nth(STRANGERS_NAME_CHARS_MAX).map_or(name, |(at, _)| name.get(..at).unwrap_or(name))
 }
 
 /// Whether a limit holds up others than the peer that ran into it.
@@ -83,33 +66,81 @@ fn concerns_operator(limit: Limit) -> bool {
     )
 }
 
-/// Writes an event to the log. `failures`: refused AUTHs are worth a line at the normal level.
-pub(crate) fn event(event: &Event, failures: bool) {
+/// Writes an event to the log. `address` is where the connection that it is about leads to; `failures`: refused AUTHs are
+/// worth a line at the normal level, and name the user.
+pub(crate) fn event(event: &Event, address: Option<SocketAddr>, failures: bool) {
     match event {
-        Event::SessionOpened { session, user, realm, peer, relay } => match relay {
-            None => tracing::info!(session, user, realm, ?peer, "Session opened"),
-            Some(relay) => {
-                tracing::info!(session, user, realm, ?peer, relay, "Session opened through another relay");
+        Event::SessionOpened { session, user, realm, relay, .. } => {
+            let address = address.map(display);
+            match relay {
+                None => tracing::info!(session, user, realm, address, "Session opened"),
+                Some(relay) => {
+                    tracing::info!(
+                        session,
+                        user,
+                        realm,
+                        address,
+                        relay,
+                        "Session opened through another relay"
+                    );
+                }
             }
-        },
+        }
         Event::SessionRenewed { session } => tracing::debug!(session, "Session got another URI"),
-        Event::SessionClosed { session, reason } => {
-            let SessionView { session, user, age, .. } = session.as_ref();
-            let reason = reason.as_str();
-            tracing::info!(session, user, age_seconds = age.as_secs(), reason, "Session closed");
-        }
-        Event::AuthRefused { peer, status, why } if failures => {
-            tracing::warn!(?peer, status = status.code(), reason = why, "AUTH refused");
-        }
-        Event::AuthRefused { peer, status, why } => {
-            tracing::debug!(?peer, status = status.code(), reason = why, "AUTH refused");
+        Event::SessionClosed { session, reason } => session_closed(session, address, reason.as_str()),
+        Event::AuthRefused { status, why, user, relay, .. } => {
+            let user = user.as_deref().filter(|_| failures).map(shortened);
+            auth_refused(address, *status, why, (user, relay.as_deref()), failures);
         }
         Event::RequestRefused { session, status, why } => {
             tracing::debug!(session, status = status.code(), reason = why, "Request refused");
         }
+        Event::ClosedForRequests { reason, .. } => {
+            let (address, reason) = (address.map(display), reason.as_str());
+            tracing::info!(address, reason, "Closing a connection for its requests: sessions lose it");
+        }
         Event::LimitReached { .. } => {}
         Event::ReportSent { session, status } => {
             tracing::debug!(session, status = status.code(), "Failure REPORT sent");
+        }
+    }
+}
+
+pub(crate) fn session_closed(view: &SessionView, address: Option<SocketAddr>, reason: &str) {
+    let SessionView { session, user, realm, relay, age, .. } = view;
+    tracing::info!(
+        session,
+        user,
+        realm,
+        address = address.map(display),
+        relay,
+        duration_seconds = age.as_secs_f64(),
+        bytes_from_client = view.octets_from_client,
+        bytes_to_client = view.octets_to_client,
+        reason,
+        "Session closed"
+    );
+}
+
+/// What was refused to a client behind a relay must not look as if the relay had guessed.
+fn auth_refused(
+    address: Option<SocketAddr>,
+    status: Status,
+    reason: &str,
+    (user, relay): (Option<&str>, Option<&str>),
+    failures: bool,
+) {
+    let (status, site) = (status.code(), Site::AuthRefused);
+    let source = address.map_or(Source::ANY, |address| Source::address(address.ip()));
+    let address: Option<DisplayValue<_>> = address.map(|address| display(address));
+    match (relay, failures) {
+        (None, true) => gated!(warn, site, source, { address, status, reason, user }, "AUTH refused"),
+        (Some(relay), true) => {
+            gated!(warn, site, source, { address, status, reason, relay, user }, "AUTH behind a relay refused");
+        }
+        (None, false) => tracing::debug!(address, status, reason, "AUTH refused"),
+        (Some(relay), false) => {
+            tracing::debug!(address, status, reason, relay, "AUTH behind a relay refused");
         }
     }
 }
@@ -143,8 +174,8 @@ pub(crate) fn publish(counters: &Counters, before: &Stats, now: &Stats) {
     counters.dials.add(now.dials - before.dials);
     counters.dial_failures.add(now.dials_failed - before.dials_failed);
     counters.parcels_sent.add(now.parcels - before.parcels);
-    for (limit, (now, before)) in Limit::ALL.iter().zip(now.limits_reached.iter().zip(before.limits_reached))
-    {
+    let reached = now.limits_reached.iter().zip(before.limits_reached.iter());
+    for (limit, (now, before)) in Limit::ALL.iter().zip(reached) {
         counters.limit_reached(*limit, now - before);
     }
 }

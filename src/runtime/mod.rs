@@ -1,4 +1,4 @@
-//! What does: sockets, TLS, executors, the clock. The only code on glommio, but for the client tool.
+//! What does: sockets, TLS, cores, the clock. The only code on glommio, but for the engine and the client tool.
 //!
 //! One core is one pinned executor that owns its connections and its [`Relay`](crate::relay::Relay);
 //! nothing is shared between cores but bounded queues of plain data. [`boot`] starts and supervises

@@ -6,8 +6,10 @@
 use std::fs;
 use std::io;
 
-use glommio::{GlommioError, LocalExecutorBuilder};
 use rlimit::{INFINITY, Resource};
+
+use super::tasks::panic_message;
+use crate::engine::run_on_executor;
 
 /// Locked memory that an executor's rings and registered buffers need.
 const MEMLOCK_PER_CORE: u64 = 512 << 10;
@@ -92,14 +94,19 @@ fn enough_locked(limit: u64, cores: usize) -> Result<(), PreflightError> {
     }
 }
 
-/// Makes one executor as the cores will, small, and lets it go again.
+/// Makes one executor as the cores will, and lets it go again.
 fn probe_io_uring() -> Result<(), PreflightError> {
-    let explain = |error: GlommioError<()>| match disabled_by_sysctl() {
+    let explain = |reason: String| match disabled_by_sysctl() {
         Some(setting) => PreflightError::IoUringDisabled(setting),
-        None => PreflightError::IoUring(error.to_string()),
+        None => PreflightError::IoUring(reason),
     };
-    let probe = LocalExecutorBuilder::default().name("probe").ring_depth(8).io_memory(64 << 10);
-    probe.spawn(|| async {}).map_err(explain)?.join().map_err(explain)
+    let probe = std::thread::Builder::new().name("probe".to_owned());
+    let probe =
+        probe.spawn(|| run_on_executor(None, async {})).map_err(|error| explain(error.to_string()))?;
+    match probe.join() {
+        Ok(ran) => ran.map_err(|error| explain(error.reason().to_owned())),
+        Err(panic) => Err(explain(panic_message(panic.as_ref()))),
+    }
 }
 
 fn disabled_by_sysctl() -> Option<String> {

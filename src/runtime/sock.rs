@@ -14,16 +14,18 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
 use futures_lite::{AsyncRead, AsyncWrite, future};
 use glommio::net::{TcpListener, TcpStream};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 
 use super::deadline::Deadline;
+use crate::proto::address::canonical_socket;
 
 /// Octets the kernel may hold unsent before a socket stops being writable. It bounds what a waiting frame waits for
 /// behind a chunk that is already written.
@@ -31,6 +33,10 @@ pub const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
 /// What a peer may still send after we have closed our side: a few windows. Who goes on after that does not read.
 const DRAINED_BYTES_MAX: usize = 16 << 20;
+
+/// How often accepting may fail in a row for the sake of one connection before the core rests: what fails each time must
+/// not keep it busy. Peers that are gone already do not count, or a flood of them would hold up the others.
+const FAILURES_MAX: usize = 64;
 
 /// A dead peer is found after 60 s + 4 * 20 s; a minute also keeps the address bindings of most NATs alive.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
@@ -163,7 +169,12 @@ pub enum AcceptError {
     /// The listening socket was stopped.
     #[error("no longer listening")]
     Stopped,
-    /// Descriptors or memory are used up for now: wait before the next try, the connection is still in the backlog.
+    /// This process has as many files open as it may: close one, or wait, before the next try. There may be a connection
+    /// in the backlog or not ([`Acceptor::is_connection_waiting`]).
+    #[error("no file descriptor left: {0}")]
+    NoDescriptor(#[source] io::Error),
+    /// The system has no descriptors or memory left for now, or accepting fails again and again: wait before the next
+    /// try.
     #[error("out of resources: {0}")]
     Exhausted(#[source] io::Error),
     /// The listening socket is unusable.
@@ -178,32 +189,57 @@ pub enum AcceptError {
 #[derive(Debug)]
 pub struct Acceptor {
     listener: Listener,
+    /// Which descriptor that is: glommio does not lend it.
+    number: RawFd,
 }
 
 impl Acceptor {
     /// Takes a socket that listens, see [`Listeners::for_core`]. Must be called on the executor that will accept.
     #[expect(unsafe_code, reason = "glommio takes over a listening socket only as a number")]
     pub fn new(socket: socket2::Socket) -> Self {
-        // SAFETY: `into_raw_fd` gives up the ownership of an open descriptor, which the listener takes over and closes.
-        let listener = unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) };
-        Self { listener: Listener(listener) }
+        let number = socket.into_raw_fd();
+        // SAFETY: `into_raw_fd` gave up the ownership of an open descriptor, which the listener takes over and closes.
+        let listener = unsafe { TcpListener::from_raw_fd(number) };
+        Self { listener: Listener(listener), number }
     }
 
     /// Waits for a connection; its options are set. One that is gone before it can be accepted is skipped.
     pub async fn accept(&self) -> Result<(Socket, SocketAddr), AcceptError> {
+        let mut failures = 0;
         loop {
-            let stream = match self.listener.0.accept().await {
-                Ok(stream) => stream,
-                Err(error) => match refusal(error.into()) {
-                    Some(error) => return Err(error),
-                    None => continue,
-                },
-            };
-            // Fails only if the peer is gone already.
-            if let (Ok(peer), Ok(socket)) = (stream.peer_addr(), Socket::new(stream)) {
-                return Ok((socket, peer));
+            match self.listener.0.accept().await {
+                // Fails only if the peer is gone already.
+                Ok(stream) => {
+                    if let (Ok(peer), Ok(socket)) = (stream.peer_addr(), Socket::new(stream)) {
+                        return Ok((socket, canonical_socket(peer)));
+                    }
+                }
+                Err(error) => {
+                    let error = io::Error::from(error);
+                    if let Some(refusal) = refusal(error.raw_os_error()) {
+                        return Err(refusal(error));
+                    }
+                    // What is not gone may fail in the same way again.
+                    failures += usize::from(error.kind() != io::ErrorKind::ConnectionAborted);
+                    if failures >= FAILURES_MAX {
+                        return Err(AcceptError::Exhausted(error));
+                    }
+                }
             }
+            // Those that are gone may be many, and others wait for this core.
+            glommio::executor().yield_if_needed().await;
         }
+    }
+}
+
+impl Acceptor {
+    /// Whether a connection waits now. An accept that found no descriptor does not tell: the kernel asks for that first.
+    #[expect(unsafe_code, reason = "glommio's listener lends its descriptor not at all")]
+    pub fn is_connection_waiting(&self) -> bool {
+        // SAFETY: the listener owns the descriptor and closes it when dropped, which the borrow forbids while it lasts.
+        let listener = unsafe { BorrowedFd::borrow_raw(self.number) };
+        let mut look = [PollFd::from_borrowed_fd(listener, PollFlags::IN)];
+        poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
     }
 }
 
@@ -216,7 +252,7 @@ impl std::fmt::Debug for Listener {
 }
 
 /// `None` where the error belongs to the one connection that was to be accepted (accept(2) lists them).
-fn refusal(error: io::Error) -> Option<AcceptError> {
+fn refusal(code: Option<i32>) -> Option<fn(io::Error) -> AcceptError> {
     const EBADF: i32 = 9;
     const ENOMEM: i32 = 12;
     const EINVAL: i32 = 22;
@@ -224,10 +260,11 @@ fn refusal(error: io::Error) -> Option<AcceptError> {
     const EMFILE: i32 = 24;
     const ENOTSOCK: i32 = 88;
     const ENOBUFS: i32 = 105;
-    match error.raw_os_error() {
-        Some(EINVAL) => Some(AcceptError::Stopped),
-        Some(EMFILE | ENFILE | ENOBUFS | ENOMEM) => Some(AcceptError::Exhausted(error)),
-        Some(EBADF | ENOTSOCK) | None => Some(AcceptError::Failed(error)),
+    match code {
+        Some(EINVAL) => Some(|_| AcceptError::Stopped),
+        Some(EMFILE) => Some(AcceptError::NoDescriptor),
+        Some(ENFILE | ENOBUFS | ENOMEM) => Some(AcceptError::Exhausted),
+        Some(EBADF | ENOTSOCK) | None => Some(AcceptError::Failed),
         Some(_) => None,
     }
 }
@@ -344,6 +381,12 @@ impl Socket {
         self.shutdown(Shutdown::Both)
     }
 
+    /// Closing it will reset the connection, so that the kernel does not go on with it either.
+    pub fn reset_when_closed(&self) -> io::Result<()> {
+        let stream = self.stream.borrow();
+        SockRef::from(&descriptor(&stream)).set_linger(Some(Duration::ZERO))
+    }
+
     /// Closes in order: tells the peer, then throws away what it still sends until it closes as well, `deadline` is
     /// over, or it has sent so much that it cannot be listening. Closing a socket with octets unread makes the kernel send a reset, which can destroy what was written last
     /// before the peer reads it.
@@ -374,12 +417,12 @@ impl Socket {
 
     /// The peer's address and port.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.stream.borrow().peer_addr()?)
+        Ok(canonical_socket(self.stream.borrow().peer_addr()?))
     }
 
     /// Our address and port.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.stream.borrow().local_addr()?)
+        Ok(canonical_socket(self.stream.borrow().local_addr()?))
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
@@ -418,13 +461,14 @@ mod tests {
     const LONG: Duration = Duration::from_secs(30);
 
     fn run<T>(test: impl Future<Output = T>) -> T {
-        glommio::LocalExecutorBuilder::default().io_memory(64 << 10).make().unwrap().run(async {
+        let guarded = async {
             let late = async {
                 Deadline::after(LONG * 2).await;
                 panic!("the test hangs");
             };
             future::or(test, late).await
-        })
+        };
+        crate::engine::run_on_executor(None, guarded).unwrap()
     }
 
     fn cores(count: usize) -> NonZeroUsize {
@@ -575,8 +619,9 @@ mod tests {
 
     #[test]
     fn errors_of_accept_are_told_apart() {
-        let of = |code| refusal(io::Error::from_raw_os_error(code));
-        assert!(matches!(of(24), Some(AcceptError::Exhausted(_))), "EMFILE");
+        let of = |code| refusal(Some(code)).map(|refusal| refusal(io::Error::from_raw_os_error(code)));
+        assert!(matches!(of(24), Some(AcceptError::NoDescriptor(_))), "EMFILE");
+        assert!(matches!(of(23), Some(AcceptError::Exhausted(_))), "ENFILE");
         assert!(of(103).is_none(), "ECONNABORTED concerns one connection");
         assert!(matches!(of(9), Some(AcceptError::Failed(_))), "EBADF");
     }

@@ -41,6 +41,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
+use crate::proto::address::parse_socket;
 use crate::relay::{ProvenNames, Transport};
 
 /// What both must speak.
@@ -286,7 +287,7 @@ fn parse_connection(text: &str) -> Option<(u16, SocketAddr, Transport)> {
         return None;
     }
     let (core, address, port) =
-        (words.next()?.parse().ok()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        (words.next()?.parse().ok()?, parse_socket(words.next()?)?, words.next()?.parse().ok()?);
     let secure = is_secure(words.next()?)?;
     Some((core, address, Transport { secure, port }))
 }
@@ -358,7 +359,7 @@ impl Estate {
             let listener = match (words.as_slice(), socket) {
                 (["end"], None) => break,
                 (["listener", address, secure], Some(socket)) => {
-                    let understood = address.parse().ok().zip(is_secure(secure));
+                    let understood = parse_socket(address).zip(is_secure(secure));
                     understood.map(|(address, secure)| (address, secure, socket))
                 }
                 _ => None,
@@ -504,7 +505,9 @@ mod tests {
         let (mut near, far) = UnixStream::pair().unwrap();
         let transport = Transport { secure: true, port: 2855 };
         let names = ProvenNames::new(["inner.example.net", "*.example.org"]);
-        before.pass(7, two, transport, names.as_ref(), &far.into()).unwrap();
+        // A process of before may still write it so.
+        let mapped: SocketAddr = format!("[::ffff:{}]:{}", two.ip(), two.port()).parse().unwrap();
+        before.pass(7, mapped, transport, names.as_ref(), &far.into()).unwrap();
         let Heard::Connection(passed) = old.next().unwrap() else { panic!("no connection") };
         assert_eq!((passed.core, passed.address, passed.transport), (7, two, transport));
         assert_eq!(passed.proven, names);

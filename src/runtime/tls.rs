@@ -32,6 +32,7 @@ use rustls::{AlertDescription, ClientConfig, CommonState, Error, ServerConfig};
 use self::direct::Direct;
 use self::unbuffered::{Role, Unbuffered};
 use crate::config::RecordLayer;
+use crate::trust::{Asker, TlsFault};
 
 pub use relays::{NotARelay, RelayRoots};
 pub use setup::{Identity, Roots, TlsSetup, TlsSetupError, Trust};
@@ -49,7 +50,7 @@ const PLAINTEXT_BYTES_MAX: usize = 16 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The peer broke the protocol, its certificate is refused, or it sent a fatal alert.
-    #[error("{0}")]
+    #[error("{}", TlsFault::from(.0))]
     Protocol(#[from] Error),
     /// A handshake message in too many fragments.
     #[error("a handshake message of more than {FRAGMENTS_BYTES_MAX} octets")]
@@ -78,6 +79,15 @@ pub enum Whose {
 }
 
 impl TlsError {
+    /// What went wrong, and what an operator can do about it.
+    #[must_use]
+    pub fn explained(&self) -> String {
+        match self {
+            Self::Protocol(error) => TlsFault::from(error).explained(Asker::Relay),
+            other => other.to_string(),
+        }
+    }
+
     /// Whose certificate was refused, if that is what went wrong.
     #[must_use]
     pub fn whose_certificate(&self) -> Option<Whose> {

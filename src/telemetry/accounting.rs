@@ -4,9 +4,8 @@
 //! and what finds the queue full is dropped and counted; a record is one line, whatever a user calls itself.
 //! Must not know: what a session is.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +16,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use crate::config;
 use crate::config::AccountingFormat;
+use crate::files;
 
 /// Records waiting for the writing thread.
 const RECORDS_WAITING_MAX: usize = 64 * 1024;
@@ -90,8 +90,7 @@ impl Opened {
 }
 
 fn open(path: &Path) -> Result<File, AccountingError> {
-    let opened = OpenOptions::new().create(true).append(true).mode(MODE).open(path);
-    opened.map_err(|source| AccountingError { path: path.to_owned(), source })
+    files::append(path, MODE).map_err(|source| AccountingError { path: path.to_owned(), source })
 }
 
 impl Accounting {
@@ -175,13 +174,12 @@ fn json(record: &Record<'_>) -> String {
         #[serde(flatten)]
         record: &'a Record<'a>,
     }
-    // Text and numbers always have a form.
-    serde_json::to_string(&Line { ended: now(), record }).unwrap_or_default()
+    crate::text::json(&Line { ended: now(), record })
 }
 
 /// `key=value`, text in quotes, with the escapes of JSON.
 fn text(record: &Record<'_>) -> String {
-    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let quoted = |text: &str| crate::text::json(&text);
     let or_dash = |text: Option<&String>| text.map_or_else(|| "-".to_owned(), |text| quoted(text));
     format!(
         "{} session={} user={} realm={} duration_seconds={:.3} bytes_from_client={} bytes_to_client={} client={} peer={} \
@@ -258,14 +256,15 @@ mod tests {
 
     #[test]
     fn a_record_is_one_line_whatever_the_user_is_called() {
-        for user in ["alice", "a \"b\" c", "a\nsession=x", "\u{1b}[2J", "\\"] {
+        for user in ["alice", "a \"b\" c", "a\nsession=x", "\u{1b}[2J", "\u{9b}\u{7f}\u{202e}\u{2028}", "\\"]
+        {
             let json = json(&record(user));
-            assert!(!json.contains(|c: char| c.is_control()), "{json}");
+            assert!(json.chars().all(crate::text::is_plain), "{json}");
             let read: serde_json::Value = serde_json::from_str(&json).unwrap();
             assert_eq!((&read["user"], &read["client"]), (&user.into(), &"192.0.2.1:5000".into()));
             let text = text(&record(user));
-            assert!(!text.contains(|c: char| c.is_control()), "{text}");
-            let quoted = serde_json::Value::from(user).to_string();
+            assert!(text.chars().all(crate::text::is_plain), "{text}");
+            let quoted = crate::text::json(&user);
             assert!(text.contains(&format!(" user={quoted} realm=\"example.com\" duration_seconds=1.500 ")));
             assert!(text.ends_with("peer=- reason=\"expired\" core=1"), "{text}");
         }

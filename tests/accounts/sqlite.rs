@@ -222,3 +222,26 @@ fn the_config_names_file_and_realm() {
         patiently("the file to be there", || Path::exists(&place.file()).then_some(()));
     });
 }
+
+// Req S9: a remembered account was refused where an unknown one was told to try again, so that an outage told who exists.
+#[test]
+fn while_the_file_is_away_guesses_are_answered_alike_and_who_is_remembered_gets_in() {
+    bounded(|| {
+        let place = Place::new();
+        place.manage(&["add", "alice@example.com"], "wonderland");
+        place.manage(&["add", "bob@example.com"], "builder");
+        let relay = Relay::with(&(place.keys() + ", cache: 1h"), "");
+        assert_eq!(relay.status("alice", "wonderland"), 200);
+        let away = place.0.path().join("away");
+        fs::rename(place.file(), &away).unwrap();
+        for user in ["alice", "bob", "nobody"] {
+            assert_eq!(relay.status(user, "guess"), 408, "{user}");
+        }
+        assert_eq!(relay.status("alice", "wonderland"), 200);
+        fs::rename(&away, place.file()).unwrap();
+        // The new password counts at once, though the old one is remembered.
+        place.manage(&["passwd", "alice@example.com"], "looking-glass");
+        assert_eq!(relay.status("alice", "looking-glass"), 200);
+        assert_eq!(relay.status("alice", "guess"), 401);
+    });
+}

@@ -1,6 +1,7 @@
 //! A relay in this process and clients that authenticate to it.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use msrprelay::config::Config;
 use msrprelay::proto::digest::{Algorithm, Challenge, Ha1};
@@ -83,6 +84,11 @@ impl<'a> Login<'a> {
 
     /// Asks for a challenge and answers it; the last answer. The connection may have been challenged before.
     pub(crate) fn attempt(&self, endpoint: &mut Endpoint, port: u16) -> Frame {
+        self.attempt_and_time(endpoint, port).0
+    }
+
+    /// The same, and how long the last answer took.
+    pub(crate) fn attempt_and_time(&self, endpoint: &mut Endpoint, port: u16) -> (Frame, Duration) {
         endpoint.wait_for(DEADLINE);
         let to = format!("msrp://{}:{port};tcp", self.domain);
         let tid = endpoint.send_bare(Request::new("AUTH", &to, &endpoint.uri.clone()));
@@ -97,8 +103,9 @@ impl<'a> Login<'a> {
         let ha1 = Ha1::new(self.algorithm, self.user, &challenge.realm, self.password);
         let answer = challenge.answer(self.user, &ha1, to.as_bytes(), 1, "0123456789abcdef").to_string();
         let request = Request::new("AUTH", &to, &endpoint.uri.clone()).header("Authorization", &answer);
+        let asked = Instant::now();
         let tid = endpoint.send_bare(request);
-        endpoint.response(&tid)
+        (endpoint.response(&tid), asked.elapsed())
     }
 }
 

@@ -122,6 +122,49 @@ fn the_relay_does_not_dial_itself_where_its_own_address_is_allowed() {
     });
 }
 
+/// The same for every other spelling of an address that the relay listens on, in a URI or in the config. What the
+/// operator has allowed are networks, however wide; the operator does not mean the relay itself by that.
+#[test]
+fn the_relay_does_not_dial_itself_however_its_address_is_spelled() {
+    const SPELLINGS: [&str; 10] = [
+        "127.0.0.1",
+        "127.0.0.1.",
+        "[::ffff:127.0.0.1]",
+        "[::FFFF:7f00:1]",
+        "[0:0:0:0:0:ffff:127.0.0.1]",
+        "localhost",
+        "LocalHost.",
+        "0.0.0.0",
+        "[::ffff:0.0.0.0]",
+        "[::]",
+    ];
+    bounded(|| {
+        // A range in IPv6 clothing is the IPv4 range.
+        let outbound = "{plain: allow, allow: [\"::ffff:0.0.0.0/96\", \"0.0.0.0/0\", \"::/0\"]}";
+        let listen = &[("127.0.0.1:0", true), ("127.0.0.1:0", false), ("0.0.0.0:0", true), ("[::]:0", false)];
+        let setup = Setup { listen, outbound, ..two_cores("limits: {resolve_timeout: 1s}") };
+        let scene = Scene::with(&setup, 8 * CONNECTION_KIB_MAX);
+        let mut hops = Vec::new();
+        for (address, (_, secure)) in scene.relay.addresses.iter().zip(listen) {
+            let scheme = if *secure { "msrps" } else { "msrp" };
+            let hop = |host| format!("{scheme}://{host}:{}/x;tcp", address.port());
+            hops.extend(SPELLINGS.map(hop));
+        }
+        for (n, hop) in hops.iter().enumerate() {
+            let told = ask(&scene, n, hop);
+            assert!(told.starts_with("000 408"), "{hop}: {told}");
+        }
+        // A listener on one address leaves others free, on which nothing listens.
+        let why = ["is this relay's own", "egress policy forbids", "no address", "not a name", "refused"];
+        let log = scene.end();
+        let refused: Vec<&str> = log.lines().filter(|line| line.contains("Cannot connect")).collect();
+        for line in &refused {
+            assert!(why.iter().any(|why| line.contains(why)), "{line}");
+        }
+        assert_eq!(refused.len(), hops.len(), "{log}");
+    });
+}
+
 /// A relay that lets itself be sent in circles multiplies what it is sent.
 #[test]
 fn a_path_through_the_relay_many_times_makes_no_more_than_two_hops() {

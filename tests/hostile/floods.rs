@@ -71,7 +71,9 @@ fn a_first_line_without_end_closes_its_connection() {
 fn octets_that_are_not_msrp_close_their_connection_at_once() {
     bounded(|| {
         let scene = Scene::start(2 * CONNECTION_KIB_MAX);
-        for octets in [&b"GET / HTTP/1.1\r\n"[..], b"\r\n", b"MSRPx", &[0; 5], b"msrp 12345678 SEND\r\n"] {
+        for octets in
+            [&b"GET / HTTP/1.1\r\n"[..], b"\r\n\r\nGET", b"MSRPx", &[0; 5], b"msrp 12345678 SEND\r\n"]
+        {
             let mut culprit = scene.relay.stranger("mallory");
             culprit.writer.write(octets);
             assert_eq!(culprit.end(), End::Clean, "{octets:?}");

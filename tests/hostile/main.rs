@@ -16,6 +16,8 @@ mod dialling;
 mod floods;
 mod guessing;
 mod interruption;
+mod memory;
+mod newcomers;
 mod next_hops;
 mod responses;
 mod sessions;

@@ -5,6 +5,7 @@
 //! [`FURTHER`] messages must get through ([`Scene::goes_on`]), and only if they do not within [`DEADLINE`]
 //! has the attack stopped them.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -157,10 +158,14 @@ impl Scene {
 
 /// Connects from an address of the local network of this host.
 pub(crate) fn connect_from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
-    socket.connect(&to.into()).unwrap();
-    socket.into()
+    try_connect_from(source, to).unwrap()
+}
+
+pub(crate) fn try_connect_from(source: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    socket.connect(&to.into())?;
+    Ok(socket.into())
 }
 
 /// Connects until the kernel chooses the right one of two cores.

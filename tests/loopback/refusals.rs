@@ -1,10 +1,11 @@
 //! What the relay refuses, and in which words.
 
 use crate::support::account::{DOMAIN, Login, Style, password};
-use crate::support::bounded;
 use crate::support::endpoint::Endpoint;
 use crate::support::frame::{Frame, Request, fresh_id};
-use crate::support::relay::{HOST, TestRelay};
+use crate::support::process::RelayProcess;
+use crate::support::relay::{HOST, Setup, TestRelay};
+use crate::support::{bounded, until};
 
 /// One AUTH round of a fresh connection: its last answer, and the connection.
 fn attempt(
@@ -67,6 +68,64 @@ fn auth_to_a_sip_domain_without_a_port_is_answered() {
         let (_, last) = login.attempt(&mut alice);
         assert_eq!(last.status(), Some(200));
         assert_eq!(last.required("From-Path"), to);
+    });
+}
+
+// What clients in use send before, between and beside their messages, over TLS.
+#[test]
+fn what_clients_in_use_deviate_in_ends_no_connection() {
+    bounded(|| {
+        let relay = TestRelay::start();
+        let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
+        let to_bob = alice.route(&bob.path());
+        // A file transfer asks how much of the file is there already.
+        let tid = alice.send_bare(Request::new("FILE_OFFSET", &to_bob, &alice.uri));
+        let asked = bob.frame();
+        assert!(asked.is_request("FILE_OFFSET"));
+        let mut answer = String::from_utf8(asked.response("200 OK")).unwrap();
+        answer.insert_str(answer.find("-------").unwrap(), "Offset: 4096\r\n");
+        bob.writer.write(answer.as_bytes());
+        let answer = alice.response(&tid);
+        assert_eq!((answer.status(), answer.required("Offset").as_str()), (Some(200), "4096"));
+
+        for blank in ["\r\n", "\r\n\r\n", "\r", "\n"] {
+            alice.writer.write(blank.as_bytes());
+            bob.writer.write(blank.as_bytes());
+        }
+        for tid in ["+abc", "-abc", "abc", &"x".repeat(40)] {
+            let head = format!("MSRP {tid} SEND\r\nTo-Path: {to_bob}\r\nFrom-Path: {}\r\n", alice.uri);
+            let rest = format!("Message-ID: {}\r\nByte-Range: 1-0/0\r\n-------{tid}$\r\n", fresh_id());
+            alice.writer.write((head + &rest).as_bytes());
+            assert_eq!(alice.status(tid), 200);
+            bob.request("SEND");
+        }
+        // Only the first URI of each path is needed to answer.
+        for to in
+            [format!("{to_bob} sip:bob@example.com"), [to_bob.as_str(); 17].join(" "), "sip:bob".to_owned()]
+        {
+            let tid = alice.send_bare(Request::send(&to, &alice.uri, &fresh_id(), "1-0/0"));
+            assert_eq!(alice.status(&tid), 400, "{to}");
+        }
+        alice.say(&bob.path(), b"Still here");
+        assert_eq!(bob.request("SEND").body, b"Still here");
+    });
+}
+
+#[test]
+fn reason_why_a_sessions_connection_is_closed_for_its_input_is_in_the_log_once() {
+    bounded(|| {
+        let relay = RelayProcess::start(&Setup::default());
+        let mut stranger = relay.stranger("mallory");
+        stranger.writer.write(b"GET / HTTP/1.1\r\n");
+        stranger.end();
+        let mut alice = relay.client("alice");
+        alice.writer.write(b"MSRP tid1 SEND\nTo-Path: x\n-------tid1$\n");
+        alice.end();
+        let said = "lines end with LF instead of CRLF";
+        until("the reason", || relay.log().contains(said).then_some(()));
+        let log = relay.log();
+        assert_eq!(log.matches(said).count(), 1, "{log}");
+        assert!(!log.contains("not an MSRP start line"), "a stranger's is for debugging: {log}");
     });
 }
 

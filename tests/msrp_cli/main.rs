@@ -5,8 +5,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
 
 mod chains;
+mod foreign;
 mod receivers;
 mod relays;
 mod scene;
+mod security;
 mod senders;
+mod slow;
 mod transfers;
+#[path = "../support/zone.rs"]
+mod zone;

@@ -141,6 +141,56 @@ fn too_many_octets_are_refused_while_they_come() {
     }
 }
 
+// A sender that counts characters announces fewer octets than it sends.
+#[test]
+fn receiver_says_what_is_wrong_with_a_size() {
+    let scene = Scene::new();
+    let umlauts = "Gr\u{fc}\u{df}e, J\u{f6}rg".as_bytes();
+    assert_eq!(umlauts.len(), 14);
+    for (range, says) in [
+        (
+            "1-11/11",
+            "it has 14 octets or more, and 11 were announced: its sender may have counted characters",
+        ),
+        ("1-20/20", "it ends after 14 octets, and 20 were announced"),
+    ] {
+        let receiver = scene.receiver(&["--plain"]);
+        with_scripted_sender(&receiver, async |endpoint, path| {
+            let chunk =
+                Chunk { message: "cnt1", range, disposition: "attachment", body: umlauts, flag: Flag::Last };
+            send_chunk(endpoint, path, &chunk).await;
+            assert_eq!(next_code(endpoint).await, (false, 413));
+        });
+        let (code, said) = receiver.finish();
+        assert_eq!(code, 1);
+        assert!(said.contains(says), "{said}");
+        assert_eq!(scene.received(), [""; 0]);
+    }
+}
+
+#[test]
+fn blank_lines_between_frames_mean_nothing_to_the_receiver() {
+    let scene = Scene::new();
+    let receiver = scene.receiver(&["--plain"]);
+    with_scripted_sender(&receiver, async |endpoint, path| {
+        for blank in ["\r\n", "\r\n\r\n", "\r", "\n"] {
+            endpoint.outgoing.send(blank.as_bytes()).await.unwrap();
+        }
+        let chunk = Chunk {
+            message: "one1",
+            range: "1-4/4",
+            disposition: "attachment; filename=f",
+            body: b"data",
+            flag: Flag::Last,
+        };
+        send_chunk(endpoint, path, &chunk).await;
+        assert_eq!(next_code(endpoint).await, (false, 200));
+        assert_eq!(next_code(endpoint).await, (true, 200));
+    });
+    assert_eq!(receiver.finish().0, 0);
+    assert_eq!(scene.received(), ["f"]);
+}
+
 #[test]
 fn an_aborted_file_leaves_nothing_behind() {
     let scene = Scene::new();

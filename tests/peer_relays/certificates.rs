@@ -1,5 +1,6 @@
 //! What is wrong with a certificate, on either side: who refuses whom, what the sender is told, what the log says.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::thread;
 
@@ -37,7 +38,8 @@ fn next_hop_whose_certificate_nobody_vouches_for_is_not_written_to() {
         let b = scene.relay_with("b.alder.example", &Wish { authority: &others, ..scene.wish() });
         let (mut alice, bob) = (a.client("alice"), b.client("bob"));
         fails_with(&mut alice, &path_to(&bob), 408);
-        log_says(&a, &["The certificate of a next hop is refused", "b.alder.example", "UnknownIssuer"]);
+        let what = "signed by no authority that is trusted here (name its issuer";
+        log_says(&a, &["The certificate of a next hop is refused", "b.alder.example", what, "outbound.ca"]);
     });
 }
 
@@ -100,13 +102,16 @@ fn relay_whose_certificate_nobody_vouches_for_gets_no_sessions_for_its_clients()
             let tid = relay.send_bare(Request::new("AUTH", &b.uri(), &from("a.osier.example")));
             assert_eq!(relay.status(&tid), 403, "the handshake has gone on");
         }
-        log_says(&b, &["AUTH refused", "403", "AUTH through a relay that has not proven its name"]);
+        log_says(
+            &b,
+            &["AUTH behind a relay refused", "403", "AUTH through a relay that has not proven its name"],
+        );
         // A14: a good certificate, but another's.
         let mut relay = b.connect_as("a", &scene.relay_as_client(&scene.authority, "d.rowan.example"));
         let tid = relay.send_bare(Request::new("AUTH", &b.uri(), &from("a.osier.example")));
         assert_eq!(relay.status(&tid), 403);
         relay.end();
-        log_says(&b, &["AUTH refused", "403", "certificate is for another name"]);
+        log_says(&b, &["AUTH behind a relay refused", "403", "certificate is for another name"]);
         // And the right one.
         let mut relay = b.connect_as("a", &scene.relay_as_client(&scene.authority, "a.osier.example"));
         let tid = relay.send_bare(Request::new("AUTH", &b.uri(), &from("a.osier.example")));
@@ -143,12 +148,67 @@ fn message_through_a_relay_without_proof_is_refused_where_the_operator_insists()
             let log = b.process.log();
             log.contains("request through a relay that has not proven its name").then_some(log)
         });
-        assert!(log.contains("signed by nobody in tls.client_ca"), "{log}");
+        assert!(log.contains("no authority in tls.client_ca vouches for its certificate"), "{log}");
         // One that has proof is welcome.
         let d = scene.relay("d.rowan.example");
         let (mut carol, mut dave) = (d.client("carol"), b.client("dave"));
         carol.say(&path_to(&dave), b"Hello");
         assert_eq!(dave.request("SEND").body, b"Hello");
+    });
+}
+
+// What anybody can make up is not the operator's business, and takes no room in the log.
+#[test]
+fn certificate_that_no_trusted_authority_has_signed_is_logged_at_debug_with_few_names() {
+    bounded(|| {
+        let scene = Scene::new();
+        let b = scene.relay("b.alder.example");
+        let hosts: Vec<String> = (0..100).map(|n| format!("n{n}.osier.example")).collect();
+        let mut phone = b.connect_as("phone", &scene.client_with(&expired(&hosts)));
+        assert_eq!(log_in(&mut phone, "alice", &b.uri()), 200);
+        let line = until("the log to say what the certificate is", || {
+            let log = b.process.log();
+            log.lines().find(|line| line.contains("not taken for a relay")).map(str::to_owned)
+        });
+        assert!(line.contains("DEBUG"), "{line}");
+        for line in b.process.log().lines() {
+            assert!(line.matches(".osier.example").count() <= 3 && line.len() < 2000, "{line}");
+        }
+    });
+}
+
+/// A self-signed certificate whose time is over, and its key.
+fn expired(hosts: &[String]) -> (String, String) {
+    let mut params = rcgen::CertificateParams::new(hosts).unwrap();
+    params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+    let key = rcgen::KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+// A next hop that answers, but not with TLS, and one that only closes.
+#[test]
+fn next_hop_that_speaks_no_tls_is_told_in_words() {
+    bounded(|| {
+        let scene = Scene::new();
+        let a = scene.relay("a.osier.example");
+        let mut alice = a.client("alice");
+        for (answer, what) in
+            [(&b"HTTP/1.1 400\r\n\r\n"[..], "is not TLS"), (b"", "instead of shaking hands")]
+        {
+            let listener = TcpListener::bind((address_of("b.alder.example"), 0)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let far = thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(answer);
+            });
+            let to = format!("msrps://b.alder.example:{port}/bobs;tcp msrps://192.0.2.1:2855/bob;tcp");
+            fails_with(&mut alice, &to, 408);
+            far.join().unwrap();
+            let remedy = "that port may speak no TLS, or no MSRP";
+            log_says(&a, &["TLS with a next hop failed", "b.alder.example", what, remedy]);
+        }
     });
 }
 

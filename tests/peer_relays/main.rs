@@ -10,6 +10,7 @@ mod support;
 mod zone;
 
 mod certificates;
+mod memory;
 mod paths;
 mod scene;
 mod worked_example;

@@ -45,6 +45,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) tls: &'a str,
     /// Further keys of `outbound:`, with a comma in front.
     pub(crate) outbound: &'a str,
+    /// Further sections.
+    pub(crate) more: &'a str,
 }
 
 /// A relay in a process of its own.
@@ -70,7 +72,14 @@ impl Scene {
     }
 
     pub(crate) fn wish(&self) -> Wish<'_> {
-        Wish { authority: &self.authority, certified_for: None, cores: "auto", tls: "", outbound: "" }
+        Wish {
+            authority: &self.authority,
+            certified_for: None,
+            cores: "auto",
+            tls: "",
+            outbound: "",
+            more: "",
+        }
     }
 
     pub(crate) fn relay(&self, host: &'static str) -> Relay {
@@ -92,14 +101,14 @@ impl Scene {
             .concat();
         let record_layer =
             std::env::var("MSRPRELAY_TEST_RECORD_LAYER").unwrap_or_else(|_| "direct".to_owned());
-        let (cores, tls, outbound) = (wish.cores, wish.tls, wish.outbound);
+        let (cores, tls, outbound, more) = (wish.cores, wish.tls, wish.outbound, wish.more);
         let hostname = wish.certified_for.unwrap_or(host);
         let text = format!(
             "listen:\n  - {{address: \"{address}:0\", tls: true}}\nhostname: {hostname}\nrealm: {DOMAIN}\n\
              tls: {{certificate: relay.crt, key: relay.key, client_ca: ca.crt, record_layer: {record_layer}{tls}}}\n\
              cores: {cores}\nauth:\n  log_failures: true\n  memory:\n    users:\n{users}\
              outbound: {{ca: ca.crt, allow: [\"127.0.0.0/8\"]{outbound}}}\ndns: {{servers: [\"{}\"]}}\n\
-             log: {{level: debug}}\n",
+             log: {{level: debug}}\n{more}",
             self.zone.address
         );
         let trust = Arc::new(client_config(rustls::ALL_VERSIONS, roots(&[wish.authority])));
@@ -109,7 +118,19 @@ impl Scene {
 
     /// A client's TLS with a certificate, as a relay shows it.
     pub(crate) fn relay_as_client(&self, authority: &Authority, host: &str) -> Arc<ClientConfig> {
-        let (chain, key) = pair(authority, host);
+        self.client_showing(pair(authority, host))
+    }
+
+    /// The same with a certificate and its key, PEM.
+    pub(crate) fn client_with(&self, (certificate, key): &(String, String)) -> Arc<ClientConfig> {
+        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+        self.client_showing((vec![certificate], PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap()))
+    }
+
+    fn client_showing(
+        &self,
+        (chain, key): (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
+    ) -> Arc<ClientConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config =
             ClientConfig::builder_with_provider(provider).with_protocol_versions(rustls::ALL_VERSIONS);

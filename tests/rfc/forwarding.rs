@@ -1,7 +1,5 @@
 //! Norms F1 to F5, F16 and Q: what is forwarded, where to, and how responses find back (RFC 4976, 6.4).
 
-use msrprelay::relay::CloseReason;
-
 use crate::support::frame::{pattern, response};
 use crate::support::line::{Shape, line, lines, only};
 use crate::support::{Decision, Request, World, settings};
@@ -155,11 +153,10 @@ fn body_of_another_request_may_have_10240_octets_and_no_more() {
                 Request::new(method, &line.path, &line.from_uri).header("Message-ID", "mess").body(&body);
             world.send(line.from, request.octets());
             world.run();
-            assert_eq!(world.is_closed(line.from), !passes, "{method}");
+            assert!(!world.is_closed(line.from), "{method}");
             if passes {
                 assert!(only(world.take(line.to), method).body == body);
             } else {
-                assert_eq!(world.link(line.from).closing, Some(CloseReason::BodyTooLong));
                 let answers = world.take(line.from);
                 let due: &[u16] = if method == "REPORT" { &[] } else { &[400] };
                 assert_eq!(answers.iter().map(|answer| answer.status()).collect::<Vec<_>>(), due);

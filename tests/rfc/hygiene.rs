@@ -203,7 +203,8 @@ fn stalled_session_does_not_stop_the_others_of_a_shared_connection() {
 // comes by is held up by another, is the one whom the relief is for.
 #[test]
 fn a_session_that_is_up_to_date_is_not_refused_for_a_stalled_one() {
-    for window in [0, 30_000] {
+    // So much that with a little of the other message the connection is held up.
+    for (window, octets) in [(0, 256_000), (30_000, 290_000)] {
         let mut world = World::new(1);
         let shared = world.connect(0);
         let uri =
@@ -224,7 +225,7 @@ fn a_session_that_is_up_to_date_is_not_refused_for_a_stalled_one() {
         }
         // It begins to take its message, or not even that.
         world.link_mut(stalled).window = window;
-        world.send(shared, Request::send(&paths[0], &uri(0), "stalled", &pattern(200_000)).octets());
+        world.send(shared, Request::send(&paths[0], &uri(0), "stalled", &pattern(octets)).octets());
         world.run();
         world.send(shared, Request::send(&paths[1], &uri(1), "lively", &pattern(1_000_000)).octets());
         world.run();

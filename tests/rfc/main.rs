@@ -16,6 +16,7 @@ mod extensions;
 mod forwarding;
 mod hygiene;
 mod interop;
+mod malformed;
 mod max_chunk;
 mod pieces;
 mod relays;

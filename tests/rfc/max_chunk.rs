@@ -126,6 +126,38 @@ fn giant_chunk_leaves_in_pieces_within_the_bound() {
     }
 }
 
+// G9, F11: a sender that announces less than it sends does not make us write a range that cannot be.
+#[test]
+fn no_piece_ends_behind_its_total() {
+    for (announced, starts_at) in [(12, 1), (1024, 1), (1500, 1), (4999, 1), (12, 13)] {
+        for (name, mut way) in ways(1024) {
+            let world = &mut way.world;
+            world.end(way.to).answers = Answers::Always(200);
+            let body = pattern(5000);
+            for range in
+                [format!("{starts_at}-*/{announced}"), format!("{starts_at}-{announced}/{announced}")]
+            {
+                let request = Request::new("SEND", &way.path, &way.from_uri).header("Message-ID", "mess");
+                world.send(way.from, request.header("Byte-Range", &range).body(&body).octets());
+                world.run();
+                let frames = world.take(way.to);
+                let pieces: Vec<&Frame> = frames.iter().filter(|frame| frame.is("SEND")).collect();
+                assert_eq!(pieces.len(), 5, "{name}");
+                for piece in pieces {
+                    let (range, octets) = (piece.range(), piece.body.len() as u64);
+                    assert_eq!(range.end, Some(range.start + octets - 1), "{name}");
+                    assert!(
+                        range.total.is_none_or(|total| range.end <= Some(total)),
+                        "{}",
+                        piece.range_text()
+                    );
+                }
+                world.take(way.from);
+            }
+        }
+    }
+}
+
 // I14: such a peer is told where each piece ends, if that is known when it begins.
 #[test]
 fn piece_that_is_at_hand_says_where_it_ends() {

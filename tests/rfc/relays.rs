@@ -1,6 +1,7 @@
 //! Relays that have proven their names, and the clients behind them (RFC 4976, 5.1, 6.1, 6.3 and 9.2; norms A9, A10, A13
 //! to A16, S14). This relay is the outer one in the first half, the inner one in the second.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use msrprelay::relay::{Input, ProvenNames, Settings, TableSizes};
@@ -196,6 +197,67 @@ fn guesses_behind_a_relay_cost_the_guesser_alone() {
     world.advance(Duration::from_secs(301));
     assert_eq!(attempt(&mut world, conn, "alice", "1234", &back_to_wren()).status(), 200);
     assert!(!world.is_closed(conn));
+}
+
+// S14: before the password is proven an address asks, or a relay that has proven its name; never the user that is named.
+#[test]
+fn accounts_are_looked_up_in_the_turn_of_the_address_or_relay_that_asks() {
+    let mut world = World::new(2);
+    world.look_up_decision = Decision::Hold;
+    let here = [0, 1].map(|core| world.connect(core));
+    let there = world.try_connect(0, true, "192.0.2.9").unwrap();
+    let behind = [0, 1].map(|core| relay(&mut world, core, OTHER));
+    let elsewhere = relay(&mut world, 0, "other.example.net");
+    let other_back = format!("msrps://other.example.net:2855/p8Yc2nB6vH1xLk;tcp {WREN}");
+    let asked = [
+        (here[0], "alice", WREN.to_owned()),
+        (here[1], "bob", FINCH.to_owned()),
+        (there, "alice", WREN.to_owned()),
+        (behind[0], "alice", back_to_wren()),
+        (behind[1], "bob", back_to_finch()),
+        (elsewhere, "alice", other_back),
+    ];
+    let turns = asked.map(|(conn, user, from)| {
+        world.send(conn, auth(&from));
+        let challenge = world.take_one(conn);
+        assert!(world.look_ups.is_empty(), "no look-up before the challenge is answered");
+        let answer = answer_challenge(&challenge, user, "guess", &relay_uri(), 1);
+        let again = Request::new("AUTH", &relay_uri(), &from).header("Authorization", &answer);
+        world.send(conn, again.octets());
+        world.run();
+        world.look_ups.pop().unwrap().who
+    });
+    assert_eq!((turns[0], turns[3]), (turns[1], turns[4]), "whoever is named, on whatever core");
+    let different = HashSet::from([turns[0], turns[2], turns[3], turns[5]]);
+    assert_eq!(different.len(), 4, "{turns:?}");
+}
+
+// S3: a user's next hops wait for that user's, those of the same user behind a relay for those behind that relay.
+#[test]
+fn next_hops_are_dialled_in_the_turn_of_the_user_behind_the_relay_if_there_is_one() {
+    let mut world = World::new(2);
+    world.dial_decision = Decision::Hold;
+    let mut turns = Vec::new();
+    for (core, user) in [(0, "alice"), (1, "alice"), (0, "bob")] {
+        let (conn, session) = world.client(core, user);
+        world.send(conn, Request::send(&format!("{session} {FAR}"), WREN, "hello", b"Hello").octets());
+        world.run();
+        turns.push(world.dials.last().unwrap().who);
+    }
+    for (name, user, there) in
+        [(OTHER, "alice", WREN_THERE), (OTHER, "bob", FINCH_THERE), ("o.example.net", "alice", "")]
+    {
+        let conn = relay(&mut world, 0, name);
+        let there = if there.is_empty() { format!("msrps://{name}:2855/x1;tcp") } else { there.to_owned() };
+        let back = format!("{there} {WREN}");
+        let session = session(&mut world, conn, user, &back);
+        world.send(conn, Request::send(&format!("{session} {FAR}"), &back, "hello", b"Hello").octets());
+        world.run();
+        turns.push(world.dials.last().unwrap().who);
+    }
+    assert_eq!(world.dials.len(), 6);
+    assert_eq!(turns[0], turns[1], "on whatever core");
+    assert_eq!(turns.iter().collect::<HashSet<_>>().len(), 5, "{turns:?}");
 }
 
 // Many who log in at once through a relay that has just come are no reason to close it.

@@ -63,7 +63,13 @@ impl Simulation {
         let own = self.world.end(conn).uri.clone();
         let back = format!("msrps://{host}:2855/s1;tcp {own}");
         let granted = self.world.auth_round(conn, "alice", &back, "");
-        let use_path = granted.header("Use-Path").unwrap();
+        let Some(use_path) = granted.header("Use-Path") else {
+            // Memory is short.
+            assert_eq!(granted.status(), 403, "{granted:?}");
+            self.saw("a newcomer turned away");
+            self.world.lose(conn);
+            return None;
+        };
         let session = use_path.split(' ').next_back().unwrap().to_owned();
         let index = self.add_actor(Some(conn), back);
         self.actors[index].session = Some(session.clone());

@@ -182,8 +182,9 @@ impl Simulation {
         let (from, to, link) =
             (self.messages[index].from, self.messages[index].to, self.messages[index].link);
         let others = self.links.iter().filter(|l| l.ends.contains(&to)).count() as u64 - 1;
-        // A table of transactions that is full holds up everybody.
-        let roomy = self.world.settings.limits.transactions_per_peer_max == 4096;
+        // A table of transactions that is full, or has little room because memory is short, holds up everybody.
+        let limits = &self.world.settings.limits;
+        let roomy = limits.transactions_per_peer_max == 4096 && limits.queue_octets_total == 512 << 20;
         let idle = self.messages.iter().enumerate().all(|(other, m)| {
             let arrived = m.octets_delivered() == m.sent && (!m.over || m.flag == Some(Flag::Last));
             other == index || m.from != from || arrived

@@ -191,6 +191,7 @@ impl Reader {
             let octets = &self.plain[at..at + step.consumed];
             at += step.consumed;
             match step.piece {
+                Piece::Blank => return Err(End::Broken),
                 Piece::Head(head) => sink(Arrived::Head(head, octets)),
                 Piece::Body(range) => sink(Arrived::Body(&octets[range])),
                 Piece::End(flag) => sink(Arrived::End(flag)),

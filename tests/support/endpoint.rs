@@ -54,7 +54,13 @@ impl Endpoint {
             octets_received: 0,
             body_octets: 0,
             flush: 0,
-            parser: Parser::new(ParserLimits::default()),
+            // Paths of the greatest length reach it with those of the relay in front, and URIs of its own as it sent them.
+            parser: Parser::new(ParserLimits {
+                path_uris_max: 32,
+                uri_bytes_max: 4096,
+                session_id_bytes_max: 4096,
+                ..ParserLimits::default()
+            }),
             buffer: Vec::new(),
             at: 0,
             current: None,
@@ -82,6 +88,7 @@ impl Endpoint {
                     frame.octets.extend_from_slice(piece);
                     frame.body.extend_from_slice(piece);
                 }
+                Piece::Blank => panic!("the relay writes blank lines"),
                 Piece::End(flag) => {
                     let mut frame = self.current.take().unwrap();
                     frame.octets.extend_from_slice(piece);

@@ -27,8 +27,8 @@ use msrprelay::proto::digest::{Algorithm, Challenge, Ha1};
 use msrprelay::proto::parser::{Parser, ParserLimits, Piece};
 use msrprelay::relay::{
     ChunkBounds, CloseReason, CoreId, Effect, Effects, Event, Input, Limit, Limits, LookUpAnswer,
-    LookUpTicket, Message, OutBatch, PeerKey, ProvenNames, Relay, Settings, TableSizes, Target, Transport,
-    WriteState,
+    LookUpTicket, Message, OutBatch, PeerKey, ProvenNames, Relay, Settings, Stage, TableSizes, Target,
+    Transport, Who, WriteState,
 };
 
 pub use endpoint::{Endpoint, Frame};
@@ -58,12 +58,16 @@ pub struct Dial {
     pub core: usize,
     pub key: PeerKey,
     pub target: Target,
+    /// In whose turn.
+    pub who: Who,
 }
 
 #[derive(Debug)]
 pub struct LookUp {
     pub core: usize,
     pub ticket: LookUpTicket,
+    /// In whose turn.
+    pub who: Who,
     pub user: String,
     pub realm: String,
     pub algorithm: Algorithm,
@@ -220,6 +224,12 @@ impl World {
         let accepted = accepted.map(|key| self.add_link(core, key));
         self.apply(core, fx);
         accepted
+    }
+
+    /// A connection from outside has got so far that a runtime tells.
+    pub fn advance_to(&mut self, conn: Conn, stage: Stage) {
+        let Link { core, key, .. } = self.links[conn.0];
+        self.input(core, Input::Advanced { peer: key, stage });
     }
 
     fn add_link(&mut self, core: usize, key: PeerKey) -> Conn {
@@ -399,15 +409,18 @@ impl World {
                         Piece::Head(head) => Input::Head { peer, head, octets },
                         Piece::Body(_) => Input::Body { peer, octets },
                         Piece::End(flag) => Input::End { peer, flag },
+                        Piece::Blank => Input::Blank { peer, octets: octets.len() },
                     }
                 }
             };
             self.input(core, input);
         }
         unparsed.drain(..at);
+        let bytes = unparsed.len();
         let link = &mut self.links[conn.0];
         link.unparsed = unparsed;
         link.parser = parser;
+        self.input(core, Input::Unfinished { peer, bytes });
         true
     }
 
@@ -437,6 +450,7 @@ impl World {
                 link.awake = false;
             }
             self.cores[core].out = out;
+            self.check_budget(core);
             self.apply(core, fx);
             if state == WriteState::Finished {
                 assert!(self.links[conn.0].closing.is_some(), "finished without having been closed");
@@ -454,9 +468,16 @@ impl World {
         let now = self.now;
         let relay = self.relay(core);
         relay.handle(now, input, &mut fx);
-        let queued = relay.table_sizes().octets_queued;
+        let queued = self.check_budget(core).octets_queued;
         self.queued_max = self.queued_max.max(queued);
         self.apply(core, fx);
+    }
+
+    /// Whatever happens, the memory budget has been told of all that a core keeps, and of no more.
+    fn check_budget(&mut self, core: usize) -> TableSizes {
+        let sizes = self.relay(core).table_sizes();
+        assert_eq!(sizes.bytes_kept, sizes.bytes_counted, "kept, and counted against the budget");
+        sizes
     }
 
     fn apply(&mut self, core: usize, fx: Effects) {
@@ -492,12 +513,21 @@ impl World {
                     link.awake = true;
                 });
             }
-            Effect::Connect { peer, target } => {
-                let dial = Dial { core, key: peer, target };
+            Effect::Abort { peer, reason } => {
+                if let Some(conn) = self.cores[core].links.get(&peer).copied() {
+                    self.links[conn.0].closing = Some(reason);
+                    // The relay has forgotten it, and does not mind to hear that it is gone.
+                    self.lose(conn);
+                }
+            }
+            Effect::Connect { peer, target, who } => {
+                let dial = Dial { core, key: peer, target, who };
                 self.dials.push(dial);
             }
-            Effect::LookUp { ticket, user, realm, algorithm } => {
-                self.look_ups.push(LookUp { core, ticket, user, realm, algorithm });
+            Effect::LookUp { ticket, who, attempt } => {
+                let (user, realm) = (attempt.user().to_owned(), attempt.realm().to_owned());
+                let algorithm = attempt.algorithm();
+                self.look_ups.push(LookUp { core, ticket, who, user, realm, algorithm });
             }
             Effect::Event(event) => {
                 if let Event::SessionOpened { session, .. } = &event {
@@ -517,7 +547,7 @@ impl World {
 
     /// Ends a dial that was held: the connection is up, or cannot be had.
     pub fn finish_dial(&mut self, index: usize, up: bool) -> Option<Conn> {
-        let Dial { core, key, target } = self.dials.remove(index);
+        let Dial { core, key, target, .. } = self.dials.remove(index);
         if up {
             let conn = self.add_link(core, key);
             self.dialled.push((target, conn));
@@ -653,7 +683,10 @@ impl World {
             sum.transactions += sizes.transactions;
             sum.unanswered += sizes.unanswered;
             sum.octets_queued += sizes.octets_queued;
+            sum.bytes_kept += sizes.bytes_kept;
+            sum.bytes_counted += sizes.bytes_counted;
             sum.counted += sizes.counted;
+            sum.newcomers += sizes.newcomers;
         }
         sum
     }

@@ -1,12 +1,14 @@
 //! A name server on loopback, for tests whose clients and relays find each other by name.
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, mpsc};
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
+use hickory_resolver::proto::op::{Message, MessageType};
 use hickory_resolver::proto::rr::rdata::SOA;
-use hickory_resolver::proto::rr::{Name, RData, Record};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::proto::serialize::txt::Parser;
 use hickory_server::Server as NameServer;
 use hickory_server::store::in_memory::InMemoryZoneHandler;
@@ -79,5 +81,62 @@ impl Zone {
 impl Drop for Zone {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+// -- a server that answers for one zone alone --------------------------------------------------------
+
+/// A name server to which every name is 127.0.0.1, but for those in `silent.test`: of these it never says a word.
+pub(crate) struct HalfSilent {
+    pub(crate) address: SocketAddr,
+    /// Names that it was asked for, each as often as it was; of all zones.
+    asked: Arc<Mutex<Vec<String>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl HalfSilent {
+    pub(crate) fn start() -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = socket.local_addr().unwrap();
+        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let noted = Arc::clone(&asked);
+        let thread = std::thread::spawn(move || {
+            let mut query = [0; 1500];
+            loop {
+                let (length, from) = socket.recv_from(&mut query).unwrap();
+                // Nothing is what `drop` sends.
+                if length == 0 {
+                    return;
+                }
+                let mut question = Message::from_vec(&query[..length]).unwrap();
+                let asked = question.queries.first().unwrap().clone();
+                let name = asked.name().to_ascii();
+                noted.lock().unwrap().push(name.clone());
+                if name.ends_with(".silent.test.") {
+                    continue;
+                }
+                question.metadata.message_type = MessageType::Response;
+                if asked.query_type() == RecordType::A {
+                    let local = RData::A(Ipv4Addr::LOCALHOST.into());
+                    question.answers.push(Record::from_rdata(asked.name().clone(), 60, local));
+                }
+                socket.send_to(&question.to_vec().unwrap(), from).unwrap();
+            }
+        });
+        Self { address, asked, thread: Some(thread) }
+    }
+
+    /// How many different names it has been asked for.
+    pub(crate) fn names_asked(&self) -> usize {
+        self.asked.lock().unwrap().iter().collect::<HashSet<_>>().len()
+    }
+}
+
+impl Drop for HalfSilent {
+    fn drop(&mut self) {
+        let stopper = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        stopper.send_to(&[], self.address).unwrap();
+        // Its own failure has been printed.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }

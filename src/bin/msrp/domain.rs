@@ -9,6 +9,8 @@ use msrprelay::client::{
     ClientError, Endpoint, Located, LocatedRelay, NoAddress, Security, Stage, Target, TlsFacts, TlsVersion,
     Transport, covered_names, epoch_seconds, locate, validity,
 };
+use msrprelay::text;
+use msrprelay::trust::shown_names;
 use serde_json::{Value, json};
 
 use crate::options::{ConnectionArguments, Login};
@@ -90,6 +92,14 @@ fn families(addresses: &[IpAddr]) -> String {
         false => addresses.iter().map(|address| address.to_string()).collect::<Vec<_>>().join(", "),
     };
     format!("{}; {}", list(v4, "IPv4"), list(v6, "IPv6"))
+}
+
+/// The names of a certificate.
+pub(crate) fn listed(names: &[String]) -> String {
+    match names.is_empty() {
+        true => "no names".to_owned(),
+        false => shown_names(names),
+    }
 }
 
 /// What went wrong so far.
@@ -207,7 +217,7 @@ impl Visit<'_> {
                     .expires
                     .map_or_else(|| "no Expires".to_owned(), |seconds| format!("Expires {seconds} s"));
                 let took = millis(grant.challenge_took + grant.answer_took);
-                self.say(format!("AUTH       accepted in {took}; realm {realm}; {expires}"));
+                self.say(format!("AUTH       accepted in {took}; realm {}; {expires}", text::shown(realm)));
                 json["auth"] =
                     json!({ "realm": grant.realm, "expires": grant.expires, "use_path": grant.use_path });
             }
@@ -224,7 +234,7 @@ impl Visit<'_> {
         json["tls"] = json!({ "version": facts.version, "suite": facts.suite, "group": facts.group });
         let Some(certificate) = facts.certificates.first() else { return };
         let names = covered_names(certificate);
-        let covered = if names.is_empty() { "no names".to_owned() } else { names.join(", ") };
+        let covered = listed(&names);
         json["tls"]["names"] = json!(names);
         let Some((from, to)) = validity(certificate) else {
             return self.say(format!("names      {covered}; validity unreadable"));

@@ -2,6 +2,7 @@
 //!
 //! Flags, the executor, and the exit status; the protocol is [`msrprelay::client`]. Results go to stdout, everything else
 //! to stderr. Invariant: status 0 means that every octet has arrived, as far as the options let that be known.
+#![deny(clippy::print_stdout, clippy::print_stderr, reason = "what is said goes through `say`")]
 
 mod bench;
 mod domain;
@@ -12,12 +13,13 @@ mod progress;
 mod receive;
 mod send;
 mod units;
+mod watchdog;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use msrprelay::ops::documents;
+use msrprelay::ops::{documents, say};
 
 const AFTER_HELP: &str = "\
 Exit status:
@@ -67,7 +69,7 @@ fn main() -> ExitCode {
             match documents::write(&Cli::command(), "msrp", "1", &[], &directory) {
                 Ok(_) => ExitCode::SUCCESS,
                 Err(error) => {
-                    eprintln!("msrp: {}: {error}", directory.display());
+                    say::err(&format!("msrp: {}: {error}", directory.display()));
                     ExitCode::FAILURE
                 }
             }

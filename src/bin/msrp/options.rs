@@ -10,6 +10,7 @@ use msrprelay::client::{
     AuthOptions, ClientError, Credentials, Endpoint, Grant, Offer, Route, Security, Stage, Target, Trust,
     authenticate, authenticate_through, locate,
 };
+use msrprelay::ops::say;
 use msrprelay::proto::uri::{MsrpUri, Path};
 
 use crate::outcome::Failure;
@@ -267,7 +268,7 @@ impl Login {
             let security = connection.security_for(Some(&route.relay.host))?;
             match Endpoint::connect(&route.target(), &security, limit).await {
                 Err(error) if error.stage() == Stage::Connecting => {
-                    eprintln!("msrp: {} at {}: {error}", route.relay, route.address);
+                    say::err(&format!("msrp: {} at {}: {error}", route.relay, route.address));
                     failure = Some(error);
                 }
                 connected => return connected,

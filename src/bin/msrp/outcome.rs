@@ -1,14 +1,18 @@
 //! How the tool ends: when a signal asks it to, what it prints, and its exit status.
 
 use std::future::Future;
-use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use msrprelay::client::{ClientError, EngineError, Stage, run_on_executor};
+use msrprelay::client::{ClientError, Due, EngineError, Overdue, Stage, run_on_executor};
+use msrprelay::ops::say;
 use serde_json::{Value, json};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
-const SIGINT: i32 = 2;
-const SIGTERM: i32 = 15;
+use crate::watchdog;
+
+/// What the engine may take to make an executor and run its first task.
+const BEGIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why the tool did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +47,9 @@ pub(crate) enum Failure {
     /// The engine cannot run here.
     #[error("{0}")]
     Engine(String),
+    /// A time limit has passed and the executor does not say so.
+    #[error("{0}")]
+    Overdue(#[from] Overdue),
     /// Ctrl-C, or a polite kill.
     #[error("interrupted")]
     Interrupted,
@@ -55,11 +62,12 @@ impl From<EngineError> for Failure {
 }
 
 impl Failure {
-    fn status(&self) -> u8 {
+    pub(crate) fn status(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
             Self::Client(error) => stage_status(error.stage()),
             Self::Domain { stage, .. } => stage_status(*stage),
+            Self::Overdue(overdue) => stage_status(overdue.stage),
             Self::Rejected { .. } | Self::Mismatch(_) | Self::Engine(_) => 1,
             Self::Interrupted => 130,
         }
@@ -85,7 +93,6 @@ pub(crate) struct Report {
 
 /// Prints the report and the failure, if any, and turns it into the exit status.
 pub(crate) fn conclude(as_json: bool, report: Report, result: Result<(), Failure>) -> ExitCode {
-    let mut stdout = std::io::stdout().lock();
     // A reader of stdout that has gone away does not change what happened.
     if as_json {
         let mut object = if report.json.is_object() { report.json } else { json!({}) };
@@ -93,37 +100,44 @@ pub(crate) fn conclude(as_json: bool, report: Report, result: Result<(), Failure
         if let Err(failure) = &result {
             object["error"] = json!(failure.to_string());
         }
-        let _ = writeln!(stdout, "{object}");
+        let _ = say::out_json(&object);
     } else {
         for line in report.lines {
-            let _ = writeln!(stdout, "{line}");
+            let _ = say::out(&line);
         }
     }
-    let _ = stdout.flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("msrp: {failure}");
+            say::err(&format!("msrp: {failure}"));
             ExitCode::from(failure.status())
         }
     }
 }
 
 /// Runs a command until it is done or a signal asks it to stop; whatever it holds is dropped then, temporary files
-/// included.
+/// included. Should the executor not get that far, the [`watchdog`] ends the process.
 pub(crate) fn run_until_interrupted(
     cpu: Option<usize>,
+    as_json: bool,
     command: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
-    let no_signals =
-        |error: glommio::GlommioError<()>| Failure::Engine(format!("signals cannot be awaited: {error}"));
-    // Blocked here, so that every thread started from now on leaves them to the executor.
-    glommio::signal::block(&[SIGINT, SIGTERM]).map_err(no_signals)?;
+    let signals = watchdog::start(as_json)
+        .map_err(|error| Failure::Engine(format!("signals cannot be awaited: {error}")))?;
+    // Its threads take them: no call of the executor is interrupted.
+    glommio::signal::block(&[SIGINT, SIGTERM])
+        .map_err(|error| Failure::Engine(format!("signals cannot be left to a thread: {error}")))?;
+    let beginning = Due::beginning_within(BEGIN_LIMIT);
     let interrupted = async {
-        let signals = glommio::signal::Signals::new(&[SIGINT, SIGTERM]).map_err(no_signals)?;
-        signals.recv().await.map_err(no_signals)?;
-        Err(Failure::Interrupted)
+        match signals.recv().await {
+            Ok(()) => Err(Failure::Interrupted),
+            // Its thread has died; the command goes on.
+            Err(async_channel::RecvError) => std::future::pending().await,
+        }
     };
-    run_on_executor(cpu, futures_lite::future::or(command, interrupted))
-        .unwrap_or_else(|error| Err(error.into()))
+    let work = async {
+        drop(beginning);
+        futures_lite::future::or(command, interrupted).await
+    };
+    run_on_executor(cpu, work).unwrap_or_else(|error| Err(error.into()))
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use msrprelay::client::{Endpoint, Grant, Target, TlsFacts, covered_names, validity};
+use msrprelay::text;
 use serde_json::json;
 
 use crate::domain;
@@ -43,7 +44,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let result = match &arguments.domain {
         Some(domain) => probe_domain(&arguments, domain, &mut report),
         None => arguments.relay.login(&arguments.connection).and_then(|login| {
-            run_until_interrupted(arguments.connection.cpu, probe(&arguments, login, &mut report))
+            run_until_interrupted(arguments.connection.cpu, as_json, probe(&arguments, login, &mut report))
         }),
     };
     conclude(as_json, report, result)
@@ -55,7 +56,11 @@ fn probe_domain(arguments: &Arguments, domain: &str, report: &mut Report) -> Res
     let at = Target { host: domain.to_owned(), port: 2855 };
     let login = arguments.relay.login_to(&at, domain, connection)?;
     let located = domain::ask(domain, arguments.relay.dns, connection, report)?;
-    run_until_interrupted(connection.cpu, domain::visit(&located, login.as_ref(), connection, report))
+    run_until_interrupted(
+        connection.cpu,
+        arguments.json,
+        domain::visit(&located, login.as_ref(), connection, report),
+    )
 }
 
 async fn probe(arguments: &Arguments, login: Option<Login>, report: &mut Report) -> Result<(), Failure> {
@@ -99,7 +104,7 @@ fn describe_tls(facts: &TlsFacts, insecure: bool, report: &mut Report) {
             (Some(from), Some(to)) => format!("valid {from} to {to}"),
             _ => "validity unreadable".to_owned(),
         };
-        let covered = if names.is_empty() { "no names".to_owned() } else { names.join(", ") };
+        let covered = domain::listed(&names);
         report.lines.push(format!("{label}  {covered}; {period}"));
         certificates.push(json!({ "names": names, "not_before": not_before, "not_after": not_after }));
     }
@@ -123,7 +128,7 @@ fn describe_grant(uri: &str, grant: &Grant, report: &mut Report) {
     report.lines.extend([
         format!("relay        {uri}"),
         format!("AUTH         accepted, {proof}; challenge in {challenge}, answer in {answer}"),
-        format!("realm        {realm} ({})", algorithm.unwrap_or("no digest")),
+        format!("realm        {} ({})", text::shown(realm), algorithm.unwrap_or("no digest")),
         format!("Use-Path     {}", grant.use_path.join(" ")),
         grant.expires.map_or_else(
             || "Expires      not said".to_owned(),

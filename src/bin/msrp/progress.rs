@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use msrprelay::ops::say;
+use msrprelay::text;
+
 use crate::units;
 
 /// How far one file, or one benchmark, is.
@@ -44,12 +47,13 @@ impl Progress {
     }
 
     fn of(unit: Unit, label: &str, total: Option<u64>, forced: bool) -> Self {
+        let label = text::shown(label).into_owned();
         let display = match (std::io::stderr().is_terminal(), forced) {
-            (true, _) => Display::Bar(bar(unit, label, total)),
+            (true, _) => Display::Bar(bar(unit, &label, total)),
             (false, true) => Display::Lines { last: Cell::new(Instant::now()) },
             (false, false) => Display::Off,
         };
-        Self { label: label.to_owned(), total, unit, began: Instant::now(), display }
+        Self { label, total, unit, began: Instant::now(), display }
     }
 
     /// So much is done.
@@ -88,9 +92,9 @@ impl Progress {
         match self.total.zip(all) {
             Some((total, all)) if total > 0 => {
                 let percent = amount as f64 * 100.0 / total as f64;
-                eprintln!("{}: {percent:3.0} %  {done} of {all}  {rate}", self.label);
+                say::err(&format!("{}: {percent:3.0} %  {done} of {all}  {rate}", self.label));
             }
-            _ => eprintln!("{}: {done}  {rate}", self.label),
+            _ => say::err(&format!("{}: {done}  {rate}", self.label)),
         }
     }
 }

@@ -1,9 +1,7 @@
 //! `msrp receive`: waits behind a relay, or listening, and stores what comes.
 
-use std::fs;
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +10,8 @@ use msrprelay::client::{
     Arrival, ClientError, Endpoint, Inbox, InboxEvent, InboxOptions, ListenSecurity, Listener, hex,
     server_identity,
 };
+use msrprelay::ops::say;
+use msrprelay::{files, text};
 use serde_json::{Value, json};
 
 use crate::options::{ConnectionArguments, Login, OutputArguments, RelayArguments};
@@ -31,7 +31,7 @@ Examples:
     msrp receive --listen 192.0.2.9:2855 --cert bob.crt --key bob.key
 
 Nothing is ever overwritten: where a name is taken, ` (1)`, ` (2)`, … is put before its extension. Names lose their
-directories, leading dots and unprintable characters. A file is stored under its name only when it is complete and has
+directories, leading dots and unprintable characters; a leading `-` becomes `_`, and the names of Windows' devices get one. A file is stored under its name only when it is complete and has
 the size and SHA-256 its sender announced. The exit status is explained by `msrp --help`.";
 
 #[derive(Debug, Args)]
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     /// Store files in this directory
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
-    /// Write the path to give to the sender to this file too
+    /// Write the path to give to the sender to this file too, readable by you alone
     #[arg(long, value_name = "FILE")]
     path_file: Option<PathBuf>,
     /// Exit after this many files, kept or rejected
@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let as_json = arguments.output.json;
     let mut report = Report { lines: Vec::new(), json: json!({ "files": [] }) };
     let result = prepare(&arguments).and_then(|login| {
-        run_until_interrupted(arguments.connection.cpu, receive(&arguments, login, &mut report))
+        run_until_interrupted(arguments.connection.cpu, as_json, receive(&arguments, login, &mut report))
     });
     conclude(as_json, report, result)
 }
@@ -121,7 +121,7 @@ async fn behind_relay(
     let (mut endpoint, grant) = login.perform(&arguments.connection).await?;
     announce(arguments, &grant.path_for_peers(), report)?;
     if let Some(seconds) = login.ends_after(&grant) {
-        eprintln!("msrp: the path is good for {seconds} s; --expires asks for another time");
+        say::err(&format!("msrp: the path is good for {seconds} s; --expires asks for another time"));
     }
     serve(arguments, &mut endpoint, arrivals).await?;
     let wanted = arguments.count as usize;
@@ -151,7 +151,7 @@ async fn listening(
         let transport = match listener.accept(arguments.connection.connect_timeout).await {
             Ok(transport) => transport,
             Err(error) => {
-                eprintln!("msrp: a connection was not accepted: {error}");
+                say::err(&format!("msrp: a connection was not accepted: {error}"));
                 continue;
             }
         };
@@ -160,7 +160,7 @@ async fn listening(
         match serve(arguments, &mut endpoint, arrivals).await {
             Ok(()) => drop(endpoint.close().await),
             Err(error @ ClientError::TimedOut { .. }) => return Err(error.into()),
-            Err(error) => eprintln!("msrp: {error}"),
+            Err(error) => say::err(&format!("msrp: {error}")),
         }
     }
     Ok(())
@@ -202,23 +202,16 @@ async fn serve(
 fn announce(arguments: &Arguments, path: &str, report: &mut Report) -> Result<(), Failure> {
     report.json["path"] = json!(path);
     if let Some(file) = &arguments.path_file {
-        write_whole(file, path)
+        // Whoever has the path can send to this session: it is for its owner alone, as a password is.
+        files::replace(file, files::SECRET, format!("{path}\n").as_bytes())
             .map_err(|error| Failure::Usage(format!("--path-file {}: {error}", file.display())))?;
     }
     if arguments.output.json {
-        eprintln!("{path}");
+        say::err(path);
     } else {
-        let mut stdout = std::io::stdout().lock();
-        let _ = writeln!(stdout, "{path}").and_then(|()| stdout.flush());
+        let _ = say::out(path);
     }
     Ok(())
-}
-
-fn write_whole(file: &Path, path: &str) -> std::io::Result<()> {
-    let mut partial = file.as_os_str().to_owned();
-    partial.push(".partial");
-    fs::write(&partial, format!("{path}\n"))?;
-    fs::rename(&partial, file)
 }
 
 fn show(as_json: bool, arrival: &Arrival) {
@@ -229,14 +222,13 @@ fn show(as_json: bool, arrival: &Arrival) {
             let (seconds, rate) =
                 (arrival.elapsed.as_secs_f64(), units::megabytes_per_second(arrival.octets, arrival.elapsed));
             let checked = if arrival.hash_announced { "SHA-256 verified" } else { "no SHA-256 announced" };
-            let mut stdout = std::io::stdout().lock();
             let line =
                 format!("received {}: {size} in {seconds:.2} s ({rate:.1} MB/s), {checked}", path.display());
-            let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+            let _ = say::out(&line);
         }
         Err(rejection) => {
-            let name = arrival.offered_name.as_deref().unwrap_or("a message").escape_debug();
-            eprintln!("msrp: rejected {name} after {size}: {rejection}");
+            let name = text::shown(arrival.offered_name.as_deref().unwrap_or("a message"));
+            say::err(&format!("msrp: rejected {name} after {size}: {rejection}"));
         }
     }
 }

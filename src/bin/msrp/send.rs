@@ -122,7 +122,11 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let as_json = arguments.output.json;
     let mut report = Report::default();
     let result = prepare(&arguments).and_then(|(login, content)| {
-        run_until_interrupted(arguments.connection.cpu, transfer(&arguments, login, content, &mut report))
+        run_until_interrupted(
+            arguments.connection.cpu,
+            as_json,
+            transfer(&arguments, login, content, &mut report),
+        )
     });
     conclude(as_json, report, result)
 }

@@ -3,12 +3,14 @@
 //! For people a table; with `--json` the relay's own words, one object a line.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::mem;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use msrprelay::ops::admin::{Answer, Head, Request, SOCKET_PATH, Session, Status, ask};
+use msrprelay::ops::say;
+use msrprelay::text::shown;
 
 use super::{Reported, joined, report};
 
@@ -112,10 +114,10 @@ pub(crate) fn run(command: &Command) -> Result<(), Reported> {
                 .ok_or(rustix::io::Errno::SRCH)
                 .and_then(|pid| rustix::process::kill_process(pid, rustix::process::Signal::HUP));
             sent.map_err(|error| report(format!("msrprelay: process {pid}: {error}")))?;
-            eprintln!(
+            say::err(&format!(
                 "msrprelay: {}: no such socket, so SIGHUP was sent to process {pid}: the log says what came of it",
                 options.socket.display()
-            );
+            ));
             Ok(())
         }
         Command::Reload { options, .. } => put(options, &Request::Reload {}),
@@ -133,29 +135,28 @@ pub(crate) fn run(command: &Command) -> Result<(), Reported> {
 
 /// Puts the question and prints the answer.
 fn put(options: &Options, request: &Request) -> Result<(), Reported> {
-    let mut out = io::stdout().lock();
     let mut sessions = Vec::new();
     let mut several = false;
     let outcome = ask(&options.socket, request, |answer| {
         let written = match answer {
-            Answer::Status(status) if options.json => print_json(&mut out, &status),
-            Answer::Session(session) if options.json => print_json(&mut out, &session),
+            Answer::Status(status) if options.json => say::out_json(&status),
+            Answer::Session(session) if options.json => say::out_json(&session),
             Answer::Session(session) => {
                 sessions.push(session);
                 Ok(())
             }
-            Answer::Head(head) if options.json => print_json(&mut out, &head),
-            Answer::Head(head) => out.write_all(sketched(&head).as_bytes()).and_then(|()| out.flush()),
+            Answer::Head(head) if options.json => say::out_json(&head),
+            Answer::Head(head) => say::out_lines(&sketched(&head)),
             Answer::Status(status) => {
                 let apart = if mem::replace(&mut several, true) { "\n" } else { "" };
-                write!(out, "{apart}{}", described(&status))
+                say::out_lines(&format!("{apart}{}", described(&status)))
             }
-            closed @ Answer::Closed { .. } if options.json => print_json(&mut out, &closed),
+            closed @ Answer::Closed { .. } if options.json => say::out_json(&closed),
             Answer::Closed { session, user, realm } => {
-                writeln!(out, "{} of {}@{} ends", shown(&session), shown(&user), shown(&realm))
+                say::out(&format!("{} of {}@{} ends", shown(&session), shown(&user), shown(&realm)))
             }
             Answer::Warning(words) => {
-                eprintln!("warning: {}", shown(&words));
+                say::err(&format!("warning: {}", shown(&words)));
                 Ok(())
             }
             Answer::Done | Answer::Error(_) => Ok(()),
@@ -170,14 +171,9 @@ fn put(options: &Options, request: &Request) -> Result<(), Reported> {
     if !sessions.is_empty() || outcome.is_ok() && !options.json && matches!(request, Request::Sessions { .. })
     {
         // As above.
-        let _ = out.write_all(listed(sessions).as_bytes());
+        let _ = say::out_lines(&listed(sessions));
     }
     outcome
-}
-
-fn print_json(out: &mut impl io::Write, what: &impl serde::Serialize) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, what)?;
-    writeln!(out)
 }
 
 /// A head behind an arrow that says which way it went.
@@ -200,15 +196,20 @@ fn sketched(head: &Head) -> String {
 /// A process that drains while another one has taken over comes second.
 fn described(status: &Status) -> String {
     let Status { version, pid, state, uptime_seconds, log_level, sessions, connections, .. } = status;
-    let listening =
-        status.listening.iter().map(|l| format!("{} ({})", l.address, if l.tls { "TLS" } else { "plain" }));
+    let listening = status
+        .listening
+        .iter()
+        .map(|l| format!("{} ({})", shown(&l.address), if l.tls { "TLS" } else { "plain" }));
     let accounts = if status.accounts_ready { "available" } else { "NOT AVAILABLE: see the log" };
     let mut text = String::new();
     for (what, value) in [
-        ("msrprelay", format!("{version}, {state} for {}, process {pid}", age(*uptime_seconds))),
+        (
+            "msrprelay",
+            format!("{}, {} for {}, process {pid}", shown(version), shown(state), age(*uptime_seconds)),
+        ),
         ("listening", joined(listening)),
         ("accounts", accounts.to_owned()),
-        ("log level", log_level.clone()),
+        ("log level", shown(log_level).into_owned()),
         ("sessions", sessions.to_string()),
         ("connections", connections.to_string()),
     ] {
@@ -237,12 +238,13 @@ fn listed(mut sessions: Vec<Session>) -> String {
         return "no sessions\n".to_owned();
     }
     sessions.sort_by(|a, b| (&a.user, &a.realm, b.age_seconds).cmp(&(&b.user, &b.realm, a.age_seconds)));
-    let or_dash = |text: Option<&String>| text.map_or_else(|| "-".to_owned(), |text| shown(text));
+    let or_dash =
+        |text: Option<&String>| text.map_or_else(|| "-".to_owned(), |text| shown(text).into_owned());
     let rows = sessions.iter().map(|session| {
         [
-            shown(&session.session),
+            shown(&session.session).into_owned(),
             format!("{}@{}", shown(&session.user), shown(&session.realm)),
-            session.state.clone(),
+            shown(&session.state).into_owned(),
             age(session.age_seconds),
             match session.draining_pid {
                 Some(pid) => format!("{} of process {pid}", session.core),
@@ -270,11 +272,6 @@ fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> String {
         text.push('\n');
     }
     text
-}
-
-/// What a peer chose, without what a terminal would obey.
-fn shown(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 fn age(seconds: u64) -> String {
@@ -308,11 +305,6 @@ mod tests {
         assert_eq!(ages, ["0s", "59s", "1m00s", "59m59s", "1h00m", "1d01h"]);
         let sizes = [0, 1023, 1024, 1536, 1 << 20, u64::MAX].map(size);
         assert_eq!(sizes, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "16777216.0 TiB"]);
-    }
-
-    #[test]
-    fn a_terminal_is_given_nothing_to_obey() {
-        assert_eq!(shown("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
     }
 
     #[test]

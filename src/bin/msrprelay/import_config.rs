@@ -2,13 +2,13 @@
 //!
 //! Invariant: passwords go to a new file that its owner alone can read, and nowhere else.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use msrprelay::files;
 use msrprelay::ops::import::{self, Imported, Secrets};
+use msrprelay::ops::say;
 
 use crate::{Reported, report};
 
@@ -39,15 +39,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
     let directory = absolute.parent().unwrap_or_else(|| Path::new("/"));
     let imported = import::import(&text, directory).map_err(|error| named(&error))?;
     for note in &imported.notes {
-        eprintln!("{}: {note}", file.display());
+        say::err(&format!("{}: {note}", file.display()));
     }
     let origin = file.display().to_string();
     match &arguments.out {
         Some(out) => save(&imported, &origin, out),
         None => {
-            print!("{}", imported.yaml(&origin, Secrets::LeftOut));
+            // Config of the operator's own, for a file.
+            let _ = say::out_verbatim(&imported.yaml(&origin, Secrets::LeftOut));
             if imported.holds_secrets() {
-                eprintln!("Passwords are left out here; --out FILE writes them.");
+                say::err("Passwords are left out here; --out FILE writes them.");
             }
             Ok(())
         }
@@ -55,8 +56,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
 }
 
 fn save(imported: &Imported, origin: &str, out: &Path) -> Result<(), Reported> {
-    let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out);
-    let written = new.and_then(|mut file| file.write_all(imported.yaml(origin, Secrets::Written).as_bytes()));
+    let yaml = imported.yaml(origin, Secrets::Written);
+    let written = files::write_new(out, files::SECRET, yaml.as_bytes());
     let out = out.display();
     written.map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => {
@@ -64,6 +65,6 @@ fn save(imported: &Imported, origin: &str, out: &Path) -> Result<(), Reported> {
         }
         _ => report(format!("{out}: {error}")),
     })?;
-    eprintln!("{out} is written, readable by you alone. Now: msrprelay check-config {out}");
+    say::err(&format!("{out} is written, readable by you alone. Now: msrprelay check-config {out}"));
     Ok(())
 }

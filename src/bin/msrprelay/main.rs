@@ -1,14 +1,18 @@
 //! The server's command line: flags in, library called, exit code out.
+#![deny(clippy::print_stdout, clippy::print_stderr, reason = "what is said goes through `say`")]
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use msrprelay::config::{Backend, CaSource, Config, Listen};
+use msrprelay::config::Config;
 use msrprelay::ops::documents::{self, Chapter};
+use msrprelay::ops::say;
+use msrprelay::telemetry;
 
 mod admin;
+mod check_config;
 mod import_config;
 mod run;
 mod upgrade;
@@ -87,11 +91,8 @@ enum Command {
     /// Checks a config, and the files it names, without starting anything.
     ///
     /// Prints OK and a summary, or every problem on a line of its own.
-    CheckConfig {
-        /// The config to check.
-        #[arg(value_name = "FILE", default_value = CONFIG_PATH)]
-        file: PathBuf,
-    },
+    /// Run by root, it checks as the user that the relay runs as.
+    CheckConfig(check_config::Arguments),
     /// Manages the users of `auth.backend: sqlite`, while the relay runs or not.
     User(user::Arguments),
     /// Turns the config.ini of the Python relay into a config for this one.
@@ -112,7 +113,7 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.command {
-        Some(Command::CheckConfig { file }) => check_config(file),
+        Some(Command::CheckConfig(arguments)) => check_config::run(arguments),
         Some(Command::User(arguments)) => user::run(arguments),
         Some(Command::ImportConfig(arguments)) => import_config::run(arguments),
         Some(Command::Admin(command)) => admin::run(command),
@@ -143,60 +144,23 @@ enum Reported {
 }
 
 fn report(problem: impl Display) -> Reported {
-    eprintln!("{problem}");
+    complain(&problem.to_string());
+    Reported::Failure
+}
+
+/// The same for problems that are a line each.
+fn report_lines(problems: &impl Display) -> Reported {
+    problems.to_string().lines().for_each(complain);
     Reported::Failure
 }
 
 fn load(path: &Path) -> Result<Config, Reported> {
-    Config::load(path).map_err(report)
+    Config::load(path).map_err(|errors| report_lines(&errors))
 }
 
-fn check_config(path: &Path) -> Result<(), Reported> {
-    let config = load(path)?;
-    println!("OK: {}", path.display());
-    for (what, value) in summary(&config) {
-        println!("  {what:<12} {value}");
-    }
-    for warning in &config.warnings {
-        eprintln!("warning: {warning}");
-    }
-    Ok(())
-}
-
-/// What an operator would want to see before a restart.
-fn summary(config: &Config) -> Vec<(&'static str, String)> {
-    let accounts = match &config.auth.backend {
-        Backend::Memory(users) => format!("{} in memory", users.len()),
-        Backend::Sqlite(sqlite) => format!("in {}", sqlite.path.display()),
-        Backend::Mysql(mysql) => {
-            format!("in MySQL, {}, table {}", mysql.server, mysql.columns.table.join("."))
-        }
-    };
-    let listen = |listen: &Listen| match listen.tls {
-        true => format!("{} (TLS)", listen.address),
-        false => format!("{} (plain)", listen.address),
-    };
-    let certificates = config.tls.certificates.iter().map(|pair| {
-        let path = pair.certificate_path.display();
-        format!("{path} for {}", pair.names.join(", "))
-    });
-    let realm = config.realm.as_deref();
-    let domains = config.domains.as_ref().map(|domains| domains.join(", "));
-    let ca = match &config.outbound.ca {
-        CaSource::System => "the system's".to_owned(),
-        CaSource::File { path, .. } => path.display().to_string(),
-    };
-    vec![
-        ("listen", joined(config.listen.iter().map(listen))),
-        ("hostname", config.hostname.clone()),
-        ("realm", realm.unwrap_or("the domain a client names").to_owned()),
-        ("domains", domains.unwrap_or_else(|| "any".to_owned())),
-        ("certificates", joined(certificates)),
-        ("cores", joined(config.cores.iter().map(usize::to_string))),
-        ("accounts", accounts),
-        ("trusted CAs", ca),
-        ("metrics", config.metrics.map_or_else(|| "none".to_owned(), |metrics| metrics.address.to_string())),
-    ]
+/// A line on standard error that tells of an error: with its priority if the journal reads it.
+fn complain(line: &str) {
+    say::err(&format!("{}{line}", telemetry::error_prefix()));
 }
 
 /// The items of a summary line.

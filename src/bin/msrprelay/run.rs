@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use msrprelay::client::{epoch_seconds, validity};
 use msrprelay::config::Config;
+use msrprelay::files;
 use msrprelay::ops::admin::{Admin, Desk, Reloaded};
 use msrprelay::ops::metrics::{Certificate, Endpoint, Facts, Place};
 use msrprelay::ops::service::{self, DRAINING_SAID_EVERY, Watchdog};
@@ -24,12 +25,15 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use crate::upgrade::{self, Step, Upgrade};
-use crate::{Reported, joined, load, report};
+use crate::{Reported, complain, joined, load, report};
 
 /// Wishes that may wait: whoever has one more waits as well.
 const WISHES_MAX: usize = 16;
 /// How long sessions may last once another process has taken over, where `drain_timeout` is 0.
 const SUCCEEDED_DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long an end in order may take, with what it waits for: twice 2 s for the cores to become quiet, 5 s for their
+/// connections, 2 s for the control plane, and room for a slow machine. Also how long a wish for it may go unheard.
+const END_LIMIT: Duration = Duration::from_secs(30);
 /// How often it is looked whether the drain is over.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
@@ -67,7 +71,7 @@ enum Drained {
 pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> Result<(), Reported> {
     let config = load(path).map_err(|_| Reported::Config)?;
     let descriptors = preflight::check(config.cores.len()).map_err(|errors| {
-        errors.iter().for_each(|error| eprintln!("msrprelay: {error}"));
+        errors.iter().for_each(|error| complain(&format!("msrprelay: {error}")));
         Reported::Failure
     })?;
     let telemetry = Telemetry::start(config.log)
@@ -87,8 +91,8 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
     }
     // From here on a signal stops the relay in order instead of ending the process at once.
     let (wish, wishes) = mpsc::sync_channel(WISHES_MAX);
-    let ending = Arc::new(AtomicBool::new(false));
-    listen_to_signals(wish.clone(), Arc::clone(&ending))
+    let (ending, heard) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    listen_to_signals(wish.clone(), Arc::clone(&ending), Arc::clone(&heard))
         .map_err(|error| report(format!("msrprelay: cannot wait for signals: {error}")))?;
     let (drain_timeout, admin_socket) = (config.drain_timeout, config.admin.clone());
     let (metrics_address, facts) = (config.metrics.map(|metrics| metrics.address), facts(&config));
@@ -133,6 +137,7 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
         status,
         drain_timeout,
         draining,
+        heard,
         upgrade,
         wish,
         watchdog: Watchdog::start(server.heartbeats()),
@@ -148,25 +153,55 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
     if end == End::Told {
         service::stopping();
     }
-    told_by(server.stop());
+    let stopped = Arc::new(AtomicBool::new(false));
+    end_unless(Arc::clone(&stopped), "the cores do not stop");
+    let counted = server.stop();
+    stopped.store(true, Ordering::SeqCst);
+    told_by(counted);
     Ok(())
 }
 
+/// Ends the process after [`END_LIMIT`], unless something has happened by then: a core, or the thread that waits for one,
+/// may be stuck.
+fn end_unless(happened: Arc<AtomicBool>, why: &'static str) {
+    let body = move || {
+        thread::sleep(END_LIMIT);
+        if !happened.load(Ordering::SeqCst) {
+            let seconds = END_LIMIT.as_secs();
+            complain(&format!("msrprelay: ended without an end in order after {seconds} s: {why}"));
+            process::exit(1);
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("end".to_owned()).spawn(body) {
+        tracing::warn!(reason = %error, "The time that the end may take cannot be watched");
+    }
+}
+
 /// SIGTERM, SIGINT, SIGHUP and SIGUSR2 become wishes, on a thread of their own. While the relay is ending already, the first two
-/// end the process.
-fn listen_to_signals(wish: SyncSender<Wish>, ending: Arc<AtomicBool>) -> std::io::Result<()> {
+/// end the process. `heard` becomes true once the main thread has taken the wish for an end.
+fn listen_to_signals(
+    wish: SyncSender<Wish>,
+    ending: Arc<AtomicBool>,
+    heard: Arc<AtomicBool>,
+) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])?;
     let body = move || {
+        let mut is_watched = false;
         for signal in signals.forever() {
             match signal {
                 SIGHUP => drop(wish.try_send(Wish::Reload(None))),
                 SIGUSR2 => drop(wish.try_send(Wish::Upgrade)),
                 _ if ending.load(Ordering::SeqCst) => {
-                    eprintln!("msrprelay: ended at once by a second signal");
+                    complain("msrprelay: ended at once by a second signal");
                     process::exit(1);
                 }
-                // Full: there is one among those that wait.
-                _ => drop(wish.try_send(Wish::Stop(None))),
+                _ => {
+                    // Full: there is one among those that wait.
+                    drop(wish.try_send(Wish::Stop(None)));
+                    if !heard.load(Ordering::SeqCst) && !std::mem::replace(&mut is_watched, true) {
+                        end_unless(Arc::clone(&heard), "the relay is stuck in what it was doing");
+                    }
+                }
             }
         }
     };
@@ -184,6 +219,8 @@ struct Running<'a> {
     drain_timeout: Duration,
     /// For whoever asks.
     draining: Arc<AtomicBool>,
+    /// That the relay is to end.
+    heard: Arc<AtomicBool>,
     upgrade: Upgrade,
     /// For wishes of our own.
     wish: SyncSender<Wish>,
@@ -228,6 +265,7 @@ impl Running<'_> {
                         Duration::ZERO => SUCCEEDED_DRAIN_TIMEOUT,
                         timeout => timeout,
                     };
+                    self.heard.store(true, Ordering::SeqCst);
                     match self.drain(timeout, wishes, End::Succeeded) {
                         Drained::Over(end) => return end,
                         Drained::TakenBack => self.take_back(),
@@ -236,6 +274,7 @@ impl Running<'_> {
                 // Too late: this process serves, or nothing was taken over.
                 Wish::Upgraded(Step::TakeBack | Step::Ended) => {}
                 Wish::Stop(time) => {
+                    self.heard.store(true, Ordering::SeqCst);
                     match time.unwrap_or(self.drain_timeout) {
                         Duration::ZERO => tracing::info!("Stopping"),
                         time => drop(self.drain(time, wishes, End::Told)),
@@ -250,6 +289,7 @@ impl Running<'_> {
     /// The process that took over has died, whatever of the service it had opened with it.
     fn take_back(&mut self) {
         self.server.take_back();
+        self.heard.store(false, Ordering::SeqCst);
         self.draining.store(false, Ordering::SeqCst);
         if let Some(socket) = &self.admin_socket {
             match Admin::start(socket, &self.desk) {
@@ -280,6 +320,7 @@ impl Running<'_> {
         let seconds = time.as_secs();
         tracing::info!(sessions = sessions(), seconds, "Draining: no connection is accepted any more");
         let drained = self.server.drain(time);
+        let began = Instant::now();
         let mut said: Option<Instant> = None;
         let mut end = end;
         loop {
@@ -294,6 +335,12 @@ impl Running<'_> {
                 }
                 Ok(sessions) => {
                     tracing::warn!(sessions, "The time to drain is over; stopping with sessions left");
+                    return Drained::Over(end);
+                }
+                Err(RecvTimeoutError::Timeout) if began.elapsed().saturating_sub(time) > END_LIMIT => {
+                    tracing::error!(
+                        "The time to drain is over and the cores do not say so: one is stuck; stopping"
+                    );
                     return Drained::Over(end);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -439,7 +486,7 @@ fn told_by(counters: Vec<Snapshot>) {
         );
     }
     let all: Snapshot = counters.into_iter().sum();
-    for (limit, times) in all.limits_reached().filter(|(_, times)| *times > 0) {
+    for (limit, times) in all.limits_reached().filter(|(limit, times)| !limit.is_ordinary() && *times > 0) {
         tracing::info!(limit = limit.key(), times, "Limit was reached while the relay ran");
     }
 }
@@ -483,7 +530,5 @@ fn facts(config: &Config) -> Facts {
 fn announce(server: &Server, metrics: Option<&Endpoint>, file: &Path) -> std::io::Result<()> {
     let addresses = server.addresses().iter().map(|(address, _)| *address);
     let addresses = addresses.chain(metrics.map(Endpoint::address)).map(|address| format!("{address}\n"));
-    let unfinished = file.with_extension("unfinished");
-    std::fs::write(&unfinished, addresses.collect::<String>())?;
-    std::fs::rename(&unfinished, file)
+    files::replace(file, files::PUBLIC, addresses.collect::<String>().as_bytes())
 }

@@ -66,8 +66,7 @@ impl Upgrade {
     ) {
         if process::id() == 1 {
             tracing::error!(
-                "Upgrade refused: as process 1 of a container this relay would end the container with itself; start \
-                 another container with the new program instead, and stop this one"
+                "Upgrade refused: this is process 1 of a container, which would end with it; start another container"
             );
             return;
         }

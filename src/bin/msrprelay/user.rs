@@ -1,6 +1,7 @@
 //! `msrprelay user`: the users of `auth.backend: sqlite`, managed by hand or by scripts.
 //!
 //! Passwords come from a prompt or from standard input, never from the command line, which everybody can read.
+//! Invariant: root reads the config, and then works on the file as the user who owns its directory.
 
 use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use msrprelay::config::{Backend, Config};
 use msrprelay::control::{User, UserFile};
+use msrprelay::ops::say;
+use msrprelay::{files, text};
 
 use super::{CONFIG_PATH, Reported, load, report};
 
@@ -51,6 +54,11 @@ enum Command {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
     let place = Place::of(arguments)?;
+    let file = &place.file;
+    let refused = |error: std::io::Error| complain(format!("{}: {error}", file.display()));
+    if let Some(owner) = files::foreign_owner(file).map_err(refused)? {
+        files::become_user(&owner).map_err(refused)?;
+    }
     let outcome = match &arguments.command {
         Command::Add { user } => {
             let user = place.user(user)?;
@@ -71,7 +79,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
         }
         Command::List => {
             let file = UserFile::open(&place.file).map_err(complain)?;
-            file.list().map_err(complain)?.iter().for_each(|user| println!("{}", shown(user)));
+            for user in file.list().map_err(complain)? {
+                // Who reads no more, such as `head`, has seen enough.
+                let _ = say::out(&shown(&user));
+            }
             return Ok(());
         }
     };
@@ -87,7 +98,7 @@ fn complain(problem: impl std::fmt::Display) -> Reported {
 }
 
 fn shown(user: &User) -> String {
-    format!("{}@{}", user.name, user.realm)
+    format!("{}@{}", text::shown(&user.name), text::shown(&user.realm))
 }
 
 fn nobody(user: &User) -> String {

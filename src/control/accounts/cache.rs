@@ -1,6 +1,6 @@
-//! What was found a moment ago.
+//! What was found, and proven, a moment ago.
 //!
-//! Invariants: holds secrets that a backend found, nothing else, each no longer than the time that the operator
+//! Invariants: holds secrets that a backend found and a client has proven to know, nothing else, each no longer than the time that the operator
 //! granted, and no more of them than were granted; forgets the oldest first.
 
 use std::collections::{HashMap, VecDeque};

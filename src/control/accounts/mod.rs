@@ -4,21 +4,23 @@
 //! nobody; whatever went wrong is [`Answer::Unavailable`], so that a broken backend never looks like a wrong
 //! password. Where accounts are stored is known to the backends below alone. RFC 4976, section 5.1.
 //!
-//! A backend is asked once for all who ask for the same user at the same time. Only what was found may be
-//! remembered, and only if the config says so: who is added, or gets another password, need not wait for anything,
-//! unless the operator chose that.
+//! A backend is asked once for all at one address who ask for the same user at the same time. Others ask for
+//! themselves: how long an answer takes would tell them that somebody else logs in as that user.
+//!
+//! Only an account whose user has just proven the password may be remembered, and only if the config says so. What is
+//! remembered serves to say yes, never no: before a refusal the backend is asked, whatever is remembered. So an unknown
+//! user, a wrong password of a known one, and of one that is remembered cost the same look-up; and who is added, or
+//! gets another password, need not wait for anything.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
+use super::together::Together;
 use crate::config::{Auth, Backend, MemorySecret};
-use crate::proto::digest::{Algorithm, Ha1};
+use crate::proto::digest::{Algorithm, Attempt, Ha1};
+use crate::relay::Who;
 
 mod cache;
 mod health;
@@ -45,11 +47,24 @@ pub enum Answer {
     Unavailable(WhyUnavailable),
 }
 
+impl Answer {
+    /// What proves the user, if there is one.
+    #[must_use]
+    pub fn secret(&self) -> Option<&Secret> {
+        match self {
+            Self::Found(secret) => Some(secret),
+            Self::Unknown | Self::Unavailable(_) => None,
+        }
+    }
+}
+
 /// Why nobody can tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WhyUnavailable {
     /// Too many look-ups wait already, or the control thread has gone.
     Busy,
+    /// So many from the same address were under way that this one had no turn in time.
+    Share,
     /// The backend takes too long.
     Late,
     /// The backend fails.
@@ -71,15 +86,29 @@ pub enum Secret {
 }
 
 impl Secret {
-    /// The HA1 of RFC 7616, section 3.4.2; `None` if only another algorithm's is stored.
-    /// `user` and `realm` are taken octet by octet as they stand in the Authorization.
+    /// The HA1 of RFC 7616, section 3.4.2; `None` if there is no secret, or only another algorithm's is stored.
+    /// `user` and `realm` are taken as they stand in the Authorization, byte by byte.
+    ///
+    /// A password costs one hash more: who has one must not show in the time that it takes (req S9).
     #[must_use]
-    pub fn ha1(&self, user: &str, realm: &str, algorithm: Algorithm) -> Option<Ha1> {
-        match (self, algorithm) {
-            (Self::Password(password), _) => Some(Ha1::new(algorithm, user, realm, password)),
+    pub fn ha1(secret: Option<&Self>, user: &str, realm: &str, algorithm: Algorithm) -> Option<Ha1> {
+        let password = match secret {
+            Some(Self::Password(password)) => password,
+            Some(Self::Hashed { .. }) | None => "",
+        };
+        let made = std::hint::black_box(Ha1::new(algorithm, user, realm, password));
+        match (secret?, algorithm) {
+            (Self::Password(_), _) => Some(made),
             (Self::Hashed { md5, .. }, Algorithm::Md5) => md5.clone(),
             (Self::Hashed { sha256, .. }, Algorithm::Sha256) => sha256.clone(),
         }
+    }
+
+    /// Whether it is what the client knows. Costs the same if there is no secret.
+    fn is_proven(secret: Option<&Self>, attempt: &Attempt) -> bool {
+        let (user, realm, algorithm) = (attempt.user(), attempt.realm(), attempt.algorithm());
+        let ha1 = Self::ha1(secret, user, realm, algorithm);
+        attempt.proves(&ha1.unwrap_or_else(|| Ha1::dummy(algorithm)))
     }
 }
 
@@ -121,7 +150,10 @@ enum Store {
     Mysql(Mysql),
     /// Backends that go wrong, for the tests of those who ask.
     #[cfg(test)]
-    Silent,
+    Silent(std::sync::Arc<std::sync::atomic::AtomicUsize>),
+    /// For one user alone.
+    #[cfg(test)]
+    SilentFor(&'static str),
     #[cfg(test)]
     Panicking,
     /// One that answers when it is told to, and counts.
@@ -137,7 +169,14 @@ impl Store {
             Self::Sqlite(sqlite) => sqlite.look_up(user, realm).await,
             Self::Mysql(mysql) => mysql.look_up(user, realm).await,
             #[cfg(test)]
-            Self::Silent => std::future::pending().await,
+            Self::Silent(asked) => {
+                asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                std::future::pending().await
+            }
+            #[cfg(test)]
+            Self::SilentFor(silent) if *silent == user => std::future::pending().await,
+            #[cfg(test)]
+            Self::SilentFor(_) => Answer::Unknown,
             #[cfg(test)]
             #[allow(clippy::panic, reason = "what the test is about")]
             Self::Panicking => panic!("a backend with a bug"),
@@ -150,14 +189,12 @@ impl Store {
 /// Who was asked for: the user and the realm, octet by octet.
 type Name = (String, String);
 
-/// The backend that the config chose, asked once for whoever asks the same at the same time, and no more often than
-/// the cache allows.
+/// The backend that the config chose, asked once for those at one address who ask the same at the same time.
 #[derive(Debug)]
 pub(super) struct Accounts {
     store: Store,
     health: Rc<Health>,
-    /// Look-ups under way, and who waits for what they will say.
-    under_way: RefCell<HashMap<Name, Vec<oneshot::Sender<Answer>>>>,
+    under_way: Together<(Who, Name), Answer>,
     cache: Option<RefCell<Cache>>,
 }
 
@@ -178,13 +215,28 @@ impl Accounts {
 
     fn over(store: Store, health: Rc<Health>, cache: Option<(Duration, usize)>) -> Self {
         let cache = cache.map(|(time, entries_max)| RefCell::new(Cache::new(time, entries_max)));
-        Self { store, health, under_way: RefCell::default(), cache }
+        Self { store, health, under_way: Together::new(|_| true), cache }
     }
 
     /// A backend that never answers.
     #[cfg(test)]
     pub(super) fn silent(ready: AccountsReady) -> Self {
-        Self::over(Store::Silent, Rc::new(Health::new(ready)), None)
+        Self::silent_and_counting(ready, std::sync::Arc::default())
+    }
+
+    /// One that counts how often it is asked, too.
+    #[cfg(test)]
+    pub(super) fn silent_and_counting(
+        ready: AccountsReady,
+        asked: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+    ) -> Self {
+        Self::over(Store::Silent(asked), Rc::new(Health::new(ready)), None)
+    }
+
+    /// A backend that never answers of alice, and knows no one.
+    #[cfg(test)]
+    pub(super) fn for_alice_silent(ready: AccountsReady) -> Self {
+        Self::over(Store::SilentFor("alice"), Rc::new(Health::new(ready)), None)
     }
 
     /// A backend with a bug.
@@ -193,50 +245,25 @@ impl Accounts {
         Self::over(Store::Panicking, Rc::new(Health::new(ready)), None)
     }
 
-    /// May take as long as the storage does; the caller sets the time-out.
-    pub(super) async fn look_up(&self, user: &str, realm: &str) -> Answer {
-        let name = (user.to_owned(), realm.to_owned());
-        if let Some(secret) = self.cached(&name) {
-            return Answer::Found(secret);
-        }
-        loop {
-            let waiting = match self.under_way.borrow_mut().entry(name.clone()) {
-                Entry::Occupied(mut others) => {
-                    let (told, waiting) = oneshot::channel();
-                    others.get_mut().push(told);
-                    Some(waiting)
-                }
-                Entry::Vacant(first) => {
-                    first.insert(Vec::new());
-                    None
-                }
-            };
-            match waiting {
-                None => return self.ask(name).await,
-                // Whoever asked had less time left, or met a bug: then one of those who waited asks.
-                Some(waiting) => match waiting.await {
-                    Ok(answer) => return answer,
-                    Err(_) => continue,
-                },
-            }
-        }
+    /// The account, if it is remembered, and the client has proven that it knows the password.
+    pub(super) fn remembered(&self, attempt: &Attempt) -> Option<Answer> {
+        let secret = self.cache.as_ref()?.borrow_mut().get(&name_of(attempt));
+        Secret::is_proven(secret.as_ref(), attempt).then_some(Answer::Found(secret?))
     }
 
-    /// Asks the storage, on behalf of all who wait.
-    async fn ask(&self, name: Name) -> Answer {
-        let under_way = UnderWay { accounts: self, name };
-        let answer = self.store.look_up(&under_way.name.0, &under_way.name.1).await;
-        if let (Answer::Found(secret), Some(cache)) = (&answer, &self.cache) {
-            cache.borrow_mut().insert(under_way.name.clone(), secret.clone());
-        }
-        for told in under_way.end() {
-            let _ = told.send(answer.clone());
+    /// Asks the storage, on behalf of all from there who ask for the same. May take as long as the storage does; the
+    /// caller sets the time-out.
+    pub(super) async fn look_up(&self, who: Who, attempt: &Attempt) -> Answer {
+        let name = name_of(attempt);
+        let ask = async || self.store.look_up(attempt.user(), attempt.realm()).await;
+        let answer = self.under_way.ask((who, name.clone()), ask).await;
+        if let Some(cache) = &self.cache
+            && Secret::is_proven(answer.secret(), attempt)
+            && let Answer::Found(secret) = &answer
+        {
+            cache.borrow_mut().insert(name, secret.clone());
         }
         answer
-    }
-
-    fn cached(&self, name: &Name) -> Option<Secret> {
-        self.cache.as_ref()?.borrow_mut().get(name)
     }
 
     /// Another backend takes over. Look-ups under way still get their answers from this one.
@@ -245,24 +272,8 @@ impl Accounts {
     }
 }
 
-/// A look-up that is over when this is dropped, whatever ended it.
-struct UnderWay<'a> {
-    accounts: &'a Accounts,
-    name: Name,
-}
-
-impl UnderWay<'_> {
-    /// Those who wait.
-    fn end(&self) -> Vec<oneshot::Sender<Answer>> {
-        self.accounts.under_way.borrow_mut().remove(&self.name).unwrap_or_default()
-    }
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        // If there are any left, nobody has an answer for them: they see that they were dropped.
-        drop(self.end());
-    }
+fn name_of(attempt: &Attempt) -> Name {
+    (attempt.user().to_owned(), attempt.realm().to_owned())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use super::health::Health;
 use super::{Answer, Secret, WhyUnavailable};
 use crate::config;
+use crate::files::{self, Unfinished};
 use crate::proto::digest::{Algorithm, Ha1};
 
 /// Look-ups that may wait for the reading thread; the caller has no more than this under way.
@@ -32,6 +33,10 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 const APPLICATION_ID: i32 = 0x4d53_5250;
 /// The version of [`SCHEMA`].
 const VERSION: i32 = 1;
+
+/// What is read in place of the hashes of a user that does not exist.
+const NO_MD5: &str = "00000000000000000000000000000000";
+const NO_SHA256: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// `md5` and `sha256` are H(user:realm:password); `realm` is the one they were made for.
 const SCHEMA: &str = "
@@ -68,6 +73,14 @@ pub enum UserFileError {
         /// What it said.
         #[source]
         source: io::Error,
+    },
+    /// Root is asked to work in another user's directory.
+    #[error("{path}: is in a directory of the user with number {uid}: become that user first")]
+    OthersDirectory {
+        /// The file.
+        path: PathBuf,
+        /// Whose directory it is.
+        uid: u32,
     },
     /// SQLite refuses something.
     #[error("{path}: {source}")]
@@ -198,10 +211,12 @@ impl Reader {
             statement.query_row(params![user, realm], |row| Ok((row.get(0)?, row.get(1)?))).optional()
         };
         let found = look_up().map_err(|source| UserFileError::Sqlite { path: self.path.clone(), source })?;
-        Ok(found.map(|(md5, sha256)| {
-            let of = |hex: &str, algorithm| Ha1::from_hex(hex).filter(|ha1| ha1.algorithm() == algorithm);
-            Secret::Hashed { md5: of(&md5, Algorithm::Md5), sha256: of(&sha256, Algorithm::Sha256) }
-        }))
+        // Whether there is such a user must not show in the time that it takes (req S9): hashes are read in any case.
+        let (md5, sha256) = found.as_ref().map_or((NO_MD5, NO_SHA256), |(md5, sha256)| (md5, sha256));
+        let of = |hex: &str, algorithm| Ha1::from_hex(hex).filter(|ha1| ha1.algorithm() == algorithm);
+        let secret = Secret::Hashed { md5: of(md5, Algorithm::Md5), sha256: of(sha256, Algorithm::Sha256) };
+        let secret = std::hint::black_box(secret);
+        Ok(found.is_some().then_some(secret))
     }
 }
 
@@ -256,17 +271,22 @@ impl UserFile {
     /// Opens a file that is there.
     ///
     /// # Errors
-    /// If it is not, or cannot be used.
+    /// If it is not, or cannot be used. Root must become the owner of the file's directory first
+    /// ([`files::foreign_owner`]): SQLite obeys journals that lie beside the file.
     pub fn open(path: &Path) -> Result<Self, UserFileError> {
         inode(path)?;
+        let foreign = files::foreign_owner(path);
+        let foreign = foreign.map_err(|source| UserFileError::Io { path: path.to_owned(), source })?;
+        if let Some(owner) = foreign {
+            return Err(UserFileError::OthersDirectory { path: path.to_owned(), uid: owner.uid });
+        }
         Ok(Self { path: path.to_owned(), connection: open(path, WRITE_PATIENCE)? })
     }
 
-    /// Opens the file; makes it, readable by its owner alone, if it is not there. Whom the directory belongs to, the
-    /// file does: root may make it for the relay.
+    /// Opens the file; makes it, readable by its owner alone, if it is not there.
     ///
     /// # Errors
-    /// If it cannot be made or used.
+    /// If it cannot be made or used. Of root the same is asked as by [`UserFile::open`].
     pub fn open_or_make(path: &Path) -> Result<Self, UserFileError> {
         match inode(path) {
             Err(UserFileError::Missing(_)) => {
@@ -336,36 +356,27 @@ fn hashes(User { name, realm }: &User, password: &str) -> (String, String) {
 
 /// Makes an empty file of ours, which appears complete or not at all.
 fn make(path: &Path) -> Result<(), UserFileError> {
-    let unfinished = path.with_extension(format!("unfinished-{}", std::process::id()));
-    let made = fill(path, &unfinished);
-    // Linked to its name, or of no use.
-    let _ = fs::remove_file(&unfinished);
-    made
+    let refused = |source| UserFileError::Io { path: path.to_owned(), source };
+    if let Some(owner) = files::foreign_owner(path).map_err(refused)? {
+        return Err(UserFileError::OthersDirectory { path: path.to_owned(), uid: owner.uid });
+    }
+    let unfinished = Unfinished::beside(path, files::SECRET).map_err(refused)?;
+    fill(path, &path.with_file_name(unfinished.name()))?;
+    let Some(name) = path.file_name() else { return Ok(()) };
+    match unfinished.publish(name) {
+        // Another command has made it in the same moment.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        published => published.map_err(refused),
+    }
 }
 
+/// Makes the tables in an empty file. SQLite takes a path; no other user can change where it leads.
 fn fill(path: &Path, unfinished: &Path) -> Result<(), UserFileError> {
-    let refused = |source| UserFileError::Io { path: path.to_owned(), source };
     let failed = |source| UserFileError::Sqlite { path: path.to_owned(), source };
-    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(unfinished).map_err(refused)?;
     let connection = Connection::open_with_flags(unfinished, OpenFlags::SQLITE_OPEN_READ_WRITE);
     let connection = connection.map_err(failed)?;
     connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(failed)?;
     connection.pragma_update(None, "user_version", VERSION).map_err(failed)?;
     connection.execute_batch(SCHEMA).map_err(failed)?;
-    connection.close().map_err(|(_, source)| failed(source))?;
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let owner = fs::metadata(directory).map_err(refused)?;
-    let ours = fs::metadata(unfinished).map_err(refused)?;
-    if (ours.uid(), ours.gid()) != (owner.uid(), owner.gid()) && ours.uid() == 0 {
-        chown(unfinished, Some(owner.uid()), Some(owner.gid())).map_err(refused)?;
-    }
-    fs::set_permissions(unfinished, fs::Permissions::from_mode(0o600)).map_err(refused)?;
-    match fs::hard_link(unfinished, path) {
-        // Somebody else has made it in the same moment.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        linked => linked.map_err(refused),
-    }
+    connection.close().map_err(|(_, source)| failed(source))
 }

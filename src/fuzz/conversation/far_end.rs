@@ -182,6 +182,7 @@ impl FarEnd {
                 Piece::Head(head) => self.on_head(&head, piece, messages),
                 Piece::Body(_) => self.on_body(piece, messages),
                 Piece::End(flag) => self.on_end(flag),
+                Piece::Blank => panic!("the relay writes blank lines"),
             }
         }
         buffer.drain(..at);

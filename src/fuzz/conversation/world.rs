@@ -236,13 +236,16 @@ impl World {
                         Piece::Head(head) => Input::Head { peer, head, octets },
                         Piece::Body(_) => Input::Body { peer, octets },
                         Piece::End(flag) => Input::End { peer, flag },
+                        Piece::Blank => Input::Blank { peer, octets: octets.len() },
                     }
                 }
             };
             self.input(core, input);
         }
         unparsed.drain(..at);
+        let bytes = unparsed.len();
         self.links[number].unparsed = unparsed;
+        self.input(core, Input::Unfinished { peer, bytes });
         true
     }
 
@@ -339,9 +342,17 @@ impl World {
                     link.awake = true;
                 });
             }
-            Effect::Connect { peer, target } => self.dials.push(Dial { core, key: peer, target }),
-            Effect::LookUp { ticket, user, realm, algorithm } => {
-                self.look_ups.push(LookUp { core, ticket, user, realm, algorithm });
+            Effect::Abort { peer, .. } => {
+                let is_it = |link: &Link| link.core == core && link.key == peer && !link.gone;
+                // The relay has forgotten it, and does not mind to hear that it is gone.
+                if let Some(number) = self.links.iter().position(is_it) {
+                    self.lose(number);
+                }
+            }
+            Effect::Connect { peer, target, .. } => self.dials.push(Dial { core, key: peer, target }),
+            Effect::LookUp { ticket, attempt, .. } => {
+                let (user, realm) = (attempt.user().to_owned(), attempt.realm().to_owned());
+                self.look_ups.push(LookUp { core, ticket, user, realm, algorithm: attempt.algorithm() });
             }
             Effect::Event(event) => assert!(!format!("{event:?}").is_empty()),
         }

@@ -4,6 +4,7 @@
 //! at most the first ten characters, and at most half.
 
 use crate::relay::SessionId;
+use crate::text;
 
 /// What stands where something was taken out.
 const REDACTED: &str = "(redacted)";
@@ -20,7 +21,7 @@ fn line(line: &str) -> String {
         Some((name, _)) if is_secret(name) => format!("{name}: {REDACTED}"),
         _ => uris(line),
     };
-    shown.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text::shown_line(&shown).into_owned()
 }
 
 fn is_secret(name: &str) -> bool {
@@ -92,6 +93,6 @@ mod tests {
 
     #[test]
     fn a_terminal_is_given_nothing_to_obey() {
-        assert_eq!(head(b"MSRP x SEND\r\nX: \x1b[2J\xff\r\n"), "MSRP x SEND\nX: \u{fffd}[2J\u{fffd}");
+        assert_eq!(head(b"MSRP x SEND\r\nX: \x1b[2J\xff\r\n"), "MSRP x SEND\nX: \\u{1b}[2J\u{fffd}");
     }
 }

@@ -1,8 +1,9 @@
 //! The relay's side of the admin socket.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,18 +12,25 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::fs::Mode;
+use socket2::{Domain, SockAddr, Type};
+
 use super::client::ask_at;
 use super::{
     Answer, AskError, CLIENTS_MAX, Core, DRAIN_SECONDS_MAX, Head, Listening, REQUEST_OCTETS_MAX, Request,
     Session, Status, TRACE_SECONDS_MAX, redact,
 };
 use crate::config::LogLevel;
+use crate::files;
 use crate::runtime::inspect::{Closed, HEADS_WAITING_MAX, Inspector, SessionLine, Wanted};
 use crate::runtime::trace::{Direction, TracedHead};
 use crate::telemetry::LogControl;
+use crate::text;
 
 /// Its owner and the owner's group.
 const MODE: u32 = 0o660;
+/// Clients that may wait to be accepted: each is then served or told to come again.
+const BACKLOG: i32 = 128;
 /// How long a client may take for its request, and for each part of the answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long reading the config again may take.
@@ -136,6 +144,8 @@ impl std::fmt::Debug for Desk {
 #[must_use = "dropping it closes the socket"]
 pub struct Admin {
     path: PathBuf,
+    /// Device and number of the socket's file: one that another relay has put there since is not ours to remove.
+    file: (u64, u64),
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -146,23 +156,26 @@ impl Admin {
     /// # Errors
     /// [`AdminError`] says what an operator must change.
     pub fn start(path: &Path, desk: &Arc<Desk>) -> Result<Self, AdminError> {
-        let listener = listen(path)?;
+        let (listener, file) = listen(path)?;
         let over = Arc::new(AtomicBool::new(false));
         let (desk, ended) = (Arc::clone(desk), Arc::clone(&over));
         let thread = thread::Builder::new().name("admin".to_owned());
         let thread = thread.spawn(move || serve(&listener, &desk, &ended));
         let thread = thread.map_err(|source| AdminError::System { path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned(), over, thread: Some(thread) })
+        Ok(Self { path: path.to_owned(), file, over, thread: Some(thread) })
     }
 }
 
 impl Drop for Admin {
     fn drop(&mut self) {
         self.over.store(true, Ordering::SeqCst);
-        // It waits for somebody to come.
-        let woken = UnixStream::connect(&self.path).is_ok();
-        // Gone already, perhaps by another's hand.
-        let _ = fs::remove_file(&self.path);
+        let ours = fs::symlink_metadata(&self.path).is_ok_and(|there| number(&there) == self.file);
+        // The thread waits for a connection.
+        let woken = ours && UnixStream::connect(&self.path).is_ok();
+        if ours {
+            // Gone already, perhaps by another's hand.
+            let _ = fs::remove_file(&self.path);
+        }
         if let Some(thread) = self.thread.take().filter(|_| woken) {
             // One that panicked has said so.
             let _ = thread.join();
@@ -170,7 +183,12 @@ impl Drop for Admin {
     }
 }
 
-fn listen(path: &Path) -> Result<UnixListener, AdminError> {
+fn number(file: &fs::Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
+/// The socket, and device and number of its file.
+fn listen(path: &Path) -> Result<(UnixListener, (u64, u64)), AdminError> {
     let failed = |source| AdminError::System { path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => return Err(AdminError::NoSocket(path.to_owned())),
@@ -180,9 +198,19 @@ fn listen(path: &Path) -> Result<UnixListener, AdminError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
     }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    fs::set_permissions(path, Permissions::from_mode(MODE)).map_err(failed)?;
-    Ok(listener)
+    let listener = bind(path).map_err(failed)?;
+    Ok((listener, number(&fs::symlink_metadata(path).map_err(failed)?)))
+}
+
+/// Binds to a path that is free: the kernel follows no link there. The file has its mode before anybody can connect.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // The kernel makes the file with the mode of the socket. Less than MODE, and then MODE whatever the umask.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    files::set_socket_mode(path, MODE)?;
+    socket.listen(BACKLOG)?;
+    Ok(OwnedFd::from(socket).into())
 }
 
 fn serve(listener: &UnixListener, desk: &Arc<Desk>, over: &AtomicBool) {
@@ -232,9 +260,7 @@ impl Drop for Place {
 }
 
 fn tell(to: &mut impl Write, answer: &Answer) -> io::Result<()> {
-    let mut line = serde_json::to_vec(answer).map_err(io::Error::other)?;
-    line.push(b'\n');
-    to.write_all(&line)
+    to.write_all(format!("{}\n", text::json(answer)).as_bytes())
 }
 
 fn answer(client: &UnixStream, desk: &Desk) -> io::Result<()> {
@@ -332,7 +358,7 @@ fn fulfil(request: Request, desk: &Desk, out: &mut BufWriter<&UnixStream>) -> io
         Request::LogLevel { level } => Ok(match LogLevel::from_word(&level) {
             Some(level) => {
                 desk.log.set(level);
-                tracing::info!(level = level.as_str(), "Log level changed by an operator");
+                tracing::info!(to = level.as_str(), "Log level changed by an operator");
                 Ok(())
             }
             None => Err(format!("there is no level {level}: say error, warn, info or debug")),
@@ -459,5 +485,56 @@ fn session(line: SessionLine) -> Session {
         peer,
         bytes_from_client: view.octets_from_client,
         bytes_to_client: view.octets_to_client,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    #[test]
+    fn socket_has_its_mode_before_a_client_can_connect() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("admin.sock");
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                let mut wider = None;
+                while !over.load(Ordering::SeqCst) {
+                    if let Ok(found) = fs::symlink_metadata(&path) {
+                        let mode = found.permissions().mode() & 0o777;
+                        if mode & !MODE != 0 {
+                            wider = Some(mode);
+                        }
+                    }
+                }
+                wider
+            });
+            for _ in 0..2000 {
+                drop(listen(&path).unwrap());
+                assert_eq!(fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
+                fs::remove_file(&path).unwrap();
+            }
+            over.store(true, Ordering::SeqCst);
+            assert_eq!(watcher.join().unwrap(), None, "a mode that lets others in, for a moment");
+        });
+    }
+
+    #[test]
+    fn only_a_socket_that_was_left_behind_is_replaced() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("admin.sock");
+        drop(listen(&path).unwrap());
+        let (listener, _) = listen(&path).unwrap();
+        assert!(matches!(listen(&path), Err(AdminError::InUse(_))));
+        drop(listener);
+        for target in ["admin.sock.old", "nowhere"] {
+            let _ = fs::rename(&path, place.path().join("admin.sock.old"));
+            symlink(place.path().join(target), &path).unwrap();
+            assert!(matches!(listen(&path), Err(AdminError::NoSocket(_))), "{target}");
+            fs::remove_file(&path).unwrap();
+        }
     }
 }

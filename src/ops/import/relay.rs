@@ -1,6 +1,6 @@
 //! The section `[Relay]`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use rustls_pki_types::ServerName;
@@ -112,7 +112,7 @@ fn address(file: &mut File) -> SocketAddr {
         _ => (value.as_str(), None),
     };
     let host = if host.eq_ignore_ascii_case("any") { "0.0.0.0" } else { host.trim_matches(['[', ']']) };
-    let Ok(ip) = host.parse::<IpAddr>() else {
+    let Some(ip) = crate::proto::address::parse(host) else {
         let message = format!(
             "{value} is no address: {anywhere} is written instead; put the address of that name there"
         );

@@ -1,9 +1,10 @@
-//! The figures as text, in the OpenMetrics format that Prometheus reads.
+//! The figures as text, in both formats that Prometheus reads: OpenMetrics, and from that its own older one.
 //!
 //! Invariants: a metric has one help text and one type, here and in `docs/metrics.md`, which a test compares; label
 //! values come from fixed lists, the config and the number of cores, never from peers. What is worth comparing between
 //! cores has a label for them; everything else is one figure for the process.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,6 +14,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::Facts;
+use super::accept::Form;
 use super::process::Process;
 use crate::telemetry::{LOOK_UP_SECONDS, LookUpEnd, LookUps, Observed, Snapshot};
 
@@ -23,17 +25,38 @@ pub(super) struct Seen {
     pub(super) facts: Facts,
     pub(super) draining: bool,
     pub(super) lines_dropped: u64,
+    pub(super) lines_suppressed: u64,
     pub(super) started: SystemTime,
     pub(super) process: Process,
 }
 
 /// Writes it.
-pub(super) fn text(seen: Seen) -> Result<String, fmt::Error> {
+pub(super) fn text(seen: Seen, form: Form) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(seen));
     let mut text = String::new();
     encoding::encode(&mut text, &registry)?;
-    Ok(text)
+    Ok(match form {
+        Form::OpenMetrics => text,
+        Form::Text => older(&text),
+    })
+}
+
+/// OpenMetrics as the text format 0.0.4, in which a counter's description names it as its samples do, and there is no
+/// end mark.
+fn older(text: &str) -> String {
+    let counters = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"));
+    let counters: HashSet<&str> = counters.collect();
+    let mut page = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| *line != "# EOF" && !line.starts_with("# UNIT ")) {
+        let described = ["# HELP ", "# TYPE "].into_iter().find_map(|what| {
+            let (name, rest) = line.strip_prefix(what)?.split_once(' ')?;
+            counters.contains(name).then(|| format!("{what}{name}_total {rest}"))
+        });
+        page.push_str(described.as_deref().unwrap_or(line));
+        page.push('\n');
+    }
+    page
 }
 
 impl Collector for Seen {
@@ -44,10 +67,19 @@ impl Collector for Seen {
         let all: Snapshot = self.observed.cores.iter().copied().sum();
         clients(&all, &mut page)?;
         look_ups(&all, &mut page)?;
+        let reached = |ordinary| {
+            let those = all.limits_reached().filter(move |(limit, _)| limit.is_ordinary() == ordinary);
+            those.map(|(limit, times)| (vec![("limit", limit.key().to_owned())], times))
+        };
         page.counter(
             "msrprelay_limit_reached",
             "How often each limit was reached; the label is its key in the config.",
-            all.limits_reached().map(|(limit, times)| (vec![("limit", limit.key().to_owned())], times)),
+            reached(false),
+        )?;
+        page.counter(
+            "msrprelay_back_pressure",
+            "How often a sender was not read from for a while, as it is in ordinary use; the label is the key that says when.",
+            reached(true),
         )?;
         self.process(&mut page)
     }
@@ -96,17 +128,25 @@ impl Seen {
             "limits.queue_bytes_total, to compare msrprelay_queue_bytes with.",
             one(self.facts.queue_bytes_max as u64),
         )?;
-        let waiting =
-            [("accounts", self.observed.look_ups_waiting), ("names", self.observed.resolves_waiting)];
+        let waiting = [
+            ("accounts", self.observed.look_ups_waiting),
+            ("names", self.observed.resolves_waiting),
+            ("connects", self.observed.dials_waiting),
+        ];
         page.gauge(
             "msrprelay_lookups_waiting",
-            "Look-ups of accounts and of host names that wait for their turn.",
+            "Look-ups of accounts and of host names, and connects to next hops, that wait for their turn.",
             waiting.map(|(kind, waiting)| (label("kind", kind), waiting as u64)),
         )?;
         page.counter(
             "msrprelay_log_lines_dropped",
             "Log lines lost because whoever reads them is too slow.",
             one(self.lines_dropped),
+        )?;
+        page.counter(
+            "msrprelay_log_lines_suppressed",
+            "Log lines about strangers that went to debug, because there were too many of their kind.",
+            one(self.lines_suppressed),
         )
     }
 
@@ -118,7 +158,11 @@ impl Seen {
             ("core_up", "1 while the core's thread runs, 0 while it rests after a panic.", |core| core.up),
             ("connections", "Connections open now, accepted and dialled.", |core| core.connections_open),
             ("sessions", "Sessions open now.", |core| core.sessions_open),
-            ("queue_bytes", "Octets received and not yet sent on.", |core| core.queue_bytes),
+            (
+                "queue_bytes",
+                "Bytes that count against limits.queue_bytes_total: received and not yet sent on, and what else peers make the relay keep.",
+                |core| core.queue_bytes,
+            ),
             ("core_inbox_waiting", "Deliveries of other cores that wait.", |core| core.inbox_waiting),
             ("core_outbox_waiting", "Messages that found another core's inbox full.", |core| {
                 core.outbox_waiting

@@ -7,6 +7,7 @@
 //! no request changes anything; neither users nor sessions are named.
 //! Must not know: where the figures come from.
 
+mod accept;
 mod exposition;
 mod process;
 
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, VARY};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -32,7 +33,8 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, LocalSet};
 
-use crate::telemetry::{Observed, PUBLISHED_EVERY};
+use crate::telemetry::{Observed, PUBLISHED_EVERY, Site, Source, gated, lines_suppressed};
+use accept::Form;
 
 /// Requests at a time; whoever comes then is not answered.
 pub const CONNECTIONS_MAX: usize = 16;
@@ -49,6 +51,7 @@ const SILENT_AFTER: Duration = Duration::from_secs(5);
 
 const OPENMETRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// What does not change while the relay runs, but for a reload.
@@ -190,7 +193,8 @@ async fn serve(listener: tokio::net::TcpListener, show: Rc<Show>, mut stopped: o
                 }
                 Ok(_) => tracing::debug!("Too many ask for the metrics at once"),
                 Err(error) => {
-                    tracing::warn!(reason = %error, "Nobody can ask for the metrics for now");
+                    let reason = tracing::field::display(&error);
+                    gated!(warn, Site::Metrics, Source::ANY, { reason }, "Nobody can ask for the metrics for now");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -220,7 +224,7 @@ impl Show {
             return refusal;
         }
         match request.uri().path() {
-            "/metrics" => self.metrics(),
+            "/metrics" => self.metrics(form(request.headers())),
             "/healthz" => verdict(self.health()),
             "/readyz" => verdict(self.readiness()),
             _ => {
@@ -229,19 +233,29 @@ impl Show {
         }
     }
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
+    fn metrics(&self, form: Form) -> Response<Full<Bytes>> {
         let seen = exposition::Seen {
             observed: (self.observe)(),
             facts: self.shared.facts.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             draining: self.shared.draining.load(Ordering::Relaxed),
             lines_dropped: (self.lines_dropped)(),
+            lines_suppressed: lines_suppressed(),
             started: self.started,
             process: process::read(),
         };
-        match exposition::text(seen) {
-            Ok(text) => response(StatusCode::OK, OPENMETRICS, text),
+        let kind = match form {
+            Form::Text => PROMETHEUS,
+            Form::OpenMetrics => OPENMETRICS,
+        };
+        match exposition::text(seen, form) {
+            Ok(text) => {
+                let mut page = response(StatusCode::OK, kind, text);
+                page.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+                page
+            }
             Err(error) => {
-                tracing::error!(reason = %error, "The metrics cannot be written");
+                let reason = tracing::field::display(&error);
+                gated!(error, Site::Metrics, Source::ANY, { reason }, "The metrics cannot be written");
                 response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n"))
             }
         }
@@ -276,6 +290,12 @@ impl Show {
         }
         Ok(())
     }
+}
+
+/// What a request asks for.
+fn form(headers: &HeaderMap) -> Form {
+    let accept: Vec<_> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    Form::wanted(&accept.join(","))
 }
 
 fn verdict(found: Result<(), String>) -> Response<Full<Bytes>> {

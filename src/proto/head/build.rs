@@ -2,21 +2,27 @@
 //!
 //! Invariant: whatever the lines hold, the head stays usable for what can be read of it; what is wrong is noted as
 //! its [`Defect`], the first one found. Only a start line without a transaction id ends it all, for then the
-//! frame's end cannot be recognised. Each line is looked at once.
+//! frame's end cannot be recognised. Each line is looked at once. Of a path that is wrong the text is kept: its first
+//! URI is all that is needed to answer.
 
 use core::ops::Range;
 
 use memchr::memchr;
 
-use super::{ByteRange, Defect, FailureReport, Head, Kind, Method, Span, offset, split_header};
+use super::{ByteRange, Defect, FailureReport, Head, Kind, Method, Span, offset, split_header, trim};
 use crate::proto::parser::{Flag, ParserLimits};
 use crate::proto::status::Status;
-use crate::proto::uri::{MsrpUri, Path};
+use crate::proto::uri::{MsrpUri, Path, is_token};
 
-/// The most octets a transaction id may have (RFC 4975 §9, `ident`).
-const TID_BYTES_MAX: usize = 32;
-/// The fewest.
-const TID_BYTES_MIN: usize = 4;
+/// The most octets of a peer's transaction id. RFC 4975 §9 has 4 to 32; some peers take one more character, or a hash,
+/// or what begins with a sign, and mean no harm by it. As many as the Message-ID, an `ident` too, may have by default:
+/// each connection keeps room for one while a frame lasts. Ours keep to the grammar.
+pub const TID_BYTES_MAX: usize = 128;
+/// The most octets of a method. It is logged and passed on; the names in use have four to eleven.
+const METHOD_BYTES_MAX: usize = 64;
+/// How many URIs of this relay the To-Path of what comes back may have more than the From-Path that it answers: both ends
+/// may be sessions of ours, and no third one can be on the way.
+const OWN_URIS_MAX: usize = 2;
 
 /// A transaction id, kept while the frame lasts because its head's octets are gone by then.
 #[derive(Clone, Copy, Debug)]
@@ -26,12 +32,10 @@ pub(in crate::proto) struct Tid {
 }
 
 impl Tid {
-    /// `None` unless 4 to 32 octets of the right kind, a letter or digit first.
+    /// `None` unless 1 to [`TID_BYTES_MAX`] visible octets: whatever they are, the end-line can be found by them.
     fn new(tid: &[u8]) -> Option<Self> {
         let mut octets = [0; TID_BYTES_MAX];
-        let valid =
-            |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-' | b'+' | b'%' | b'=');
-        if tid.len() < TID_BYTES_MIN || !tid.first()?.is_ascii_alphanumeric() || !tid.iter().all(valid) {
+        if tid.is_empty() || !tid.iter().all(u8::is_ascii_graphic) {
             return None;
         }
         octets.get_mut(..tid.len())?.copy_from_slice(tid);
@@ -109,28 +113,25 @@ enum Known {
 }
 
 impl HeadBuilder {
-    /// Reads a start line, given without its CRLF. `None` if it is none.
+    /// Reads a start line, given without its CRLF. `None` if it has no transaction id.
     pub(in crate::proto) fn start(line: &[u8], limits: &ParserLimits) -> Option<(Self, Tid)> {
-        let rest = line.strip_prefix(b"MSRP ")?;
-        let (tid, word) = rest.split_at_checked(memchr(b' ', rest)?)?;
-        let word = word.strip_prefix(b" ")?;
-        let word_at = line.len() - word.len();
+        let rest = trim_start(line.strip_prefix(b"MSRP ")?);
+        let tid_at = line.len() - rest.len();
+        let (text, behind) = rest.split_at_checked(memchr(b' ', rest).unwrap_or(rest.len()))?;
+        let tid = Tid::new(text)?;
         let mut head = Head::blank();
-        head.tid = Span::new(5..5 + tid.len());
-        if let Some(method) = method(word) {
-            head.kind = Kind::Request(method);
-            head.method = Span::new(word_at..line.len());
+        head.tid = Span::new(tid_at..tid_at + text.len());
+        let word = trim_start(behind);
+        let word_at = line.len() - word.len();
+        if word.first().is_some_and(u8::is_ascii_digit) {
+            head.take_status(word, word_at, limits);
         } else {
-            let (code, behind) = word.split_at_checked(3)?;
-            head.kind = Kind::Response(Status::parse(code)?);
-            head.method = Span::new(word_at..word_at + 3);
-            if !behind.is_empty() {
-                let comment = behind.strip_prefix(b" ")?;
-                head.comment = Span::new(word_at + 4..line.len());
-                head.check_comment(comment, limits);
-            }
+            head.take_method(trim(word), word_at);
         }
-        Some((Self { head, headers: 0, seen: 0 }, Tid::new(tid)?))
+        if line.len() > limits.line_bytes_max {
+            head.note(Defect::LineTooLong);
+        }
+        Some((Self { head, headers: 0, seen: 0 }, tid))
     }
 
     /// Reads the header line `octets[line]`, its CRLF not included. `paths` are To-Path and From-Path as they were
@@ -146,13 +147,13 @@ impl HeadBuilder {
         if self.headers as usize > limits.headers_max {
             self.head.note(Defect::TooManyHeaders);
         }
-        if line.len() > limits.line_bytes_max {
-            self.head.note(Defect::LineTooLong);
-            return;
-        }
-        let at = line.start;
+        let (at, line_bytes) = (line.start, line.len());
         let Some((name, value)) = octets.get(line).and_then(locate) else {
-            self.head.note(Defect::HeaderLine);
+            self.head.note(if line_bytes > limits.line_bytes_max {
+                Defect::LineTooLong
+            } else {
+                Defect::HeaderLine
+            });
             return;
         };
         let (name, value) = (at + name.start..at + name.end, at + value.start..at + value.end);
@@ -168,10 +169,50 @@ impl HeadBuilder {
             _ => None,
         };
         let checked = path.as_ref().is_some_and(|path| path.holds(text));
-        if let Some(defect) = if checked { None } else { defect_of_text(text) } {
+        let wrong = if line_bytes > limits.line_bytes_max + self.own_octets(known, limits) {
+            Some(Defect::LineTooLong)
+        } else if checked {
+            None
+        } else {
+            defect_of_text(text)
+        };
+        let Some(known) = known else {
+            return wrong.into_iter().for_each(|defect| self.head.note(defect));
+        };
+        let span = Span::new(value);
+        if let Some(defect) = wrong {
             self.head.note(defect);
-        } else if let Some(known) = known {
-            self.known(known, text, Span::new(value), limits, path.filter(|_| !checked));
+            if path.is_some() && self.is_first(known) {
+                self.head.take_bad_path(known, span);
+            }
+        } else if self.is_first(known) {
+            self.known(known, text, span, limits, path.filter(|_| !checked));
+        }
+    }
+
+    /// Whether a header is met for the first time. A second one is a defect, but for a challenge for each algorithm.
+    fn is_first(&mut self, known: Known) -> bool {
+        let bit = 1 << known as u32;
+        let is_first = self.seen & bit == 0;
+        if !is_first && known != Known::WwwAuthenticate {
+            self.head.note(Defect::Repeated);
+        }
+        self.seen |= bit;
+        is_first
+    }
+
+    /// Whether the frame goes the way back that another came, through this relay: its To-Path is the From-Path of that, and
+    /// our own URIs in front.
+    fn comes_back(&self) -> bool {
+        matches!(self.head.kind, Kind::Response(_) | Kind::Request(Method::Report))
+    }
+
+    /// What our own URIs may add to a line.
+    fn own_octets(&self, known: Option<Known>, limits: &ParserLimits) -> usize {
+        if known == Some(Known::ToPath) && self.comes_back() {
+            OWN_URIS_MAX * (limits.uri_bytes_max + 1)
+        } else {
+            0
         }
     }
 
@@ -184,22 +225,19 @@ impl HeadBuilder {
         limits: &ParserLimits,
         path: Option<&mut CheckedPath>,
     ) {
-        let bit = 1 << known as u32;
-        if self.seen & bit != 0 {
-            // A challenge for each algorithm is the one repetition with a meaning.
-            if known != Known::WwwAuthenticate {
-                self.head.note(Defect::Repeated);
-            }
-            return;
-        }
-        self.seen |= bit;
         if matches!((known, self.headers), (Known::ToPath, 2..) | (Known::FromPath, 1 | 3..)) {
             self.head.note(Defect::PathOrder);
         }
         if let Some(path) = path {
-            match check_path(text, limits) {
-                Ok(()) => path.keep(text),
-                Err(defect) => return self.head.note(defect),
+            let own = if known == Known::ToPath && self.comes_back() { OWN_URIS_MAX } else { 0 };
+            match check_path(text, own, limits) {
+                // One with more URIs than any frame may have is not right for every other frame.
+                Ok(uris) if uris <= limits.path_uris_max => path.keep(text),
+                Ok(_) => {}
+                Err(defect) => {
+                    self.head.note(defect);
+                    return self.head.take_bad_path(known, span);
+                }
             }
         }
         self.head.take(known, text, span, limits);
@@ -265,6 +303,8 @@ impl Head {
             comment: Span::ABSENT,
             to_path: Span::ABSENT,
             from_path: Span::ABSENT,
+            bad_to_path: false,
+            bad_from_path: false,
             use_path: Span::ABSENT,
             message_id: Span::ABSENT,
             status: Span::ABSENT,
@@ -281,6 +321,42 @@ impl Head {
             max_expires: None,
         }
     }
+
+    /// A response's code and comment. What begins with a digit is never answered, even if it is no response.
+    fn take_status(&mut self, word: &[u8], at: usize, limits: &ParserLimits) {
+        let (code, behind) = word.split_at_checked(3).unwrap_or((word, b""));
+        let status = Status::parse(code).filter(|_| behind.is_empty() || behind.starts_with(b" "));
+        self.kind = Kind::Response(status.unwrap_or(Status::BAD_REQUEST));
+        if status.is_none() {
+            return self.note(Defect::StartLine);
+        }
+        self.method = Span::new(at..at + code.len());
+        if let Some(comment) = behind.strip_prefix(b" ") {
+            self.comment = Span::new(at + code.len() + 1..at + word.len());
+            self.check_comment(comment, limits);
+        }
+    }
+
+    /// A request's method. Whatever stands behind one that is known here, the request is of that.
+    fn take_method(&mut self, word: &[u8], at: usize) {
+        let (name, behind) =
+            word.split_at_checked(memchr(b' ', word).unwrap_or(word.len())).unwrap_or_default();
+        self.kind = Kind::Request(method(name));
+        if !is_token(name) || name.len() > METHOD_BYTES_MAX || !behind.is_empty() {
+            return self.note(Defect::StartLine);
+        }
+        self.method = Span::new(at..at + name.len());
+    }
+
+    /// Keeps a path that is wrong for the sake of its first URI.
+    fn take_bad_path(&mut self, known: Known, span: Span) {
+        match known {
+            Known::ToPath => (self.to_path, self.bad_to_path) = (span, true),
+            Known::FromPath => (self.from_path, self.bad_from_path) = (span, true),
+            _ => {}
+        }
+    }
+
     /// Keeps what a known header says, or notes what is wrong with it.
     fn take(&mut self, known: Known, text: &[u8], span: Span, limits: &ParserLimits) {
         match known {
@@ -336,16 +412,22 @@ impl Head {
     }
 }
 
-/// `None` unless one or more capital letters.
-fn method(word: &[u8]) -> Option<Method> {
-    match word {
-        b"SEND" => Some(Method::Send),
-        b"REPORT" => Some(Method::Report),
-        b"AUTH" => Some(Method::Auth),
-        b"NICKNAME" => Some(Method::Nickname),
-        _ if !word.is_empty() && word.iter().all(u8::is_ascii_uppercase) => Some(Method::Other),
-        _ => None,
+/// Methods are told apart by case.
+fn method(name: &[u8]) -> Method {
+    match name {
+        b"SEND" => Method::Send,
+        b"REPORT" => Method::Report,
+        b"AUTH" => Method::Auth,
+        b"NICKNAME" => Method::Nickname,
+        _ => Method::Other,
     }
+}
+
+fn trim_start(mut octets: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = octets {
+        octets = rest;
+    }
+    octets
 }
 
 /// Where in a header line its name and its value are.
@@ -376,11 +458,12 @@ fn defect_of_text(text: &[u8]) -> Option<Defect> {
     core::str::from_utf8(text).is_err().then_some(Defect::NotUtf8)
 }
 
-fn check_path(text: &[u8], limits: &ParserLimits) -> Result<(), Defect> {
+/// How many URIs there are, all of them right; `own` of them may be ours beyond what a peer may send.
+fn check_path(text: &[u8], own: usize, limits: &ParserLimits) -> Result<usize, Defect> {
     let mut count = 0;
     for octets in Path::new(text).uris() {
         count += 1;
-        if count > limits.path_uris_max {
+        if count > limits.path_uris_max + own {
             return Err(Defect::TooManyUris);
         }
         if octets.len() > limits.uri_bytes_max {
@@ -391,7 +474,7 @@ fn check_path(text: &[u8], limits: &ParserLimits) -> Result<(), Defect> {
             return Err(Defect::UriTooLong);
         }
     }
-    if count == 0 { Err(Defect::BadUri) } else { Ok(()) }
+    if count == 0 { Err(Defect::BadUri) } else { Ok(count) }
 }
 
 fn check_message_id(text: &[u8], limits: &ParserLimits) -> Result<(), Defect> {

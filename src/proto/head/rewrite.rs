@@ -1,12 +1,12 @@
 //! Writes a received head again for the next hop (RFC 4976 §6.4).
 //!
-//! Invariant: the transaction id changes, URIs move from the front of To-Path to the front of From-Path, Byte-Range
-//! is replaced or added if asked for, and every other octet stays as it was: unknown headers, their order, the
+//! Invariant: the transaction id changes, the start line is spelt as the grammar has it, URIs move from the front of
+//! To-Path to the front of From-Path, Byte-Range is replaced or added if asked for, and every other octet stays as it was: unknown headers, their order, the
 //! spelling of names, white space.
 
 use std::io::Write as _;
 
-use super::{ByteRange, Head, Span};
+use super::{ByteRange, Head, Kind, Span};
 use crate::proto::uri::Path;
 
 /// What changes in a head on its way to the next hop.
@@ -31,8 +31,14 @@ impl Head {
         out.reserve(octets.len() + GROWTH_BYTES);
         let mut copy = Copying { octets, copied: 0, out };
 
-        copy.up_to(self.tid);
+        copy.out.extend_from_slice(b"MSRP ");
         copy.out.extend_from_slice(rewrite.tid);
+        copy.out.push(b' ');
+        copy.skip_to(self.method.start);
+        copy.before(self.method.end);
+        if matches!(self.kind, Kind::Request(_)) {
+            copy.skip_blanks();
+        }
 
         let to_path = self.to_path(octets);
         let remaining = to_path.after(rewrite.moves);
@@ -75,6 +81,17 @@ impl Copying<'_> {
         let at = at as usize;
         self.out.extend_from_slice(self.octets.get(self.copied..at).unwrap_or_default());
         self.copied = self.copied.max(at);
+    }
+
+    /// Leaves out what stands before `at`.
+    fn skip_to(&mut self, at: u32) {
+        self.copied = self.copied.max(at as usize);
+    }
+
+    /// Leaves out the white space that comes next.
+    fn skip_blanks(&mut self) {
+        let rest = self.octets.get(self.copied..).unwrap_or_default();
+        self.copied += rest.iter().take_while(|octet| matches!(octet, b' ' | b'\t')).count();
     }
 
     /// Copies what stands before `span` and leaves out the span itself.
@@ -133,6 +150,21 @@ mod tests {
         let rewrite = Rewrite { tid: b"longer-tid", moves: 0, byte_range: None };
         let expected = text.replace("-------tid1$\r\n", "").replace("tid1", "longer-tid");
         assert_eq!(rewritten(text, &rewrite), expected);
+    }
+
+    // The next hop need not be as tolerant as we are.
+    #[test]
+    fn start_line_leaves_as_the_grammar_has_it() {
+        let paths = "To-Path: msrp://a:1/a;tcp\r\nFrom-Path: msrp://c:1/c;tcp\r\n-------tid1$\r\n";
+        let rewrite = Rewrite { tid: b"tid2", moves: 0, byte_range: None };
+        for (start, expected) in [
+            ("MSRP tid1 FILE_OFFSET", "MSRP tid2 FILE_OFFSET"),
+            ("MSRP  tid1   AUTH \t ", "MSRP tid2 AUTH"),
+            ("MSRP   tid1  200  fine ", "MSRP tid2 200  fine "),
+        ] {
+            let rewritten = rewritten(&format!("{start}\r\n{paths}"), &rewrite);
+            assert_eq!(rewritten, format!("{expected}\r\n{paths}").replace("-------tid1$\r\n", ""));
+        }
     }
 
     fn value() -> impl Strategy<Value = String> {

@@ -15,6 +15,7 @@ use std::time::Instant;
 use super::{AuthState, Refusal};
 use crate::proto::status::Status;
 use crate::proto::uri::MsrpUri;
+use crate::relay::admission::{UserKey, Who};
 use crate::relay::ids::{Entropy, SecretHasher, SessionKey};
 use crate::relay::message::Transit;
 use crate::relay::peer::{Peer, Role};
@@ -35,9 +36,22 @@ pub(crate) struct Behind {
     /// How many have come so far.
     met: u64,
     /// Whose answer of the accounts, or whose place among a user's sessions, is still to come.
-    tickets: HashMap<u32, Arc<[u8]>>,
+    tickets: HashMap<u32, Ticket>,
     next_ticket: u32,
+    /// Bytes of the URIs, and of the AUTHs that wait.
+    bytes: usize,
 }
+
+/// An AUTH that waits for something.
+#[derive(Debug)]
+struct Ticket {
+    uri: Arc<[u8]>,
+    /// What it takes.
+    bytes: usize,
+}
+
+/// What a client takes beside its URI: its entry, in a table that may be half empty, and its nonces.
+const CLIENT_BYTES: usize = 2 * size_of::<Client>() + 256;
 
 /// One of them.
 #[derive(Debug)]
@@ -58,6 +72,7 @@ impl Behind {
             met: 0,
             tickets: HashMap::new(),
             next_ticket: 0,
+            bytes: 0,
         }
     }
 
@@ -79,6 +94,7 @@ impl Behind {
             let auth = AuthState::new(entropy);
             let client = Client { auth, met: self.met, sessions: Vec::new(), blocked_until: None };
             self.clients.insert(Arc::from(uri), client);
+            self.bytes += uri.len();
         }
         let client = self.clients.get_mut(uri)?;
         client.sessions.retain(|session| sessions.id_of(*session).is_some());
@@ -96,28 +112,56 @@ impl Behind {
         }
         idle.sort_unstable();
         let kept_from = idle.len().checked_sub(ASKING_MAX / 2).and_then(|first| idle.get(first)).copied();
-        self.clients.retain(|_, client| !client.is_idle() || Some(client.met) >= kept_from);
+        self.retain(|client| !client.is_idle() || Some(client.met) >= kept_from);
+    }
+
+    /// Forgets all who have no session and wait for nothing. Their next AUTH is challenged anew.
+    pub(crate) fn forget_idle(&mut self, sessions: &Sessions) {
+        for client in self.clients.values_mut() {
+            client.sessions.retain(|session| sessions.id_of(*session).is_some());
+        }
+        self.retain(|client| !client.is_idle());
+        self.clients.shrink_to_fit();
+    }
+
+    fn retain(&mut self, stays: impl Fn(&Client) -> bool) {
+        let bytes = &mut self.bytes;
+        self.clients.retain(|uri, client| {
+            let stays = stays(client);
+            *bytes -= if stays { 0 } else { uri.len() };
+            stays
+        });
         self.room = self.clients.len() + ASKING_MAX / 2;
     }
 
-    pub(super) fn take_ticket(&mut self, uri: &[u8]) -> u32 {
+    /// Bytes of memory that the clients and their AUTHs take.
+    pub(crate) fn kept(&self) -> usize {
+        self.bytes + self.clients.len() * CLIENT_BYTES
+    }
+
+    /// A number for an AUTH that takes so many bytes while it waits.
+    pub(super) fn take_ticket(&mut self, uri: &[u8], bytes: usize) -> u32 {
         self.next_ticket = self.next_ticket.wrapping_add(1);
-        self.tickets.insert(self.next_ticket, Arc::from(uri));
+        let bytes = bytes + uri.len();
+        self.bytes += bytes;
+        self.tickets.insert(self.next_ticket, Ticket { uri: Arc::from(uri), bytes });
         self.next_ticket
     }
 
     /// Whose ticket it is.
     pub(super) fn by_ticket(&mut self, number: u32) -> Option<&mut AuthState> {
-        let uri = self.tickets.get(&number)?;
-        self.clients.get_mut(uri).map(|client| &mut client.auth)
+        let ticket = self.tickets.get(&number)?;
+        self.clients.get_mut(&ticket.uri).map(|client| &mut client.auth)
     }
 
     pub(super) fn drop_ticket(&mut self, number: u32) {
-        self.tickets.remove(&number);
+        if let Some(ticket) = self.tickets.remove(&number) {
+            self.bytes -= ticket.bytes;
+        }
     }
 
     pub(super) fn states(&self) -> impl Iterator<Item = &AuthState> {
-        self.tickets.values().filter_map(|uri| self.clients.get(uri)).map(|client| &client.auth)
+        self.tickets.values().filter_map(|ticket| self.clients.get(&ticket.uri)).map(|client| &client.auth)
     }
 }
 
@@ -135,6 +179,13 @@ impl Client {
 /// Whether an AUTH has come through a relay.
 pub(super) fn is_through_relay(transit: &Transit) -> bool {
     transit.received_from_path().len() > 1
+}
+
+/// The relay that an AUTH has come through, to share look-ups with other relays and addresses. It has proven that name.
+pub(super) fn relay_of(transit: &Transit) -> Option<Who> {
+    let nearest = transit.received_from_path().first().filter(|_| is_through_relay(transit))?;
+    let uri = MsrpUri::parse(nearest).ok()?;
+    Some(Who::User(UserKey::of_relay(uri.host_str())))
 }
 
 /// Admits an AUTH that has come through a relay to be judged like any other: the relay has proven to be the host of the
@@ -169,6 +220,10 @@ pub(super) fn meet<'p>(
     // The numbers of questions asked for a client's own AUTH and for those behind it must not be mixed up.
     if matches!(peer.role, Role::Client { .. }) || peer.auth.as_ref().is_some_and(|auth| auth.is_waiting()) {
         return forbidden("AUTH on a connection in other use");
+    }
+    let is_known = peer.behind.as_mut().is_some_and(|behind| behind.client(nearest).is_some());
+    if !is_known && core.budget.is_pressed() {
+        return forbidden("No memory for another client, try again later");
     }
     let behind = peer.behind.get_or_insert_with(|| Box::new(Behind::new(&mut core.entropy)));
     let Some(client) = behind.meet(nearest, sessions, &mut core.entropy) else {

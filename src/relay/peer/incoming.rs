@@ -7,6 +7,7 @@ use std::mem;
 
 use bytes::Bytes;
 
+use super::life::break_off;
 use super::{Incoming, LastRoute, Standing, Unanswered, named_session};
 use crate::proto::head::{Defect, Head, Kind, Method};
 use crate::proto::parser::Flag;
@@ -14,6 +15,7 @@ use crate::proto::status::Status;
 use crate::proto::uri::MsrpUri;
 use crate::relay::ids::{PeerKey, StreamId, Tid};
 use crate::relay::message::{Giver, Message, Transit};
+use crate::relay::newcomers::Stage;
 use crate::relay::orphan::Failure;
 use crate::relay::{CloseReason, Effects, Event, Limit, Relay};
 
@@ -41,6 +43,7 @@ impl Relay {
             Kind::Request(_) if head.defect().is_some() => self.on_defect(key, &transit, fx),
             Kind::Request(Method::Auth) if transit.to_path().len() == 1 => {
                 peer.incoming = Incoming::Auth { transit: transit.compact(), room: NON_SEND_BODY_MAX };
+                peer.recount(&mut self.core, fx);
             }
             Kind::Request(method) => self.on_request_head(key, method, transit, fx),
         }
@@ -48,11 +51,19 @@ impl Relay {
 
     /// The frame is delimited but its head is wrong: 400 where a response is due (norm C4).
     fn on_defect(&mut self, key: PeerKey, transit: &Transit, fx: &mut Effects) {
-        let readable = !transit.received_from_path().is_empty() && !transit.to_path().is_empty();
         if let Some(limit) = transit.head.defect().and_then(limit_of) {
             self.core.bite(limit, Some(key), fx);
         }
+        let readable = transit.head.first_from(&transit.octets).is_some();
         self.turn_away(key, transit, readable, (Status::BAD_REQUEST, "malformed head"), fx);
+    }
+
+    /// CR and LF between frames keep a connection from being idle. They prove nothing of whoever sends them.
+    pub(crate) fn on_blank(&mut self, key: PeerKey, octets: usize, fx: &mut Effects) {
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.spend(octets, &mut self.core);
+            peer.update_pause(&mut self.core, fx);
+        }
     }
 
     /// Refuses a request that names no session of ours. Who does that too often before anybody has vouched
@@ -70,7 +81,7 @@ impl Relay {
             return;
         };
         if readable && transit.wants_answer() {
-            peer.respond(transit, status, None, fx);
+            peer.refuse(transit, status, &self.core.settings, fx);
             peer.update_pause(&mut self.core, fx);
         }
         self.count_refusal(key, fx);
@@ -139,6 +150,7 @@ impl Relay {
             session,
             stream,
             room: if method == Method::Send { usize::MAX } else { NON_SEND_BODY_MAX },
+            kept: transit.cost(),
         };
         if transit.wants_answer() {
             // Requests answered end to end wait long: they must not hold a read buffer meanwhile.
@@ -146,8 +158,9 @@ impl Relay {
             peer.unanswered_octets += kept.cost();
             peer.unanswered.push_back(Unanswered { sequence: stream.sequence, session, transit: kept });
         }
-        if let Standing::Proven { strays } = &mut peer.standing {
-            *strays = 0;
+        match &mut peer.standing {
+            Standing::Proven { strays } => *strays = 0,
+            Standing::Probation { .. } => peer.advance(Stage::Asking, &mut self.core),
         }
         peer.outstanding += transit.cost();
         peer.lend(session.home(), transit.cost());
@@ -215,7 +228,12 @@ impl Relay {
         if let Some(transit) = refused {
             peer.respond(&transit, Status::BAD_REQUEST, None, fx);
         }
-        self.close_peer(key, CloseReason::BodyTooLong, fx);
+        if !peer.is_in_use() {
+            return self.close_peer(key, CloseReason::BodyTooLong, fx);
+        }
+        // The frame ends like any other, and others live by the connection: the rest of it is passed over.
+        break_off(peer, &mut self.core, fx);
+        peer.update_pause(&mut self.core, fx);
     }
 
     pub(crate) fn on_end(&mut self, key: PeerKey, flag: Flag, fx: &mut Effects) {
@@ -229,6 +247,17 @@ impl Relay {
             Incoming::Auth { transit, .. } => self.on_auth(key, transit, fx),
             Incoming::Nothing | Incoming::Dropped => {}
         }
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.recount(&mut self.core, fx);
+        }
+    }
+
+    /// A read has left so much of something whose rest is to come.
+    pub(crate) fn on_unfinished(&mut self, key: PeerKey, bytes: usize, fx: &mut Effects) {
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.unfinished = bytes;
+            peer.recount(&mut self.core, fx);
+        }
     }
 
     /// A response: only the transaction id says what it belongs to (norm Q2).
@@ -237,12 +266,12 @@ impl Relay {
             return;
         };
         let tid = Tid::from_wire(transit.head.tid(&transit.octets));
-        let max = self.core.settings.limits.transactions_per_peer_max;
-        let was_full = peer.out.transactions.is_full(max);
+        let was_full = peer.out.transactions.is_full(self.core.room());
         let Some(notice) = tid.and_then(|tid| peer.out.answered(tid)) else {
             self.core.stats.strays_dropped += 1;
             return;
         };
+        peer.recount(&mut self.core, fx);
         if was_full {
             peer.wake(fx);
         }
@@ -264,6 +293,7 @@ impl Relay {
         };
         let source = failure.notice.stream.peer;
         let (dropped, messages) = peer.out.fail(failure);
+        peer.recount(&mut self.core, fx);
         peer.wake(fx);
         self.core.credit(source, dropped, fx);
         for message in messages {

@@ -12,10 +12,11 @@ use crate::proto::status::Status;
 use crate::relay::identity::ProvenNames;
 use crate::relay::ids::{CoreId, PeerKey, PeerRef};
 use crate::relay::message::{Message, Outer};
+use crate::relay::newcomers::Stage;
 use crate::relay::orphan::Failure;
 use crate::relay::session::Sessions;
 use crate::relay::view::EndReason;
-use crate::relay::{CloseReason, Core, Effect, Effects, Limit, Offence, Relay, Tally, Who};
+use crate::relay::{CloseReason, Core, Effect, Effects, Event, Limit, Offence, Relay, Tally, Who};
 
 impl Relay {
     pub(crate) fn on_connected(&mut self, key: PeerKey, fx: &mut Effects) {
@@ -33,6 +34,13 @@ impl Relay {
     pub(crate) fn on_identified(&mut self, key: PeerKey, names: ProvenNames) {
         if let Some(peer) = self.peers.get_mut(key) {
             peer.names = Some(names);
+        }
+    }
+
+    /// It has got further, though it has proven nothing yet.
+    pub(crate) fn on_advanced(&mut self, key: PeerKey, stage: Stage) {
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.advance(stage, &mut self.core);
         }
     }
 
@@ -68,6 +76,7 @@ impl Relay {
                 let status = Status::TIMEOUT;
                 self.core.post(Message::Failed { notice, status }, fx);
             }
+            peer.recount(&mut self.core, fx);
         }
     }
 
@@ -94,8 +103,12 @@ impl Relay {
             peer.ended = true;
             return;
         }
+        if reason.is_for_requests() && peer.is_in_use() {
+            fx.event(Event::ClosedForRequests { peer: key, reason });
+        }
         peer.closing = true;
         peer.close_reason = Some(reason);
+        peer.advance(Stage::Closing, &mut self.core);
         if reason == CloseReason::Stopping {
             // What others have sent it is still delivered; what it was sending breaks off here.
             break_off(peer, &mut self.core, fx);
@@ -117,6 +130,56 @@ impl Relay {
         }
     }
 
+    /// The same for a limit of its source. What has proven nothing goes at once.
+    pub(crate) fn on_excess(&mut self, key: PeerKey, limit: Limit, fx: &mut Effects) {
+        match self.peers.get(key).is_some_and(Peer::is_proven) {
+            true => self.close_for_limit(key, limit, fx),
+            false => self.abort_newcomer(key, CloseReason::Limit(limit), fx),
+        }
+    }
+
+    /// Room for one more connection, a `newcomer` or one that the relay opens. Who has proven least makes it.
+    pub(crate) fn make_room(&mut self, newcomer: bool, fx: &mut Effects) -> Result<(), Limit> {
+        let limits = &self.core.settings.limits;
+        let (peers_max, unproven_max) = (limits.peers_max, limits.unproven_max);
+        if self.peers.len() - self.core.newcomers.len() >= peers_max {
+            // All of them together would not be enough.
+            return Err(Limit::Connections);
+        }
+        loop {
+            let limit = if self.peers.len() >= peers_max {
+                Limit::Connections
+            } else if newcomer && self.core.newcomers.len() >= unproven_max {
+                Limit::UnauthenticatedShare
+            } else {
+                return Ok(());
+            };
+            let least = self.core.newcomers.least().ok_or(limit)?;
+            self.abort_newcomer(least, CloseReason::Limit(limit), fx);
+        }
+    }
+
+    /// A connection cannot be accepted because the process has too many files open.
+    pub(crate) fn on_no_descriptor(&mut self, fx: &mut Effects) {
+        if let Some(least) = self.core.newcomers.least() {
+            self.abort_newcomer(least, CloseReason::NoDescriptor, fx);
+        }
+    }
+
+    /// A connection that has proven nothing goes, and its place is free at once: a peer that is waited for would hold it
+    /// for seconds.
+    fn abort_newcomer(&mut self, key: PeerKey, reason: CloseReason, fx: &mut Effects) {
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        peer.close_reason = Some(reason);
+        if let CloseReason::Limit(limit) = reason {
+            self.core.bite(limit, Some(key), fx);
+        }
+        fx.push(Effect::Abort { peer: key, reason });
+        self.lose_peer(key, fx);
+    }
+
     /// The connection is gone.
     pub(crate) fn lose_peer(&mut self, key: PeerKey, fx: &mut Effects) {
         let Some(mut peer) = self.peers.remove(key) else {
@@ -127,7 +190,7 @@ impl Relay {
             self.core.alarms.remove(&(at, key));
         }
         let proven = peer.is_proven();
-        self.core.unproven -= usize::from(!proven);
+        peer.leave_newcomers(&mut self.core);
         if let Some(source) = peer.source {
             self.core.tally(Who::Address(source), Tally::Disconnected { proven }, fx);
         }
@@ -136,6 +199,7 @@ impl Relay {
             self.core.tally(Who::User(user), Tally::Released, fx);
         }
         peer.leave_behind(&mut self.core);
+        self.core.keep(peer.counted, 0, fx);
     }
 
     /// Something may be due on a connection.
@@ -181,6 +245,7 @@ impl Relay {
             self.fail(key, Failure { notice, status }, fx);
         }
         if let Some(peer) = self.peers.get_mut(key) {
+            peer.recount(&mut self.core, fx);
             peer.wake(fx);
             peer.set_alarm(&mut self.core);
         }
@@ -205,8 +270,9 @@ impl Relay {
             peer.set_alarm(&mut self.core);
         }
         self.core.budget.forget_core(gone);
-        for user in self.core.register.forget_core(usize::from(gone.index)) {
-            self.tell_share(user, fx);
+        for who in self.core.register.forget_core(usize::from(gone.index)) {
+            self.tell_share(who, fx);
+            self.tell_newcomers(who, None, fx);
         }
         self.grant_claims_of(gone, fx);
         self.forget_core_in_sessions(gone, fx);
@@ -261,13 +327,15 @@ fn sever(peer: &mut Peer, core: &mut Core, sessions: &mut Sessions, fx: &mut Eff
             core.post(Message::InnerLost { session }, fx);
         }
     }
+    peer.recount(core, fx);
 }
 
 /// No more comes of the request that is coming in: its receivers are told.
-fn break_off(peer: &mut Peer, core: &mut Core, fx: &mut Effects) {
+pub(super) fn break_off(peer: &mut Peer, core: &mut Core, fx: &mut Effects) {
     if let Incoming::Request { session, stream, .. } = peer.incoming {
         let flag = Flag::Aborted;
         core.post(Message::End { session, stream, flag }, fx);
     }
     peer.incoming = Incoming::Dropped;
+    peer.recount(core, fx);
 }

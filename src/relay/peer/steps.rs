@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{REPLY_OCTETS_MAX, Role, Unanswered};
+use super::{CONTROL_OCTETS_MAX, REPLY_OCTETS_MAX, REPORT_OCTETS_MAX, Role, Unanswered};
 use crate::proto::digest::Challenge;
 use crate::proto::head::{Kind, Method, Rewrite};
 use crate::proto::parser::Flag;
@@ -52,7 +52,8 @@ impl Relay {
             self.core.post(Message::Guess { session }, fx);
         }
         // Somebody who does not read cannot be sent to without end.
-        if peer.out.control_len() >= REPLY_OCTETS_MAX {
+        let pressed = self.core.budget.is_pressed();
+        if peer.out.control_len() >= if pressed { CONTROL_OCTETS_MAX } else { REPLY_OCTETS_MAX } {
             return peer.update_pause(&mut self.core, fx);
         }
         let tid = request.head.tid(&request.octets);
@@ -75,6 +76,11 @@ impl Relay {
         let Some(peer) = self.peers.get_mut(peer.key) else {
             return;
         };
+        // Whoever takes no answers is not read from, but others' failures go on: beyond that it is told of no more.
+        let pressed = self.core.budget.is_pressed();
+        if peer.out.control_len() >= if pressed { CONTROL_OCTETS_MAX } else { REPORT_OCTETS_MAX } {
+            return peer.update_pause(&mut self.core, fx);
+        }
         peer.out.control().extend_from_slice(octets);
         peer.wake(fx);
         peer.update_pause(&mut self.core, fx);
@@ -155,6 +161,7 @@ impl Relay {
         let failure = match peer.filter(|p| p.out.expects(stream)) {
             Some(peer) => {
                 let (dropped, failure) = peer.out.close(stream, flag);
+                peer.recount(&mut self.core, fx);
                 peer.wake(fx);
                 self.core.credit(stream.peer, dropped, fx);
                 failure

@@ -70,6 +70,7 @@ impl Relay {
             return;
         };
         let (dropped, messages) = client.out.shed(source);
+        client.recount(&mut self.core, fx);
         if dropped > 0 {
             client.wake(fx);
             self.core.bite(Limit::StallTimeout, Some(inner), fx);
@@ -137,7 +138,7 @@ impl Relay {
             .header("To-Path", to_path.as_bytes())
             .header("From-Path", &from_path)
             .header("Message-ID", message_id.as_bytes())
-            .byte_range(notice.range)
+            .byte_range(notice.range.within_total())
             .header_fmt("Status", format_args!("000 {} {}", status.code(), status.phrase()))
             .end(Flag::Last);
         self.core.stats.reports_sent += 1;
@@ -166,6 +167,7 @@ impl Relay {
             return;
         };
         self.core.stats.sessions_closed += 1;
+        self.core.keep(session.kept(), 0, fx);
         let reason = session.end.unwrap_or(EndReason::Expired);
         fx.event(Event::SessionClosed { session: Box::new(session.view(self.core.now)), reason });
         for running in &session.running {

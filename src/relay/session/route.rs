@@ -14,7 +14,6 @@ use crate::proto::uri::{Host, MsrpUri, Path, host_matches};
 use crate::relay::admission::{Offence, UserKey, Who};
 use crate::relay::identity::ProvenNames;
 use crate::relay::ids::{CoreId, PeerRef, SessionId, StreamId};
-use crate::relay::limit::Limit;
 use crate::relay::message::{Giver, Hop, Message, MessageId, Outer, Transit};
 use crate::relay::peer::{Peer, Role, named_session};
 use crate::relay::{CloseReason, Core, Effect, Effects, Event, Relay, Target, Transport};
@@ -433,14 +432,17 @@ impl Relay {
         user: Option<UserKey>,
         fx: &mut Effects,
     ) -> Result<PeerRef, Refusal> {
-        if self.peers.len() >= self.core.settings.limits.peers_max {
-            self.core.bite(Limit::Connections, None, fx);
-            return Err((Status::TIMEOUT, "too many connections"));
-        }
         let is_banned = |user| self.core.bans.is_banned(Who::User(user), Offence::Dial, self.core.now);
         if user.is_some_and(is_banned) {
             return Err((Status::TIMEOUT, "too many next hops of this user could not be reached"));
         }
+        if let Err(limit) = self.make_room(false, fx) {
+            self.core.bite(limit, None, fx);
+            return Err((Status::TIMEOUT, "too many connections"));
+        }
+        // Who writes to a client behind a relay that has to be called takes no turn of that client's user.
+        let who = user.and_then(|_| self.sessions.in_turn_of(&id));
+        let who = who.unwrap_or_else(|| Who::User(UserKey::of_relay(&target.host)));
         let me = self.core.me;
         let transport = Transport { secure: target.secure, port: target.port };
         let key = self.peers.insert_with_key(|key| {
@@ -454,7 +456,7 @@ impl Relay {
             peer
         });
         self.core.stats.dials += 1;
-        fx.push(Effect::Connect { peer: key, target });
+        fx.push(Effect::Connect { peer: key, target, who });
         Ok(PeerRef { core: me, key })
     }
 
@@ -521,11 +523,8 @@ fn scheme(uri: &MsrpUri<'_>) -> &'static str {
 impl Core {
     /// Whether a URI leads to this relay.
     pub(crate) fn is_ours(&self, uri: &MsrpUri<'_>) -> bool {
-        let host = match uri.host() {
-            Host::Name(name) => host_matches(name, &self.settings.hostname),
-            Host::V4(_) | Host::V6(_) => uri.host_str() == self.settings.hostname,
-        };
-        host && uri.port().is_some_and(|port| self.settings.ports.contains(&port))
+        host_matches(uri.host_str(), &self.settings.hostname)
+            && uri.port().is_some_and(|port| self.settings.ports.contains(&port))
     }
 
     /// Whether a URI of the same relay may be of the same session: of this relay's, in whatever process, the ids tell.

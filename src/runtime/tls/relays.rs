@@ -6,12 +6,16 @@
 //!
 //! What a relay's certificate must be: valid now, leading to one of the roots, with a DNS name. Extended key usage: absent,
 //! or for TLS servers or for TLS clients. Certificates that are made for servers are what relays have, and the public
-//! authorities make no others any more.
+//! authorities make no others any more. A certificate that stands in `tls.client_ca` itself may be of any use.
 //!
-//! Invariants: a name comes from here only if the chain was verified and the client has signed the handshake with the key
+//! Whether a trusted authority vouches for a certificate is told apart from whether it is good: what is wrong with a relay's is
+//! the operator's business, and what anybody has made up is not.
+//!
+//! Invariants: what a stranger's certificates cost is bounded ([`crate::trust`]); a name comes from here only if the chain was verified and the client has signed the handshake with the key
 //! of its first certificate. It must not know what a name is good for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{
@@ -19,27 +23,27 @@ use rustls::crypto::{
 };
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
-use webpki::{EndEntityCert, KeyUsage};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage};
 
-/// The longest chain that is looked at, in certificates.
-const CHAIN_MAX: usize = 10;
+use crate::trust::{Authorities, Outline, TlsFault, in_its_dates, shown_names};
+
 /// Names of one certificate that are looked at.
 const NAMES_MAX: usize = 100;
 
 /// Why a client that has shown a certificate is no relay.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotARelay {
-    /// Nobody whom the operator trusts vouches for it: the usual case of an endpoint.
-    #[error("its certificate is signed by nobody in tls.client_ca")]
+    /// No authority that the operator trusts vouches for it: the usual case of an endpoint.
+    #[error("no authority in tls.client_ca vouches for its certificate")]
     UnknownIssuer,
-    /// Somebody does, but it is no good.
-    #[error("its certificate, {}, is refused: {why}", .names.join(", "))]
+    /// An authority that is trusted vouches for it, or it is trusted itself, but it is no good.
+    #[error("its certificate is refused, for {names}: {why}")]
     Invalid {
-        /// The names in it, unproven.
-        names: Vec<String>,
+        /// The first names in it, as they are shown.
+        names: String,
         /// What is wrong.
-        why: webpki::Error,
+        why: TlsFault,
     },
     /// It is valid, and for no host.
     #[error("its certificate is for no DNS name")]
@@ -52,23 +56,22 @@ pub enum NotARelay {
 /// Who vouches for relays that call.
 #[derive(Debug)]
 pub struct RelayRoots {
-    roots: RootCertStore,
-    algorithms: WebPkiSupportedAlgorithms,
+    authorities: Authorities,
 }
 
 impl RelayRoots {
-    pub(super) fn new(roots: RootCertStore, provider: &CryptoProvider) -> Self {
-        Self { roots, algorithms: provider.signature_verification_algorithms }
+    pub(super) fn new(authorities: Authorities) -> Self {
+        Self { authorities }
     }
 
     /// How many roots there are.
     pub fn len(&self) -> usize {
-        self.roots.len()
+        self.authorities.len()
     }
 
     /// Whether nobody can be a relay.
     pub fn is_empty(&self) -> bool {
-        self.roots.is_empty()
+        self.authorities.is_empty()
     }
 
     /// The names that a chain proves now. That the client holds the key of the first certificate has been seen in the
@@ -83,22 +86,72 @@ impl RelayRoots {
             return Err(NotARelay::Unusable);
         }
         let certificate = EndEntityCert::try_from(first).map_err(|_| NotARelay::Unusable)?;
-        let issuers = issuers.get(..issuers.len().min(CHAIN_MAX)).unwrap_or_default();
-        let verified = |usage| {
-            let algorithms = self.algorithms.all;
-            certificate
-                .verify_for_usage(algorithms, &self.roots.roots, issuers, now, usage, None, None)
-                .map(drop)
-        };
-        let names =
-            || certificate.valid_dns_names().take(NAMES_MAX).map(str::to_ascii_lowercase).collect::<Vec<_>>();
-        verified(KeyUsage::server_auth()).or_else(|_| verified(KeyUsage::client_auth())).map_err(|why| {
-            match why {
-                webpki::Error::UnknownIssuer | webpki::Error::CaUsedAsEndEntity => NotARelay::UnknownIssuer,
-                why => NotARelay::Invalid { names: names(), why },
-            }
+        self.verify(first, issuers, now).map_err(|why| {
+            why.map_or(NotARelay::UnknownIssuer, |why| {
+                let names = certificate.valid_dns_names().take(NAMES_MAX);
+                NotARelay::Invalid { names: shown_names(names), why }
+            })
         })?;
-        Some(names()).filter(|names| !names.is_empty()).ok_or(NotARelay::Nameless)
+        let names: Vec<_> =
+            certificate.valid_dns_names().take(NAMES_MAX).map(str::to_ascii_lowercase).collect();
+        Some(names).filter(|names| !names.is_empty()).ok_or(NotARelay::Nameless)
+    }
+
+    /// Whether a chain is good; if not, what is wrong, or nothing where no trusted authority vouches for it.
+    fn verify(
+        &self,
+        own: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Option<TlsFault>> {
+        if self.authorities.named(own) {
+            return in_its_dates(own, now).map_err(|why| Some(TlsFault::from(&why)));
+        }
+        let path = self.authorities.path(own, others, now).map_err(|_| None)?;
+        let chain = Chain { own, path: &path, authorities: &self.authorities };
+        let verified = match chain.verify(now, KeyUsage::server_auth()) {
+            Err(webpki::Error::RequiredEkuNotFoundContext(_)) => chain.verify(now, KeyUsage::client_auth()),
+            verified => verified,
+        };
+        verified.map_err(|why| chain.vouched().then(|| TlsFault::from(&why)))
+    }
+}
+
+/// The one path from a certificate to an authority.
+struct Chain<'a> {
+    own: &'a CertificateDer<'a>,
+    path: &'a [CertificateDer<'a>],
+    authorities: &'a Authorities,
+}
+
+impl Chain<'_> {
+    fn verify(&self, now: UnixTime, usage: impl ExtendedKeyUsageValidator) -> Result<(), webpki::Error> {
+        let (algorithms, anchors) = (self.authorities.algorithms(), self.authorities.anchors());
+        EndEntityCert::try_from(self.own)?
+            .verify_for_usage(algorithms, anchors, self.path, now, usage, None, None)
+            .map(drop)
+    }
+
+    /// Whether each has signed the next, at a time when all of them were valid and for whatever use.
+    fn vouched(&self) -> bool {
+        let outlines = self.path.iter().chain([self.own]).map(Outline::of);
+        let common = outlines.collect::<Option<Vec<_>>>().and_then(|outlines| {
+            let begins = outlines.iter().map(|outline| outline.not_before).max()?;
+            let ends = outlines.iter().map(|outline| outline.not_after).min()?;
+            (begins <= ends).then_some(begins)
+        });
+        common.is_some_and(|begins| {
+            self.verify(UnixTime::since_unix_epoch(Duration::from_secs(begins)), AnyUsage).is_ok()
+        })
+    }
+}
+
+/// Every extended key usage, and none.
+struct AnyUsage;
+
+impl ExtendedKeyUsageValidator for AnyUsage {
+    fn validate(&self, _: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        Ok(())
     }
 }
 
@@ -113,7 +166,9 @@ impl AskEverybody {
     /// Clients are told whose certificates are of use: with several they choose one of those.
     pub(super) fn new(provider: &CryptoProvider, relays: Option<&Arc<RelayRoots>>) -> Self {
         // The system's roots would make each handshake tens of kilobytes longer.
-        let hints = relays.filter(|relays| relays.len() <= HINTS_MAX).map(|relays| relays.roots.subjects());
+        let hints = relays
+            .filter(|relays| relays.len() <= HINTS_MAX)
+            .map(|relays| relays.authorities.roots().subjects());
         Self { algorithms: provider.signature_verification_algorithms, hints: hints.unwrap_or_default() }
     }
 }

@@ -15,11 +15,12 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion};
+use rustls::{ClientConfig, ServerConfig, SignatureScheme, SupportedProtocolVersion};
 
 use super::relays::{AskEverybody, RelayRoots};
 use super::verifier::EncryptOnly;
 use crate::config::RecordLayer;
+use crate::trust::Authorities;
 
 const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
 
@@ -110,14 +111,14 @@ impl TlsSetup {
         records: RecordLayer,
     ) -> Result<Self, TlsSetupError> {
         let provider = Arc::new(provider());
-        let roots = load_roots(&trust.called)?;
-        let trusted = roots.len();
-        let relays = trust.calling.as_ref().map(load_roots).transpose()?;
-        let relays = relays.map(|roots| Arc::new(RelayRoots::new(roots, &provider)));
+        let called = authorities(&trust.called, &provider)?;
+        let trusted = called.len();
+        let calling = trust.calling.as_ref().map(|roots| authorities(roots, &provider)).transpose()?;
+        let relays = calling.map(|authorities| Arc::new(RelayRoots::new(authorities)));
         let certificates = Arc::new(CertificatesByName::new(&provider, identities)?);
         let own = certificates.own(hostname);
         let mut server = server(&provider, certificates, relays.as_ref())?;
-        let mut client_verify = client_verify(&provider, roots, own)?;
+        let mut client_verify = client_verify(&provider, called, own)?;
         let mut client_encrypt_only = client_encrypt_only(&provider)?;
         let extract = records == RecordLayer::Direct;
         server.enable_secret_extraction = extract;
@@ -178,13 +179,14 @@ fn server(
 
 fn client_verify(
     provider: &Arc<CryptoProvider>,
-    roots: RootCertStore,
+    called: Authorities,
     own: Option<Arc<CertifiedKey>>,
 ) -> Result<ClientConfig, TlsSetupError> {
     let config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(VERSIONS)
         .map_err(TlsSetupError::Provider)?
-        .with_root_certificates(roots)
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(called))
         .with_client_cert_resolver(Arc::new(OwnCertificate(own)));
     Ok(without_resumption(config))
 }
@@ -223,13 +225,15 @@ fn without_resumption(mut config: ClientConfig) -> ClientConfig {
     config
 }
 
-fn load_roots(roots: &Roots) -> Result<RootCertStore, TlsSetupError> {
-    let mut store = RootCertStore::empty();
+fn authorities(roots: &Roots, provider: &CryptoProvider) -> Result<Authorities, TlsSetupError> {
+    let mut authorities = Authorities::none(provider.signature_verification_algorithms);
     match roots {
         // A system may have no certificates, or some that are broken or unreadable: the others count, and without any
         // every peer relay is refused.
         Roots::System => {
-            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            for certificate in rustls_native_certs::load_native_certs().certs {
+                let _ = authorities.add_authority(&certificate);
+            }
         }
         Roots::File(path) => {
             let unreadable = |source| TlsSetupError::RootsFile { path: path.clone(), source };
@@ -237,19 +241,25 @@ fn load_roots(roots: &Roots) -> Result<RootCertStore, TlsSetupError> {
                 .map_err(unreadable)?
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(unreadable)?;
-            store.add_parsable_certificates(certificates);
-            if store.is_empty() {
-                return Err(TlsSetupError::NoRoots(path.display().to_string()));
-            }
+            add_named(&mut authorities, &certificates, path.display().to_string())?;
         }
         Roots::Certificates(certificates) => {
-            store.add_parsable_certificates(certificates.iter().cloned());
-            if store.is_empty() {
-                return Err(TlsSetupError::NoRoots("the list given".to_owned()));
-            }
+            add_named(&mut authorities, certificates, "the list given".to_owned())?;
         }
     }
-    Ok(store)
+    Ok(authorities)
+}
+
+/// Of what an operator has named, what can be read counts, and that must be something.
+fn add_named(
+    authorities: &mut Authorities,
+    certificates: &[CertificateDer<'_>],
+    place: String,
+) -> Result<(), TlsSetupError> {
+    for certificate in certificates {
+        let _ = authorities.add_named(certificate);
+    }
+    if authorities.is_empty() { Err(TlsSetupError::NoRoots(place)) } else { Ok(()) }
 }
 
 /// Chooses the certificate by the server name of the ClientHello: the exact name, else the wildcard one label up, else

@@ -8,6 +8,7 @@ use rustls::{AlertDescription, CertificateError, ClientConnection, Connection, S
 
 use super::*;
 
+mod chains;
 mod relays;
 
 impl TlsConn {

@@ -324,6 +324,7 @@ impl Reader {
             let octets = &self.plain[self.at..self.at + step.consumed];
             self.at += step.consumed;
             match step.piece {
+                Piece::Blank => panic!("the relay writes blank lines"),
                 Piece::Head(head) => self.partial = Some((head, octets.to_vec(), Vec::new())),
                 Piece::Body(range) => {
                     let (_, _, body) = self.partial.as_mut().unwrap();

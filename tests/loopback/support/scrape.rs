@@ -30,6 +30,12 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> Answer {
     ask(address, &format!("GET {path} HTTP/1.1\r\nHost: relay\r\n\r\n"))
 }
 
+/// The metrics as Prometheus asks for them.
+pub(crate) fn openmetrics(address: SocketAddr) -> Answer {
+    let accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+    ask(address, &format!("GET /metrics HTTP/1.1\r\nHost: relay\r\nAccept: {accept}\r\n\r\n"))
+}
+
 /// One metric.
 #[derive(Debug, Default)]
 pub(crate) struct Family {
@@ -45,7 +51,7 @@ pub(crate) struct Page(pub(crate) BTreeMap<String, Family>);
 
 impl Page {
     pub(crate) fn of(address: SocketAddr) -> Self {
-        let answer = get(address, "/metrics");
+        let answer = openmetrics(address);
         assert_eq!(answer.status, 200, "{answer:?}");
         Self::parse(&answer.body)
     }

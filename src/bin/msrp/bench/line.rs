@@ -329,6 +329,7 @@ fn hand_out(parser: &mut Parser, plain: &[u8], party: &mut impl Party) -> Result
             Piece::Head(head) => party.head(&head, octets)?,
             Piece::Body(_) => party.body(octets)?,
             Piece::End(flag) => party.end(flag)?,
+            Piece::Blank => {}
         }
         at += step.consumed;
     }

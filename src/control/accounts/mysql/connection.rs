@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use crate::config::{self, Columns, DatabaseServer, SecretColumns};
 use crate::control::accounts::{Answer, Secret};
 use crate::proto::digest::{Algorithm, Ha1};
+use crate::telemetry::{Site, Source, gated};
 
 /// How long the farewell of a connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -196,10 +197,12 @@ impl Shape {
             [account] => account.secret.clone().map_or(Answer::Unknown, Answer::Found),
             [] => Answer::Unknown,
             _ => {
-                tracing::warn!(
-                    user,
-                    realm,
-                    accounts = meant.len(),
+                let (source, accounts) = (Source::of(&(user, realm)), meant.len());
+                gated!(
+                    warn,
+                    Site::SeveralAccounts,
+                    source,
+                    { user, realm, accounts },
                     "Several accounts of one name: none is taken"
                 );
                 Answer::Unknown

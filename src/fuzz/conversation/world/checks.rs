@@ -19,8 +19,12 @@ impl World {
             let links = self.links.iter().filter(|link| link.core == index && !link.gone).count();
             let dials = self.dials.iter().filter(|dial| dial.core == index).count();
             assert_eq!(sizes.peers, links + dials, "connections and their entries");
-            let Limits { peers_max, transactions_per_peer_max, queue_octets_high, .. } = self.settings.limits;
+            let Limits { peers_max, unproven_max, transactions_per_peer_max, queue_octets_high, .. } =
+                self.settings.limits;
             assert!(sizes.peers <= peers_max, "{sizes:?}");
+            assert!(relay.newcomers() <= unproven_max, "{sizes:?}");
+            // Each once, its source once, that source's rank once, and what the cores were told of three sources.
+            assert!(sizes.newcomers <= 3 * relay.newcomers() + 3, "{sizes:?}");
             // Two URIs that live, and those that expired of late.
             assert!(sizes.sessions <= 4 * links, "{sizes:?}");
             assert_eq!(relay.stats().sessions_open(), sizes.sessions as u64);
@@ -33,6 +37,7 @@ impl World {
             let ever = self.links.iter().filter(|link| link.core == index).count();
             let most = ever * (queue_octets_high + READ_MAX + FRAMES_PER_READ * HEAD_OVERHEAD);
             assert!(sizes.octets_queued <= most, "{sizes:?}");
+            assert_eq!(sizes.bytes_kept, sizes.bytes_counted, "kept, and counted against the budget");
         }
     }
 

@@ -38,6 +38,7 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
             flush_octets_max: [3 << 10, 8 << 10, 128 << 10][usize::from(limits % 3)],
             transactions_per_peer_max: [4, 16, 4096][usize::from(limits / 3 % 3)],
             peers_max: if limits & 128 != 0 { 4 } else { 64 },
+            unproven_max: if limits & 128 != 0 { 3 } else { 64 },
             sessions_per_user_max: u32::from(limits / 9 % 3),
             octets_per_second_per_user_max: if limits / 9 % 3 == 2 { 20_000 } else { 0 },
             peers_per_address_max: if limits & 64 != 0 { 3 } else { 1024 },

@@ -105,9 +105,8 @@ impl Current {
         // The end of a whole piece stands there for a bounded next hop alone, and says nothing of no octets.
         let last_octet = self.next.saturating_add(piece.octets).saturating_sub(1);
         let end = (piece.whole && piece.octets > 0).then_some(last_octet);
-        let total = self.total_of_piece_at(end.map_or(self.next, |end| end.saturating_add(1)));
-        let range = ByteRange { start: self.next, end, total };
-        self.write_head(out, Some(range));
+        let range = ByteRange { start: self.next, end, total: self.total };
+        self.write_head(out, Some(range.within_total()));
     }
 
     /// What is to be told of a request whose connection is gone, with the octets counted so far.
@@ -135,11 +134,13 @@ impl Current {
             Some(range) if says_end => {
                 let counted = range.start.saturating_add(octets).saturating_sub(1);
                 let wrong = range.end.map_or(bounded && octets > 0, |end| end != counted);
-                let total = range.total.filter(|total| !bounded || counted <= *total);
-                wrong.then_some(ByteRange { end: Some(counted), total, ..range })
+                // More than the whole message was to have: who receives it is to see what its sender has said of it.
+                let is_beyond = range.total.is_some_and(|total| counted > total);
+                let rewritten = wrong && (bounded || !is_beyond);
+                rewritten.then_some(ByteRange { end: Some(counted), ..range }.within_total())
             }
             Some(ByteRange { end: None, .. }) => None,
-            Some(range) => Some(ByteRange { end: None, ..range }),
+            Some(range) => Some(ByteRange { end: None, ..range }.within_total()),
             None if whole => {
                 let total = (last && flag == Some(Flag::Last)).then_some(octets);
                 Some(ByteRange { start: 1, end: says_end.then_some(octets), total })
@@ -199,14 +200,8 @@ impl Current {
 
     pub(super) fn expect_answer(&self, transactions: &mut Transactions, cx: &WriteContext<'_>) {
         if self.transit.wants_answer() && !self.answered {
-            transactions.begin(self.tid, self.notice(), cx.now, cx.transactions_max);
+            transactions.begin(self.tid, self.notice(), cx.now, cx.room);
         }
-    }
-
-    /// The size of the message, in a piece that starts at an octet. A sender may have sent more than it announced:
-    /// the lie must not become a Byte-Range of ours that nobody can read.
-    pub(super) fn total_of_piece_at(&self, start: u64) -> Option<u64> {
-        self.total.filter(|total| start.saturating_sub(1) <= *total)
     }
 
     /// What to say of the piece on the wire should it fail.
@@ -226,7 +221,7 @@ impl Current {
             range: ByteRange {
                 start: self.piece_start,
                 end: Some(self.next.saturating_sub(1)),
-                total: self.total_of_piece_at(self.piece_start),
+                total: self.total,
             },
             moves: self.transit.moves,
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 
 use super::*;
+use crate::trust::Authorities;
 
 const RELAY: &str = "inner.example.net";
 
@@ -52,7 +53,7 @@ fn with_usage(usage: rcgen::ExtendedKeyUsagePurpose) -> Identity {
 }
 
 /// A client that shows a certificate, or none.
-fn client(
+pub(super) fn client(
     shown: Option<Identity>,
     version: &'static rustls::SupportedProtocolVersion,
     layer: RecordLayer,
@@ -72,7 +73,7 @@ fn client(
 }
 
 /// What the server makes of a client, once both have said something.
-fn seen_by(setup: &TlsSetup, client: &Arc<ClientConfig>, size: usize) -> Client {
+pub(super) fn seen_by(setup: &TlsSetup, client: &Arc<ClientConfig>, size: usize) -> Client {
     let mut client = End::our_client(client, NAME);
     let tls = TlsConn::server(Arc::clone(&setup.server)).unwrap().recognising(setup.relays.clone());
     let mut server = End::ours(tls);
@@ -84,7 +85,8 @@ fn seen_by(setup: &TlsSetup, client: &Arc<ClientConfig>, size: usize) -> Client 
     server.tls().peer().clone()
 }
 
-const VERSIONS: [&rustls::SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
+pub(super) const VERSIONS: [&rustls::SupportedProtocolVersion; 2] =
+    [&rustls::version::TLS13, &rustls::version::TLS12];
 
 /// The same with both versions and both record layers, in pieces of several sizes: all must agree.
 fn judged(shown: impl Fn() -> Option<Identity>) -> Client {
@@ -137,9 +139,52 @@ fn client_with_any_other_certificate_is_no_relay_and_may_go_on() {
         why(|| with_usage(Usage::CodeSigning)),
     ] {
         let NotARelay::Invalid { names, .. } = &refused else { panic!("{refused:?}") };
-        assert_eq!(names, &[RELAY]);
+        assert_eq!(names, RELAY);
         assert!(refused.to_string().contains(RELAY), "the log names it: {refused}");
     }
+}
+
+// What is wrong with a certificate matters only where a trusted authority has signed it: anybody can make up the others.
+#[test]
+fn what_is_wrong_is_told_only_of_certificates_that_a_trusted_authority_vouches_for() {
+    use crate::trust::made;
+    let root = made::named("Root").self_signed();
+    let expired_middle = made::named("Middle").expired().signed_by(&root);
+    let forged_root = made::named("Root").self_signed();
+    let mut old = made::end_entity();
+    (old.not_before, old.not_after) = (rcgen::date_time_ymd(2001, 2, 1), rcgen::date_time_ymd(2001, 3, 1));
+    let mut wrong_use = made::end_entity();
+    wrong_use.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::CodeSigning];
+    let mut many = old.clone();
+    let name = |n| rcgen::SanType::DnsName(format!("n{n}.example.com").try_into().unwrap());
+    many.subject_alt_names = (0..100).map(name).collect();
+
+    let mut named = Authorities::none(setup::provider().signature_verification_algorithms);
+    named.add_named(&root.certificate).unwrap();
+    let own = made::shown_as(&old, &forged_root, []);
+    named.add_named(&own.chain[0]).unwrap();
+    let relays = RelayRoots::new(named);
+    let judged = |params: &rcgen::CertificateParams, by: &made::Authority| {
+        let shown = made::shown_as(params, by, [by.certificate.clone()]);
+        relays.judge(&shown.chain, UnixTime::now()).unwrap_err()
+    };
+    for params in [&old, &wrong_use, &many] {
+        assert_eq!(judged(params, &forged_root), NotARelay::UnknownIssuer);
+        assert!(matches!(judged(params, &root), NotARelay::Invalid { .. }));
+    }
+    assert!(matches!(judged(&old, &expired_middle), NotARelay::Invalid { .. }));
+    assert!(matches!(judged(&made::end_entity(), &expired_middle), NotARelay::Invalid { .. }));
+    assert!(
+        matches!(relays.judge(&own.chain, UnixTime::now()), Err(NotARelay::Invalid { .. })),
+        "it was named"
+    );
+
+    let told = judged(&many, &root).to_string();
+    assert_eq!(
+        told,
+        "its certificate is refused, for n0.example.com, n1.example.com, n2.example.com and 97 more: its certificate, or an \
+         issuer's, has expired on 2001-03-01"
+    );
 }
 
 // RFC 4976, 9.2: clients show nothing, as a rule.

@@ -1,12 +1,12 @@
-//! What a certificate says about itself: the names it covers and when it is valid.
+//! What a certificate says about itself: names, dates, who has issued it.
 //!
-//! For display only (`msrp probe`): whether a certificate is *trusted* is rustls's business, and nothing here takes part
-//! in that decision. Reads just as much DER as lies between the start of an X.509 certificate and its validity
-//! (RFC 5280, 4.1 and 4.2.1.6); anything unexpected yields nothing. (webpki lists no wildcards.)
+//! Nothing here is proof: whether a certificate is *trusted* is webpki's business. What is read here is shown to people, and
+//! decides in which order certificates are put before webpki judges them ([`super::path`]). Reads just as much DER as that
+//! takes (RFC 5280, 4.1 and 4.2.1); anything unexpected yields nothing. (webpki lists no wildcards, and no key identifiers.)
 
 use std::net::IpAddr;
 
-use futures_rustls::pki_types::CertificateDer;
+use rustls::pki_types::CertificateDer;
 
 const BOOLEAN: u8 = 0x01;
 const OCTET_STRING: u8 = 0x04;
@@ -18,6 +18,11 @@ const EXPLICIT_VERSION: u8 = 0xa0;
 const EXPLICIT_EXTENSIONS: u8 = 0xa3;
 const DNS_NAME: u8 = 0x82;
 const IP_ADDRESS: u8 = 0x87;
+const ISSUER_KEY_ID: u8 = 0x80;
+/// 2.5.29.14
+const SUBJECT_KEY_ID: &[u8] = &[0x55, 0x1d, 0x0e];
+/// 2.5.29.35
+const AUTHORITY_KEY_ID: &[u8] = &[0x55, 0x1d, 0x23];
 /// 2.5.29.17
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 
@@ -44,6 +49,51 @@ pub fn validity(certificate: &CertificateDer<'_>) -> Option<(String, String)> {
     Some((not_before, not_after))
 }
 
+/// What of a certificate tells where it belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outline<'a> {
+    /// What is in the name of its subject.
+    pub(crate) subject: &'a [u8],
+    /// What is in the name of its issuer.
+    pub(crate) issuer: &'a [u8],
+    /// The identifier of its key.
+    pub(crate) key_id: Option<&'a [u8]>,
+    /// The identifier of the key that has signed it.
+    pub(crate) issuer_key_id: Option<&'a [u8]>,
+    /// In seconds since 1970, as all of these times.
+    pub(crate) not_before: u64,
+    pub(crate) not_after: u64,
+}
+
+impl<'a> Outline<'a> {
+    pub(crate) fn of(certificate: &'a CertificateDer<'_>) -> Option<Self> {
+        let fields = from_issuer(certificate)?;
+        let (issuer, fields) = element(fields, SEQUENCE)?;
+        let (dates, fields) = element(fields, SEQUENCE)?;
+        let (subject, _) = element(fields, SEQUENCE)?;
+        let (not_before, dates) = time(dates)?;
+        let (not_after, _) = time(dates)?;
+        let seconds = |time: &str| Some(u64::try_from(epoch_seconds(time)?).unwrap_or(0));
+        let key_id = extension(certificate, SUBJECT_KEY_ID).and_then(|value| element(value, OCTET_STRING));
+        let issuer_key_id = extension(certificate, AUTHORITY_KEY_ID)
+            .and_then(|value| element(value, SEQUENCE))
+            .and_then(|(parts, _)| element(parts, ISSUER_KEY_ID));
+        Some(Self {
+            subject,
+            issuer,
+            key_id: key_id.map(|(id, _)| id),
+            issuer_key_id: issuer_key_id.map(|(id, _)| id),
+            not_before: seconds(&not_before)?,
+            not_after: seconds(&not_after)?,
+        })
+    }
+
+    /// Whether it is valid then, by its own word.
+    pub(crate) const fn valid_at(&self, seconds: u64) -> bool {
+        self.not_before <= seconds && seconds <= self.not_after
+    }
+}
+
 /// Seconds since 1970 of a time as [`validity`] writes it.
 pub fn epoch_seconds(time: &str) -> Option<i64> {
     let number = |range| time.get(range).and_then(|digits: &str| digits.parse::<i64>().ok());
@@ -56,22 +106,30 @@ pub fn epoch_seconds(time: &str) -> Option<i64> {
     Some(days * 86_400 + hours * 3600 + minutes * 60 + seconds)
 }
 
-/// The fields of a certificate from its validity on.
-fn from_validity(certificate: &[u8]) -> Option<&[u8]> {
+/// The fields of a certificate from its issuer on.
+fn from_issuer(certificate: &[u8]) -> Option<&[u8]> {
     let (certificate, _) = element(certificate, SEQUENCE)?;
     let (mut fields, _) = element(certificate, SEQUENCE)?;
     if fields.first() == Some(&EXPLICIT_VERSION) {
         fields = skip(fields)?;
     }
-    // Serial number, signature algorithm and issuer come first.
-    for _ in 0..3 {
-        fields = skip(fields)?;
-    }
-    Some(fields)
+    // Serial number and signature algorithm come first.
+    skip(skip(fields)?)
+}
+
+/// The fields of a certificate from its validity on.
+fn from_validity(certificate: &[u8]) -> Option<&[u8]> {
+    skip(from_issuer(certificate)?)
 }
 
 /// The list of names in the subjectAltName extension.
 fn alternative_names(certificate: &[u8]) -> Option<&[u8]> {
+    let (names, _) = element(extension(certificate, SUBJECT_ALT_NAME)?, SEQUENCE)?;
+    Some(names)
+}
+
+/// The value of the extension with this identifier.
+fn extension<'a>(certificate: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
     let mut fields = from_validity(certificate)?;
     let (extensions, _) = loop {
         match any_element(fields)? {
@@ -83,12 +141,12 @@ fn alternative_names(certificate: &[u8]) -> Option<&[u8]> {
     loop {
         let (extension, behind) = element(rest, SEQUENCE)?;
         let (identifier, mut value) = element(extension, OBJECT_IDENTIFIER)?;
-        if identifier == SUBJECT_ALT_NAME {
+        if identifier == wanted {
             if value.first() == Some(&BOOLEAN) {
                 value = skip(value)?;
             }
             let (value, _) = element(value, OCTET_STRING)?;
-            return element(value, SEQUENCE).map(|(names, _)| names);
+            return Some(value);
         }
         rest = behind;
     }
@@ -170,6 +228,34 @@ mod tests {
     }
 
     #[test]
+    fn outline_has_names_key_identifiers_and_dates() {
+        let ca = || {
+            let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+            parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            parameters.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(b"the key".to_vec());
+            parameters.distinguished_name.push(rcgen::DnType::CommonName, "An authority");
+            parameters
+        };
+        let key = rcgen::KeyPair::generate().unwrap();
+        let above = ca().self_signed(&key).unwrap().der().clone();
+        let issuer = rcgen::Issuer::new(ca(), key);
+        let mut parameters = rcgen::CertificateParams::new(vec!["relay.example".to_owned()]).unwrap();
+        parameters.use_authority_key_identifier_extension = true;
+        parameters.not_before = rcgen::date_time_ymd(1969, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(2061, 12, 1);
+        let below = parameters.signed_by(&rcgen::KeyPair::generate().unwrap(), &issuer).unwrap();
+
+        let (above, below) = (Outline::of(&above).unwrap(), Outline::of(below.der()).unwrap());
+        assert_eq!(above.subject, above.issuer);
+        assert_eq!(above.subject, below.issuer);
+        assert_ne!(below.subject, below.issuer);
+        assert_eq!((above.key_id, above.issuer_key_id), (Some(&b"the key"[..]), None));
+        assert_eq!((below.key_id, below.issuer_key_id), (None, Some(&b"the key"[..])));
+        assert_eq!((below.not_before, below.not_after), (0, 2_900_620_800));
+        assert!(below.valid_at(0) && below.valid_at(2_900_620_800) && !below.valid_at(2_900_620_801));
+    }
+
+    #[test]
     fn written_times_are_counted_from_1970() {
         for (time, seconds) in [
             ("1970-01-01 00:00:00Z", 0),
@@ -190,6 +276,7 @@ mod tests {
             let cut = CertificateDer::from(whole.get(..end).unwrap());
             assert_eq!(validity(&cut), None);
             assert!(covered_names(&cut).is_empty());
+            assert_eq!(Outline::of(&cut), None);
         }
     }
 }

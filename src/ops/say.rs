@@ -1,0 +1,55 @@
+//! What the programs say to a person, or to another program: the only way to standard output and standard error.
+//!
+//! Invariant: every line passes through [`text`], whoever its words came from. A layering test and a lint in the
+//! programs hold it.
+
+use std::io::{self, Write};
+
+use crate::text;
+
+/// A line of results.
+///
+/// # Errors
+/// If standard output is closed; callers who do not care may ignore it.
+pub fn out(line: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{}", text::shown_line(line)).and_then(|()| stdout.flush())
+}
+
+/// Lines of results that we have laid out ourselves. Foreign text in them was [`text::shown`] before, or it could make
+/// lines of its own.
+///
+/// # Errors
+/// As [`out`].
+pub fn out_lines(lines: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    for line in lines.lines() {
+        writeln!(stdout, "{}", text::shown_line(line))?;
+    }
+    stdout.flush()
+}
+
+/// An object, on a line of its own.
+///
+/// # Errors
+/// As [`out`].
+pub fn out_json(value: &impl serde::Serialize) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    text::write_json(&mut stdout, value)?;
+    writeln!(stdout).and_then(|()| stdout.flush())
+}
+
+/// A text for a machine, byte for byte: what holds nothing that is foreign.
+///
+/// # Errors
+/// As [`out`].
+pub fn out_verbatim(own: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(own.as_bytes()).and_then(|()| stdout.flush())
+}
+
+/// A line about what happens: a complaint, a warning, progress.
+pub fn err(line: &str) {
+    // There is nowhere left to tell that this fails.
+    let _ = writeln!(io::stderr().lock(), "{}", text::shown_line(line));
+}

@@ -1,0 +1,123 @@
+//! What the tool says where TLS does not come about, and whose certificates it takes.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+
+use crate::scene::{Scene, errors, status};
+
+/// What `openssl req -x509` makes: self-signed, for a host, and an authority by its own word.
+fn by_openssl(scene: &Scene, name: &str, dates: Option<(i32, i32)>) {
+    let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    if let Some((from, to)) = dates {
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(to, 1, 1);
+    }
+    let key = rcgen::KeyPair::generate().unwrap();
+    fs::write(scene.path(name), params.self_signed(&key).unwrap().pem()).unwrap();
+    fs::write(scene.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+}
+
+/// Sends a file to a receiver with this certificate; what the sender says where it fails.
+fn refusal(scene: &Scene, certificate: &str, options: &[&str]) -> String {
+    let receiver = scene.receiver(&["--cert", certificate, "--key", &format!("{certificate}.key")]);
+    let sent = scene.send(&receiver.path, &[&["f"], options].concat());
+    receiver.kill();
+    assert_eq!(status(&sent), 3, "{}", errors(&sent));
+    errors(&sent)
+}
+
+#[test]
+fn self_signed_certificate_given_with_ca_is_taken_though_it_calls_itself_an_authority() {
+    let scene = Scene::new();
+    let content = scene.file("f", 1000);
+    by_openssl(&scene, "own", None);
+    let receiver = scene.receiver(&["--cert", "own", "--key", "own.key"]);
+    let sent = scene.send(&receiver.path, &["f", "--ca", "own"]);
+    assert_eq!(status(&sent), 0, "{}", errors(&sent));
+    assert_eq!(receiver.finish().0, 0);
+    assert_eq!(fs::read(scene.path("in/f")).unwrap(), content);
+
+    let said = refusal(&scene, "own", &["--ca", "own", "--server-name", "other.example"]);
+    assert!(said.contains("for 127.0.0.1, not for other.example"), "{said}");
+    by_openssl(&scene, "other", None);
+    let said = refusal(&scene, "other", &["--ca", "own"]);
+    assert!(said.contains("if it is self-signed, give exactly it with --ca FILE"), "{said}");
+    by_openssl(&scene, "old", Some((2001, 2002)));
+    let said = refusal(&scene, "old", &["--ca", "old"]);
+    assert!(said.contains("has expired on 2002-01-01"), "{said}");
+}
+
+#[test]
+fn certificate_for_another_name_is_told_with_its_names_and_what_to_do() {
+    let scene = Scene::new();
+    scene.file("f", 10);
+    fs::copy(scene.path("key"), scene.path("crt.key")).unwrap();
+    let said = refusal(&scene, "crt", &["--ca", "crt", "--server-name", "other.example"]);
+    let told = "its certificate is for another name: for localhost, 127.0.0.1, not for other.example (if that is the \
+                right server, say the name with --server-name NAME)";
+    assert!(said.contains(told), "{said}");
+}
+
+#[test]
+fn plain_to_a_port_of_tls_is_told_to_leave_out_plain() {
+    let scene = Scene::new();
+    scene.file("f", 10);
+    fs::write(scene.path("password"), "x").unwrap();
+    let receiver = scene.receiver(&["--cert", "crt", "--key", "key"]);
+    let sent = scene.send(&receiver.path.replace("msrps:", "msrp:"), &["f"]);
+    assert_eq!(status(&sent), 3, "{}", errors(&sent));
+    assert!(errors(&sent).contains("the other side speaks TLS (leave out --plain"), "{}", errors(&sent));
+
+    let relay = receiver.target().to_string();
+    let login = ["--user", "a@example.com", "--password-file", "password"];
+    let probed = scene.msrp(&["probe", "--plain", "--relay", &relay]).args(login).output().unwrap();
+    assert_eq!(status(&probed), 3, "{}", errors(&probed));
+    assert!(errors(&probed).contains("the other side speaks TLS (leave out --plain"), "{}", errors(&probed));
+    receiver.kill();
+}
+
+// Some servers of TLS only close.
+#[test]
+fn plain_to_a_port_that_closes_is_told_what_it_may_be() {
+    let scene = Scene::new();
+    fs::write(scene.path("password"), "x").unwrap();
+    let (address, server) = serving(|stream| drop(stream.read(&mut [0; 4096])));
+    let login = ["--user", "a@example.com", "--password-file", "password"];
+    let probed = scene.msrp(&["probe", "--plain", "--relay", &address]).args(login).output().unwrap();
+    server.join().unwrap();
+    assert!(errors(&probed).contains("if that port speaks TLS: without --plain"), "{}", errors(&probed));
+}
+
+/// A server that does this with one connection.
+fn serving(talk: impl FnOnce(&mut TcpStream) + Send + 'static) -> (String, std::thread::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        talk(&mut stream);
+    });
+    (address, server)
+}
+
+#[test]
+fn tls_to_a_port_without_is_told_to_try_plain() {
+    let scene = Scene::new();
+    let answers: [(&[u8], &str); 3] = [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "what it sends is not TLS"),
+        (b"MSRP 1234 400 What\r\n-------1234$\r\n", "what it sends is not TLS"),
+        (b"", "instead of shaking hands"),
+    ];
+    for (answer, what) in answers {
+        let (address, server) = serving(move |stream| {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(answer);
+        });
+        let probed = scene.msrp(&["probe", "--relay", &address, "--insecure"]).output().unwrap();
+        server.join().unwrap();
+        assert_eq!(status(&probed), 3, "{}", errors(&probed));
+        let said = errors(&probed);
+        assert!(said.contains(what) && said.contains("(if that port speaks no TLS: --plain)"), "{said}");
+    }
+}
