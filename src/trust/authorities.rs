@@ -7,19 +7,27 @@ use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_na
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
+};
 
-use super::certificate::Outline;
+use super::certificate::{Outline, may_sign};
 use super::path::{self, Anchors, NoPath};
 
 /// Trusted certificates: of authorities, and, where they were named one by one, each for itself too.
 ///
 /// A certificate that was named is taken when a peer shows exactly it, whatever it says of its use: `openssl req -x509` makes
 /// self-signed certificates of servers that call themselves authorities. Its name and its dates count all the same.
+///
+/// What is no authority by its own word is trusted for itself alone: webpki asks nothing of a trust anchor, so who holds
+/// the key of such a certificate could sign others for any name.
 #[derive(Clone, Debug)]
 pub struct Authorities {
     roots: RootCertStore,
     anchors: Anchors,
+    /// The issuers of those that are trusted for themselves alone.
+    issuers_of_others: Vec<DistinguishedName>,
     named: HashSet<Vec<u8>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -28,7 +36,13 @@ impl Authorities {
     /// None yet. Signatures are verified by these algorithms.
     #[must_use]
     pub fn none(algorithms: WebPkiSupportedAlgorithms) -> Self {
-        Self { roots: RootCertStore::empty(), anchors: Anchors::default(), named: HashSet::new(), algorithms }
+        Self {
+            roots: RootCertStore::empty(),
+            anchors: Anchors::default(),
+            issuers_of_others: Vec::new(),
+            named: HashSet::new(),
+            algorithms,
+        }
     }
 
     /// Trusts a certificate that somebody has named.
@@ -41,30 +55,41 @@ impl Authorities {
         Ok(())
     }
 
-    /// Trusts what an authority has signed, one of the system's; not what shows its certificate.
+    /// Trusts what an authority has signed, one of the system's; not what shows its certificate. One that is no
+    /// authority is trusted as if it had been named.
     ///
     /// # Errors
     /// If it cannot be read.
     pub fn add_authority(&mut self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
-        self.roots.add(CertificateDer::from(certificate.as_ref()))?;
-        self.anchors.add(certificate);
+        if may_sign(certificate) {
+            self.roots.add(CertificateDer::from(certificate.as_ref()))?;
+            self.anchors.add(certificate);
+            return Ok(());
+        }
+        ParsedCertificate::try_from(certificate)?;
+        let bad = Error::InvalidCertificate(CertificateError::BadEncoding);
+        let issuer = Outline::of(certificate).ok_or(bad)?.issuer;
+        if self.named.insert(certificate.to_vec()) {
+            self.issuers_of_others.push(DistinguishedName::in_sequence(issuer));
+        }
         Ok(())
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.roots.len()
+        self.roots.len() + self.issuers_of_others.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.roots.is_empty()
+        self.len() == 0
     }
 
-    pub(crate) fn roots(&self) -> &RootCertStore {
-        &self.roots
+    /// By whom a certificate is to be signed, for a peer that has several.
+    pub(crate) fn issuers(&self) -> Vec<DistinguishedName> {
+        self.roots.subjects().into_iter().chain(self.issuers_of_others.iter().cloned()).collect()
     }
 
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {

@@ -23,6 +23,8 @@ const ISSUER_KEY_ID: u8 = 0x80;
 const SUBJECT_KEY_ID: &[u8] = &[0x55, 0x1d, 0x0e];
 /// 2.5.29.35
 const AUTHORITY_KEY_ID: &[u8] = &[0x55, 0x1d, 0x23];
+/// 2.5.29.19
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 /// 2.5.29.17
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 
@@ -92,6 +94,24 @@ impl<'a> Outline<'a> {
     pub(crate) const fn valid_at(&self, seconds: u64) -> bool {
         self.not_before <= seconds && seconds <= self.not_after
     }
+}
+
+/// Whether a certificate may sign others by its own word (RFC 5280, 4.2.1.9). One of version 1 cannot say, and is good for
+/// nothing else.
+pub(crate) fn may_sign(certificate: &CertificateDer<'_>) -> bool {
+    if version(certificate).is_none() {
+        return true;
+    }
+    let constraints = extension(certificate, BASIC_CONSTRAINTS).and_then(|value| element(value, SEQUENCE));
+    let is_ca = constraints.and_then(|(constraints, _)| element(constraints, BOOLEAN));
+    is_ca.is_some_and(|(value, _)| value == [0xff])
+}
+
+/// What stands for the version of a certificate; nothing does for version 1.
+fn version(certificate: &[u8]) -> Option<&[u8]> {
+    let (certificate, _) = element(certificate, SEQUENCE)?;
+    let (fields, _) = element(certificate, SEQUENCE)?;
+    element(fields, EXPLICIT_VERSION).map(|(version, _)| version)
 }
 
 /// Seconds since 1970 of a time as [`validity`] writes it.
@@ -253,6 +273,22 @@ mod tests {
         assert_eq!((below.key_id, below.issuer_key_id), (None, Some(&b"the key"[..])));
         assert_eq!((below.not_before, below.not_after), (0, 2_900_620_800));
         assert!(below.valid_at(0) && below.valid_at(2_900_620_800) && !below.valid_at(2_900_620_801));
+    }
+
+    #[test]
+    fn only_what_says_so_may_sign() {
+        use rcgen::{BasicConstraints, IsCa};
+        for (is_ca, expected) in [
+            (IsCa::NoCa, false),
+            (IsCa::ExplicitNoCa, false),
+            (IsCa::Ca(BasicConstraints::Unconstrained), true),
+            (IsCa::Ca(BasicConstraints::Constrained(0)), true),
+        ] {
+            let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+            parameters.is_ca = is_ca;
+            let made = parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+            assert_eq!(may_sign(made.der()), expected);
+        }
     }
 
     #[test]

@@ -307,6 +307,25 @@ fn certificate_that_was_named_is_taken_for_its_names_within_its_dates() {
     assert!(verified(&system, &chain, HOST).is_err());
 }
 
+// RFC 5280, 4.2.1.9: whoever holds its key could be any host otherwise.
+#[test]
+fn certificate_that_was_named_and_is_no_authority_vouches_for_no_other() {
+    for is_ca in [rcgen::IsCa::NoCa, rcgen::IsCa::ExplicitNoCa] {
+        let mut params = end_entity();
+        params.is_ca = is_ca;
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        let authorities = trusting(&[&certificate]);
+        assert_eq!(authorities.len(), 1);
+        assert_eq!(verified(&authorities, std::slice::from_ref(&certificate), HOST), Ok(()));
+        let named = Authority { certificate, issuer: rcgen::Issuer::new(params, key) };
+        for others in [vec![], vec![named.certificate.clone()]] {
+            let shown = shown(&named, others);
+            assert_eq!(verified(&authorities, &shown.chain, HOST), Err(CertificateError::UnknownIssuer));
+        }
+    }
+}
+
 // Also one that somebody else has signed.
 #[test]
 fn certificate_that_was_named_needs_no_issuer() {

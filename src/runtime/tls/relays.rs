@@ -166,9 +166,8 @@ impl AskEverybody {
     /// Clients are told whose certificates are of use: with several they choose one of those.
     pub(super) fn new(provider: &CryptoProvider, relays: Option<&Arc<RelayRoots>>) -> Self {
         // The system's roots would make each handshake tens of kilobytes longer.
-        let hints = relays
-            .filter(|relays| relays.len() <= HINTS_MAX)
-            .map(|relays| relays.authorities.roots().subjects());
+        let hints =
+            relays.filter(|relays| relays.len() <= HINTS_MAX).map(|relays| relays.authorities.issuers());
         Self { algorithms: provider.signature_verification_algorithms, hints: hints.unwrap_or_default() }
     }
 }
