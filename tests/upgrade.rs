@@ -325,6 +325,63 @@ fn successor_that_dies_at_any_stage_costs_no_session_and_no_log_in() {
     });
 }
 
+// There is none that serves then; to a service manager, which follows the other one, only the exit status tells it.
+#[test]
+fn successor_that_dies_while_its_predecessor_ends_makes_that_one_fail() {
+    bounded(|| {
+        let mut line = Line::start("drain_timeout: 1s");
+        // One that does not see the end of its connection keeps the predecessor for a few seconds.
+        let alice = line.relay.client("alice");
+        line.upgrade();
+        until("the drain to be over", || {
+            line.relay.log().contains("stopping with sessions left").then_some(())
+        });
+        line.signal("KILL");
+        line.last = None;
+        assert_eq!(line.relay.wait().code(), Some(1), "{}", line.relay.log());
+        drop(alice);
+    });
+}
+
+/// Sends SIGHUP again and again, until the process is gone.
+fn flood(pid: u32) -> std::process::Child {
+    let script = "n=0; while [ $n -lt 1000000 ] && kill -HUP \"$0\" 2> /dev/null; do n=$((n + 1)); done";
+    Command::new("sh").args(["-c", script, &pid.to_string()]).spawn().unwrap()
+}
+
+fn ends(mut flood: std::process::Child) {
+    let _ = flood.kill();
+    let _ = flood.wait();
+}
+
+#[test]
+fn signal_to_end_is_not_lost_among_reloads() {
+    bounded(|| {
+        let mut line = Line::start("");
+        let flood = flood(line.relay.pid());
+        let taken = "The config as it is now is in force";
+        until("some reloads", || (line.relay.log().matches(taken).count() > 20).then_some(()));
+        line.signal("TERM");
+        line.first_ends();
+        ends(flood);
+    });
+}
+
+#[test]
+fn no_step_of_an_upgrade_is_lost_among_reloads() {
+    bounded(|| {
+        let mut line = Line::start("");
+        let flood = flood(line.relay.pid());
+        let taken = "The config as it is now is in force";
+        until("some reloads", || (line.relay.log().matches(taken).count() > 20).then_some(()));
+        line.upgrade();
+        line.first_ends();
+        ends(flood);
+        let mut alice = line.relay.client("alice");
+        chat(&mut alice, &mut line.relay.client("bob"));
+    });
+}
+
 /// The processes that one has started and that have not been waited for.
 fn children(pid: u32) -> Vec<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();

@@ -27,7 +27,7 @@ use signal_hook::iterator::Signals;
 use crate::upgrade::{self, Step, Upgrade};
 use crate::{Reported, complain, joined, load, report};
 
-/// Wishes that may wait: whoever has one more waits as well.
+/// Wishes that may wait: whoever has one more waits as well, or, with one for a reload, goes away.
 const WISHES_MAX: usize = 16;
 /// How long sessions may last once another process has taken over, where `drain_timeout` is 0.
 const SUCCEEDED_DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
@@ -158,7 +158,16 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
     let counted = server.stop();
     stopped.store(true, Ordering::SeqCst);
     told_by(counted);
+    if end == End::Succeeded && has_successor_died(&wishes) {
+        // It follows a process that is not its child, and would take the service for ended in order.
+        service::followed_again();
+        return Err(report("msrprelay: the process that took over has died, and this one had ended its cores"));
+    }
     Ok(())
+}
+
+fn has_successor_died(wishes: &Receiver<Wish>) -> bool {
+    wishes.try_iter().any(|wish| matches!(wish, Wish::Upgraded(Step::TakeBack)))
 }
 
 /// Ends the process after [`END_LIMIT`], unless something has happened by then: a core, or the thread that waits for one,
@@ -189,18 +198,18 @@ fn listen_to_signals(
         let mut is_watched = false;
         for signal in signals.forever() {
             match signal {
+                // Full: others that wait will read what there is then.
                 SIGHUP => drop(wish.try_send(Wish::Reload(None))),
-                SIGUSR2 => drop(wish.try_send(Wish::Upgrade)),
+                SIGUSR2 => drop(wish.send(Wish::Upgrade)),
                 _ if ending.load(Ordering::SeqCst) => {
                     complain("msrprelay: ended at once by a second signal");
                     process::exit(1);
                 }
                 _ => {
-                    // Full: there is one among those that wait.
-                    drop(wish.try_send(Wish::Stop(None)));
                     if !heard.load(Ordering::SeqCst) && !std::mem::replace(&mut is_watched, true) {
                         end_unless(Arc::clone(&heard), "the relay is stuck in what it was doing");
                     }
+                    drop(wish.send(Wish::Stop(None)));
                 }
             }
         }
@@ -250,8 +259,8 @@ impl Running<'_> {
                 Wish::Upgrade => {
                     let (wish, desk) = (self.wish.clone(), Arc::clone(&self.desk));
                     let answer = move |question| desk.answer(question);
-                    // There is room, or an end is wished for already.
-                    let tell = move |step| drop(wish.try_send(Wish::Upgraded(step)));
+                    // It waits for its turn: without one of its steps nobody would accept any more.
+                    let tell = move |step| drop(wish.send(Wish::Upgraded(step)));
                     self.upgrade.begin(self.server, answer, tell);
                 }
                 Wish::Upgraded(Step::Close(closed)) => {
@@ -416,8 +425,7 @@ fn desk(server: &Server, log: LogControl, draining: &Arc<AtomicBool>, wish: &Syn
         inspector: server.inspector(),
         log,
         draining: Arc::clone(draining),
-        // Full: there is one among those that wait.
-        drain: Box::new(move |time| drop(stop.try_send(Wish::Stop(time)))),
+        drain: Box::new(move |time| drop(stop.send(Wish::Stop(time)))),
         reload: Box::new(move || {
             let (asked, answered) = mpsc::channel();
             // Full: the sender is dropped, and whoever waits is told that the relay is busy.

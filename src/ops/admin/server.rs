@@ -72,7 +72,7 @@ pub struct Desk {
     pub log: LogControl,
     /// The relay is draining.
     pub draining: Arc<AtomicBool>,
-    /// Somebody wants the relay to drain: for how long, if not as the config says. Must not wait.
+    /// Somebody wants the relay to drain: for how long, if not as the config says. Waits while the relay is busy.
     pub drain: Box<dyn Fn(Option<Duration>) + Send + Sync>,
     /// Reads the config again; what is sent is which keys take a restart, or what is wrong. Must not wait.
     pub reload: Box<dyn Fn() -> mpsc::Receiver<Reloaded> + Send + Sync>,
