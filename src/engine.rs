@@ -57,8 +57,9 @@ impl EngineError {
 /// An executor of the calling thread.
 #[derive(Debug)]
 pub struct Engine {
-    executor: LocalExecutor,
+    /// Dropped first: it is knocked at as long as this is there.
     watched: Watched,
+    executor: LocalExecutor,
 }
 
 impl Engine {
@@ -75,11 +76,12 @@ impl Engine {
         let watched = Watched::begin().map_err(|error| EngineError { reason: error.to_string() })?;
         // Outside `run` a new task is polled on the spot: so knocks have a waker before the first turn.
         drop(executor.spawn(watched.answer(Tone::Soft)).detach());
-        Ok(Self { executor, watched })
+        Ok(Self { watched, executor })
     }
 
     /// Runs a future to its end.
     pub fn run<T>(self, future: impl Future<Output = T>) -> T {
+        // The last one is dropped first, also where the future panics.
         let Self { executor, watched } = self;
         executor.run(async {
             // A wake of a task of this queue from another thread ends the turn that is under way.

@@ -226,6 +226,18 @@ fn reload_waits_for_the_outcome_and_says_what_is_wrong() {
         relay.rewrite(&Setup { more: "admin: {socket: admin.sock}\nno_such_key: 1", ..Setup::default() });
         let words = refused(&socket, &["reload"]);
         assert!(words.contains("no_such_key"), "{words}");
+        // Every problem on a line of its own.
+        relay.rewrite(&Setup {
+            more: "admin: {socket: admin.sock}\nno_such_key: 1\nnor_this: 1",
+            ..Setup::default()
+        });
+        let output = run(&socket, &["reload"]);
+        assert_eq!(output.status.code(), Some(1));
+        let words = String::from_utf8(output.stderr).unwrap();
+        for key in ["no_such_key", "nor_this"] {
+            assert_eq!(words.lines().filter(|line| line.contains(key)).count(), 1, "{words}");
+        }
+        assert_eq!(words.trim_end().lines().count(), 2, "{words}");
         relay.rewrite(&Setup { more: "admin: {socket: other.sock}", ..Setup::default() });
         let output = run(&socket, &["reload"]);
         assert!(output.status.success());

@@ -12,7 +12,7 @@ use msrprelay::ops::admin::{Answer, Head, Request, SOCKET_PATH, Session, Status,
 use msrprelay::ops::say;
 use msrprelay::text::shown;
 
-use super::{Reported, joined, report};
+use super::{Reported, joined, report, report_lines};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -77,7 +77,8 @@ pub(crate) enum Command {
     /// A config that is wrong changes nothing: every problem is printed, and the exit status is 1.
     Reload {
         /// Where there is no admin socket, send SIGHUP to this process; only the log then says what came of it.
-        #[arg(long, value_name = "PID")]
+        // 0 and below mean groups of processes, or all, to the kernel.
+        #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
         pid: Option<i32>,
         #[command(flatten)]
         options: Options,
@@ -167,7 +168,7 @@ fn put(options: &Options, request: &Request) -> Result<(), Reported> {
             written => written.map(|()| true),
         }
     });
-    let outcome = outcome.map_err(|error| report(format!("msrprelay: {error}")));
+    let outcome = outcome.map_err(|error| report_lines(&format!("msrprelay: {error}")));
     if !sessions.is_empty() || outcome.is_ok() && !options.json && matches!(request, Request::Sessions { .. })
     {
         // As above.
@@ -298,6 +299,17 @@ fn size(octets: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Arguments;
+    use clap::Parser as _;
+
+    #[test]
+    fn a_signal_is_sent_to_one_process() {
+        let parsed = |pid: &str| Arguments::try_parse_from(["msrprelay", "reload", pid]);
+        assert!(parsed("--pid=1").is_ok());
+        for pid in ["--pid=0", "--pid=-1", "--pid=-300"] {
+            assert!(parsed(pid).is_err(), "{pid}");
+        }
+    }
 
     #[test]
     fn ages_and_sizes_are_short() {

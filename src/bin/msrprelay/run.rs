@@ -161,7 +161,9 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
     if end == End::Succeeded && has_successor_died(&wishes) {
         // It follows a process that is not its child, and would take the service for ended in order.
         service::followed_again();
-        return Err(report("msrprelay: the process that took over has died, and this one had ended its cores"));
+        return Err(report(
+            "msrprelay: the process that took over has died, and this one had ended its cores",
+        ));
     }
     Ok(())
 }

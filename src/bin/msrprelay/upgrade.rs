@@ -22,13 +22,13 @@ use msrprelay::runtime::succession::{Estate, Kin, Line};
 pub(crate) const OPTION: &str = "take-over";
 /// How long the new process may take to start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the old one may take to close what the new one is to open.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the old one may take to close what the new one is to open: it may be reading its config again, for ten seconds.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a process may take to end that has closed the line, and how often it is looked.
 const END_TIMEOUT: Duration = Duration::from_secs(15);
 const END_LOOK: Duration = Duration::from_millis(20);
-/// How long the old one may take to say what it has to.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the old one may take to say what it has to; longer than [`CLOSE_TIMEOUT`], which is part of it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the process does for its successor, in this order.
 #[derive(Debug)]
