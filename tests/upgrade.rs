@@ -343,6 +343,29 @@ fn successor_that_dies_while_its_predecessor_ends_makes_that_one_fail() {
     });
 }
 
+// It has closed the listening sockets of both: there is nothing to take back, and it was told to end the service.
+#[test]
+fn successor_that_dies_while_it_drains_itself_leaves_the_end_to_its_predecessor() {
+    bounded(|| {
+        let mut line = Line::start("drain_timeout: 5m");
+        let alice = line.relay.client("alice");
+        line.upgrade();
+        let carol = line.relay.client("user1");
+        line.signal("TERM");
+        let address = line.relay.addresses[0];
+        until("the door to be closed", || std::net::TcpStream::connect(address).is_err().then_some(()));
+        line.signal("KILL");
+        line.last = None;
+        drop(carol);
+        until("its end to be noticed", || {
+            line.relay.log().contains("The process that took over has ended").then_some(())
+        });
+        assert!(!line.relay.log().contains("Accepting connections again"), "{}", line.relay.log());
+        alice.close();
+        line.first_ends();
+    });
+}
+
 /// Sends SIGHUP again and again, until the process is gone.
 fn flood(pid: u32) -> std::process::Child {
     let script = "n=0; while [ $n -lt 1000000 ] && kill -HUP \"$0\" 2> /dev/null; do n=$((n + 1)); done";

@@ -62,6 +62,12 @@ impl Heritage {
         false
     }
 
+    /// Whether the sockets still listen. A successor that ends closes them for both processes.
+    pub fn is_listening(&self) -> bool {
+        let mut sockets = self.listeners.iter().flat_map(|(listeners, _)| listeners.sockets());
+        sockets.all(|socket| rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false))
+    }
+
     /// Notes how many sessions the process before this one has, for the metrics.
     pub fn note_predecessor(&self, sessions: u64) {
         if let Some(before) = self.family.predecessor() {

@@ -39,7 +39,7 @@ pub(crate) enum Step {
     Drain,
     /// The successor has died: serve again as if it had never been.
     TakeBack,
-    /// The successor has ended as it was told to: the service ends.
+    /// The successor has ended, and was told to: the service ends.
     Ended,
 }
 
@@ -155,6 +155,15 @@ fn give_way(
     match ended(&mut child) {
         Ok(status) if status.success() => {
             tracing::info!("The process that took over has ended in order");
+            tell(Step::Ended);
+        }
+        // It was told to end, and had closed the sockets of both by then.
+        how if !heritage.is_listening() => {
+            let how = how.map_or_else(|error| error.to_string(), |status| status.to_string());
+            tracing::warn!(
+                how,
+                "The process that took over has ended without an end in order; the service ends"
+            );
             tell(Step::Ended);
         }
         how => {
