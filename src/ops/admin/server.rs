@@ -1,7 +1,7 @@
 //! The relay's side of the admin socket.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -264,10 +264,8 @@ fn tell(to: &mut impl Write, answer: &Answer) -> io::Result<()> {
 }
 
 fn answer(client: &UnixStream, desk: &Desk) -> io::Result<()> {
-    client.set_read_timeout(Some(CLIENT_TIMEOUT))?;
     client.set_write_timeout(Some(CLIENT_TIMEOUT))?;
-    let mut line = String::new();
-    BufReader::new(client.take(REQUEST_OCTETS_MAX as u64)).read_line(&mut line)?;
+    let line = asked(client, CLIENT_TIMEOUT)?;
     let mut out = BufWriter::new(client);
     let outcome = match serde_json::from_str(&line) {
         Ok(request) => fulfil(request, desk, &mut out)?,
@@ -275,6 +273,28 @@ fn answer(client: &UnixStream, desk: &Desk) -> io::Result<()> {
     };
     tell(&mut out, &outcome.map_or_else(Answer::Error, |()| Answer::Done))?;
     out.flush()
+}
+
+/// The line that a client asks, which comes within this time as a whole.
+fn asked(mut client: &UnixStream, time: Duration) -> io::Result<String> {
+    let until = Instant::now() + time;
+    let (mut line, mut part) = (Vec::new(), [0; 512]);
+    while line.len() < REQUEST_OCTETS_MAX && !line.contains(&b'\n') {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        client.set_read_timeout(Some(left))?;
+        match client.read(&mut part) {
+            Ok(0) => break,
+            Ok(octets) => line.extend_from_slice(part.get(..octets).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let end = line.iter().position(|octet| *octet == b'\n').map_or(line.len(), |at| at + 1);
+    line.truncate(end.min(REQUEST_OCTETS_MAX));
+    String::from_utf8(line).map_err(io::Error::other)
 }
 
 /// `Err`, inside: what to tell the client; outside: the client is gone.
@@ -520,6 +540,28 @@ mod tests {
             over.store(true, Ordering::SeqCst);
             assert_eq!(watcher.join().unwrap(), None, "a mode that lets others in, for a moment");
         });
+    }
+
+    // Each octet would begin its time anew.
+    #[test]
+    fn client_that_drips_its_request_has_no_more_time_than_another() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let dripping = thread::spawn(move || {
+            while (&far).write_all(b" ").is_ok() {
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let time = Duration::from_millis(100);
+        let error = asked(&near, time).unwrap_err();
+        assert!(matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock), "{error:?}");
+        drop(near);
+        dripping.join().unwrap();
+
+        let (near, far) = UnixStream::pair().unwrap();
+        (&far).write_all(b"one\nmore").unwrap();
+        assert_eq!(asked(&near, CLIENT_TIMEOUT).unwrap(), "one\n");
+        (&far).write_all(&[b'x'; REQUEST_OCTETS_MAX + 1]).unwrap();
+        assert_eq!(asked(&near, CLIENT_TIMEOUT).unwrap().len(), REQUEST_OCTETS_MAX);
     }
 
     #[test]
