@@ -27,7 +27,7 @@ use signal_hook::iterator::Signals;
 use crate::upgrade::{self, Step, Upgrade};
 use crate::{Reported, complain, joined, load, report};
 
-/// Wishes that may wait: whoever has one more waits as well, or, with one for a reload, goes away.
+/// Wishes that may wait: whoever has one more waits as well, or, with one for a reload or an upgrade, goes away.
 const WISHES_MAX: usize = 16;
 /// How long sessions may last once another process has taken over, where `drain_timeout` is 0.
 const SUCCEEDED_DRAIN_TIMEOUT: Duration = Duration::from_secs(600);
@@ -92,7 +92,8 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
     // From here on a signal stops the relay in order instead of ending the process at once.
     let (wish, wishes) = mpsc::sync_channel(WISHES_MAX);
     let (ending, heard) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    listen_to_signals(wish.clone(), Arc::clone(&ending), Arc::clone(&heard))
+    let reload_waits = Arc::new(AtomicBool::new(false));
+    listen_to_signals(wish.clone(), Arc::clone(&ending), Arc::clone(&heard), Arc::clone(&reload_waits))
         .map_err(|error| report(format!("msrprelay: cannot wait for signals: {error}")))?;
     let (drain_timeout, admin_socket) = (config.drain_timeout, config.admin.clone());
     let (metrics_address, facts) = (config.metrics.map(|metrics| metrics.address), facts(&config));
@@ -138,6 +139,7 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
         drain_timeout,
         draining,
         heard,
+        reload_waits,
         upgrade,
         wish,
         watchdog: Watchdog::start(server.heartbeats()),
@@ -189,20 +191,27 @@ fn end_unless(happened: Arc<AtomicBool>, why: &'static str) {
 }
 
 /// SIGTERM, SIGINT, SIGHUP and SIGUSR2 become wishes, on a thread of their own. While the relay is ending already, the first two
-/// end the process. `heard` becomes true once the main thread has taken the wish for an end.
+/// end the process. `heard` becomes true once the main thread has taken the wish for an end, `reload_waits` false once it has
+/// taken that for a reload: one that waits is enough, and leaves room for the others.
 fn listen_to_signals(
     wish: SyncSender<Wish>,
     ending: Arc<AtomicBool>,
     heard: Arc<AtomicBool>,
+    reload_waits: Arc<AtomicBool>,
 ) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])?;
     let body = move || {
         let mut is_watched = false;
         for signal in signals.forever() {
             match signal {
-                // Full: others that wait will read what there is then.
-                SIGHUP => drop(wish.try_send(Wish::Reload(None))),
-                SIGUSR2 => drop(wish.send(Wish::Upgrade)),
+                SIGHUP if reload_waits.swap(true, Ordering::SeqCst) => {}
+                // Full: the main thread is stuck. This one must not wait for it: a signal to end may come.
+                SIGHUP => {
+                    if wish.try_send(Wish::Reload(None)).is_err() {
+                        reload_waits.store(false, Ordering::SeqCst);
+                    }
+                }
+                SIGUSR2 => drop(wish.try_send(Wish::Upgrade)),
                 _ if ending.load(Ordering::SeqCst) => {
                     complain("msrprelay: ended at once by a second signal");
                     process::exit(1);
@@ -232,6 +241,8 @@ struct Running<'a> {
     draining: Arc<AtomicBool>,
     /// That the relay is to end.
     heard: Arc<AtomicBool>,
+    /// That a signal asks for a reload, until it is begun.
+    reload_waits: Arc<AtomicBool>,
     upgrade: Upgrade,
     /// For wishes of our own.
     wish: SyncSender<Wish>,
@@ -252,6 +263,7 @@ impl Running<'_> {
         while let Ok(wish) = wishes.recv() {
             match wish {
                 Wish::Reload(asked) => {
+                    self.reload_waits.store(false, Ordering::SeqCst);
                     service::reloading();
                     let reloaded = self.reload();
                     service::ready(&self.status);
@@ -359,6 +371,7 @@ impl Running<'_> {
             }
             match wishes.try_recv() {
                 Ok(Wish::Reload(asked)) => {
+                    self.reload_waits.store(false, Ordering::SeqCst);
                     let why = "the relay is about to stop: the config is not read again";
                     tracing::warn!("The relay is about to stop: the config is not read again");
                     asked.into_iter().for_each(|asked| drop(asked.send(Err(vec![why.to_owned()]))));
