@@ -85,39 +85,42 @@ run() { # LOG COMMAND...: with its output in a log
     "$@" > "$log" 2>&1 || { tail -n 20 "$log" >&2; fail "$* has failed: see $log"; }
 }
 
-# What GitHub's archive would hold; the SDK's own script unpacks and patches it.
-build_sdk() {
-    local sdk=$work/python3-sipsimple
-    rm -rf "$sdk"
-    cp -R "$sources/python3-sipsimple" "$sdk"
-    tar czf "$sdk/deps/2.17.tar.gz" --exclude .git -C "$sources" pjproject
-    cp -R "$sources/ZRTPCPP" "$sdk/deps/"
-    cd "$sdk"
-    run "$work/patch.log" bash get_dependencies.sh --version 2.17
-    run "$work/sdk.log" timeout 3000 "$work/venv/bin/python" setup.py build_ext --inplace
-    cd "$root"
-}
-
-build_all() {
-    echo "== Building the SDK"
+build_libraries() {
+    local name
+    echo "== Building the libraries"
     rm -rf "$work/venv"
     run "$work/venv.log" /usr/bin/python3 -m venv "$work/venv"
     run "$work/pip.log" timeout 600 "$work/venv/bin/pip" install setuptools wheel 'Cython<3' twisted pyopenssl \
         service_identity gevent greenlet lxml dnspython python-dateutil gmpy2
-    local name
     for name in "${libraries[@]}"; do
         rm -rf "${work:?}/$name"
-        cp -R "$sources/$name" "$work/$name"
+        cp -a "$sources/$name" "$work/$name"
+        rm -rf "$work/$name/build"
         run "$work/$name.log" timeout 300 "$work/venv/bin/pip" install --no-deps --no-build-isolation "$work/$name"
     done
-    build_sdk
-    touch "$work/built"
+    touch "$work/libraries.built"
 }
 
-[ -e "$work/built" ] || build_all
+# Its own script unpacks pjsip, and patches it; the archive is what it would download otherwise.
+build_sdk() {
+    local sdk=$work/python3-sipsimple
+    echo "== Building the SDK"
+    rm -rf "$sdk"
+    cp -a "$sources/python3-sipsimple" "$sdk"
+    tar czf "$sdk/deps/2.17.tar.gz" --exclude .git -C "$sources" pjproject
+    cp -a "$sources/ZRTPCPP" "$sdk/deps/"
+    cd "$sdk"
+    run "$work/patch.log" bash get_dependencies.sh --version 2.17
+    run "$work/sdk.log" timeout 3000 "$work/venv/bin/python" setup.py build_ext --inplace
+    cd "$root"
+    touch "$work/sdk.built"
+}
+
+[ -e "$work/libraries.built" ] || build_libraries
+[ -e "$work/sdk.built" ] || build_sdk
 python=$work/venv/bin/python
 export PYTHONPATH=$work/python3-sipsimple
-"$python" - << 'PYTHON' || fail "the SDK cannot be loaded; remove $work to build it anew"
+"$python" - << 'PYTHON' || fail "the SDK cannot be loaded; to build it anew, remove libraries.built or sdk.built in $work"
 import importlib.metadata
 import sipsimple
 import sipsimple.application

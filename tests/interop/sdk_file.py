@@ -268,7 +268,8 @@ class Party:
         self.end_of_chat()
 
     def end_of_chat(self):
-        if self.heard and self.delivered:
+        # The caller hangs up when it has heard and was heard; the callee may learn of that before its own confirmation.
+        if self.heard and (self.delivered or not self.calls):
             self.complete = True
             if self.calls:
                 self.hang_up()
