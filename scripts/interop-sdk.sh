@@ -18,7 +18,7 @@ from it. All are compared.
   --work DIR     builds there, and finds there what an earlier run has built; default: DIR/build of --sources. Building
                  takes some minutes, and 2 GB
   --bin DIR      take msrprelay and msrp from there; default: build them, and take target/release
-  --size SIZE    of the files: 64K, 2M, 20M, ...; at least 64K; default 20M
+  --size SIZE    of the files: 2M, 100M, ...; at least 2M, so that there is time to break off; default 20M
   --keep         keep the directory with certificates, config, logs, traces and files, and say where it is
   -h, --help     this text
 
@@ -54,7 +54,7 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$sources" ] || wrong "--sources is missing"
 sources=$(cd "$sources" 2> /dev/null && pwd) || wrong "--sources: no such directory"
-[[ $size =~ ^[0-9]{1,9}[KMG]?$ ]] || wrong "--size $size: write 64K, 2M"
+[[ $size =~ ^[0-9]{1,9}[KMG]?$ ]] || wrong "--size $size: write 2M, 100M"
 [ -z "$bin" ] || bin=$(cd "$bin" 2> /dev/null && pwd) || wrong "--bin: no such directory"
 work=${work:-$sources/build}
 mkdir -p "$work"
@@ -65,7 +65,7 @@ for tool in openssl timeout sha256sum numfmt head mktemp make patch; do
     command -v "$tool" > /dev/null || fail "$tool is needed and not installed"
 done
 bytes=$(numfmt --from=iec "$size")
-[ "$bytes" -ge 65536 ] || wrong "--size $size: at least 64K"
+[ "$bytes" -ge $((2 << 20)) ] || wrong "--size $size: at least 2M"
 libraries=(python3-application python3-eventlib python3-gnutls python3-otr python3-xcaplib python3-msrplib)
 for name in "${libraries[@]}" python3-sipsimple pjproject ZRTPCPP; do
     [ -d "$sources/$name" ] || fail "$sources/$name is not there"
