@@ -98,7 +98,7 @@ class Party:
         self.trace = open(os.path.join(options.directory, 'msrp.trace'), 'a', encoding='utf-8')
         self.application = SIPApplication()
         self.session = self.stream = self.name = self.account = None
-        self.complete = self.heard = self.delivered = False
+        self.complete = self.heard = self.delivered = self.over = False
         NotificationCenter().add_observer(self)
 
     def run(self):
@@ -238,6 +238,8 @@ class Party:
             # In a call the sender hangs up: when it has got the last report.
             if self.calls or self.options.no_sip:
                 self.hang_up()
+            elif self.over:
+                self.finish()
         elif not self.complete:
             threading.Thread(target=self.broken_off, args=[notification.data.reason], daemon=True).start()
 
@@ -275,6 +277,8 @@ class Party:
                 self.hang_up()
 
     def on_SIPSessionDidEnd(self, notification):
+        # The end of the call may be told before that of the file.
+        self.over = True
         if self.complete or self.stream.type == 'chat':
             self.finish('the other side has hung up')
 
