@@ -839,6 +839,34 @@ fn the_memory_budget_holds_up_senders_and_newcomers_and_nobody_loses_an_octet() 
     world.close_all();
 }
 
+// What strangers leave unfinished is memory, too: they cannot make it short for those who come after them, nor for those
+// who have sessions.
+#[test]
+fn unfinished_heads_of_strangers_neither_hold_up_sessions_nor_keep_newcomers_out() {
+    const BUDGET: usize = 4 << 20;
+    let mut world = world(|s| s.limits.queue_octets_total = BUDGET);
+    let pair = world.pair(0, 0);
+    let light = stays(&mut world, 0, "192.0.2.77").unwrap();
+    let head = format!("MSRP tid1 SEND\r\nX-Long: {}", "x".repeat(15_000));
+    for n in 0..600 {
+        let conn = stays(&mut world, 0, &format!("198.51.{}.{}", n / 200, n % 200));
+        let conn = conn.unwrap_or_else(|| panic!("number {n} is refused"));
+        world.send(conn, &head);
+        world.run();
+    }
+    assert!(was_reached(&world, Limit::QueueBytesTotal));
+    let kept = world.sizes().bytes_kept;
+    assert!(kept < BUDGET * 7 / 8, "{kept} bytes of strangers are kept");
+    assert!(!world.is_closed(light), "who takes nothing does not go for it");
+    world.auth(light, "alice");
+    let late = stays(&mut world, 0, "192.0.2.78").unwrap();
+    world.auth(late, "alice");
+    world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", &[b'y'; 100_000]).octets());
+    world.run();
+    assert_eq!(world.end(pair.bob).body_octets, 100_000);
+    world.close_all();
+}
+
 // C2: refused again and again before anybody vouches for it.
 #[test]
 fn a_stranger_whose_requests_are_all_refused_is_closed_early() {

@@ -258,6 +258,7 @@ impl Relay {
             peer.unfinished = bytes;
             peer.recount(&mut self.core, fx);
         }
+        self.shed_newcomers(fx);
     }
 
     /// A response: only the transaction id says what it belongs to (norm Q2).
