@@ -292,7 +292,9 @@ impl Sessions {
             let before = std::mem::replace(&mut session.current, OwnUri::mint(&session.id, new, core));
             session.earlier.retain(|own| !own.is_over(core.now));
             if session.earlier.len() >= EARLIER_MAX {
-                session.earlier.remove(0);
+                // One that was prolonged may be the oldest, and live.
+                let expired = session.earlier.iter().position(|own| own.is_expired(core.now));
+                session.earlier.remove(expired.unwrap_or_default());
             }
             session.earlier.push(before);
             bytes.1 = session.kept();
