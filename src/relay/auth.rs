@@ -325,7 +325,7 @@ impl Relay {
                 self.core.stats.auth_challenged += 1;
                 return self.challenge(key, transit, false, fx);
             }
-            Refusal::Close(_) if self.is_shared(key) => (Status::NO_SESSION, "AUTH for another relay"),
+            Refusal::Close(_) if self.serves_session(key) => (Status::NO_SESSION, "AUTH for another relay"),
             Refusal::Close(reason) => return self.close_peer(key, *reason, fx),
             Refusal::Wrong(why) => {
                 self.challenge(key, transit, false, fx);
