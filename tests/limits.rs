@@ -333,6 +333,20 @@ fn failed_auths_for_a_user_ban_that_user_alone_known_or_not() {
     }
 }
 
+// A name that a stranger has made up is kept for the log, and no more of it than the log shows: each client behind a relay
+// may have made up one, and they count as much as a short one takes.
+#[test]
+fn of_a_name_that_was_tried_only_the_beginning_is_kept() {
+    let mut world = world(|s| s.limits.auth_failures_per_user_max = 1);
+    let conn = stays(&mut world, 0, "192.0.2.1").unwrap();
+    let long = "\u{e9}".repeat(3000);
+    assert_eq!(guess(&mut world, conn, &long, "guess").status(), 401);
+    let told: Vec<&String> = world.events.iter().filter(|e| e.contains("AuthFailuresPerUser")).collect();
+    let shown = format!("user: Some({:?})", "\u{e9}".repeat(64));
+    assert!(matches!(&told[..], [one] if one.contains(&shown)), "{told:?}");
+    world.close_all();
+}
+
 // S10: sessions of one user on all cores; the place is free when the connection goes.
 #[test]
 fn sessions_of_a_user_are_bounded_over_all_cores() {
