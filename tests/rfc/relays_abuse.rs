@@ -676,3 +676,27 @@ fn sessions_behind_one_relay_leave_room_for_newcomers() {
     let (client, _) = world.client(0, "bob");
     assert!(!world.is_closed(client));
 }
+
+// The far side of a session chooses how long its URI is, and how many messages it wants stopped: for a session of a client
+// behind a relay, of which there may be any number, all of that is counted.
+#[test]
+fn what_a_session_behind_a_relay_remembers_of_its_far_side_counts() {
+    let mut world = World::new(1);
+    let (conn, [to_alice, _]) = world.relay_with_two_clients(0);
+    world.end(conn).answers = Answers::Always(413);
+    let far = world.connect(0);
+    let before = world.sizes().bytes_kept;
+    let from = format!("msrps://a.example:1/x;tcp;p={}", "y".repeat(900));
+    for n in 0..8 {
+        let message = format!("{}{n}", "m".repeat(100));
+        world.send(far, Request::send(&to_alice, &from, &message, b"x").octets());
+        world.run();
+    }
+    world.take(far);
+    let sizes = world.sizes();
+    assert_eq!((sizes.transactions, sizes.bytes_kept), (0, sizes.bytes_counted));
+    let grown = sizes.bytes_kept - before;
+    assert!(grown > 900 + 8 * 100, "{grown} bytes are counted");
+    world.advance(Duration::from_secs(700));
+    world.close_all();
+}
