@@ -30,28 +30,31 @@ fn written(setup: &Setup, change: impl FnOnce(String) -> String) -> TempDir {
     place
 }
 
-/// Runs a command that cannot succeed; returns the one line that it says why in.
-fn refusal(command: &mut Command) -> String {
+/// The exit status where the config is wrong, for which a service manager need not try again.
+const CONFIG: i32 = 78;
+
+/// Runs a command that cannot succeed and must end with this status; returns the one line that it says why in.
+fn refusal(command: &mut Command, wanted: i32) -> String {
     let place = tempfile::tempdir().unwrap();
     let words = place.path().join("stderr");
     let output = fs::File::create(&words).unwrap();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output).spawn().unwrap();
     let status = until("the relay to give up", || child.try_wait().unwrap());
     let words = fs::read_to_string(words).unwrap();
-    assert_eq!(status.code(), Some(1), "{words}");
+    assert_eq!(status.code(), Some(wanted), "{words}");
     assert_eq!(words.lines().count(), 1, "{words}");
     words
 }
 
-fn refused_with(config: &Path) -> String {
-    refusal(Command::new(BINARY).arg("--config").arg(config))
+fn refused_with(config: &Path, wanted: i32) -> String {
+    refusal(Command::new(BINARY).arg("--config").arg(config), wanted)
 }
 
 #[test]
 fn a_missing_config_is_named() {
     bounded(|| {
         let place = tempfile::tempdir().unwrap();
-        let words = refused_with(&place.path().join("nowhere.yaml"));
+        let words = refused_with(&place.path().join("nowhere.yaml"), CONFIG);
         assert!(words.contains("nowhere.yaml") && words.contains("no such file"), "{words}");
     });
 }
@@ -63,7 +66,7 @@ fn an_occupied_port_is_named() {
         let address = occupant.local_addr().unwrap().to_string();
         let setup = Setup { listen: &[("127.0.0.1:0", true)], ..quiet() };
         let place = written(&setup, |text| text.replace("127.0.0.1:0", &address));
-        let words = refused_with(&place.path().join("config.yaml"));
+        let words = refused_with(&place.path().join("config.yaml"), 1);
         assert!(words.contains(&address) && words.contains("in use"), "{words}");
     });
 }
@@ -74,7 +77,7 @@ fn a_key_that_does_not_match_its_certificate_is_named() {
         let place = written(&quiet(), |text| text);
         let other = rcgen::KeyPair::generate().unwrap();
         fs::write(place.path().join("relay.key"), other.serialize_pem()).unwrap();
-        let words = refused_with(&place.path().join("config.yaml"));
+        let words = refused_with(&place.path().join("config.yaml"), CONFIG);
         assert!(words.contains("relay.key"), "{words}");
     });
 }
@@ -90,7 +93,7 @@ fn too_little_locked_memory_is_told_with_its_remedy() {
         }
         let mut command = Command::new("sh");
         command.args(["-c", script, BINARY]).arg(place.path().join("config.yaml"));
-        let words = refusal(&mut command);
+        let words = refusal(&mut command, 1);
         assert!(words.contains("RLIMIT_MEMLOCK is 64 KiB") && words.contains("LimitMEMLOCK"), "{words}");
     });
 }
@@ -108,7 +111,7 @@ fn a_root_without_sys_is_told_and_does_not_panic() {
         let script = format!("{hide} && exec \"$0\" --config \"$1\"");
         let mut command = Command::new("unshare");
         command.args(hidden).args([&script, BINARY]).arg(place.path().join("config.yaml"));
-        let words = refusal(&mut command);
+        let words = refusal(&mut command, 1);
         assert!(words.contains("/sys/devices/system/cpu cannot be read"), "{words}");
     });
 }
