@@ -948,6 +948,41 @@ fn transactions_are_bounded_and_the_table_drains() {
     world.assert_idle();
 }
 
+// S13, S14: memory that becomes short while a file is under way takes no failure of another message from its sender.
+#[test]
+fn failures_are_told_though_memory_becomes_short_while_a_chunk_is_under_way() {
+    let mut settings = support::settings(1);
+    settings.limits.queue_octets_total = 1 << 20;
+    let mut world = World::with(settings);
+    let pair = world.pair(0, 0);
+    let slow: Vec<_> = (0..5).map(|_| world.pair(0, 0)).collect();
+    for n in 0..40 {
+        let request = Request::send(&pair.to_bob, &pair.alice_uri, &format!("m{n:04}"), b"hello");
+        world.send(pair.alice, request.octets());
+    }
+    let file = Request::send(&pair.to_bob, &pair.alice_uri, "file", &pattern(400_000)).octets();
+    let (first, rest) = file.split_at(100_000);
+    world.send(pair.alice, first);
+    world.run();
+    let written = world.take(pair.bob);
+    assert_eq!((written.len(), world.end(pair.bob).in_frame()), (40, true));
+    for slow in &slow {
+        world.link_mut(slow.bob).stalled = true;
+        let body = vec![b'y'; 400_000];
+        world.send(slow.alice, Request::send(&slow.to_bob, &slow.alice_uri, "slow", &body).octets());
+        world.run();
+    }
+    assert!(world.events.iter().any(|event| event.contains("QueueBytesTotal")), "memory is not short");
+    world.send(pair.alice, rest);
+    world.run();
+    assert_eq!(world.take(pair.bob).len(), 1, "the file");
+    for frame in &written {
+        world.send(pair.bob, frame.response(413));
+    }
+    world.run();
+    assert_eq!(told(&world.take(pair.alice)).reports.len(), 40);
+}
+
 // S13: what a peer makes us keep is bounded in octets, not only in number: paths may be long.
 #[test]
 fn long_paths_fill_the_table_of_transactions_earlier() {

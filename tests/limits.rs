@@ -333,6 +333,20 @@ fn failed_auths_for_a_user_ban_that_user_alone_known_or_not() {
     }
 }
 
+// A name that a stranger has made up is kept for the log, and no more of it than the log shows: each client behind a relay
+// may have made up one, and they count as much as a short one takes.
+#[test]
+fn of_a_name_that_was_tried_only_the_beginning_is_kept() {
+    let mut world = world(|s| s.limits.auth_failures_per_user_max = 1);
+    let conn = stays(&mut world, 0, "192.0.2.1").unwrap();
+    let long = "\u{e9}".repeat(3000);
+    assert_eq!(guess(&mut world, conn, &long, "guess").status(), 401);
+    let told: Vec<&String> = world.events.iter().filter(|e| e.contains("AuthFailuresPerUser")).collect();
+    let shown = format!("user: Some({:?})", "\u{e9}".repeat(64));
+    assert!(matches!(&told[..], [one] if one.contains(&shown)), "{told:?}");
+    world.close_all();
+}
+
 // S10: sessions of one user on all cores; the place is free when the connection goes.
 #[test]
 fn sessions_of_a_user_are_bounded_over_all_cores() {
@@ -836,6 +850,34 @@ fn the_memory_budget_holds_up_senders_and_newcomers_and_nobody_loses_an_octet() 
         assert_eq!(octets, 400_000);
     }
     assert!(world.try_connect(0, true, "192.0.2.200").is_ok(), "the pressure is over");
+    world.close_all();
+}
+
+// What strangers leave unfinished is memory, too: they cannot make it short for those who come after them, nor for those
+// who have sessions.
+#[test]
+fn unfinished_heads_of_strangers_neither_hold_up_sessions_nor_keep_newcomers_out() {
+    const BUDGET: usize = 4 << 20;
+    let mut world = world(|s| s.limits.queue_octets_total = BUDGET);
+    let pair = world.pair(0, 0);
+    let light = stays(&mut world, 0, "192.0.2.77").unwrap();
+    let head = format!("MSRP tid1 SEND\r\nX-Long: {}", "x".repeat(15_000));
+    for n in 0..600 {
+        let conn = stays(&mut world, 0, &format!("198.51.{}.{}", n / 200, n % 200));
+        let conn = conn.unwrap_or_else(|| panic!("number {n} is refused"));
+        world.send(conn, &head);
+        world.run();
+    }
+    assert!(was_reached(&world, Limit::QueueBytesTotal));
+    let kept = world.sizes().bytes_kept;
+    assert!(kept < BUDGET * 7 / 8, "{kept} bytes of strangers are kept");
+    assert!(!world.is_closed(light), "who takes nothing does not go for it");
+    world.auth(light, "alice");
+    let late = stays(&mut world, 0, "192.0.2.78").unwrap();
+    world.auth(late, "alice");
+    world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", &[b'y'; 100_000]).octets());
+    world.run();
+    assert_eq!(world.end(pair.bob).body_octets, 100_000);
     world.close_all();
 }
 

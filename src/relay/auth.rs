@@ -39,6 +39,9 @@ use behind::{Client, is_through_relay};
 /// URIs one session may have at a time: the present one and the one it replaces (RFC 4976, 9.4).
 const URIS_PER_SESSION_MAX: usize = 2;
 
+/// Characters that are kept of a name which nobody has vouched for. It is for the log, which shows as many.
+const TRIED_CHARS_MAX: usize = 64;
+
 /// What a client has to do with authentication.
 #[derive(Debug)]
 pub(crate) struct AuthState {
@@ -54,7 +57,7 @@ pub(crate) struct AuthState {
     claim: Option<Box<Claim>>,
     /// The user that this connection belongs to.
     user: Option<Arc<Verified>>,
-    /// Whose password was tried in vain.
+    /// Whose password was tried in vain: the beginning of the name.
     tried: Option<Box<str>>,
 }
 
@@ -325,7 +328,7 @@ impl Relay {
                 self.core.stats.auth_challenged += 1;
                 return self.challenge(key, transit, false, fx);
             }
-            Refusal::Close(_) if self.is_shared(key) => (Status::NO_SESSION, "AUTH for another relay"),
+            Refusal::Close(_) if self.serves_session(key) => (Status::NO_SESSION, "AUTH for another relay"),
             Refusal::Close(reason) => return self.close_peer(key, *reason, fx),
             Refusal::Wrong(why) => {
                 self.challenge(key, transit, false, fx);
@@ -380,7 +383,7 @@ impl Relay {
         auth.failures += 1;
         let too_many = auth.failures >= self.core.settings.attempts_max;
         // For the user that was named, whether or not there is one: who exists must not show (norm S9).
-        auth.tried = named.as_ref().map(|a| Box::from(&*a.username));
+        auth.tried = named.as_ref().map(|a| beginning(&a.username));
         let user = named.map(|a| UserKey::new(&a.username, &a.realm));
         let blamed = [source.map(Who::Address), user.map(Who::User)];
         for who in blamed.into_iter().flatten() {
@@ -532,6 +535,12 @@ struct Granted {
 enum Bound {
     Min(u64),
     Max(u64),
+}
+
+/// What is kept of a name.
+fn beginning(name: &str) -> Box<str> {
+    let end = name.char_indices().nth(TRIED_CHARS_MAX).map_or(name.len(), |(at, _)| at);
+    Box::from(name.get(..end).unwrap_or_default())
 }
 
 impl Settings {

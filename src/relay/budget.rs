@@ -3,7 +3,8 @@
 //! Each core has an allowance, at first an equal part of the whole. A core that comes close to its own
 //! asks another for some of what that one does not need, and gives it back when it no longer needs it.
 //! Above its allowance a core is *pressed*: it takes no new connections, and reads from each of those it
-//! has only as much as a request needs to be complete. So everybody goes on, slowly.
+//! has only as much as a request needs to be complete. So everybody goes on, slowly. Connections that have proven nothing,
+//! which nobody needs an account for, go before it comes to that (`Relay::shed_newcomers`).
 //!
 //! Two kinds are counted. *Held* bytes came in through this core's connections and have neither been written
 //! nor dropped, wherever they are queued: the other side of the senders' credit. *Kept* bytes are everything else

@@ -292,9 +292,13 @@ impl Outbound {
                 break;
             };
             let mut ended = false;
-            if self.chunk_open || (room_for_transactions && flow.begin(out, budget, chunk_max, cx)) {
-                self.chunk_open = true;
+            let begins = !self.chunk_open && room_for_transactions && flow.begin(out, budget, chunk_max, cx);
+            if begins {
+                // Once for each chunk, not for each flush of one.
                 give_up_answers(&mut self.transactions, cx);
+            }
+            if self.chunk_open || begins {
+                self.chunk_open = true;
                 match flow.write_pieces(out, (budget, chunk_max), &mut self.transactions, cx) {
                     Written::Some => break,
                     Written::End | Written::Full => ended = true,

@@ -385,6 +385,7 @@ impl Relay {
         fx: &mut Effects,
     ) -> Result<PeerKey, Limit> {
         self.core.now = now;
+        self.shed_newcomers(fx);
         let room = match self.core.budget.is_pressed() {
             true => Err(Limit::QueueBytesTotal),
             false => self.make_room(true, fx),
@@ -588,6 +589,7 @@ impl Relay {
             }
             if self.core.budget.take_pressure() {
                 self.forget_askers(fx);
+                self.shed_newcomers(fx);
             } else if self.core.budget.take_relief() {
                 self.resume_all(fx);
             } else {

@@ -63,17 +63,30 @@ pub(crate) struct Newcomers {
     sources: HashMap<AddressKey, Source, SecretHasher>,
     order: BTreeSet<Rank>,
     count: usize,
+    /// Bytes of memory that they make us keep.
+    bytes: usize,
     arrived: u64,
 }
 
 impl Newcomers {
     pub(crate) fn new(entropy: &mut Entropy) -> Self {
         let sources = HashMap::with_hasher(SecretHasher::new(entropy));
-        Self { sources, order: BTreeSet::new(), count: 0, arrived: 0 }
+        Self { sources, order: BTreeSet::new(), count: 0, bytes: 0, arrived: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.count
+    }
+
+    /// Bytes of memory that they make us keep beside the queued ones.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What one of them makes us keep was `before` bytes and is `now`.
+    pub(crate) fn weigh(&mut self, before: usize, now: usize) {
+        debug_assert!(self.bytes >= before, "more given back than was kept");
+        self.bytes = self.bytes.saturating_sub(before) + now;
     }
 
     /// Entries of all tables.

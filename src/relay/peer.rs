@@ -289,6 +289,7 @@ impl Peer {
     fn leave_newcomers(&self, core: &mut Core) {
         if let (Standing::Probation { place, .. }, Some(source)) = (self.standing, self.source) {
             core.newcomers.remove(source, self.me.key, place);
+            core.newcomers.weigh(self.counted, 0);
         }
     }
 
@@ -350,7 +351,11 @@ impl Peer {
     pub(crate) fn recount(&mut self, core: &mut Core, fx: &mut Effects) {
         let kept = self.kept();
         if kept != self.counted {
-            core.keep(mem::replace(&mut self.counted, kept), kept, fx);
+            let before = mem::replace(&mut self.counted, kept);
+            if !self.is_proven() {
+                core.newcomers.weigh(before, kept);
+            }
+            core.keep(before, kept, fx);
         }
     }
 

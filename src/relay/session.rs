@@ -67,6 +67,8 @@ pub(crate) struct Session {
     end: Option<EndReason>,
     /// Messages that the next hop has asked to be stopped, and their direction, latest last (RFC 4975, 10.5).
     stopped: VecDeque<(bool, MessageId)>,
+    /// Bytes of all that which the memory budget has been told of.
+    weight: usize,
 }
 
 /// Stopped messages remembered: a sender has few under way at a time, and stops when it is told.
@@ -139,6 +141,18 @@ impl OuterUris {
     fn are_of_relay_of(&self, uri: &[u8]) -> bool {
         let parsed = (MsrpUri::parse(&self.latest), MsrpUri::parse(uri));
         matches!(parsed, (Ok(known), Ok(uri)) if known.same_authority(&uri) && known.is_secure() == uri.is_secure())
+    }
+}
+
+impl OuterSide {
+    /// Bytes of the URIs that are known of it.
+    fn kept(&self) -> usize {
+        match self {
+            Self::Unbound => 0,
+            Self::Bound { known, .. } | Self::Lost { known } => {
+                known.latest.len() + known.before.as_ref().map_or(0, |before| before.len())
+            }
+        }
     }
 }
 
@@ -286,22 +300,18 @@ impl Sessions {
     /// Grants a session another URI, beside the one it has until that expires. Returns the new one.
     pub(crate) fn renew(&mut self, key: SessionKey, new: NewUri, core: &mut Core) -> Option<Arc<[u8]>> {
         self.forget_ending(key);
-        let mut bytes = (0, 0);
         let renewed = self.table.get_mut(key).map(|session| {
-            bytes.0 = session.kept();
             let before = std::mem::replace(&mut session.current, OwnUri::mint(&session.id, new, core));
             session.earlier.retain(|own| !own.is_over(core.now));
             if session.earlier.len() >= EARLIER_MAX {
-                session.earlier.remove(0);
+                // One that was prolonged may be the oldest, and live.
+                let expired = session.earlier.iter().position(|own| own.is_expired(core.now));
+                session.earlier.remove(expired.unwrap_or_default());
             }
             session.earlier.push(before);
-            bytes.1 = session.kept();
             Arc::clone(&session.current.uri)
         });
-        self.kept = self.kept - bytes.0 + bytes.1;
-        if core.budget.keep(bytes.0, bytes.1) {
-            core.count_limit(Limit::QueueBytesTotal);
-        }
+        self.recount(key, core);
         self.note_ending(key);
         renewed
     }
@@ -336,14 +346,11 @@ impl Sessions {
             far: None,
             end: None,
             stopped: VecDeque::new(),
+            weight: 0,
         };
-        let bytes = session.kept();
-        self.kept += bytes;
-        if core.budget.keep(0, bytes) {
-            core.count_limit(Limit::QueueBytesTotal);
-        }
         let key = self.table.insert(session);
         self.by_id.insert(id, key);
+        self.recount(key, core);
         self.note_ending(key);
         core.stats.sessions_opened += 1;
         (key, granted)
@@ -414,8 +421,31 @@ impl Sessions {
         let key = self.by_id.remove(id)?;
         self.forget_ending(key);
         let session = self.table.remove(key)?;
-        self.kept -= session.kept();
+        self.kept -= session.weight;
         Some(session)
+    }
+
+    /// Tells the memory budget what a session takes by now.
+    fn recount(&mut self, key: SessionKey, core: &mut Core) {
+        let Some(session) = self.table.get_mut(key) else {
+            return;
+        };
+        let now = session.kept();
+        let before = std::mem::replace(&mut session.weight, now);
+        if now == before {
+            return;
+        }
+        self.kept = self.kept - before + now;
+        if core.budget.keep(before, now) {
+            core.count_limit(Limit::QueueBytesTotal);
+        }
+    }
+
+    /// The same, where something has been asked of it or told to it.
+    fn recount_by_id(&mut self, id: &SessionId, core: &mut Core) {
+        if let Some(key) = self.by_id.get(id).copied() {
+            self.recount(key, core);
+        }
     }
 
     /// Bytes of memory that the sessions take which are bounded by no number of connections.
@@ -436,14 +466,17 @@ impl Session {
 
     /// What it takes against the memory budget. Clients behind relays may have any number; all others have few for
     /// each connection.
-    pub(super) fn kept(&self) -> usize {
-        /// URIs of the far side, further ways, stopped messages.
-        const BESIDE: usize = 512;
+    fn kept(&self) -> usize {
         match self.inner {
             Inner::Client(_) => 0,
             Inner::Relay { .. } => {
                 let of_uri = |own: &OwnUri| size_of::<OwnUri>() + own.uri.len() + own.inner_path.len();
-                2 * size_of::<Self>() + self.uris().map(of_uri).sum::<usize>() + BESIDE
+                let ahead = self.ahead.as_ref().map_or(0, |ahead| ahead.uri.len());
+                let far = self.far.as_ref().map_or(0, |(_, uri)| uri.len());
+                let stopped = self.stopped.iter().map(|(_, id)| size_of_val(id) + id.as_bytes().len());
+                let ways = self.ways.capacity() * size_of::<Way>();
+                let beside = ahead + far + self.outer.kept() + stopped.sum::<usize>() + ways;
+                2 * size_of::<Self>() + self.uris().map(of_uri).sum::<usize>() + beside
             }
         }
     }

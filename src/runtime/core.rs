@@ -495,11 +495,14 @@ impl Shared {
                 TlsConn::server(server).map(|tls| tls.recognising(relays))
             });
             match tls.transpose() {
-                Ok(tls) => self.adopt(Conn::accepted(peer, socket, address, tls, transport)),
+                Ok(tls) => {
+                    self.adopt(Conn::accepted(peer, socket, address, tls, transport));
+                    true
+                }
                 Err(error) => {
                     let reason = tracing::field::display(&error);
                     gated!(error, Site::CannotBeginTls, Source::ANY, { %address, reason }, "Cannot begin TLS");
-                    self.feed([Input::Lost { peer }]);
+                    false
                 }
             }
         });
@@ -515,30 +518,41 @@ impl Shared {
             Ok((conn, received)) => {
                 tracing::debug!(%address, "Took over a connection");
                 self.adopt_with(conn, received);
+                true
             }
             Err(error) => {
                 tracing::debug!(%address, reason = %error, "Connection gone");
-                self.feed([Input::Lost { peer }]);
+                false
             }
         });
     }
 
-    /// Makes room for one more connection in the relay, if there is any.
-    fn take_in(self: &Rc<Self>, transport: Transport, address: SocketAddr, begin: impl FnOnce(PeerKey)) {
+    /// Makes room for one more connection in the relay, if there is any. `begin` says whether it is there.
+    fn take_in(
+        self: &Rc<Self>,
+        transport: Transport,
+        address: SocketAddr,
+        begin: impl FnOnce(PeerKey) -> bool,
+    ) {
         let mut fx = self.effects.take();
         let accepted = self.relay.borrow_mut().accept(Instant::now(), transport, address.ip(), &mut fx);
-        match accepted {
+        let lost = match accepted {
             // Before the effects: they may speak of this connection.
-            Ok(peer) => begin(peer),
+            Ok(peer) => Some(peer).filter(|peer| !begin(*peer)),
             // The relay has no name for one that it does not take, so its line has its address from here.
             Err(limit) => {
                 fx.list.retain(|effect| {
                     !matches!(effect, Effect::Event(RelayEvent::LimitReached { peer: None, .. }))
                 });
                 log::limit_reached(limit, || Felt { address: Some(address), ..Felt::default() });
+                None
             }
-        }
+        };
         self.apply(fx);
+        // After the effects: whoever counts must hear of its coming first.
+        if let Some(peer) = lost {
+            self.feed([Input::Lost { peer }]);
+        }
     }
 
     // -- what waits ------------------------------------------------------------------------------

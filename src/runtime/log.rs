@@ -132,7 +132,7 @@ fn auth_refused(
 ) {
     let (status, site) = (status.code(), Site::AuthRefused);
     let source = address.map_or(Source::ANY, |address| Source::address(address.ip()));
-    let address: Option<DisplayValue<_>> = address.map(|address| display(address));
+    let address: Option<DisplayValue<_>> = address.map(display);
     match (relay, failures) {
         (None, true) => gated!(warn, site, source, { address, status, reason, user }, "AUTH refused"),
         (Some(relay), true) => {

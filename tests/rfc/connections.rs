@@ -56,20 +56,35 @@ fn who_succeeds_once_is_past_the_probation() {
 // C3: whose first To-Path URI is another host's has lost its way: the connection goes, and only that one.
 #[test]
 fn request_for_another_host_ends_its_connection() {
-    for authenticated in [false, true] {
-        for to in ["msrps://other.example.org:2855/abc;tcp", "msrps://relay.example.com:2856/abc;tcp"] {
-            let mut world = World::new(1);
-            let pair = world.pair(0, 0);
-            let lost = if authenticated { world.client(0, "carol").0 } else { world.connect(0) };
-            let uri = world.end(lost).uri.clone();
-            world.send(lost, Request::send(&format!("{to} {FAR}"), &uri, "mess", b"x").octets());
-            world.run();
-            assert!(world.is_closed(lost), "{to}");
-            assert!(world.dials.is_empty() && world.dialled.is_empty());
-            world.send(pair.alice, Request::bodiless(&pair.to_bob, &pair.alice_uri, "mess").octets());
-            assert_eq!(world.take_one(pair.alice).status(), 200);
-        }
+    for to in ["msrps://other.example.org:2855/abc;tcp", "msrps://relay.example.com:2856/abc;tcp"] {
+        let mut world = World::new(1);
+        let pair = world.pair(0, 0);
+        let lost = world.connect(0);
+        let uri = world.end(lost).uri.clone();
+        world.send(lost, Request::send(&format!("{to} {FAR}"), &uri, "mess", b"x").octets());
+        world.run();
+        assert!(world.is_closed(lost), "{to}");
+        assert!(world.dials.is_empty() && world.dialled.is_empty());
+        world.send(pair.alice, Request::bodiless(&pair.to_bob, &pair.alice_uri, "mess").octets());
+        assert_eq!(world.take_one(pair.alice).status(), 200);
     }
+}
+
+// C3: ... but not that of a client whose session lives by it: one frame that has lost its way ends no chat.
+#[test]
+fn client_with_a_session_survives_requests_and_auths_for_another_host() {
+    let mut world = World::new(1);
+    let pair = world.pair(0, 0);
+    let astray = format!("msrps://other.example.org:2855/abc;tcp {FAR}");
+    world.send(pair.alice, Request::send(&astray, &pair.alice_uri, "mess", b"x").octets());
+    assert_eq!(world.take_one(pair.alice).status(), 481);
+    world.send(
+        pair.alice,
+        Request::new("AUTH", "msrps://other.example.org:2856;tcp", &pair.alice_uri).octets(),
+    );
+    assert_eq!(world.take_one(pair.alice).status(), 481);
+    world.send(pair.alice, Request::bodiless(&pair.to_bob, &pair.alice_uri, "mess").octets());
+    assert_eq!(world.take_one(pair.alice).status(), 200);
 }
 
 // C3: a connection that serves sessions is spared for some time: their peers would all suffer for one frame.

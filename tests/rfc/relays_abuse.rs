@@ -647,3 +647,56 @@ fn foreign_relay_is_not_lost_while_another_connection_of_its_is_there() {
     world.run();
     assert_eq!(said(&only(world.take(second), "SEND")), "3");
 }
+
+// Sessions of clients behind relays last as long as they are refreshed. One relay with one account has the memory of as
+// many as the relay cares to ask for, and not that which everybody else needs to get in.
+#[test]
+fn sessions_behind_one_relay_leave_room_for_newcomers() {
+    let mut settings = settings(1);
+    settings.limits.queue_octets_total = 1 << 20;
+    let mut world = World::with(settings);
+    let conn = relay(&mut world, 0, OTHER);
+    let mut opened = 0;
+    loop {
+        let there = format!("msrps://{OTHER}:2855/{opened:028};tcp msrps://192.0.2.51:51344/c;tcp");
+        world.send(conn, auth(&there));
+        let challenge = world.take_one(conn);
+        if challenge.status() != 401 {
+            assert_eq!(challenge.status(), 403);
+            break;
+        }
+        let answer = answer_challenge(&challenge, "alice", "1234", &relay_uri(), 1);
+        let again = Request::new("AUTH", &relay_uri(), &there).header("Authorization", &answer);
+        world.send(conn, again.octets());
+        assert_eq!(world.take_one(conn).status(), 200);
+        opened += 1;
+        assert!(opened < 10_000, "nothing bounds them");
+    }
+    assert!(opened > 50, "only {opened} clients behind a relay have room");
+    let (client, _) = world.client(0, "bob");
+    assert!(!world.is_closed(client));
+}
+
+// The far side of a session chooses how long its URI is, and how many messages it wants stopped: for a session of a client
+// behind a relay, of which there may be any number, all of that is counted.
+#[test]
+fn what_a_session_behind_a_relay_remembers_of_its_far_side_counts() {
+    let mut world = World::new(1);
+    let (conn, [to_alice, _]) = world.relay_with_two_clients(0);
+    world.end(conn).answers = Answers::Always(413);
+    let far = world.connect(0);
+    let before = world.sizes().bytes_kept;
+    let from = format!("msrps://a.example:1/x;tcp;p={}", "y".repeat(900));
+    for n in 0..8 {
+        let message = format!("{}{n}", "m".repeat(100));
+        world.send(far, Request::send(&to_alice, &from, &message, b"x").octets());
+        world.run();
+    }
+    world.take(far);
+    let sizes = world.sizes();
+    assert_eq!((sizes.transactions, sizes.bytes_kept), (0, sizes.bytes_counted));
+    let grown = sizes.bytes_kept - before;
+    assert!(grown > 900 + 8 * 100, "{grown} bytes are counted");
+    world.advance(Duration::from_secs(700));
+    world.close_all();
+}

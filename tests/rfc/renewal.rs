@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::relays::{OTHER, WREN, WREN_THERE, back_to_wren, relay, session};
 use crate::support::line::{LAYOUTS, only};
-use crate::support::{Conn, Frame, Pair, Request, World};
+use crate::support::{Conn, Frame, Pair, Request, World, settings};
 
 /// Who speaks, and by which of alice's URIs.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -163,6 +163,22 @@ fn pair_talks_by_the_new_uri_when_the_old_one_has_expired() {
             world.close_all();
         }
     }
+}
+
+// A11: a URI that lives longer than its successors is the session's until it expires, however many of those there were.
+#[test]
+fn uri_that_outlives_its_successors_stays_usable() {
+    let mut settings = settings(1);
+    settings.expires_seconds_min = 1;
+    let mut world = World::with(settings);
+    let pair = world.pair(0, 0);
+    for n in 0..8 {
+        let answer = world.auth_round(pair.alice, "alice", &pair.alice_uri, "Expires: 1\r\n");
+        assert_eq!(answer.status(), 200, "number {n}");
+        world.advance(Duration::from_secs(2));
+    }
+    deliver(&mut world, (pair.alice, pair.bob), &pair.to_bob, &pair.alice_uri);
+    world.close_all();
 }
 
 // F5: two first messages that cross, each by another of alice's URIs, bind one pair.

@@ -27,6 +27,10 @@ const CLIENTS_MAX: usize = 4096;
 /// Those who have none, or none yet: nobody needs an account to be one of them.
 const ASKING_MAX: usize = 256;
 
+/// One part in so many of the memory is for sessions of clients behind relays. They last as long as they are refreshed, and
+/// what is kept of the clients beside them is less again: memory that is short must be able to become ample.
+const SESSIONS_PART: usize = 3;
+
 /// The clients behind a relay, on one connection with it.
 #[derive(Debug)]
 pub(crate) struct Behind {
@@ -222,7 +226,8 @@ pub(super) fn meet<'p>(
         return forbidden("AUTH on a connection in other use");
     }
     let is_known = peer.behind.as_mut().is_some_and(|behind| behind.client(nearest).is_some());
-    if !is_known && core.budget.is_pressed() {
+    let is_full = core.budget.is_pressed() || sessions.kept() > core.budget.allowance() / SESSIONS_PART;
+    if !is_known && is_full {
         return forbidden("No memory for another client, try again later");
     }
     let behind = peer.behind.get_or_insert_with(|| Box::new(Behind::new(&mut core.entropy)));

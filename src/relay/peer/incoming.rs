@@ -171,14 +171,15 @@ impl Relay {
     }
 
     /// A request for another host. Whoever sends one to us does not know whom it is talking to: the
-    /// connection goes (norm C3), unless it serves sessions, whose peers would all suffer for one frame.
+    /// connection goes (norm C3), unless sessions live by it, which would all suffer for one frame.
     fn on_misaddressed(&mut self, key: PeerKey, transit: &Transit, fx: &mut Effects) {
         let refusals_max = self.core.settings.limits.refusals_max;
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
+        let is_in_use = peer.is_in_use();
         let spared = match &mut peer.standing {
-            Standing::Proven { strays } if !peer.bound.is_empty() => {
+            Standing::Proven { strays } if is_in_use => {
                 *strays += 1;
                 *strays < refusals_max
             }
@@ -258,6 +259,7 @@ impl Relay {
             peer.unfinished = bytes;
             peer.recount(&mut self.core, fx);
         }
+        self.shed_newcomers(fx);
     }
 
     /// A response: only the transaction id says what it belongs to (norm Q2).

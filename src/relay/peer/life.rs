@@ -3,6 +3,7 @@
 //!
 //! Invariant: whoever waits for something from a connection that ends is told, once.
 
+use core::cmp::Reverse;
 use std::mem;
 
 use super::{Incoming, Peer, Role, Standing};
@@ -17,6 +18,10 @@ use crate::relay::orphan::Failure;
 use crate::relay::session::Sessions;
 use crate::relay::view::EndReason;
 use crate::relay::{CloseReason, Core, Effect, Effects, Event, Limit, Offence, Relay, Tally, Who};
+
+/// While memory is short, connections that have proven nothing may have one part in so many of it: many times what an AUTH
+/// takes, and little enough that strangers cannot make it short.
+const NEWCOMERS_PART: usize = 8;
 
 impl Relay {
     pub(crate) fn on_connected(&mut self, key: PeerKey, fx: &mut Effects) {
@@ -156,6 +161,24 @@ impl Relay {
             };
             let least = self.core.newcomers.least().ok_or(limit)?;
             self.abort_newcomer(least, CloseReason::Limit(limit), fx);
+        }
+    }
+
+    /// While memory is short, those who have proven nothing have no more than a part of it. Whoever has most goes first, as
+    /// many as give back half of that part: so each look at all of them has to be paid for with new bytes.
+    pub(crate) fn shed_newcomers(&mut self, fx: &mut Effects) {
+        let part = self.core.budget.allowance() / NEWCOMERS_PART;
+        if !self.core.budget.is_pressed() || self.core.newcomers.bytes() <= part {
+            return;
+        }
+        let newcomers = self.peers.iter().filter(|(_, peer)| !peer.is_proven());
+        let mut heaviest: Vec<(usize, PeerKey)> = newcomers.map(|(key, peer)| (peer.counted, key)).collect();
+        heaviest.sort_unstable_by_key(|heavy| Reverse(*heavy));
+        for (_, key) in heaviest {
+            if self.core.newcomers.bytes() <= part / 2 {
+                break;
+            }
+            self.abort_newcomer(key, CloseReason::Limit(Limit::QueueBytesTotal), fx);
         }
     }
 

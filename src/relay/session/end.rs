@@ -26,6 +26,7 @@ impl Relay {
                 && let (Some(session), Some(message)) = (self.sessions.find(&id), message)
             {
                 session.stop(running.inward, message);
+                self.sessions.recount_by_id(&id, &mut self.core);
             }
             running.end(Flag::Aborted, &mut self.core, fx);
             refuse(&mut self.core, id, &running, status, fx);
@@ -90,6 +91,7 @@ impl Relay {
                     (self.sessions.find(&notice.session), &notice.message_id)
             {
                 session.stop(notice.inward, message.clone());
+                self.sessions.recount_by_id(&notice.session, &mut self.core);
             }
             self.report(notice, status, fx);
         } else {
@@ -167,7 +169,7 @@ impl Relay {
             return;
         };
         self.core.stats.sessions_closed += 1;
-        self.core.keep(session.kept(), 0, fx);
+        self.core.keep(session.weight, 0, fx);
         let reason = session.end.unwrap_or(EndReason::Expired);
         fx.event(Event::SessionClosed { session: Box::new(session.view(self.core.now)), reason });
         for running in &session.running {

@@ -32,7 +32,9 @@ impl Relay {
         mut transit: Transit,
         fx: &mut Effects,
     ) {
-        match self.route(id, giver, stream, &transit, fx) {
+        let routed = self.route(id, giver, stream, &transit, fx);
+        self.sessions.recount_by_id(&id, &mut self.core);
+        match routed {
             Ok((next, inward)) => {
                 let running = Running { stream, giver, inward, next, transit: transit.clone(), octets: 0 };
                 if let Some(session) = self.sessions.find(&id) {

@@ -1,0 +1,306 @@
+#!/usr/bin/env bash
+# Files and chat through this relay between clients made with SIP SIMPLE's Python SDK, and between them and msrp.
+set -euo pipefail
+
+usage() {
+    cat <<'USAGE'
+Usage: interop-sdk.sh --sources DIR [--work DIR] [--bin DIR] [--size SIZE] [--keep]
+
+Builds SIP SIMPLE's SDK from sources that you have checked out, starts this relay on a loopback port, and lets clients of
+the SDK call each other by SIP, without a SIP server: a file with the FILE_OFFSET exchange, one that is broken off and
+taken up again, chat both ways, each with the caller behind the relay and not. Then a file goes to `msrp`, and one comes
+from it. All are compared.
+
+  --sources DIR  holds a checkout of each: python3-application (3.0.11), python3-eventlib, python3-gnutls, python3-otr,
+                 python3-xcaplib, python3-msrplib, python3-sipsimple, pjproject (tag 2.17), and ZRTPCPP (the commit that
+                 get_dependencies.sh of python3-sipsimple names). The first seven are AGProjects' at GitHub. They are not
+                 changed
+  --work DIR     builds there, and finds there what an earlier run has built; default: DIR/build of --sources. Building
+                 takes some minutes, and 2 GB
+  --bin DIR      take msrprelay and msrp from there; default: build them, and take target/release
+  --size SIZE    of the files: 2M, 100M, ...; at least 2M, so that there is time to break off; default 20M
+  --keep         keep the directory with certificates, config, logs, traces and files, and say where it is
+  -h, --help     this text
+
+Other packages come from PyPI by pip, into a virtual environment in --work; Debian's packages that are missing are named.
+What was seen with which versions is told in docs/interop.md.
+
+Exit status: 0 if all arrived as it was sent, 1 if not, 2 for wrong usage, 130 if interrupted.
+USAGE
+}
+
+fail() {
+    echo "interop-sdk.sh: $*" >&2
+    exit 1
+}
+
+wrong() {
+    echo "interop-sdk.sh: $*; see --help" >&2
+    exit 2
+}
+
+sources='' work='' bin='' size=20M keep=no
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help) usage; exit 0 ;;
+        --keep) keep=yes; shift ;;
+        --sources | --work | --bin | --size)
+            [ $# -ge 2 ] || wrong "$1 needs a value"
+            declare "${1#--}=$2"
+            shift 2
+            ;;
+        *) wrong "unknown argument $1" ;;
+    esac
+done
+[ -n "$sources" ] || wrong "--sources is missing"
+sources=$(cd "$sources" 2> /dev/null && pwd) || wrong "--sources: no such directory"
+[[ $size =~ ^[0-9]{1,9}[KMG]?$ ]] || wrong "--size $size: write 2M, 100M"
+[ -z "$bin" ] || bin=$(cd "$bin" 2> /dev/null && pwd) || wrong "--bin: no such directory"
+work=${work:-$sources/build}
+mkdir -p "$work"
+work=$(cd "$work" && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+for tool in openssl timeout sha256sum numfmt head mktemp make patch; do
+    command -v "$tool" > /dev/null || fail "$tool is needed and not installed"
+done
+bytes=$(numfmt --from=iec "$size")
+[ "$bytes" -ge $((2 << 20)) ] || wrong "--size $size: at least 2M"
+libraries=(python3-application python3-eventlib python3-gnutls python3-otr python3-xcaplib python3-msrplib)
+for name in "${libraries[@]}" python3-sipsimple pjproject ZRTPCPP; do
+    [ -d "$sources/$name" ] || fail "$sources/$name is not there"
+done
+
+missing=()
+for package in g++ python3-dev python3-venv pkg-config uuid-dev libasound2-dev libssl-dev libgnutls28-dev libsqlite3-dev \
+    libv4l-dev libvpx-dev libopus-dev libbcg729-dev libopencore-amrnb-dev libopencore-amrwb-dev libavcodec-dev \
+    libavdevice-dev libavformat-dev libavutil-dev libswscale-dev; do
+    dpkg-query -W -f '${Status}' "$package" 2> /dev/null | grep -q 'ok installed' || missing+=("$package")
+done
+[ ${#missing[@]} = 0 ] || fail "not installed: apt-get install ${missing[*]}"
+
+run() { # LOG COMMAND...: with its output in a log
+    local log=$1
+    shift
+    "$@" > "$log" 2>&1 || { tail -n 20 "$log" >&2; fail "$* has failed: see $log"; }
+}
+
+build_libraries() {
+    local name
+    echo "== Building the libraries"
+    rm -rf "$work/venv"
+    run "$work/venv.log" /usr/bin/python3 -m venv "$work/venv"
+    run "$work/pip.log" timeout 600 "$work/venv/bin/pip" install setuptools wheel 'Cython<3' twisted pyopenssl \
+        service_identity gevent greenlet lxml dnspython python-dateutil gmpy2
+    for name in "${libraries[@]}"; do
+        rm -rf "${work:?}/$name"
+        cp -a "$sources/$name" "$work/$name"
+        rm -rf "$work/$name/build"
+        run "$work/$name.log" timeout 300 "$work/venv/bin/pip" install --no-deps --no-build-isolation "$work/$name"
+    done
+    touch "$work/libraries.built"
+}
+
+# Its own script unpacks pjsip, and patches it; the archive is what it would download otherwise.
+build_sdk() {
+    local sdk=$work/python3-sipsimple
+    echo "== Building the SDK"
+    rm -rf "$sdk"
+    cp -a "$sources/python3-sipsimple" "$sdk"
+    tar czf "$sdk/deps/2.17.tar.gz" --exclude .git -C "$sources" pjproject
+    cp -a "$sources/ZRTPCPP" "$sdk/deps/"
+    cd "$sdk"
+    run "$work/patch.log" bash get_dependencies.sh --version 2.17
+    run "$work/sdk.log" timeout 3000 "$work/venv/bin/python" setup.py build_ext --inplace
+    cd "$root"
+    touch "$work/sdk.built"
+}
+
+[ -e "$work/libraries.built" ] || build_libraries
+[ -e "$work/sdk.built" ] || build_sdk
+python=$work/venv/bin/python
+export PYTHONPATH=$work/python3-sipsimple
+"$python" - << 'PYTHON' || fail "the SDK cannot be loaded; to build it anew, remove libraries.built or sdk.built in $work"
+import importlib.metadata
+import sipsimple
+import sipsimple.application
+import sipsimple.core
+names = ['python3-' + name for name in ('msrplib', 'application', 'eventlib', 'gnutls')] + ['Twisted']
+print('python3-sipsimple', sipsimple.__version__, 'pjsip', sipsimple.core.PJ_VERSION.decode(),
+      *(word for name in names for word in (name, importlib.metadata.version(name))))
+PYTHON
+
+if [ -z "$bin" ]; then
+    echo "== Building the relay"
+    (cd "$root" && cargo build --release --locked --bins)
+    bin=$(cd "$root" && cd "${CARGO_TARGET_DIR:-target}/release" && pwd)
+fi
+for binary in msrprelay msrp; do
+    [ -x "$bin/$binary" ] || fail "$bin/$binary is not there"
+done
+
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/msrp-interop-sdk.XXXXXX")
+relay='' parties=()
+
+clean_up() {
+    local status=$? pid
+    trap - EXIT INT TERM
+    for pid in ${parties[@]+"${parties[@]}"} $relay; do
+        kill "$pid" 2> /dev/null || true
+        wait "$pid" 2> /dev/null || true
+    done
+    if [ "$keep" = yes ]; then
+        echo "Kept: $scratch"
+    else
+        rm -rf "$scratch"
+    fi
+    exit "$status"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# Waits for a file that a process of ours will write, for 60 s at most: the SDK is slow to start.
+await() { # PID WHAT LOG FILE
+    local tries=0
+    until [ -s "$4" ]; do
+        kill -0 "$1" 2> /dev/null || { tail -n 30 "$3" >&2; fail "$2 has stopped"; }
+        tries=$((tries + 1))
+        [ "$tries" -lt 600 ] || { tail -n 30 "$3" >&2; fail "$2 is not ready after 60 s"; }
+        sleep 0.1
+    done
+}
+
+cd "$scratch"
+umask 077
+"$root/scripts/gen-cert.sh" localhost --san 127.0.0.1 --ca ca --out . > gen-cert.log 2>&1 \
+    || { cat gen-cert.log >&2; fail "no certificate"; }
+openssl rand -hex 12 > alice.password
+openssl rand -hex 12 > bob.password
+
+echo "== Starting the relay"
+cat > relay.yaml << CONFIG
+listen: [{address: "127.0.0.1:0", tls: true}]
+hostname: localhost
+realm: example.com
+tls: {certificate: localhost.crt, key: localhost.key}
+log: {level: debug}
+outbound: {ca: ca/ca.crt, allow: ["127.0.0.0/8"]}
+auth:
+  memory:
+    users:
+      - {user: "alice@example.com", password: "$(cat alice.password)"}
+      - {user: "bob@example.com", password: "$(cat bob.password)"}
+CONFIG
+"$bin/msrprelay" --config relay.yaml --ready-file ready > relay.log 2>&1 &
+relay=$!
+await "$relay" "the relay" relay.log ready
+port=$(head -n 1 ready)
+port=${port##*:}
+echo "It listens on 127.0.0.1:$port"
+
+# A client of the SDK in the background, with a home of its own. Settings are kept from one run to the next.
+sdk() { # WHO LOG ROLE OPTION...
+    local who=$1 log=$2
+    shift 2
+    mkdir -p "$who"
+    HOME=$scratch/$who timeout 200 "$python" "$root/tests/interop/sdk_file.py" "$@" --user "$who@example.com" \
+        --password-file "$who.password" --relay "localhost:$port" --ca ca/ca.crt --directory "$who" --timeout 150 \
+        > "$log" 2>&1 &
+    parties+=($!)
+}
+
+# Waits for the last two parties; the callee may be meant to fail.
+settle() { # NAME [CALLEE-MAY-FAIL]
+    local pid
+    wait "${parties[1]}" || explain "$1"
+    wait "${parties[0]}" || [ $# = 2 ] || explain "$1"
+    parties=()
+}
+
+explain() { # NAME
+    tail -n 8 -- "$1".*.log >&2
+    tail -n 20 relay.log >&2
+    fail "$1: one of the two has failed"
+}
+
+call() { # NAME CALLER-ROLE CALLEE-ROLE OPTION...
+    local name=$1 caller=$2 callee=$3
+    shift 3
+    rm -f bob.address
+    sdk bob "$name.bob.log" "$callee" --address-file bob.address --text 'Hello from bob, 你好'
+    await "${parties[0]}" bob "$name.bob.log" bob.address
+    sdk alice "$name.alice.log" "$caller" --address-file bob.address --text 'Hello from alice, grüße' "$@"
+}
+
+hash_of() {
+    local sum
+    sum=$(sha256sum < "$1")
+    echo "${sum%% *}"
+}
+
+compare() { # NAME SENT RECEIVED
+    local sent received
+    sent=$(hash_of "$2") received=$(hash_of "$3")
+    [ "$sent" = "$received" ] || fail "$1: $received has arrived, and $sent was sent"
+    echo "$1: $(stat -c %s "$3") bytes, SHA-256 $received"
+}
+
+frames() { # WHO PATTERN: how many lines of the traces of this client have it
+    grep -c -- "$2" "$1/msrp.trace" || true
+}
+
+head -c "$bytes" /dev/urandom > file.bin
+for how in '' --direct; do
+    name=file${how:+-direct}
+    [ -z "$how" ] && echo "== Both behind the relay" || echo "== The caller has no relay, the callee has"
+    rm -rf alice bob
+    # shellcheck disable=SC2086 # an option or none
+    call "$name" send receive --file file.bin $how
+    settle "$name"
+    compare "$name" file.bin bob/received/file.bin
+    [ "$(frames alice '^MSRP [^ ]* FILE_OFFSET')" = 1 ] || fail "there was no FILE_OFFSET"
+    [ "$(frames alice '^Offset: 0')" = 1 ] || fail "FILE_OFFSET had no answer"
+    # shellcheck disable=SC2086
+    call "chat$how" chat answer $how
+    settle "chat$how"
+    grep -h '^heard' "chat$how".*.log
+done
+
+echo "== Broken off and taken up again"
+rm -rf alice bob
+call broken send receive --file file.bin --stop-after $((bytes / 8))
+settle broken may-fail
+part=$(stat -c %s bob/received/file.bin 2> /dev/null || echo 0)
+call resumed send receive --file file.bin
+settle resumed
+compare resumed file.bin bob/received/file.bin
+offset=$(sed -n 's/^Offset: \([0-9]*\).*/\1/p' alice/msrp.trace | tail -n 1)
+echo "The second FILE_OFFSET was answered with $offset; $part bytes had been there"
+[ "$offset" = "$part" ] || fail "these are not the same"
+
+echo "== To msrp"
+rm -rf alice bob
+MSRP_PASSWORD=$(cat bob.password) timeout 200 "$bin/msrp" receive --user bob@example.com --relay "localhost:$port" \
+    --ca ca/ca.crt --out . --path-file bob.path --timeout 60s > to-msrp.bob.log 2>&1 &
+parties+=($!)
+await "${parties[0]}" msrp to-msrp.bob.log bob.path
+sdk alice to-msrp.alice.log send --no-sip --address-file bob.path --file file.bin
+settle to-msrp
+compare to-msrp file.bin message.bin
+
+echo "== From msrp"
+if "$bin/msrp" send --help | grep -q -- --first-send; then
+    rm -rf bob bob.path
+    sdk bob from-msrp.bob.log receive --no-sip --address-file bob.path --file file.bin
+    await "${parties[0]}" bob from-msrp.bob.log bob.path
+    # Short chunks: see docs/interop.md.
+    MSRP_PASSWORD=$(cat alice.password) timeout 200 "$bin/msrp" send file.bin --user alice@example.com \
+        --relay "localhost:$port" --ca ca/ca.crt --to "$(cat bob.path)" --chunk-size 64K > from-msrp.alice.log 2>&1 &
+    parties+=($!)
+    settle from-msrp
+    compare from-msrp file.bin bob/received/file.bin
+else
+    echo "Left out: this msrp cannot begin with a SEND without a body, which the SDK demands"
+fi
+echo "OK"
