@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement};
 
+use crate::ring;
+
 /// While a task is busy, this is how often sockets and timers are looked at.
 const PREEMPT_TIMER: Duration = Duration::from_millis(1);
 /// The longest sleep with something to do.
@@ -19,10 +21,7 @@ const IO_MEMORY_BYTES: usize = 64 << 10;
 
 /// The engine cannot run here.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "io_uring cannot be used: {0} (it needs Linux 5.8 or later, a container that permits it, and a limit on locked memory, \
-     `ulimit -l`, of at least 512 KiB)"
-)]
+#[error("{0}")]
 pub struct EngineError(String);
 
 /// Runs a future to its end on an executor of its own, in this thread; on one CPU only if that is given.
@@ -34,7 +33,7 @@ pub fn run_on_executor<T>(cpu: Option<usize>, future: impl Future<Output = T>) -
         .io_memory(IO_MEMORY_BYTES)
         .preempt_timer(PREEMPT_TIMER)
         .make()
-        .map_err(|error| EngineError(error.to_string()))?;
+        .map_err(|error| EngineError(ring::why_not(&error.to_string())))?;
     Ok(executor.run(async {
         let _ticking = glommio::spawn_local(async {
             loop {

@@ -9,6 +9,8 @@ use std::io;
 use glommio::{GlommioError, LocalExecutorBuilder};
 use rlimit::{INFINITY, Resource};
 
+use crate::ring;
+
 /// Locked memory that an executor's rings and registered buffers need.
 const MEMLOCK_PER_CORE: u64 = 512 << 10;
 
@@ -22,10 +24,7 @@ pub enum PreflightError {
     )]
     IoUringDisabled(String),
     /// No ring could be made.
-    #[error(
-        "io_uring does not work here ({0}): run on Linux 5.8 or later, and let the container's seccomp profile \
-         allow io_uring_setup, io_uring_enter and io_uring_register"
-    )]
+    #[error("{0}")]
     IoUring(String),
     /// The engine reads which CPUs there are, and panics where it cannot.
     #[error("/sys/devices/system/cpu cannot be read ({0}): let the relay's root or container have /sys")]
@@ -96,7 +95,7 @@ fn enough_locked(limit: u64, cores: usize) -> Result<(), PreflightError> {
 fn probe_io_uring() -> Result<(), PreflightError> {
     let explain = |error: GlommioError<()>| match disabled_by_sysctl() {
         Some(setting) => PreflightError::IoUringDisabled(setting),
-        None => PreflightError::IoUring(error.to_string()),
+        None => PreflightError::IoUring(ring::why_not(&error.to_string())),
     };
     let probe = LocalExecutorBuilder::default().name("probe").ring_depth(8).io_memory(64 << 10);
     probe.spawn(|| async {}).map_err(explain)?.join().map_err(explain)
