@@ -65,6 +65,12 @@ impl Wanted {
         Self(text)
     }
 
+    /// What was asked for.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Whether a session is meant.
     #[must_use]
     pub fn means(&self, view: &SessionView) -> bool {

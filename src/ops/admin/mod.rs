@@ -50,7 +50,8 @@ pub enum Request {
         /// How long sessions may go on, in seconds; absent: `drain_timeout` of the config.
         seconds: Option<u64>,
     },
-    /// To show what clients send and are sent, heads alone: an [`Answer::Head`] for each.
+    /// To show what clients send and are sent, heads alone: an [`Answer::Head`] for each, and an [`Answer::Note`] before if
+    /// there is nothing to show yet.
     Trace {
         /// A user, with or without the realm behind an `@`, or the beginning of a session's id.
         of: String,
@@ -83,6 +84,8 @@ pub enum Answer {
         /// And for which realm.
         realm: String,
     },
+    /// Something to know that is no result.
+    Note(String),
     /// All has been said.
     Done,
     /// It cannot be done: why, and what to do about it.
