@@ -7,6 +7,8 @@ use msrprelay::client::{ClientError, EngineError, Stage, run_on_executor};
 use msrprelay::ops::say;
 use serde_json::{Value, json};
 
+use crate::units::counted;
+
 const SIGINT: i32 = 2;
 const SIGTERM: i32 = 15;
 
@@ -20,7 +22,7 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// Files came, but not all of them as they should be.
-    #[error("{rejected} of {total} files rejected")]
+    #[error("{rejected} of {} rejected", counted(*.total, "file"))]
     Rejected {
         /// How many were not kept.
         rejected: usize,
@@ -31,7 +33,7 @@ pub(crate) enum Failure {
     #[error("received wrongly: {0}")]
     Mismatch(String),
     /// Of a domain, not everything is in order.
-    #[error("{count} problems, the first: {first}")]
+    #[error("{}{first}", if *.count == 1 { "1 problem: ".to_owned() } else { format!("{count} problems, the first: ") })]
     Domain {
         /// How many there are.
         count: usize,
