@@ -20,16 +20,18 @@ mod incoming_file;
 mod ledger;
 mod locate;
 mod message;
+mod opening;
 mod overdue;
 mod part_file;
 mod ranges;
 mod sending;
 mod source;
+mod talk;
 mod target;
 mod tls;
 mod transport;
 
-pub use crate::trust::{covered_names, epoch_seconds, validity};
+pub use crate::trust::{covered_names, distinguished_names, epoch_seconds, validity};
 pub use auth::{AuthOptions, Credentials, Grant, authenticate, authenticate_through};
 pub use disposition::{Disposition, Sha256Digest, hex, numbered_name, safe_name};
 pub use endpoint::{Activity, Endpoint, Event, Frame, Incoming, Outgoing, Urgent};
@@ -39,11 +41,13 @@ pub use incoming_file::{Arrival, Rejection};
 pub use ledger::Ledger;
 pub use locate::{Located, LocatedRelay, NoAddress, Route, locate};
 pub use message::{MessageSpec, MessageStream};
+pub use opening::{Opening, open_session};
 pub use overdue::{Due, Overdue, overdue};
 pub use part_file::remove_all as remove_partial_files;
 pub use ranges::{RangeSet, TooScattered};
 pub use sending::{Delivery, SendOptions, send_message};
 pub use source::Source;
+pub use talk::Said;
 pub use target::Target;
 pub use tls::{
     ListenSecurity, Offer, Security, Suite, TlsVersion, Trust, server_identity, server_identity_offering,

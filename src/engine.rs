@@ -38,10 +38,7 @@ const IO_MEMORY_BYTES: usize = 64 << 10;
 
 /// An executor cannot be had here.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "io_uring cannot be used: {reason} (it needs Linux 5.8 or later, a container that permits it, and a limit on locked \
-     memory, `ulimit -l`, of at least 512 KiB)"
-)]
+#[error("{}", crate::ring::why_not(reason))]
 pub struct EngineError {
     /// What the engine or the system said.
     reason: String,

@@ -38,7 +38,8 @@
 //! * [`client`] is an MSRP endpoint for the `msrp` tool and the tests, and how that tool finds a domain's relays. It
 //!   shares the grammar with the relay, and [`trust`], nothing else.
 //! * [`files`] creates and replaces files where others may write, and gives up root's rights. [`text`] is the way of
-//!   foreign text to a person. Both know nothing of the relay; every layer but the pure ones may use them.
+//!   foreign text to a person. [`ring`] says why there may be no io_uring. None of them knows anything of the relay; every
+//!   layer but the pure ones may use them.
 //! * [`fuzz`] holds what the fuzzer runs against [`proto`], [`relay`] and [`runtime::tls`]; only tests use it.
 //!
 //! `tests/layering.rs` holds the purity of [`proto`] and [`relay`]. Names below that are no links are private modules:
@@ -158,6 +159,7 @@ pub mod fuzz;
 pub mod ops;
 pub mod proto;
 pub mod relay;
+pub mod ring;
 pub mod runtime;
 pub mod srv;
 pub mod telemetry;

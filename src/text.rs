@@ -58,6 +58,32 @@ fn escape(character: char) -> Option<String> {
     (!is_plain(character)).then(|| character.escape_unicode().to_string().replace("\\u{a}", "\\n"))
 }
 
+/// What the system says of an error, in words for people: without the library's numbers, and what it means where that helps.
+#[must_use]
+pub fn of_io(error: &io::Error) -> String {
+    use io::ErrorKind as Kind;
+    let words = match error.kind() {
+        Kind::NotFound if error.raw_os_error().is_some() => "no such file or directory",
+        Kind::PermissionDenied if error.raw_os_error().is_some() => "permission denied",
+        Kind::ConnectionRefused => "connection refused: nothing listens there",
+        Kind::ConnectionReset => "the other side has reset the connection",
+        Kind::HostUnreachable | Kind::NetworkUnreachable => "there is no way to that address from here",
+        Kind::AddrNotAvailable => "this machine has no such address",
+        Kind::AddrInUse => "something else listens there already",
+        Kind::StorageFull => "the disk is full",
+        Kind::ReadOnlyFilesystem => "the file system is read-only",
+        _ => {
+            let all = error.to_string();
+            let words = all.split(" (os error ").next().unwrap_or_default();
+            return match words.starts_with("failed to lookup address information") {
+                true => "no name server knows it, or none answers".to_owned(),
+                false => words.to_owned(),
+            };
+        }
+    };
+    words.to_owned()
+}
+
 /// True for what a terminal shows where it stands: neither a control character nor one that reorders, hides or breaks
 /// the text around it.
 #[must_use]
@@ -203,6 +229,21 @@ mod tests {
         assert_eq!(safe, line);
         assert_eq!(&*safe_line(b"a\nb \xff\n", Form::Text), "a\\nb \u{fffd}\n".as_bytes());
         assert!(matches!(safe_line(b"plain\n", Form::Text), Cow::Borrowed(b"plain\n")));
+    }
+
+    #[test]
+    fn errors_of_the_system_are_told_without_numbers() {
+        for (number, words) in [
+            (2, "no such file or directory"),
+            (111, "connection refused: nothing listens there"),
+            (98, "something else listens there already"),
+            (7, "Argument list too long"),
+        ] {
+            assert_eq!(of_io(&io::Error::from_raw_os_error(number)), words);
+        }
+        assert_eq!(of_io(&io::Error::other("our own words")), "our own words");
+        let own = io::Error::new(io::ErrorKind::NotFound, "it has no address");
+        assert_eq!(of_io(&own), "it has no address");
     }
 
     proptest! {

@@ -20,5 +20,5 @@ mod tests;
 pub use authorities::Authorities;
 pub(crate) use authorities::in_its_dates;
 pub(crate) use certificate::Outline;
-pub use certificate::{covered_names, epoch_seconds, validity};
+pub use certificate::{covered_names, distinguished_names, epoch_seconds, validity};
 pub use words::{Asker, NAMES_SHOWN_MAX, TlsFault, io_words, shown_names};

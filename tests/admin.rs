@@ -596,3 +596,20 @@ fn a_terminal_is_given_nothing_to_obey_by_any_command() {
         }
     }
 }
+
+#[test]
+fn a_trace_of_who_is_not_there_says_so_and_waits() {
+    bounded(|| {
+        let relay = start(ADMIN);
+        let socket = socket(&relay);
+        let alice = relay.client("alice");
+        for (of, told) in [("carol@example.com", true), ("alice", false), (&id(&alice)[..10], false)] {
+            let output = run(&socket, &["trace", of, "--seconds", "1"]);
+            assert!(output.status.success());
+            let said = String::from_utf8(output.stderr).unwrap();
+            let note = format!("msrprelay: no session of a user {of} is open");
+            assert_eq!(said.contains(&note), told, "{of}: {said}");
+            assert_eq!(said.is_empty(), !told, "{of}: {said}");
+        }
+    });
+}

@@ -271,6 +271,19 @@ const REFUSED: &[(&str, &str)] = &[
     ("[1, 2]", "is not a config: "),
     ("hostnam: x", "hostnam: unknown key: did you mean `hostname`?"),
     ("frobnicate: x", "frobnicate: unknown key: remove it"),
+    ("Listen: x", "Listen: unknown key: did you mean `listen`?"),
+    ("host: x", "host: unknown key: did you mean `hostname`?"),
+    (
+        "tls: {certificate: relay.crt, key: relay.key, cert: c}",
+        "tls.cert: unknown key: did you mean `certificate`?",
+    ),
+    (
+        "outbound: {connect-timeout: 1s}",
+        "outbound.connect-timeout: unknown key: did you mean `connect_timeout`?",
+    ),
+    ("outbound: {timeout: 1s}", "outbound.timeout: unknown key: did you mean `connect_timeout`?"),
+    ("limits: {connections: 5}", "limits.connections: unknown key: did you mean `connections_max`?"),
+    ("log: {file: x}", "log.file: unknown key: remove it, or write one of level, format"),
     (
         "auth: {memory: {users: [{user: a@b.example, pasword: x}]}}",
         "auth.memory.users[0].pasword: unknown key: did you mean `password`?",
@@ -282,7 +295,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("realm: \"\"", "realm: is empty: "),
     ("realm: 'a\"b'", "realm: is not fit for a realm: "),
     ("hostname: \"relay.example.com:2855\"", "hostname: \"relay.example.com:2855\" is not a host name: "),
-    ("domains: example.com", "domains: is a piece of text, not a list: "),
+    ("domains: example.com", "domains: is text, not a list: "),
     ("domains: []", "domains: is empty"),
     ("domains: [a.example, A.example]", "domains[1]: a.example is there twice: "),
     ("domains: [a.example, 'b c']", "domains[1]: \"b c\" is not a host name: "),
@@ -293,7 +306,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     // Listeners
     ("listen: []", "listen: is empty: "),
-    ("listen: ['0.0.0.0:2855']", "listen[0]: is a piece of text: write it as {key: value, ...}"),
+    ("listen: ['0.0.0.0:2855']", "listen[0]: is text: write it as {key: value, ...}"),
     (
         "listen: [{address: foo}]",
         "listen[0].address: \"foo\" is not an address and port: write it as \"0.0.0.0:2855\"",
@@ -486,10 +499,7 @@ const REFUSED: &[(&str, &str)] = &[
         "outbound: {allow: ['10.0.0.0/8', '10.0.0.0/33']}",
         "outbound.allow[1]: \"10.0.0.0/33\" is not an address range: ",
     ),
-    (
-        "outbound: {max_chunk: 10KiB}",
-        "outbound.max_chunk: is a piece of text: write it as {name: value, ...}",
-    ),
+    ("outbound: {max_chunk: 10KiB}", "outbound.max_chunk: is text: write it as {name: value, ...}"),
     (
         "outbound: {max_chunk: {a.example: 1000}}",
         "outbound.max_chunk.a.example: 1000B is below 1KiB: write 1KiB to 1GiB",
@@ -516,12 +526,12 @@ const REFUSED: &[(&str, &str)] = &[
     ("drain_timeout: 300", "drain_timeout: 300 has no unit: write it as 300s"),
     ("drain_timeout: 2d", "drain_timeout: 2d is above 1d: write 0ms to 1d"),
     ("accounting: {format: csv}", "accounting.format: \"csv\" is not known here: write off or text or json"),
-    ("accounting: json", "accounting: is a piece of text, not a section: "),
+    ("accounting: json", "accounting: is text, not a section: "),
     ("admin: {}", "admin.socket: is missing: write it as /run/msrprelay/admin.sock"),
     ("admin: {socket: 7}", "admin.socket: is a number, not text: "),
     (
         "admin: {socket: /run/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.sock}",
-        "admin.socket: has 121 octets, 107 at most: choose a shorter path",
+        "admin.socket: has 121 bytes, 107 at most: choose a shorter path",
     ),
     ("metrics: {address: nowhere}", "metrics.address: \"nowhere\" is not an address and port: "),
     ("metrics: {address: '0.0.0.0:9285'}", "metrics.address: 0.0.0.0:9285 is not a loopback address"),

@@ -147,7 +147,7 @@ fn every_remark_is_in_the_config_too() {
 #[test]
 fn what_is_no_config_of_that_relay_is_refused_in_one_line() {
     let place = place("memory.ini");
-    for (file, words) in [("config.yaml.sample", "has no section [Relay]"), ("nothing.ini", "No such file")] {
+    for (file, words) in [("config.yaml.sample", "has no section [Relay]"), ("nothing.ini", "no such file")] {
         let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         let output = run(&place, &["import-config", sample.to_str().unwrap()]);
         let said = text(&output.stderr);

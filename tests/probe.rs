@@ -161,6 +161,8 @@ fn a_certificate_for_another_name_is_told_with_the_names_it_has() {
         assert_eq!(seen.status, 3);
         assert!(seen.out.contains("FAILED     TLS with"), "{}", seen.out);
         assert!(seen.out.contains("names      relay.example.test"), "{}", seen.out);
+        assert!(seen.out.contains("SHA-256    ") && seen.out.contains("issued by  "), "{}", seen.out);
+        assert!(seen.errors.contains("msrp: 1 problem: other.example.test at"), "{}", seen.errors);
         let insecure = Command::new(env!("CARGO_BIN_EXE_msrp"))
             .args(["probe", "example.test", "--insecure", "--dns", &zone.address.to_string()])
             .output()

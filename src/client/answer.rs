@@ -35,6 +35,17 @@ pub(super) fn response(head: &Head, octets: &[u8], status: Status, comment: Opti
     Some(frame)
 }
 
+/// What a sender, who wants no content, answers to a request.
+pub(super) fn of_a_sender(head: &Head, octets: &[u8]) -> Option<Vec<u8>> {
+    let status = match head.kind() {
+        Kind::Request(_) if head.defect().is_some() => Status::BAD_REQUEST,
+        Kind::Request(Method::Send) if head.has_body() => Status::STOP,
+        Kind::Request(Method::Send) => Status::OK,
+        _ => Status::NOT_IMPLEMENTED,
+    };
+    response(head, octets, status, None)
+}
+
 /// What a REPORT is about.
 #[derive(Debug)]
 pub(super) struct Subject<'a> {

@@ -21,6 +21,7 @@ use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::uri::MsrpUri;
 use crate::proto::write::FrameWriter;
+use crate::text;
 
 /// Who asks.
 #[derive(Clone)]
@@ -308,6 +309,8 @@ impl Answer<'_> {
     fn refusal(&self) -> ClientError {
         let (head, octets) = (&self.frame.head, &self.frame.octets);
         let by = self.relay_in_between();
+        let challenge = self.is(Status::UNAUTHORIZED).then(|| self.challenge().ok()).flatten();
+        let realm = challenge.map(|(challenge, _)| Box::from(&*challenge.realm));
         let hint = match (self.status, head.min_expires(), head.max_expires()) {
             (Status::TIMEOUT, ..) if by.is_some() => " (it cannot be reached from there)".to_owned(),
             (Status::FORBIDDEN, ..) if by.is_none() => {
@@ -315,13 +318,23 @@ impl Answer<'_> {
                     format!(" (perhaps it does not accept {} as a relay)", authority(last.as_bytes()))
                 })
             }
-            (Status::UNAUTHORIZED, ..) => " (wrong user, password or realm)".to_owned(),
+            (Status::UNAUTHORIZED, ..) => match &realm {
+                Some(realm) => format!(" (wrong user or password; its realm is {})", text::shown(realm)),
+                None => " (wrong user, password or realm)".to_owned(),
+            },
             (Status::OUT_OF_BOUNDS, Some(min), _) => format!(" (Expires must be at least {min} s)"),
             (Status::OUT_OF_BOUNDS, _, Some(max)) => format!(" (Expires must be at most {max} s)"),
             _ => String::new(),
         };
         let comment = words(self.status, &answer::comment(head, octets));
-        ClientError::AuthRefused { relay: self.attempt.relay(), by, status: self.status, comment, hint }
+        ClientError::AuthRefused {
+            relay: self.attempt.relay(),
+            by,
+            status: self.status,
+            comment,
+            realm,
+            hint,
+        }
     }
 
     /// Which of the relays in between has answered, unless it was the one that was asked: From-Path of a response begins

@@ -34,15 +34,18 @@ impl Disposition {
     /// Reads a header value; what is missing, unknown or malformed is left out, for the header is advice.
     pub fn parse(value: &[u8]) -> Self {
         let text = String::from_utf8_lossy(value);
-        let mut disposition = Self::default();
+        let (mut disposition, mut extended) = (Self::default(), None);
         for (name, value) in parameters(&text) {
             match name.to_ascii_lowercase().as_str() {
+                "filename*" if extended.is_none() => extended = parse_extended(&value),
                 "filename" if disposition.filename.is_none() => disposition.filename = Some(value),
                 "size" if disposition.size.is_none() => disposition.size = value.parse().ok(),
                 "hash" if disposition.sha256.is_none() => disposition.sha256 = parse_hash(&value),
                 _ => {}
             }
         }
+        // Who writes both forms has made the plain one for those who cannot read this one (RFC 6266, 4.3).
+        disposition.filename = extended.or(disposition.filename);
         disposition
     }
 
@@ -115,6 +118,33 @@ fn parameter_value(text: &str) -> (String, &str) {
         }
     }
     (value, "")
+}
+
+/// `UTF-8'en'na%C3%AFve.txt`: a character set, perhaps a language, and text with `%XX` in it (RFC 8187, 3.2).
+fn parse_extended(value: &str) -> Option<String> {
+    let mut parts = value.splitn(3, '\'');
+    let (charset, _language, text) = (parts.next()?, parts.next()?, parts.next()?);
+    let octets = percent_decoded(text)?;
+    match charset.trim().to_ascii_lowercase().as_str() {
+        "utf-8" => String::from_utf8(octets).ok(),
+        // Its numbers are those of Unicode; RFC 5987 still asked for it.
+        "iso-8859-1" => Some(octets.into_iter().map(char::from).collect()),
+        _ => None,
+    }
+}
+
+fn percent_decoded(text: &str) -> Option<Vec<u8>> {
+    let (mut octets, mut rest) = (Vec::with_capacity(text.len()), text.bytes());
+    while let Some(octet) = rest.next() {
+        if octet != b'%' {
+            octets.push(octet);
+            continue;
+        }
+        let mut digit = || char::from(rest.next()?).to_digit(16);
+        let (high, low) = (digit()?, digit()?);
+        octets.push(u8::try_from(high * 16 + low).ok()?);
+    }
+    Some(octets)
 }
 
 /// `sha-256:` and 64 hex digits, with or without colons between the octets; other algorithms are not checked.
@@ -274,6 +304,25 @@ mod tests {
         assert_eq!(Disposition::parse(b"attachment; filename=\"open").filename.as_deref(), Some("open"));
         assert_eq!(Disposition::parse(b""), Disposition::default());
         assert_eq!(Disposition::parse(b"\xff\xfe;=;\"="), Disposition::default());
+    }
+
+    #[test]
+    fn extended_name_is_read_and_goes_before_the_plain_one() {
+        for (header, name) in [
+            ("attachment; filename*=UTF-8''na%C3%AFve%20plan.txt", Some("naïve plan.txt")),
+            ("attachment; filename=\"plan.txt\"; filename*=utf-8'en'%E2%82%AC.txt", Some("€.txt")),
+            ("attachment; FileName*=UTF-8''%e2%82%ac.txt; filename=plan.txt", Some("€.txt")),
+            ("attachment; filename*=\"UTF-8''quoted%21.txt\"", Some("quoted!.txt")),
+            ("attachment; filename*=ISO-8859-1''%A3.txt", Some("£.txt")),
+            ("attachment; filename*=UTF-8''%ff.txt; filename=plan.txt", Some("plan.txt")),
+            ("attachment; filename*=UTF-8''cut%2; filename=plan.txt", Some("plan.txt")),
+            ("attachment; filename*=koi8-r''x.txt", None),
+            ("attachment; filename*=plain.txt", None),
+        ] {
+            assert_eq!(Disposition::parse(header.as_bytes()).filename.as_deref(), name, "{header}");
+        }
+        let hostile = Disposition::parse(b"attachment; filename*=UTF-8''..%2F..%2Fetc%2Fpasswd").filename;
+        assert_eq!(safe_name(&hostile.unwrap()), "passwd");
     }
 
     #[test]

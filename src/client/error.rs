@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use crate::proto::parser::ParseError;
 use crate::proto::status::Status;
+use crate::text;
 use crate::trust::{Asker, TlsFault, io_words};
 
 /// How far things had come: decides the exit status of the tool.
@@ -25,7 +26,7 @@ pub enum Stage {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The host name gave no address.
-    #[error("cannot resolve {host}: {source}")]
+    #[error("cannot resolve {host}: {}", text::of_io(source))]
     Resolve {
         /// The name asked for.
         host: String,
@@ -34,7 +35,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// No address of the host accepted the connection.
-    #[error("cannot connect to {address}: {source}")]
+    #[error("cannot connect to {address}: {}", text::of_io(source))]
     Connect {
         /// The last address tried.
         address: String,
@@ -60,7 +61,7 @@ pub enum ClientError {
         reason: String,
     },
     /// The listening address cannot be used.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {}", text::of_io(source))]
     Listen {
         /// The address asked for.
         address: String,
@@ -80,6 +81,8 @@ pub enum ClientError {
         status: Status,
         /// Its words, or the usual ones for the code.
         comment: String,
+        /// The realm of its challenge, if it has one: foreign text.
+        realm: Option<Box<str>>,
         /// What the user can do, with a separator in front; may be empty.
         hint: String,
     },
@@ -116,8 +119,16 @@ pub enum ClientError {
     /// What the peer sent is not MSRP.
     #[error("the peer sent what is not MSRP: {0}")]
     Framing(#[from] ParseError),
+    /// There is no session at the other side, or not for us.
+    #[error("the session was refused: {code} {comment}", code = .status.code())]
+    SessionRefused {
+        /// The answer.
+        status: Status,
+        /// Its words, or the usual ones for the code.
+        comment: String,
+    },
     /// The next hop answered a chunk with an error.
-    #[error("the chunk from octet {octet} was refused: {code} {comment}", code = .status.code())]
+    #[error("the chunk from byte {octet} was refused: {code} {comment}", code = .status.code())]
     Refused {
         /// The answer.
         status: Status,
@@ -135,7 +146,7 @@ pub enum ClientError {
         comment: String,
     },
     /// A chunk was too large to be received whole by a caller that wanted it so.
-    #[error("the chunk is larger than {octets_max} octets")]
+    #[error("the chunk is larger than {octets_max} bytes")]
     TooLarge {
         /// The caller's bound.
         octets_max: usize,
@@ -149,7 +160,7 @@ pub enum ClientError {
         reason: String,
     },
     /// A local file failed.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), text::of_io(source))]
     File {
         /// Which file.
         path: PathBuf,

@@ -2,7 +2,8 @@
 //!
 //! Invariants (RFC 4975, 7.3): every SEND is answered once as its Failure-Report says, with 200 after its end or with an
 //! error as soon as that is known; a request for another session is 481; chunks of different messages may alternate; a
-//! success REPORT goes out only when the whole file is stored under its name. What is kept per peer is bounded: so many
+//! success REPORT goes out only when the whole file is stored under its name. What is no file (see `talk`) is answered and
+//! reported in the same way, but neither stored nor counted. What is kept per peer is bounded: so many
 //! open messages, so many refused ones. It must not know where the files come from or who is watching.
 
 use std::collections::{HashMap, VecDeque};
@@ -15,7 +16,8 @@ use futures_lite::future::or;
 use super::ClientError;
 use super::answer::{self, Subject};
 use super::endpoint::{Endpoint, Event, Incoming, Urgent};
-use super::incoming_file::{Arrival, IncomingFile, Rejection};
+use super::incoming_file::{Arrival, IncomingFile, Rejection, Wishes};
+use super::talk::Said;
 use crate::proto::head::{FailureReport, Head, Kind, Method};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
@@ -31,12 +33,14 @@ const REFUSED_MAX: usize = 256;
 pub struct InboxOptions {
     /// The directory for the files; it must exist.
     pub directory: PathBuf,
-    /// Return after so many messages, stored or rejected; `None` goes on until the peer closes.
+    /// Return after so many files, stored or rejected; `None` goes on until the peer closes.
     pub messages: Option<usize>,
     /// The largest file accepted, in octets.
     pub size_max: u64,
     /// Give up when nothing arrives for so long; `None` waits for ever.
     pub idle_limit: Option<Duration>,
+    /// Store also what is not a file: lines of chat, and notices such as that somebody types.
+    pub every_message: bool,
 }
 
 /// What whoever is watching may want to know.
@@ -51,8 +55,10 @@ pub enum InboxEvent<'a> {
     },
     /// So many octets of the message last begun have come, up to now.
     Progress(u64),
-    /// A message is complete, or has been given up.
+    /// A file is complete, or has been given up.
     Arrived(&'a Arrival),
+    /// A message that is no file is complete.
+    Said(&'a Said),
 }
 
 /// Which message a chunk belongs to: its Message-ID and its sender.
@@ -190,13 +196,16 @@ impl Inbox {
             if self.open.len() == FILES_OPEN_MAX {
                 return self.refuse_now(head, octets, Status::STOP, Some("Too many messages at once"));
             }
-            match IncomingFile::begin(&self.options.directory, head, octets, self.options.size_max) {
+            let InboxOptions { directory, size_max, every_message, .. } = &self.options;
+            let wishes = Wishes { directory, size_max: *size_max, every_message: *every_message };
+            match IncomingFile::begin(wishes, head, octets) {
                 Ok(file) => {
-                    observe(InboxEvent::Began { name: &file.name(), total: file.total() });
+                    began(&file, observe);
                     self.open.insert(key.clone(), file);
                 }
                 Err(rejection) => {
                     self.remember_refused(key);
+                    self.tell_why(head, octets, &rejection);
                     let content = self.refuse_now(head, octets, Status::STOP, Some(rejection.words()));
                     self.arrived(unopened(rejection), observe);
                     return content;
@@ -214,10 +223,16 @@ impl Inbox {
         let Some(file) = self.open.get_mut(key) else {
             return;
         };
+        let was_talk = file.is_talk();
         match file.write(*end, octets).await {
             Ok(new_end) => {
                 *end = new_end;
-                observe(InboxEvent::Progress(new_end));
+                if was_talk {
+                    began(file, observe);
+                }
+                if !file.is_talk() {
+                    observe(InboxEvent::Progress(new_end));
+                }
             }
             Err(rejection) => {
                 let key = key.clone();
@@ -253,6 +268,7 @@ impl Inbox {
                 self.give_up(&key, Rejection::Aborted, observe);
             }
             Err(rejection) => {
+                self.tell_why(&frame.head, &frame.octets, &rejection);
                 self.answer(&frame.head, &frame.octets, Some(Status::STOP), Some(rejection.words()));
                 self.remember_refused(key.clone());
                 self.give_up(&key, rejection, observe);
@@ -268,8 +284,17 @@ impl Inbox {
         let (back, message_id) = (file.back.clone(), file.message_id.clone());
         let (wants_success, wants_failure) = (file.success_report, file.failure_report != FailureReport::No);
         let octets = file.octets();
-        let arrival = file.finish().await;
         let subject = Subject { back: &back, own_uri: &self.own_uri, message_id: &message_id, octets };
+        if file.is_talk() {
+            if wants_success {
+                self.urgent.push(&answer::report(&subject, Status::OK, None));
+            }
+            if let Some(said) = file.said() {
+                observe(InboxEvent::Said(&said));
+            }
+            return;
+        }
+        let arrival = file.finish().await;
         match &arrival.stored {
             Ok(_) if wants_success => self.urgent.push(&answer::report(&subject, Status::OK, None)),
             Err(rejection) if wants_failure => {
@@ -283,6 +308,7 @@ impl Inbox {
     /// Ends the message in the middle of a chunk, telling the sender at once.
     fn refuse_running(&mut self, key: &Key, rejection: Rejection, observe: &mut dyn FnMut(InboxEvent<'_>)) {
         if let Some(mut frame) = self.frame.take() {
+            self.tell_why(&frame.head, &frame.octets, &rejection);
             frame.content =
                 self.refuse_now(&frame.head, &frame.octets, Status::STOP, Some(rejection.words()));
             self.frame = Some(frame);
@@ -304,9 +330,25 @@ impl Inbox {
     }
 
     fn give_up(&mut self, key: &Key, rejection: Rejection, observe: &mut dyn FnMut(InboxEvent<'_>)) {
-        if let Some(file) = self.open.remove(key) {
+        if let Some(file) = self.open.remove(key).filter(|file| !file.is_talk()) {
             self.arrived(file.reject(rejection), observe);
         }
+    }
+
+    /// Through relays the words of a response are lost, for each hop has its own: a REPORT brings them to the sender. It goes
+    /// first, for the first failure that a sender hears of is the one that it tells.
+    fn tell_why(&self, head: &Head, octets: &[u8], rejection: &Rejection) {
+        let back = head.from_path(octets);
+        if back.len() < 2 || head.failure_report() == FailureReport::No {
+            return;
+        }
+        let subject = Subject {
+            back: back.as_bytes(),
+            own_uri: &self.own_uri,
+            message_id: head.message_id(octets).unwrap_or_default(),
+            octets: head.byte_range().and_then(|range| range.total).unwrap_or_default(),
+        };
+        self.urgent.push(&answer::report(&subject, Status::STOP, Some(rejection.words())));
     }
 
     fn arrived(&mut self, arrival: Arrival, observe: &mut dyn FnMut(InboxEvent<'_>)) {
@@ -319,6 +361,13 @@ impl Inbox {
             self.refused.pop_front();
         }
         self.refused.push_back(key);
+    }
+}
+
+/// Tells of a message that is a file.
+fn began(file: &IncomingFile, observe: &mut dyn FnMut(InboxEvent<'_>)) {
+    if !file.is_talk() {
+        observe(InboxEvent::Began { name: &file.name(), total: file.total() });
     }
 }
 

@@ -5,6 +5,7 @@
 //! size and hash are those announced. Numbers a peer claims are compared, never allocated from. It must not know frames
 //! beyond their heads.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use super::ClientError;
 use super::disposition::{Disposition, Sha256Digest, safe_name};
 use super::part_file::PartFile;
 use super::ranges::RangeSet;
+use super::talk::{self, Said, TALK_BYTES_MAX};
 use crate::proto::head::{ByteRange, FailureReport, Head};
 use crate::proto::parser::Flag;
 
@@ -52,11 +54,16 @@ pub enum Rejection {
     #[error("the sender has aborted it")]
     Aborted,
     /// The connection ended first.
-    #[error("the connection ended before its last octet")]
+    #[error("the connection ended before its last byte")]
     Lost,
     /// It could not be stored.
-    #[error("it cannot be stored: {0}")]
-    Disk(String),
+    #[error("it cannot be stored: {reason}")]
+    Disk {
+        /// What is wrong, and where.
+        reason: String,
+        /// What kind of trouble it is, which the sender may know.
+        kind: io::ErrorKind,
+    },
 }
 
 /// What became of one message.
@@ -79,7 +86,9 @@ pub struct Arrival {
 /// A message that is being received.
 #[derive(Debug)]
 pub(super) struct IncomingFile {
-    part: PartFile,
+    directory: PathBuf,
+    store: Store,
+    kind: String,
     announced: Disposition,
     fallback_name: &'static str,
     ranges: RangeSet,
@@ -94,14 +103,27 @@ pub(super) struct IncomingFile {
     began: Instant,
 }
 
+/// Where the octets are.
+#[derive(Debug)]
+enum Store {
+    Disk(PartFile),
+    /// Something that is shown, or for nobody: at most [`TALK_BYTES_MAX`] octets.
+    Held(Vec<u8>),
+}
+
+/// What is to be stored, and where.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wishes<'a> {
+    pub(super) directory: &'a Path,
+    pub(super) size_max: u64,
+    /// Also what is not a file.
+    pub(super) every_message: bool,
+}
+
 impl IncomingFile {
-    /// Opens a temporary file for the message whose first chunk has this head.
-    pub(super) fn begin(
-        directory: &Path,
-        head: &Head,
-        octets: &[u8],
-        size_max: u64,
-    ) -> Result<Self, Rejection> {
+    /// Opens a temporary file for the message whose first chunk has this head, if it is a file.
+    pub(super) fn begin(wishes: Wishes<'_>, head: &Head, octets: &[u8]) -> Result<Self, Rejection> {
+        let Wishes { directory, size_max, every_message } = wishes;
         let announced = Disposition::parse(head.content_disposition(octets).unwrap_or_default());
         let total = head.byte_range().and_then(|range| range.total);
         if total.max(announced.size).is_some_and(|size| size > size_max) {
@@ -110,10 +132,17 @@ impl IncomingFile {
         if total.is_some() && announced.size.is_some() && total != announced.size {
             return Err(Rejection::Size);
         }
-        let is_text =
-            head.content_type(octets).is_some_and(|value| value.to_ascii_lowercase().starts_with(b"text/"));
+        let kind = talk::media_type(head.content_type(octets).unwrap_or_default());
+        let is_short = total.is_none_or(|total| total <= TALK_BYTES_MAX as u64);
+        let store = match !every_message && is_short && talk::is_talk(head, octets, &announced) {
+            true => Store::Held(Vec::new()),
+            false => Store::Disk(PartFile::create(directory).map_err(|error| Rejection::disk(&error))?),
+        };
+        let is_text = kind.starts_with("text/");
         Ok(Self {
-            part: PartFile::create(directory).map_err(|error| Rejection::disk(&error))?,
+            directory: directory.to_owned(),
+            store,
+            kind,
             total: total.or(announced.size),
             announced,
             fallback_name: if is_text { "message.txt" } else { "message.bin" },
@@ -152,8 +181,44 @@ impl IncomingFile {
         if end > self.size_max {
             return Err(Rejection::TooLarge);
         }
-        self.part.write(offset, octets).await.map_err(|error| Rejection::disk(&error))?;
+        self.store(offset, octets).await.map_err(|error| Rejection::disk(&error))?;
         Ok(end)
+    }
+
+    async fn store(&mut self, offset: u64, octets: &[u8]) -> Result<(), ClientError> {
+        if let Store::Held(held) = &mut self.store {
+            let (start, end) = (usize::try_from(offset).unwrap_or(usize::MAX), octets.len());
+            let end = start.saturating_add(end);
+            if end <= TALK_BYTES_MAX {
+                held.resize(held.len().max(end), 0);
+                if let Some(place) = held.get_mut(start..end) {
+                    place.copy_from_slice(octets);
+                }
+                return Ok(());
+            }
+            // Longer than anybody writes: it was a file after all.
+            let held = std::mem::take(held);
+            let mut part = PartFile::create(&self.directory)?;
+            part.write(0, &held).await?;
+            self.store = Store::Disk(part);
+        }
+        match &mut self.store {
+            Store::Disk(part) => part.write(offset, octets).await,
+            Store::Held(_) => Ok(()),
+        }
+    }
+
+    /// Whether it is, as far as is known, no file.
+    pub(super) const fn is_talk(&self) -> bool {
+        matches!(self.store, Store::Held(_))
+    }
+
+    /// What a complete message says that is no file; `None` if that is nothing for people.
+    pub(super) fn said(&self) -> Option<Said> {
+        match &self.store {
+            Store::Held(held) => talk::said(&self.kind, held),
+            Store::Disk(_) => None,
+        }
     }
 
     /// A chunk of the octets `start..end` has ended. Whether the message is complete now.
@@ -181,7 +246,11 @@ impl IncomingFile {
     /// Checks a complete message and gives it its name.
     pub(super) async fn finish(mut self) -> Arrival {
         let total = self.total.unwrap_or_default();
-        let digest = match self.part.finish(total).await {
+        // What is held is shown, and never gets here.
+        let Store::Disk(mut part) = std::mem::replace(&mut self.store, Store::Held(Vec::new())) else {
+            return self.reject(Rejection::Lost);
+        };
+        let digest = match part.finish(total).await {
             Ok(digest) => digest,
             Err(error) => return self.reject(Rejection::disk(&error)),
         };
@@ -190,7 +259,7 @@ impl IncomingFile {
         }
         let name = self.name();
         let (offered_name, elapsed) = (self.announced.filename, self.began.elapsed());
-        let stored = self.part.publish(&name).await.map_err(|error| Rejection::disk(&error));
+        let stored = part.publish(&name).await.map_err(|error| Rejection::disk(&error));
         let hash_announced = self.announced.sha256.is_some();
         Arrival { offered_name, octets: total, sha256: Some(digest), hash_announced, stored, elapsed }
     }
@@ -209,7 +278,7 @@ impl IncomingFile {
 }
 
 impl Rejection {
-    /// For the peer: what concerns this machine's disk stays here.
+    /// For the peer: of this machine's disk only what the sender may want to know; paths stay here.
     pub(super) fn words(&self) -> &'static str {
         match self {
             Self::Hash => "Not the announced hash",
@@ -217,11 +286,23 @@ impl Rejection {
             Self::TooLarge => "Too large",
             Self::Scattered => "Too scattered",
             Self::Aborted | Self::Lost => "Given up",
-            Self::Disk(_) => "Cannot be stored",
+            Self::Disk { kind, .. } => match kind {
+                io::ErrorKind::StorageFull => "The receiver's disk is full",
+                io::ErrorKind::QuotaExceeded => "The receiver's quota is used up",
+                io::ErrorKind::FileTooLarge => "Too large for the receiver's file system",
+                io::ErrorKind::PermissionDenied => "The receiver may not write to its directory",
+                io::ErrorKind::ReadOnlyFilesystem => "The receiver's file system is read-only",
+                io::ErrorKind::NotFound => "The receiver's directory is gone",
+                _ => "The receiver cannot store it",
+            },
         }
     }
 
     pub(super) fn disk(error: &ClientError) -> Self {
-        Self::Disk(error.to_string())
+        let kind = match error {
+            ClientError::File { source, .. } => source.kind(),
+            _ => io::ErrorKind::Other,
+        };
+        Self::Disk { reason: error.to_string(), kind }
     }
 }

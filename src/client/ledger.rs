@@ -203,7 +203,7 @@ mod tests {
         ledger.reported(Status::TIMEOUT, "", None);
         assert_eq!(
             ledger.take_failure().unwrap().to_string(),
-            "the chunk from octet 4097 was refused: 413 Enough"
+            "the chunk from byte 4097 was refused: 413 Enough"
         );
     }
 

@@ -21,7 +21,6 @@ use super::source::Source;
 use super::transport::within;
 use super::{ClientError, Stage};
 use crate::proto::head::{Head, Kind, Method};
-use crate::proto::status::Status;
 
 /// How long an explanation (a REPORT, a response) is waited for once the connection takes no more octets, and how long
 /// the `#` after a failure may take.
@@ -187,13 +186,6 @@ fn note(head: &Head, octets: &[u8], ledger: &Ledger, message_id: &[u8]) -> Optio
             }
             None
         }
-        Kind::Request(_) if head.defect().is_some() => {
-            answer::response(head, octets, Status::BAD_REQUEST, None)
-        }
-        Kind::Request(Method::Send) => {
-            let status = if head.has_body() { Status::STOP } else { Status::OK };
-            answer::response(head, octets, status, None)
-        }
-        Kind::Request(_) => answer::response(head, octets, Status::NOT_IMPLEMENTED, None),
+        Kind::Request(_) => answer::of_a_sender(head, octets),
     }
 }

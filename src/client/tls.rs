@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures_rustls::pki_types::pem::PemObject as _;
+use futures_rustls::pki_types::pem::{self, PemObject as _};
 use futures_rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use futures_rustls::rustls::client::Resumption;
 use futures_rustls::rustls::client::danger::{
@@ -22,6 +22,7 @@ use futures_rustls::rustls::{
 };
 
 use super::ClientError;
+use crate::text;
 use crate::trust::{Authorities, TlsFault};
 
 /// Whom a TLS client believes.
@@ -143,7 +144,8 @@ pub fn server_identity_offering(
     key: &Path,
 ) -> Result<ListenSecurity, ClientError> {
     let chain = read_certificates(certificate)?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| tls_setup(key.display(), error))?;
+    let private = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| tls_setup(key.display(), pem_words(&error, "private key")))?;
     let mut config = ServerConfig::builder_with_provider(provider(offer))
         .with_protocol_versions(versions(offer))
         .map_err(|error| tls_setup("TLS", words(&error)))?
@@ -186,6 +188,14 @@ fn tls_setup(what: impl fmt::Display, reason: impl fmt::Display) -> ClientError 
     ClientError::TlsSetup { what: what.to_string(), reason: reason.to_string() }
 }
 
+fn pem_words(error: &pem::Error, what: &str) -> String {
+    match error {
+        pem::Error::Io(error) => text::of_io(error),
+        pem::Error::NoItemsFound => format!("no {what} in it (PEM is expected)"),
+        _ => format!("its PEM is damaged: {error}"),
+    }
+}
+
 fn words(error: &rustls::Error) -> TlsFault {
     TlsFault::from(error)
 }
@@ -196,9 +206,11 @@ pub(super) fn server_name(host: &str) -> Result<ServerName<'static>, ClientError
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
-    let certificates: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).map_err(|error| tls_setup(path.display(), error))?.collect();
-    let certificates = certificates.map_err(|error| tls_setup(path.display(), error))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
+        .map_err(|error| tls_setup(path.display(), pem_words(&error, "certificate")))?
+        .collect();
+    let certificates =
+        certificates.map_err(|error| tls_setup(path.display(), pem_words(&error, "certificate")))?;
     if certificates.is_empty() {
         return Err(tls_setup(path.display(), "no certificate in it (PEM is expected)"));
     }

@@ -53,7 +53,7 @@ impl TryFrom<Raw> for Config {
         let too_long = |path: &&PathBuf| path.as_os_str().len() > SOCKET_PATH_MAX;
         if let Some(path) = admin.as_ref().filter(too_long) {
             let octets = path.as_os_str().len();
-            let message = format!("has {octets} octets, {SOCKET_PATH_MAX} at most: choose a shorter path");
+            let message = format!("has {octets} bytes, {SOCKET_PATH_MAX} at most: choose a shorter path");
             problems.add("admin.socket", message);
         }
         check_metrics(&raw.metrics, &mut problems);
@@ -152,7 +152,7 @@ impl Files<'_> {
         if pairs.is_empty() && raw.listen.iter().any(|listen| listen.tls) && !problems.under("tls") {
             problems.add(
                 "tls",
-                "is missing, but a listener speaks TLS: name certificate and key (scripts/gen-cert.sh makes a pair)",
+                "is missing, but a listener speaks TLS: name certificate and key (gen-cert.sh, in /usr/share/msrprelay, makes a pair)",
             );
         }
         let client_ca = raw.client_ca.take().map(|path| self.ca("tls.client_ca", path, problems));

@@ -45,6 +45,11 @@ impl Problems {
     }
 }
 
+/// As many keys of a section are named where an unknown one stands in it.
+const KEYS_SHOWN_MAX: usize = 12;
+/// The shortest part of a key that tells which one is meant.
+const PART_CHARS_MIN: usize = 4;
+
 /// One mapping of the document. Dropping it is not enough: [`Section::finish`] reports unknown keys.
 pub(super) struct Section<'p> {
     path: String,
@@ -239,6 +244,9 @@ impl<'p> Section<'p> {
                     self.problems.meant.push(join(&self.path, near));
                     format!("did you mean `{near}`?")
                 }
+                None if self.known.len() <= KEYS_SHOWN_MAX => {
+                    format!("remove it, or write one of {}", self.known.join(", "))
+                }
                 None => "remove it, or see config.yaml.sample for the keys there are".to_owned(),
             };
             self.problems.add(join(&self.path, key), format!("unknown key: {remedy}"));
@@ -262,7 +270,7 @@ fn kind(value: &Value) -> &'static str {
         Value::Null => "empty",
         Value::Bool(_) => "true or false",
         Value::Number(_) => "a number",
-        Value::String(_) => "a piece of text",
+        Value::String(_) => "text",
         Value::Sequence(_) => "a list",
         Value::Mapping(_) => "a section",
         Value::Tagged(_) => "a tagged value",
@@ -317,7 +325,7 @@ pub(super) fn duration(value: &Value) -> Result<Duration, String> {
 
 /// A number of octets: B, KiB, MiB or GiB; a bare number counts octets.
 pub(super) fn size(value: &Value) -> Result<usize, String> {
-    const REMEDY: &str = "write a whole number of octets, or with KiB, MiB or GiB behind it";
+    const REMEDY: &str = "write a whole number of bytes, or with KiB, MiB or GiB behind it";
     let refused = || format!("{} is not a size: {REMEDY}", shown(value));
     let (number, unit) = split_unit(value).ok_or_else(refused)?;
     let shift = match unit {
@@ -390,8 +398,19 @@ fn shown(value: &Value) -> String {
 
 // -- near misses ---------------------------------------------------------------------------------
 
-/// The known key that `key` was probably meant to be.
+/// The known key that `key` was probably meant to be: spelt nearly so, or part of it, or it part of that.
 fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
+    let key = key.to_lowercase().replace(['-', ' '], "_");
+    let key = key.as_str();
+    let is_part = |near: &&&'static str| {
+        let (short, long) = if key.len() < near.len() { (key, **near) } else { (**near, key) };
+        short.len() >= PART_CHARS_MIN && long.contains(short)
+    };
+    let part = known.iter().filter(is_part).min_by_key(|near| near.len()).copied();
+    nearly(key, known).or(part)
+}
+
+fn nearly(key: &str, known: &[&'static str]) -> Option<&'static str> {
     let close_enough = (key.len() / 3).clamp(1, 3);
     known
         .iter()

@@ -10,6 +10,7 @@ use rlimit::{INFINITY, Resource};
 
 use super::tasks::panic_message;
 use crate::engine::run_on_executor;
+use crate::ring;
 
 /// Locked memory that an executor's rings and registered buffers need.
 const MEMLOCK_PER_CORE: u64 = 512 << 10;
@@ -24,10 +25,7 @@ pub enum PreflightError {
     )]
     IoUringDisabled(String),
     /// No ring could be made.
-    #[error(
-        "io_uring does not work here ({0}): run on Linux 5.8 or later, and let the container's seccomp profile \
-         allow io_uring_setup, io_uring_enter and io_uring_register"
-    )]
+    #[error("{0}")]
     IoUring(String),
     /// The engine reads which CPUs there are, and panics where it cannot.
     #[error("/sys/devices/system/cpu cannot be read ({0}): let the relay's root or container have /sys")]
@@ -98,7 +96,7 @@ fn enough_locked(limit: u64, cores: usize) -> Result<(), PreflightError> {
 fn probe_io_uring() -> Result<(), PreflightError> {
     let explain = |reason: String| match disabled_by_sysctl() {
         Some(setting) => PreflightError::IoUringDisabled(setting),
-        None => PreflightError::IoUring(reason),
+        None => PreflightError::IoUring(ring::why_not(&reason)),
     };
     let probe = std::thread::Builder::new().name("probe".to_owned());
     let probe =

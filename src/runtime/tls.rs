@@ -53,7 +53,7 @@ pub enum TlsError {
     #[error("{}", TlsFault::from(.0))]
     Protocol(#[from] Error),
     /// A handshake message in too many fragments.
-    #[error("a handshake message of more than {FRAGMENTS_BYTES_MAX} octets")]
+    #[error("a handshake message of more than {FRAGMENTS_BYTES_MAX} bytes")]
     FragmentsTooLong,
     /// Plaintext was given before the handshake was complete. The connection is unharmed.
     #[error("the handshake is not complete")]

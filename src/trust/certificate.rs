@@ -12,6 +12,8 @@ const BOOLEAN: u8 = 0x01;
 const OCTET_STRING: u8 = 0x04;
 const OBJECT_IDENTIFIER: u8 = 0x06;
 const SEQUENCE: u8 = 0x30;
+const SET: u8 = 0x31;
+const BMP_STRING: u8 = 0x1e;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const EXPLICIT_VERSION: u8 = 0xa0;
@@ -19,6 +21,8 @@ const EXPLICIT_EXTENSIONS: u8 = 0xa3;
 const DNS_NAME: u8 = 0x82;
 const IP_ADDRESS: u8 = 0x87;
 const ISSUER_KEY_ID: u8 = 0x80;
+/// Parts of one name that are read: more are nothing for people.
+const NAME_PARTS_MAX: usize = 8;
 /// 2.5.29.14
 const SUBJECT_KEY_ID: &[u8] = &[0x55, 0x1d, 0x0e];
 /// 2.5.29.35
@@ -41,6 +45,45 @@ pub fn covered_names(certificate: &CertificateDer<'_>) -> Vec<String> {
         rest = behind;
     }
     found
+}
+
+/// `(subject, issuer)`, each as `CN=relay.example.com, O=Example`; what is in them is foreign text.
+pub fn distinguished_names(certificate: &CertificateDer<'_>) -> Option<(String, String)> {
+    let outline = Outline::of(certificate)?;
+    Some((distinguished_name(outline.subject), distinguished_name(outline.issuer)))
+}
+
+/// The parts of a name that people go by, in their order; empty if there is none of them.
+fn distinguished_name(mut rest: &[u8]) -> String {
+    let mut parts = Vec::new();
+    while let Some((SET, attributes, behind)) = any_element(rest).filter(|_| parts.len() < NAME_PARTS_MAX) {
+        parts.extend(name_part(attributes));
+        rest = behind;
+    }
+    parts.join(", ")
+}
+
+fn name_part(attributes: &[u8]) -> Option<String> {
+    let (attribute, _) = element(attributes, SEQUENCE)?;
+    let (kind, value) = element(attribute, OBJECT_IDENTIFIER)?;
+    let kind = match kind {
+        [0x55, 0x04, 0x03] => "CN",
+        [0x55, 0x04, 0x06] => "C",
+        [0x55, 0x04, 0x07] => "L",
+        [0x55, 0x04, 0x08] => "ST",
+        [0x55, 0x04, 0x0a] => "O",
+        [0x55, 0x04, 0x0b] => "OU",
+        _ => return None,
+    };
+    let (tag, value, _) = any_element(value)?;
+    let value = match tag {
+        BMP_STRING => {
+            let units: Vec<_> = value.as_chunks().0.iter().map(|pair| u16::from_be_bytes(*pair)).collect();
+            String::from_utf16_lossy(&units)
+        }
+        _ => String::from_utf8_lossy(value).into_owned(),
+    };
+    Some(format!("{kind}={value}"))
 }
 
 /// `(not before, not after)` as `YYYY-MM-DD HH:MM:SSZ`.
@@ -289,6 +332,21 @@ mod tests {
             let made = parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
             assert_eq!(may_sign(made.der()), expected);
         }
+    }
+
+    #[test]
+    fn names_of_subject_and_issuer_are_read() {
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        parameters.distinguished_name = rcgen::DistinguishedName::new();
+        parameters.distinguished_name.push(rcgen::DnType::OrganizationName, "Grüße");
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, "relay.example");
+        let certificate = parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().clone();
+        let (subject, issuer) = distinguished_names(&certificate).unwrap();
+        assert_eq!(
+            (subject.as_str(), issuer.as_str()),
+            ("O=Grüße, CN=relay.example", "O=Grüße, CN=relay.example")
+        );
+        assert_eq!(distinguished_names(&CertificateDer::from(vec![0x30, 0x80])), None);
     }
 
     #[test]

@@ -356,7 +356,7 @@ fn of_alert(alert: AlertDescription) -> TlsFault {
 pub fn io_words(error: &io::Error, asker: Asker) -> String {
     match rustls_error(error) {
         Some(inner) => TlsFault::from(inner).explained(asker),
-        None => error.to_string(),
+        None => text::of_io(error),
     }
 }
 

@@ -110,6 +110,11 @@ fn what_cannot_be_done_is_refused_with_a_reason() {
             (&["add", "alice"][..], "x", "has no domain"),
             (&["add", "@example.com"], "x", "is not a user"),
             (&["add", "a:b@example.com"], "x", "is not a user"),
+            (&["add", "alice smith@example.com"], "x", "holds ' ', which no user's name has"),
+            (&["add", "alice@example com"], "x", "holds ' ', which no user's name has"),
+            (&["add", " alice@example.com"], "x", "holds ' '"),
+            (&["add", "<alice@example.com>"], "x", "holds '<'"),
+            (&["add", "al\u{200b}ice@example.com"], "x", "which no user's name has"),
             (&["add", "alice@example.com"], "", "the password is empty"),
             (&["add", "alice@example.com", "--realm", "example.org"], "x", "is not of the realm example.org"),
         ] {
@@ -119,6 +124,19 @@ fn what_cannot_be_done_is_refused_with_a_reason() {
         assert!(!place.file().exists());
         place.manage(&["add", "alice", "--realm", "example.com"], "x");
         assert_eq!(place.manage(&["list"], ""), "alice@example.com\n");
+    });
+}
+
+#[test]
+fn what_is_done_is_confirmed_with_the_user_that_is_meant() {
+    bounded(|| {
+        let place = Place::new();
+        let added = place.manage(&["add", "alice@Example.COM"], "x");
+        assert_eq!(added, format!("alice@example.com is added to {}\n", place.file().display()));
+        let changed = place.manage(&["passwd", "alice@example.com"], "y");
+        assert_eq!(changed, "alice@example.com has another password\n");
+        let removed = place.manage(&["remove", "alice@example.com"], "");
+        assert!(removed.starts_with("alice@example.com is removed"), "{removed}");
     });
 }
 

@@ -21,7 +21,7 @@ fn a_wrong_password_at_the_second_relay_is_the_second_relays() {
         options.push("--password-file=wrong".to_owned());
         let output = federation.msrp(&["probe"], &options).output().unwrap();
         let words = format!(
-            "msrp: {}:{} refused AUTH: 401 Unauthorized (wrong user, password or realm)",
+            "msrp: {}:{} refused AUTH: 401 Unauthorized (wrong user or password; its realm is example.com)",
             host('b'),
             federation.port('b')
         );

@@ -136,7 +136,7 @@ fn the_relay_that_refuses_is_named() {
     let output = behind_two(&scene, &["probe"], async |endpoint| {
         answer_auth(endpoint, &Granting { password: "other", ..far(TWO_RELAYS) }).await;
     });
-    assert_refused(&output, "msrp: far.example:2856 refused AUTH: 401 Unauthorized (wrong user, password");
+    assert_refused(&output, "msrp: far.example:2856 refused AUTH: 401 Unauthorized (wrong user or password");
 
     let output = behind_two(&scene, &["probe"], async |endpoint| {
         let asked = expect_auth(endpoint, NEAR_THEN_FAR).await;

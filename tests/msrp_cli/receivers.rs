@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use msrprelay::client::{Endpoint, Security, run_on_executor};
-use msrprelay::proto::head::Kind;
+use msrprelay::proto::head::{Kind, Method};
 use msrprelay::proto::parser::Flag;
 use msrprelay::proto::write::{FrameWriter, write_end_line};
 
@@ -279,4 +279,136 @@ fn an_interrupted_receiver_leaves_nothing_behind() {
     });
     assert_eq!(receiver.child.wait().unwrap().code(), Some(130));
     assert_eq!(scene.received(), [""; 0]);
+}
+
+/// A message of one chunk that is no file, with these headers and this body.
+async fn send_message(endpoint: &mut Endpoint, path: &str, headers: &str, body: &str) {
+    let own_uri = endpoint.own_uri().to_owned();
+    let frame = format!(
+        "MSRP talk1 SEND\r\nTo-Path: {path}\r\nFrom-Path: {own_uri}\r\nMessage-ID: {}\r\nSuccess-Report: yes\r\n\
+         {headers}\r\n\r\n{body}\r\n-------talk1$\r\n",
+        msrprelay::client::random_token(12)
+    );
+    endpoint.outgoing.send(frame.as_bytes()).await.unwrap();
+    assert_eq!(next_code(endpoint).await, (false, 200), "{headers}");
+    assert_eq!(next_code(endpoint).await, (true, 200), "{headers}");
+}
+
+const TYPING: &str = "<isComposing><state>active</state></isComposing>";
+const WRAPPED: &str = "From: Alice <im:alice@example.com>\r\nTo: <im:bob@example.com>\r\n\r\n\
+                       Content-Type: text/plain; charset=utf-8\r\n\r\nIn a wrapper";
+
+/// What chat clients send beside a file: headers and body.
+const TALK: [(&str, &str); 7] = [
+    ("Byte-Range: 1-48/48\r\nContent-Type: application/im-iscomposing+xml", TYPING),
+    ("Content-Type: application/im-iscomposing+xml; charset=UTF-8", TYPING),
+    ("Content-Disposition: notification\r\nContent-Type: message/imdn+xml", "<imdn/>"),
+    ("Content-Type: text/x-msrp-heartbeat", "HEARTBEAT"),
+    ("Content-Type: text/plain", "The file\r\nis coming"),
+    ("Content-Type: message/CPIM", WRAPPED),
+    ("Content-Disposition: render\r\nContent-Type: text/plain", ""),
+];
+
+#[test]
+fn chat_and_notices_are_not_taken_for_the_file() {
+    let scene = Scene::new();
+    let receiver = scene.receiver(&["--plain"]);
+    with_scripted_sender(&receiver, async |endpoint, path| {
+        for (headers, body) in TALK {
+            send_message(endpoint, path, headers, body).await;
+        }
+        let disposition =
+            "Content-Disposition: attachment; filename=\"plan.txt\"\r\nContent-Type: text/plain";
+        send_message(endpoint, path, disposition, "the file").await;
+    });
+    let (code, said) = receiver.finish();
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(scene.received(), ["plan.txt"]);
+    for line in [
+        "msrp: message: The file\n",
+        "msrp: message: is coming\n",
+        "msrp: message from Alice <im:alice@example.com>: In a wrapper\n",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+    assert_eq!(said.matches("msrp: message").count(), 3, "{said}");
+}
+
+#[test]
+fn every_message_is_stored_where_that_is_asked_for() {
+    let scene = Scene::new();
+    let count = TALK.len().to_string();
+    let receiver = scene.receiver(&["--plain", "--every-message", "--count", &count]);
+    with_scripted_sender(&receiver, async |endpoint, path| {
+        for (headers, body) in TALK {
+            send_message(endpoint, path, headers, body).await;
+        }
+    });
+    let (code, said) = receiver.finish();
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(scene.received().len(), TALK.len());
+    assert_eq!(fs::read(scene.path("in/message.bin")).unwrap(), TYPING.as_bytes());
+}
+
+#[test]
+fn long_text_is_a_file_whatever_is_said_of_its_length() {
+    let scene = Scene::new();
+    let body = "a line of text\r\n".repeat(1000);
+    for range in ["", "Byte-Range: 1-*/*\r\n", "Byte-Range: 1-*/16000\r\n"] {
+        let receiver = scene.receiver(&["--plain"]);
+        with_scripted_sender(&receiver, async |endpoint, path| {
+            send_message(endpoint, path, &format!("{range}Content-Type: text/plain"), &body).await;
+        });
+        let (code, said) = receiver.finish();
+        assert_eq!(code, 0, "{said}");
+        assert_eq!(fs::read(scene.path("in/message.txt")).unwrap(), body.as_bytes(), "{range}");
+        fs::remove_file(scene.path("in/message.txt")).unwrap();
+    }
+}
+
+#[test]
+fn file_has_the_name_of_the_extended_form() {
+    let scene = Scene::new();
+    let receiver = scene.receiver(&["--plain"]);
+    with_scripted_sender(&receiver, async |endpoint, path| {
+        let headers = "Content-Disposition: attachment; filename=\"plan.txt\"; filename*=UTF-8''na%C3%AFve%20plan.txt\r\n\
+                       Content-Type: text/plain";
+        send_message(endpoint, path, headers, "x").await;
+    });
+    assert_eq!(receiver.finish().0, 0);
+    assert_eq!(scene.received(), ["naïve plan.txt"]);
+}
+
+#[test]
+fn sender_learns_why_the_receiver_cannot_store_a_file() {
+    let scene = Scene::new();
+    scene.file("f.bin", 5000);
+    let receiver = scene.receiver(&["--plain"]);
+    fs::remove_dir(scene.path("in")).unwrap();
+    let sent = scene.send(&receiver.path, &["f.bin"]);
+    assert_eq!(status(&sent), 1);
+    assert!(errors(&sent).contains("413 The receiver's directory is gone"), "{}", errors(&sent));
+    let (_, said) = receiver.finish();
+    assert!(said.contains("msrp: rejected"), "{said}");
+    assert!(!errors(&sent).contains(scene.directory.path().to_str().unwrap()), "paths stay here");
+}
+
+/// Each hop has an answer of its own, and its own words for a code.
+#[test]
+fn reason_goes_in_a_report_to_who_is_behind_a_relay() {
+    let scene = Scene::new();
+    let receiver = scene.receiver(&["--plain", "--max-size", "10"]);
+    with_scripted_sender(&receiver, async |endpoint, path| {
+        let own_uri = endpoint.own_uri().to_owned();
+        let frame = format!(
+            "MSRP big1 SEND\r\nTo-Path: {path}\r\nFrom-Path: msrp://relay.example:1/r;tcp {own_uri}\r\n\
+             Message-ID: big1\r\nByte-Range: 1-*/100\r\nContent-Type: a/b\r\n\r\nx\r\n-------big1+\r\n"
+        );
+        endpoint.outgoing.send(frame.as_bytes()).await.unwrap();
+        let report = endpoint.incoming.next_frame(0).await.unwrap().unwrap();
+        assert_eq!(report.head.kind(), Kind::Request(Method::Report));
+        assert_eq!(report.head.status_header(&report.octets), Some(&b"000 413 Too large"[..]));
+        assert_eq!(next_code(endpoint).await, (false, 413));
+    });
+    assert_eq!(receiver.finish().0, 1);
 }

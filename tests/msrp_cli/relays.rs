@@ -164,7 +164,9 @@ fn a_wrong_password_has_its_own_status() {
     let output = with_scripted_relay(&scene, &["probe"], "wrong", None);
     assert_eq!(status(&output), 4);
     assert!(
-        errors(&output).contains("example.com refused AUTH: 401 Unauthorized (wrong user"),
+        errors(&output).contains(
+            "example.com refused AUTH: 401 Unauthorized (wrong user or password; its realm is example.com)"
+        ),
         "{}",
         errors(&output)
     );
@@ -189,4 +191,45 @@ fn the_path_is_printed_and_silence_is_given_up() {
         stdout.starts_with("msrps://far.example:2855/bbb;tcp msrps://near.example:2855/aaa;tcp msrp://"),
         "{stdout}"
     );
+}
+
+#[test]
+fn realm_that_cannot_match_is_told_with_what_to_do() {
+    let scene = Scene::new();
+    fs::write(scene.path("password"), "s3cret\n").unwrap();
+    for (command, options, remedy) in [
+        (
+            "probe",
+            &[][..],
+            "ask for the realm of your account with --auth-uri 'msrps://example.com;tcp', or have",
+        ),
+        (
+            "receive",
+            &[],
+            "ask for the realm of your account with --auth-uri 'msrps://example.com;tcp', or have",
+        ),
+        (
+            "probe",
+            &["--auth-uri", AUTH_URI],
+            "too: have its operator write `realm: example.com` into its config",
+        ),
+    ] {
+        let arguments =
+            [&[command, "--user", "alice@example.com", "--password-file", "password"], options].concat();
+        let output = with_script(&scene, &arguments, async |endpoint| {
+            let challenge =
+                [("WWW-Authenticate", "Digest realm=\"relay.example\", nonce=\"n\", qop=\"auth\"")];
+            for _ in 0..2 {
+                let auth = endpoint.incoming.next_frame(0).await.unwrap().unwrap();
+                let to_path = String::from_utf8(auth.head.to_path(&auth.octets).as_bytes().to_vec()).unwrap();
+                endpoint.outgoing.send(&response(&auth, &to_path, 401, &challenge)).await.unwrap();
+            }
+        });
+        assert_eq!(status(&output), 4);
+        let said = errors(&output);
+        assert!(said.contains("its realm is relay.example, which cannot match alice@example.com"), "{said}");
+        assert!(said.contains(remedy), "{said}");
+        let shown = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(shown.contains("realm        relay.example; AUTH refused"), command == "probe", "{shown}");
+    }
 }

@@ -4,6 +4,10 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use sha2::{Digest as _, Sha256};
+
 use crate::scene::{Scene, errors, status};
 
 /// What `openssl req -x509` makes: self-signed, for a host, and an authority by its own word.
@@ -120,4 +124,45 @@ fn tls_to_a_port_without_is_told_to_try_plain() {
         let said = errors(&probed);
         assert!(said.contains(what) && said.contains("(if that port speaks no TLS: --plain)"), "{said}");
     }
+}
+
+#[test]
+fn probe_shows_the_certificate_that_it_does_not_trust() {
+    let scene = Scene::new();
+    by_openssl(&scene, "own", Some((2001, 2002)));
+    let receiver = scene.receiver(&["--cert", "own", "--key", "own.key"]);
+    let relay = receiver.target().to_string();
+    let pem = fs::read(scene.path("own")).unwrap();
+    let der = CertificateDer::from_pem_slice(&pem).unwrap();
+    let fingerprint: Vec<_> = Sha256::digest(&der).iter().map(|octet| format!("{octet:02X}")).collect();
+    for (options, wrong) in [
+        (
+            &[][..],
+            "signed by no authority that is trusted here (give its issuer, or a self-signed certificate itself, with --ca FILE)",
+        ),
+        (&["--ca", "own"], "has expired on 2002-01-01"),
+        (&["--ca", "own", "--server-name", "other.example"], "for 127.0.0.1, not for other.example"),
+    ] {
+        let arguments = [&["probe", "--relay", &relay], options].concat();
+        let output = scene.msrp(&arguments).output().unwrap();
+        assert_eq!(status(&output), 3, "{}", errors(&output));
+        let shown = String::from_utf8_lossy(&output.stdout);
+        for words in [
+            "certificate  127.0.0.1; valid 2001-01-01 00:00:00Z to 2002-01-01 00:00:00Z",
+            "subject    CN=rcgen self signed cert",
+            "issued by  itself",
+            &format!("SHA-256    {}", fingerprint.join(":")),
+            "trust        NOT TRUSTED: TLS with 127.0.0.1:",
+        ] {
+            assert!(shown.contains(words), "{words}: {shown}");
+        }
+        if !options.contains(&"--server-name") {
+            assert!(shown.contains(wrong) && errors(&output).contains(wrong), "{wrong}: {shown}");
+        }
+        let output = scene.msrp(&[&arguments[..], &["--json"]].concat()).output().unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&json["ok"], &json["tls"]["verified"]), (&false.into(), &false.into()));
+        assert_eq!(json["tls"]["certificates"][0]["sha256"], fingerprint.join(":"));
+    }
+    receiver.kill();
 }

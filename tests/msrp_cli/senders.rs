@@ -4,8 +4,8 @@ use std::process::Output;
 use std::rc::Rc;
 
 use msrprelay::client::{
-    Endpoint, Event, Frame, Ledger, ListenSecurity, Listener, MessageSpec, MessageStream, Security, Target,
-    run_on_executor,
+    Endpoint, Event, Frame, Ledger, ListenSecurity, Listener, MessageSpec, MessageStream, Opening, Security,
+    Target, open_session, run_on_executor,
 };
 use msrprelay::proto::head::{ByteRange, FailureReport, Kind, Method};
 use msrprelay::proto::parser::Flag;
@@ -15,8 +15,17 @@ use sha2::{Digest as _, Sha256};
 
 use crate::scene::{LIMIT, Scene, alarm, errors, status};
 
-/// Plays a receiver that the test scripts: accepts one connection and hands it over.
+/// Plays a receiver that the test scripts: accepts one connection and hands it over. The file comes first.
 fn with_scripted_receiver(
+    scene: &Scene,
+    arguments: &[&str],
+    script: impl AsyncFn(&mut Endpoint) + Send + 'static,
+) -> Output {
+    opened_to_scripted_receiver(scene, &[arguments, &["--first-send", "file"]].concat(), script)
+}
+
+/// The same, but the session is opened as the arguments say.
+fn opened_to_scripted_receiver(
     scene: &Scene,
     arguments: &[&str],
     script: impl AsyncFn(&mut Endpoint) + Send + 'static,
@@ -253,4 +262,150 @@ fn both_directions_of_one_connection_carry_messages_at_once() {
         assert_eq!((to_alice, to_bob), (OCTETS, OCTETS));
     })
     .unwrap();
+}
+
+/// The next frame, which must be a SEND without a body (RFC 4975, 5.4).
+async fn expect_empty_send(endpoint: &mut Endpoint) -> Frame {
+    let frame = endpoint.incoming.next_frame(1 << 20).await.unwrap().unwrap();
+    assert_eq!(frame.head.kind(), Kind::Request(Method::Send));
+    assert!(!frame.head.has_body() && frame.head.content_type(&frame.octets).is_none());
+    frame
+}
+
+#[test]
+fn empty_send_opens_the_session_and_the_file_follows_unasked() {
+    let scene = Scene::new();
+    let content = scene.file("f.bin", 1000);
+    let output = opened_to_scripted_receiver(&scene, &["f.bin"], async move |endpoint| {
+        let first = expect_empty_send(endpoint).await;
+        // That has no answer yet.
+        let file = endpoint.incoming.next_frame(1 << 20).await.unwrap().unwrap();
+        assert_eq!(file.body, content);
+        assert_ne!(file.head.message_id(&file.octets), first.head.message_id(&first.octets));
+        // Who does not like it may say so: the file counts.
+        endpoint.outgoing.send(&response(&first, 400)).await.unwrap();
+        endpoint.outgoing.send(&response(&file, 200)).await.unwrap();
+        endpoint.outgoing.send(&report(&file, "000 200 OK", "1-1000/1000")).await.unwrap();
+        while let Ok(Some(_)) = endpoint.incoming.next().await {}
+    });
+    assert_eq!(status(&output), 0, "{}", errors(&output));
+}
+
+#[test]
+fn stream_is_opened_by_an_empty_send_too() {
+    let scene = Scene::new();
+    let output = opened_to_scripted_receiver(&scene, &["-"], async |endpoint| {
+        expect_empty_send(endpoint).await;
+        let file = endpoint.incoming.next_frame(1 << 20).await.unwrap().unwrap();
+        assert!(file.head.has_body() && file.body.is_empty());
+        endpoint.outgoing.send(&response(&file, 413)).await.unwrap();
+        while let Ok(Some(_)) = endpoint.incoming.next().await {}
+    });
+    assert!(errors(&output).contains("413 Because"), "{}", errors(&output));
+}
+
+#[test]
+fn file_waits_for_the_answer_to_the_first_send_where_that_is_asked_for() {
+    let scene = Scene::new();
+    scene.file("f.bin", 1000);
+    let arguments = ["f.bin", "--first-send", "wait", "--timeout", "300ms"];
+    let unanswered = opened_to_scripted_receiver(&scene, &arguments, async |endpoint| {
+        expect_empty_send(endpoint).await;
+        while let Ok(Some(event)) = endpoint.incoming.next().await {
+            assert!(!matches!(event, Event::Body(_)), "a file that nobody has let in");
+        }
+    });
+    assert_eq!(status(&unanswered), 1);
+    let answered = opened_to_scripted_receiver(&scene, &arguments, async |endpoint| {
+        let first = expect_empty_send(endpoint).await;
+        endpoint.outgoing.send(&response(&first, 200)).await.unwrap();
+        let file = endpoint.incoming.next_frame(1 << 20).await.unwrap().unwrap();
+        endpoint.outgoing.send(&response(&file, 200)).await.unwrap();
+        endpoint.outgoing.send(&report(&file, "000 200 OK", "1-1000/1000")).await.unwrap();
+        while let Ok(Some(_)) = endpoint.incoming.next().await {}
+    });
+    assert_eq!(status(&answered), 0, "{}", errors(&answered));
+}
+
+#[test]
+fn session_that_is_not_there_is_told_before_the_file_is_sent() {
+    let scene = Scene::new();
+    scene.file("f.bin", 1000);
+    for by_report in [false, true] {
+        let arguments = ["f.bin", "--first-send", "wait"];
+        let output = opened_to_scripted_receiver(&scene, &arguments, async move |endpoint| {
+            let first = expect_empty_send(endpoint).await;
+            let refusal = match by_report {
+                false => response(&first, 481),
+                // As a relay tells it, behind an answer of its own or before.
+                true => report(&first, "000 481 Because", "1-0/0"),
+            };
+            endpoint.outgoing.send(&refusal).await.unwrap();
+            while let Ok(Some(event)) = endpoint.incoming.next().await {
+                assert!(!matches!(event, Event::Body(_)), "a file for nobody");
+            }
+        });
+        assert_eq!(status(&output), 1);
+        let said = errors(&output);
+        assert!(said.contains("the session was refused: 481 Because"), "{said}");
+    }
+}
+
+/// What keeps a receiver with a time limit waiting while a large file is read for its hash.
+#[test]
+fn session_is_kept_alive_and_the_peer_answered_while_there_is_nothing_to_send() {
+    let (path_sender, path_receiver) = std::sync::mpsc::channel();
+    let (seen_sender, seen_receiver) = async_channel::bounded(1);
+    let peer = std::thread::spawn(move || {
+        run_on_executor(None, async {
+            let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), ListenSecurity::Plain).unwrap();
+            let own_uri = Endpoint::mint_uri(listener.address().unwrap(), false);
+            path_sender.send((own_uri.clone(), listener.address().unwrap())).unwrap();
+            let play = async {
+                let mut endpoint = Endpoint::new(listener.accept(LIMIT).await.unwrap(), own_uri);
+                let first = expect_empty_send(&mut endpoint).await;
+                let mut ping = Vec::new();
+                FrameWriter::request(&mut ping, b"keepalive", "SEND")
+                    .header("To-Path", first.head.from_path(&first.octets).as_bytes())
+                    .header("From-Path", first.head.to_path(&first.octets).as_bytes())
+                    .header("Message-ID", b"ping1")
+                    .end(Flag::Last);
+                endpoint.outgoing.send(&ping).await.unwrap();
+                let answer = endpoint.incoming.next_frame(0).await.unwrap().unwrap();
+                assert_eq!(answer.head.kind(), Kind::Response(Status::OK));
+                let second = expect_empty_send(&mut endpoint).await;
+                assert_ne!(first.head.message_id(&first.octets), second.head.message_id(&second.octets));
+                seen_sender.send(()).await.unwrap();
+                while let Ok(Some(_)) = endpoint.incoming.next().await {}
+            };
+            futures_lite::future::or(play, alarm()).await;
+        })
+        .unwrap();
+    });
+    let (path, address) = path_receiver.recv().unwrap();
+    run_on_executor(None, async {
+        let target = Target { host: address.ip().to_string(), port: address.port() };
+        let mut endpoint = Endpoint::connect(&target, &Security::Plain, LIMIT).await.unwrap();
+        let opening = Opening { to_path: &path, await_answer: false, idle_limit: LIMIT };
+        let work = async { seen_receiver.recv().await.unwrap() };
+        open_session(&mut endpoint, opening, work).await.unwrap();
+        endpoint.close().await.unwrap();
+    })
+    .unwrap();
+    peer.join().unwrap();
+}
+
+/// A file that takes minutes to read: who waits for it, or has no session for it, is not left alone so long.
+#[test]
+fn session_is_open_before_the_file_is_read_for_its_hash() {
+    let scene = Scene::new();
+    // Nothing of it is on the disk.
+    std::fs::File::create(scene.path("f.bin")).unwrap().set_len(256 << 30).unwrap();
+    let output = opened_to_scripted_receiver(&scene, &["f.bin"], async |endpoint| {
+        let first = expect_empty_send(endpoint).await;
+        endpoint.outgoing.send(&response(&first, 481)).await.unwrap();
+        while let Ok(Some(_)) = endpoint.incoming.next().await {}
+    });
+    assert_eq!(status(&output), 1);
+    assert!(errors(&output).contains("the session was refused: 481 Because"), "{}", errors(&output));
 }

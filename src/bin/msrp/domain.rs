@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use msrprelay::client::{
-    ClientError, Endpoint, Located, LocatedRelay, NoAddress, Security, Stage, Target, TlsFacts, TlsVersion,
-    Transport, covered_names, epoch_seconds, locate, validity,
+    ClientError, Endpoint, Located, LocatedRelay, NoAddress, Stage, Target, TlsFacts, TlsVersion,
+    covered_names, epoch_seconds, locate, validity,
 };
 use msrprelay::text;
 use msrprelay::trust::shown_names;
@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use crate::options::{ConnectionArguments, Login};
 use crate::outcome::{Failure, Report};
-use crate::probe::millis;
+use crate::probe::{Described, millis, observe, observe_any};
+use crate::units::counted;
 
 /// A certificate that ends sooner than this deserves a word.
 const EXPIRY_DAYS_MIN: i64 = 14;
@@ -102,6 +103,11 @@ pub(crate) fn listed(names: &[String]) -> String {
     }
 }
 
+/// `1 day`, `90 days`, of a time in seconds.
+fn days(seconds: i64) -> String {
+    counted(usize::try_from(seconds / DAY).unwrap_or(0), "day")
+}
+
 /// What went wrong so far.
 #[derive(Default)]
 struct Problems {
@@ -183,25 +189,17 @@ impl Visit<'_> {
 
     /// What the relay shows to somebody who believes anybody, to say why it is not believed.
     async fn look_closer(&mut self, json: &mut Value) {
-        for version in [TlsVersion::Tls13, TlsVersion::Tls12] {
-            if let Some(facts) = self.observe(version).await {
-                self.describe(&facts, json);
-                return;
-            }
+        let limit = self.connection.connect_timeout;
+        if let Some(facts) = observe_any(&self.target(), self.name(), limit).await {
+            self.describe(&facts, json);
         }
-    }
-
-    async fn observe(&self, version: TlsVersion) -> Option<TlsFacts> {
-        let security = Security::observing(version, self.name()).ok()?;
-        let transport =
-            Transport::connect(&self.target(), &security, self.connection.connect_timeout).await.ok()?;
-        transport.tls_facts()
     }
 
     async fn versions(&mut self, json: &mut Value) {
         let mut spoken = Vec::new();
         for (version, name) in [(TlsVersion::Tls13, "1.3"), (TlsVersion::Tls12, "1.2")] {
-            if self.observe(version).await.is_some() {
+            let limit = self.connection.connect_timeout;
+            if observe(&self.target(), self.name(), version, limit).await.is_some() {
                 spoken.push(name);
             }
         }
@@ -235,11 +233,17 @@ impl Visit<'_> {
         let Some(certificate) = facts.certificates.first() else { return };
         let names = covered_names(certificate);
         let covered = listed(&names);
+        let described = Described::of(certificate);
         json["tls"]["names"] = json!(names);
+        json["tls"]["certificate"] = described.json();
         let Some((from, to)) = validity(certificate) else {
             return self.say(format!("names      {covered}; validity unreadable"));
         };
-        self.say(format!("names      {covered}; {} certificates in the chain", facts.certificates.len()));
+        let chain = counted(facts.certificates.len(), "certificate");
+        self.say(format!("names      {covered}; {chain} in the chain"));
+        for line in described.lines() {
+            self.say(line);
+        }
         json["tls"]["not_before"] = json!(from);
         json["tls"]["not_after"] = json!(to);
         let now = SystemTime::now()
@@ -253,11 +257,11 @@ impl Visit<'_> {
         self.say(if now < begins {
             format!("validity   from {from} on, which is still to come by this machine's clock: is the clock right?")
         } else if now > ends {
-            format!("validity   ended {to}, {} days ago by this machine's clock: renew it", (now - ends) / DAY)
+            format!("validity   ended {to}, {} ago by this machine's clock: renew it", days(now - ends))
         } else if ends - now < EXPIRY_DAYS_MIN * DAY {
-            format!("validity   until {to}: ONLY {} days left", (ends - now) / DAY)
+            format!("validity   until {to}: ONLY {} left", days(ends - now))
         } else {
-            format!("validity   until {to}, {} days left", (ends - now) / DAY)
+            format!("validity   until {to}, {} left", days(ends - now))
         });
     }
 

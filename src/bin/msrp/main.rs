@@ -23,7 +23,7 @@ use msrprelay::ops::{documents, say};
 
 const AFTER_HELP: &str = "\
 Exit status:
-  0    every octet has arrived (send: and was confirmed, unless --success-report no)
+  0    every byte has arrived; send: and was confirmed, if that was asked for
   1    the transfer failed, or a file was rejected
   2    wrong usage
   3    no connection: name resolution, TCP, TLS, or the certificate
@@ -84,5 +84,28 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    /// Programs wrap what is longer; examples are copied, and paragraphs are wrapped by the terminal alone.
+    #[test]
+    fn help_is_not_broken_at_80_columns() {
+        fn check(command: &clap::Command, path: &str) {
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let lines: Vec<_> = text.lines().collect();
+            for (at, line) in lines.iter().enumerate() {
+                let is_own_line = line.starts_with(' ') || line.is_empty() || line.ends_with(':');
+                assert!(
+                    !line.starts_with(' ') || line.chars().count() <= 80,
+                    "{path}: an example of more than 80 columns: {line}"
+                );
+                let next = lines.get(at + 1).copied().unwrap_or_default();
+                assert!(
+                    is_own_line || next.is_empty(),
+                    "{path}: a paragraph with line breaks of its own: {line}"
+                );
+            }
+            command.get_subcommands().for_each(|below| check(below, &format!("{path} {}", below.get_name())));
+        }
+        check(&super::Cli::command(), "");
     }
 }

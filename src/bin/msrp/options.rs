@@ -11,7 +11,9 @@ use msrprelay::client::{
     authenticate, authenticate_through, locate,
 };
 use msrprelay::ops::say;
+use msrprelay::proto::status::Status;
 use msrprelay::proto::uri::{MsrpUri, Path};
+use msrprelay::text;
 
 use crate::outcome::Failure;
 use crate::units::parse_duration;
@@ -98,6 +100,8 @@ pub(crate) struct Login {
     pub(crate) routes: Vec<Route>,
     pub(crate) credentials: Credentials,
     pub(crate) options: AuthOptions,
+    /// The user with the domain, as given: which realm is meant.
+    user: String,
     /// The relays behind it, nearest first.
     further: Vec<FurtherRelay>,
 }
@@ -105,6 +109,7 @@ pub(crate) struct Login {
 /// A relay that is reached through others.
 #[derive(Debug)]
 struct FurtherRelay {
+    user: String,
     credentials: Credentials,
     options: AuthOptions,
 }
@@ -192,6 +197,7 @@ impl RelayArguments {
                 digest_uri: self.digest_uri,
                 limit: connection.connect_timeout,
             },
+            user: user.clone(),
             further: Vec::new(),
         }))
     }
@@ -204,11 +210,11 @@ impl RelayArguments {
         connection: &ConnectionArguments,
     ) -> Result<Login, Failure> {
         for (at, relay) in (1..).zip(relays) {
+            let user = self.users.get(at).or_else(|| self.users.first()).map_or("", String::as_str);
             let credentials = match (self.users.get(at), self.password_files.get(at)) {
                 // Nobody is asked for the same password twice.
                 (None, None) => login.credentials.clone(),
-                (user, file) => {
-                    let user = user.or_else(|| self.users.first()).map_or("", String::as_str);
+                (_, file) => {
                     let password = self.password(user, file.or_else(|| self.password_files.first()))?;
                     Credentials { user: name_of(user).to_owned(), password }
                 }
@@ -216,15 +222,16 @@ impl RelayArguments {
             let uri = self.auth_uris.get(at).cloned().unwrap_or_else(|| format!("msrps://{relay};tcp"));
             let limit = connection.connect_timeout.max(FORWARDED_AUTH_LIMIT_MIN);
             let options = AuthOptions { uri, expires: self.expires, digest_uri: self.digest_uri, limit };
-            login.further.push(FurtherRelay { credentials, options });
+            login.further.push(FurtherRelay { user: user.to_owned(), credentials, options });
         }
         Ok(login)
     }
 
     fn password(&self, user: &str, file: Option<&PathBuf>) -> Result<String, Failure> {
         if let Some(file) = file {
-            let text = std::fs::read_to_string(file)
-                .map_err(|error| Failure::Usage(format!("--password-file {}: {error}", file.display())))?;
+            let text = std::fs::read_to_string(file).map_err(|error| {
+                Failure::Usage(format!("--password-file {}: {}", file.display(), text::of_io(&error)))
+            })?;
             return match text.lines().next() {
                 Some(password) if !password.is_empty() => Ok(password.to_owned()),
                 _ => Err(Failure::Usage(format!(
@@ -297,14 +304,43 @@ impl Login {
         endpoint: &mut Endpoint,
         mut granted: impl FnMut(&str, &Grant),
     ) -> Result<Grant, ClientError> {
-        let mut grant = authenticate(endpoint, &self.credentials, &self.options).await?;
+        let mut grant = authenticate(endpoint, &self.credentials, &self.options)
+            .await
+            .map_err(|error| about_realm(error, &self.user, &self.options.uri))?;
         granted(&self.options.uri, &grant);
-        for FurtherRelay { credentials, options } in &self.further {
-            grant = authenticate_through(endpoint, &grant, credentials, options).await?;
+        for FurtherRelay { user, credentials, options } in &self.further {
+            grant = authenticate_through(endpoint, &grant, credentials, options)
+                .await
+                .map_err(|error| about_realm(error, user, &options.uri))?;
             granted(&options.uri, &grant);
         }
         Ok(grant)
     }
+}
+
+/// A relay refuses everybody whose account is not one of its realm: then that is said, and what to do about it.
+fn about_realm(error: ClientError, user: &str, asked: &str) -> ClientError {
+    let ClientError::AuthRefused { relay, by, status, comment, realm: Some(realm), hint } = error else {
+        return error;
+    };
+    let hint = match user.split_once('@') {
+        Some((_, domain)) if status == Status::UNAUTHORIZED && !domain.eq_ignore_ascii_case(&realm) => {
+            let realm = text::shown(&realm);
+            let host = MsrpUri::parse(asked.as_bytes()).map(|uri| uri.host_str().to_owned());
+            let other_way = match host.is_ok_and(|host| host.eq_ignore_ascii_case(domain)) {
+                true => String::new(),
+                false => {
+                    format!("ask for the realm of your account with --auth-uri 'msrps://{domain};tcp', or ")
+                }
+            };
+            format!(
+                " (its realm is {realm}, which cannot match {user} unless there is such an account, too: {other_way}have its \
+                 operator write `realm: {domain}` into its config)"
+            )
+        }
+        _ => hint,
+    };
+    ClientError::AuthRefused { relay, by, status, comment, realm: Some(realm), hint }
 }
 
 impl ConnectionArguments {

@@ -9,6 +9,7 @@ use msrprelay::ops::say;
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::units::counted;
 use crate::watchdog;
 
 /// What the engine may take to make an executor and run its first task.
@@ -24,7 +25,7 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// Files came, but not all of them as they should be.
-    #[error("{rejected} of {total} files rejected")]
+    #[error("{rejected} of {} rejected", counted(*.total, "file"))]
     Rejected {
         /// How many were not kept.
         rejected: usize,
@@ -35,7 +36,7 @@ pub(crate) enum Failure {
     #[error("received wrongly: {0}")]
     Mismatch(String),
     /// Of a domain, not everything is in order.
-    #[error("{count} problems, the first: {first}")]
+    #[error("{}{first}", if *.count == 1 { "1 problem: ".to_owned() } else { format!("{count} problems, the first: ") })]
     Domain {
         /// How many there are.
         count: usize,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use msrprelay::client::{
-    Arrival, ClientError, Endpoint, Inbox, InboxEvent, InboxOptions, ListenSecurity, Listener, hex,
+    Arrival, ClientError, Endpoint, Inbox, InboxEvent, InboxOptions, ListenSecurity, Listener, Said, hex,
     server_identity,
 };
 use msrprelay::ops::say;
@@ -22,17 +22,24 @@ use crate::units::{self, parse_duration, parse_size};
 const EXAMPLES: &str = "\
 Examples:
   Behind a relay; give the printed path to the sender:
-    msrp receive --user bob@example.com --relay relay.example.com --out incoming --path-file bob.path
+    msrp receive --user bob@example.com --relay relay.example.com \\
+                 --out incoming --path-file bob.path
   The same behind whichever relay the DNS names for example.com:
     msrp receive --user bob@example.com --out incoming --path-file bob.path
   Behind two relays, your own and, further out, that of your provider:
-    msrp receive --user bob@example.com --relay edge.example.com --relay relay.example.net --path-file bob.path
+    msrp receive --user bob@example.com --relay edge.example.com \\
+                 --relay relay.example.net --path-file bob.path
   Without a relay, on an address the sender can reach:
     msrp receive --listen 192.0.2.9:2855 --cert bob.crt --key bob.key
 
-Nothing is ever overwritten: where a name is taken, ` (1)`, ` (2)`, … is put before its extension. Names lose their
-directories, leading dots and unprintable characters; a leading `-` becomes `_`, and the names of Windows' devices get one. A file is stored under its name only when it is complete and has
-the size and SHA-256 its sender announced. The exit status is explained by `msrp --help`.";
+\
+Nothing is ever overwritten: where a name is taken, ` (1)`, ` (2)`, … is put before its extension. Names lose their \
+directories, leading dots and unprintable characters; a leading `-` becomes `_`, and the names of Windows' devices get \
+one. A file is stored under its name only when it is complete and has the size and SHA-256 its sender announced.
+
+What is no file is not stored and does not count: chat (text of up to 8 KiB without a file name, alone or in a CPIM \
+message) is shown on standard error, notices that somebody types or has read a message are dropped. Ask for every message, \
+and they are stored, too. For the exit status see the help of `msrp` itself.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -47,6 +54,9 @@ pub(crate) struct Arguments {
     /// Exit after this many files, kept or rejected
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
+    /// Store and count every message, also chat and the notices of chat clients
+    #[arg(long)]
+    every_message: bool,
     /// Refuse files larger than this [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_size: Option<u64>,
@@ -126,7 +136,7 @@ async fn behind_relay(
     serve(arguments, &mut endpoint, arrivals).await?;
     let wanted = arguments.count as usize;
     if arrivals.len() < wanted {
-        let when = format!("after {} of {wanted} files", arrivals.len());
+        let when = format!("after {} of {}", arrivals.len(), units::counted(wanted, "file"));
         return Err(ClientError::ConnectionLost(when).into());
     }
     // All is stored and reported: how the connection ends changes nothing.
@@ -177,6 +187,7 @@ async fn serve(
         messages: Some((arguments.count as usize).saturating_sub(arrivals.len())),
         size_max: arguments.max_size.unwrap_or(u64::MAX),
         idle_limit: arguments.timeout,
+        every_message: arguments.every_message,
     };
     let mut progress: Option<Progress> = None;
     let mut observe = |event: InboxEvent<'_>| match event {
@@ -194,6 +205,7 @@ async fn serve(
             }
             show(arguments.output.json, arrival);
         }
+        InboxEvent::Said(said) => chat(said),
     };
     Inbox::new(endpoint, options).receive(endpoint, arrivals, &mut observe).await
 }
@@ -203,8 +215,9 @@ fn announce(arguments: &Arguments, path: &str, report: &mut Report) -> Result<()
     report.json["path"] = json!(path);
     if let Some(file) = &arguments.path_file {
         // Whoever has the path can send to this session: it is for its owner alone, as a password is.
-        files::replace(file, files::SECRET, format!("{path}\n").as_bytes())
-            .map_err(|error| Failure::Usage(format!("--path-file {}: {error}", file.display())))?;
+        files::replace(file, files::SECRET, format!("{path}\n").as_bytes()).map_err(|error| {
+            Failure::Usage(format!("--path-file {}: {}", file.display(), text::of_io(&error)))
+        })?;
     }
     if arguments.output.json {
         say::err(path);
@@ -220,16 +233,23 @@ fn show(as_json: bool, arrival: &Arrival) {
         Ok(_) if as_json => {}
         Ok(path) => {
             let (seconds, rate) =
-                (arrival.elapsed.as_secs_f64(), units::megabytes_per_second(arrival.octets, arrival.elapsed));
+                (arrival.elapsed.as_secs_f64(), units::rate(arrival.octets, arrival.elapsed));
             let checked = if arrival.hash_announced { "SHA-256 verified" } else { "no SHA-256 announced" };
-            let line =
-                format!("received {}: {size} in {seconds:.2} s ({rate:.1} MB/s), {checked}", path.display());
+            let line = format!("received {}: {size} in {seconds:.2} s ({rate}), {checked}", path.display());
             let _ = say::out(&line);
         }
         Err(rejection) => {
             let name = text::shown(arrival.offered_name.as_deref().unwrap_or("a message"));
             say::err(&format!("msrp: rejected {name} after {size}: {rejection}"));
         }
+    }
+}
+
+/// A line of chat, which is no result.
+fn chat(said: &Said) {
+    let from = said.from.as_deref().map_or_else(String::new, |from| format!(" from {}", text::shown(from)));
+    for line in said.text.lines() {
+        say::err(&format!("msrp: message{from}: {line}"));
     }
 }
 

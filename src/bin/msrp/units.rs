@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// `1000`, `64K`, `64KiB`, `10M`, `1G`: powers of 1024, in octets.
+/// `1000`, `64K`, `64KiB`, `10M`, `1G`: powers of 1024, in bytes.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let digits_end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(digits_end);
@@ -22,7 +22,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 /// As [`parse_size`], but at least 1.
 pub(crate) fn parse_chunk_size(text: &str) -> Result<u64, String> {
     match parse_size(text)? {
-        0 => Err("a chunk has at least 1 octet".to_owned()),
+        0 => Err("a chunk has at least 1 byte".to_owned()),
         size => Ok(size),
     }
 }
@@ -57,7 +57,35 @@ pub(crate) fn size(octets: u64) -> String {
     if unit == "B" { format!("{octets} B") } else { format!("{value:.2} {unit}") }
 }
 
-/// Millions of octets a second; 0 where no time has passed.
+/// So much in such a time, as [`size`] writes it, a second: `110.25 MiB/s`.
+pub(crate) fn rate(octets: u64, elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs_f64();
+    // A rate beyond the largest integer is cut there.
+    let each = if seconds > 0.0 { octets as f64 / seconds } else { 0.0 };
+    format!("{}/s", size(each as u64))
+}
+
+/// `1 file`, `2 files`, for words that take an `s`.
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// A short time, given in microseconds, with the unit that fits: `62.6 µs`, `13.1 ms`, `1.20 s`.
+pub(crate) fn short_time(micros: f64) -> String {
+    match micros {
+        ..1e3 => format!("{micros:.1} µs"),
+        1e3..1e6 => format!("{:.1} ms", micros / 1e3),
+        _ => format!("{:.2} s", micros / 1e6),
+    }
+}
+
+/// How long something will take: `0:07`, `12:40`, `1:02:03`.
+pub(crate) fn countdown(left: Duration) -> String {
+    let (hours, minutes, seconds) = (left.as_secs() / 3600, left.as_secs() / 60 % 60, left.as_secs() % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}
+
+/// Millions of octets a second, for programs; 0 where no time has passed.
 pub(crate) fn megabytes_per_second(octets: u64, elapsed: Duration) -> f64 {
     let seconds = elapsed.as_secs_f64();
     if seconds > 0.0 { octets as f64 / 1e6 / seconds } else { 0.0 }
@@ -99,5 +127,27 @@ mod tests {
         assert_eq!(size(1023), "1023 B");
         assert_eq!(size(1536), "1.50 KiB");
         assert_eq!(size(1 << 30), "1.00 GiB");
+        assert_eq!(rate(3 << 20, Duration::from_secs(2)), "1.50 MiB/s");
+        assert_eq!(rate(1 << 20, Duration::ZERO), "0 B/s");
+    }
+
+    #[test]
+    fn times_are_shown_with_the_unit_that_fits() {
+        assert_eq!(
+            [62.6, 999.9, 13_107.2, 1_200_000.0].map(short_time),
+            ["62.6 µs", "999.9 µs", "13.1 ms", "1.20 s"]
+        );
+        assert_eq!(
+            [7, 760, 3723].map(|left| countdown(Duration::from_secs(left))),
+            ["0:07", "12:40", "1:02:03"]
+        );
+    }
+
+    #[test]
+    fn one_of_a_thing_is_not_many() {
+        assert_eq!(
+            [0, 1, 2].map(|count| counted(count, "problem")),
+            ["0 problems", "1 problem", "2 problems"]
+        );
     }
 }

@@ -33,7 +33,7 @@ pub(crate) enum Command {
     },
     /// Lists the sessions of a running relay.
     ///
-    /// IN is what came from the client, OUT what came for it, in octets of message bodies. The state is unbound (nobody at
+    /// IN is what came from the client, OUT what came for it, in bytes of message bodies. The state is unbound (nobody at
     /// the other side yet), bound, lost (the other side is gone) or expired.
     Sessions {
         /// Those of one user only: alice, or alice@example.com.
@@ -156,8 +156,8 @@ fn put(options: &Options, request: &Request) -> Result<(), Reported> {
             Answer::Closed { session, user, realm } => {
                 say::out(&format!("{} of {}@{} ends", shown(&session), shown(&user), shown(&realm)))
             }
-            Answer::Warning(words) => {
-                say::err(&format!("warning: {}", shown(&words)));
+            Answer::Note(note) => {
+                say::err(&format!("msrprelay: {}", shown(&note)));
                 Ok(())
             }
             Answer::Done | Answer::Error(_) => Ok(()),
@@ -184,7 +184,7 @@ fn sketched(head: &Head) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     if *dropped > 0 {
-        let _ = writeln!(text, "... {dropped} heads dropped: too many to be read\n");
+        let _ = writeln!(text, "... {dropped} dropped: more heads than can be read\n");
     }
     let _ = writeln!(text, "+{at_seconds:.3}s {way} {} ({}), core {core}", shown(user), shown(session));
     for line in head.head.lines() {

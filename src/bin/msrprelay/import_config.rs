@@ -9,14 +9,16 @@ use clap::Args;
 use msrprelay::files;
 use msrprelay::ops::import::{self, Imported, Secrets};
 use msrprelay::ops::say;
+use msrprelay::text;
 
 use crate::{Reported, report};
 
 const EXAMPLES: &str = "\
 Examples:
-  msrprelay import-config /etc/msrprelay/config.ini                  look at what would be written
-  msrprelay import-config /etc/msrprelay/config.ini --out config.yaml
-  msrprelay check-config config.yaml";
+  Look at what would be written, write it, and check it:
+    msrprelay import-config /etc/msrprelay/config.ini
+    msrprelay import-config /etc/msrprelay/config.ini --out config.yaml
+    msrprelay check-config config.yaml";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -34,7 +36,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
     let file = &arguments.file;
     let named = |problem: &dyn std::fmt::Display| report(format!("{}: {problem}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|error| named(&error))?;
+    let text = std::fs::read_to_string(file).map_err(|error| named(&text::of_io(&error)))?;
     let absolute = std::path::absolute(file).map_err(|error| named(&error))?;
     let directory = absolute.parent().unwrap_or_else(|| Path::new("/"));
     let imported = import::import(&text, directory).map_err(|error| named(&error))?;
@@ -63,7 +65,7 @@ fn save(imported: &Imported, origin: &str, out: &Path) -> Result<(), Reported> {
         ErrorKind::AlreadyExists => {
             report(format!("{out}: is there already: remove it or choose another name"))
         }
-        _ => report(format!("{out}: {error}")),
+        _ => report(format!("{out}: {}", text::of_io(&error))),
     })?;
     say::err(&format!("{out} is written, readable by you alone. Now: msrprelay check-config {out}"));
     Ok(())

@@ -23,16 +23,17 @@ const CONFIG_PATH: &str = "/etc/msrprelay/config.yaml";
 
 const EXAMPLES: &str = "\
 Examples:
-  msrprelay                                  run with /etc/msrprelay/config.yaml
-  msrprelay --config ./relay.yaml            run with another config
-  msrprelay check-config ./relay.yaml        report everything that is wrong with it
-  msrprelay user add alice@example.com       add a user to the file of auth.sqlite.path
-  msrprelay sessions                         see who is connected to a running relay
-  msrprelay import-config config.ini         see the Python relay's config as one of this relay
+  msrprelay                              run with /etc/msrprelay/config.yaml
+  msrprelay --config ./relay.yaml        run with another config
+  msrprelay check-config ./relay.yaml    report everything that is wrong with it
+  msrprelay user add alice@example.com   add a user to auth.sqlite.path
+  msrprelay sessions                     see who is connected to a running relay
+  msrprelay import-config config.ini     see the Python relay's config as ours
 
-config.yaml.sample explains every key; scripts/gen-cert.sh makes a certificate to start with.
-Exit status: 0 if all is well, 1 if not, 2 for a wrong command line, 78 if the relay does not start because its config is
-wrong.";
+/usr/share/msrprelay/gen-cert.sh makes a certificate to start with (scripts/gen-cert.sh in the sources).
+
+Exit status: 0 if all is well, 1 if not, 2 for a wrong command line, 78 if the relay
+does not start because its config is wrong.";
 
 /// What the man page has beside the options.
 const CHAPTERS: [Chapter<'_>; 3] = [
@@ -167,4 +168,37 @@ fn complain(line: &str) {
 fn joined(items: impl Iterator<Item = String>) -> String {
     let items: Vec<_> = items.collect();
     if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+
+    /// Programs wrap what is longer; examples are copied, and paragraphs are wrapped by the terminal alone.
+    #[test]
+    fn help_is_not_broken_at_80_columns() {
+        fn check(command: &clap::Command, path: &str) {
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let lines: Vec<_> = text.lines().collect();
+            for (at, line) in lines.iter().enumerate() {
+                let is_own_line = line.starts_with(' ') || line.is_empty() || line.ends_with(':');
+                assert!(
+                    !line.starts_with(' ') || line.chars().count() <= 80,
+                    "{path}: an example of more than 80 columns: {line}"
+                );
+                let next = lines.get(at + 1).copied().unwrap_or_default();
+                assert!(
+                    is_own_line || next.is_empty(),
+                    "{path}: a paragraph with line breaks of its own: {line}"
+                );
+            }
+            command.get_subcommands().for_each(|below| check(below, &format!("{path} {}", below.get_name())));
+        }
+        check(&super::Arguments::command(), "");
+    }
 }

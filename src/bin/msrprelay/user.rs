@@ -62,20 +62,25 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
     let outcome = match &arguments.command {
         Command::Add { user } => {
             let user = place.user(user)?;
+            check_new_name(&user)?;
             let password = password(&user)?;
             let file = UserFile::open_or_make(&place.file).map_err(complain)?;
-            (file.add(&user, &password), format!("there is a user {} already: use passwd", shown(&user)))
+            let done = format!("{} is added to {}", shown(&user), place.file.display());
+            let not = format!("there is a user {} already: use passwd", shown(&user));
+            (file.add(&user, &password), done, not)
         }
         Command::Passwd { user } => {
             let user = place.user(user)?;
             let file = UserFile::open(&place.file).map_err(complain)?;
             let password = password(&user)?;
-            (file.set_password(&user, &password), nobody(&user))
+            let done = format!("{} has another password", shown(&user));
+            (file.set_password(&user, &password), done, unknown(&user))
         }
         Command::Remove { user } => {
             let user = place.user(user)?;
             let file = UserFile::open(&place.file).map_err(complain)?;
-            (file.remove(&user), nobody(&user))
+            let done = format!("{} is removed; sessions that are open go on until they end", shown(&user));
+            (file.remove(&user), done, unknown(&user))
         }
         Command::List => {
             let file = UserFile::open(&place.file).map_err(complain)?;
@@ -87,9 +92,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
         }
     };
     match outcome {
-        (Ok(true), _) => Ok(()),
-        (Ok(false), why) => Err(complain(why)),
-        (Err(error), _) => Err(complain(error)),
+        (Ok(true), done, _) => {
+            // It is done, whether or not anybody reads that.
+            let _ = say::out(&done);
+            Ok(())
+        }
+        (Ok(false), _, not) => Err(complain(not)),
+        (Err(error), ..) => Err(complain(error)),
     }
 }
 
@@ -101,7 +110,19 @@ fn shown(user: &User) -> String {
     format!("{}@{}", text::shown(&user.name), text::shown(&user.realm))
 }
 
-fn nobody(user: &User) -> String {
+/// What no client can type, or nobody can read, is a slip. Names that are there already can still be removed.
+fn check_new_name(user: &User) -> Result<(), Reported> {
+    let odd = |c: char| c.is_whitespace() || matches!(c, '"' | '\\' | '<' | '>') || !text::is_plain(c);
+    match user.name.chars().chain(user.realm.chars()).find(|c| odd(*c)) {
+        None => Ok(()),
+        Some(odd) => Err(complain(format!(
+            "\"{}\" holds {odd:?}, which no user's name has: write it as alice@example.com",
+            shown(user)
+        ))),
+    }
+}
+
+fn unknown(user: &User) -> String {
     format!("there is no user {}: see msrprelay user list", shown(user))
 }
 
@@ -170,7 +191,7 @@ fn password(user: &User) -> Result<String, Reported> {
         }
     };
     match password.is_empty() {
-        true => Err(complain("the password is empty: nobody is to get in without one")),
+        true => Err(complain("the password is empty: give one")),
         false => Ok(password),
     }
 }

@@ -22,6 +22,7 @@ use super::{Answer, Secret, WhyUnavailable};
 use crate::config;
 use crate::files::{self, Unfinished};
 use crate::proto::digest::{Algorithm, Ha1};
+use crate::text;
 
 /// Look-ups that may wait for the reading thread; the caller has no more than this under way.
 const WAITING_MAX: usize = 1024;
@@ -66,7 +67,10 @@ pub enum UserFileError {
         found: i32,
     },
     /// The operating system refuses something.
-    #[error("{path}: {source}: let the user that msrprelay runs as read and write it and its directory")]
+    #[error(
+        "{path}: {}: let the user that msrprelay runs as read and write it and its directory",
+        text::of_io(source)
+    )]
     Io {
         /// The file.
         path: PathBuf,

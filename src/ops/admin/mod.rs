@@ -50,14 +50,15 @@ pub enum Request {
         /// How long sessions may go on, in seconds; absent: `drain_timeout` of the config.
         seconds: Option<u64>,
     },
-    /// To show what clients send and are sent, heads alone: an [`Answer::Head`] for each.
+    /// To show what clients send and are sent, heads alone: an [`Answer::Head`] for each, and an [`Answer::Note`] before if
+    /// there is nothing to show yet.
     Trace {
         /// A user, with or without the realm behind an `@`, or the beginning of a session's id.
         of: String,
         /// For how long.
         seconds: u64,
     },
-    /// To read the config again, as SIGHUP does: an [`Answer::Warning`] for each key that takes a restart.
+    /// To read the config again, as SIGHUP does: an [`Answer::Note`] for each key that takes a restart.
     Reload {},
     /// To log more, or less, until the next reload or start.
     LogLevel {
@@ -85,8 +86,8 @@ pub enum Answer {
         /// And for which realm.
         realm: String,
     },
-    /// What does not hinder, but should be known.
-    Warning(String),
+    /// Something to know that is no result.
+    Note(String),
     /// All has been said.
     Done,
     /// It cannot be done: why, and what to do about it.

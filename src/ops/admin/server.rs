@@ -366,7 +366,7 @@ fn fulfil(request: Request, desk: &Desk, out: &mut BufWriter<&UnixStream>) -> io
             Ok(Ok(keys)) => {
                 for key in keys {
                     let words = format!("{key}: the config says something else here, which takes a restart");
-                    tell(out, &Answer::Warning(words))?;
+                    tell(out, &Answer::Note(words))?;
                 }
                 Ok(Ok(()))
             }
@@ -395,10 +395,19 @@ fn trace(
 ) -> io::Result<Result<(), String>> {
     let until = Instant::now() + time;
     let there = trace_predecessor(&wanted, time, desk);
-    let heads = match desk.inspector.trace(wanted, time) {
+    let heads = match desk.inspector.trace(wanted.clone(), time) {
         Ok(heads) => heads,
         Err(error) => return Ok(Err(error.to_string())),
     };
+    let mut is_there = false;
+    let asked = desk.inspector.sessions(|line| {
+        is_there = wanted.means(&line.view);
+        !is_there
+    });
+    if !is_there && asked.is_ok() {
+        tell(out, &Answer::Note(nothing_to_show(&wanted, time)))?;
+        out.flush()?;
+    }
     // It has said all that it will: it is only looked whether it is still there.
     out.get_ref().set_read_timeout(Some(Duration::from_millis(1)))?;
     loop {
@@ -437,6 +446,15 @@ fn trace_predecessor(wanted: &Wanted, time: Duration, desk: &Desk) -> mpsc::Rece
         }
     }
     there
+}
+
+/// Silence would look like a client that says nothing.
+fn nothing_to_show(wanted: &Wanted, time: Duration) -> String {
+    let (wanted, seconds) = (wanted.as_str(), time.as_secs());
+    format!(
+        "no session of a user {wanted} is open, nor one whose id begins like that (`msrprelay sessions` shows those \
+         there are): waiting {seconds} s for one that this user opens"
+    )
 }
 
 fn head(traced: &TracedHead) -> Head {

@@ -46,7 +46,7 @@ impl File {
         };
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let parsed = Ini::load_from_str_opt(text, options)
-            .map_err(|error| ImportError::NotIni { line: error.line, message: error.msg.into_owned() })?;
+            .map_err(|error| ImportError::NotIni { line: error.line, message: words(&error.msg) })?;
         let sections = parsed.iter().map(|(name, values)| Section {
             name: name.unwrap_or_default().to_owned(),
             values: values
@@ -158,4 +158,12 @@ pub(super) fn boolean(value: &str) -> Option<bool> {
 
 pub(super) fn whole_number(value: &str) -> Option<i64> {
     value.parse().ok()
+}
+
+/// The parser speaks of what it expects, as programmers write it.
+fn words(message: &str) -> String {
+    match message.starts_with("expecting") {
+        true => "the line before is neither `[Section]` nor `key = value`".to_owned(),
+        false => message.to_owned(),
+    }
 }

@@ -17,12 +17,16 @@ use crate::units::{self, parse_chunk_size, parse_duration, parse_size};
 
 const EXAMPLES: &str = "\
 Examples:
-  One giant SEND to a client of the relay, with the CPU time that the relay spends on it:
-    msrp bench file --relay localhost:2855 --ca relay.crt --user bench@example.com --password-file pw --size 2G --relay-pid 4711
+  One giant SEND to a client of the relay, and the relay's CPU time for it:
+    msrp bench file --relay localhost:2855 --ca localhost.crt \\
+                    --user bench@example.com --password-file pw \\
+                    --size 2G --relay-pid 4711
   Both clients behind the relay, chunks of 10 kB, each of them answered:
-    msrp bench file … --topology both --chunk-size 10000 --failure-report yes
+    msrp bench file … --topology both --chunk-size 10000
   A byte proxy at port 9000 that forwards to port 9001, TLS to TLS:
-    msrp bench file --through localhost:9000 --listen 127.0.0.1:9001 --certificate relay.crt --key relay.key --ca relay.crt";
+    msrp bench file --through localhost:9000 --listen 127.0.0.1:9001 \\
+                    --certificate localhost.crt --key localhost.key \\
+                    --ca localhost.crt";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -113,12 +117,13 @@ fn conclude(arguments: &Arguments, tally: &Tally, measured: &super::run::Measure
     let octets = tally.octets.get();
     let gigabytes = octets as f64 / 1e9;
     let chunks = tally.count.get();
-    let rate = units::megabytes_per_second(octets, measured.elapsed);
+    let rate = units::rate(octets, measured.elapsed);
+    let sessions = units::counted(arguments.pairs.sessions as usize, "session");
     let size = units::size(octets);
     let seconds = measured.elapsed.as_secs_f64();
     report.lines.push(format!(
-        "{size} in {seconds:.2} s ({rate:.0} MB/s), {chunks} chunks, {} sessions; every octet compared",
-        arguments.pairs.sessions
+        "{size} in {seconds:.2} s ({rate}), {}, {sessions}; every byte compared",
+        units::counted(usize::try_from(chunks).unwrap_or(usize::MAX), "chunk")
     ));
     report.json = json!({
         "mode": "file",
@@ -127,7 +132,7 @@ fn conclude(arguments: &Arguments, tally: &Tally, measured: &super::run::Measure
         "answers": tally.answers.get(),
         "sessions": arguments.pairs.sessions,
         "seconds": seconds,
-        "megabytes_per_second": rate,
+        "megabytes_per_second": units::megabytes_per_second(octets, measured.elapsed),
     });
     measured.tell("per GB", gigabytes, 1.0, "s", report);
     if arguments.chunk_size.is_some() {

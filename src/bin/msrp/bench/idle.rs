@@ -87,15 +87,17 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
             "{lost} of {sessions} sessions were closed while they were held"
         )));
     }
-    report
-        .lines
-        .push(format!("{sessions} sessions held for {:.1} s, all of them alive", held.elapsed.as_secs_f64()));
+    report.lines.push(format!(
+        "{} held for {:.1} s, all of them alive",
+        units::counted(sessions as usize, "session"),
+        held.elapsed.as_secs_f64()
+    ));
     report.json = json!({ "mode": "idle", "sessions": sessions, "seconds": set_up.elapsed.as_secs_f64() });
     for (who, before, after) in [("relay", relay_before, relay_after), ("bench", own_before, own_after)] {
         if let (Some(before), Some(after)) = (before, after) {
             let each = (after as f64 - before as f64) / f64::from(sessions);
             let (then, now) = (units::size(before), units::size(after));
-            report.lines.push(format!("{who} memory: {then} before, {now} now, {each:.0} octets a session"));
+            report.lines.push(format!("{who} memory: {then} before, {now} now, {each:.0} bytes a session"));
             report.json[format!("{who}_octets_each")] = json!(each);
             report.json[format!("{who}_resident")] = json!(after);
         }

@@ -45,6 +45,7 @@ pub(crate) async fn authenticate(line: &mut Line, login: &Login) -> Result<Grant
             by: None,
             status: answer.status,
             comment: answer.status.phrase().to_owned(),
+            realm: None,
             hint: hint.to_owned(),
         })
     };

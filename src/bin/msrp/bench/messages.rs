@@ -25,13 +25,16 @@ use super::scene::{Common, PairArguments, Place, Receiver, Scene, Sender};
 use super::transfer::{Answers, Plan, Tally, Until, add, answer_to_send, wrong};
 use crate::outcome::{Failure, Report};
 use crate::progress::Progress;
+use crate::units;
 use crate::units::{parse_duration, parse_size};
 
 const EXAMPLES: &str = "\
 Examples:
   Eight sessions, eight messages under way in each:
-    msrp bench messages --relay localhost:2855 --ca relay.crt --user bench@example.com --password-file pw --sessions 8 --window 8
-  One message at a time, while another session fills the relay's core with a file:
+    msrp bench messages --relay localhost:2855 --ca localhost.crt \\
+                        --user bench@example.com --password-file pw \\
+                        --sessions 8 --window 8
+  One message at a time, while another session fills the core with a file:
     msrp bench messages … --window 1 --with-files 1";
 
 /// Characters of a transaction id in front of the message's number.
@@ -44,7 +47,7 @@ const LATENCY_MAX_NANOS: u64 = 600_000_000_000;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Octets of each message, at least 33
+    /// Bytes of each message, at least 33
     #[arg(long, value_name = "SIZE", default_value = "200", value_parser = parse_message_size)]
     size: u64,
     /// How many messages each session sends [default: 10000, or as many as go into --duration]
@@ -67,7 +70,7 @@ pub(crate) struct Arguments {
 
 fn parse_message_size(text: &str) -> Result<u64, String> {
     match parse_size(text)? {
-        size if size < STAMP_OCTETS as u64 => Err(format!("at least {STAMP_OCTETS} octets are needed")),
+        size if size < STAMP_OCTETS as u64 => Err(format!("at least {STAMP_OCTETS} bytes are needed")),
         size if size > 64 << 10 => Err("at most 64K; larger ones are files".to_owned()),
         size => Ok(size),
     }
@@ -129,10 +132,10 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
     let messages = shared.tally.count.get();
     let seconds = measured.elapsed.as_secs_f64();
     report.lines.push(format!(
-        "{messages} messages of {} octets in {seconds:.2} s ({:.0} a second), {} sessions, window {}; every octet compared",
+        "{messages} messages of {} bytes in {seconds:.2} s ({:.0} a second), {}, window {}; every byte compared",
         arguments.size,
         messages as f64 / seconds.max(1e-9),
-        arguments.pairs.sessions,
+        units::counted(arguments.pairs.sessions as usize, "session"),
         arguments.window,
     ));
     report.json = json!({
@@ -145,8 +148,9 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
         "seconds": seconds,
     });
     if arguments.with_files > 0 {
-        let rate = load_tally.octets.get() as f64 / 1e6 / seconds;
-        report.lines.push(format!("beside {} files, {rate:.0} MB/s", arguments.with_files));
+        let rate = units::rate(load_tally.octets.get(), measured.elapsed);
+        let files = units::counted(arguments.with_files as usize, "file");
+        report.lines.push(format!("beside {files}, {rate}"));
     }
     for (name, histogram) in [("delivered", &shared.delivered), ("answered", &shared.answered)] {
         let (line, json) = latencies(name, &histogram.borrow());
@@ -164,7 +168,8 @@ pub(super) fn latencies(name: &str, histogram: &Histogram<u64>) -> (String, Valu
     let micros = |nanos: u64| nanos as f64 / 1e3;
     let at = |quantile| micros(histogram.value_at_quantile(quantile));
     let (p50, p90, p99, max) = (at(0.5), at(0.9), at(0.99), micros(histogram.max()));
-    let line = format!("{name}: p50 {p50:.1} us, p90 {p90:.1} us, p99 {p99:.1} us, max {max:.1} us");
+    let [half, most, nearly_all, longest] = [p50, p90, p99, max].map(units::short_time);
+    let line = format!("{name}: median {half}, p90 {most}, p99 {nearly_all}, longest {longest}");
     (line, json!({ "p50": p50, "p90": p90, "p99": p99, "max": max, "mean": histogram.mean() / 1e3 }))
 }
 

@@ -313,7 +313,7 @@ impl Party for FileReceiver {
         }
         let range = head.byte_range();
         if range.is_none_or(|range| range.start != self.received + 1) {
-            return Err(wrong(format!("{range:?} behind octet {}", self.received)));
+            return Err(wrong(format!("{range:?} behind byte {}", self.received)));
         }
         self.total = self.total.or_else(|| range?.total);
         if head.failure_report() == FailureReport::Yes {
@@ -327,7 +327,7 @@ impl Party for FileReceiver {
         let intact = self.message.as_ref().is_some_and(|(_, content)| content.matches(self.received, octets));
         if !intact {
             let (from, to) = (self.received + 1, self.received + octets.len() as u64);
-            return Err(wrong(format!("octets {from} to {to} are not those that were sent")));
+            return Err(wrong(format!("bytes {from} to {to} are not those that were sent")));
         }
         self.received += octets.len() as u64;
         add(&self.tally.octets, octets.len() as u64);
@@ -343,7 +343,7 @@ impl Party for FileReceiver {
             Flag::More => Ok(()),
             Flag::Aborted => Err(wrong("the message is aborted".to_owned())),
             Flag::Last if self.total.is_some_and(|total| total != self.received) => {
-                Err(wrong(format!("{} octets where {:?} were promised", self.received, self.total)))
+                Err(wrong(format!("{} bytes where {:?} were promised", self.received, self.total)))
             }
             Flag::Last => {
                 self.complete = true;
