@@ -32,8 +32,7 @@ Examples:
 
 /usr/share/msrprelay/gen-cert.sh makes a certificate to start with (scripts/gen-cert.sh in the sources).
 
-Exit status: 0 if all is well, 1 if not, 2 for a wrong command line, 78 if the relay
-does not start because its config is wrong.";
+Exit status: 0 if all is well, 1 if not, 2 for a wrong command line, 78 where the config of a relay that is to start is wrong.";
 
 /// What the man page has beside the options.
 const CHAPTERS: [Chapter<'_>; 3] = [
