@@ -138,7 +138,7 @@ fn realm_is_the_sole_domain_where_there_is_one() {
     let of_two = users(&["a@b.example", "a@c.example"]);
     for (text, realm) in [
         (of_one.clone(), Some("b.example")),
-        (of_two.clone(), None),
+        (of_two, None),
         (users(&[]), None),
         ("domains: [b.example]".to_owned(), Some("b.example")),
         ("domains: [B.example]\nauth: {backend: sqlite}".to_owned(), Some("b.example")),
