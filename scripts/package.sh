@@ -9,12 +9,13 @@ Usage: package.sh [--try] [--profile NAME] [--no-build] [--root DIR]
 Builds target/debian/msrprelay_*.deb (a release build, man pages and completions included), and then
   lintian       no complaint but those that deploy/debian/lintian-overrides explains
   install       by apt into a fresh minimal Debian made by mmdebstrap: files, user, modes, dependencies
-  start         the unit's own command as the unit's user, with a certificate, until it is ready
+  the page      each command of the README's chapter on installing, as it stands there: certificate, config, user, start (the
+                unit's own command as the unit's user), status, what a client sees, reload (the unit's own command, too)
   remove        and purge: nothing is left but the user
 
-  --try           goes on as an operator would between start and remove: adds users, sends a file from one to the
-                  other and compares it, looks at the metrics, renews the certificate and reloads, upgrades to a newer
-                  version under a session, restarts
+  --try           goes on as an operator would between the page and remove: sends a file from one user to another and
+                  compares it, looks at the metrics, rotates the accounting file, renews the certificate and reloads,
+                  upgrades to a newer version under a session, restarts
   --profile NAME  packages what this profile of cargo builds; `dev` is quick and large, and good for trying the script
   --no-build      packages the binaries that are there
   --root DIR      uses a copy of this Debian root instead of making one; what mmdebstrap made stays in
@@ -130,6 +131,7 @@ build_package() {
     [ "$profile" != dev ] || options+=(--fast)
     for revision in 1 2; do
         quietly "cargo deb failed" cargo deb "${options[@]}" --deb-revision "$revision"
+        add_checksums "$work/made.deb"
         if [ "$revision" = 1 ]; then mv "$work/made.deb" "$deb"; else mv "$work/made.deb" "$newer"; fi
     done
     mkdir -p target/debian
@@ -139,6 +141,31 @@ build_package() {
     cp "$deb" "$name"
     echo "$name, $(($(stat -c %s "$name") / 1024)) KiB"
     dpkg-deb --field "$deb" Depends Recommends Suggests Installed-Size
+    echo "What takes the room, in KiB:"
+    dpkg-deb --contents "$deb" | awk '$1 !~ /^d/ {
+        part = "the rest"
+        if ($6 ~ /\/usr\/bin\//) part = $6
+        else if ($6 ~ /\/usr\/share\/doc\//) part = "documents"
+        else if ($6 ~ /\/usr\/share\/man\//) part = "man pages"
+        size[part] += $3
+    } END { for (part in size) printf "%9.0f  %s\n", size[part] / 1024, part }' | sort -rn
+    size --format=sysv "$work/bin/msrprelay" | awk '/^\./ && $2 > 262144 { printf "%9.0f  of usr/bin/msrprelay: %s\n", $2 / 1024, $1 }'
+}
+
+# What dpkg --verify and debsums compare with; cargo-deb writes none. A config is meant to be changed.
+add_checksums() { # DEB
+    rm -rf "${work:?}/unpacked"
+    dpkg-deb --raw-extract "$1" "$work/unpacked"
+    (
+        cd "$work/unpacked"
+        find . -type f ! -path './DEBIAN/*' ! -path './etc/*' -printf '%P\0' | sort -z | xargs -0 md5sum > DEBIAN/md5sums
+        chmod 644 DEBIAN/md5sums
+    )
+    local compress=(-Zxz)
+    # A debug build is for trying this script: large, and packed in a hurry.
+    [ "$profile" != dev ] || compress=(-Zgzip -z1)
+    quietly "dpkg-deb failed" dpkg-deb --root-owner-group "${compress[@]}" --build "$work/unpacked" "$1"
+    rm -rf "${work:?}/unpacked"
 }
 
 check() {
@@ -158,13 +185,15 @@ fetch_root() {
     suite=$(. /etc/os-release && echo "${VERSION_CODENAME:?}")
     [ -e "$sources" ] || sources=/etc/apt/sources.list
     quietly "mmdebstrap could not make a root" \
-        mmdebstrap --format=tar --variant=minbase --include=adduser,openssl "$suite" "$work/root.tar.part" "$sources"
+        mmdebstrap --format=tar --variant=minbase --include=adduser,openssl,ca-certificates,logrotate "$suite" "$work/root.tar.part" "$sources"
     mv "$work/root.tar.part" "$work/root.tar"
 }
 
 # -- a root to install into ------------------------------------------------------------------------
 
 root=''
+# The relay's name on the README's page.
+host=relay.example.com
 # The relay's process, and the one to wait for, if it was started from here.
 relay='' started=''
 receiver=''
@@ -230,23 +259,56 @@ put_in() {
     for file in /usr/share/man/man8/msrprelay.8.gz /usr/share/man/man1/msrp-send.1.gz \
         /usr/share/bash-completion/completions/msrprelay /usr/share/zsh/vendor-completions/_msrp \
         /usr/share/fish/vendor_completions.d/msrp.fish /lib/systemd/system/msrprelay.service \
+        /usr/share/man/man5/msrprelay.yaml.5.gz /usr/share/doc/msrprelay/docs/logging.md /etc/logrotate.d/msrprelay \
         /usr/share/msrprelay/grafana-dashboard.json /usr/share/msrprelay/alerts.yaml; do
         inside dpkg --listfiles msrprelay | grep -qE "^(/usr)?$file\$" || fail "$file is not in the package"
     done
     # shellcheck disable=SC2016 # the name is dpkg's
     [ "$(inside dpkg-query --showformat '${Conffiles}\n' --show msrprelay | grep -c config.yaml)" = 1 ] || fail "the config is no conffile"
+    [ "$(dpkg-deb --ctrl-tarfile "$deb" | tar -xOf - ./md5sums | wc -l)" -gt 40 ] || fail "there are no checksums"
+    local changed
+    changed=$(inside dpkg --verify msrprelay | grep -vE ' (c )?/usr/share/(doc|man)/' || true)
+    [ -z "$changed" ] || fail "the checksums are not those of the files: $changed"
 }
 
-# A certificate as the config expects it; the rest of the config is the package's own, but for the users' file and the
-# metrics.
-configure() {
-    quietly "gen-cert.sh failed" inside /usr/share/msrprelay/gen-cert.sh localhost --out /root
-    inside sh -c 'install -d -m 750 -g msrprelay /etc/msrprelay/tls &&
-        install -m 644 /root/localhost.crt /etc/msrprelay/tls/relay.crt &&
-        install -m 640 -g msrprelay /root/localhost.key /etc/msrprelay/tls/relay.key'
-    sed -i -e 's/^#realm: .*/realm: example.com/' -e 's/^  backend: memory/  backend: sqlite/' \
-        -e 's/^  #address: "127.0.0.1:9285"/  address: "127.0.0.1:9285"/' "$root/etc/msrprelay/config.yaml"
-    as_relay msrprelay check-config
+# What the trial needs beside the page: a name that leads to the relay, figures, records.
+prepare() {
+    echo "127.0.0.1 $host" >> "$root/etc/hosts"
+    cat >> "$root/etc/msrprelay/config.yaml" << 'YAML'
+metrics: {address: "127.0.0.1:9285"}
+accounting: {format: json, file: /var/log/msrprelay/sessions.json}
+YAML
+    local user
+    for user in alice bob; do
+        echo "$user's password" > "$root/root/$user.password"
+    done
+}
+
+# The commands of the README's chapter on installing, one a line, but for the installation itself.
+commands_of_the_page() {
+    awk '/^## / { here = $0 == "## Installing it" } /^```/ { code = $0 == "```sh"; next } here && code' README.md |
+        grep -vE '^(#|apt-get |$)'
+}
+
+# Each as it stands there. No service manager is here: what it is asked for is done as the unit says.
+play() {
+    local commands command password
+    password=$(cat "$root/root/alice.password")
+    mapfile -t commands < <(commands_of_the_page)
+    [ "${#commands[@]}" -gt 8 ] || fail "the README's chapter has only ${#commands[@]} commands: has its form changed?"
+    for command in "${commands[@]}"; do
+        echo "\$ $command"
+        case $command in
+            'systemctl enable --now msrprelay') start ;;
+            'systemctl reload msrprelay') unit_reload ;;
+            systemctl*) fail "the trial does not know what that is" ;;
+            *)
+                inside env MSRP_PASSWORD="$password" sh -c "cd /root && $command" \
+                    <<< "$password" || fail "the README's command failed"
+                ;;
+        esac
+    done
+    [ -n "$relay" ] || fail "the README does not start the relay"
 }
 
 # An answer over HTTP, without a tool that a minimal Debian does not have.
@@ -271,7 +333,9 @@ start() {
     command=$(sed -n 's/^ExecStart=//p' "$root/lib/systemd/system/msrprelay.service" "$root/usr/lib/systemd/system/msrprelay.service" 2> /dev/null | head -n 1)
     environment=$(sed -n 's/^Environment=//p' deploy/msrprelay.service)
     [ -n "$command" ] || fail "the unit has no command"
-    echo "\$ $command"
+    echo "as msrprelay: $command"
+    # What the unit has systemd make.
+    inside install -d -m 750 -o msrprelay -g msrprelay /run/msrprelay /var/log/msrprelay
     # The shell becomes the relay, so that its number is the relay's.
     # shellcheck disable=SC2086,SC2016 # the unit's words are words; the shell inside expands its own
     as_relay env $environment sh -c 'echo $$ > /tmp/relay.pid; exec "$@"' sh $command 2> "$work/relay.log" &
@@ -304,23 +368,26 @@ stop() {
     rm -f "$root/tmp/relay.pid"
 }
 
-add_users() {
-    local user
-    for user in alice bob; do
-        echo "$user's password" > "$root/root/$user.password"
-        as_relay msrprelay user add "$user@example.com" < "$root/root/$user.password"
-    done
-    as_relay msrprelay user list
+# As systemd runs it: as the unit's user, with the relay's number.
+unit_reload() {
+    local command
+    # shellcheck disable=SC2016 # the unit's word, not the shell's
+    command=$(sed -n 's/^ExecReload=//p' deploy/msrprelay.service | sed 's/\$MAINPID/'"$relay/")
+    [ -n "$command" ] || fail "the unit has no command for a reload"
+    echo "as msrprelay: $command"
+    # shellcheck disable=SC2086 # the unit's words are words
+    as_relay $command || fail "the relay does not reload"
 }
 
-probe() {
-    inside msrp probe --relay localhost:2855 --ca /root/localhost.crt --user alice@example.com --password-file /root/alice.password
+add_bob() {
+    as_relay msrprelay user add bob@example.com < "$root/root/bob.password"
+    as_relay msrprelay user list
 }
 
 bob_waits() {
     rm -rf "$root/root/inbox" "$root/root/bob.path"
     inside sh -c "mkdir /root/inbox
-        exec msrp receive --user bob@example.com --relay localhost:2855 --ca /root/localhost.crt \
+        exec msrp receive --user bob@example.com --relay $host --ca /root/$host.crt \
         --password-file /root/bob.password --out /root/inbox --path-file /root/bob.path --timeout 60s" > "$work/receive.log" 2>&1 &
     receiver=$!
     until_it_works "bob's path" test -s "$root/root/bob.path"
@@ -328,7 +395,7 @@ bob_waits() {
 
 alice_sends() {
     head -c 20M /dev/urandom > "$root/root/film.bin"
-    inside msrp send /root/film.bin --user alice@example.com --relay localhost:2855 --ca /root/localhost.crt \
+    inside msrp send /root/film.bin --user alice@example.com --relay "$host" --ca "/root/$host.crt" \
         --password-file /root/alice.password --to "$(cat "$root/root/bob.path")" > "$work/send.log" 2>&1 ||
         { cat "$work/send.log" >&2; fail "the file was not sent"; }
     wait "$receiver" || { cat "$work/receive.log" >&2; fail "the file was not received"; }
@@ -363,16 +430,32 @@ expires_sooner() { # THAN
 reload() {
     local before
     before=$(expiry)
-    quietly "gen-cert.sh failed" inside /usr/share/msrprelay/gen-cert.sh localhost --days 30 --out /root/renewed
-    cp "$root/root/renewed/localhost.crt" "$root/root/localhost.crt"
+    quietly "gen-cert.sh failed" inside /usr/share/msrprelay/gen-cert.sh "$host" --days 30 --out /root/renewed
+    cp "$root/root/renewed/$host.crt" "$root/root/$host.crt"
     # As the operator's copies: what is there keeps its owner and mode.
-    inside sh -c 'cat /root/renewed/localhost.crt > /etc/msrprelay/tls/relay.crt
-        cat /root/renewed/localhost.key > /etc/msrprelay/tls/relay.key'
-    kill -HUP "$relay"
+    inside sh -c "cat /root/renewed/$host.crt > /etc/msrprelay/tls/relay.crt
+        cat /root/renewed/$host.key > /etc/msrprelay/tls/relay.key"
+    unit_reload
     until_it_works "the new certificate to be in force" expires_sooner "$before"
     echo "certificate valid until $(date -u -d "@$before" +%F) before, until $(date -u -d "@$(expiry)" +%F) now"
-    inside msrp probe --relay localhost:2855 --ca /root/localhost.crt | grep -E '^(certificate|trust)'
+    inside msrp probe --relay "$host" --ca "/root/$host.crt" | grep -E '^(certificate|trust)'
     ask /readyz > /dev/null || fail "it is not ready after the reload"
+}
+
+has_records() {
+    [ -s "$root/var/log/msrprelay/sessions.json" ]
+}
+
+# What logrotate does once a week; the reload is what its configuration asks the service manager for.
+rotate() {
+    until_it_works "the records of the sessions" has_records
+    quietly "logrotate failed" inside logrotate --force /etc/logrotate.d/msrprelay
+    [ -s "$root/var/log/msrprelay/sessions.json.1" ] || fail "logrotate has left the accounting file where it was"
+    [ ! -e "$root/var/log/msrprelay/sessions.json" ] || fail "logrotate has made a file"
+    unit_reload
+    send_a_file
+    until_it_works "the new file" has_records
+    inside ls -l /var/log/msrprelay
 }
 
 has_given_way() {
@@ -416,7 +499,7 @@ remove() {
     rm -rf "$root/etc/msrprelay/tls"
     quietly "it cannot be purged" inside apt-get -q -y purge msrprelay
     local left
-    left=$(find "$root/etc" "$root/usr" "$root/var/lib" "$root/lib" -iname '*msrp*' ! -path '*/dpkg/*' 2> /dev/null || true)
+    left=$(find "$root/etc" "$root/usr" "$root/var/lib" "$root/var/log" "$root/lib" -iname '*msrp*' ! -path '*/dpkg/*' 2> /dev/null || true)
     [ -z "$left" ] || fail "left behind: $left"
     inside id msrprelay > /dev/null || fail "the user is gone, and with it the name of what it owned"
     echo "purged; the user stays, as Debian's users do"
@@ -425,17 +508,13 @@ remove() {
 try_it() {
     step 'A root of its own' make_root
     step 'Installing' put_in
-    step 'A certificate, a config' configure
-    [ "$try" = no ] || step 'Users' add_users
-    if [ "$try" = no ]; then
-        # Accounts are ready once there is a file of them.
-        as_relay msrprelay user add nobody@example.com <<< 'a password' > /dev/null
-    fi
-    step 'Starting' start
+    prepare
+    step 'Playing the page' play
     if [ "$try" = yes ]; then
-        step 'What a client sees' probe
+        step 'A second user' add_bob
         step 'Sending a file' send_a_file
         step 'Looking at the metrics' look_at_metrics
+        step 'Rotating the accounting file' rotate
         step 'Reloading' reload
         step 'Upgrading while it runs and has sessions' upgrade
         step 'Restarting' restart

@@ -128,6 +128,30 @@ fn figures_are_shown_to_others_only_if_the_config_says_so() {
 }
 
 #[test]
+fn realm_is_the_sole_domain_where_there_is_one() {
+    let place = Place::new();
+    let users = |names: &[&str]| {
+        let users = names.iter().map(|name| format!("{{user: {name}, password: x}}"));
+        format!("auth: {{memory: {{users: [{}]}}}}", users.collect::<Vec<_>>().join(", "))
+    };
+    let of_one = users(&["a@b.example", "c@B.example"]);
+    let of_two = users(&["a@b.example", "a@c.example"]);
+    for (text, realm) in [
+        (of_one.clone(), Some("b.example")),
+        (of_two, None),
+        (users(&[]), None),
+        ("domains: [b.example]".to_owned(), Some("b.example")),
+        ("domains: [B.example]\nauth: {backend: sqlite}".to_owned(), Some("b.example")),
+        ("domains: [b.example, c.example]".to_owned(), None),
+        // A second domain is served, though none of its users stands in the config yet.
+        (format!("domains: [b.example, c.example]\n{of_one}"), None),
+        ("realm: A.example\ndomains: [b.example]".to_owned(), Some("A.example")),
+    ] {
+        assert_eq!(place.accept(&text).realm.as_deref(), realm, "{text}");
+    }
+}
+
+#[test]
 fn an_empty_config_lacks_only_its_certificate() {
     let problems = Place::new().refuse("");
     assert_eq!(problems.len(), 1, "{problems:#?}");

@@ -18,10 +18,10 @@ use std::sync::Arc;
 
 use msrprelay::telemetry::Site;
 use socket2::{Domain, Socket, Type};
-use support::account::{Login, Style};
+use support::account::{Login, Style, password};
 use support::endpoint::Endpoint;
 use support::process::{BINARY, RelayProcess};
-use support::relay::{Setup, trusting};
+use support::relay::{HOST, Setup, trusting};
 use support::{bounded, until};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -314,6 +314,58 @@ fn a_session_is_told_of_with_what_an_operator_needs() {
         assert_eq!((&closed["bytes_from_client"], &closed["bytes_to_client"]), (&5.into(), &0.into()));
         assert_eq!(closed["reason"], "closed by the client");
         assert!(closed["duration_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{closed}");
+    });
+}
+
+// -- realms ----------------------------------------------------------------------------------------
+
+/// Tries to log in where AUTH is addressed to `host`.
+fn attempt_at(relay: &RelayProcess, host: &str, user: &str, secret: &str) -> Option<u16> {
+    let to = format!("msrps://{host}:{};tcp", relay.addresses[0].port());
+    let login = Login { user, password: secret, to: &to, realm: None, style: Style::default() };
+    login.attempt(&mut relay.stranger("stranger")).1.status()
+}
+
+/// A relay whose accounts are of two domains.
+fn relay_of_two_domains(backend: &str) -> RelayProcess {
+    let place = tempfile::tempdir().unwrap();
+    let text = Setup::default().write(place.path());
+    let first = "    users:\n";
+    let text =
+        text.replace(first, &format!("{first}      - {{user: \"carol@example.org\", password: secret}}\n"));
+    let file = place.path().join("accounts.db");
+    let sqlite = format!("\nauth:\n  backend: {backend}\n  sqlite: {{path: {}}}\n", file.display());
+    for user in ["alice@example.com", "carol@example.org"] {
+        let mut command = Command::new(BINARY);
+        command.args(["user", "add", user, "--database"]).arg(&file);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(format!("{}\n", password("alice")).as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+    let client = Arc::new(trusting(place.path()));
+    RelayProcess::of(place, &text.replace("\nauth:\n", &sqlite), client)
+}
+
+#[test]
+fn auth_for_a_realm_without_accounts_is_told_once_without_the_user() {
+    bounded(|| {
+        for backend in ["memory", "sqlite"] {
+            let relay = relay_of_two_domains(backend);
+            let right = password("alice");
+            assert_eq!(attempt_at(&relay, "example.com", "alice", "wrong"), Some(401));
+            assert_eq!(attempt_at(&relay, "example.com", "mallory", "wrong"), Some(401));
+            assert!(!relay.log().contains(" AUTH "), "{}", relay.log());
+            for user in ["alice", "alice", "mallory"] {
+                assert_eq!(attempt_at(&relay, HOST, user, &right), Some(401));
+            }
+            assert_eq!(attempt_at(&relay, "example.com", "alice", &right), Some(200));
+            lines_with(&relay, &["Session opened"]);
+            let lines = lines_with(&relay, &["AUTH for a realm without accounts"]);
+            let [line] = &lines[..] else { panic!("{lines:?}") };
+            let fields = format!("realm=\"{HOST}\" accounts_for=\"example.com, example.org\"");
+            assert!(line.contains(" WARN ") && line.ends_with(&fields), "{line}");
+            assert!(!line.contains("alice") && !line.contains("mallory"), "{line}");
+        }
     });
 }
 

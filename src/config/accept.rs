@@ -44,6 +44,7 @@ impl TryFrom<Raw> for Config {
         };
         let users = users(&mut raw, &mut problems);
         let users_written = users.len();
+        let sole_domain = sole_domain(raw.domains.as_deref(), &users);
         let accounts = std::mem::take(&mut raw.auth.accounts);
         let (cache, cache_entries_max) = (accounts.cache, accounts.cache_entries_max);
         let resolve = |path: &Path| files.resolve(path);
@@ -72,7 +73,7 @@ impl TryFrom<Raw> for Config {
         Ok(Self {
             listen: raw.listen,
             hostname,
-            realm: raw.realm,
+            realm: raw.realm.or(sole_domain),
             domains: raw.domains,
             tls,
             cores,
@@ -314,6 +315,19 @@ fn users(raw: &mut Raw, problems: &mut Problems) -> Vec<MemoryUser> {
         users.push(user);
     }
     users
+}
+
+/// The domain of all accounts, as far as the config says it. It is the realm whatever host an AUTH is addressed to: no
+/// account could be found in another one.
+fn sole_domain(domains: Option<&[String]>, users: &[MemoryUser]) -> Option<String> {
+    match domains {
+        Some([domain]) => Some(domain.clone()),
+        Some(_) => None,
+        None => {
+            let (first, others) = users.split_first()?;
+            others.iter().all(|user| user.domain == first.domain).then(|| first.domain.clone())
+        }
+    }
 }
 
 fn accept_user(written: RawUser, raw: &Raw, problems: &mut Problems) -> Option<MemoryUser> {

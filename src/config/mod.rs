@@ -42,7 +42,8 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// The relay's own host name, in lower case, as it stands in the URIs it hands out (Use-Path).
     pub hostname: String,
-    /// The digest realm of single-domain operation; `None`: the To-Path host of each AUTH, in lower case.
+    /// The digest realm of single-domain operation, as written or because all accounts are of one domain; `None`: the To-Path
+    /// host of each AUTH, in lower case.
     pub realm: Option<String>,
     /// The SIP domains served, in lower case; `None`: any.
     pub domains: Option<Vec<String>>,

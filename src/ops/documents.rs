@@ -1,18 +1,23 @@
-//! Man pages and shell completions, made from the same definition as `--help`.
+//! Man pages and shell completions, made from the same definition as `--help`; the page of the config from its sample.
 //!
 //! They are written as they lie under `/usr/share`, so that a package takes the directory as it is. Commands that are
-//! hidden from `--help` are hidden here.
+//! hidden from `--help` are hidden here. No word is hyphenated, examples are left as they are and what a formatter would turn
+//! into a typographical sign is written as it is typed: a command can be copied from a page.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Command;
-use clap::builder::StyledStr;
+use clap::builder::{Resettable, StyledStr};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
 use crate::files::{PUBLIC, replace};
+
+mod config_page;
+
+pub use config_page::write_config_page;
 
 /// A further section of a program's own page: its title, and its text in paragraphs.
 pub type Chapter<'a> = (&'a str, &'a [&'a str]);
@@ -55,20 +60,115 @@ fn pages(
     files: &mut Vec<PathBuf>,
 ) -> io::Result<()> {
     let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
-    let page = Man::new(command.clone())
+    // What stands below the options of `--help` would lose its lines.
+    let page = Man::new(command.clone().after_help(Resettable::Reset).after_long_help(Resettable::Reset))
         .title(name.to_uppercase())
         .section(section)
-        .source(format!("msrprelay {}", env!("CARGO_PKG_VERSION")));
+        .source(SOURCE);
     let mut text = Vec::new();
     page.render(&mut text)?;
+    let mut text = String::from_utf8(text).map_err(io::Error::other)?;
+    if let Some(below) = command.get_after_help() {
+        examples(&below.to_string(), &mut text);
+    }
     for (title, paragraphs) in chapters {
-        writeln!(text, ".SH \"{title}\"")?;
+        text += &format!(".SH \"{title}\"\n");
         for paragraph in *paragraphs {
-            writeln!(text, ".PP\n{}", paragraph.replace('\\', "\\e").replace('-', "\\-"))?;
+            text += &format!(".PP\n{}\n", escaped(paragraph));
         }
     }
-    write_file(directory.join(format!("man/man{section}/{name}.{section}")), &text, files)?;
+    write_page(directory, (&name, section), &text, files)?;
     command.get_subcommands().try_for_each(|below| pages(below, section, &[], directory, files))
+}
+
+/// What the pages say they are of.
+const SOURCE: &str = concat!("msrprelay ", env!("CARGO_PKG_VERSION"));
+
+/// Where the package has what the programs name by its place in the sources.
+const PACKAGED: [(&str, &str); 4] = [
+    ("scripts/", "/usr/share/msrprelay/"),
+    ("config.yaml.sample", "/usr/share/doc/msrprelay/config.yaml.sample"),
+    ("docs/", "/usr/share/doc/msrprelay/docs/"),
+    ("deploy/", "/usr/share/doc/msrprelay/deploy/"),
+];
+
+/// A line of text for a formatter, which would take a dash for a hyphen and a dot in front for a command.
+fn escaped(line: &str) -> String {
+    let line = line.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
+    if line.starts_with('.') { format!("\\&{line}") } else { line }
+}
+
+/// Signs that are typed, where a formatter would print others that look alike.
+fn typed(text: &str) -> String {
+    text.replace('`', "\\(ga").replace('^', "\\(ha").replace('~', "\\(ti")
+}
+
+/// The text below the options of `--help`: indented lines stay lines, the others are paragraphs.
+fn examples(text: &str, page: &mut String) {
+    let (mut is_example, mut begins) = (false, true);
+    for line in text.lines() {
+        let indented = line.strip_prefix("  ");
+        if is_example && indented.is_none() {
+            *page += ".EE\n";
+            begins = true;
+        }
+        match indented {
+            Some(line) => {
+                *page += if is_example { "" } else { ".PP\n.EX\n" };
+                *page += &format!("{}\n", escaped(line));
+            }
+            None if line == "Examples:" => *page += ".SH \"EXAMPLES\"\n",
+            None if line.is_empty() => begins = true,
+            None => {
+                let start = match page.contains(".SH \"NOTES\"") {
+                    _ if !begins => "",
+                    true => ".PP\n",
+                    false => ".SH \"NOTES\"\n",
+                };
+                *page += &format!("{start}{}\n", escaped(line));
+                begins = false;
+            }
+        }
+        is_example = indented.is_some();
+    }
+    *page += if is_example { ".EE\n" } else { "" };
+}
+
+/// Writes a page that is there but for what holds for all of it.
+fn write_page(
+    directory: &Path,
+    (name, section): (&str, &str),
+    text: &str,
+    files: &mut Vec<PathBuf>,
+) -> io::Result<()> {
+    let (mut page, mut is_text) = (String::new(), false);
+    for line in text.lines() {
+        let is_title = line.starts_with(".TH ");
+        // The macros set hyphenation anew at the title.
+        page += if is_title { ".nr HY 0\n" } else { "" };
+        page += &if is_text { typed(&packaged(line)) } else { line.to_owned() };
+        page += if is_title { "\n.nh\n.ad l\n" } else { "\n" };
+        is_text |= is_title;
+    }
+    write_file(directory.join(format!("man/man{section}/{name}.{section}")), page.as_bytes(), files)
+}
+
+/// A line with the places of the package.
+fn packaged(line: &str) -> String {
+    let mut line = line.to_owned();
+    for (source, place) in PACKAGED {
+        let mut done = String::new();
+        let mut rest = line.as_str();
+        while let Some(at) = rest.find(source) {
+            let (before, from) = rest.split_at(at);
+            let is_part = before.ends_with(|c: char| c == '/' || c.is_alphanumeric());
+            done += before;
+            done += if is_part { source } else { place };
+            rest = from.strip_prefix(source).unwrap_or_default();
+        }
+        line = done + rest;
+    }
+    line
 }
 
 fn write_file(path: PathBuf, text: &[u8], files: &mut Vec<PathBuf>) -> io::Result<()> {

@@ -72,6 +72,8 @@ sites! {
     NextHop = 5 of 120,
     /// An account is there twice, by the name that was given.
     SeveralAccounts = 1 of 10,
+    /// An account was asked for in a realm that has none, by the realm. An unauthenticated client causes it.
+    RealmWithoutAccounts = 1 of 5,
     /// A look-up panicked.
     LookUpPanicked = 1 of 10,
     /// A thread panicked, by where. A core that panics again and again rests longer each time; a look-up does not.

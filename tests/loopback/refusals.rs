@@ -41,6 +41,26 @@ fn wrong_password_unknown_user_and_wrong_realm_get_a_fresh_challenge() {
 }
 
 #[test]
+fn client_that_addresses_auth_to_the_relays_host_gets_in_where_all_accounts_are_of_one_domain() {
+    bounded(|| {
+        let relay = TestRelay::start();
+        for host in [HOST, "192.0.2.10", DOMAIN] {
+            let mut alice = relay.stranger("alice");
+            let to = format!("msrps://{host}:{};tcp", relay.tls.port());
+            let password = password("alice");
+            let login =
+                Login { user: "alice", password: &password, to: &to, realm: None, style: Style::default() };
+            let (challenge, last) = login.attempt(&mut alice);
+            assert!(
+                challenge.required("WWW-Authenticate").contains(&format!("realm=\"{DOMAIN}\"")),
+                "{host}"
+            );
+            assert_eq!(last.status(), Some(200), "{host}");
+        }
+    });
+}
+
+#[test]
 fn credentials_in_every_released_style_are_understood() {
     bounded(|| {
         let relay = TestRelay::start();

@@ -30,16 +30,19 @@ Examples:
   msrprelay sessions                     see who is connected to a running relay
   msrprelay import-config config.ini     see the Python relay's config as ours
 
-/usr/share/msrprelay/gen-cert.sh makes a certificate to start with (scripts/gen-cert.sh in the sources).
+msrprelay.yaml(5) explains every key of the config, and config.yaml.sample in the sources does.
+
+/usr/share/msrprelay/gen-cert.sh makes a certificate to start with.
 
 Exit status: 0 if all is well, 1 if not, 2 for a wrong command line, 78 where the config of a relay that is to start is wrong.";
 
 /// What the man page has beside the options.
-const CHAPTERS: [Chapter<'_>; 3] = [
+const CHAPTERS: [Chapter<'_>; 4] = [
     (
         "FILES",
         &[
-            "/etc/msrprelay/config.yaml: the config; config.yaml.sample in the documentation explains every key.",
+            "/etc/msrprelay/config.yaml: the config, see msrprelay.yaml(5).",
+            "/etc/msrprelay/tls/relay.crt, relay.key: the certificate and its key.",
             "/var/lib/msrprelay/accounts.db: the accounts of auth.backend: sqlite.",
             "/run/msrprelay/admin.sock: the socket that status, sessions, close, drain, trace, reload and log-level speak to.",
         ],
@@ -65,6 +68,7 @@ const CHAPTERS: [Chapter<'_>; 3] = [
              whose watchdog is fed while every core works.",
         ],
     ),
+    ("SEE ALSO", &["msrprelay.yaml(5), msrp(1), deploy/README.md, docs/logging.md, docs/metrics.md"]),
 ];
 
 /// An MSRP relay (RFC 4976) for file transfer and chat between SIP clients behind NAT.
@@ -119,6 +123,7 @@ fn main() -> ExitCode {
         Some(Command::Admin(command)) => admin::run(command),
         Some(Command::Documents { directory }) => {
             documents::write(&Arguments::command(), "msrprelay", "8", &CHAPTERS, directory)
+                .and_then(|_| documents::write_config_page(directory))
                 .map(|_| ())
                 .map_err(|error| report(format!("{}: {error}", directory.display())))
         }

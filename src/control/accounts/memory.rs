@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use super::realms::Realms;
 use super::{Answer, Secret};
 use crate::config::MemoryUser;
 
@@ -12,6 +13,7 @@ use crate::config::MemoryUser;
 #[derive(Debug)]
 pub(in crate::control) struct Memory {
     domains: HashMap<String, HashMap<String, Secret>>,
+    realms: Realms,
 }
 
 impl Memory {
@@ -20,12 +22,14 @@ impl Memory {
         for MemoryUser { user, domain, secret } in users {
             domains.entry(domain.clone()).or_default().insert(user.clone(), Secret::from(secret));
         }
-        Self { domains }
+        let realms = Realms::all(domains.keys().cloned().collect());
+        Self { domains, realms }
     }
 
     pub(super) fn look_up(&self, user: &str, realm: &str) -> Answer {
-        let domain = self.domains.get(&realm.to_ascii_lowercase());
-        match domain.and_then(|users| users.get(user)) {
+        let realm = realm.to_ascii_lowercase();
+        self.realms.tell(&realm);
+        match self.domains.get(&realm).and_then(|users| users.get(user)) {
             Some(secret) => Answer::Found(secret.clone()),
             None => Answer::Unknown,
         }

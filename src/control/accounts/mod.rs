@@ -26,6 +26,7 @@ mod cache;
 mod health;
 mod memory;
 mod mysql;
+mod realms;
 mod sqlite;
 
 use cache::Cache;

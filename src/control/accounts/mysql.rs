@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::health::Health;
+use super::realms::Realms;
 use super::{Answer, WhyUnavailable};
 use crate::config;
 
@@ -60,6 +61,8 @@ struct Shared {
     /// No more connections than there are before this: the server refused another one.
     grow_again: Cell<Instant>,
     mending: RefCell<Option<JoinHandle<()>>>,
+    /// In which realms accounts were found; `None` where every realm has them all.
+    realms: Option<RefCell<Realms>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +91,7 @@ impl Mysql {
             attempts: watch::Sender::new(0),
             grow_again: Cell::new(Instant::now()),
             mending: RefCell::default(),
+            realms: settings.match_domain.then(|| RefCell::new(Realms::found_so_far())),
         });
         shared.mend(Duration::ZERO);
         Self { shared }
@@ -95,7 +99,10 @@ impl Mysql {
 
     pub(super) async fn look_up(&self, user: &str, realm: &str) -> Answer {
         match self.shared.find(user, realm).await {
-            Ok(answer) => answer,
+            Ok(answer) => {
+                self.shared.note_realm(realm, &answer);
+                answer
+            }
             Err(why) => Answer::Unavailable(why),
         }
     }
@@ -152,6 +159,18 @@ impl Shared {
                     return Err(WhyUnavailable::Late);
                 }
             }
+        }
+    }
+
+    /// The database is not asked for its realms: that could read a whole table.
+    fn note_realm(&self, realm: &str, answer: &Answer) {
+        let (Some(realms), realm) = (&self.realms, realm.to_ascii_lowercase()) else {
+            return;
+        };
+        match answer {
+            Answer::Found(_) => realms.borrow_mut().add(&realm),
+            Answer::Unknown => realms.borrow().tell(&realm),
+            Answer::Unavailable(_) => {}
         }
     }
 

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::health::Health;
+use super::realms::Realms;
 use super::{Answer, Secret, WhyUnavailable};
 use crate::config;
 use crate::files::{self, Unfinished};
@@ -30,6 +31,8 @@ const WAITING_MAX: usize = 1024;
 const READ_PATIENCE: Duration = Duration::from_secs(4);
 /// How long a change waits for others.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// Accounts that are looked at to see which realms there are: a few milliseconds, once after each change of the file.
+const REALMS_OF_ACCOUNTS_MAX: i64 = 10_000;
 /// Marks the file as one of ours, in its header.
 const APPLICATION_ID: i32 = 0x4d53_5250;
 /// The version of [`SCHEMA`].
@@ -127,7 +130,7 @@ impl Sqlite {
     pub(super) fn new(settings: &config::Sqlite, health: Rc<Health>) -> Self {
         let (requests, waiting) = mpsc::sync_channel(WAITING_MAX);
         let path: Rc<Path> = settings.path.as_path().into();
-        let reader = Reader { path: settings.path.clone(), open: None };
+        let reader = Reader { path: settings.path.clone(), open: None, realms: None };
         let thread = std::thread::Builder::new().name("accounts".to_owned());
         if let Err(error) = thread.spawn(move || reader.run(&waiting)) {
             health.ill(&path.display(), &error);
@@ -178,6 +181,8 @@ impl Asker {
 struct Reader {
     path: PathBuf,
     open: Option<(Inode, Connection)>,
+    /// Which realms have accounts, and of which version of the file that is.
+    realms: Option<(i64, Option<Realms>)>,
 }
 
 /// Which file stands under a path.
@@ -198,6 +203,7 @@ impl Reader {
         let found = self.try_look_up(user, realm);
         if found.is_err() {
             self.open = None;
+            self.realms = None;
         }
         found
     }
@@ -206,7 +212,10 @@ impl Reader {
         let there = inode(&self.path)?;
         let connection = match self.open.take() {
             Some((opened, connection)) if opened == there => connection,
-            _ => open(&self.path, READ_PATIENCE)?,
+            _ => {
+                self.realms = None;
+                open(&self.path, READ_PATIENCE)?
+            }
         };
         let (_, connection) = self.open.insert((there, connection));
         let look_up = || -> rusqlite::Result<Option<(String, String)>> {
@@ -214,7 +223,16 @@ impl Reader {
             let mut statement = connection.prepare_cached(FIND)?;
             statement.query_row(params![user, realm], |row| Ok((row.get(0)?, row.get(1)?))).optional()
         };
-        let found = look_up().map_err(|source| UserFileError::Sqlite { path: self.path.clone(), source })?;
+        let failed = |source| UserFileError::Sqlite { path: self.path.clone(), source };
+        let found = look_up().map_err(failed)?;
+        let version =
+            connection.pragma_query_value(None, "data_version", |row| row.get(0)).map_err(failed)?;
+        if self.realms.as_ref().is_none_or(|(seen, _)| *seen != version) {
+            self.realms = Some((version, realms(connection).map_err(failed)?));
+        }
+        if let Some((_, Some(realms))) = &self.realms {
+            realms.tell(realm);
+        }
         // Whether there is such a user must not show in the time that it takes (req S9): hashes are read in any case.
         let (md5, sha256) = found.as_ref().map_or((NO_MD5, NO_SHA256), |(md5, sha256)| (md5, sha256));
         let of = |hex: &str, algorithm| Ha1::from_hex(hex).filter(|ha1| ha1.algorithm() == algorithm);
@@ -222,6 +240,17 @@ impl Reader {
         let secret = std::hint::black_box(secret);
         Ok(found.is_some().then_some(secret))
     }
+}
+
+/// All realms that have accounts; `None`: there are too many accounts to look at them all.
+fn realms(connection: &Connection) -> rusqlite::Result<Option<Realms>> {
+    const REALMS: &str = "SELECT realm, count(*) FROM (SELECT realm FROM accounts LIMIT ?1) GROUP BY realm";
+    let mut statement = connection.prepare_cached(REALMS)?;
+    let rows = statement.query_map(params![REALMS_OF_ACCOUNTS_MAX], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let rows = rows.collect::<rusqlite::Result<Vec<(String, i64)>>>()?;
+    let accounts: i64 = rows.iter().map(|(_, count)| count).sum();
+    let realms = rows.into_iter().map(|(realm, _)| realm).collect();
+    Ok((accounts < REALMS_OF_ACCOUNTS_MAX).then(|| Realms::all(realms)))
 }
 
 fn inode(path: &Path) -> Result<Inode, UserFileError> {
