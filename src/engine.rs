@@ -12,13 +12,13 @@
 //!
 //! # The remedy
 //!
-//! * The timer is so long ([`NEVER`]) that it does not fire. So nothing that comes back in every turn can spoil a turn: a
+//! * The timer is so long (`NEVER`) that it does not fire. So nothing that comes back in every turn can spoil a turn: a
 //!   machine of any slowness gets on. Everything else that ends a turn early either wakes a task, or is the engine's
 //!   eventfd, without which it refuses to sleep.
 //! * What the timer was for, that sockets, timers and other threads are looked at while tasks stay runnable, is done by
-//!   one thread for the whole process ([`watch`]): it knocks at executors that are at work and do not look.
+//!   one thread for the whole process (`watch`): it knocks at executors that are at work and do not look.
 //! * The same thread knocks at an executor that has used CPU since it last answered. Should one have gone to sleep over
-//!   tasks by a way that is not known here, it sleeps no longer than [`watch::REST`] and a moment.
+//!   tasks by a way that is not known here, it sleeps no longer than `watch::REST` and a moment.
 //!
 //! `docs/engine.md` has the details, and the engine's other sharp edges.
 

@@ -1,7 +1,7 @@
 //! Certificates: whom a peer's lead to, at a bounded cost, and what is wrong with TLS in words.
 //!
 //! Used by the relay and by its client alike, in both roles. Owns the bound on what a stranger's certificates cost
-//! ([`path`]), whom to trust ([`Authorities`]), and the words for a person ([`TlsFault`]). Invariants: webpki judges one
+//! (`path`), whom to trust ([`Authorities`]), and the words for a person ([`TlsFault`]). Invariants: webpki judges one
 //! path and searches for none; no message holds more than [`NAMES_SHOWN_MAX`] names of a certificate, nor a control character.
 //! It must not know sockets, MSRP or the config.
 

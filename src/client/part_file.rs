@@ -1,6 +1,6 @@
 //! A file while it arrives: under a temporary name, written and hashed beside the network.
 //!
-//! Invariants: the temporary file is a [`files::Unfinished`]: created anew, in the directory of the finished one, and
+//! Invariants: the temporary file is a [`Unfinished`]: created anew, in the directory of the finished one, and
 //! removed when the [`PartFile`] is dropped without [`PartFile::publish`]; a published file never replaces another, and is
 //! what was hashed; octets reach
 //! the hash in the order of the file, or the file is read again at the end. Blocking calls run on the executor's blocking
