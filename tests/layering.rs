@@ -19,7 +19,7 @@ const FOREIGN: [&str; 10] = [
 
 #[test]
 fn pure_layers_name_nothing_impure() -> io::Result<()> {
-    for layer in ["src/proto", "src/relay", "src/srv.rs"] {
+    for layer in ["crates/msrp-proto/src", "crates/msrp-relay-core/src"] {
         check(&Path::new(env!("CARGO_MANIFEST_DIR")).join(layer))?;
     }
     Ok(())
