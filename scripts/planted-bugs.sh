@@ -45,6 +45,8 @@ make_scratch planted
 tree=$scratch/tree
 copy_tree "$tree"
 cd "$tree"
+# `git apply` passes over patches in a part of another repository that is not its own.
+git init -q
 # Many small builds: what is never looked at in a debugger need not be linked.
 export CARGO_TARGET_DIR=$root/target/planted CARGO_PROFILE_DEV_DEBUG=0 CARGO_TERM_COLOR=never
 export SIM_SEEDS=$sim_seeds RUST_BACKTRACE=0
