@@ -104,7 +104,7 @@ for ((n = 1; n <= relays; n++)); do
 done
 
 echo "== Making $size of random bytes"
-# A stream cipher's output under a random key: as random as /dev/urandom to anybody, and several times as fast.
+# A stream cipher's output under a random key: as random as /dev/urandom to an observer, and several times as fast.
 head -c "$bytes" /dev/zero \
     | openssl enc -aes-128-ctr -K "$(openssl rand -hex 16)" -iv "$(openssl rand -hex 16)" > "$scratch/file.bin" &
 track

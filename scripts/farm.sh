@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs four relays behind one SRV name with hundreds of clients, kills one of them, and looks who notices.
+# Runs four relays behind one SRV name with hundreds of clients, kills one of them, and looks which clients notice.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -10,10 +10,10 @@ Usage: farm.sh [--pairs N] [--behind-two PERCENT] [--seconds N] [--size MIB] [--
                [--no-build] [--debug]
 
 Builds the relay and starts four of them on 127.0.0.2 to 127.0.0.5, with certificates of one throw-away authority, a name
-server whose record _msrps._tcp.example.com names all four, and a MariaDB with everybody's account. Pairs of clients find
+server whose record _msrps._tcp.example.com names all four, and a MariaDB with all accounts. Pairs of clients find
 a relay each by that record, by chance, and send each other files and chat at the same time. In the middle one relay is
-killed. Verified are: every octet; that each SEND of its clients has a verdict, be it an answer, a REPORT or the end of the
-connection; that these clients come up on the other relays and send again what was cut short; that nobody else notices.
+killed. Verified are: every byte; that each SEND of its clients has a verdict, be it an answer, a REPORT or the end of the
+connection; that these clients come up on the other relays and send again what was cut short; that no other client notices.
 Printed are: how sessions spread over relays and cores, CPU time per GB for each number of relays on the way, memory.
 
   --pairs N      pairs of clients, 8 to 500; default 200
@@ -22,7 +22,7 @@ Printed are: how sessions spread over relays and cores, CPU time per GB for each
   --seconds N    how long files and chat go on, 10 to 120; default 60
   --size MIB     the largest file, 1 to 64; default 8
   --cores LIST   the CPUs of each relay: 0,1 and so on, or auto; default: the first two that this shell may use
-  --seed N       of everybody's choices: who goes where, and what is sent; default: by chance
+  --seed N       of all choices: which client goes where, and what is sent; default: by chance
   --keep         keep the directory with certificates, configs and logs, and say where it is
   --no-build     take what is in target/release, or --debug's target/debug
   --debug        a debug build, to try the script

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Messages and files between a client of this relay and a client of somebody else's: Kamailio, from Debian's packages.
+# Messages and files between a client of this relay and a client of another relay: Kamailio, from Debian's packages.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
