@@ -180,7 +180,7 @@ fn the_units_command_runs_without_rights_and_says_what_it_does() {
 #[test]
 fn the_manager_is_asked_for_the_time_that_a_drain_takes() {
     bounded(|| {
-        let mut service = Service::with(Duration::from_secs(2), "drain_timeout: 1s");
+        let mut service = Service::with(Duration::from_secs(2), "drain_timeout: 1h");
         let ready = service.says("READY=1");
         let address =
             ready.split("Listening on ").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
@@ -194,6 +194,8 @@ fn the_manager_is_asked_for_the_time_that_a_drain_takes() {
         assert!(asked > 3 * DRAINING_SAID_EVERY, "{asked:?}");
         // Still fed: a core that is stuck now is as bad as ever.
         service.says("WATCHDOG=1");
+        // Told again, it drains no longer.
+        service.signal("TERM");
         service.says("STATUS=Closing connections");
         assert_eq!(client.end(), End::Clean);
         client.close();
