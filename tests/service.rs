@@ -7,6 +7,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -101,21 +102,22 @@ impl Service {
         Self { child, told, place, config }
     }
 
-    /// The next thing it says.
+    /// The next thing it says. A process that was stopped and goes on sees its call interrupted.
     fn said(&self) -> String {
         let mut room = [0; 4096];
-        let octets = self.told.recv(&mut room).unwrap_or_else(|error| panic!("{error}; {}", self.log()));
-        String::from_utf8_lossy(&room[..octets]).into_owned()
+        loop {
+            match self.told.recv(&mut room) {
+                Ok(octets) => return String::from_utf8_lossy(&room[..octets]).into_owned(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("{error}; {}", self.log()),
+            }
+        }
     }
 
     /// The next thing it says that has `what` in it.
     fn says(&self, what: &str) -> String {
-        let mut room = [0; 4096];
         for _ in 0..1000 {
-            let octets = self.told.recv(&mut room).unwrap_or_else(|error| {
-                panic!("{what}: {error}; {}", self.log());
-            });
-            let said = String::from_utf8_lossy(&room[..octets]).into_owned();
+            let said = self.said();
             if said.lines().any(|line| line == what) {
                 return said;
             }

@@ -522,6 +522,8 @@ fn one_name_that_several_users_ask_for_is_asked_for_once_and_each_waits_in_its_o
     let ask = |user: &str| Box::pin(handle.resolve(who(user), "late.example.com".to_owned()));
     let mut asking: Vec<_> = ["alice", "bob", "carol"].into_iter().map(ask).collect();
     begin(&mut asking);
+    // By the time that something which was asked after them is answered, the others wait for that question.
+    assert!(block_on(handle.resolve(who("dave"), "192.0.2.1".to_owned())).is_ok());
     // The first one who asks goes, the question goes on.
     server.until_asked();
     drop(asking.remove(0));
