@@ -64,7 +64,7 @@ impl Scene {
                 "--ca",
                 "ca",
                 "--connect-timeout",
-                "5s",
+                "30s",
                 "--dns",
                 &zone.address.to_string(),
             ])
