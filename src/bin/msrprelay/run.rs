@@ -18,8 +18,8 @@ use msrprelay::files;
 use msrprelay::ops::admin::{Admin, Desk, Reloaded};
 use msrprelay::ops::metrics::{Certificate, Endpoint, Facts, Place};
 use msrprelay::ops::service::{self, DRAINING_SAID_EVERY, Watchdog};
-use msrprelay::runtime::boot::Server;
 use msrprelay::runtime::preflight;
+use msrprelay::runtime::server::Server;
 use msrprelay::telemetry::{self, LogControl, Snapshot, Telemetry};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
@@ -102,10 +102,10 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>, takes_over: bool) -> R
     let metrics = early.map(metrics_place).transpose()?;
     let upgrade =
         Upgrade::new().map_err(|error| report(format!("msrprelay: where the program is: {error}")))?;
-    let estate = takes_over.then(upgrade::estate).transpose();
-    let estate = estate.map_err(|error| report(format!("msrprelay: nothing to take over: {error:#}")))?;
+    let handoff = takes_over.then(upgrade::received).transpose();
+    let handoff = handoff.map_err(|error| report(format!("msrprelay: nothing to take over: {error:#}")))?;
     let server =
-        Server::start_after(config, estate).map_err(|error| report(format!("msrprelay: {error}")))?;
+        Server::start_after(config, handoff).map_err(|error| report(format!("msrprelay: {error}")))?;
     for (address, tls) in server.addresses() {
         tracing::info!(%address, tls, "Listening");
     }
@@ -311,7 +311,7 @@ impl Running<'_> {
 
     /// The process that took over has died, whatever of the service it had opened with it.
     fn take_back(&mut self) {
-        self.server.take_back();
+        self.server.accept_again();
         self.heard.store(false, Ordering::SeqCst);
         self.draining.store(false, Ordering::SeqCst);
         if let Some(socket) = &self.admin_socket {
@@ -435,7 +435,7 @@ impl Running<'_> {
 /// What answers operators.
 fn desk(server: &Server, log: LogControl, draining: &Arc<AtomicBool>, wish: &SyncSender<Wish>) -> Desk {
     let (stop, reload) = (wish.clone(), wish.clone());
-    let family = server.heritage();
+    let handoff = server.handoff();
     Desk {
         inspector: server.inspector(),
         log,
@@ -447,7 +447,7 @@ fn desk(server: &Server, log: LogControl, draining: &Arc<AtomicBool>, wish: &Syn
             let _ = reload.try_send(Wish::Reload(Some(asked)));
             answered
         }),
-        predecessor: Box::new(move || family.ask_predecessor()),
+        predecessor: Box::new(move || handoff.ask_predecessor()),
         started: Instant::now(),
     }
 }
@@ -461,14 +461,14 @@ struct Predecessor(Option<mpsc::Sender<()>>);
 
 impl Predecessor {
     fn watch(server: &Server, desk: Arc<Desk>, status: String) -> Option<Self> {
-        server.family().predecessor()?;
-        let heritage = server.heritage();
+        server.generations().predecessor()?;
+        let handoff = server.handoff();
         let (stop, stopped) = mpsc::channel();
         let body = move || {
             // One of an earlier version cannot be asked.
             let Some(mut left) = desk.left_to_predecessor() else { return };
             loop {
-                heritage.note_predecessor(left);
+                handoff.note_predecessor(left);
                 service::status(&format!("{status}; sessions of the process before: {left}"));
                 tracing::info!(sessions = left, "The process before this one drains");
                 let before = left;

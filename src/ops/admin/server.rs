@@ -22,8 +22,8 @@ use super::{
 };
 use crate::config::LogLevel;
 use crate::files;
-use crate::runtime::inspect::{Closed, HEADS_WAITING_MAX, Inspector, SessionLine, Wanted};
-use crate::runtime::trace::{Direction, TracedHead};
+use crate::runtime::ask::{Closed, Direction, SessionLine, TracedHead, Wanted};
+use crate::runtime::inspect::{HEADS_WAITING_MAX, Inspector};
 use crate::telemetry::LogControl;
 use crate::text;
 
