@@ -15,13 +15,13 @@ use rustls_pki_types::ServerName;
 
 use super::conn::{self, Origin};
 use super::core::{Dial, Link, Shared};
-use super::sock::Socket;
-use super::tls::{TlsConn, TlsError};
 use crate::config::{EndpointTls, Outbound};
 use crate::control::{NoTurn, ResolveError, Turn};
 use crate::proto::address;
 use crate::relay::{CoreId, Holder, Input, Limit, ProvenNames, Target, Transport, Who};
 use crate::telemetry::{LookUpEnd, Site, Source, gated};
+use engine::sock::Socket;
+use msrp_tls::{TlsConn, TlsError};
 
 /// Why a next hop could not be reached.
 #[derive(Debug, thiserror::Error)]

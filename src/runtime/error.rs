@@ -2,10 +2,10 @@
 
 use std::io;
 
-use super::sock::ListenError;
-use super::tls::TlsSetupError;
 use crate::control::ControlError;
 use crate::telemetry::AccountingError;
+use engine::sock::ListenError;
+use msrp_tls::TlsSetupError;
 
 /// Why the relay could not start.
 #[derive(Debug, thiserror::Error)]

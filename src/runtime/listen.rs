@@ -13,12 +13,12 @@ use futures_lite::future;
 
 use super::conn::{self, Origin};
 use super::core::{Link, Shared};
-use super::deadline::Deadline;
 use super::mesh::Migrant;
-use super::sock::{AcceptError, Acceptor, Socket};
-use super::tls::TlsConn;
 use crate::relay::{Input, Transport};
 use crate::telemetry::{Site, Source, gated};
+use engine::deadline::Deadline;
+use engine::sock::{AcceptError, Acceptor, Socket};
+use msrp_tls::{TlsConn, TlsError};
 
 /// How long accepting rests when the process has no descriptor or memory left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
@@ -70,9 +70,9 @@ fn accepted(core: &Rc<Shared>, socket: Socket, address: SocketAddr, transport: T
     core.counters.connections_accepted.add(1);
     core.take_in(transport, address, |peer| {
         let tls = transport.secure.then(|| {
-            let setup = &core.config().tls;
-            let tls = TlsConn::server(Arc::clone(&setup.server))?;
-            Ok(Box::new(tls.recognising(setup.relays.clone())))
+            let config = core.config();
+            let tls = TlsConn::server(Arc::clone(&config.tls.server))?;
+            Ok::<_, TlsError>(Box::new(tls.recognising(config.tls.relays.clone())))
         });
         match tls.transpose() {
             Ok(tls) => {
@@ -80,7 +80,6 @@ fn accepted(core: &Rc<Shared>, socket: Socket, address: SocketAddr, transport: T
                 true
             }
             Err(error) => {
-                let error: super::tls::TlsError = error;
                 let reason = tracing::field::display(&error);
                 gated!(error, Site::CannotBeginTls, Source::ANY, { %address, reason }, "Cannot begin TLS");
                 false

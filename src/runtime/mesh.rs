@@ -18,8 +18,8 @@ use async_channel::{Receiver, Sender, TrySendError};
 use super::ask::Ask;
 use super::settings::CoreConfig;
 use super::tasks::Event;
-use super::tls::TlsConn;
 use crate::relay::{CoreId, Message, ProvenNames, Transport};
+use msrp_tls::TlsConn;
 
 /// Batches an inbox holds before the outboxes of the other cores begin to fill.
 const INBOX_BATCHES_MAX: usize = 256;

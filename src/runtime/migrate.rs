@@ -15,13 +15,13 @@ use std::rc::Rc;
 
 use super::core::{Conn, Shared};
 use super::mesh::{Migrant, Received};
-use super::sock::Socket;
-use super::tls::Client;
 use super::upgrade::PassOn;
 use crate::proto::head::Head;
 use crate::proto::parser::{Parser, Piece};
 use crate::relay::{CoreId, ProvenNames, Transport};
 use crate::telemetry::{Site, Source, gated};
+use engine::sock::Socket;
+use msrp_tls::Client;
 
 /// A connection of which it is not known yet where it belongs.
 pub(super) struct Unplaced {

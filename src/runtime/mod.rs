@@ -1,4 +1,4 @@
-//! What does: sockets, TLS, cores, the clock. The only code on glommio, but for the engine and the client tool.
+//! What does: connections, cores, the clock. The only code of the server on glommio.
 //!
 //! One core is one pinned executor that owns its connections and its [`Relay`](crate::relay::Relay);
 //! nothing is shared between cores but bounded queues of plain data, and one immutable config. From the top down:
@@ -13,7 +13,6 @@
 pub mod ask;
 mod conn;
 mod core;
-mod deadline;
 mod dial;
 mod error;
 pub mod inspect;
@@ -24,14 +23,11 @@ mod migrate;
 mod orders;
 mod pool;
 pub mod preflight;
-mod records;
 mod run;
 pub mod server;
 mod settings;
-pub mod sock;
 mod supervisor;
 mod tasks;
-pub mod tls;
 mod trace;
 pub mod upgrade;
 

@@ -9,7 +9,7 @@ use std::io;
 use rlimit::{INFINITY, Resource};
 
 use super::tasks::panic_message;
-use crate::engine::run_on_executor;
+use engine::run_on_executor;
 use crate::ring;
 
 /// Locked memory that an executor's rings and registered buffers need.

@@ -13,13 +13,13 @@ use async_channel::Receiver;
 use futures_lite::{FutureExt as _, future};
 
 use super::core::{CoreEnd, CorePlan, Shared};
-use super::deadline::Deadline;
 use super::mesh::Parcel;
 use super::tasks::panic_message;
 use super::{dial, inspect, listen};
-use crate::engine::Engine;
+use engine::Engine;
 use crate::relay::Input;
 use crate::telemetry::PUBLISHED_EVERY;
+use engine::deadline::Deadline;
 
 /// Starts a core's thread and returns when the core runs.
 ///

@@ -15,12 +15,12 @@ use super::error::StartError;
 use super::inspect::{Inboxes, Inspector};
 use super::orders::{self, Order, Orders};
 use super::settings::tls_setup;
-use super::sock::Listeners;
 use super::supervisor::{Parts, Supervisor};
 use super::upgrade::{Generations, Handoff, ReceivedHandoff};
 use crate::config::Config;
 use crate::control::{AccountsReady, Control, ControlError, ControlHandle};
 use crate::telemetry::{Accounting, Counters, Observed, Opened, Snapshot};
+use engine::sock::Listeners;
 
 /// Connections that may wait to be accepted, per core and address.
 const BACKLOG: u16 = 4096;

@@ -21,14 +21,14 @@ use super::mesh::{Parcel, inbox};
 use super::orders::{Order, Orders};
 use super::run::spawn_core;
 use super::settings::{CoreConfig, tls_setup};
-use super::sock::Listeners;
 use super::tasks::panic_message;
-use super::tls::TlsSetup;
 use super::upgrade::Generations;
 use crate::config::{Config, Fixed};
 use crate::control::Control;
 use crate::relay::{CoreId, Transport};
 use crate::telemetry::{Accounting, Counters, Opened};
+use engine::sock::Listeners;
+use msrp_tls::TlsSetup;
 
 /// A core that has died rests this long at first, then twice as long each time, ...
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(50);

@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use super::super::core::{Conn, Link, Phase, Shared};
 use super::super::pool;
-use super::super::tls::{Client, NotARelay, TlsError, Whose};
 use crate::relay::{Holder, Input, ProvenNames, Target};
 use crate::telemetry::{Site, Source, gated};
 use crate::trust::{Asker, TlsFault, shown_names};
+use msrp_tls::{Client, NotARelay, TlsError, Whose};
 
 /// Bytes as received become bytes as sent by the peer, behind the `rest` that was left over. Returns how many of them
 /// were used.

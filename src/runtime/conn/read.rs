@@ -11,15 +11,15 @@ use bytes::Bytes;
 use futures_lite::future;
 
 use super::super::core::{Conn, Phase, Shared};
-use super::super::deadline::Deadline;
 use super::super::mesh::Received;
 use super::super::migrate::{self, Unplaced};
 use super::super::pool::{self, PINNED_FACTOR_MAX};
-use super::super::tls::TlsError;
 use super::handshake;
 use super::write::CLOSE_TIMEOUT;
 use crate::proto::parser::{ParseError, Parser, Piece};
 use crate::relay::{Holder, Input, Limit, ProvenNames, Stage, Target, Transport};
+use engine::deadline::Deadline;
+use msrp_tls::TlsError;
 
 /// How a connection came to be.
 #[derive(Debug)]

@@ -7,11 +7,11 @@ use std::time::Duration;
 use futures_lite::future;
 
 use super::super::core::{Conn, Shared};
-use super::super::deadline::Deadline;
-use super::super::records;
 use crate::proto::parser::Parser;
 use crate::relay::{Limit, OutBatch, WriteState};
 use crate::telemetry::{Site, Source, gated};
+use engine::deadline::Deadline;
+use msrp_tls::records;
 
 /// How long a peer may take to close its side after we have closed ours.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -13,10 +13,10 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::relay::PeerKey;
-use crate::runtime::sock::Socket;
 use crate::runtime::tasks::Event;
-use crate::runtime::tls::TlsConn;
 use crate::runtime::trace::Watchers;
+use engine::sock::Socket;
+use msrp_tls::TlsConn;
 
 /// A connection.
 #[derive(Debug)]

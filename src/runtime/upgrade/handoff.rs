@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use super::super::mesh::{Migrant, Received};
 use super::super::orders::{Order, Orders};
-use super::super::sock::Listeners;
 use super::generation::{Generation, Generations, Heard, Passed};
 use super::line::{GREETING, Line, UpgradeError, is_secure};
 use crate::proto::address::parse_socket;
+use engine::sock::Listeners;
 
 /// Listening sockets that one process may hand to another.
 const LISTENERS_MAX: usize = 4096;

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use futures_lite::future;
 
-use super::super::deadline::Deadline;
-use super::super::sock::Socket;
 use super::super::tasks::Event;
-use super::super::tls::TlsConn;
+use engine::deadline::Deadline;
+use engine::sock::Socket;
+use msrp_tls::TlsConn;
 
 /// How long a peer may take to close its side after we have closed ours.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
