@@ -10,7 +10,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use engine::sock::Socket;
 use futures_lite::future;
+use msrp_tls::{TlsConn, TlsError};
 use rustls_pki_types::ServerName;
 
 use super::conn::{self, Origin};
@@ -20,8 +22,6 @@ use crate::control::{NoTurn, ResolveError, Turn};
 use crate::proto::address;
 use crate::relay::{CoreId, Holder, Input, Limit, ProvenNames, Target, Transport, Who};
 use crate::telemetry::{LookUpEnd, Site, Source, gated};
-use engine::sock::Socket;
-use msrp_tls::{TlsConn, TlsError};
 
 /// Why a next hop could not be reached.
 #[derive(Debug, thiserror::Error)]

@@ -2,10 +2,11 @@
 
 use std::io;
 
-use crate::control::ControlError;
-use crate::telemetry::AccountingError;
 use engine::sock::ListenError;
 use msrp_tls::TlsSetupError;
+
+use crate::control::ControlError;
+use crate::telemetry::AccountingError;
 
 /// Why the relay could not start.
 #[derive(Debug, thiserror::Error)]

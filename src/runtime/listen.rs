@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use engine::deadline::Deadline;
+use engine::sock::{AcceptError, Acceptor, Socket};
 use futures_lite::future;
+use msrp_tls::{TlsConn, TlsError};
 
 use super::conn::{self, Origin};
 use super::core::{Link, Shared};
 use super::mesh::Migrant;
 use crate::relay::{Input, Transport};
 use crate::telemetry::{Site, Source, gated};
-use engine::deadline::Deadline;
-use engine::sock::{AcceptError, Acceptor, Socket};
-use msrp_tls::{TlsConn, TlsError};
 
 /// How long accepting rests when the process has no descriptor or memory left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);

@@ -14,12 +14,12 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 
 use async_channel::{Receiver, Sender, TrySendError};
+use msrp_tls::TlsConn;
 
 use super::ask::Ask;
 use super::settings::CoreConfig;
 use super::tasks::Event;
 use crate::relay::{CoreId, Message, ProvenNames, Transport};
-use msrp_tls::TlsConn;
 
 /// Batches an inbox holds before the outboxes of the other cores begin to fill.
 const INBOX_BATCHES_MAX: usize = 256;

@@ -13,6 +13,9 @@ use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 
+use engine::sock::Socket;
+use msrp_tls::Client;
+
 use super::core::{Conn, Shared};
 use super::mesh::{Migrant, Received};
 use super::upgrade::PassOn;
@@ -20,8 +23,6 @@ use crate::proto::head::Head;
 use crate::proto::parser::{Parser, Piece};
 use crate::relay::{CoreId, ProvenNames, Transport};
 use crate::telemetry::{Site, Source, gated};
-use engine::sock::Socket;
-use msrp_tls::Client;
 
 /// A connection of which it is not known yet where it belongs.
 pub(super) struct Unplaced {

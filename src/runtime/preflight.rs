@@ -6,10 +6,10 @@
 use std::fs;
 use std::io;
 
+use engine::run_on_executor;
 use rlimit::{INFINITY, Resource};
 
 use super::tasks::panic_message;
-use engine::run_on_executor;
 use crate::ring;
 
 /// Locked memory that an executor's rings and registered buffers need.

@@ -10,16 +10,16 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use async_channel::Receiver;
+use engine::Engine;
+use engine::deadline::Deadline;
 use futures_lite::{FutureExt as _, future};
 
 use super::core::{CoreEnd, CorePlan, Shared};
 use super::mesh::Parcel;
 use super::tasks::panic_message;
 use super::{dial, inspect, listen};
-use engine::Engine;
 use crate::relay::Input;
 use crate::telemetry::PUBLISHED_EVERY;
-use engine::deadline::Deadline;
 
 /// Starts a core's thread and returns when the core runs.
 ///

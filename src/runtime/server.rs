@@ -11,6 +11,8 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use engine::sock::Listeners;
+
 use super::error::StartError;
 use super::inspect::{Inboxes, Inspector};
 use super::orders::{self, Order, Orders};
@@ -20,7 +22,6 @@ use super::upgrade::{Generations, Handoff, ReceivedHandoff};
 use crate::config::Config;
 use crate::control::{AccountsReady, Control, ControlError, ControlHandle};
 use crate::telemetry::{Accounting, Counters, Observed, Opened, Snapshot};
-use engine::sock::Listeners;
 
 /// Connections that may wait to be accepted, per core and address.
 const BACKLOG: u16 = 4096;

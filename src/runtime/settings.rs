@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
+use msrp_tls::{Identity, Roots, TlsSetup, Trust};
+
 use super::error::StartError;
 use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy, UnprovenRelays};
 use crate::relay::{self, ChunkBounds, Settings};
 use crate::telemetry::Records;
-use msrp_tls::{Identity, Roots, TlsSetup, Trust};
 
 /// What a core knows of the config.
 #[derive(Debug)]

@@ -12,6 +12,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use async_channel::Sender;
+use engine::sock::Listeners;
+use msrp_tls::TlsSetup;
 use rustls_pki_types::ServerName;
 
 use super::core::{CoreEnd, CorePlan};
@@ -27,8 +29,6 @@ use crate::config::{Config, Fixed};
 use crate::control::Control;
 use crate::relay::{CoreId, Transport};
 use crate::telemetry::{Accounting, Counters, Opened};
-use engine::sock::Listeners;
-use msrp_tls::TlsSetup;
 
 /// A core that has died rests this long at first, then twice as long each time, ...
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(50);

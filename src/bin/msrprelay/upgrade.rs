@@ -38,7 +38,7 @@ pub(crate) enum Step {
     /// Leave the sessions alone until they are over, then end.
     Drain,
     /// The successor has died: serve again as if it had never been.
-    TakeBack,
+    AcceptAgain,
     /// The successor has ended, and was told to: the service ends.
     Ended,
 }
@@ -169,7 +169,7 @@ fn hand_over(
         how => {
             let how = how.map_or_else(|error| error.to_string(), |status| status.to_string());
             tracing::error!(how, "The process that took over has died; this one accepts connections again");
-            tell(Step::TakeBack);
+            tell(Step::AcceptAgain);
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
+use msrp_tls::{Client, NotARelay, TlsError, Whose};
+
 use super::super::core::{Conn, Link, Phase, Shared};
 use super::super::pool;
 use crate::relay::{Holder, Input, ProvenNames, Target};
 use crate::telemetry::{Site, Source, gated};
 use crate::trust::{Asker, TlsFault, shown_names};
-use msrp_tls::{Client, NotARelay, TlsError, Whose};
 
 /// Bytes as received become bytes as sent by the peer, behind the `rest` that was left over. Returns how many of them
 /// were used.

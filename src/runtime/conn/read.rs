@@ -8,7 +8,9 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use engine::deadline::Deadline;
 use futures_lite::future;
+use msrp_tls::TlsError;
 
 use super::super::core::{Conn, Phase, Shared};
 use super::super::mesh::Received;
@@ -18,8 +20,6 @@ use super::handshake;
 use super::write::CLOSE_TIMEOUT;
 use crate::proto::parser::{ParseError, Parser, Piece};
 use crate::relay::{Holder, Input, Limit, ProvenNames, Stage, Target, Transport};
-use engine::deadline::Deadline;
-use msrp_tls::TlsError;
 
 /// How a connection came to be.
 #[derive(Debug)]

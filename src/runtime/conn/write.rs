@@ -4,14 +4,14 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use engine::deadline::Deadline;
 use futures_lite::future;
+use msrp_tls::records;
 
 use super::super::core::{Conn, Shared};
 use crate::proto::parser::Parser;
 use crate::relay::{Limit, OutBatch, WriteState};
 use crate::telemetry::{Site, Source, gated};
-use engine::deadline::Deadline;
-use msrp_tls::records;
 
 /// How long a peer may take to close its side after we have closed ours.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);

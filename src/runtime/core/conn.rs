@@ -12,11 +12,12 @@ use std::mem;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use engine::sock::Socket;
+use msrp_tls::TlsConn;
+
 use crate::relay::PeerKey;
 use crate::runtime::tasks::Event;
 use crate::runtime::trace::Watchers;
-use engine::sock::Socket;
-use msrp_tls::TlsConn;
 
 /// A connection.
 #[derive(Debug)]

@@ -14,10 +14,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
+use engine::sock::Socket;
+
 use super::line::{GREETING, Line, PACKET_BYTES_MAX, UpgradeError, is_secure, word};
 use crate::proto::address::parse_socket;
 use crate::relay::{CoreId, ProvenNames, Transport};
-use engine::sock::Socket;
 
 /// A connection for a session of the other process.
 #[derive(Debug)]

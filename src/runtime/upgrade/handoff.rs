@@ -14,12 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use engine::sock::Listeners;
+
 use super::super::mesh::{Migrant, Received};
 use super::super::orders::{Order, Orders};
 use super::generation::{Generation, Generations, Heard, Passed};
 use super::line::{GREETING, Line, UpgradeError, is_secure};
 use crate::proto::address::parse_socket;
-use engine::sock::Listeners;
 
 /// Listening sockets that one process may hand to another.
 const LISTENERS_MAX: usize = 4096;

@@ -8,12 +8,12 @@ use std::cell::RefCell;
 use std::io;
 use std::time::Duration;
 
-use futures_lite::future;
-
-use super::super::tasks::Event;
 use engine::deadline::Deadline;
 use engine::sock::Socket;
+use futures_lite::future;
 use msrp_tls::TlsConn;
+
+use super::super::tasks::Event;
 
 /// How long a peer may take to close its side after we have closed ours.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
