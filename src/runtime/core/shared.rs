@@ -50,6 +50,9 @@ pub(crate) struct CorePlan {
     pub(crate) seed: [u8; 32],
 }
 
+/// The config as a core holds it: in an `Rc` of its own, for the count of the `Arc` would be written by all cores at once.
+pub(crate) type OwnConfig = Rc<Arc<CoreConfig>>;
+
 /// What the tasks of a core share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -57,9 +60,8 @@ pub(crate) struct Shared {
     pub(super) conns: Conns,
     pub(crate) dials: Dials,
     pub(super) figures: Figures,
-    /// Swapped whole when the config is read again. In an `Rc` of this core's own: all cores would write the count of
-    /// the `Arc`.
-    config: RefCell<Rc<Arc<CoreConfig>>>,
+    /// Swapped whole when the config is read again.
+    config: RefCell<OwnConfig>,
     pub(super) traces: RefCell<Vec<Rc<Trace>>>,
     pub(crate) scratch: RefCell<Vec<u8>>,
     pub(crate) buffers: Buffers,
@@ -103,7 +105,7 @@ impl Shared {
     }
 
     /// What the config says now. What has begun under it, a handshake, a dial, a wait, ends under it.
-    pub(crate) fn config(&self) -> Rc<Arc<CoreConfig>> {
+    pub(crate) fn config(&self) -> OwnConfig {
         Rc::clone(&self.config.borrow())
     }
 

@@ -190,10 +190,10 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
     use std::io::{Read as _, Write as _};
+    use std::os::fd::AsFd as _;
 
-    use super::super::generation::*;
-    use super::super::line::Line;
     use super::*;
+    use crate::relay::{ProvenNames, Transport};
 
     const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -216,7 +216,7 @@ mod tests {
         let old = Generation::hand_off(line, 255, left.into_iter()).unwrap();
         assert_eq!(old.number(), 0);
 
-        let mut received = ReceivedHandoff::take(Line(theirs), PATIENCE).unwrap();
+        let mut received = ReceivedHandoff::receive(Line(theirs), PATIENCE).unwrap();
         assert_eq!(received.generation, 0);
         assert!(received.listeners(one, false).is_none());
         let (address, sockets) = received.listeners("127.0.0.1:0".parse().unwrap(), true).unwrap();
@@ -275,7 +275,7 @@ mod tests {
                 line.say(text, None).unwrap();
             }
             drop(line);
-            assert!(ReceivedHandoff::take(Line(theirs), PATIENCE).is_err(), "{script:?}");
+            assert!(ReceivedHandoff::receive(Line(theirs), PATIENCE).is_err(), "{script:?}");
         }
     }
 
