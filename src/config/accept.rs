@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use rustls_pki_types::ServerName;
 
 use super::access::Opened;
-use super::accounts;
+use super::accounts::{self, Backend, MemorySecret, MemoryUser};
 use super::certificates::{self, CertifiedPair, PairSource};
+use super::problems::ConfigErrors;
 use super::raw::{Raw, RawMetrics, RawPair, RawUser};
-use super::walk::{Problems, spell_duration};
-use super::{
-    Accounting, Auth, Backend, CaSource, Config, ConfigErrors, Listen, MemorySecret, MemoryUser, Metrics,
-    Outbound, Sessions, Tls, UnprovenRelays,
+use super::values::{
+    Accounting, Auth, CaSource, Config, Listen, Metrics, Outbound, Sessions, Tls, UnprovenRelays,
 };
+use super::walk::{Problems, spell_duration};
 use crate::proto::digest::Algorithm;
 
 /// What the kernel takes as the path of a socket, in octets.
@@ -68,7 +68,7 @@ impl TryFrom<Raw> for Config {
         accounts::warn(&backend, users_written, raw.limits.lookup_timeout, &raw.origin, &mut warnings);
 
         if !problems.is_empty() {
-            return Err(ConfigErrors { origin: raw.origin, problems: problems.into_vec() });
+            return Err(ConfigErrors::new(raw.origin, problems.into_vec()));
         }
         Ok(Self {
             listen: raw.listen,

@@ -9,15 +9,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use msrp_tls::RecordLayer;
 use rustls_pki_types::{DnsName, ServerName};
 use serde_yaml::Value;
 
 use super::accounts::RawAccounts;
-use super::walk::{self, Problems, Section};
-use super::{
-    AccountingFormat, ConfigErrors, Dns, DnsServers, EndpointTls, Limits, Listen, Log, LogFormat, LogLevel,
-    Methods, Outbound, PlainPolicy, RecordLayer, Sessions, UnprovenRelays,
+use super::limits::Limits;
+use super::problems::ConfigErrors;
+use super::values::{
+    AccountingFormat, Dns, DnsServers, EndpointTls, Listen, Log, LogFormat, LogLevel, Methods, Outbound,
+    PlainPolicy, Sessions, UnprovenRelays,
 };
+use super::walk::{self, Problems, Section};
 use crate::proto::address;
 use crate::proto::digest::{Algorithm, Ha1};
 
