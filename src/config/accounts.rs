@@ -109,7 +109,7 @@ pub struct Server {
 /// How the database's certificate is taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTls {
-    /// Whether somebody must vouch for it.
+    /// Whether a CA must vouch for it.
     pub verify_chain: bool,
     /// Whether it must be for the host.
     pub verify_name: bool,

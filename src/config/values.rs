@@ -63,7 +63,7 @@ pub struct Config {
 pub struct Listen {
     /// Where to listen; port 0 leaves the choice to the kernel.
     pub address: SocketAddr,
-    /// TLS from the first octet; otherwise plain TCP.
+    /// TLS from the first byte; otherwise plain TCP.
     pub tls: bool,
 }
 
@@ -72,7 +72,7 @@ pub struct Listen {
 pub struct Tls {
     /// Chosen by SNI, the first where no name fits; empty only if no listener speaks TLS.
     pub certificates: Vec<CertifiedPair>,
-    /// Whose signatures make a caller's certificate that of a relay; `None`: nobody's.
+    /// Whose signatures make a caller's certificate that of a relay; `None`: no caller is taken for a relay.
     pub client_ca: Option<CaSource>,
     /// Whether requests are accepted that come through a relay which has not proven its name.
     pub unproven_relays: UnprovenRelays,
@@ -83,7 +83,7 @@ pub struct Tls {
 /// What becomes of requests that come through a relay which has not proven its name (RFC 4976, 9.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnprovenRelays {
-    /// They are forwarded to clients as anybody's are; AUTH is not.
+    /// They are forwarded to clients like those of endpoints; AUTH is not.
     #[default]
     Accept,
     /// They get 403.
@@ -150,7 +150,7 @@ pub struct Outbound {
     pub deny: Vec<IpNet>,
     /// Ports that may be dialled.
     pub ports: Vec<RangeInclusive<u16>>,
-    /// The most octets in one chunk towards some peers: a host name, `*.` and a name, or an address, each once.
+    /// The most bytes in one chunk towards some peers: a host name, `*.` and a name, or an address, each once.
     pub max_chunk: Vec<(String, usize)>,
 }
 
@@ -289,7 +289,7 @@ pub enum LogFormat {
 /// The `metrics:` section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metrics {
-    /// Where to serve them, without TLS and to whoever asks: loopback, unless the config allows more in so many words.
+    /// Where to serve them, without TLS and without asking who reads: loopback, unless the config allows more explicitly.
     /// Port 0 leaves the choice to the kernel.
     pub address: SocketAddr,
 }

@@ -37,9 +37,9 @@ pub enum PreflightError {
         limit >> 10, needed >> 10, needed >> 10
     )]
     MemLock {
-        /// The limit, already raised as far as it goes, in octets.
+        /// The limit, already raised as far as it goes, in bytes.
         limit: u64,
-        /// What is needed, in octets.
+        /// What is needed, in bytes.
         needed: u64,
         /// For how many cores.
         cores: usize,

@@ -16,8 +16,8 @@ use super::ask::{Direction, TraceOrder, TracedHead, Wanted};
 use crate::proto::parser::{Parser, Piece};
 use crate::relay::OutBatch;
 
-/// The most octets of a head that are shown.
-const HEAD_OCTETS_MAX: usize = 4096;
+/// The most bytes of a head that are shown.
+const HEAD_BYTES_MAX: usize = 4096;
 
 /// A trace, on one core.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Trace {
         self.over.get() || now >= self.order.until
     }
 
-    fn show(&self, watcher: &Watcher, direction: Direction, octets: &[u8]) {
+    fn show(&self, watcher: &Watcher, direction: Direction, bytes: &[u8]) {
         if self.over.get() {
             return;
         }
@@ -73,7 +73,7 @@ impl Trace {
             session: watcher.session.clone(),
             user: watcher.user.clone(),
             direction,
-            octets: octets.get(..octets.len().min(HEAD_OCTETS_MAX)).unwrap_or_default().to_vec(),
+            octets: bytes.get(..bytes.len().min(HEAD_BYTES_MAX)).unwrap_or_default().to_vec(),
             dropped: self.dropped.take(),
         };
         match self.order.heads.try_send(head) {

@@ -24,7 +24,7 @@ use super::line::{Line, OURS};
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::text::{self, Form};
 
-/// Lines waiting for the writing thread. Full: the line is dropped and counted, nobody waits.
+/// Lines waiting for the writing thread. Full: the line is dropped and counted, no thread waits.
 const LINES_WAITING_MAX: usize = 16 * 1024;
 
 /// The running log. `main` keeps it until the end: dropping it writes what still waits, within about a second.

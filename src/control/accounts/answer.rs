@@ -27,7 +27,7 @@ impl Answer {
     }
 }
 
-/// Why nobody can tell.
+/// Why it cannot be told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WhyUnavailable {
     /// Too many look-ups wait already, or the control thread has gone.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::answer::Secret;
 
-/// Who was asked for: the user and the realm, octet by octet.
+/// Who was asked for: the user and the realm, byte by byte.
 pub(super) type Name = (String, String);
 
 #[derive(Debug)]

@@ -1,11 +1,11 @@
 //! Accounts: who there is, and what proves them.
 //!
 //! Invariant: three answers, never mixed. [`Answer::Unknown`] is said only by a backend that looked and found
-//! nobody; whatever went wrong is [`Answer::Unavailable`], so that a broken backend never looks like a wrong
+//! no such user; whatever went wrong is [`Answer::Unavailable`], so that a broken backend never looks like a wrong
 //! password. Where accounts are stored is known to the backends below alone. RFC 4976, section 5.1.
 //!
 //! A backend is asked once for all at one address who ask for the same user at the same time. Others ask for
-//! themselves: how long an answer takes would tell them that somebody else logs in as that user.
+//! themselves: how long an answer takes would tell them that another client logs in as that user.
 //!
 //! Only an account whose user has just proven the password may be remembered, and only if the config says so. What is
 //! remembered serves to say yes, never no: before a refusal the backend is asked, whatever is remembered. So an unknown

@@ -4,10 +4,10 @@
 //! [`Answer::Done`] or [`Answer::Error`]. It is served by threads of its own, which ask the cores as an
 //! [`Inspector`](crate::runtime::inspect::Inspector) does and may wait for them.
 //!
-//! Invariants: at most [`CLIENTS_MAX`] are served at a time, a request has at most [`REQUEST_OCTETS_MAX`] octets, whoever
-//! is slow is given up; no secret is ever told, a session's id is no more than its prefix; who may connect is up to the
+//! Invariants: at most [`CLIENTS_MAX`] are served at a time, a request has at most [`REQUEST_OCTETS_MAX`] octets, a slow
+//! client is given up; no secret is ever told, a session's id is no more than its prefix; who may connect is up to the
 //! file's permissions alone.
-//! Must not know: how a relay is started or stopped; it says that somebody wants it.
+//! Must not know: how a relay is started or stopped; it says that an operator wants it.
 
 mod client;
 mod protocol;

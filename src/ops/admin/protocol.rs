@@ -4,13 +4,13 @@ use serde::{Deserialize, Serialize};
 
 /// Where the socket is if the command line names no other; the unit makes the directory.
 pub const SOCKET_PATH: &str = "/run/msrprelay/admin.sock";
-/// Those who are served at a time; whoever comes then is told to come again.
+/// Clients served at a time; one more is told to come again.
 pub const CLIENTS_MAX: usize = 8;
 /// The longest drain, in seconds: as long as `drain_timeout` may be.
 pub const DRAIN_SECONDS_MAX: u64 = 86_400;
 /// The longest trace, in seconds.
 pub const TRACE_SECONDS_MAX: u64 = 3600;
-/// The longest request, in octets, its line break included.
+/// The longest request, in bytes, its line break included.
 pub const REQUEST_OCTETS_MAX: usize = 4096;
 
 /// What is asked.
@@ -118,7 +118,7 @@ pub struct Head {
     pub direction: String,
     /// Its lines.
     pub head: String,
-    /// Heads of this core that were dropped before it, because nobody read fast enough.
+    /// Heads of this core that were dropped before it, because they were not read fast enough.
     pub dropped: u64,
 }
 
@@ -144,9 +144,9 @@ pub struct Core {
     pub chunks_in: u64,
     /// Chunks sent on so far.
     pub chunks_out: u64,
-    /// Body octets received so far.
+    /// Body bytes received so far.
     pub body_bytes_in: u64,
-    /// Body octets sent on so far.
+    /// Body bytes sent on so far.
     pub body_bytes_out: u64,
     /// How often it was started again.
     pub restarts: u64,
@@ -176,8 +176,8 @@ pub struct Session {
     pub client: Option<String>,
     /// The other side: an address, a host and port, or `session` and a prefix, if that is one of this relay.
     pub peer: Option<String>,
-    /// Body octets from the client.
+    /// Body bytes from the client.
     pub bytes_from_client: u64,
-    /// Body octets for the client.
+    /// Body bytes for the client.
     pub bytes_to_client: u64,
 }

@@ -51,7 +51,7 @@ impl Link {
         self.tls.as_ref().is_some_and(|tls| tls.borrow().peer_closed())
     }
 
-    /// TLS as it is now, for whoever goes on with the connection.
+    /// TLS as it is now, for the core or process that goes on with the connection.
     pub(crate) fn take_tls(&self) -> Option<Box<TlsConn>> {
         self.tls.as_ref().map(|tls| mem::replace(&mut *tls.borrow_mut(), Box::new(TlsConn::spent())))
     }

@@ -242,10 +242,10 @@ mod tests {
         let Heard::Connection(heard) = old.next().unwrap() else { panic!("no connection") };
         assert_eq!((heard.core, heard.address, heard.transport), (7, two, TRANSPORT));
         assert_eq!(heard.proven, names);
-        near.write_all(b"octets").unwrap();
-        let mut octets = [0; 6];
-        UnixStream::from(heard.stream).read_exact(&mut octets).unwrap();
-        assert_eq!(&octets, b"octets");
+        near.write_all(b"a word").unwrap();
+        let mut bytes = [0; 6];
+        UnixStream::from(heard.stream).read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"a word");
 
         let (_, far) = UnixStream::pair().unwrap();
         old.pass(&passed(3, one, None, far)).unwrap();
@@ -253,10 +253,10 @@ mod tests {
         assert_eq!((heard.core, heard.proven), (3, None));
 
         let mut asking = before.ask().unwrap();
-        asking.write_all(b"octets").unwrap();
+        asking.write_all(b"a word").unwrap();
         let Heard::Question(mut question) = old.next().unwrap() else { panic!("no question") };
-        question.read_exact(&mut octets).unwrap();
-        assert_eq!(&octets, b"octets");
+        question.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"a word");
 
         drop(old);
         assert!(before.is_there() && before.next().is_err() && !before.is_there());
