@@ -19,7 +19,7 @@ use msrprelay::client::{
 };
 use msrprelay::config::Config;
 use msrprelay::relay::Limit;
-use msrprelay::runtime::boot::Server;
+use msrprelay::runtime::server::Server;
 use msrprelay::telemetry::LookUpEnd;
 use socket2::{Domain, Socket, Type};
 use support::endpoint::Endpoint as Foreign;

@@ -439,9 +439,9 @@ fn a_core_that_dies_is_seen_in_the_log_and_in_the_metrics() {
         for panic in panics {
             assert_eq!((&panic["level"], &panic["thread"]), (&"ERROR".into(), &"core-0".into()));
             assert_eq!(panic["reason"], "told to panic");
-            assert!(panic["location"].as_str().unwrap().starts_with("src/runtime/core.rs:"), "{panic}");
+            assert!(panic["location"].as_str().unwrap().starts_with("src/runtime/run.rs:"), "{panic}");
             assert!(
-                panic["backtrace"].as_str().unwrap().contains("msrprelay::runtime::core::crash"),
+                panic["backtrace"].as_str().unwrap().contains("msrprelay::runtime::run::crash"),
                 "{panic}"
             );
         }

@@ -238,7 +238,7 @@ fn the_config_names_file_and_realm() {
         assert!(!with(&["add", "bob@example.org"], "builder").0, "another realm");
         assert_eq!(with(&["list"], ""), (true, "alice@Example.com\n".to_owned()));
         let relay = msrprelay::config::Config::load(&config).unwrap();
-        let server = msrprelay::runtime::boot::Server::start(relay).unwrap();
+        let server = msrprelay::runtime::server::Server::start(relay).unwrap();
         let relay = Relay { address: server.addresses()[0].0, server };
         assert_eq!(relay.status("alice", "wonderland"), 200);
         patiently("the file to be there", || Path::exists(&place.file()).then_some(()));
