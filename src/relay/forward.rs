@@ -128,12 +128,12 @@ impl Outbound {
         let flow = self.flow(stream.peer, spare);
         if flow.tail.is_some() {
             // The core that handed over the one before has died, and its source knows that before we do.
-            debug_assert_ne!(flow.tail_by, Some(hop.session.home()), "a request begins within another");
+            debug_assert_ne!(flow.tail_by, Some(hop.session.core), "a request begins within another");
             flow.items.push_back(Item::End(Flag::Aborted));
             flow.ends += 1;
         }
         flow.tail = Some(stream);
-        flow.tail_by = Some(hop.session.home());
+        flow.tail_by = Some(hop.session.core);
         flow.items.push_back(Item::Head { stream, hop, transit });
     }
 

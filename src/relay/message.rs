@@ -12,7 +12,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::admission::{AddressKey, Offence, Tally, UserKey, Who};
-use super::ids::{CoreId, LookUpTicket, PeerRef, SessionId, StreamId};
+use super::ids::{CoreId, LookUpTicket, PeerRef, SessionRef, StreamId};
 use super::limit::Limit;
 use crate::proto::head::{ByteRange, FailureReport, Head, Kind, Method};
 use crate::proto::parser::Flag;
@@ -142,7 +142,7 @@ pub struct Notice {
     /// The request as it came in.
     pub(crate) stream: StreamId,
     /// The session whose hop this was.
-    pub(crate) session: SessionId,
+    pub(crate) session: SessionRef,
     /// Whether the request went from the session's outer side to its inner one.
     pub(crate) inward: bool,
     pub(crate) method: Method,
@@ -196,7 +196,7 @@ pub enum Giver {
     /// The same, where it leads to a relay that has proven to be the host of the first URI in From-Path.
     Relay,
     /// Another session of this relay, the hop before (both ends behind this relay).
-    Session(SessionId),
+    Session(SessionRef),
 }
 
 impl Giver {
@@ -215,14 +215,14 @@ pub enum Outer {
     /// A connection, dialled by us or by them.
     Peer(PeerRef),
     /// A session of this relay.
-    Session(SessionId),
+    Session(SessionRef),
 }
 
 /// Who hands a request to the connection that it leaves by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hop {
     /// The session whose URI was moved last.
-    pub(crate) session: SessionId,
+    pub(crate) session: SessionRef,
     /// Whether the request goes to that session's inner side.
     pub(crate) inward: bool,
 }
@@ -233,7 +233,7 @@ pub enum Message {
     /// To a session's home: a request begins whose first To-Path URI names that session.
     Request {
         /// The session named.
-        session: SessionId,
+        session: SessionRef,
         /// Who hands it over.
         giver: Giver,
         /// The request as it came in.
@@ -244,7 +244,7 @@ pub enum Message {
     /// To a session's home: body octets of a request that has begun.
     Body {
         /// As in the request.
-        session: SessionId,
+        session: SessionRef,
         /// As in the request.
         stream: StreamId,
         /// Never empty.
@@ -253,7 +253,7 @@ pub enum Message {
     /// To a session's home: the request is complete, or its sender is gone (`#`).
     End {
         /// As in the request.
-        session: SessionId,
+        session: SessionRef,
         /// As in the request.
         stream: StreamId,
         /// The continuation flag.
@@ -263,7 +263,7 @@ pub enum Message {
     /// meaning for a request that has ended: [`Message::Failed`] follows once the hop has seen that.
     Broken {
         /// The session.
-        session: SessionId,
+        session: SessionRef,
         /// The request.
         stream: StreamId,
         /// The code for the sender.
@@ -273,9 +273,9 @@ pub enum Message {
     /// that it is linked to.
     Report {
         /// The session.
-        session: SessionId,
+        session: SessionRef,
         /// The session it comes from.
-        from: SessionId,
+        from: SessionRef,
         /// The whole frame.
         octets: Bytes,
     },
@@ -289,13 +289,13 @@ pub enum Message {
     /// To a session's home: its client's connection is gone.
     InnerLost {
         /// The session, which ends.
-        session: SessionId,
+        session: SessionRef,
     },
     /// To a session's home: what one of its sides was bound to is gone, its outer one as a rule, or the connection with
     /// the relay that its client is behind.
     OuterLost {
         /// The session.
-        session: SessionId,
+        session: SessionRef,
         /// What is gone; a session bound to something else does not care.
         outer: Outer,
         /// Whether it had ever been up: if not, nothing was bound, and something else may be.
@@ -378,7 +378,7 @@ pub enum Message {
         /// The connection.
         peer: PeerRef,
         /// The session.
-        session: SessionId,
+        session: SessionRef,
         /// The most octets in one chunk towards it; see [`Settings::chunk_bounds`](super::Settings).
         chunk_max: Option<u32>,
     },
@@ -387,19 +387,19 @@ pub enum Message {
         /// The connection.
         peer: PeerRef,
         /// The session.
-        session: SessionId,
+        session: SessionRef,
     },
     /// To a session's home: a relay further on has refused the credentials of an AUTH that came through it.
     Guess {
         /// The session.
-        session: SessionId,
+        session: SessionRef,
     },
     /// To a connection: a session is no longer bound to it; one we dialled closes once all is written.
     Unbind {
         /// The connection.
         peer: PeerRef,
         /// The session.
-        session: SessionId,
+        session: SessionRef,
     },
     /// To a connection: if it does not take what waits for it from another one, that is refused.
     Shed {
@@ -412,9 +412,9 @@ pub enum Message {
     /// connection wait for it.
     Relieve {
         /// The session that was told before, whose next hop this one is.
-        before: Option<SessionId>,
+        before: Option<SessionRef>,
         /// The session.
-        session: SessionId,
+        session: SessionRef,
         /// The connection that is held up.
         source: PeerRef,
     },
@@ -512,8 +512,8 @@ impl Message {
             | Self::InnerLost { session }
             | Self::Guess { session }
             | Self::Relieve { session, .. }
-            | Self::OuterLost { session, .. } => session.home(),
-            Self::Failed { notice, .. } => notice.session.home(),
+            | Self::OuterLost { session, .. } => session.core,
+            Self::Failed { notice, .. } => notice.session.core,
             Self::Answer { stream, .. } | Self::Reply { stream, .. } => stream.peer.core,
             Self::Tally { counter: core, .. }
             | Self::Ban { core, .. }
@@ -560,8 +560,8 @@ impl Message {
     pub(crate) fn origin(&self) -> Option<CoreId> {
         match self {
             Self::Request { stream, .. } => Some(stream.peer.core),
-            Self::Open { hop, .. } => Some(hop.session.home()),
-            Self::Bind { session, .. } => Some(session.home()),
+            Self::Open { hop, .. } => Some(hop.session.core),
+            Self::Bind { session, .. } => Some(session.core),
             Self::Tally { from, .. }
             | Self::Borrow { borrower: from, .. }
             | Self::Lend { from, .. }

@@ -54,7 +54,7 @@ use crate::proto::uri::MsrpUri;
 pub use admission::{AddressKey, Offence, Tally, UserKey, Who};
 pub use effect::{CloseReason, Effect, Effects, Event, Target};
 pub use identity::{ProvenNames, covers};
-pub use ids::{CoreId, LookUpTicket, PeerKey, PeerRef, SessionId, StreamId, Tid};
+pub use ids::{CoreId, LookUpTicket, PeerKey, PeerRef, SessionId, SessionRef, StreamId, Tid};
 pub use limit::Limit;
 pub use message::{Giver, HEAD_OVERHEAD, Hop, Message, Notice, Outer, Transit};
 pub use newcomers::Stage;
@@ -420,7 +420,7 @@ impl Relay {
         if !MsrpUri::parse(first).is_ok_and(|uri| self.core.is_ours(&uri)) {
             return None;
         }
-        Some(peer::named_session(first)?.home())
+        Some(SessionRef::of_wire(peer::named_session(first)?).core)
     }
 
     /// Whether a session lives by a connection.

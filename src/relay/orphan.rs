@@ -65,6 +65,6 @@ impl Orphans {
     /// A core is gone: the ends that it would have sent will not come.
     pub(crate) fn forget_core(&mut self, gone: CoreId) {
         self.table
-            .retain(|(stream, _), failure| stream.peer.core != gone && failure.notice.session.home() != gone);
+            .retain(|(stream, _), failure| stream.peer.core != gone && failure.notice.session.core != gone);
     }
 }

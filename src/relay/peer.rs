@@ -20,7 +20,7 @@ use super::admission::{AddressKey, Share, UserKey, Who};
 use super::auth::{AuthState, Behind};
 use super::forward::Outbound;
 use super::identity::ProvenNames;
-use super::ids::{CoreId, PeerRef, SessionId, SessionKey, StreamId};
+use super::ids::{CoreId, PeerRef, SessionId, SessionKey, SessionRef, StreamId};
 use super::ledger::Loans;
 use super::limit::Limit;
 use super::message::{Giver, Message, Transit};
@@ -80,7 +80,7 @@ pub(crate) struct Peer {
     pub(crate) ended: bool,
     pub(crate) out: Outbound,
     /// Sessions whose outer side this connection is.
-    pub(crate) bound: Vec<SessionId>,
+    pub(crate) bound: Vec<SessionRef>,
     /// Where it came from; `None`: we dialled it.
     pub(crate) source: Option<AddressKey>,
     /// Whom its peer has proven to be, where that is a relay.
@@ -168,7 +168,7 @@ enum Incoming {
     Nothing,
     /// A request on its way to a session.
     Request {
-        session: SessionId,
+        session: SessionRef,
         stream: StreamId,
         /// Body octets that may still come.
         room: usize,
@@ -188,14 +188,14 @@ enum Incoming {
 #[derive(Debug)]
 struct LastRoute {
     uri: Vec<u8>,
-    session: SessionId,
+    session: SessionRef,
 }
 
 /// A request that will be answered.
 #[derive(Debug)]
 pub(crate) struct Unanswered {
     sequence: u32,
-    session: SessionId,
+    session: SessionRef,
     transit: Transit,
 }
 
@@ -559,7 +559,7 @@ impl Peer {
     }
 
     /// Requests other than SEND that came through a session and wait for its far end's answer.
-    fn waiting_by(&self, session: SessionId) -> impl Iterator<Item = &Transit> {
+    fn waiting_by(&self, session: SessionRef) -> impl Iterator<Item = &Transit> {
         let of_session = self.unanswered.iter().filter(move |unanswered| unanswered.session == session);
         of_session.map(|unanswered| &unanswered.transit).filter(|transit| transit.method() != Method::Send)
     }
@@ -597,7 +597,7 @@ impl Peer {
     }
 
     /// Answers all requests whose session is no longer able to.
-    pub(crate) fn answer_all(&self, core: &mut Core, fx: &mut Effects, lost: impl Fn(SessionId) -> bool) {
+    pub(crate) fn answer_all(&self, core: &mut Core, fx: &mut Effects, lost: impl Fn(SessionRef) -> bool) {
         let running = match &self.incoming {
             Incoming::Request { session, stream, .. } if lost(*session) => Some(stream.sequence),
             _ => None,

@@ -22,7 +22,9 @@ use std::time::Instant;
 use slotmap::SlotMap;
 
 use super::admission::{UserKey, Who};
-use super::ids::{CoreId, Entropy, PeerKey, PeerRef, SecretHasher, SessionId, SessionKey, StreamId, UriId};
+use super::ids::{
+    CoreId, Entropy, PeerKey, PeerRef, SecretHasher, SessionId, SessionKey, SessionRef, StreamId, UriId,
+};
 use super::limit::Limit;
 use super::message::{Giver, Message, MessageId, Notice, Outer, Transit};
 use super::orphan::Failure;
@@ -38,7 +40,7 @@ use crate::proto::uri::{MsrpUri, Path, host_matches};
 /// What a URI of ours, or two of them, stand for.
 #[derive(Debug)]
 pub(crate) struct Session {
-    id: SessionId,
+    me: SessionRef,
     /// The URI that was granted last.
     current: OwnUri,
     /// Those before it: at most one of them is live.
@@ -229,8 +231,8 @@ impl Sessions {
         self.table.len()
     }
 
-    pub(crate) fn id_of(&self, key: SessionKey) -> Option<SessionId> {
-        self.table.get(key).map(|s| s.id)
+    pub(crate) fn id_of(&self, key: SessionKey) -> Option<SessionRef> {
+        self.table.get(key).map(|s| s.me)
     }
 
     /// Which URI of a session has this session-id, if one that is live has it.
@@ -260,19 +262,19 @@ impl Sessions {
     }
 
     /// The connection by which its client, or the relay before it, is reached.
-    pub(crate) fn inner_of(&self, id: &SessionId, me: CoreId) -> Option<PeerRef> {
-        self.by_id.get(id).and_then(|key| self.table.get(*key))?.inner(me)
+    pub(crate) fn inner_of(&self, session: SessionRef, me: CoreId) -> Option<PeerRef> {
+        self.by_id.get(&session.id).and_then(|key| self.table.get(*key))?.inner(me)
     }
 
     /// Whose session it is.
-    pub(crate) fn user_of(&self, id: &SessionId) -> Option<UserKey> {
-        let session = self.by_id.get(id).and_then(|key| self.table.get(*key))?;
+    pub(crate) fn user_of(&self, session: SessionRef) -> Option<UserKey> {
+        let session = self.by_id.get(&session.id).and_then(|key| self.table.get(*key))?;
         Some(UserKey::new(session.verified.username(), session.verified.realm()))
     }
 
     /// In whose turn names are looked up and next hops dialled for it: the user's, or, behind a relay, the user's there.
-    pub(crate) fn in_turn_of(&self, id: &SessionId) -> Option<Who> {
-        let session = self.by_id.get(id).and_then(|key| self.table.get(*key))?;
+    pub(crate) fn in_turn_of(&self, session: SessionRef) -> Option<Who> {
+        let session = self.by_id.get(&session.id).and_then(|key| self.table.get(*key))?;
         let user = UserKey::new(session.verified.username(), session.verified.realm());
         let nearest =
             session.client().is_none().then(|| Path::new(&session.current.inner_path).first()).flatten();
@@ -301,7 +303,7 @@ impl Sessions {
     pub(crate) fn renew(&mut self, key: SessionKey, new: NewUri, core: &mut Core) -> Option<Arc<[u8]>> {
         self.forget_ending(key);
         let renewed = self.table.get_mut(key).map(|session| {
-            let before = std::mem::replace(&mut session.current, OwnUri::mint(&session.id, new, core));
+            let before = std::mem::replace(&mut session.current, OwnUri::mint(&session.me.id, new, core));
             session.earlier.retain(|own| !own.is_over(core.now));
             if session.earlier.len() >= EARLIER_MAX {
                 // One that was prolonged may be the oldest, and live.
@@ -322,6 +324,7 @@ impl Sessions {
         while self.by_id.contains_key(&id) {
             id = SessionId::mint(core.me, &mut core.entropy);
         }
+        let me = SessionRef { core: core.me, id };
         let inner = match new.through_relay {
             true => Inner::Relay { by: Some(new.peer) },
             false => Inner::Client(new.peer.key),
@@ -329,7 +332,7 @@ impl Sessions {
         let current = OwnUri::mint(&id, uri, core);
         let granted = Arc::clone(&current.uri);
         let session = Session {
-            id,
+            me,
             current,
             earlier: Vec::new(),
             inner,
@@ -362,7 +365,7 @@ impl Sessions {
     }
 
     /// Takes a session that is over by now and ends with no connection.
-    pub(crate) fn take_ended(&mut self, now: Instant) -> Option<SessionId> {
+    pub(crate) fn take_ended(&mut self, now: Instant) -> Option<SessionRef> {
         let (_, key) = self.ending.first().copied().filter(|(at, _)| *at <= now)?;
         self.forget_ending(key);
         self.id_of(key)
@@ -409,16 +412,16 @@ impl Sessions {
         }
     }
 
-    pub(crate) fn by_id(&self, id: &SessionId) -> Option<&Session> {
-        self.by_id.get(id).and_then(|key| self.table.get(*key))
+    pub(crate) fn by_id(&self, session: SessionRef) -> Option<&Session> {
+        self.by_id.get(&session.id).and_then(|key| self.table.get(*key))
     }
 
-    fn find(&mut self, id: &SessionId) -> Option<&mut Session> {
-        self.by_id.get(id).and_then(|key| self.table.get_mut(*key))
+    fn find(&mut self, session: SessionRef) -> Option<&mut Session> {
+        self.by_id.get(&session.id).and_then(|key| self.table.get_mut(*key))
     }
 
-    fn remove(&mut self, id: &SessionId) -> Option<Session> {
-        let key = self.by_id.remove(id)?;
+    fn remove(&mut self, session: SessionRef) -> Option<Session> {
+        let key = self.by_id.remove(&session.id)?;
         self.forget_ending(key);
         let session = self.table.remove(key)?;
         self.kept -= session.weight;
@@ -442,8 +445,8 @@ impl Sessions {
     }
 
     /// The same, where something has been asked of it or told to it.
-    fn recount_by_id(&mut self, id: &SessionId, core: &mut Core) {
-        if let Some(key) = self.by_id.get(id).copied() {
+    fn recount_by_id(&mut self, session: SessionRef, core: &mut Core) {
+        if let Some(key) = self.by_id.get(&session.id).copied() {
             self.recount(key, core);
         }
     }
@@ -548,7 +551,7 @@ impl Session {
         };
         let [octets_from_client, octets_to_client] = self.octets;
         SessionView {
-            session: self.id.prefix().to_owned(),
+            session: self.me.id.prefix().to_owned(),
             user: self.verified.username().to_owned(),
             realm: self.verified.realm().to_owned(),
             age: now.saturating_duration_since(self.opened),
@@ -667,7 +670,7 @@ impl Running {
 }
 
 /// Tells whoever handed a request to a session that it will not take it, or no more of it.
-fn refuse(core: &mut Core, id: SessionId, running: &Running, status: Status, fx: &mut Effects) {
+fn refuse(core: &mut Core, id: SessionRef, running: &Running, status: Status, fx: &mut Effects) {
     let stream = running.stream;
     match running.giver {
         Giver::Peer | Giver::Relay => {
@@ -692,14 +695,14 @@ impl Outer {
     fn core(self) -> CoreId {
         match self {
             Self::Peer(peer) => peer.core,
-            Self::Session(session) => session.home(),
+            Self::Session(session) => session.core,
         }
     }
 }
 
 impl Notice {
     /// What the session before is told of a request it handed to the next one.
-    fn for_hop_before(transit: &Transit, before: SessionId, stream: StreamId) -> Self {
+    fn for_hop_before(transit: &Transit, before: SessionRef, stream: StreamId) -> Self {
         let mut hop = transit.clone();
         hop.moves = hop.moves.saturating_sub(1);
         let mut report_to = Vec::new();

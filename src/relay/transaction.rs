@@ -273,7 +273,7 @@ pub(crate) fn merge(merged: &mut Vec<Notice>, notice: Notice) {
 mod tests {
     use super::*;
     use crate::proto::head::{ByteRange, Method};
-    use crate::relay::ids::{CoreId, Entropy, PeerKey, PeerRef, SessionId};
+    use crate::relay::ids::{CoreId, Entropy, PeerKey, PeerRef, SessionId, SessionRef};
     use crate::relay::message::MessageId;
 
     fn notice(entropy: &mut Entropy, sequence: u32, path_octets: usize) -> Notice {
@@ -281,7 +281,7 @@ mod tests {
         let peer = PeerRef { core, key: PeerKey::default() };
         Notice {
             stream: StreamId { peer, sequence },
-            session: SessionId::mint(core, entropy),
+            session: SessionRef { core, id: SessionId::mint(core, entropy) },
             inward: false,
             method: Method::Send,
             failure_report: FailureReport::Yes,

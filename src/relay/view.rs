@@ -152,9 +152,9 @@ impl Relay {
             Role::Foreign | Role::Dialling | Role::Dialled => peer.bound.first().copied(),
         };
         let Some(id) = id else { return Holder::default() };
-        let session = self.sessions.by_id(&id).filter(|_| peer.role != Role::Foreign);
+        let session = self.sessions.by_id(id).filter(|_| peer.role != Role::Foreign);
         Holder {
-            session: Some(id.prefix().to_owned()),
+            session: Some(id.id.prefix().to_owned()),
             user: session.map(|session| session.user().to_owned()),
         }
     }
@@ -199,7 +199,7 @@ impl Relay {
 impl Far {
     pub(super) fn new(to: Outer, uri: &[u8]) -> Self {
         match to {
-            Outer::Session(session) => Self::Session(session.prefix().to_owned()),
+            Outer::Session(session) => Self::Session(session.id.prefix().to_owned()),
             Outer::Peer(peer) => Self::Connection { peer, authority: authority(uri) },
         }
     }

@@ -191,7 +191,7 @@ impl Relay {
             }
             let id = self.sessions.id_of(session);
             fx.event(Event::SessionRenewed {
-                session: id.map(|id| id.prefix().to_owned()).unwrap_or_default(),
+                session: id.map(|id| id.id.prefix().to_owned()).unwrap_or_default(),
             });
             return self.sessions.renew(session, uri, &mut self.core).ok_or(ANOTHER);
         }
@@ -213,7 +213,7 @@ impl Relay {
             self.core.post(Message::Bind { peer: peer.me, session: id, chunk_max }, fx);
         }
         fx.event(Event::SessionOpened {
-            session: self.sessions.id_of(session).map(|id| id.prefix().to_owned()).unwrap_or_default(),
+            session: self.sessions.id_of(session).map(|id| id.id.prefix().to_owned()).unwrap_or_default(),
             user: verified.username().to_owned(),
             realm: verified.realm().to_owned(),
             peer: key,

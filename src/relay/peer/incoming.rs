@@ -13,7 +13,7 @@ use crate::proto::head::{Defect, Head, Kind, Method};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::uri::MsrpUri;
-use crate::relay::ids::{PeerKey, StreamId, Tid};
+use crate::relay::ids::{PeerKey, SessionRef, StreamId, Tid};
 use crate::relay::message::{Giver, Message, Transit};
 use crate::relay::newcomers::Stage;
 use crate::relay::orphan::Failure;
@@ -121,7 +121,7 @@ impl Relay {
                 if !MsrpUri::parse(first).is_ok_and(|uri| self.core.is_ours(&uri)) {
                     return self.on_misaddressed(key, &transit, fx);
                 }
-                named_session(first)
+                named_session(first).map(SessionRef::of_wire)
             }
         };
         if method == Method::Other && !self.core.settings.allow_other_methods {
@@ -132,7 +132,7 @@ impl Relay {
             let refusal = (Status::FORBIDDEN, "request through a relay that has not proven its name");
             return self.turn_away(key, &transit, true, refusal, fx);
         }
-        let Some(session) = named.filter(|id| self.core.is_alive(id.home())) else {
+        let Some(session) = named.filter(|session| self.core.is_alive(session.core)) else {
             return self.turn_away(key, &transit, true, (Status::NO_SESSION, "no such session"), fx);
         };
         if method == Method::Auth && peer.waiting_by(session).any(|other| other.method() == Method::Auth) {
@@ -163,7 +163,7 @@ impl Relay {
             Standing::Probation { .. } => peer.advance(Stage::Asking, &mut self.core),
         }
         peer.outstanding += transit.cost();
-        peer.lend(session.home(), transit.cost());
+        peer.lend(session.core, transit.cost());
         self.core.hold(transit.cost(), fx);
         peer.spend(transit.octets.len(), &mut self.core);
         peer.update_pause(&mut self.core, fx);
@@ -208,7 +208,7 @@ impl Relay {
         };
         self.core.stats.body_octets_in += octets.len() as u64;
         peer.outstanding += octets.len();
-        peer.lend(session.home(), octets.len());
+        peer.lend(session.core, octets.len());
         self.core.hold(octets.len(), fx);
         peer.spend(octets.len(), &mut self.core);
         peer.update_pause(&mut self.core, fx);

@@ -58,7 +58,7 @@ impl Relay {
             && let Some(user) = peer.dialled_for
         {
             let me = self.core.me;
-            let client = peer.bound.first().and_then(|id| self.sessions.inner_of(id, me));
+            let client = peer.bound.first().and_then(|id| self.sessions.inner_of(*id, me));
             let culprit = client.unwrap_or(PeerRef { core: me, key });
             self.core.tally(Who::User(user), Tally::Failed { offence: Offence::Dial, culprit }, fx);
         }
@@ -279,13 +279,13 @@ impl Relay {
         self.core.orphans.forget_core(gone);
         for peer in self.peers.values_mut() {
             let bound = peer.bound.len();
-            peer.bound.retain(|session| session.home() != gone);
+            peer.bound.retain(|session| session.core != gone);
             if peer.bound.len() < bound {
                 peer.last_used = self.core.now;
             }
             let lost = peer.write_off(gone);
             self.core.budget.free(lost);
-            peer.answer_all(&mut self.core, fx, |session| session.home() == gone);
+            peer.answer_all(&mut self.core, fx, |session| session.core == gone);
             for stream in peer.out.streams_from(gone) {
                 self.core.post(Message::Close { peer: peer.me, stream, flag: Flag::Aborted }, fx);
             }

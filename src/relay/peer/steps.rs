@@ -9,7 +9,7 @@ use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::write::write_end_line;
 use crate::relay::forward::unwritten_failure;
-use crate::relay::ids::{CoreId, PeerRef, SessionId, StreamId};
+use crate::relay::ids::{CoreId, PeerRef, SessionRef, StreamId};
 use crate::relay::message::{Hop, Message, Outer, Transit};
 use crate::relay::{CloseReason, Effects, Relay};
 
@@ -66,7 +66,7 @@ impl Relay {
     }
 
     /// Nobody will answer what was asked by way of a session.
-    pub(crate) fn on_abandoned(&mut self, peer: PeerRef, session: SessionId, fx: &mut Effects) {
+    pub(crate) fn on_abandoned(&mut self, peer: PeerRef, session: SessionRef, fx: &mut Effects) {
         if let Some(peer) = self.peers.get(peer.key) {
             peer.answer_all(&mut self.core, fx, |id| id == session);
         }
@@ -176,7 +176,7 @@ impl Relay {
     pub(crate) fn on_bind(
         &mut self,
         to: PeerRef,
-        session: SessionId,
+        session: SessionRef,
         chunk_max: Option<u32>,
         fx: &mut Effects,
     ) {
@@ -204,7 +204,7 @@ impl Relay {
         }
     }
 
-    pub(crate) fn on_unbind(&mut self, to: PeerRef, session: SessionId, fx: &mut Effects) {
+    pub(crate) fn on_unbind(&mut self, to: PeerRef, session: SessionRef, fx: &mut Effects) {
         let Some(peer) = self.peers.get_mut(to.key) else {
             return;
         };

@@ -9,7 +9,7 @@ use crate::proto::status::Status;
 use crate::proto::uri::Path;
 use crate::proto::write::FrameWriter;
 use crate::relay::admission::{Tally, Who};
-use crate::relay::ids::{CoreId, PeerRef, SessionId, StreamId, Tid};
+use crate::relay::ids::{CoreId, PeerRef, SessionRef, StreamId, Tid};
 use crate::relay::limit::Limit;
 use crate::relay::message::{Giver, Message, MessageId, Notice, Outer};
 use crate::relay::peer::Peer;
@@ -19,14 +19,14 @@ use crate::relay::{CloseReason, Effects, Event, Offence, Relay};
 impl Relay {
     /// The hop after a session refuses a request that is still coming in: it is stopped here, and
     /// the hop before is told by the response it still waits for (norm F7).
-    pub(crate) fn on_broken(&mut self, id: SessionId, stream: StreamId, status: Status, fx: &mut Effects) {
-        if let Some(running) = self.sessions.find(&id).and_then(|session| session.take_running(stream)) {
+    pub(crate) fn on_broken(&mut self, id: SessionRef, stream: StreamId, status: Status, fx: &mut Effects) {
+        if let Some(running) = self.sessions.find(id).and_then(|session| session.take_running(stream)) {
             let message = running.transit.head.message_id(&running.transit.octets).map(MessageId::new);
             if status == Status::STOP
-                && let (Some(session), Some(message)) = (self.sessions.find(&id), message)
+                && let (Some(session), Some(message)) = (self.sessions.find(id), message)
             {
                 session.stop(running.inward, message);
-                self.sessions.recount_by_id(&id, &mut self.core);
+                self.sessions.recount_by_id(id, &mut self.core);
             }
             running.end(Flag::Aborted, &mut self.core, fx);
             refuse(&mut self.core, id, &running, status, fx);
@@ -38,13 +38,13 @@ impl Relay {
     /// S14).
     pub(crate) fn on_relieve(
         &mut self,
-        id: SessionId,
+        id: SessionRef,
         source: PeerRef,
-        before: Option<SessionId>,
+        before: Option<SessionRef>,
         fx: &mut Effects,
     ) {
         let me = self.core.me;
-        let Some(session) = self.sessions.find(&id) else {
+        let Some(session) = self.sessions.find(id) else {
             return;
         };
         let inner = session.inner(me).map(Outer::Peer);
@@ -88,10 +88,10 @@ impl Relay {
         if notice.method == Method::Send {
             if status == Status::STOP
                 && let (Some(session), Some(message)) =
-                    (self.sessions.find(&notice.session), &notice.message_id)
+                    (self.sessions.find(notice.session), &notice.message_id)
             {
                 session.stop(notice.inward, message.clone());
-                self.sessions.recount_by_id(&notice.session, &mut self.core);
+                self.sessions.recount_by_id(notice.session, &mut self.core);
             }
             self.report(notice, status, fx);
         } else {
@@ -103,7 +103,7 @@ impl Relay {
 
     /// Sends a failure REPORT the way the SEND came (norm F9).
     fn report(&mut self, notice: &Notice, status: Status, fx: &mut Effects) {
-        let Some(session) = self.sessions.find(&notice.session) else {
+        let Some(session) = self.sessions.find(notice.session) else {
             return;
         };
         let Some(message_id) =
@@ -119,7 +119,7 @@ impl Relay {
             (OuterSide::Bound { to, .. }, true) => *to,
             (OuterSide::Unbound | OuterSide::Lost { .. }, true) => return,
         };
-        let Some(session) = self.sessions.find(&notice.session) else {
+        let Some(session) = self.sessions.find(notice.session) else {
             return;
         };
         // Through another session of this relay the REPORT makes one hop more, within the process.
@@ -144,7 +144,7 @@ impl Relay {
             .header_fmt("Status", format_args!("000 {} {}", status.code(), status.phrase()))
             .end(Flag::Last);
         self.core.stats.reports_sent += 1;
-        fx.event(Event::ReportSent { session: notice.session.prefix().to_owned(), status });
+        fx.event(Event::ReportSent { session: notice.session.id.prefix().to_owned(), status });
         let octets = Bytes::from(frame);
         let message = match back {
             Outer::Peer(peer) => Message::Frame { peer, octets },
@@ -154,8 +154,8 @@ impl Relay {
     }
 
     /// A REPORT of this relay's own, from the session that `id` is linked to.
-    pub(crate) fn on_report(&mut self, id: SessionId, from: SessionId, octets: Bytes, fx: &mut Effects) {
-        if !self.is_linked(&id, from) {
+    pub(crate) fn on_report(&mut self, id: SessionRef, from: SessionRef, octets: Bytes, fx: &mut Effects) {
+        if !self.is_linked(id, from) {
             return;
         }
         if let Ok(peer) = self.reach_inside(id, fx) {
@@ -164,8 +164,8 @@ impl Relay {
     }
 
     /// The client is gone, and with it the session (norm A10).
-    pub(crate) fn on_inner_lost(&mut self, id: SessionId, fx: &mut Effects) {
-        let Some(session) = self.sessions.remove(&id) else {
+    pub(crate) fn on_inner_lost(&mut self, id: SessionRef, fx: &mut Effects) {
+        let Some(session) = self.sessions.remove(id) else {
             return;
         };
         self.core.stats.sessions_closed += 1;
@@ -202,13 +202,13 @@ impl Relay {
 
     pub(crate) fn on_outer_lost(
         &mut self,
-        id: SessionId,
+        id: SessionRef,
         outer: Outer,
         was_up: bool,
         status: Status,
         fx: &mut Effects,
     ) {
-        let Some(session) = self.sessions.find(&id) else {
+        let Some(session) = self.sessions.find(id) else {
             return;
         };
         if !session.lose(outer, was_up) {
@@ -223,10 +223,10 @@ impl Relay {
     /// A relay further on has refused the credentials of an AUTH that this session's client had us forward. Who does that too
     /// often is as one who guesses at us (RFC 4976, 6.3; norm A13); only time forgives it, for there may be relays that
     /// accept everything. Behind another relay the client has to wait: the connection is not its own.
-    pub(crate) fn on_guess(&mut self, id: SessionId, fx: &mut Effects) {
+    pub(crate) fn on_guess(&mut self, id: SessionRef, fx: &mut Effects) {
         let (now, window) = (self.core.now, self.core.settings.limits.failure_window);
         let attempts_max = self.core.settings.attempts_max;
-        let Some(session) = self.sessions.find(&id) else {
+        let Some(session) = self.sessions.find(id) else {
             return;
         };
         let (count, since) = &mut session.guesses;
@@ -261,7 +261,7 @@ impl Relay {
             let me = self.core.me;
             for outer in session.bound_to().into_iter().filter(|side| side.core() == gone) {
                 messages.push(Message::OuterLost {
-                    session: session.id,
+                    session: session.me,
                     outer,
                     was_up: true,
                     status: Status::NO_SESSION,
@@ -272,15 +272,15 @@ impl Relay {
             let lost_inside = session.inner(me).is_some_and(|peer| peer.core == gone);
             for (inside, lost) in [(true, lost_outside), (false, lost_inside)] {
                 let entrances = session.entrances(inside, me).filter(|peer| lost && peer.core != gone);
-                messages.extend(entrances.map(|peer| Message::Abandoned { peer, session: session.id }));
+                messages.extend(entrances.map(|peer| Message::Abandoned { peer, session: session.me }));
             }
             let comes_from_there = |running: &&Running| {
-                let giver = matches!(running.giver, Giver::Session(before) if before.home() == gone);
+                let giver = matches!(running.giver, Giver::Session(before) if before.core == gone);
                 giver || running.stream.peer.core == gone
             };
             for running in session.running.iter().filter(comes_from_there) {
                 messages.push(Message::End {
-                    session: session.id,
+                    session: session.me,
                     stream: running.stream,
                     flag: Flag::Aborted,
                 });

@@ -13,7 +13,7 @@ use crate::proto::status::Status;
 use crate::proto::uri::{Host, MsrpUri, Path, host_matches};
 use crate::relay::admission::{Offence, UserKey, Who};
 use crate::relay::identity::ProvenNames;
-use crate::relay::ids::{CoreId, PeerRef, SessionId, StreamId};
+use crate::relay::ids::{CoreId, PeerRef, SessionId, SessionRef, StreamId};
 use crate::relay::message::{Giver, Hop, Message, MessageId, Outer, Transit};
 use crate::relay::peer::{Peer, Role, named_session};
 use crate::relay::{CloseReason, Core, Effect, Effects, Event, Relay, Target, Transport};
@@ -26,18 +26,18 @@ impl Relay {
     /// A request whose first To-Path URI names `id`.
     pub(crate) fn on_request(
         &mut self,
-        id: SessionId,
+        id: SessionRef,
         giver: Giver,
         stream: StreamId,
         mut transit: Transit,
         fx: &mut Effects,
     ) {
         let routed = self.route(id, giver, stream, &transit, fx);
-        self.sessions.recount_by_id(&id, &mut self.core);
+        self.sessions.recount_by_id(id, &mut self.core);
         match routed {
             Ok((next, inward)) => {
                 let running = Running { stream, giver, inward, next, transit: transit.clone(), octets: 0 };
-                if let Some(session) = self.sessions.find(&id) {
+                if let Some(session) = self.sessions.find(id) {
                     session.running.push(running);
                 }
                 transit.moves += 1;
@@ -53,10 +53,10 @@ impl Relay {
                 self.core.post(message, fx);
             }
             Err((status, why)) => {
-                fx.event(Event::RequestRefused { session: Some(id.prefix().to_owned()), status, why });
+                fx.event(Event::RequestRefused { session: Some(id.id.prefix().to_owned()), status, why });
                 self.core.credit(stream.peer, transit.cost(), fx);
                 if let Giver::Session(before) = giver
-                    && !self.is_linked(&id, before)
+                    && !self.is_linked(id, before)
                 {
                     // It believes to be bound to us: it is free to be bound elsewhere.
                     let message = Message::OuterLost {
@@ -76,13 +76,13 @@ impl Relay {
 
     pub(crate) fn on_request_body(
         &mut self,
-        id: SessionId,
+        id: SessionRef,
         stream: StreamId,
         octets: Bytes,
         fx: &mut Effects,
     ) {
         let len = octets.len();
-        let next = self.sessions.find(&id).and_then(|session| session.pass_on(stream, len));
+        let next = self.sessions.find(id).and_then(|session| session.pass_on(stream, len));
         if let Some(next) = next {
             self.lend(stream, next.core(), len, fx);
         }
@@ -97,8 +97,8 @@ impl Relay {
     }
 
     /// The end of a request: passed on, and a SEND answered to the hop before (norm F6).
-    pub(crate) fn on_request_end(&mut self, id: SessionId, stream: StreamId, flag: Flag, fx: &mut Effects) {
-        let running = self.sessions.find(&id).and_then(|session| session.take_running(stream));
+    pub(crate) fn on_request_end(&mut self, id: SessionRef, stream: StreamId, flag: Flag, fx: &mut Effects) {
+        let running = self.sessions.find(id).and_then(|session| session.take_running(stream));
         let Some(running) = running else {
             if let Some(failure) = self.core.orphans.end(Outer::Session(id), stream, flag) {
                 self.core.post(failure.into_message(), fx);
@@ -121,14 +121,14 @@ impl Relay {
     /// Decides whether a request may pass and where it goes (norms F1, F3, F4, F5).
     fn route(
         &mut self,
-        id: SessionId,
+        id: SessionRef,
         giver: Giver,
         stream: StreamId,
         transit: &Transit,
         fx: &mut Effects,
     ) -> Result<(Outer, bool), Refusal> {
         let now = self.core.now;
-        let session = self.sessions.find(&id).ok_or((Status::NO_SESSION, "no such session"))?;
+        let session = self.sessions.find(id).ok_or((Status::NO_SESSION, "no such session"))?;
         let to_path = transit.to_path();
         let named = to_path.first().and_then(|uri| session.named_by(uri));
         let own = named
@@ -139,8 +139,8 @@ impl Relay {
         }
         let next = to_path.after(1).first().ok_or((Status::NO_SESSION, "nobody to forward to"))?;
         // Seldom: most paths need not be looked into for that.
-        if memmem::find(to_path.after(1).as_bytes(), id.prefix().as_bytes()).is_some()
-            && to_path.after(1).uris().any(|uri| named_session(uri) == Some(id))
+        if memmem::find(to_path.after(1).as_bytes(), id.id.prefix().as_bytes()).is_some()
+            && to_path.after(1).uris().any(|uri| named_session(uri) == Some(id.id))
         {
             return Err((Status::BAD_REQUEST, "the same URI twice in a path"));
         }
@@ -174,8 +174,8 @@ impl Relay {
 
     /// The connection by which a session's client is reached. Where that leads through a relay which has none with us at
     /// present, one is opened: the URI is good for any (norm A10).
-    pub(super) fn reach_inside(&mut self, id: SessionId, fx: &mut Effects) -> Result<PeerRef, Refusal> {
-        let session = self.sessions.find(&id).ok_or((Status::NO_SESSION, "no such session"))?;
+    pub(super) fn reach_inside(&mut self, id: SessionRef, fx: &mut Effects) -> Result<PeerRef, Refusal> {
+        let session = self.sessions.find(id).ok_or((Status::NO_SESSION, "no such session"))?;
         if let Some(peer) = session.inner(self.core.me) {
             return Ok(peer);
         }
@@ -194,7 +194,7 @@ impl Relay {
             // Whoever writes to the client is not to be blamed on its user.
             None => self.dial(id, target, None, fx)?,
         };
-        if let Some(session) = self.sessions.find(&id) {
+        if let Some(session) = self.sessions.find(id) {
             session.inner = Inner::Relay { by: Some(peer) };
         }
         Ok(peer)
@@ -202,8 +202,8 @@ impl Relay {
 
     /// The client asks a relay further on for a session, through this one (norm A16). That binds nothing: what it sends
     /// afterwards may go by the same connection, or elsewhere.
-    fn reach_ahead(&mut self, id: SessionId, next: &[u8], fx: &mut Effects) -> Result<Outer, Refusal> {
-        let session = self.sessions.find(&id).ok_or((Status::NO_SESSION, "no such session"))?;
+    fn reach_ahead(&mut self, id: SessionRef, next: &[u8], fx: &mut Effects) -> Result<Outer, Refusal> {
+        let session = self.sessions.find(id).ok_or((Status::NO_SESSION, "no such session"))?;
         if session.blocked_until.is_some_and(|until| self.core.now < until) {
             return Err((Status::FORBIDDEN, "too many failed AUTHs at relays further on"));
         }
@@ -233,10 +233,10 @@ impl Relay {
             Some(_) => self.core.target(&uri, true)?,
             None => self.core.target_of_domain(&uri)?,
         };
-        let user = self.sessions.user_of(&id);
+        let user = self.sessions.user_of(id);
         let peer = self.dial(id, target, user, fx)?;
         let ahead = Ahead { peer, uri: Arc::from(next) };
-        let Some(session) = self.sessions.find(&id) else {
+        let Some(session) = self.sessions.find(id) else {
             return Ok(Outer::Peer(peer));
         };
         if let Some(before) = session.ahead.replace(ahead)
@@ -251,17 +251,17 @@ impl Relay {
     /// URI leads: another session of this relay, or out.
     fn bind_outward(
         &mut self,
-        id: SessionId,
+        id: SessionRef,
         next: &[u8],
         beyond: bool,
         fx: &mut Effects,
     ) -> Result<Outer, Refusal> {
-        let session = self.sessions.find(&id).ok_or((Status::NO_SESSION, "no such session"))?;
+        let session = self.sessions.find(id).ok_or((Status::NO_SESSION, "no such session"))?;
         let core = &self.core;
         match &mut session.outer {
             OuterSide::Bound { to, known } if known.contain(next) => return Ok(*to),
             // Another URI of the session it is bound to, if that one agrees.
-            OuterSide::Bound { to: Outer::Session(other), .. } if named_session(next) == Some(*other) => {
+            OuterSide::Bound { to: Outer::Session(other), .. } if named_session(next) == Some(other.id) => {
                 return Ok(Outer::Session(*other));
             }
             // The client behind that relay may have replaced its URI there: whether it has, that relay knows.
@@ -284,17 +284,17 @@ impl Relay {
             return Ok(to);
         }
         let uri = MsrpUri::parse(next).map_err(|_| (Status::BAD_REQUEST, "next hop is not a URI"))?;
-        let user = self.sessions.user_of(&id);
+        let user = self.sessions.user_of(id);
         let to = if self.core.is_ours(&uri) {
-            let other = uri.session_id().and_then(SessionId::parse);
+            let other = uri.session_id().and_then(SessionId::parse).map(SessionRef::of_wire);
             let other = other.ok_or((Status::NO_SESSION, "no such session"))?;
-            if self.core.is_alive(other.home()) {
-                self.core.count_link(other.home());
+            if self.core.is_alive(other.core) {
+                self.core.count_link(other.core);
                 Outer::Session(other)
-            } else if self.core.kin.contains(&Some(other.home().generation())) {
+            } else if self.core.kin.contains(&Some(other.core.generation())) {
                 // It is this relay: whom else the operator wants to deal with does not matter.
                 let target =
-                    Target { relay: beyond, kin: Some(other.home()), ..self.core.target(&uri, false)? };
+                    Target { relay: beyond, kin: Some(other.core), ..self.core.target(&uri, false)? };
                 Outer::Peer(self.dial(id, target, user, fx)?)
             } else {
                 return Err((Status::NO_SESSION, "no such session"));
@@ -304,7 +304,7 @@ impl Relay {
             self.core.stats.links_local += 1;
             Outer::Peer(self.dial(id, target, user, fx)?)
         };
-        if let Some(session) = self.sessions.find(&id) {
+        if let Some(session) = self.sessions.find(id) {
             session.bind(to, Arc::from(next));
         }
         Ok(to)
@@ -313,7 +313,7 @@ impl Relay {
     /// Somebody sends to the client: the first one to do so is the session's outer side for good.
     fn bind_inward(
         &mut self,
-        id: SessionId,
+        id: SessionRef,
         giver: Giver,
         stream: StreamId,
         transit: &Transit,
@@ -326,7 +326,7 @@ impl Relay {
         if giver.is_connection() && self.take_over_dial(id, giver, stream.peer, transit, fx) {
             return Ok(());
         }
-        let session = self.sessions.find(&id).ok_or((Status::NO_SESSION, "no such session"))?;
+        let session = self.sessions.find(id).ok_or((Status::NO_SESSION, "no such session"))?;
         // A relay that has proven its name is the same on any connection.
         let is_relay = |known: &OuterUris| {
             giver == Giver::Relay
@@ -376,13 +376,13 @@ impl Relay {
     /// has proven it, and a comer who has not is one more way to the same relay, as far as it is believed.
     fn take_over_dial(
         &mut self,
-        id: SessionId,
+        id: SessionRef,
         giver: Giver,
         comer: PeerRef,
         transit: &Transit,
         fx: &mut Effects,
     ) -> bool {
-        let Some(session) = self.sessions.find(&id) else {
+        let Some(session) = self.sessions.find(id) else {
             return false;
         };
         let OuterSide::Bound { to, known } = &mut session.outer else {
@@ -429,7 +429,7 @@ impl Relay {
     /// Opens a connection for a session. If it cannot be had, `user` is to blame.
     fn dial(
         &mut self,
-        id: SessionId,
+        id: SessionRef,
         target: Target,
         user: Option<UserKey>,
         fx: &mut Effects,
@@ -443,7 +443,7 @@ impl Relay {
             return Err((Status::TIMEOUT, "too many connections"));
         }
         // Who writes to a client behind a relay that has to be called takes no turn of that client's user.
-        let who = user.and_then(|_| self.sessions.in_turn_of(&id));
+        let who = user.and_then(|_| self.sessions.in_turn_of(id));
         let who = who.unwrap_or_else(|| Who::User(UserKey::of_relay(&target.host)));
         let me = self.core.me;
         let transport = Transport { secure: target.secure, port: target.port };
@@ -474,7 +474,7 @@ impl Relay {
         }
     }
 
-    pub(super) fn is_linked(&mut self, id: &SessionId, other: SessionId) -> bool {
+    pub(super) fn is_linked(&mut self, id: SessionRef, other: SessionRef) -> bool {
         self.sessions.find(id).is_some_and(|session| session.is_bound_to(Outer::Session(other)))
     }
 }
@@ -503,7 +503,7 @@ impl Session {
             _ if is_there => return,
             _ => self.ways.push(way),
         }
-        let session = self.id;
+        let session = self.me;
         if self.ways.len() > WAYS_MAX {
             let eldest = self.ways.remove(0).peer;
             if !self.uses(eldest) {
