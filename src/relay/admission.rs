@@ -22,11 +22,12 @@ use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 
+use super::core::Core;
 use super::ids::{CoreId, Entropy, LookUpTicket, PeerRef, SecretHasher};
 use super::limit::Limit;
-use super::message::Message;
+use super::message::{CoreStep, PeerStep};
 use super::settings::Limits;
-use super::{Core, Effects, Event, Peer, Relay};
+use super::{Event, Peer, Relay};
 use crate::proto::address::{canonical, embedded};
 
 /// Failures, and bans, remembered at a time; beyond that the oldest are forgotten.
@@ -424,10 +425,10 @@ impl Bans {
 
 impl Core {
     /// Tells the core that counts `who`; nobody, while that core is down: it will be told when it is up.
-    pub(super) fn tally(&mut self, who: Who, tally: Tally, fx: &mut Effects) {
+    pub(super) fn tally(&mut self, who: Who, tally: Tally) {
         if let Some(counter) = self.running(who.counter(self.cores.len())) {
             let from = self.me;
-            self.post(Message::Tally { counter, from, who, tally }, fx);
+            self.tell_core(counter, CoreStep::Tally { from, who, tally });
         }
     }
 
@@ -443,34 +444,34 @@ impl Core {
 }
 
 impl Relay {
-    pub(super) fn on_tally(&mut self, from: CoreId, who: Who, tally: Tally, fx: &mut Effects) {
+    pub(super) fn on_tally(&mut self, from: CoreId, who: Who, tally: Tally) {
         let core = &mut self.core;
         match tally {
             Tally::Connected(peer) => {
                 if let Some(limit) = core.register.connected(from, who, &core.settings.limits) {
-                    core.post(Message::Excess { peer, limit }, fx);
+                    core.tell_peer(peer, PeerStep::Excess { limit });
                 }
                 let is_first = core.register.knows_one_of_many(from, who);
-                self.tell_newcomers(who, is_first.then_some(from), fx);
+                self.tell_newcomers(who, is_first.then_some(from));
             }
             Tally::Proven => {
                 core.register.proven(from, who);
-                self.tell_newcomers(who, None, fx);
+                self.tell_newcomers(who, None);
             }
             Tally::Disconnected { proven } => {
                 core.register.disconnected(from, who, proven);
-                self.tell_newcomers(who, None, fx);
+                self.tell_newcomers(who, None);
             }
             Tally::Claim { peer, ticket } => {
                 let granted = core.register.claim(from, who, core.settings.limits.sessions_per_user_max);
                 let counter = granted.then_some(self.core.me);
-                self.core.post(Message::Claimed { peer, ticket, who, granted, counter }, fx);
+                self.core.tell_peer(peer, PeerStep::Claimed { ticket, who, granted, counter });
                 // After that: the core that asked has a bucket for the user only now.
-                self.tell_share(who, fx);
+                self.tell_share(who);
             }
             Tally::Released => {
                 core.register.released(from, who);
-                self.tell_share(who, fx);
+                self.tell_share(who);
             }
             Tally::Failed { offence, culprit } => {
                 let failed = core.register.failed(who, offence, &core.settings.limits, core.now);
@@ -478,22 +479,22 @@ impl Relay {
                     core.count_limit(limit_of(who, offence));
                     for to in core.all_running() {
                         let culprit = Some(culprit);
-                        core.post(Message::Ban { core: to, who, offence, until, culprit }, fx);
+                        core.tell_core(to, CoreStep::Ban { who, offence, until, culprit });
                     }
                 }
             }
             Tally::Restore(share) => {
                 core.register.restore(from, who, share);
-                self.tell_share(who, fx);
+                self.tell_share(who);
                 // What it was told by the counter before this one may be out of date.
-                self.tell_newcomers(who, Some(from).filter(|_| share.unproven > 0), fx);
+                self.tell_newcomers(who, Some(from).filter(|_| share.unproven > 0));
             }
         }
     }
 
     /// About how many connections an address has that have proven nothing, to the cores that have some: it decides who
     /// makes room there. To all of them if that is news, else to `asker` alone.
-    pub(super) fn tell_newcomers(&mut self, who: Who, asker: Option<CoreId>, fx: &mut Effects) {
+    pub(super) fn tell_newcomers(&mut self, who: Who, asker: Option<CoreId>) {
         let core = &mut self.core;
         let Who::Address(source) = who else {
             return;
@@ -509,13 +510,13 @@ impl Relay {
         let count = core.register.unproven(who);
         for index in cores {
             if let Some(to) = core.running(index) {
-                core.post(Message::Newcomers { core: to, source, count }, fx);
+                core.tell_core(to, CoreStep::Newcomers { source, count });
             }
         }
     }
 
     /// How many sessions a user has, to the cores that have some: they divide the user's rate.
-    pub(super) fn tell_share(&mut self, who: Who, fx: &mut Effects) {
+    pub(super) fn tell_share(&mut self, who: Who) {
         let Who::User(user) = who else {
             return;
         };
@@ -525,18 +526,18 @@ impl Relay {
         let (cores, sessions) = self.core.register.sessions(who);
         for index in cores {
             if let Some(core) = self.core.running(index) {
-                self.core.post(Message::Share { core, user, sessions }, fx);
+                self.core.tell_core(core, CoreStep::Share { user, sessions });
             }
         }
     }
 
     /// A core is new. If it counts, it is told what this core has, and asked again what it was asked
     /// before it could hear; and it is told who is banned.
-    pub(super) fn restore(&mut self, core: CoreId, fx: &mut Effects) {
+    pub(super) fn restore(&mut self, core: CoreId) {
         let index = usize::from(core.index);
         let cores = self.core.cores.len();
-        self.tell_all(|who| who.counter(cores) == index, fx);
-        self.claim_again(index, fx);
+        self.tell_all(|who| who.counter(cores) == index);
+        self.claim_again(index);
         // All know the same bans; one of them tells.
         let teller = (0..cores).find(|other| *other != index && self.core.running(*other).is_some());
         if teller != Some(usize::from(self.core.me.index)) {
@@ -544,12 +545,12 @@ impl Relay {
         }
         for (who, offence, until) in self.core.bans.all(self.core.now) {
             let culprit = None;
-            self.core.post(Message::Ban { core, who, offence, until, culprit }, fx);
+            self.core.tell_core(core, CoreStep::Ban { who, offence, until, culprit });
         }
     }
 
     /// Tells whoever counts them all that this core has of those who are meant.
-    pub(super) fn tell_all(&mut self, is_meant: impl Fn(&Who) -> bool, fx: &mut Effects) {
+    pub(super) fn tell_all(&mut self, is_meant: impl Fn(&Who) -> bool) {
         let of_session = |user| (Who::User(user), Share { connections: 0, unproven: 0, sessions: 1 });
         let of_sessions = self.sessions.counted().map(of_session);
         let mut shares: Vec<(Who, Share)> =
@@ -563,7 +564,7 @@ impl Relay {
             let Some((who, _)) = same.first() else { continue };
             let mut all = Share::default();
             same.iter().for_each(|(_, share)| all.add(*share));
-            self.core.tally(*who, Tally::Restore(all), fx);
+            self.core.tally(*who, Tally::Restore(all));
         }
     }
 
@@ -574,7 +575,6 @@ impl Relay {
         (who, offence): (Who, Offence),
         until: Instant,
         culprit: Option<PeerRef>,
-        fx: &mut Effects,
     ) {
         self.core.bans.add(who, offence, until, self.core.now);
         let Some(culprit) = culprit.filter(|culprit| culprit.core == self.core.me) else {
@@ -586,7 +586,7 @@ impl Relay {
             Who::User(_) => auth.and_then(|auth| auth.user_name()).map(str::to_owned),
         };
         let (limit, peer) = (limit_of(who, offence), Some(culprit.key));
-        fx.event(Event::LimitReached { limit, peer, user });
+        self.core.effects.event(Event::LimitReached { limit, peer, user });
     }
 }
 

@@ -24,7 +24,7 @@ use super::message::Transit;
 use super::newcomers::Stage;
 use super::peer::{Peer, Role, response_to_path};
 use super::view::authority_of_first;
-use super::{CloseReason, Effect, Effects, Event, LookUpAnswer, Relay, Settings};
+use super::{CloseReason, Effect, Event, LookUpAnswer, Relay, Settings};
 use crate::proto::digest::{
     Algorithm, Attempt, Authorization, AuthorizationError, Challenge, Ha1, Verified, check,
 };
@@ -159,7 +159,7 @@ enum Refusal {
 
 impl Relay {
     /// A complete AUTH whose To-Path is one URI.
-    pub(crate) fn on_auth(&mut self, key: PeerKey, transit: Transit, fx: &mut Effects) {
+    pub(crate) fn on_auth(&mut self, key: PeerKey, transit: Transit) {
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
@@ -167,21 +167,21 @@ impl Relay {
         if peer.auth.is_none() && !is_through_relay(&transit) {
             peer.auth = Some(Box::new(AuthState::new(&mut self.core.entropy)));
         }
-        match self.judge(key, &transit, fx) {
+        match self.judge(key, &transit) {
             Ok(waiting) => {
                 if let Some(auth) = self.peers.get_mut(key).and_then(|peer| peer.applicant(&transit)) {
                     auth.waiting = Some(waiting);
                 }
             }
-            Err(refusal) => self.refuse_auth(key, &transit, &refusal, fx),
+            Err(refusal) => self.refuse_auth(key, &transit, &refusal),
         }
         if let Some(peer) = self.peers.get_mut(key) {
-            peer.update_pause(&mut self.core, fx);
+            peer.update_pause(&mut self.core);
         }
     }
 
     /// Everything that can be judged without the accounts, so that a bad request costs no look-up.
-    fn judge(&mut self, key: PeerKey, transit: &Transit, fx: &mut Effects) -> Result<Waiting, Refusal> {
+    fn judge(&mut self, key: PeerKey, transit: &Transit) -> Result<Waiting, Refusal> {
         let settings = &self.core.settings;
         let peer = self.peers.get_mut(key).ok_or(Refusal::Close(CloseReason::Misaddressed))?;
         if !peer.transport.secure && !settings.insecure_plain {
@@ -241,7 +241,7 @@ impl Relay {
             .ok_or(Refusal::Wrong("nonce unknown or used before"))?;
         let number = peer.take_ticket(transit);
         let uri = transit.to_path().last().unwrap_or_default();
-        fx.push(Effect::LookUp {
+        self.core.effects.push(Effect::LookUp {
             ticket: LookUpTicket { peer: key, number },
             who: behind::relay_of(transit).or_else(|| source.map(Who::Address)).unwrap_or(Who::User(user)),
             attempt: Box::new(Attempt::new(&authorization, uri)),
@@ -251,7 +251,7 @@ impl Relay {
     }
 
     /// The accounts have answered.
-    pub(crate) fn on_looked_up(&mut self, ticket: LookUpTicket, answer: LookUpAnswer, fx: &mut Effects) {
+    pub(crate) fn on_looked_up(&mut self, ticket: LookUpTicket, answer: LookUpAnswer) {
         let Some(auth) = self.peers.get_mut(ticket.peer).and_then(|peer| peer.by_ticket(ticket.number))
         else {
             return;
@@ -260,22 +260,16 @@ impl Relay {
             return;
         };
         let key = ticket.peer;
-        if let Err(refusal) = self.conclude(key, &waiting, answer, fx) {
-            self.refuse_auth(key, &waiting.transit, &refusal, fx);
+        if let Err(refusal) = self.conclude(key, &waiting, answer) {
+            self.refuse_auth(key, &waiting.transit, &refusal);
         }
         if let Some(peer) = self.peers.get_mut(key) {
             peer.drop_idle_ticket(ticket.number);
-            peer.update_pause(&mut self.core, fx);
+            peer.update_pause(&mut self.core);
         }
     }
 
-    fn conclude(
-        &mut self,
-        key: PeerKey,
-        waiting: &Waiting,
-        answer: LookUpAnswer,
-        fx: &mut Effects,
-    ) -> Result<(), Refusal> {
+    fn conclude(&mut self, key: PeerKey, waiting: &Waiting, answer: LookUpAnswer) -> Result<(), Refusal> {
         let ha1 = match answer {
             LookUpAnswer::Found(ha1) => ha1,
             // The same work as for a known user: who exists must not show in the time it takes.
@@ -293,45 +287,45 @@ impl Relay {
             .ok_or(Refusal::Wrong("unknown user or wrong password"))?;
         if waiting.stale {
             self.core.stats.auth_challenged += 1;
-            self.challenge(key, transit, true, fx);
+            self.challenge(key, transit, true);
             return Ok(());
         }
         let granted = match self.core.settings.grant(transit.head.expires()) {
             Ok(granted) => granted,
             Err(bound) => {
                 self.core.stats.auth_out_of_bounds += 1;
-                self.out_of_bounds(key, transit, bound, fx);
+                self.out_of_bounds(key, transit, bound);
                 return Ok(());
             }
         };
         let claim = Claim { waiting: waiting.clone(), verified, ha1, granted };
         if self.core.settings.limits.counts_users() && self.is_new_session(key, waiting) {
-            self.claim(key, claim, fx);
+            self.claim(key, claim);
             return Ok(());
         }
-        self.admit(key, claim, false, fx)
+        self.admit(key, claim, false)
     }
 
     /// Whatever the refusal is, a connection that nobody vouches for can have so many and no more.
-    fn refuse_auth(&mut self, key: PeerKey, transit: &Transit, refusal: &Refusal, fx: &mut Effects) {
-        self.answer_refused(key, transit, refusal, fx);
+    fn refuse_auth(&mut self, key: PeerKey, transit: &Transit, refusal: &Refusal) {
+        self.answer_refused(key, transit, refusal);
         // Many may log in at once through a relay that has just come.
         let served = self.peers.get_mut(key).is_some_and(|peer| peer.client_behind(transit).is_some());
         if !served {
-            self.count_refusal(key, fx);
+            self.count_refusal(key);
         }
     }
 
-    fn answer_refused(&mut self, key: PeerKey, transit: &Transit, refusal: &Refusal, fx: &mut Effects) {
+    fn answer_refused(&mut self, key: PeerKey, transit: &Transit, refusal: &Refusal) {
         let (status, why) = match refusal {
             Refusal::Challenge => {
                 self.core.stats.auth_challenged += 1;
-                return self.challenge(key, transit, false, fx);
+                return self.challenge(key, transit, false);
             }
             Refusal::Close(_) if self.serves_session(key) => (Status::NO_SESSION, "AUTH for another relay"),
-            Refusal::Close(reason) => return self.close_peer(key, *reason, fx),
+            Refusal::Close(reason) => return self.close_peer(key, *reason),
             Refusal::Wrong(why) => {
-                self.challenge(key, transit, false, fx);
+                self.challenge(key, transit, false);
                 (Status::UNAUTHORIZED, *why)
             }
             Refusal::Malformed(why) => (Status::BAD_REQUEST, *why),
@@ -341,7 +335,7 @@ impl Relay {
         let through_relay = is_through_relay(transit);
         let value = transit.head.authorization(&transit.octets).unwrap_or_default();
         let named = Authorization::parse(value).ok();
-        fx.event(Event::AuthRefused {
+        self.core.effects.event(Event::AuthRefused {
             peer: key,
             status,
             why,
@@ -361,13 +355,13 @@ impl Relay {
                 Status::FORBIDDEN => Some(why),
                 _ => None,
             };
-            peer.respond(transit, status, comment, fx);
+            peer.respond(transit, status, comment, &mut self.core);
         }
         if let Refusal::RespondAndClose(_, reason) = refusal {
             // What is wrong with one client, or one AUTH, does not end the sessions of others (norm C3).
             let spared = through_relay && (*reason != CloseReason::AnotherName || self.is_shared(key));
             if !spared {
-                self.close_peer(key, *reason, fx);
+                self.close_peer(key, *reason);
             }
             return;
         }
@@ -387,15 +381,15 @@ impl Relay {
         let user = named.map(|a| UserKey::new(&a.username, &a.realm));
         let blamed = [source.map(Who::Address), user.map(Who::User)];
         for who in blamed.into_iter().flatten() {
-            self.core.tally(who, Tally::Failed { offence: offence(transit), culprit }, fx);
+            self.core.tally(who, Tally::Failed { offence: offence(transit), culprit });
         }
         if too_many {
-            self.core.bite(Limit::AuthAttempts, Some(key), fx);
+            self.core.bite(Limit::AuthAttempts, Some(key));
             let until = self.core.now + self.core.settings.limits.failure_window;
             match self.peers.get_mut(key).and_then(|peer| peer.client_behind(transit)) {
                 // Never a connection that others use (norm A13).
                 Some(client) => client.block_until(until),
-                None => self.close_peer(key, CloseReason::AuthFailures, fx),
+                None => self.close_peer(key, CloseReason::AuthFailures),
             }
         }
     }
@@ -406,7 +400,7 @@ impl Relay {
     }
 
     /// 401 with a fresh nonce; one header per algorithm, strongest first (norm T14).
-    fn challenge(&mut self, key: PeerKey, transit: &Transit, stale: bool, fx: &mut Effects) {
+    fn challenge(&mut self, key: PeerKey, transit: &Transit, stale: bool) {
         let settings = &self.core.settings;
         let uri = transit.to_path().last().and_then(|uri| MsrpUri::parse(uri).ok());
         let Some(peer) = self.peers.get_mut(key) else {
@@ -437,11 +431,11 @@ impl Relay {
             response = response.header("WWW-Authenticate", challenge.as_bytes());
         }
         response.end(Flag::Last);
-        peer.wake(fx);
+        peer.wake(&mut self.core);
     }
 
     /// 423 with the bound that was missed; asked only once the credentials are right (norm A7).
-    fn out_of_bounds(&mut self, key: PeerKey, transit: &Transit, bound: Bound, fx: &mut Effects) {
+    fn out_of_bounds(&mut self, key: PeerKey, transit: &Transit, bound: Bound) {
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
@@ -452,7 +446,7 @@ impl Relay {
         auth_response(peer, transit, Status::OUT_OF_BOUNDS, None)
             .header_fmt(name, format_args!("{seconds}"))
             .end(Flag::Last);
-        peer.wake(fx);
+        peer.wake(&mut self.core);
     }
 }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use super::ids::CoreId;
 use super::ledger::Loans;
-use super::message::Message;
+use super::message::{CoreStep, Message};
 
 /// What is worth asking for.
 const LOAN_OCTETS_MIN: usize = 256 << 10;
@@ -179,7 +179,7 @@ impl Budget {
                 if let (Some(Some(incarnation)), Ok(index)) = (cores.get(index), u16::try_from(index)) {
                     let lender = CoreId { index, incarnation: *incarnation };
                     self.asked = Some(lender);
-                    return Some(Message::Borrow { lender, borrower: me });
+                    return Some(Message::ToCore { to: lender, step: CoreStep::Borrow { borrower: me } });
                 }
             }
             self.next = 1;
@@ -189,7 +189,10 @@ impl Budget {
         let debts = sum(&self.borrowed);
         if debts > 0 && self.used() < (allowance - debts.min(allowance)) / 2 {
             let (lender, octets) = self.borrowed.pop()?;
-            return Some(Message::Lend { to: lender, from: me, octets, back: true });
+            return Some(Message::ToCore {
+                to: lender,
+                step: CoreStep::Lend { from: me, octets, back: true },
+            });
         }
         None
     }
@@ -284,13 +287,13 @@ mod tests {
             let said = [a.balance(core(0), &BOTH, now), b.balance(core(1), &BOTH, now)];
             for message in said.into_iter().flatten() {
                 match message {
-                    Message::Borrow { lender, borrower } => {
+                    Message::ToCore { to: lender, step: CoreStep::Borrow { borrower } } => {
                         let (from, to) =
                             if lender == core(0) { (&mut *a, &mut *b) } else { (&mut *b, &mut *a) };
                         let octets = from.lend(borrower);
                         to.receive(lender, octets, false);
                     }
-                    Message::Lend { to, from, octets, back } => {
+                    Message::ToCore { to, step: CoreStep::Lend { from, octets, back } } => {
                         if to == core(0) { &mut *a } else { &mut *b }.receive(from, octets, back);
                     }
                     _ => unreachable!("budgets say nothing else"),
@@ -386,10 +389,16 @@ mod tests {
         let now = Instant::now();
         let mut budget = Budget::new(64 * MIB, 2);
         budget.hold(30 * MIB);
-        assert!(matches!(budget.balance(core(0), &BOTH, now), Some(Message::Borrow { .. })));
+        assert!(matches!(
+            budget.balance(core(0), &BOTH, now),
+            Some(Message::ToCore { step: CoreStep::Borrow { .. }, .. })
+        ));
         assert!(budget.balance(core(0), &BOTH, now).is_none(), "one at a time");
         budget.ask_again(core(1));
-        assert!(matches!(budget.balance(core(0), &BOTH, now), Some(Message::Borrow { .. })));
+        assert!(matches!(
+            budget.balance(core(0), &BOTH, now),
+            Some(Message::ToCore { step: CoreStep::Borrow { .. }, .. })
+        ));
         assert_eq!(budget.receive(core(1), 16 * MIB, false), 0);
         assert_eq!(budget.receive(core(1), 8 * MIB, false), 8 * MIB);
         assert_eq!(budget.allowance(), 48 * MIB);

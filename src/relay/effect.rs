@@ -1,10 +1,12 @@
 //! What the relay asks of its runtime: the effects, in the order in which they must happen, and the
 //! parcels for other cores. Plain data; what is done with them is the runtime's.
 
+use std::collections::VecDeque;
+
 use super::admission::Who;
 use super::ids::{CoreId, LookUpTicket, PeerKey};
 use super::limit::Limit;
-use super::message::Message;
+use super::message::{Message, PeerStep};
 use super::view::{EndReason, SessionView};
 use crate::proto::digest::Attempt;
 use crate::proto::status::Status;
@@ -217,27 +219,30 @@ pub enum Event {
     },
 }
 
-/// What the caller must do, in order, and what must go to other cores.
+/// What the caller has not been given yet: what it must do, in order, and what must go to other cores.
 #[derive(Debug, Default)]
-pub struct Effects {
+pub(super) struct Effects {
     /// In the order in which they must happen.
-    pub list: Vec<Effect>,
-    /// Messages to other cores, each list in order, by the core's position.
-    pub parcels: Vec<(CoreId, Vec<Message>)>,
+    list: VecDeque<Effect>,
+    /// Messages to other cores, each list in order.
+    parcels: Vec<(CoreId, Vec<Message>)>,
 }
 
 impl Effects {
-    /// Nothing to do.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     pub(super) fn push(&mut self, effect: Effect) {
-        self.list.push(effect);
+        self.list.push_back(effect);
     }
 
     pub(super) fn event(&mut self, event: Event) {
-        self.list.push(Effect::Event(event));
+        self.list.push_back(Effect::Event(event));
+    }
+
+    pub(super) fn poll(&mut self) -> Option<Effect> {
+        self.list.pop_front()
+    }
+
+    pub(super) fn poll_parcel(&mut self) -> Option<(CoreId, Vec<Message>)> {
+        self.parcels.pop()
     }
 
     pub(super) fn parcel(&mut self, to: CoreId, message: Message) {
@@ -248,9 +253,10 @@ impl Effects {
         });
         let list = &mut self.parcels[index].1;
         // Credits of one flush become one message.
-        if let (Message::Credit { peer, octets, .. }, Some(Message::Credit { peer: last, octets: sum, .. })) =
-            (&message, list.last_mut())
-            && peer == last
+        if let Message::ToPeer { to, step: PeerStep::Credit { octets, .. } } = &message
+            && let Some(Message::ToPeer { to: last, step: PeerStep::Credit { octets: sum, .. } }) =
+                list.last_mut()
+            && to == last
         {
             *sum += octets;
             return;
@@ -267,13 +273,14 @@ mod tests {
 
     fn credit(to: u16, octets: usize) -> (CoreId, Message) {
         let [me, core] = [0, to].map(|index| CoreId { index, incarnation: 0 });
-        (core, Message::Credit { peer: PeerRef { core, key: PeerKey::default() }, from: me, octets })
+        let to = PeerRef { core, key: PeerKey::default() };
+        (core, Message::ToPeer { to, step: PeerStep::Credit { from: me, octets } })
     }
 
     // Each core's list holds what is for that core, and credits to one connection are one.
     #[test]
     fn parcels_are_sorted_by_core_and_credits_in_a_row_are_summed() {
-        let mut fx = Effects::new();
+        let mut fx = Effects::default();
         for (to, octets) in [(1, 10), (2, 20), (1, 30), (2, 40), (3, 50)] {
             let (core, message) = credit(to, octets);
             fx.parcel(core, message);
@@ -283,7 +290,9 @@ mod tests {
             .iter()
             .map(|(core, list)| {
                 let octets = |message: &Message| match message {
-                    Message::Credit { peer, octets, .. } if peer.core == *core => *octets,
+                    Message::ToPeer { to, step: PeerStep::Credit { octets, .. } } if to.core == *core => {
+                        *octets
+                    }
                     _ => 0,
                 };
                 (core.index, list.iter().map(octets).collect())

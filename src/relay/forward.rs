@@ -20,12 +20,12 @@ mod watch;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::ids::{CoreId, Entropy, PeerRef, StreamId, Tid};
-use super::message::{Hop, Message, Notice, Transit};
+use super::core::Core;
+use super::ids::{CoreId, PeerRef, StreamId, Tid};
+use super::message::{Hop, Message, Notice, PeerStep, SessionStep, Transit};
 use super::orphan::Failure;
 use super::output::OutBatch;
 use super::transaction::{Room, Transactions};
@@ -75,20 +75,13 @@ impl SpareQueues {
 
 /// What the way out needs from the core while it writes.
 pub(crate) struct WriteContext<'c> {
-    pub(crate) me: CoreId,
-    pub(crate) now: Instant,
-    pub(crate) entropy: &'c mut Entropy,
+    pub(crate) core: &'c mut Core,
     /// How many transactions may be open.
     pub(crate) room: Room,
     /// A request still running is credited in amounts of at least so many octets.
     pub(crate) credit_batch: usize,
     /// The peer is not read from at present, and so neither are its answers.
     pub(crate) deaf: bool,
-    /// Credits to give back.
-    pub(crate) post: &'c mut dyn FnMut(Message),
-    pub(crate) chunks_out: &'c mut u64,
-    pub(crate) body_octets_out: &'c mut u64,
-    pub(crate) spare: &'c mut SpareQueues,
 }
 
 impl Outbound {
@@ -310,7 +303,7 @@ impl Outbound {
             if flow.is_idle() {
                 if let Some(flow) = self.flows.pop_front() {
                     let (items, report_to) = flow.retire();
-                    cx.spare.give(items);
+                    cx.core.spare.give(items);
                     self.report_to = report_to;
                 }
             } else {
@@ -384,10 +377,10 @@ impl Outbound {
         coming.filter(|(s, by)| s.peer.core == gone || *by == gone).map(|(stream, _)| stream).collect()
     }
 
-    /// Hands everything queued to another connection. For one that was never up: nothing of it has
+    /// The steps that queue everything at another connection. For one that was never up: nothing of it has
     /// been written.
-    pub(crate) fn release(&mut self, to: PeerRef) -> Vec<Message> {
-        std::mem::take(&mut self.flows).into_iter().flat_map(|flow| flow.release(to)).collect()
+    pub(crate) fn release(&mut self) -> Vec<PeerStep> {
+        std::mem::take(&mut self.flows).into_iter().flat_map(Flow::release).collect()
     }
 
     /// The connection is gone. A chunk on the wire is ended, should there still be a flush.
@@ -423,7 +416,7 @@ fn give_up_answers(transactions: &mut Transactions, cx: &mut WriteContext<'_>) {
         match transactions.give_up_oldest() {
             Some(notice) if notice.method != Method::Send => {
                 let status = Status::TIMEOUT;
-                (cx.post)(Message::Failed { notice, status });
+                cx.core.tell_session(notice.session, SessionStep::Failed { notice, status });
             }
             Some(_) => {}
             None => break,

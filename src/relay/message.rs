@@ -1,8 +1,8 @@
 //! What travels between a connection, a session and another connection: plain data, `Send`.
 //!
-//! Every step of a request is a [`Message`] to whoever must take the next one: the session's home,
-//! the connection the request leaves by, the connection it came in by. On one core that is a push
-//! onto a queue; between cores the same value crosses as a parcel. There is one path, not two.
+//! Every step of a request is a [`Message`] to what takes the next one: a session, the connection the
+//! request leaves by, the connection it came in by. On one core that is a push onto a queue; between
+//! cores the same value crosses as a parcel. There is one path, not two.
 //!
 //! Order is kept between any two cores, which the whole design leans on: an end never overtakes
 //! the body before it.
@@ -227,13 +227,37 @@ pub struct Hop {
     pub(crate) inward: bool,
 }
 
-/// One step, addressed to whoever takes it.
+/// A step, in the envelope that says who takes it. The address is read from the envelope alone.
 #[derive(Debug)]
 pub enum Message {
-    /// To a session's home: a request begins whose first To-Path URI names that session.
+    /// To the core that owns a session.
+    ToSession {
+        /// The session.
+        to: SessionRef,
+        /// What it does.
+        step: SessionStep,
+    },
+    /// To the core that owns a connection.
+    ToPeer {
+        /// The connection.
+        to: PeerRef,
+        /// What it does.
+        step: PeerStep,
+    },
+    /// To a core as such.
+    ToCore {
+        /// The core.
+        to: CoreId,
+        /// What it does.
+        step: CoreStep,
+    },
+}
+
+/// A step of a session.
+#[derive(Debug)]
+pub enum SessionStep {
+    /// A request begins whose first To-Path URI names the session.
     Request {
-        /// The session named.
-        session: SessionRef,
         /// Who hands it over.
         giver: Giver,
         /// The request as it came in.
@@ -241,61 +265,47 @@ pub enum Message {
         /// Its head.
         transit: Transit,
     },
-    /// To a session's home: body octets of a request that has begun.
+    /// Body bytes of a request that has begun.
     Body {
-        /// As in the request.
-        session: SessionRef,
         /// As in the request.
         stream: StreamId,
         /// Never empty.
         octets: Bytes,
     },
-    /// To a session's home: the request is complete, or its sender is gone (`#`).
+    /// The request is complete, or its sender is gone (`#`).
     End {
-        /// As in the request.
-        session: SessionRef,
         /// As in the request.
         stream: StreamId,
         /// The continuation flag.
         flag: Flag,
     },
-    /// To a session's home: the hop after it refuses a request that is still coming in. Without
-    /// meaning for a request that has ended: [`Message::Failed`] follows once the hop has seen that.
+    /// The hop after the session refuses a request that is still coming in. Without meaning for a request that has
+    /// ended: [`SessionStep::Failed`] follows once the hop has seen that.
     Broken {
-        /// The session.
-        session: SessionRef,
         /// The request.
         stream: StreamId,
         /// The code for the sender.
         status: Status,
     },
-    /// To a session's home: a REPORT of this relay's own for its client, complete, from the session
-    /// that it is linked to.
+    /// A REPORT of this relay's own for the session's client, complete, from the session that it is linked to.
     Report {
-        /// The session.
-        session: SessionRef,
         /// The session it comes from.
         from: SessionRef,
         /// The whole frame.
         octets: Bytes,
     },
-    /// To a session's home: a request failed on the hop towards the next URI after it had ended.
+    /// A request failed on the hop towards the next URI after it had ended.
     Failed {
         /// What failed.
         notice: Notice,
         /// The code for the sender.
         status: Status,
     },
-    /// To a session's home: its client's connection is gone.
-    InnerLost {
-        /// The session, which ends.
-        session: SessionRef,
-    },
-    /// To a session's home: what one of its sides was bound to is gone, its outer one as a rule, or the connection with
-    /// the relay that its client is behind.
+    /// The client's connection is gone, or the session has expired: it ends.
+    InnerLost,
+    /// What one of the session's sides was bound to is gone: its outer one as a rule, or the connection with the relay
+    /// that its client is behind.
     OuterLost {
-        /// The session.
-        session: SessionRef,
         /// What is gone; a session bound to something else does not care.
         outer: Outer,
         /// Whether it had ever been up: if not, nothing was bound, and something else may be.
@@ -303,10 +313,22 @@ pub enum Message {
         /// The code for requests still running.
         status: Status,
     },
-    /// To the connection a request leaves by: it begins.
-    Open {
-        /// Where it leaves.
-        peer: PeerRef,
+    /// A relay further on has refused the credentials of an AUTH that came through the session.
+    Guess,
+    /// What a connection sent through the session is not taken, and the other sessions of that connection wait for it.
+    Relieve {
+        /// The session that was told before, whose next hop this one is.
+        before: Option<SessionRef>,
+        /// The connection that is held up.
+        source: PeerRef,
+    },
+}
+
+/// A step of a connection.
+#[derive(Debug)]
+pub enum PeerStep {
+    /// A request begins that leaves by the connection.
+    Request {
         /// The hop that hands it over.
         hop: Hop,
         /// The request as it came in.
@@ -314,132 +336,84 @@ pub enum Message {
         /// Its head.
         transit: Transit,
     },
-    /// To the connection a request leaves by: body octets.
-    Piece {
-        /// Where it leaves.
-        peer: PeerRef,
-        /// As in the open.
+    /// Body bytes of that request.
+    Body {
+        /// As in the request.
         stream: StreamId,
         /// Never empty.
         octets: Bytes,
     },
-    /// To the connection a request leaves by: the request is complete or aborted.
-    Close {
-        /// Where it leaves.
-        peer: PeerRef,
-        /// As in the open.
+    /// That request is complete or aborted.
+    End {
+        /// As in the request.
         stream: StreamId,
         /// The continuation flag.
         flag: Flag,
     },
-    /// To the connection a request came in by: answer it, or forget that it waits.
+    /// Answer a request that came in by the connection, or forget that it waits.
     Answer {
-        /// The request.
-        stream: StreamId,
+        /// The request's number on the connection.
+        sequence: u32,
         /// `None`: no answer is due.
         status: Option<Status>,
     },
-    /// To the connection a request came in by: the far end's own response (RFC 4976, 6.4.3).
+    /// The far end's own response to a request that came in by the connection (RFC 4976, 6.4.3).
     Reply {
-        /// The request.
-        stream: StreamId,
+        /// The request's number on the connection.
+        sequence: u32,
         /// The response's head.
         transit: Transit,
     },
-    /// To a connection: a complete frame of this relay's own (a REPORT).
+    /// A complete frame of this relay's own (a REPORT) leaves by the connection.
     Frame {
-        /// Where it goes.
-        peer: PeerRef,
         /// The whole frame.
         octets: Bytes,
     },
-    /// To the connection octets came in by: they have been written or dropped.
+    /// Bytes that came in by the connection have been written or dropped.
     Credit {
-        /// The connection.
-        peer: PeerRef,
         /// The core that held them.
         from: CoreId,
-        /// How many octets.
+        /// How many.
         octets: usize,
     },
-    /// To the connection octets came in by: the core that was to have them has given them to another.
+    /// The core that was to have bytes which came in by the connection has given them to another.
     Lent {
-        /// The connection.
-        peer: PeerRef,
         /// The core that does not hold them any more.
         from: CoreId,
         /// The core that does.
         to: CoreId,
-        /// How many octets.
+        /// How many.
         octets: usize,
     },
-    /// To a connection: a session bound one of its sides to it.
+    /// A session bound one of its sides to the connection.
     Bind {
-        /// The connection.
-        peer: PeerRef,
         /// The session.
         session: SessionRef,
-        /// The most octets in one chunk towards it; see [`Settings::chunk_bounds`](super::Settings).
+        /// The most bytes in one chunk towards it; see [`Settings::chunk_bounds`](super::Settings).
         chunk_max: Option<u32>,
     },
-    /// To a connection: nobody will answer what it has asked by way of a session.
-    Abandoned {
-        /// The connection.
-        peer: PeerRef,
-        /// The session.
-        session: SessionRef,
-    },
-    /// To a session's home: a relay further on has refused the credentials of an AUTH that came through it.
-    Guess {
-        /// The session.
-        session: SessionRef,
-    },
-    /// To a connection: a session is no longer bound to it; one we dialled closes once all is written.
+    /// A session is no longer bound to the connection; one we dialled closes once all is written.
     Unbind {
-        /// The connection.
-        peer: PeerRef,
         /// The session.
         session: SessionRef,
     },
-    /// To a connection: if it does not take what waits for it from another one, that is refused.
+    /// What the connection has asked by way of a session will not be answered.
+    Abandoned {
+        /// The session.
+        session: SessionRef,
+    },
+    /// If the connection does not take what waits for it from another one, that is refused.
     Shed {
-        /// The connection.
-        peer: PeerRef,
-        /// The connection whose octets wait.
+        /// The connection whose bytes wait.
         source: PeerRef,
     },
-    /// To a session's home: what a connection sent through it is not taken, and the other sessions of that
-    /// connection wait for it.
-    Relieve {
-        /// The session that was told before, whose next hop this one is.
-        before: Option<SessionRef>,
-        /// The session.
-        session: SessionRef,
-        /// The connection that is held up.
-        source: PeerRef,
-    },
-    /// To the core that counts an address or a user: something has changed.
-    Tally {
-        /// The core that counts.
-        counter: CoreId,
-        /// The core that tells.
-        from: CoreId,
-        /// Whose count.
-        who: Who,
-        /// What has changed.
-        tally: Tally,
-    },
-    /// To a connection: its address has too many, this one goes.
+    /// The connection's address has too many: this one goes.
     Excess {
-        /// The connection.
-        peer: PeerRef,
         /// The limit.
         limit: Limit,
     },
-    /// To a connection that asked for a session: whether its user may have one more.
+    /// Whether the user of the connection that asked for a session may have one more.
     Claimed {
-        /// The connection.
-        peer: PeerRef,
         /// As in the claim.
         ticket: LookUpTicket,
         /// Whose session.
@@ -449,10 +423,22 @@ pub enum Message {
         /// The core that has counted it, if it was granted and one did.
         counter: Option<CoreId>,
     },
-    /// To every core: somebody is to be refused for a while.
+}
+
+/// A step of a core.
+#[derive(Debug)]
+pub enum CoreStep {
+    /// Something has changed that the core counts for an address or a user.
+    Tally {
+        /// The core that reports it.
+        from: CoreId,
+        /// Whose count.
+        who: Who,
+        /// What has changed.
+        tally: Tally,
+    },
+    /// An address or a user is to be refused for a while.
     Ban {
-        /// The core.
-        core: CoreId,
         /// Who.
         who: Who,
         /// What they may not do.
@@ -462,40 +448,32 @@ pub enum Message {
         /// The connection that went too far.
         culprit: Option<PeerRef>,
     },
-    /// To a core that has connections of a source which have proven nothing: about how many there are on all cores.
+    /// About how many connections of a source that have proven nothing there are on all cores; the core has some of them.
     Newcomers {
-        /// The core.
-        core: CoreId,
         /// The source.
         source: AddressKey,
         /// Its connections.
         count: u32,
     },
-    /// To a core that has sessions of a user: how many there are on all cores.
+    /// How many sessions of a user there are on all cores; the core has some of them.
     Share {
-        /// The core.
-        core: CoreId,
         /// The user.
         user: UserKey,
         /// The user's sessions.
         sessions: u32,
     },
-    /// To a core: its memory budget is asked for a loan.
+    /// The core's memory budget is asked for a loan.
     Borrow {
-        /// The core that is asked.
-        lender: CoreId,
         /// The core that asks.
         borrower: CoreId,
     },
-    /// To a core: the loan, which may be nothing, or the return of one.
+    /// The loan, which may be nothing, or the return of one.
     Lend {
-        /// The core that gets it.
-        to: CoreId,
         /// The core that gives it.
         from: CoreId,
-        /// How many octets.
+        /// How many bytes.
         octets: usize,
-        /// It had been lent by `to` before.
+        /// The core that it is given to had lent it before.
         back: bool,
     },
 }
@@ -504,54 +482,9 @@ impl Message {
     /// The core that takes the step.
     pub(crate) fn core(&self) -> CoreId {
         match self {
-            Self::Request { session, .. }
-            | Self::Body { session, .. }
-            | Self::End { session, .. }
-            | Self::Broken { session, .. }
-            | Self::Report { session, .. }
-            | Self::InnerLost { session }
-            | Self::Guess { session }
-            | Self::Relieve { session, .. }
-            | Self::OuterLost { session, .. } => session.core,
-            Self::Failed { notice, .. } => notice.session.core,
-            Self::Answer { stream, .. } | Self::Reply { stream, .. } => stream.peer.core,
-            Self::Tally { counter: core, .. }
-            | Self::Ban { core, .. }
-            | Self::Newcomers { core, .. }
-            | Self::Share { core, .. }
-            | Self::Borrow { lender: core, .. }
-            | Self::Lend { to: core, .. } => *core,
-            Self::Open { peer, .. }
-            | Self::Piece { peer, .. }
-            | Self::Close { peer, .. }
-            | Self::Frame { peer, .. }
-            | Self::Credit { peer, .. }
-            | Self::Lent { peer, .. }
-            | Self::Shed { peer, .. }
-            | Self::Abandoned { peer, .. }
-            | Self::Bind { peer, .. }
-            | Self::Unbind { peer, .. }
-            | Self::Excess { peer, .. }
-            | Self::Claimed { peer, .. } => peer.core,
-        }
-    }
-
-    /// The request that it hands on.
-    pub(crate) fn stream(&self) -> Option<StreamId> {
-        match self {
-            Self::Open { stream, .. } | Self::Piece { stream, .. } | Self::Close { stream, .. } => {
-                Some(*stream)
-            }
-            _ => None,
-        }
-    }
-
-    /// Octets it holds against its sender's credit.
-    pub(crate) fn cost(&self) -> usize {
-        match self {
-            Self::Open { transit, .. } => transit.cost(),
-            Self::Piece { octets, .. } => octets.len(),
-            _ => 0,
+            Self::ToSession { to, .. } => to.core,
+            Self::ToPeer { to, .. } => to.core,
+            Self::ToCore { to, .. } => *to,
         }
     }
 
@@ -559,14 +492,59 @@ impl Message {
     /// or whose part of a sum it changes.
     pub(crate) fn origin(&self) -> Option<CoreId> {
         match self {
+            Self::ToSession { step, .. } => step.origin(),
+            Self::ToPeer { step, .. } => step.origin(),
+            Self::ToCore { step, .. } => step.origin(),
+        }
+    }
+}
+
+impl SessionStep {
+    fn origin(&self) -> Option<CoreId> {
+        match self {
             Self::Request { stream, .. } => Some(stream.peer.core),
-            Self::Open { hop, .. } => Some(hop.session.core),
-            Self::Bind { session, .. } => Some(session.core),
-            Self::Tally { from, .. }
-            | Self::Borrow { borrower: from, .. }
-            | Self::Lend { from, .. }
-            | Self::Lent { from, .. } => Some(*from),
             _ => None,
+        }
+    }
+}
+
+impl PeerStep {
+    /// The request that it hands on.
+    pub(crate) fn stream(&self) -> Option<StreamId> {
+        match self {
+            Self::Request { stream, .. } | Self::Body { stream, .. } | Self::End { stream, .. } => {
+                Some(*stream)
+            }
+            _ => None,
+        }
+    }
+
+    /// Bytes it holds against its sender's credit.
+    pub(crate) fn cost(&self) -> usize {
+        match self {
+            Self::Request { transit, .. } => transit.cost(),
+            Self::Body { octets, .. } => octets.len(),
+            _ => 0,
+        }
+    }
+
+    fn origin(&self) -> Option<CoreId> {
+        match self {
+            Self::Request { hop, .. } => Some(hop.session.core),
+            Self::Bind { session, .. } => Some(session.core),
+            Self::Lent { from, .. } => Some(*from),
+            _ => None,
+        }
+    }
+}
+
+impl CoreStep {
+    fn origin(&self) -> Option<CoreId> {
+        match self {
+            Self::Tally { from, .. } | Self::Borrow { borrower: from } | Self::Lend { from, .. } => {
+                Some(*from)
+            }
+            Self::Ban { .. } | Self::Newcomers { .. } | Self::Share { .. } => None,
         }
     }
 }

@@ -15,7 +15,7 @@ use std::hash::BuildHasherDefault;
 use siphasher::sip::SipHasher13;
 
 use super::ids::{CoreId, StreamId};
-use super::message::{Message, Notice, Outer};
+use super::message::{Message, Notice, Outer, SessionStep};
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 
@@ -35,7 +35,10 @@ pub(crate) struct Failure {
 impl Failure {
     /// To the session whose hop failed.
     pub(crate) fn into_message(self) -> Message {
-        Message::Failed { notice: self.notice, status: self.status }
+        Message::ToSession {
+            to: self.notice.session,
+            step: SessionStep::Failed { notice: self.notice, status: self.status },
+        }
     }
 }
 

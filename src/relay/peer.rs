@@ -18,15 +18,16 @@ use std::time::Instant;
 
 use super::admission::{AddressKey, Share, UserKey, Who};
 use super::auth::{AuthState, Behind};
+use super::core::Core;
 use super::forward::Outbound;
 use super::identity::ProvenNames;
 use super::ids::{CoreId, PeerRef, SessionId, SessionKey, SessionRef, StreamId};
 use super::ledger::Loans;
 use super::limit::Limit;
-use super::message::{Giver, Message, Transit};
+use super::message::{Giver, PeerStep, Transit};
 use super::newcomers::{Place, Stage};
 use super::transaction::Room;
-use super::{CloseReason, Core, Effect, Effects, Limits, Settings, Tally, Transport};
+use super::{CloseReason, Effect, Limits, Settings, Tally, Transport};
 use crate::proto::head::Method;
 use crate::proto::parser::Flag;
 use crate::proto::status::Status;
@@ -262,14 +263,14 @@ impl Peer {
     }
 
     /// It has authenticated, or a request of its is forwarded.
-    pub(crate) fn prove(&mut self, core: &mut Core, fx: &mut Effects) {
+    pub(crate) fn prove(&mut self, core: &mut Core) {
         if self.is_proven() {
             return;
         }
         self.leave_newcomers(core);
         self.standing = Standing::Proven { strays: 0 };
         if let Some(source) = self.source {
-            core.tally(Who::Address(source), Tally::Proven, fx);
+            core.tally(Who::Address(source), Tally::Proven);
         }
         self.set_alarm(core);
     }
@@ -327,10 +328,10 @@ impl Peer {
     }
 
     /// Asks for a write, once.
-    pub(crate) fn wake(&mut self, fx: &mut Effects) {
+    pub(crate) fn wake(&mut self, core: &mut Core) {
         if !self.woken && self.role != Role::Dialling {
             self.woken = true;
-            fx.push(Effect::Wake(self.me.key));
+            core.effects.push(Effect::Wake(self.me.key));
         }
     }
 
@@ -348,20 +349,20 @@ impl Peer {
     }
 
     /// Tells the memory budget what has changed of [`kept`](Self::kept).
-    pub(crate) fn recount(&mut self, core: &mut Core, fx: &mut Effects) {
+    pub(crate) fn recount(&mut self, core: &mut Core) {
         let kept = self.kept();
         if kept != self.counted {
             let before = mem::replace(&mut self.counted, kept);
             if !self.is_proven() {
                 core.newcomers.weigh(before, kept);
             }
-            core.keep(before, kept, fx);
+            core.keep(before, kept);
         }
     }
 
     /// Starts or stops reading as the queues demand.
-    pub(crate) fn update_pause(&mut self, core: &mut Core, fx: &mut Effects) {
-        self.recount(core, fx);
+    pub(crate) fn update_pause(&mut self, core: &mut Core) {
+        self.recount(core);
         let reason = self.reason_to_pause(core);
         // Also while it is paused already: the reason may be another, or a second session have come.
         let held_up = matches!(reason, Some(PauseReason::Queue)) && self.bound.len() > 1;
@@ -379,10 +380,10 @@ impl Peer {
             }
             if self.out.transactions.is_full(core.room()) {
                 // Writing does not wait for answers that are not read.
-                self.wake(fx);
+                self.wake(core);
             }
         }
-        fx.push(if self.paused { Effect::Pause(self.me.key) } else { Effect::Resume(self.me.key) });
+        core.effects.push(if self.paused { Effect::Pause(self.me.key) } else { Effect::Resume(self.me.key) });
     }
 
     fn reason_to_pause(&self, core: &Core) -> Option<PauseReason> {
@@ -416,11 +417,11 @@ impl Peer {
     }
 
     /// Counts a table of transactions that has become full; see [`Outbound`].
-    pub(crate) fn count_full_table(&mut self, core: &mut Core, fx: &mut Effects) {
+    pub(crate) fn count_full_table(&mut self, core: &mut Core) {
         let room = Room::ample(core.settings.limits.transactions_per_peer_max);
         let full = self.out.transactions.is_full(room);
         if full && !self.table_full {
-            core.bite(Limit::Transactions, Some(self.me.key), fx);
+            core.bite(Limit::Transactions, Some(self.me.key));
         }
         self.table_full = full;
     }
@@ -510,17 +511,18 @@ impl Peer {
         transit: &Transit,
         status: Status,
         comment: Option<&str>,
-        fx: &mut Effects,
+        core: &mut Core,
     ) {
         let from = transit.head.to_path(&transit.octets).first().unwrap_or_default();
-        self.respond_from(from, transit, (status, comment), fx);
+        self.respond_from(from, transit, (status, comment), core);
     }
 
     /// Answers a request that need not be well-formed: its To-Path may be wrong, or absent.
-    fn refuse(&mut self, transit: &Transit, status: Status, settings: &Settings, fx: &mut Effects) {
+    fn refuse(&mut self, transit: &Transit, status: Status, core: &mut Core) {
         match transit.head.first_to(&transit.octets) {
-            Some(from) => self.respond_from(from, transit, (status, None), fx),
+            Some(from) => self.respond_from(from, transit, (status, None), core),
             None => {
+                let settings = &core.settings;
                 let Transport { secure, port } = self.transport;
                 let scheme = if secure { "msrps" } else { "msrp" };
                 // What we dialled has no port of ours.
@@ -528,7 +530,7 @@ impl Peer {
                 let port = Some(port).filter(|port| settings.ports.contains(port)).or_else(ours);
                 let port = port.unwrap_or(PORT_DEFAULT);
                 let own = format!("{scheme}://{}:{port};tcp", settings.hostname);
-                self.respond_from(own.as_bytes(), transit, (status, None), fx);
+                self.respond_from(own.as_bytes(), transit, (status, None), core);
             }
         }
     }
@@ -538,13 +540,13 @@ impl Peer {
         from: &[u8],
         transit: &Transit,
         (status, comment): (Status, Option<&str>),
-        fx: &mut Effects,
+        core: &mut Core,
     ) {
         FrameWriter::response(self.out.control(), transit.head.tid(&transit.octets), status, comment)
             .header("To-Path", response_to_path(transit))
             .header("From-Path", from)
             .end(Flag::Last);
-        self.wake(fx);
+        self.wake(core);
     }
 
     fn take_unanswered(&mut self, sequence: u32) -> Option<Unanswered> {
@@ -597,7 +599,7 @@ impl Peer {
     }
 
     /// Answers all requests whose session is no longer able to.
-    pub(crate) fn answer_all(&self, core: &mut Core, fx: &mut Effects, lost: impl Fn(SessionRef) -> bool) {
+    pub(crate) fn answer_all(&self, core: &mut Core, lost: impl Fn(SessionRef) -> bool) {
         let running = match &self.incoming {
             Incoming::Request { session, stream, .. } if lost(*session) => Some(stream.sequence),
             _ => None,
@@ -605,10 +607,7 @@ impl Peer {
         let waiting = self.unanswered.iter().filter(|u| lost(u.session));
         for sequence in waiting.map(|u| u.sequence).chain(running) {
             let peer = self.me;
-            core.post(
-                Message::Answer { stream: StreamId { peer, sequence }, status: Some(Status::NO_SESSION) },
-                fx,
-            );
+            core.tell_peer(peer, PeerStep::Answer { sequence, status: Some(Status::NO_SESSION) });
         }
     }
 

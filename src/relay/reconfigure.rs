@@ -6,13 +6,13 @@
 
 use std::mem;
 
-use super::message::Message;
+use super::message::PeerStep;
 use super::peer::Role;
-use super::{Effects, Limits, Relay, Settings, UserKey, Who};
+use super::{Limits, Relay, Settings, UserKey, Who};
 
 impl Relay {
     /// Goes on with other settings; see [`Input::Reconfigured`](super::Input::Reconfigured).
-    pub(super) fn on_reconfigured(&mut self, settings: Settings, fx: &mut Effects) {
+    pub(super) fn on_reconfigured(&mut self, settings: Settings) {
         let core = &mut self.core;
         let cores = core.cores.len();
         let before = mem::replace(&mut core.settings, settings);
@@ -31,11 +31,11 @@ impl Relay {
         }
         if begins_to_count {
             self.count_everybody();
-            self.tell_all(|who| matches!(who, Who::User(_)), fx);
+            self.tell_all(|who| matches!(who, Who::User(_)));
         }
         if begins_to_limit {
             for who in self.core.register.users() {
-                self.tell_share(who, fx);
+                self.tell_share(who);
             }
         }
         for peer in self.peers.values_mut() {
@@ -44,13 +44,13 @@ impl Relay {
             }
             for (source, octets) in peer.out.take_owed().filter(|(_, octets)| *octets > 0) {
                 let from = self.core.me;
-                self.core.post(Message::Credit { peer: source, from, octets }, fx);
+                self.core.tell_peer(source, PeerStep::Credit { from, octets });
             }
-            peer.count_full_table(&mut self.core, fx);
-            peer.update_pause(&mut self.core, fx);
+            peer.count_full_table(&mut self.core);
+            peer.update_pause(&mut self.core);
             peer.set_alarm(&mut self.core);
             // More may be written at a time, or await an answer.
-            peer.wake(fx);
+            peer.wake(&mut self.core);
         }
     }
 

@@ -22,15 +22,15 @@ use std::time::Instant;
 use slotmap::SlotMap;
 
 use super::admission::{UserKey, Who};
+use super::core::Core;
 use super::ids::{
     CoreId, Entropy, PeerKey, PeerRef, SecretHasher, SessionId, SessionKey, SessionRef, StreamId, UriId,
 };
 use super::limit::Limit;
-use super::message::{Giver, Message, MessageId, Notice, Outer, Transit};
+use super::message::{Giver, Message, MessageId, Notice, Outer, PeerStep, SessionStep, Transit};
 use super::orphan::Failure;
 use super::transaction::RESPONSE_TIMEOUT;
 use super::view::{EndReason, Far, SessionState, SessionView, authority_of_first};
-use super::{Core, Effects};
 use crate::proto::digest::Verified;
 use crate::proto::head::ByteRange;
 use crate::proto::parser::Flag;
@@ -660,22 +660,26 @@ impl OwnUri {
 
 impl Running {
     /// Passes the end of the request on to where it went.
-    fn end(&self, flag: Flag, core: &mut Core, fx: &mut Effects) {
+    fn end(&self, flag: Flag, core: &mut Core) {
         let message = match self.next {
-            Outer::Peer(peer) => Message::Close { peer, stream: self.stream, flag },
-            Outer::Session(session) => Message::End { session, stream: self.stream, flag },
+            Outer::Peer(peer) => {
+                Message::ToPeer { to: peer, step: PeerStep::End { stream: self.stream, flag } }
+            }
+            Outer::Session(session) => {
+                Message::ToSession { to: session, step: SessionStep::End { stream: self.stream, flag } }
+            }
         };
-        core.post(message, fx);
+        core.post(message);
     }
 }
 
 /// Tells whoever handed a request to a session that it will not take it, or no more of it.
-fn refuse(core: &mut Core, id: SessionRef, running: &Running, status: Status, fx: &mut Effects) {
+fn refuse(core: &mut Core, id: SessionRef, running: &Running, status: Status) {
     let stream = running.stream;
     match running.giver {
         Giver::Peer | Giver::Relay => {
             let status = Some(status);
-            core.post(Message::Answer { stream, status }, fx);
+            core.tell_peer(stream.peer, PeerStep::Answer { sequence: stream.sequence, status });
         }
         Giver::Session(before) if running.transit.wants_answer() => {
             // It may have ended there already: see the orphans.
@@ -683,8 +687,8 @@ fn refuse(core: &mut Core, id: SessionRef, running: &Running, status: Status, fx
             notice.extend(running.octets);
             let place = Outer::Session(id);
             core.orphans.adopt(place, Failure { notice, status });
-            let broken = Message::Broken { session: before, stream, status };
-            core.post(broken, fx);
+            let broken = Message::ToSession { to: before, step: SessionStep::Broken { stream, status } };
+            core.post(broken);
         }
         Giver::Session(_) => {}
     }

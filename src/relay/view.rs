@@ -6,10 +6,10 @@
 use std::time::{Duration, Instant};
 
 use super::ids::{PeerKey, PeerRef, SessionId, SessionKey};
-use super::message::{Message, Outer};
+use super::message::{Outer, SessionStep};
 use super::peer::Role;
 use super::session::Session;
-use super::{CloseReason, Effects, Relay};
+use super::{CloseReason, Relay};
 use crate::proto::uri::{MsrpUri, Path};
 
 /// A session on this core, whether or not it is still there.
@@ -180,16 +180,16 @@ impl Relay {
 
     /// An operator ends a session, with its client's connection and all that lives by it. A connection with a relay
     /// serves others, too: it stays.
-    pub(super) fn on_operator_closes(&mut self, session: SessionHandle, fx: &mut Effects) {
+    pub(super) fn on_operator_closes(&mut self, session: SessionHandle) {
         let Some(client) = self.sessions.get(session.0).map(Session::client) else {
             return;
         };
         match client {
-            Some(client) => self.close_peer(client, CloseReason::Operator, fx),
+            Some(client) => self.close_peer(client, CloseReason::Operator),
             None => {
                 self.sessions.note_end(session.0, EndReason::Closed(CloseReason::Operator));
                 if let Some(session) = self.sessions.id_of(session.0) {
-                    self.core.post(Message::InnerLost { session }, fx);
+                    self.core.tell_session(session, SessionStep::InnerLost);
                 }
             }
         }

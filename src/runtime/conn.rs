@@ -484,7 +484,7 @@ impl Conn {
         let octets = pool::freeze(plain);
         let mut at = 0;
         let mut failure = None;
-        shared.feed_with(|relay, now, fx| {
+        shared.feed_with(|relay, now| {
             loop {
                 let step = match parser.step(octets.get(at..).unwrap_or_default()) {
                     Ok(Some(step)) => step,
@@ -508,11 +508,11 @@ impl Conn {
                     Piece::Blank => Input::Blank { peer, octets: step.consumed },
                 };
                 at += step.consumed;
-                relay.handle(now, input, fx);
+                relay.handle(now, input);
             }
             let bytes = records + octets.len() - at;
             if self.unfinished.replace(bytes) != bytes {
-                relay.handle(now, Input::Unfinished { peer, bytes }, fx);
+                relay.handle(now, Input::Unfinished { peer, bytes });
             }
         });
         if at > 0 && self.up.get() {

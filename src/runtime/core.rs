@@ -1,12 +1,13 @@
 //! One core: a pinned executor, the connections it owns, its relay.
 //!
-//! Invariants: the [`Relay`] is borrowed for change in [`Shared::feed_with`] and [`Shared::next_flush`] alone,
-//! and never across an await; everything that may wait on something slow is asked of the control plane;
+//! Invariants: the [`Relay`] is borrowed for change in [`Shared::tell`], through which goes all that it is told, in
+//! [`Shared::next_flush`], and to take what it asks for; never across an await. Everything that may wait on something
+//! slow is asked of the control plane;
 //! every task is held by [`Tasks`]; a core whose task panics ends in order, its connections closed and
 //! its listeners free for the next life.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -32,8 +33,8 @@ use crate::config::{Limits, Outbound};
 use crate::control::{Answer, ControlHandle, Secret, WhyUnavailable};
 use crate::proto::digest::Attempt;
 use crate::relay::{
-    CloseReason, CoreId, Effect, Effects, EndReason, Event as RelayEvent, Input, Limit, LookUpAnswer,
-    LookUpTicket, OutBatch, PeerKey, Relay, SessionView, Settings, Stats, Transport, Who, WriteState,
+    CloseReason, CoreId, Effect, EndReason, Event as RelayEvent, Input, Limit, LookUpAnswer, LookUpTicket,
+    Message, OutBatch, PeerKey, Relay, SessionView, Settings, Stats, Transport, Who, WriteState,
 };
 use crate::telemetry::{Counters, LookUpEnd, PUBLISHED_EVERY, Record, Records, Site, Source, gated};
 
@@ -98,9 +99,6 @@ pub(crate) enum CoreEnd {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(super) relay: RefCell<Relay>,
-    effects: RefCell<Effects>,
-    /// Effects not applied yet, in the order in which the relay asked for them.
-    due: RefCell<VecDeque<Effect>>,
     applying: Cell<bool>,
     batch: RefCell<OutBatch>,
     /// For records that are made of several parts.
@@ -213,8 +211,6 @@ impl Shared {
         let cores = usize::from(plan.settings.cores);
         Self {
             relay: RefCell::new(Relay::new(plan.id, plan.settings, plan.seed, Instant::now())),
-            effects: RefCell::default(),
-            due: RefCell::default(),
             applying: Cell::new(false),
             batch: RefCell::default(),
             seam: RefCell::default(),
@@ -276,18 +272,22 @@ impl Shared {
 
     /// Tells the relay what happened and does what it asks for.
     pub(crate) fn feed(self: &Rc<Self>, inputs: impl IntoIterator<Item = Input>) {
-        self.feed_with(|relay, now, fx| {
+        self.feed_with(|relay, now| {
             for input in inputs {
-                relay.handle(now, input, fx);
+                relay.handle(now, input);
             }
         });
     }
 
     /// The same, for what can only be said piece by piece.
-    pub(crate) fn feed_with(self: &Rc<Self>, feed: impl FnOnce(&mut Relay, Instant, &mut Effects)) {
-        let mut fx = self.effects.take();
-        feed(&mut self.relay.borrow_mut(), Instant::now(), &mut fx);
-        self.apply(fx);
+    pub(crate) fn feed_with(self: &Rc<Self>, feed: impl FnOnce(&mut Relay, Instant)) {
+        self.tell(feed);
+        self.apply();
+    }
+
+    /// Tells the relay something. What it asks for is done by [`Self::apply`].
+    fn tell<T>(&self, tell: impl FnOnce(&mut Relay, Instant) -> T) -> T {
+        tell(&mut self.relay.borrow_mut(), Instant::now())
     }
 
     /// Has a look at the relay, which must not take long.
@@ -306,38 +306,38 @@ impl Shared {
         peer: PeerKey,
         write: impl FnOnce(&OutBatch, &mut Vec<u8>),
     ) -> WriteState {
-        let mut fx = self.effects.take();
         let mut batch = self.batch.borrow_mut();
-        let state = self.relay.borrow_mut().poll_write(Instant::now(), peer, &mut batch, &mut fx);
+        let state = self.relay.borrow_mut().poll_write(Instant::now(), peer, &mut batch);
         if !batch.is_empty() {
             write(&batch, &mut self.seam.borrow_mut());
         }
         batch.clear();
         drop(batch);
-        self.apply(fx);
+        self.apply();
         state
     }
 
     /// An effect may feed the relay again before it returns, for a task runs as soon as it is spawned. What comes of
     /// that waits behind the effects that are due already: a resume must not overtake the pause before it.
-    fn apply(self: &Rc<Self>, mut fx: Effects) {
-        for (core, messages) in fx.parcels.drain(..) {
+    fn apply(self: &Rc<Self>) {
+        while let Some((core, messages)) = self.next_parcel() {
             self.mesh.send(core, messages);
         }
-        self.due.borrow_mut().extend(fx.list.drain(..));
-        // Kept for its memory.
-        *self.effects.borrow_mut() = fx;
         if self.applying.replace(true) {
             return;
         }
-        while let Some(effect) = self.next_due() {
+        while let Some(effect) = self.next_effect() {
             self.apply_one(effect);
         }
         self.applying.set(false);
     }
 
-    fn next_due(&self) -> Option<Effect> {
-        self.due.borrow_mut().pop_front()
+    fn next_parcel(&self) -> Option<(CoreId, Vec<Message>)> {
+        self.relay.borrow_mut().poll_parcel()
+    }
+
+    fn next_effect(&self) -> Option<Effect> {
+        self.relay.borrow_mut().poll_effect()
     }
 
     fn apply_one(self: &Rc<Self>, effect: Effect) {
@@ -534,21 +534,17 @@ impl Shared {
         address: SocketAddr,
         begin: impl FnOnce(PeerKey) -> bool,
     ) {
-        let mut fx = self.effects.take();
-        let accepted = self.relay.borrow_mut().accept(Instant::now(), transport, address.ip(), &mut fx);
+        let accepted = self.tell(|relay, now| relay.accept(now, transport, address.ip()));
         let lost = match accepted {
             // Before the effects: they may speak of this connection.
             Ok(peer) => Some(peer).filter(|peer| !begin(*peer)),
             // The relay has no name for one that it does not take, so its line has its address from here.
             Err(limit) => {
-                fx.list.retain(|effect| {
-                    !matches!(effect, Effect::Event(RelayEvent::LimitReached { peer: None, .. }))
-                });
                 log::limit_reached(limit, || Felt { address: Some(address), ..Felt::default() });
                 None
             }
         };
-        self.apply(fx);
+        self.apply();
         // After the effects: whoever counts must hear of its coming first.
         if let Some(peer) = lost {
             self.feed([Input::Lost { peer }]);
@@ -643,8 +639,8 @@ impl Shared {
         self.relay.borrow().stats().sessions_open()
     }
 
-    fn look_at_family(&self) {
-        self.relay.borrow_mut().set_kin(self.family.generations());
+    fn look_at_family(self: &Rc<Self>) {
+        self.feed([Input::OtherGenerations(self.family.generations())]);
     }
 
     /// Closes every connection in order, as far as the peers let us in time.

@@ -12,11 +12,11 @@ use crate::proto::status::Status;
 use crate::relay::admission::{Tally, UserKey, Who};
 use crate::relay::ids::{CoreId, LookUpTicket, PeerKey, SessionKey};
 use crate::relay::limit::Limit;
-use crate::relay::message::{Message, Transit};
+use crate::relay::message::{PeerStep, SessionStep, Transit};
 use crate::relay::peer::{Peer, Role};
 use crate::relay::session::{NewSession, NewUri};
 use crate::relay::view::authority_of_first;
-use crate::relay::{CloseReason, Effects, Event, Relay};
+use crate::relay::{CloseReason, Event, Relay};
 
 impl Relay {
     /// Whether a session is asked for that counts among its user's. A client's connection counts once, whatever it has;
@@ -31,7 +31,7 @@ impl Relay {
     }
 
     /// Asks the core that counts the user for a place among the user's sessions.
-    pub(super) fn claim(&mut self, key: PeerKey, claim: Claim, fx: &mut Effects) {
+    pub(super) fn claim(&mut self, key: PeerKey, claim: Claim) {
         let Some(peer) = self.peers.get_mut(key) else {
             return;
         };
@@ -45,11 +45,11 @@ impl Relay {
         auth.claim = Some(Box::new(claim));
         let counter = Who::User(user).counter(self.core.cores.len());
         if self.core.running(counter).is_some() {
-            self.core.tally(Who::User(user), Tally::Claim { peer, ticket }, fx);
+            self.core.tally(Who::User(user), Tally::Claim { peer, ticket });
         } else {
             // Nobody counts just now: better one too many than nobody at all.
             let who = Who::User(user);
-            self.core.post(Message::Claimed { peer, ticket, who, granted: true, counter: None }, fx);
+            self.core.tell_peer(peer, PeerStep::Claimed { ticket, who, granted: true, counter: None });
         }
     }
 
@@ -60,7 +60,6 @@ impl Relay {
         who: Who,
         granted: bool,
         counter: Option<CoreId>,
-        fx: &mut Effects,
     ) {
         let key = ticket.peer;
         let auth = self.peers.get_mut(key).and_then(|peer| peer.by_ticket(ticket.number));
@@ -69,7 +68,7 @@ impl Relay {
             // Who asked is gone. A core that has died since has forgotten what it counted.
             let index = who.counter(self.core.cores.len());
             if counter.is_some() && counter == self.core.running(index) {
-                self.core.tally(who, Tally::Released, fx);
+                self.core.tally(who, Tally::Released);
             }
             return;
         };
@@ -79,68 +78,62 @@ impl Relay {
             if let Some(peer) = self.peers.get_mut(key).filter(|_| !is_through_relay(&transit)) {
                 peer.count_among(user, &mut self.core);
             }
-            self.admit(key, *claim, true, fx)
+            self.admit(key, *claim, true)
         } else {
-            self.core.bite(Limit::SessionsPerUser, Some(key), fx);
+            self.core.bite(Limit::SessionsPerUser, Some(key));
             Err(Refusal::Respond(Status::FORBIDDEN, "Too many sessions of this user"))
         };
         if let Err(refusal) = outcome {
             if granted && is_through_relay(&transit) {
                 // No session was made that could give the place back.
-                self.core.tally(who, Tally::Released, fx);
+                self.core.tally(who, Tally::Released);
             }
-            self.refuse_auth(key, &transit, &refusal, fx);
+            self.refuse_auth(key, &transit, &refusal);
         }
         if let Some(peer) = self.peers.get_mut(key) {
             peer.drop_idle_ticket(ticket.number);
-            peer.update_pause(&mut self.core, fx);
+            peer.update_pause(&mut self.core);
         }
     }
 
     /// A core that counted users is gone: what was asked of it is granted.
-    pub(crate) fn grant_claims_of(&mut self, gone: CoreId, fx: &mut Effects) {
+    pub(crate) fn grant_claims_of(&mut self, gone: CoreId) {
         let cores = self.core.cores.len();
         for (peer, claim) in claims(&self.peers) {
             let user = UserKey::new(claim.verified.username(), claim.verified.realm());
             if Who::User(user).counter(cores) == usize::from(gone.index) {
                 let ticket = LookUpTicket { peer: peer.me.key, number: claim.waiting.ticket };
                 let (peer, who) = (peer.me, Who::User(user));
-                self.core.post(Message::Claimed { peer, ticket, who, granted: true, counter: None }, fx);
+                self.core.tell_peer(peer, PeerStep::Claimed { ticket, who, granted: true, counter: None });
             }
         }
     }
 
     /// The core at a position is up: what it was asked before it could hear, it is asked again. A second
     /// answer finds nobody, and gives the place back.
-    pub(crate) fn claim_again(&mut self, index: usize, fx: &mut Effects) {
+    pub(crate) fn claim_again(&mut self, index: usize) {
         let cores = self.core.cores.len();
         for (peer, claim) in claims(&self.peers) {
             let who = Who::User(UserKey::new(claim.verified.username(), claim.verified.realm()));
             if who.counter(cores) == index {
                 let ticket = LookUpTicket { peer: peer.me.key, number: claim.waiting.ticket };
-                self.core.tally(who, Tally::Claim { peer: peer.me, ticket }, fx);
+                self.core.tally(who, Tally::Claim { peer: peer.me, ticket });
             }
         }
     }
 
     /// Everything is in order, and there is a place among the user's sessions if they are counted.
-    pub(super) fn admit(
-        &mut self,
-        key: PeerKey,
-        claim: Claim,
-        counted: bool,
-        fx: &mut Effects,
-    ) -> Result<(), Refusal> {
+    pub(super) fn admit(&mut self, key: PeerKey, claim: Claim, counted: bool) -> Result<(), Refusal> {
         let Claim { waiting, verified, ha1, granted } = claim;
         let value = waiting.transit.head.authorization(&waiting.transit.octets).unwrap_or_default();
         let authorization =
             Authorization::parse(value).map_err(|_| Refusal::Malformed("malformed credentials"))?;
-        let uri = self.open_or_refresh(key, &waiting, verified, &granted, counted, fx)?;
+        let uri = self.open_or_refresh(key, &waiting, verified, &granted, counted)?;
         if let Some(peer) = self.peers.get_mut(key) {
-            peer.prove(&mut self.core, fx);
+            peer.prove(&mut self.core);
         }
         self.update_session_over(key);
-        self.accept_auth(key, &uri, &waiting.transit, &authorization, &ha1, &granted, fx);
+        self.accept_auth(key, &uri, &waiting.transit, &authorization, &ha1, &granted);
         Ok(())
     }
 
@@ -153,7 +146,6 @@ impl Relay {
         verified: Verified,
         granted: &Granted,
         counted: bool,
-        fx: &mut Effects,
     ) -> Result<Arc<[u8]>, Refusal> {
         const ANOTHER: Refusal =
             Refusal::Respond(Status::FORBIDDEN, "Open another connection for another session");
@@ -190,7 +182,7 @@ impl Relay {
                 return Err(ANOTHER);
             }
             let id = self.sessions.id_of(session);
-            fx.event(Event::SessionRenewed {
+            self.core.effects.event(Event::SessionRenewed {
                 session: id.map(|id| id.id.prefix().to_owned()).unwrap_or_default(),
             });
             return self.sessions.renew(session, uri, &mut self.core).ok_or(ANOTHER);
@@ -210,9 +202,9 @@ impl Relay {
         if through_relay && let Some(id) = self.sessions.id_of(session) {
             let nearest = waiting.transit.received_from_path().first().unwrap_or_default();
             let chunk_max = self.core.settings.chunk_bounds.of_uri(nearest);
-            self.core.post(Message::Bind { peer: peer.me, session: id, chunk_max }, fx);
+            self.core.tell_peer(peer.me, PeerStep::Bind { session: id, chunk_max });
         }
-        fx.event(Event::SessionOpened {
+        self.core.effects.event(Event::SessionOpened {
             session: self.sessions.id_of(session).map(|id| id.id.prefix().to_owned()).unwrap_or_default(),
             user: verified.username().to_owned(),
             realm: verified.realm().to_owned(),
@@ -231,7 +223,6 @@ impl Relay {
         authorization: &Authorization<'_>,
         ha1: &Ha1,
         granted: &Granted,
-        fx: &mut Effects,
     ) {
         self.core.stats.auth_ok += 1;
         // In the order in which the client uses them: the way back from here to it is in From-Path (RFC 4976, 5.1).
@@ -264,7 +255,7 @@ impl Relay {
             .header_fmt("Expires", format_args!("{}", granted.seconds))
             .header("Authentication-Info", info.as_bytes())
             .end(Flag::Last);
-        peer.wake(fx);
+        peer.wake(&mut self.core);
     }
 
     /// Notes when the first session of a connection is over, and sees to it then.
@@ -282,14 +273,14 @@ impl Relay {
     /// Sessions that expired so long ago that no transaction can be open that went through them are
     /// ended, as if their client had gone (norm A12). The connection stays: its client may ask for
     /// another.
-    pub(crate) fn end_sessions(&mut self, key: PeerKey, fx: &mut Effects) {
+    pub(crate) fn end_sessions(&mut self, key: PeerKey) {
         let now = self.core.now;
         if let Some(peer) = self.peers.get_mut(key)
             && let Role::Client { sessions } = &mut peer.role
         {
             for over in sessions.extract_if(.., |s| self.sessions.is_over(*s, now)) {
                 if let Some(session) = self.sessions.id_of(over) {
-                    self.core.post(Message::InnerLost { session }, fx);
+                    self.core.tell_session(session, SessionStep::InnerLost);
                 }
             }
             if sessions.is_empty() {
@@ -297,7 +288,7 @@ impl Relay {
                 if let Some(user) = peer.user.take() {
                     // Others of the user's may have its place.
                     self.core.rates.end(user, now);
-                    self.core.tally(Who::User(user), Tally::Released, fx);
+                    self.core.tally(Who::User(user), Tally::Released);
                 }
             }
         }

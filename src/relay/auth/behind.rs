@@ -15,12 +15,13 @@ use std::time::Instant;
 use super::{AuthState, Refusal};
 use crate::proto::status::Status;
 use crate::proto::uri::MsrpUri;
+use crate::relay::CloseReason;
 use crate::relay::admission::{UserKey, Who};
+use crate::relay::core::Core;
 use crate::relay::ids::{Entropy, SecretHasher, SessionKey};
 use crate::relay::message::Transit;
 use crate::relay::peer::{Peer, Role};
 use crate::relay::session::Sessions;
-use crate::relay::{CloseReason, Core};
 
 /// Clients behind one relay with sessions of ours that came by one connection.
 const CLIENTS_MAX: usize = 4096;

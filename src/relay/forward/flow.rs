@@ -22,7 +22,7 @@ use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::write::write_end_line;
 use crate::relay::ids::{CoreId, PeerRef, StreamId, Tid};
-use crate::relay::message::{Hop, Message, Notice, Transit};
+use crate::relay::message::{Hop, Message, Notice, PeerStep, SessionStep, Transit};
 use crate::relay::orphan::Failure;
 use crate::relay::output::OutBatch;
 use crate::relay::transaction::{Transactions, merge};
@@ -274,7 +274,7 @@ impl Flow {
             None => return false,
             Some(Next::Resume(piece)) => {
                 if let Some(current) = &mut self.current {
-                    current.resume(piece, out, cx.entropy);
+                    current.resume(piece, out, &mut cx.core.entropy);
                 }
             }
             Some(Next::Begin(piece)) => {
@@ -285,7 +285,7 @@ impl Flow {
                 let transit = if piece.whole && piece.last { transit } else { transit.compact() };
                 share_report_to(&mut self.report_to, &transit);
                 let mut current = Current::unwritten(stream, hop, transit, Arc::clone(&self.report_to));
-                current.tid = Tid::mint(cx.entropy);
+                current.tid = Tid::mint(&mut cx.core.entropy);
                 current.wire = EndLineWatch::new(current.tid);
                 current.interruptible = !piece.whole;
                 current.on_wire = true;
@@ -294,7 +294,7 @@ impl Flow {
                 self.current = Some(current);
             }
         }
-        *cx.chunks_out += 1;
+        cx.core.stats.chunks_out += 1;
         true
     }
 
@@ -425,10 +425,9 @@ impl Flow {
             current.progress = Progress::Over;
             (!aborted).then(|| failure.into_message())
         } else {
-            let message = Message::Broken {
-                session: failure.notice.session,
-                stream: failure.notice.stream,
-                status: failure.status,
+            let message = Message::ToSession {
+                to: failure.notice.session,
+                step: SessionStep::Broken { stream: failure.notice.stream, status: failure.status },
             };
             current.progress = Progress::Refused(Box::new(failure));
             Some(message)
@@ -481,7 +480,10 @@ impl Flow {
                     let status = Status::STOP;
                     if !complete {
                         let (session, stream) = (hop.session, *stream);
-                        messages.push(Message::Broken { session, stream, status });
+                        messages.push(Message::ToSession {
+                            to: session,
+                            step: SessionStep::Broken { stream, status },
+                        });
                         kept.extend(request);
                         continue;
                     }
@@ -500,7 +502,10 @@ impl Flow {
         }
         self.items = kept;
         let status = Status::STOP;
-        messages.extend(notices.into_iter().map(|notice| Message::Failed { notice, status }));
+        messages.extend(notices.into_iter().map(|notice| Message::ToSession {
+            to: notice.session,
+            step: SessionStep::Failed { notice, status },
+        }));
         dropped
     }
 
@@ -518,7 +523,7 @@ impl Flow {
     }
 
     /// The steps that queue all this elsewhere.
-    pub(super) fn release(self, to: PeerRef) -> impl Iterator<Item = Message> {
+    pub(super) fn release(self) -> impl Iterator<Item = PeerStep> {
         debug_assert!(self.current.is_none(), "nothing has been written");
         let mut front = None;
         self.items.into_iter().filter_map(move |item| {
@@ -527,9 +532,9 @@ impl Flow {
             }
             let stream = front?;
             Some(match item {
-                Item::Head { hop, transit, .. } => Message::Open { peer: to, hop, stream, transit },
-                Item::Body(octets) => Message::Piece { peer: to, stream, octets },
-                Item::End(flag) => Message::Close { peer: to, stream, flag },
+                Item::Head { hop, transit, .. } => PeerStep::Request { hop, stream, transit },
+                Item::Body(octets) => PeerStep::Body { stream, octets },
+                Item::End(flag) => PeerStep::End { stream, flag },
             })
         })
     }
@@ -574,7 +579,7 @@ impl Flow {
 fn pay(source: PeerRef, owed: &mut usize, cx: &mut WriteContext<'_>) {
     let octets = mem::take(owed);
     if octets > 0 {
-        (cx.post)(Message::Credit { peer: source, from: cx.me, octets });
+        cx.core.tell_peer(source, PeerStep::Credit { from: cx.core.me, octets });
     }
 }
 

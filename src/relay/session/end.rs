@@ -11,15 +11,15 @@ use crate::proto::write::FrameWriter;
 use crate::relay::admission::{Tally, Who};
 use crate::relay::ids::{CoreId, PeerRef, SessionRef, StreamId, Tid};
 use crate::relay::limit::Limit;
-use crate::relay::message::{Giver, Message, MessageId, Notice, Outer};
+use crate::relay::message::{Giver, Message, MessageId, Notice, Outer, PeerStep, SessionStep};
 use crate::relay::peer::Peer;
 use crate::relay::view::EndReason;
-use crate::relay::{CloseReason, Effects, Event, Offence, Relay};
+use crate::relay::{CloseReason, Event, Offence, Relay};
 
 impl Relay {
     /// The hop after a session refuses a request that is still coming in: it is stopped here, and
     /// the hop before is told by the response it still waits for (norm F7).
-    pub(crate) fn on_broken(&mut self, id: SessionRef, stream: StreamId, status: Status, fx: &mut Effects) {
+    pub(crate) fn on_broken(&mut self, id: SessionRef, stream: StreamId, status: Status) {
         if let Some(running) = self.sessions.find(id).and_then(|session| session.take_running(stream)) {
             let message = running.transit.head.message_id(&running.transit.octets).map(MessageId::new);
             if status == Status::STOP
@@ -28,21 +28,15 @@ impl Relay {
                 session.stop(running.inward, message);
                 self.sessions.recount_by_id(id, &mut self.core);
             }
-            running.end(Flag::Aborted, &mut self.core, fx);
-            refuse(&mut self.core, id, &running, status, fx);
+            running.end(Flag::Aborted, &mut self.core);
+            refuse(&mut self.core, id, &running, status);
         }
     }
 
     /// A connection that serves several sessions is held up. If it is whoever this session leads to that takes
     /// nothing, what waits for it from there is refused: one slow receiver must not stop the others (norm
     /// S14).
-    pub(crate) fn on_relieve(
-        &mut self,
-        id: SessionRef,
-        source: PeerRef,
-        before: Option<SessionRef>,
-        fx: &mut Effects,
-    ) {
+    pub(crate) fn on_relieve(&mut self, id: SessionRef, source: PeerRef, before: Option<SessionRef>) {
         let me = self.core.me;
         let Some(session) = self.sessions.find(id) else {
             return;
@@ -52,15 +46,18 @@ impl Relay {
         let sides = [inner, session.outer_side()];
         for side in sides.into_iter().flatten().filter(|side| *side != origin) {
             let message = match side {
-                Outer::Peer(peer) => Message::Shed { peer, source },
-                Outer::Session(session) => Message::Relieve { session, source, before: Some(id) },
+                Outer::Peer(peer) => Message::ToPeer { to: peer, step: PeerStep::Shed { source } },
+                Outer::Session(session) => Message::ToSession {
+                    to: session,
+                    step: SessionStep::Relieve { source, before: Some(id) },
+                },
             };
-            self.core.post(message, fx);
+            self.core.post(message);
         }
     }
 
     /// Octets of one connection wait for another, and hold up third ones.
-    pub(crate) fn on_shed(&mut self, slow: PeerRef, source: PeerRef, fx: &mut Effects) {
+    pub(crate) fn on_shed(&mut self, slow: PeerRef, source: PeerRef) {
         let inner = slow.key;
         let stall_timeout = self.core.settings.limits.stall_timeout;
         let now = self.core.now;
@@ -71,20 +68,20 @@ impl Relay {
             return;
         };
         let (dropped, messages) = client.out.shed(source);
-        client.recount(&mut self.core, fx);
+        client.recount(&mut self.core);
         if dropped > 0 {
-            client.wake(fx);
-            self.core.bite(Limit::StallTimeout, Some(inner), fx);
-            self.core.credit(source, dropped, fx);
+            client.wake(&mut self.core);
+            self.core.bite(Limit::StallTimeout, Some(inner));
+            self.core.credit(source, dropped);
         }
         for message in messages {
-            self.core.post(message, fx);
+            self.core.post(message);
         }
     }
 
     /// A request failed after it had ended: a SEND has been answered and is followed by a REPORT,
     /// everything else is answered now (norms F7, F9).
-    pub(crate) fn on_hop_failed(&mut self, notice: &Notice, status: Status, fx: &mut Effects) {
+    pub(crate) fn on_hop_failed(&mut self, notice: &Notice, status: Status) {
         if notice.method == Method::Send {
             if status == Status::STOP
                 && let (Some(session), Some(message)) =
@@ -93,16 +90,16 @@ impl Relay {
                 session.stop(notice.inward, message.clone());
                 self.sessions.recount_by_id(notice.session, &mut self.core);
             }
-            self.report(notice, status, fx);
+            self.report(notice, status);
         } else {
             let stream = notice.stream;
             let status = Some(status);
-            self.core.post(Message::Answer { stream, status }, fx);
+            self.core.tell_peer(stream.peer, PeerStep::Answer { sequence: stream.sequence, status });
         }
     }
 
     /// Sends a failure REPORT the way the SEND came (norm F9).
-    fn report(&mut self, notice: &Notice, status: Status, fx: &mut Effects) {
+    fn report(&mut self, notice: &Notice, status: Status) {
         let Some(session) = self.sessions.find(notice.session) else {
             return;
         };
@@ -112,7 +109,7 @@ impl Relay {
             return;
         };
         let back = match (&session.outer, notice.inward) {
-            (_, false) => match self.reach_inside(notice.session, fx) {
+            (_, false) => match self.reach_inside(notice.session) {
                 Ok(peer) => Outer::Peer(peer),
                 Err(_) => return,
             },
@@ -144,70 +141,69 @@ impl Relay {
             .header_fmt("Status", format_args!("000 {} {}", status.code(), status.phrase()))
             .end(Flag::Last);
         self.core.stats.reports_sent += 1;
-        fx.event(Event::ReportSent { session: notice.session.id.prefix().to_owned(), status });
+        self.core.effects.event(Event::ReportSent { session: notice.session.id.prefix().to_owned(), status });
         let octets = Bytes::from(frame);
         let message = match back {
-            Outer::Peer(peer) => Message::Frame { peer, octets },
-            Outer::Session(session) => Message::Report { session, from: notice.session, octets },
+            Outer::Peer(peer) => Message::ToPeer { to: peer, step: PeerStep::Frame { octets } },
+            Outer::Session(session) => {
+                Message::ToSession { to: session, step: SessionStep::Report { from: notice.session, octets } }
+            }
         };
-        self.core.post(message, fx);
+        self.core.post(message);
     }
 
     /// A REPORT of this relay's own, from the session that `id` is linked to.
-    pub(crate) fn on_report(&mut self, id: SessionRef, from: SessionRef, octets: Bytes, fx: &mut Effects) {
+    pub(crate) fn on_report(&mut self, id: SessionRef, from: SessionRef, octets: Bytes) {
         if !self.is_linked(id, from) {
             return;
         }
-        if let Ok(peer) = self.reach_inside(id, fx) {
-            self.core.post(Message::Frame { peer, octets }, fx);
+        if let Ok(peer) = self.reach_inside(id) {
+            self.core.tell_peer(peer, PeerStep::Frame { octets });
         }
     }
 
     /// The client is gone, and with it the session (norm A10).
-    pub(crate) fn on_inner_lost(&mut self, id: SessionRef, fx: &mut Effects) {
+    pub(crate) fn on_inner_lost(&mut self, id: SessionRef) {
         let Some(session) = self.sessions.remove(id) else {
             return;
         };
         self.core.stats.sessions_closed += 1;
-        self.core.keep(session.weight, 0, fx);
+        self.core.keep(session.weight, 0);
         let reason = session.end.unwrap_or(EndReason::Expired);
-        fx.event(Event::SessionClosed { session: Box::new(session.view(self.core.now)), reason });
+        self.core
+            .effects
+            .event(Event::SessionClosed { session: Box::new(session.view(self.core.now)), reason });
         for running in &session.running {
-            running.end(Flag::Aborted, &mut self.core, fx);
-            refuse(&mut self.core, id, running, Status::NO_SESSION, fx);
+            running.end(Flag::Aborted, &mut self.core);
+            refuse(&mut self.core, id, running, Status::NO_SESSION);
         }
         if let Some(user) = session.counted {
-            self.core.tally(Who::User(user), Tally::Released, fx);
+            self.core.tally(Who::User(user), Tally::Released);
         }
         for side in session.bound_to() {
             let message = match side {
-                Outer::Peer(peer) => Message::Unbind { peer, session: id },
-                Outer::Session(other) => Message::OuterLost {
-                    session: other,
-                    outer: Outer::Session(id),
-                    was_up: true,
-                    status: Status::NO_SESSION,
+                Outer::Peer(peer) => Message::ToPeer { to: peer, step: PeerStep::Unbind { session: id } },
+                Outer::Session(other) => Message::ToSession {
+                    to: other,
+                    step: SessionStep::OuterLost {
+                        outer: Outer::Session(id),
+                        was_up: true,
+                        status: Status::NO_SESSION,
+                    },
                 },
             };
-            self.core.post(message, fx);
+            self.core.post(message);
         }
     }
 
     /// Sessions that end with no connection and expired so long ago that nothing of theirs can be under way.
-    pub(crate) fn end_expired_sessions(&mut self, fx: &mut Effects) {
+    pub(crate) fn end_expired_sessions(&mut self) {
         while let Some(session) = self.sessions.take_ended(self.core.now) {
-            self.core.post(Message::InnerLost { session }, fx);
+            self.core.tell_session(session, SessionStep::InnerLost);
         }
     }
 
-    pub(crate) fn on_outer_lost(
-        &mut self,
-        id: SessionRef,
-        outer: Outer,
-        was_up: bool,
-        status: Status,
-        fx: &mut Effects,
-    ) {
+    pub(crate) fn on_outer_lost(&mut self, id: SessionRef, outer: Outer, was_up: bool, status: Status) {
         let Some(session) = self.sessions.find(id) else {
             return;
         };
@@ -215,15 +211,15 @@ impl Relay {
             return;
         }
         for running in session.running.extract_if(.., |running| running.next == outer) {
-            running.end(Flag::Aborted, &mut self.core, fx);
-            refuse(&mut self.core, id, &running, status, fx);
+            running.end(Flag::Aborted, &mut self.core);
+            refuse(&mut self.core, id, &running, status);
         }
     }
 
     /// A relay further on has refused the credentials of an AUTH that this session's client had us forward. Who does that too
     /// often is as one who guesses at us (RFC 4976, 6.3; norm A13); only time forgives it, for there may be relays that
     /// accept everything. Behind another relay the client has to wait: the connection is not its own.
-    pub(crate) fn on_guess(&mut self, id: SessionRef, fx: &mut Effects) {
+    pub(crate) fn on_guess(&mut self, id: SessionRef) {
         let (now, window) = (self.core.now, self.core.settings.limits.failure_window);
         let attempts_max = self.core.settings.attempts_max;
         let Some(session) = self.sessions.find(id) else {
@@ -244,27 +240,25 @@ impl Relay {
             && let Some(source) = peer.source
         {
             let (offence, culprit) = (Offence::Auth, peer.me);
-            self.core.tally(Who::Address(source), Tally::Failed { offence, culprit }, fx);
+            self.core.tally(Who::Address(source), Tally::Failed { offence, culprit });
         }
         if too_many {
-            self.core.bite(Limit::AuthAttempts, client, fx);
+            self.core.bite(Limit::AuthAttempts, client);
             if let Some(client) = client {
-                self.close_peer(client, CloseReason::AuthFailures, fx);
+                self.close_peer(client, CloseReason::AuthFailures);
             }
         }
     }
 
     /// The sessions' part of a core's death.
-    pub(crate) fn forget_core_in_sessions(&mut self, gone: CoreId, fx: &mut Effects) {
+    pub(crate) fn forget_core_in_sessions(&mut self, gone: CoreId) {
         let mut messages = Vec::new();
         for session in self.sessions.table.values() {
             let me = self.core.me;
             for outer in session.bound_to().into_iter().filter(|side| side.core() == gone) {
-                messages.push(Message::OuterLost {
-                    session: session.me,
-                    outer,
-                    was_up: true,
-                    status: Status::NO_SESSION,
+                messages.push(Message::ToSession {
+                    to: session.me,
+                    step: SessionStep::OuterLost { outer, was_up: true, status: Status::NO_SESSION },
                 });
             }
             // Whoever would have answered is gone too.
@@ -272,22 +266,24 @@ impl Relay {
             let lost_inside = session.inner(me).is_some_and(|peer| peer.core == gone);
             for (inside, lost) in [(true, lost_outside), (false, lost_inside)] {
                 let entrances = session.entrances(inside, me).filter(|peer| lost && peer.core != gone);
-                messages.extend(entrances.map(|peer| Message::Abandoned { peer, session: session.me }));
+                messages.extend(entrances.map(|peer| Message::ToPeer {
+                    to: peer,
+                    step: PeerStep::Abandoned { session: session.me },
+                }));
             }
             let comes_from_there = |running: &&Running| {
                 let giver = matches!(running.giver, Giver::Session(before) if before.core == gone);
                 giver || running.stream.peer.core == gone
             };
             for running in session.running.iter().filter(comes_from_there) {
-                messages.push(Message::End {
-                    session: session.me,
-                    stream: running.stream,
-                    flag: Flag::Aborted,
+                messages.push(Message::ToSession {
+                    to: session.me,
+                    step: SessionStep::End { stream: running.stream, flag: Flag::Aborted },
                 });
             }
         }
         for message in messages {
-            self.core.post(message, fx);
+            self.core.post(message);
         }
     }
 }

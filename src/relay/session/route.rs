@@ -12,11 +12,12 @@ use crate::proto::parser::Flag;
 use crate::proto::status::Status;
 use crate::proto::uri::{Host, MsrpUri, Path, host_matches};
 use crate::relay::admission::{Offence, UserKey, Who};
+use crate::relay::core::Core;
 use crate::relay::identity::ProvenNames;
 use crate::relay::ids::{CoreId, PeerRef, SessionId, SessionRef, StreamId};
-use crate::relay::message::{Giver, Hop, Message, MessageId, Outer, Transit};
+use crate::relay::message::{Giver, Hop, Message, MessageId, Outer, PeerStep, SessionStep, Transit};
 use crate::relay::peer::{Peer, Role, named_session};
-use crate::relay::{CloseReason, Core, Effect, Effects, Event, Relay, Target, Transport};
+use crate::relay::{CloseReason, Effect, Event, Relay, Target, Transport};
 use crate::srv::PORT_DEFAULT;
 
 /// A refusal: the code, and why, for the log.
@@ -30,9 +31,8 @@ impl Relay {
         giver: Giver,
         stream: StreamId,
         mut transit: Transit,
-        fx: &mut Effects,
     ) {
-        let routed = self.route(id, giver, stream, &transit, fx);
+        let routed = self.route(id, giver, stream, &transit);
         self.sessions.recount_by_id(id, &mut self.core);
         match routed {
             Ok((next, inward)) => {
@@ -41,80 +41,83 @@ impl Relay {
                     session.running.push(running);
                 }
                 transit.moves += 1;
-                self.lend(stream, next.core(), transit.cost(), fx);
+                self.lend(stream, next.core(), transit.cost());
                 let message = match next {
-                    Outer::Peer(peer) => {
-                        Message::Open { peer, hop: Hop { session: id, inward }, stream, transit }
-                    }
-                    Outer::Session(session) => {
-                        Message::Request { session, giver: Giver::Session(id), stream, transit }
-                    }
+                    Outer::Peer(peer) => Message::ToPeer {
+                        to: peer,
+                        step: PeerStep::Request { hop: Hop { session: id, inward }, stream, transit },
+                    },
+                    Outer::Session(session) => Message::ToSession {
+                        to: session,
+                        step: SessionStep::Request { giver: Giver::Session(id), stream, transit },
+                    },
                 };
-                self.core.post(message, fx);
+                self.core.post(message);
             }
             Err((status, why)) => {
-                fx.event(Event::RequestRefused { session: Some(id.id.prefix().to_owned()), status, why });
-                self.core.credit(stream.peer, transit.cost(), fx);
+                self.core.effects.event(Event::RequestRefused {
+                    session: Some(id.id.prefix().to_owned()),
+                    status,
+                    why,
+                });
+                self.core.credit(stream.peer, transit.cost());
                 if let Giver::Session(before) = giver
                     && !self.is_linked(id, before)
                 {
                     // It believes to be bound to us: it is free to be bound elsewhere.
-                    let message = Message::OuterLost {
-                        session: before,
-                        outer: Outer::Session(id),
-                        was_up: false,
-                        status,
+                    let message = Message::ToSession {
+                        to: before,
+                        step: SessionStep::OuterLost { outer: Outer::Session(id), was_up: false, status },
                     };
-                    self.core.post(message, fx);
+                    self.core.post(message);
                 }
                 let next = Outer::Session(id);
                 let refused = Running { stream, giver, inward: false, next, transit, octets: 0 };
-                refuse(&mut self.core, id, &refused, status, fx);
+                refuse(&mut self.core, id, &refused, status);
             }
         }
     }
 
-    pub(crate) fn on_request_body(
-        &mut self,
-        id: SessionRef,
-        stream: StreamId,
-        octets: Bytes,
-        fx: &mut Effects,
-    ) {
+    pub(crate) fn on_request_body(&mut self, id: SessionRef, stream: StreamId, octets: Bytes) {
         let len = octets.len();
         let next = self.sessions.find(id).and_then(|session| session.pass_on(stream, len));
         if let Some(next) = next {
-            self.lend(stream, next.core(), len, fx);
+            self.lend(stream, next.core(), len);
         }
         match next {
-            Some(Outer::Peer(peer)) => self.core.post(Message::Piece { peer, stream, octets }, fx),
-            Some(Outer::Session(session)) => self.core.post(Message::Body { session, stream, octets }, fx),
+            Some(Outer::Peer(peer)) => self.core.tell_peer(peer, PeerStep::Body { stream, octets }),
+            Some(Outer::Session(session)) => {
+                self.core.tell_session(session, SessionStep::Body { stream, octets })
+            }
             None => {
                 self.core.orphans.count(Outer::Session(id), stream, len);
-                self.core.credit(stream.peer, len, fx);
+                self.core.credit(stream.peer, len);
             }
         }
     }
 
     /// The end of a request: passed on, and a SEND answered to the hop before (norm F6).
-    pub(crate) fn on_request_end(&mut self, id: SessionRef, stream: StreamId, flag: Flag, fx: &mut Effects) {
+    pub(crate) fn on_request_end(&mut self, id: SessionRef, stream: StreamId, flag: Flag) {
         let running = self.sessions.find(id).and_then(|session| session.take_running(stream));
         let Some(running) = running else {
             if let Some(failure) = self.core.orphans.end(Outer::Session(id), stream, flag) {
-                self.core.post(failure.into_message(), fx);
+                self.core.post(failure.into_message());
             }
             return;
         };
-        running.end(flag, &mut self.core, fx);
+        running.end(flag, &mut self.core);
         if !running.giver.is_connection() {
             return;
         }
         if running.transit.method() == Method::Send {
             let answered = running.transit.head.failure_report() == FailureReport::Yes;
-            self.core.post(Message::Answer { stream, status: answered.then_some(Status::OK) }, fx);
+            self.core.tell_peer(
+                stream.peer,
+                PeerStep::Answer { sequence: stream.sequence, status: answered.then_some(Status::OK) },
+            );
         } else if flag == Flag::Aborted {
             // Nobody at the far end will answer what was never complete.
-            self.core.post(Message::Answer { stream, status: None }, fx);
+            self.core.tell_peer(stream.peer, PeerStep::Answer { sequence: stream.sequence, status: None });
         }
     }
 
@@ -125,7 +128,6 @@ impl Relay {
         giver: Giver,
         stream: StreamId,
         transit: &Transit,
-        fx: &mut Effects,
     ) -> Result<(Outer, bool), Refusal> {
         let now = self.core.now;
         let session = self.sessions.find(id).ok_or((Status::NO_SESSION, "no such session"))?;
@@ -154,11 +156,11 @@ impl Relay {
         if from_inner {
             if session.client().is_none() {
                 let way = Way { inside: true, peer: stream.peer };
-                session.take_way(way, transit, &mut self.core, fx);
+                session.take_way(way, transit, &mut self.core);
             }
             let next = match transit.method() {
-                Method::Auth => self.reach_ahead(id, next, fx)?,
-                _ => self.bind_outward(id, next, to_path.len() > 2, fx)?,
+                Method::Auth => self.reach_ahead(id, next)?,
+                _ => self.bind_outward(id, next, to_path.len() > 2)?,
             };
             return Ok((next, false));
         }
@@ -168,13 +170,13 @@ impl Relay {
         if !session.leads_inside(to_path.after(1)) {
             return Err((Status::NO_SESSION, "not the client of this session"));
         }
-        self.bind_inward(id, giver, stream, transit, fx)?;
-        Ok((Outer::Peer(self.reach_inside(id, fx)?), true))
+        self.bind_inward(id, giver, stream, transit)?;
+        Ok((Outer::Peer(self.reach_inside(id)?), true))
     }
 
     /// The connection by which a session's client is reached. Where that leads through a relay which has none with us at
     /// present, one is opened: the URI is good for any (norm A10).
-    pub(super) fn reach_inside(&mut self, id: SessionRef, fx: &mut Effects) -> Result<PeerRef, Refusal> {
+    pub(super) fn reach_inside(&mut self, id: SessionRef) -> Result<PeerRef, Refusal> {
         let session = self.sessions.find(id).ok_or((Status::NO_SESSION, "no such session"))?;
         if let Some(peer) = session.inner(self.core.me) {
             return Ok(peer);
@@ -188,11 +190,11 @@ impl Relay {
         let peer = match known {
             Some(peer) => {
                 let chunk_max = self.core.settings.chunk_bounds.of_uri(nearest);
-                self.core.post(Message::Bind { peer, session: id, chunk_max }, fx);
+                self.core.tell_peer(peer, PeerStep::Bind { session: id, chunk_max });
                 peer
             }
             // Whoever writes to the client is not to be blamed on its user.
-            None => self.dial(id, target, None, fx)?,
+            None => self.dial(id, target, None)?,
         };
         if let Some(session) = self.sessions.find(id) {
             session.inner = Inner::Relay { by: Some(peer) };
@@ -202,7 +204,7 @@ impl Relay {
 
     /// The client asks a relay further on for a session, through this one (norm A16). That binds nothing: what it sends
     /// afterwards may go by the same connection, or elsewhere.
-    fn reach_ahead(&mut self, id: SessionRef, next: &[u8], fx: &mut Effects) -> Result<Outer, Refusal> {
+    fn reach_ahead(&mut self, id: SessionRef, next: &[u8]) -> Result<Outer, Refusal> {
         let session = self.sessions.find(id).ok_or((Status::NO_SESSION, "no such session"))?;
         if session.blocked_until.is_some_and(|until| self.core.now < until) {
             return Err((Status::FORBIDDEN, "too many failed AUTHs at relays further on"));
@@ -234,7 +236,7 @@ impl Relay {
             None => self.core.target_of_domain(&uri)?,
         };
         let user = self.sessions.user_of(id);
-        let peer = self.dial(id, target, user, fx)?;
+        let peer = self.dial(id, target, user)?;
         let ahead = Ahead { peer, uri: Arc::from(next) };
         let Some(session) = self.sessions.find(id) else {
             return Ok(Outer::Peer(peer));
@@ -242,20 +244,14 @@ impl Relay {
         if let Some(before) = session.ahead.replace(ahead)
             && !session.uses(before.peer)
         {
-            self.core.post(Message::Unbind { peer: before.peer, session: id }, fx);
+            self.core.tell_peer(before.peer, PeerStep::Unbind { session: id });
         }
         Ok(Outer::Peer(peer))
     }
 
     /// The client sends: to what the session is bound to, or, if to nothing yet, wherever the next
     /// URI leads: another session of this relay, or out.
-    fn bind_outward(
-        &mut self,
-        id: SessionRef,
-        next: &[u8],
-        beyond: bool,
-        fx: &mut Effects,
-    ) -> Result<Outer, Refusal> {
+    fn bind_outward(&mut self, id: SessionRef, next: &[u8], beyond: bool) -> Result<Outer, Refusal> {
         let session = self.sessions.find(id).ok_or((Status::NO_SESSION, "no such session"))?;
         let core = &self.core;
         match &mut session.outer {
@@ -295,14 +291,14 @@ impl Relay {
                 // It is this relay: whom else the operator wants to deal with does not matter.
                 let target =
                     Target { relay: beyond, kin: Some(other.core), ..self.core.target(&uri, false)? };
-                Outer::Peer(self.dial(id, target, user, fx)?)
+                Outer::Peer(self.dial(id, target, user)?)
             } else {
                 return Err((Status::NO_SESSION, "no such session"));
             }
         } else {
             let target = self.core.target(&uri, beyond)?;
             self.core.stats.links_local += 1;
-            Outer::Peer(self.dial(id, target, user, fx)?)
+            Outer::Peer(self.dial(id, target, user)?)
         };
         if let Some(session) = self.sessions.find(id) {
             session.bind(to, Arc::from(next));
@@ -317,13 +313,12 @@ impl Relay {
         giver: Giver,
         stream: StreamId,
         transit: &Transit,
-        fx: &mut Effects,
     ) -> Result<(), Refusal> {
         let from = match giver {
             Giver::Peer | Giver::Relay => Outer::Peer(stream.peer),
             Giver::Session(other) => Outer::Session(other),
         };
-        if giver.is_connection() && self.take_over_dial(id, giver, stream.peer, transit, fx) {
+        if giver.is_connection() && self.take_over_dial(id, giver, stream.peer, transit) {
             return Ok(());
         }
         let session = self.sessions.find(id).ok_or((Status::NO_SESSION, "no such session"))?;
@@ -343,7 +338,7 @@ impl Relay {
                 return Ok(());
             }
             OuterSide::Bound { to: Outer::Peer(_), known } if is_relay(known) => {
-                session.take_way(Way { inside: false, peer: stream.peer }, transit, &mut self.core, fx);
+                session.take_way(Way { inside: false, peer: stream.peer }, transit, &mut self.core);
                 return Ok(());
             }
             OuterSide::Bound { .. } if has_way => return Ok(()),
@@ -364,7 +359,7 @@ impl Relay {
             let chunk_max = self.core.settings.chunk_bounds.of_uri(previous);
             self.core.count_link(peer.core);
             if !is_used {
-                self.core.post(Message::Bind { peer, session: id, chunk_max }, fx);
+                self.core.tell_peer(peer, PeerStep::Bind { session: id, chunk_max });
             }
         }
         Ok(())
@@ -374,14 +369,7 @@ impl Relay {
     /// active one (norm T9), and two crossing first requests of one pair are one link. What waits
     /// for the dial goes out over the connection that is there; but what waits for a relay to prove its name goes to who
     /// has proven it, and a comer who has not is one more way to the same relay, as far as it is believed.
-    fn take_over_dial(
-        &mut self,
-        id: SessionRef,
-        giver: Giver,
-        comer: PeerRef,
-        transit: &Transit,
-        fx: &mut Effects,
-    ) -> bool {
+    fn take_over_dial(&mut self, id: SessionRef, giver: Giver, comer: PeerRef, transit: &Transit) -> bool {
         let Some(session) = self.sessions.find(id) else {
             return false;
         };
@@ -400,7 +388,7 @@ impl Relay {
             return false;
         };
         if dial.names.is_some() && giver != Giver::Relay {
-            session.take_way(Way { inside: false, peer: comer }, transit, &mut self.core, fx);
+            session.take_way(Way { inside: false, peer: comer }, transit, &mut self.core);
             return true;
         }
         if session.ahead.as_ref().is_some_and(|ahead| ahead.peer == dialled) {
@@ -411,35 +399,29 @@ impl Relay {
         for running in session.running.iter_mut().filter(|r| r.next == Outer::Peer(dialled)) {
             running.next = Outer::Peer(comer);
         }
-        let queued = dial.out.release(comer);
+        let queued = dial.out.release();
         let chunk_max = self.core.settings.chunk_bounds.of_uri(previous);
         dial.bound.clear();
         self.core.count_link(comer.core);
-        self.core.post(Message::Bind { peer: comer, session: id, chunk_max }, fx);
-        for message in queued {
-            if let Some(stream) = message.stream() {
-                self.lend(stream, comer.core, message.cost(), fx);
+        self.core.tell_peer(comer, PeerStep::Bind { session: id, chunk_max });
+        for step in queued {
+            if let Some(stream) = step.stream() {
+                self.lend(stream, comer.core, step.cost());
             }
-            self.core.post(message, fx);
+            self.core.tell_peer(comer, step);
         }
-        self.close_peer(dialled.key, CloseReason::SessionOver, fx);
+        self.close_peer(dialled.key, CloseReason::SessionOver);
         true
     }
 
     /// Opens a connection for a session. If it cannot be had, `user` is to blame.
-    fn dial(
-        &mut self,
-        id: SessionRef,
-        target: Target,
-        user: Option<UserKey>,
-        fx: &mut Effects,
-    ) -> Result<PeerRef, Refusal> {
+    fn dial(&mut self, id: SessionRef, target: Target, user: Option<UserKey>) -> Result<PeerRef, Refusal> {
         let is_banned = |user| self.core.bans.is_banned(Who::User(user), Offence::Dial, self.core.now);
         if user.is_some_and(is_banned) {
             return Err((Status::TIMEOUT, "too many next hops of this user could not be reached"));
         }
-        if let Err(limit) = self.make_room(false, fx) {
-            self.core.bite(limit, None, fx);
+        if let Err(limit) = self.make_room(false) {
+            self.core.bite(limit, None);
             return Err((Status::TIMEOUT, "too many connections"));
         }
         // Who writes to a client behind a relay that has to be called takes no turn of that client's user.
@@ -458,19 +440,19 @@ impl Relay {
             peer
         });
         self.core.stats.dials += 1;
-        fx.push(Effect::Connect { peer: key, target, who });
+        self.core.effects.push(Effect::Connect { peer: key, target, who });
         Ok(PeerRef { core: me, key })
     }
 
     /// Octets of a request go to wherever a session sends them; the core that received them keeps book.
-    fn lend(&mut self, stream: StreamId, to: CoreId, octets: usize, fx: &mut Effects) {
+    fn lend(&mut self, stream: StreamId, to: CoreId, octets: usize) {
         let me = self.core.me;
         if stream.peer.core == me {
             if let Some(peer) = self.peers.get_mut(stream.peer.key) {
                 peer.lend(to, octets);
             }
         } else if to != me {
-            self.core.post(Message::Lent { peer: stream.peer, from: me, to, octets }, fx);
+            self.core.tell_peer(stream.peer, PeerStep::Lent { from: me, to, octets });
         }
     }
 
@@ -494,7 +476,7 @@ impl Session {
 
     /// A request has come by a connection with the relay at one side: what goes there may take it from now on, if it has
     /// no other way.
-    fn take_way(&mut self, way: Way, transit: &Transit, core: &mut Core, fx: &mut Effects) {
+    fn take_way(&mut self, way: Way, transit: &Transit, core: &mut Core) {
         let is_known = self.uses(way.peer);
         let is_there = self.has_way(way) || (!way.inside && self.is_bound_to(Outer::Peer(way.peer)));
         match &mut self.inner {
@@ -507,13 +489,13 @@ impl Session {
         if self.ways.len() > WAYS_MAX {
             let eldest = self.ways.remove(0).peer;
             if !self.uses(eldest) {
-                core.post(Message::Unbind { peer: eldest, session }, fx);
+                core.tell_peer(eldest, PeerStep::Unbind { session });
             }
         }
         if !is_known {
             let nearest = transit.received_from_path().first().unwrap_or_default();
             let chunk_max = core.settings.chunk_bounds.of_uri(nearest);
-            core.post(Message::Bind { peer: way.peer, session, chunk_max }, fx);
+            core.tell_peer(way.peer, PeerStep::Bind { session, chunk_max });
         }
     }
 }

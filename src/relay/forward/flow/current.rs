@@ -170,7 +170,7 @@ impl Current {
             out.small(|small| small.push(octet));
             self.wire.wrote(&[octet]);
             self.next = self.next.saturating_add(1);
-            *cx.body_octets_out += 1;
+            cx.core.stats.body_octets_out += 1;
         }
     }
 
@@ -180,7 +180,7 @@ impl Current {
             self.wire.wrote(&octets);
         }
         self.next = self.next.saturating_add(written);
-        *cx.body_octets_out += written;
+        cx.core.stats.body_octets_out += written;
         out.body(octets);
     }
 
@@ -200,7 +200,7 @@ impl Current {
 
     pub(super) fn expect_answer(&self, transactions: &mut Transactions, cx: &WriteContext<'_>) {
         if self.transit.wants_answer() && !self.answered {
-            transactions.begin(self.tid, self.notice(), cx.now, cx.room);
+            transactions.begin(self.tid, self.notice(), cx.core.now, cx.room);
         }
     }
 
