@@ -1,16 +1,21 @@
-//! What the relay is told: its inputs, and the answers of its output. What it asks of its runtime is in `effect`.
+//! What the relay is told and what it asks for: inputs, effects, events. Plain data; what is done with it is the runtime's.
 
 use bytes::Bytes;
 
-use super::identity::ProvenNames;
-use super::ids::{LookUpTicket, PeerKey};
-use super::message::Message;
-use super::newcomers::Stage;
-use super::settings::Settings;
-use super::view::SessionHandle;
-use msrp_proto::digest::Ha1;
+use msrp_proto::digest::{Attempt, Ha1};
 use msrp_proto::head::Head;
 use msrp_proto::parser::Flag;
+use msrp_proto::status::Status;
+
+use crate::identity::ProvenNames;
+use crate::ids::{CoreId, LookUpTicket, PeerKey};
+use crate::limit::Limit;
+use crate::message::Message;
+use crate::quota::newcomers::Stage;
+use crate::quota::who::Who;
+use crate::reason::{CloseReason, EndReason};
+use crate::settings::Settings;
+use crate::view::{SessionHandle, SessionView};
 
 /// What the relay is told.
 #[derive(Debug)]
@@ -160,4 +165,142 @@ pub struct Transport {
     pub secure: bool,
     /// The local port it was accepted on.
     pub port: u16,
+}
+
+/// What the caller must do.
+#[derive(Debug)]
+pub enum Effect {
+    /// There is something to write: call [`Relay::poll_write`](super::Relay::poll_write) when the connection can take octets.
+    Wake(PeerKey),
+    /// Read no more from this connection for now: back-pressure.
+    Pause(PeerKey),
+    /// Read on.
+    Resume(PeerKey),
+    /// Read no more; write what [`Relay::poll_write`](super::Relay::poll_write) still has; close; say [`Input::Lost`](super::Input::Lost).
+    Close {
+        /// The connection.
+        peer: PeerKey,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// End this connection at once, without a word and without waiting for its peer: its place is needed. The relay has
+    /// forgotten it already.
+    Abort {
+        /// The connection.
+        peer: PeerKey,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// Open a connection; say [`Input::Connected`](super::Input::Connected) or [`Input::DialFailed`](super::Input::DialFailed).
+    Connect {
+        /// The slot it will have.
+        peer: PeerKey,
+        /// Where to.
+        target: Target,
+        /// In whose turn.
+        who: Who,
+    },
+    /// Ask the accounts; say [`Input::LookedUp`](super::Input::LookedUp).
+    LookUp {
+        /// To be given back.
+        ticket: LookUpTicket,
+        /// In whose turn: that of the address or relay where it comes from, for the user is not proven yet.
+        who: Who,
+        /// The credentials: whose account, and which hash is wanted.
+        attempt: Box<Attempt>,
+    },
+    /// Something worth a log line.
+    Event(Event),
+}
+
+/// Where a next hop is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// `msrps`: TLS, never fallen back from.
+    pub secure: bool,
+    /// Host name or address literal without brackets.
+    pub host: String,
+    /// As in the URI; there is no default (RFC 4975, 6), but for AUTH, see `by_service`.
+    pub port: u16,
+    /// The URI, an AUTH's, has no port: where the relay of the domain listens is for SRV to say (RFC 4976, 8).
+    pub by_service: bool,
+    /// More URIs follow in To-Path: the next hop is a relay and its certificate must prove its name.
+    pub relay: bool,
+    /// It is no other host: another process of this relay, and in it the core where the session lives that is meant.
+    pub kin: Option<CoreId>,
+}
+
+/// Things an operator may want to read about.
+#[derive(Debug)]
+pub enum Event {
+    /// AUTH succeeded: a session exists.
+    SessionOpened {
+        /// Prefix of its id.
+        session: String,
+        /// The user.
+        user: String,
+        /// The realm.
+        realm: String,
+        /// Its client's connection, or that of the relay before it.
+        peer: PeerKey,
+        /// Host and port of the relay that its client is behind.
+        relay: Option<String>,
+    },
+    /// A session has got another URI, beside the one it has until that expires.
+    SessionRenewed {
+        /// Prefix of its id.
+        session: String,
+    },
+    /// A session is over.
+    SessionClosed {
+        /// What there was to say of it in the end.
+        session: Box<SessionView>,
+        /// Why.
+        reason: EndReason,
+    },
+    /// AUTH was refused.
+    AuthRefused {
+        /// The connection.
+        peer: PeerKey,
+        /// The code it got.
+        status: Status,
+        /// Why, for the log only.
+        why: &'static str,
+        /// The name that was given, whether or not there is such a user: a stranger's words.
+        user: Option<String>,
+        /// Host and port of the relay that the client is behind.
+        relay: Option<String>,
+    },
+    /// A connection that sessions live by is closed for what its peer has sent.
+    ClosedForRequests {
+        /// The connection.
+        peer: PeerKey,
+        /// What it was.
+        reason: CloseReason,
+    },
+    /// A request was refused.
+    RequestRefused {
+        /// The session it named or came through, if known.
+        session: Option<String>,
+        /// The code.
+        status: Status,
+        /// Why, for the log only.
+        why: &'static str,
+    },
+    /// A limit was reached.
+    LimitReached {
+        /// Which one.
+        limit: Limit,
+        /// The connection that felt it, if it was one.
+        peer: Option<PeerKey>,
+        /// The user whom it is about, as far as that is known.
+        user: Option<String>,
+    },
+    /// A failure REPORT was sent.
+    ReportSent {
+        /// Prefix of the session's id.
+        session: String,
+        /// The code in it.
+        status: Status,
+    },
 }

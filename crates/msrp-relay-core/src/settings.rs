@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::identity::covers;
-use super::message::HEAD_OVERHEAD;
+use crate::identity::covers;
+use crate::request::HEAD_OVERHEAD;
 use msrp_proto::digest::Algorithm;
 use msrp_proto::uri::{MsrpUri, host_matches};
 
@@ -57,6 +57,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether a URI leads to this relay.
+    pub(crate) fn is_ours(&self, uri: &MsrpUri<'_>) -> bool {
+        host_matches(uri.host_str(), &self.hostname)
+            && uri.port().is_some_and(|port| self.ports.contains(&port))
+    }
+
     /// The same for the host of a URI.
     pub(crate) fn admits_host_of(&self, uri: &[u8]) -> bool {
         self.relays.is_none() || MsrpUri::parse(uri).is_ok_and(|uri| self.admits(uri.host_str()))

@@ -2,7 +2,7 @@
 
 use core::ops::{Deref, DerefMut};
 
-use super::limit::Limit;
+use crate::limit::Limit;
 
 /// What happened so far on this core; only ever rises.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
