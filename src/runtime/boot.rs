@@ -28,7 +28,7 @@ use super::tasks::panic_message;
 use super::tls::{Identity, Roots, TlsSetup, TlsSetupError, Trust};
 use crate::config::{CaSource, Config, Fixed, Limits, Outbound, PlainPolicy, UnprovenRelays};
 use crate::control::{AccountsReady, Control, ControlError, ControlHandle};
-use crate::relay::{self, ChunkBounds, CoreId, Settings, Transport};
+use crate::relay::{self, ChunkBounds, CoreId, Expires, Settings, Transport};
 use crate::telemetry::{Accounting, AccountingError, Counters, Observed, Opened, Snapshot};
 
 /// Connections that may wait to be accepted, per core and address.
@@ -802,10 +802,12 @@ fn settings(config: &Config, listens: &[(u16, bool)]) -> Settings {
         challenge_lifetime: config.auth.challenge_lifetime,
         attempts_max: config.auth.max_attempts,
         insecure_plain: config.auth.insecure_plain,
-        expires_seconds_min: config.sessions.expires_min.as_secs(),
-        expires_seconds_default: config.sessions.expires_default.as_secs(),
-        expires_seconds_max: config.sessions.expires_max.as_secs(),
-        enforce_default: config.sessions.enforce_default,
+        expires: Expires {
+            seconds_min: config.sessions.expires_min.as_secs(),
+            seconds_default: config.sessions.expires_default.as_secs(),
+            seconds_max: config.sessions.expires_max.as_secs(),
+            enforce_default: config.sessions.enforce_default,
+        },
         allow_other_methods: config.methods.allow_other,
         relays: Some(&config.outbound.relays).filter(|relays| !relays.is_empty()).cloned(),
         serves_relays: config.tls.client_ca.is_some(),

@@ -26,9 +26,9 @@ use bytes::Bytes;
 use msrprelay::proto::digest::{Algorithm, Challenge, Ha1, NonceUse};
 use msrprelay::proto::parser::{Parser, ParserLimits, Piece};
 use msrprelay::relay::{
-    ChunkBounds, CloseReason, CoreId, Effect, Event, Input, Limit, Limits, LookUpAnswer, LookUpTicket,
-    Message, OutBatch, PeerKey, ProvenNames, Relay, Settings, Stage, TableSizes, Target, Transport, Who,
-    WriteState,
+    ChunkBounds, CloseReason, CoreId, Effect, Event, Expires, Input, Limit, Limits, LookUpAnswer,
+    LookUpTicket, Message, OutBatch, PeerKey, ProvenNames, Relay, Settings, Stage, TableSizes, Target,
+    Transport, Who, WriteState,
 };
 
 pub use endpoint::{Endpoint, Frame};
@@ -145,10 +145,7 @@ pub fn settings(cores: usize) -> Settings {
         challenge_lifetime: Duration::from_secs(15),
         attempts_max: 3,
         insecure_plain: false,
-        expires_seconds_min: 60,
-        expires_seconds_default: 600,
-        expires_seconds_max: 3600,
-        enforce_default: false,
+        expires: Expires { seconds_min: 60, seconds_default: 600, seconds_max: 3600, enforce_default: false },
         allow_other_methods: true,
         relays: None,
         serves_relays: true,

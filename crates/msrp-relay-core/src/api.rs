@@ -128,7 +128,7 @@ pub enum Input {
     /// The relay is going to stop: sessions that there are live on, no further ones are opened. Said again, it changes
     /// nothing.
     Drain,
-    /// What has been written and awaits an answer will get none any more: whoever sent it is told, as far as that is
+    /// What has been written and awaits an answer will get none any more: its sender is told, as far as that is
     /// owed. To be said after [`Input::Quiesce`].
     GiveUp,
     /// The relay is about to stop: nothing more is read. What has been accepted, and maybe answered, still

@@ -85,7 +85,7 @@ impl Core {
         }
     }
 
-    /// Sends a message to whoever takes the next step, here or elsewhere.
+    /// Sends a message to what takes the next step, here or elsewhere.
     pub(crate) fn post(&mut self, message: Message) {
         let to = message.core();
         if to == self.me {
@@ -123,7 +123,7 @@ impl Core {
         self.effects.event(Event::LimitReached { limit, peer, user: None });
     }
 
-    /// The same for what happens all the time and is nobody's fault.
+    /// The same for what happens all the time and is no fault.
     pub(crate) fn count_limit(&mut self, limit: Limit) {
         if let Some(count) = self.stats.limits_reached.get_mut(limit as usize) {
             *count += 1;

@@ -63,7 +63,7 @@ pub struct StreamId {
 }
 
 /// Which look-up an answer belongs to; carries the asking connection, so that an answer that
-/// comes after the connection has gone finds nobody.
+/// comes after the connection has gone finds nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct LookUpTicket {
     pub(crate) peer: PeerKey,

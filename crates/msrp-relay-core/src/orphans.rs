@@ -3,8 +3,8 @@
 //! The connection they leave by is gone, or a session refused them, but the hop before does not know
 //! yet: it may have answered 200 already when it learns of it. Whether the sender is told by a
 //! response or by a REPORT is decided by what arrives here next (norms F7, F10): an aborted end means
-//! that the hop before has stopped the request and told its sender; a regular end means that nobody
-//! has, and the notice goes out with the octets counted up to then. So there is exactly one notice.
+//! that the hop before has stopped the request and told its sender; a regular end means that it
+//! has not, and the notice goes out with the octets counted up to then. So there is exactly one notice.
 //!
 //! Invariants: what is counted here has been credited; an entry goes with its request's end or with
 //! the core that would have sent it.

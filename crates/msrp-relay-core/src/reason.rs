@@ -17,7 +17,7 @@ pub enum CloseReason {
     AuthFailures,
     /// The body of a request other than SEND exceeded 10240 octets (RFC 4975, 7.1).
     BodyTooLong,
-    /// It has had too many requests refused, and nobody vouches for it.
+    /// It has had too many requests refused, and has proven nothing.
     Refusals,
     /// A limit, which the log names, was reached.
     Limit(Limit),
@@ -45,7 +45,7 @@ impl CloseReason {
             | Self::AuthFailures
             | Self::BodyTooLong
             | Self::Refusals => true,
-            // Whoever found that has told of it.
+            // What found that has told of it.
             Self::Unparseable | Self::Limit(_) | Self::NoDescriptor => false,
             Self::Idle | Self::Ended | Self::SessionOver | Self::Stopping | Self::Operator => false,
         }
@@ -75,7 +75,7 @@ impl CloseReason {
 /// Why a session is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EndReason {
-    /// Nobody prolonged it.
+    /// It was not prolonged.
     Expired,
     /// Its client's connection broke.
     ConnectionLost,

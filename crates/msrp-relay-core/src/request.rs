@@ -85,7 +85,7 @@ impl Transit {
         Self { octets: Bytes::copy_from_slice(&self.octets), ..self }
     }
 
-    /// Whether somebody waits for a response to this request on this hop (RFC 4975, 7.2).
+    /// Whether the sender waits for a response to this request on this hop (RFC 4975, 7.2).
     pub(crate) fn wants_answer(&self) -> bool {
         match self.method() {
             Method::Report => false,

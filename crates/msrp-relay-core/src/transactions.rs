@@ -24,7 +24,7 @@ const WEIGHT_MAX: usize = 1024;
 const ROOM_KEPT: usize = 64;
 
 /// The transaction ids are this relay's own random octets: they need no further hashing, and
-/// nobody else can choose what is put into the table.
+/// no peer can choose what is put into the table.
 #[derive(Default, Debug)]
 pub(crate) struct TidHasher(u64);
 
@@ -113,7 +113,7 @@ impl Transactions {
     }
 
     /// The last octet of a request has been handed over. Answers that are unlikely to come hold up
-    /// nobody: the oldest are no longer waited for if there are too many.
+    /// nothing: the oldest are no longer waited for if there are too many.
     pub(crate) fn begin(&mut self, tid: Tid, notice: Notice, now: Instant, room: Room) {
         self.weight += weight(&notice);
         let order = self.order_of(&notice);
@@ -135,7 +135,7 @@ impl Transactions {
         }
     }
 
-    /// A response has come. `None`: nobody waits for it (a stray, or the second of two).
+    /// A response has come. `None`: nothing waits for it (a stray, or the second of two).
     pub(crate) fn end(&mut self, tid: Tid) -> Option<Notice> {
         let ended = self.open.remove(&tid)?;
         self.weight -= weight(&ended.notice);

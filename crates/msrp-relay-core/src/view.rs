@@ -27,7 +27,7 @@ pub struct SessionView {
     pub age: Duration,
     /// When it is over, unless it is prolonged; `None`: with its connection.
     pub expires_in: Option<Duration>,
-    /// Whether somebody is at its other side.
+    /// Whether anything is at its other side.
     pub state: SessionState,
     /// Its client's connection; `None` if the client is behind a relay.
     pub client: Option<PeerKey>,
@@ -44,11 +44,11 @@ pub struct SessionView {
 /// What a session's other side is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SessionState {
-    /// Nobody yet.
+    /// Nothing yet.
     Unbound,
-    /// Somebody.
+    /// A connection or another session.
     Bound,
-    /// Somebody who is gone.
+    /// One that is gone.
     Lost,
     /// The session has expired; what is under way may still be reported.
     Expired,

@@ -39,7 +39,7 @@ pub(super) enum Refusal {
 }
 
 impl Peers {
-    /// Whatever the refusal is, a connection that nobody vouches for can have so many and no more.
+    /// Whatever the refusal is, a connection that has proven nothing can have so many and no more.
     pub(super) fn refuse_auth(
         &mut self,
         key: PeerKey,

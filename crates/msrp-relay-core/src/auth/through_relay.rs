@@ -1,8 +1,8 @@
 //! The clients behind a relay: who asks for sessions of ours through it (RFC 4976, 6.3; norms A10, A13, A15).
 //!
 //! One connection with a relay may lead to many clients. Each is told from the others by the URI that the relay has put
-//! first into From-Path, which it has minted for that client and nobody else; each has its own challenges, failures and
-//! sessions, and waits for nobody.
+//! first into From-Path, which it has minted for that client alone; each has its own challenges, failures and
+//! sessions, and waits for no other.
 //!
 //! Invariants: so many clients are remembered, and no more; the eldest who has nothing and waits for nothing gives way.
 //! What one of them does wrong costs neither the others nor the connection. A connection has a client at its other end, or
@@ -17,7 +17,7 @@ use crate::ids::{Entropy, SecretHasher, SessionRef};
 
 /// Clients behind one relay with sessions of ours that came by one connection.
 const CLIENTS_MAX: usize = 4096;
-/// Those who have none, or none yet: nobody needs an account to be one of them.
+/// Those who have none, or none yet: it takes no account to be one of them.
 const ASKING_MAX: usize = 256;
 
 /// One part in so many of the memory is for sessions of clients behind relays. They last as long as they are refreshed, and
@@ -28,7 +28,7 @@ pub(super) const SESSIONS_PART: usize = 3;
 #[derive(Debug)]
 pub(crate) struct Behind {
     clients: HashMap<Arc<[u8]>, Client, SecretHasher>,
-    /// How many there may be before somebody looks who can be forgotten.
+    /// How many there may be before it is looked which can be forgotten.
     room: usize,
     /// How many have come so far.
     met: u64,

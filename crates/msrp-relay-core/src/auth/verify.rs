@@ -21,7 +21,7 @@ use crate::quota::newcomers::Stage;
 use crate::quota::who::{UserKey, Who};
 use crate::reason::CloseReason;
 use crate::sessions::Sessions;
-use crate::settings::Settings;
+use crate::settings::{Expires, Settings};
 
 /// An AUTH that is worth a look-up.
 struct Worthy {
@@ -287,10 +287,11 @@ impl Settings {
     }
 
     fn grant(&self, asked: Option<u64>) -> Result<Granted, Bound> {
+        let Expires { seconds_min, seconds_default, seconds_max, enforce_default } = self.expires;
         match asked {
-            None => Ok(Granted { seconds: self.expires_seconds_default, enforced: self.enforce_default }),
-            Some(seconds) if seconds < self.expires_seconds_min => Err(Bound::Min(self.expires_seconds_min)),
-            Some(seconds) if seconds > self.expires_seconds_max => Err(Bound::Max(self.expires_seconds_max)),
+            None => Ok(Granted { seconds: seconds_default, enforced: enforce_default }),
+            Some(seconds) if seconds < seconds_min => Err(Bound::Min(seconds_min)),
+            Some(seconds) if seconds > seconds_max => Err(Bound::Max(seconds_max)),
             Some(seconds) => Ok(Granted { seconds, enforced: true }),
         }
     }

@@ -1,6 +1,6 @@
 //! Watches that the end-line of a chunk does not stand in its own body (RFC 4975, 7.1; norm S7).
 //!
-//! A chunk that streams shows its transaction id before its body is known. Somebody who receives it, and
+//! A chunk that streams shows its transaction id before its body is known. A peer that receives it, and
 //! is a friend of the sender's, could have that id sent back to us within the body, and so end the chunk
 //! where it pleases them and go on with frames that seem to be ours.
 

@@ -78,11 +78,11 @@ struct Flush {
 impl Flow {
     /// `items` is empty; `report_to` is what notices of this connection were shown last.
     pub(super) fn new(source: PeerRef, items: VecDeque<Item>, report_to: Arc<[u8]>) -> Self {
-        debug_assert!(items.is_empty(), "somebody else's queue");
+        debug_assert!(items.is_empty(), "another flow's queue");
         Self { source, items, ends: 0, tail: None, tail_by: None, current: None, owed: 0, report_to }
     }
 
-    /// What its source is owed, and has herewith.
+    /// What its source is owed; from now on, nothing.
     pub(super) fn take_owed(&mut self) -> (PeerRef, usize) {
         (self.source, mem::take(&mut self.owed))
     }

@@ -7,7 +7,7 @@
 //! - a waiting response or REPORT, or another source's request, waits for at most one flush;
 //! - the pieces of a message are gapless and in order, each with a transaction id of its own, and
 //!   the last one carries the flag that was received;
-//! - the end-line of a chunk does not stand in its body (RFC 4975, 7.1): whoever reads our transaction
+//! - the end-line of a chunk does not stand in its body (RFC 4975, 7.1): a peer that reads our transaction
 //!   ids cannot make a friend send frames in our name;
 //! - towards a peer with a bound for its chunks (`outbound.max_chunk`) no SEND has a longer body;
 //! - a source's octets are credited back once, when they are written or dropped.
@@ -102,7 +102,7 @@ impl Outbound {
         flow.items.push_back(Item::Head { stream, hop, transit });
     }
 
-    /// Queues body octets; gives back those that nobody will want.
+    /// Queues body octets; gives back those that are not wanted.
     pub(crate) fn piece(&mut self, stream: StreamId, octets: Bytes) -> Option<usize> {
         let Some(flow) = self.flows.iter_mut().find(|f| f.tail == Some(stream)) else {
             return Some(octets.len());
@@ -134,7 +134,7 @@ impl Outbound {
         let mut dropped = 0;
         if flag == Flag::Aborted {
             if flow.was_cut(stream) {
-                // Whoever aborts a request knows that it failed: its pieces need no verdict.
+                // A sender that aborts a request knows that it failed: its pieces need no verdict.
                 self.transactions.take_merged(stream);
             }
             dropped = flow.drop_tail();
@@ -243,7 +243,7 @@ impl Outbound {
     pub(crate) fn fill(&mut self, out: &mut OutBatch, budget: usize, cx: &mut WriteContext<'_>) {
         let chunk_max = self.chunk_max.map_or(UNBOUNDED, u64::from);
         self.abort_if_refused(out);
-        self.cut_if_somebody_waits(out, budget, cx);
+        self.cut_if_others_wait(out, budget, cx);
         // Each turn ends a request, fills a chunk up to its bound, or leaves its flow with nothing to write; `waiting` counts the
         // flows in a row that had nothing, so the loop ends after one look at each.
         let mut waiting = 0;
@@ -322,7 +322,7 @@ impl Outbound {
     }
 
     /// A chunk that has been on the wire for a flush gives way to a waiting frame or source.
-    fn cut_if_somebody_waits(&mut self, out: &mut OutBatch, budget: usize, cx: &WriteContext<'_>) {
+    fn cut_if_others_wait(&mut self, out: &mut OutBatch, budget: usize, cx: &WriteContext<'_>) {
         if !self.chunk_open {
             return;
         }
@@ -380,7 +380,7 @@ impl Outbound {
 }
 
 /// Makes room in the table for what has just begun to be written. The sender of a SEND has had its
-/// 200; whoever waits for an answer from the far end is told.
+/// 200; a request that waits for an answer from the far end is answered.
 /// While memory is short one is given up for each that begins, so that there come to be no more.
 fn give_up_answers(transactions: &mut Transactions, cx: &mut WriteContext<'_>) {
     let mut too_many = transactions.is_full(cx.room);

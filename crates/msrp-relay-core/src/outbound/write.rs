@@ -7,7 +7,7 @@ use crate::transactions::Room;
 /// before they are written.
 pub(super) const INTERRUPTIBLE_FROM: u64 = 2048;
 
-/// The bound of whoever has none: how many body octets go into one chunk.
+/// The bound of a peer that has none: how many body octets go into one chunk.
 pub(super) const UNBOUNDED: u64 = u64::MAX;
 
 /// What the way out needs from the core while it writes.

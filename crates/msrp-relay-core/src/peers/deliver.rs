@@ -60,7 +60,7 @@ impl Peers {
         if is_failed_auth(&request, reply) {
             core.tell_session(session, SessionStep::Guess);
         }
-        // Somebody who does not read cannot be sent to without end.
+        // A peer that does not read cannot be sent to without end.
         let pressed = core.memory.is_pressed();
         if peer.out.control_len() >= if pressed { CONTROL_OCTETS_MAX } else { REPLY_OCTETS_MAX } {
             return peer.update_pause(core);
@@ -74,7 +74,7 @@ impl Peers {
         peer.update_pause(core);
     }
 
-    /// Nobody will answer what was asked by way of a session.
+    /// What was asked by way of a session will not be answered.
     pub(crate) fn on_abandoned(&mut self, key: PeerKey, session: SessionRef, core: &mut Core) {
         if let Some(peer) = self.get(key) {
             peer.answer_all(core, |id| id == session);
@@ -85,7 +85,7 @@ impl Peers {
         let Some(peer) = self.get_mut(key) else {
             return;
         };
-        // Whoever takes no answers is not read from, but others' failures go on: beyond that it is told of no more.
+        // A peer that takes no answers is not read from, but others' failures go on: beyond that it is told of no more.
         let pressed = core.memory.is_pressed();
         if peer.out.control_len() >= if pressed { CONTROL_OCTETS_MAX } else { REPORT_OCTETS_MAX } {
             return peer.update_pause(core);

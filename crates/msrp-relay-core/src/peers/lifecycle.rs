@@ -1,11 +1,10 @@
 //! How a connection begins and ends, and what may end it: probation, disuse, a limit, the relay's stop, the
 //! death of a core (RFC 4976, 6.1 and 6.5).
 //!
-//! Invariant: whoever waits for something from a connection that ends is told, once.
+//! Invariant: what waits for something from a connection that ends is told, once.
 
 use core::cmp::Reverse;
 use std::mem;
-
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -115,7 +114,7 @@ impl Peers {
         }
     }
 
-    /// The next hop cannot be had. Its user may try so often, and no more: nobody is to find out by us
+    /// The next hop cannot be had. Its user may try so often, and no more: no client is to find out by us
     /// what listens where (norm S3).
     pub(crate) fn on_dial_failed(&mut self, key: PeerKey, core: &mut Core) {
         core.stats.dials_failed += 1;
@@ -137,7 +136,7 @@ impl Peers {
         }
     }
 
-    /// Nobody is listened to any more, so nothing that was sent on will be answered.
+    /// Nothing is read any more, so nothing that was sent on will be answered.
     pub(crate) fn give_up_answers(&mut self, core: &mut Core) {
         for peer in self.table.values_mut() {
             for notice in peer.out.transactions.drain_merged() {
@@ -155,7 +154,7 @@ impl Peers {
         }
     }
 
-    /// No more is read; what is queued is written; then the connection closes. For everybody else a
+    /// No more is read; what is queued is written; then the connection closes. For all others a
     /// connection that is closed for a fault of its peer's is gone at once: others do not wait
     /// until it has taken what it was sent.
     pub(crate) fn close(&mut self, key: PeerKey, reason: CloseReason, core: &mut Core) {
@@ -227,7 +226,7 @@ impl Peers {
         }
     }
 
-    /// While memory is short, those who have proven nothing have no more than a part of it. Whoever has most goes first, as
+    /// While memory is short, those who have proven nothing have no more than a part of it. The one with most goes first, as
     /// many as give back half of that part: so each look at all of them has to be paid for with new bytes.
     pub(crate) fn shed_newcomers(&mut self, core: &mut Core) {
         let part = core.memory.allowance() / NEWCOMERS_PART;
@@ -362,7 +361,7 @@ impl Peers {
     }
 }
 
-/// Whoever waits for something from a connection is told that it is gone, in this order: senders of
+/// What waits for something from a connection is told that it is gone, in this order: senders of
 /// requests that did not get through; receivers of the request that broke off; its sessions.
 fn sever(peer: &mut Peer, core: &mut Core) {
     let loss = peer.out.lose();

@@ -151,7 +151,7 @@ impl Peer {
         }
     }
 
-    /// It makes room for nobody any more.
+    /// It makes room for no other any more.
     pub(super) fn leave_newcomers(&self, core: &mut Core) {
         if let (Standing::Probation { place, .. }, Some(source)) = (self.standing, self.origin.source()) {
             core.newcomers.remove(source, self.me.key, place);
@@ -187,7 +187,7 @@ impl Peer {
         }
     }
 
-    /// Nobody's rate is limited any more.
+    /// Rates are not limited any more.
     pub(crate) fn stop_throttling(&mut self) {
         self.pause.throttled_until = None;
     }
@@ -297,7 +297,7 @@ impl Peer {
         self.pause.is_on
     }
 
-    /// Makes sure that somebody looks at the next moment that matters.
+    /// Makes sure that it is looked at at the next moment that matters.
     pub(crate) fn set_alarm(&mut self, core: &mut Core) {
         let at = self.next_deadline(&core.settings.limits);
         if at == self.alarm {

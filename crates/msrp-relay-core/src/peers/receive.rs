@@ -66,7 +66,7 @@ impl Peers {
         self.turn_away(key, transit, readable, (Status::BAD_REQUEST, "malformed head"), core);
     }
 
-    /// CR and LF between frames keep a connection from being idle. They prove nothing of whoever sends them.
+    /// CR and LF between frames keep a connection from being idle. They prove nothing of the sender.
     pub(crate) fn on_blank(&mut self, key: PeerKey, octets: usize, core: &mut Core) {
         if let Some(peer) = self.get_mut(key) {
             peer.spend(octets, core);
@@ -95,7 +95,7 @@ impl Peers {
         self.count_refusal(key, core);
     }
 
-    /// One more request refused to a connection that nobody vouches for.
+    /// One more request refused to a connection that has proven nothing.
     pub(crate) fn count_refusal(&mut self, key: PeerKey, core: &mut Core) {
         let Some(peer) = self.get_mut(key) else {
             return;
@@ -147,7 +147,7 @@ impl Peers {
         if method == Method::Auth && peer.waiting_by(session).any(|other| other.method() == Method::Auth) {
             return self.turn_away(key, &transit, true, (Status::BAD_REQUEST, "pipelined AUTH"), core);
         }
-        // One session's requests that nobody answers must not keep those of others from being read (norm S14).
+        // One session's requests that are not answered must not keep those of others from being read (norm S14).
         if method != Method::Send && peer.bound.len() > 1 && peer.waiting_by(session).count() >= WAITING_MAX {
             let refusal = (Status::TIMEOUT, "too many requests of this session wait for an answer");
             return self.turn_away(key, &transit, true, refusal, core);
@@ -178,7 +178,7 @@ impl Peers {
         core.tell_session(session, SessionStep::Request { giver, stream, transit });
     }
 
-    /// A request for another host. Whoever sends one to us does not know whom it is talking to: the
+    /// A request for another host. A peer that sends one to us does not know what it is talking to: the
     /// connection goes (norm C3), unless sessions live by it, which would all suffer for one frame.
     fn on_misaddressed(&mut self, key: PeerKey, transit: &Transit, core: &mut Core) {
         let refusals_max = core.settings.limits.refusals_max;

@@ -5,7 +5,7 @@
 //! Invariants: what is lent to a core and given back by it again leaves nothing, in whatever order: octets that pass
 //! through a third core may be given back before it is known where they are, and are fewer than none until then. When a core
 //! dies, what it had is lost, and so may be what it says that it has passed on: that is struck out as well, and comes back
-//! as too little if it had arrived after all. Too little is harmless, for nobody waits for it.
+//! as too little if it had arrived after all. Too little is harmless, for nothing waits for it.
 
 use crate::ids::CoreId;
 
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!((all.sum(), all.write_off(core(2), 95), all.write_off(core(1), 35)), (95, 60, 35));
     }
 
-    // 50 octets of 80 have come back here by core 1 when that dies; nobody knows whether they have.
+    // 50 octets of 80 have come back here by core 1 when that dies; it is not known whether they have.
     #[test]
     fn what_was_on_its_way_back_is_lost_with_the_core_that_sent_it() {
         let mut loans = Loans::default();

@@ -3,8 +3,8 @@
 //! Each core has an allowance, at first an equal part of the whole. A core that comes close to its own
 //! asks another for some of what that one does not need, and gives it back when it no longer needs it.
 //! Above its allowance a core is *pressed*: it takes no new connections, and reads from each of those it
-//! has only as much as a request needs to be complete. So everybody goes on, slowly. Connections that have proven nothing,
-//! which nobody needs an account for, go before it comes to that (`Peers::shed_newcomers`).
+//! has only as much as a request needs to be complete. So all go on, slowly. Connections that have proven nothing,
+//! which need no account, go before it comes to that (`Peers::shed_newcomers`).
 //!
 //! Two kinds are counted. *Held* bytes came in through this core's connections and have neither been written
 //! nor dropped, wherever they are queued: the other side of the senders' credit. *Kept* bytes are everything else
@@ -13,7 +13,7 @@
 //! counted by the core that has it in memory, see `Peer::kept`.
 //!
 //! Invariants: the allowances of all cores, and what is under way between them, are the whole; a core
-//! that dies takes its loans with it and leaves its debts to nobody.
+//! that dies takes its loans with it and leaves its debts to no other.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use crate::message::{CoreStep, Message};
 
 /// What is worth asking for.
 const LOAN_OCTETS_MIN: usize = 256 << 10;
-/// When everybody has been asked in vain, they are asked again after so long.
+/// When all cores have been asked in vain, they are asked again after so long.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// One core's share of the budget.
@@ -46,7 +46,7 @@ pub(crate) struct Memory {
     /// Which core is asked next, by its distance from this one, and whether one has been asked.
     next: usize,
     asked: Option<CoreId>,
-    /// When everybody had been asked in vain.
+    /// When all cores had been asked in vain.
     refused_at: Option<Instant>,
 }
 
@@ -206,7 +206,7 @@ impl Memory {
         spare
     }
 
-    /// A loan has come, or one comes back. Returns what nobody has asked for.
+    /// A loan has come, or one comes back. Returns what was not asked for.
     pub(crate) fn receive(&mut self, from: CoreId, octets: usize, back: bool) -> usize {
         if back {
             take(&mut self.lent, from, octets);
@@ -386,7 +386,7 @@ mod tests {
 
     // A core that was asked before it was up is asked again; whichever loan comes second goes back.
     #[test]
-    fn a_loan_that_nobody_waits_for_is_given_back() {
+    fn a_loan_that_was_not_asked_for_is_given_back() {
         let now = Instant::now();
         let mut budget = Memory::new(64 * MIB, 2);
         budget.hold(30 * MIB);

@@ -30,7 +30,7 @@ impl AddressKey {
         match (v4, address) {
             (Some(v4), _) | (None, IpAddr::V4(v4)) => Self(u64::from(u32::from(v4))),
             (None, IpAddr::V6(address)) => {
-                // IPv4 takes ::/32, in which nobody has an address but the loopback.
+                // IPv4 takes ::/32, in which there is no address but the loopback.
                 let front = u64::try_from(u128::from(address) >> 64).unwrap_or_default();
                 Self(front & (u64::MAX << (64 - SUBSCRIBER_BITS)))
             }
@@ -38,7 +38,7 @@ impl AddressKey {
     }
 }
 
-/// A user of a realm: the first half of a SHA-256, so that nobody can make two of them meet.
+/// A user of a realm: the first half of a SHA-256, so that no peer can make two of them meet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct UserKey(pub(super) u128);
 
@@ -72,7 +72,7 @@ fn of_relay(host: &str) -> Sha256 {
 /// Whose share is counted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum Who {
-    /// Everybody at an address.
+    /// All at an address.
     Address(AddressKey),
     /// A user.
     User(UserKey),
@@ -94,7 +94,7 @@ impl Who {
 pub enum Offence {
     /// Credentials were wrong.
     Auth,
-    /// The same in an AUTH that came through another relay: whoever has a relay could keep users from their own
+    /// The same in an AUTH that came through another relay: an owner of a relay could keep users from their own
     /// connections otherwise.
     AuthBehind,
     /// A next hop could not be connected to.
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(UserKey::new("alice", "example.com"), UserKey::new("alice", "example.com"));
     }
 
-    // Neither all at one core, nor elsewhere for others: who counts must not be everybody's bottleneck.
+    // Neither all at one core, nor elsewhere for others: a core that counts must not be a bottleneck for all.
     #[test]
     fn counting_is_spread_over_all_cores() {
         let mut counts = [[0; 4]; 2];

@@ -66,32 +66,32 @@ pub(crate) enum Back {
 impl Sessions {
     /// The hop after a session refuses a request that is still coming in: it is stopped here, and
     /// the hop before is told by the response it still waits for (norm F7).
-    pub(crate) fn on_broken(&mut self, id: SessionRef, stream: StreamId, status: Status, core: &mut Core) {
-        if let Some(running) = self.get_mut(id).and_then(|session| session.take_running(stream)) {
+    pub(crate) fn on_broken(&mut self, this: SessionRef, stream: StreamId, status: Status, core: &mut Core) {
+        if let Some(running) = self.get_mut(this).and_then(|session| session.take_running(stream)) {
             let message = running.transit.head.message_id(&running.transit.octets).map(MessageId::new);
             if status == Status::STOP
-                && let (Some(session), Some(message)) = (self.get_mut(id), message)
+                && let (Some(session), Some(message)) = (self.get_mut(this), message)
             {
                 session.stop(running.inward, message);
-                self.recount(id, core);
+                self.recount(this, core);
             }
             running.end(Flag::Aborted, core);
-            refuse(core, id, &running, status);
+            refuse(core, this, &running, status);
         }
     }
 
-    /// A connection that serves several sessions is held up. If it is whoever this session leads to that takes
+    /// A connection that serves several sessions is held up. If it is what this session leads to that takes
     /// nothing, what waits for it from there is refused: one slow receiver must not stop the others (norm
     /// S14).
     pub(crate) fn on_relieve(
         &mut self,
-        id: SessionRef,
+        this: SessionRef,
         source: PeerRef,
         before: Option<SessionRef>,
         core: &mut Core,
     ) {
         let me = core.me;
-        let Some(session) = self.get_mut(id) else {
+        let Some(session) = self.get_mut(this) else {
             return;
         };
         let inner = session.inner(me).map(Outer::Peer);
@@ -101,7 +101,7 @@ impl Sessions {
             match side {
                 Outer::Peer(peer) => core.tell_peer(peer, PeerStep::Shed { source }),
                 Outer::Session(next) => {
-                    core.tell_session(next, SessionStep::Relieve { source, before: Some(id) });
+                    core.tell_session(next, SessionStep::Relieve { source, before: Some(this) });
                 }
             }
         }
@@ -166,8 +166,8 @@ impl Sessions {
     }
 
     /// The client is gone, and with it the session (norm A10).
-    pub(crate) fn on_inner_lost(&mut self, id: SessionRef, reason: EndReason, core: &mut Core) {
-        let Some(session) = self.remove(id) else {
+    pub(crate) fn on_inner_lost(&mut self, this: SessionRef, reason: EndReason, core: &mut Core) {
+        let Some(session) = self.remove(this) else {
             return;
         };
         core.stats.sessions_closed += 1;
@@ -175,19 +175,19 @@ impl Sessions {
         core.effects.event(Event::SessionClosed { session: Box::new(session.view(core.now)), reason });
         for running in &session.running {
             running.end(Flag::Aborted, core);
-            refuse(core, id, running, Status::NO_SESSION);
+            refuse(core, this, running, Status::NO_SESSION);
         }
         if let Some(key) = session.client() {
-            core.tell_peer(PeerRef { core: core.me, key }, PeerStep::SessionOver { session: id });
+            core.tell_peer(PeerRef { core: core.me, key }, PeerStep::SessionOver { session: this });
         }
         if let Some(user) = session.counted {
             core.tally(Who::User(user), Tally::Released);
         }
         for side in session.bound_to() {
             match side {
-                Outer::Peer(peer) => core.tell_peer(peer, PeerStep::Unbind { session: id }),
+                Outer::Peer(peer) => core.tell_peer(peer, PeerStep::Unbind { session: this }),
                 Outer::Session(other) => {
-                    let (outer, status) = (Outer::Session(id), Status::NO_SESSION);
+                    let (outer, status) = (Outer::Session(this), Status::NO_SESSION);
                     core.tell_session(other, SessionStep::OuterLost { outer, was_up: true, status });
                 }
             }
@@ -196,12 +196,12 @@ impl Sessions {
 
     pub(crate) fn on_outer_lost(
         &mut self,
-        id: SessionRef,
+        this: SessionRef,
         (outer, was_up): (Outer, bool),
         status: Status,
         core: &mut Core,
     ) {
-        let Some(session) = self.get_mut(id) else {
+        let Some(session) = self.get_mut(this) else {
             return;
         };
         if !session.lose(outer, was_up) {
@@ -209,17 +209,17 @@ impl Sessions {
         }
         for running in session.running.extract_if(.., |running| running.next == outer) {
             running.end(Flag::Aborted, core);
-            refuse(core, id, &running, status);
+            refuse(core, this, &running, status);
         }
     }
 
     /// A relay further on has refused the credentials of an AUTH that this session's client had us forward. Who does that too
     /// often is as one who guesses at us (RFC 4976, 6.3; norm A13); only time forgives it, for there may be relays that
     /// accept everything. Behind another relay the client has to wait: the connection is not its own.
-    pub(crate) fn on_guess(&mut self, id: SessionRef, core: &mut Core) {
+    pub(crate) fn on_guess(&mut self, this: SessionRef, core: &mut Core) {
         let (now, window) = (core.now, core.settings.limits.failure_window);
         let attempts_max = core.settings.attempts_max;
-        let Some(session) = self.get_mut(id) else {
+        let Some(session) = self.get_mut(this) else {
             return;
         };
         let (count, since) = &mut session.guesses;

@@ -29,59 +29,59 @@ use crate::reason::CloseReason;
 use crate::request::{Giver, Hop, MessageId, Outer, Transit};
 
 impl Relay {
-    /// A request whose first To-Path URI names `id`.
+    /// A request whose first To-Path URI names this session.
     pub(crate) fn on_request(
         &mut self,
-        id: SessionRef,
+        this: SessionRef,
         giver: Giver,
         stream: StreamId,
         mut transit: Transit,
     ) {
-        let routed = self.route(id, giver, stream, &transit);
-        self.sessions.recount(id, &mut self.core);
+        let routed = self.route(this, giver, stream, &transit);
+        self.sessions.recount(this, &mut self.core);
         match routed {
             Ok((next, inward)) => {
                 let running = Running { stream, giver, inward, next, transit: transit.clone(), octets: 0 };
-                if let Some(session) = self.sessions.get_mut(id) {
+                if let Some(session) = self.sessions.get_mut(this) {
                     session.running.push(running);
                 }
                 transit.moves += 1;
                 self.lend(stream, next.core(), transit.cost());
                 match next {
                     Outer::Peer(peer) => {
-                        let hop = Hop { session: id, inward };
+                        let hop = Hop { session: this, inward };
                         self.core.tell_peer(peer, PeerStep::Request { hop, stream, transit });
                     }
                     Outer::Session(next) => {
-                        let giver = Giver::Session(id);
+                        let giver = Giver::Session(this);
                         self.core.tell_session(next, SessionStep::Request { giver, stream, transit });
                     }
                 }
             }
             Err((status, why)) => {
                 self.core.effects.event(Event::RequestRefused {
-                    session: Some(id.id.prefix().to_owned()),
+                    session: Some(this.id.prefix().to_owned()),
                     status,
                     why,
                 });
                 self.core.credit(stream.peer, transit.cost());
                 if let Giver::Session(before) = giver
-                    && !self.sessions.is_linked(id, before)
+                    && !self.sessions.is_linked(this, before)
                 {
                     // It believes to be bound to us: it is free to be bound elsewhere.
-                    let outer = Outer::Session(id);
+                    let outer = Outer::Session(this);
                     self.core.tell_session(before, SessionStep::OuterLost { outer, was_up: false, status });
                 }
-                let next = Outer::Session(id);
+                let next = Outer::Session(this);
                 let refused = Running { stream, giver, inward: false, next, transit, octets: 0 };
-                refuse(&mut self.core, id, &refused, status);
+                refuse(&mut self.core, this, &refused, status);
             }
         }
     }
 
-    pub(crate) fn on_request_body(&mut self, id: SessionRef, stream: StreamId, octets: Bytes) {
+    pub(crate) fn on_request_body(&mut self, this: SessionRef, stream: StreamId, octets: Bytes) {
         let len = octets.len();
-        let next = self.sessions.get_mut(id).and_then(|session| session.pass_on(stream, len));
+        let next = self.sessions.get_mut(this).and_then(|session| session.pass_on(stream, len));
         if let Some(next) = next {
             self.lend(stream, next.core(), len);
         }
@@ -91,7 +91,7 @@ impl Relay {
                 self.core.tell_session(session, SessionStep::Body { stream, octets })
             }
             None => {
-                self.core.orphans.count(Outer::Session(id), stream, len);
+                self.core.orphans.count(Outer::Session(this), stream, len);
                 self.core.credit(stream.peer, len);
             }
         }
@@ -100,13 +100,13 @@ impl Relay {
     /// Decides whether a request may pass and where it goes (norms F1, F3, F4, F5).
     fn route(
         &mut self,
-        id: SessionRef,
+        this: SessionRef,
         giver: Giver,
         stream: StreamId,
         transit: &Transit,
     ) -> Result<(Outer, bool), Refusal> {
         let now = self.core.now;
-        let session = self.sessions.get_mut(id).ok_or((Status::NO_SESSION, "no such session"))?;
+        let session = self.sessions.get_mut(this).ok_or((Status::NO_SESSION, "no such session"))?;
         let to_path = transit.to_path();
         let named = to_path.first().and_then(|uri| session.named_by(uri));
         let own = named
@@ -117,8 +117,8 @@ impl Relay {
         }
         let next = to_path.after(1).first().ok_or((Status::NO_SESSION, "nobody to forward to"))?;
         // Seldom: most paths need not be looked into for that.
-        if memmem::find(to_path.after(1).as_bytes(), id.id.prefix().as_bytes()).is_some()
-            && to_path.after(1).uris().any(|uri| named_session(uri) == Some(id.id))
+        if memmem::find(to_path.after(1).as_bytes(), this.id.prefix().as_bytes()).is_some()
+            && to_path.after(1).uris().any(|uri| named_session(uri) == Some(this.id))
         {
             return Err((Status::BAD_REQUEST, "the same URI twice in a path"));
         }
@@ -135,8 +135,8 @@ impl Relay {
                 session.take_way(way, transit, &mut self.core);
             }
             let next = match transit.method() {
-                Method::Auth => self.reach_ahead(id, next)?,
-                _ => self.bind_outward(id, next, to_path.len() > 2)?,
+                Method::Auth => self.reach_ahead(this, next)?,
+                _ => self.bind_outward(this, next, to_path.len() > 2)?,
             };
             return Ok((next, false));
         }
@@ -146,14 +146,14 @@ impl Relay {
         if !session.leads_inside(to_path.after(1)) {
             return Err((Status::NO_SESSION, "not the client of this session"));
         }
-        self.bind_inward(id, giver, stream, transit)?;
-        Ok((Outer::Peer(self.reach_inside(id)?), true))
+        self.bind_inward(this, giver, stream, transit)?;
+        Ok((Outer::Peer(self.reach_inside(this)?), true))
     }
 
     /// The connection by which a session's client is reached. Where that leads through a relay which has none with us at
     /// present, one is opened: the URI is good for any (norm A10).
-    pub(super) fn reach_inside(&mut self, id: SessionRef) -> Result<PeerRef, Refusal> {
-        let session = self.sessions.get_mut(id).ok_or((Status::NO_SESSION, "no such session"))?;
+    pub(super) fn reach_inside(&mut self, this: SessionRef) -> Result<PeerRef, Refusal> {
+        let session = self.sessions.get_mut(this).ok_or((Status::NO_SESSION, "no such session"))?;
         if let Some(peer) = session.inner(self.core.me) {
             return Ok(peer);
         }
@@ -166,13 +166,13 @@ impl Relay {
         let peer = match known {
             Some(peer) => {
                 let chunk_max = self.core.settings.chunk_bounds.of_uri(nearest);
-                self.core.tell_peer(peer, PeerStep::Bind { session: id, chunk_max });
+                self.core.tell_peer(peer, PeerStep::Bind { session: this, chunk_max });
                 peer
             }
-            // Whoever writes to the client is not to be blamed on its user.
-            None => self.dial(id, target, None)?,
+            // Its user is not to blame for what is written to the client.
+            None => self.dial(this, target, None)?,
         };
-        if let Some(session) = self.sessions.get_mut(id) {
+        if let Some(session) = self.sessions.get_mut(this) {
             session.inner = Inner::Relay { by: Some(peer) };
         }
         Ok(peer)
@@ -180,12 +180,12 @@ impl Relay {
 
     /// The client asks a relay further on for a session, through this one (norm A16). That binds nothing: what it sends
     /// afterwards may go by the same connection, or elsewhere.
-    fn reach_ahead(&mut self, id: SessionRef, next: &[u8]) -> Result<Outer, Refusal> {
-        let session = self.sessions.get_mut(id).ok_or((Status::NO_SESSION, "no such session"))?;
+    fn reach_ahead(&mut self, this: SessionRef, next: &[u8]) -> Result<Outer, Refusal> {
+        let session = self.sessions.get_mut(this).ok_or((Status::NO_SESSION, "no such session"))?;
         if session.blocked_until.is_some_and(|until| self.core.now < until) {
             return Err((Status::FORBIDDEN, "too many failed AUTHs at relays further on"));
         }
-        // Credentials are for who has proven to be that relay: whoever has bound the session may only say so.
+        // Credentials are for who has proven to be that relay: what has bound the session may only say so.
         let has_proven = |peer: &PeerRef| {
             peer.core == self.core.me
                 && self.peers.get(peer.key).is_some_and(|peer| peer.leads_to_relay_of(next))
@@ -211,24 +211,24 @@ impl Relay {
             Some(_) => self.core.settings.target(&uri, true)?,
             None => self.core.settings.target_of_domain(&uri)?,
         };
-        let user = self.sessions.user_of(id);
-        let peer = self.dial(id, target, user)?;
+        let user = self.sessions.user_of(this);
+        let peer = self.dial(this, target, user)?;
         let ahead = Ahead { peer, uri: Arc::from(next) };
-        let Some(session) = self.sessions.get_mut(id) else {
+        let Some(session) = self.sessions.get_mut(this) else {
             return Ok(Outer::Peer(peer));
         };
         if let Some(before) = session.ahead.replace(ahead)
             && !session.uses(before.peer)
         {
-            self.core.tell_peer(before.peer, PeerStep::Unbind { session: id });
+            self.core.tell_peer(before.peer, PeerStep::Unbind { session: this });
         }
         Ok(Outer::Peer(peer))
     }
 
     /// The client sends: to what the session is bound to, or, if to nothing yet, wherever the next
     /// URI leads: another session of this relay, or out.
-    fn bind_outward(&mut self, id: SessionRef, next: &[u8], beyond: bool) -> Result<Outer, Refusal> {
-        let session = self.sessions.get_mut(id).ok_or((Status::NO_SESSION, "no such session"))?;
+    fn bind_outward(&mut self, this: SessionRef, next: &[u8], beyond: bool) -> Result<Outer, Refusal> {
+        let session = self.sessions.get_mut(this).ok_or((Status::NO_SESSION, "no such session"))?;
         let core = &self.core;
         match &mut session.outer {
             OuterSide::Bound { to, known } if known.contain(next) => return Ok(*to),
@@ -258,7 +258,7 @@ impl Relay {
             return Ok(to);
         }
         let uri = MsrpUri::parse(next).map_err(|_| (Status::BAD_REQUEST, "next hop is not a URI"))?;
-        let user = self.sessions.user_of(id);
+        let user = self.sessions.user_of(this);
         let to = if self.core.settings.is_ours(&uri) {
             let other = uri.session_id().and_then(SessionId::parse).map(SessionRef::of_wire);
             let other = other.ok_or((Status::NO_SESSION, "no such session"))?;
@@ -272,25 +272,25 @@ impl Relay {
                     kin: Some(other.core),
                     ..self.core.settings.target(&uri, false)?
                 };
-                Outer::Peer(self.dial(id, target, user)?)
+                Outer::Peer(self.dial(this, target, user)?)
             } else {
                 return Err((Status::NO_SESSION, "no such session"));
             }
         } else {
             let target = self.core.settings.target(&uri, beyond)?;
             self.core.stats.links_local += 1;
-            Outer::Peer(self.dial(id, target, user)?)
+            Outer::Peer(self.dial(this, target, user)?)
         };
-        if let Some(session) = self.sessions.get_mut(id) {
+        if let Some(session) = self.sessions.get_mut(this) {
             session.bind(to, Arc::from(next));
         }
         Ok(to)
     }
 
-    /// Somebody sends to the client: the first one to do so is the session's outer side for good.
+    /// A request for the client: the first one to send it is the session's outer side for good.
     fn bind_inward(
         &mut self,
-        id: SessionRef,
+        this: SessionRef,
         giver: Giver,
         stream: StreamId,
         transit: &Transit,
@@ -299,10 +299,10 @@ impl Relay {
             Giver::Peer | Giver::Relay => Outer::Peer(stream.peer),
             Giver::Session(other) => Outer::Session(other),
         };
-        if giver.is_connection() && self.take_over_dial(id, giver, stream.peer, transit) {
+        if giver.is_connection() && self.take_over_dial(this, giver, stream.peer, transit) {
             return Ok(());
         }
-        let session = self.sessions.get_mut(id).ok_or((Status::NO_SESSION, "no such session"))?;
+        let session = self.sessions.get_mut(this).ok_or((Status::NO_SESSION, "no such session"))?;
         // A relay that has proven its name is the same on any connection.
         let is_relay = |known: &OuterUris| {
             giver == Giver::Relay
@@ -340,7 +340,7 @@ impl Relay {
             let chunk_max = self.core.settings.chunk_bounds.of_uri(previous);
             self.core.count_link(peer.core);
             if !is_used {
-                self.core.tell_peer(peer, PeerStep::Bind { session: id, chunk_max });
+                self.core.tell_peer(peer, PeerStep::Bind { session: this, chunk_max });
             }
         }
         Ok(())
@@ -350,8 +350,8 @@ impl Relay {
     /// active one (norm T9), and two crossing first requests of one pair are one link. What waits
     /// for the dial goes out over the connection that is there; but what waits for a relay to prove its name goes to who
     /// has proven it, and a comer who has not is one more way to the same relay, as far as it is believed.
-    fn take_over_dial(&mut self, id: SessionRef, giver: Giver, comer: PeerRef, transit: &Transit) -> bool {
-        let Some(session) = self.sessions.get_mut(id) else {
+    fn take_over_dial(&mut self, this: SessionRef, giver: Giver, comer: PeerRef, transit: &Transit) -> bool {
+        let Some(session) = self.sessions.get_mut(this) else {
             return false;
         };
         let OuterSide::Bound { to, known } = &mut session.outer else {
@@ -384,7 +384,7 @@ impl Relay {
         let chunk_max = self.core.settings.chunk_bounds.of_uri(previous);
         dial.bound.clear();
         self.core.count_link(comer.core);
-        self.core.tell_peer(comer, PeerStep::Bind { session: id, chunk_max });
+        self.core.tell_peer(comer, PeerStep::Bind { session: this, chunk_max });
         for step in queued {
             if let Some(stream) = step.stream() {
                 self.lend(stream, comer.core, step.cost());
@@ -431,10 +431,10 @@ impl Relay {
 
 impl Sessions {
     /// The end of a request: passed on, and a SEND answered to the hop before (norm F6).
-    pub(crate) fn on_end(&mut self, id: SessionRef, stream: StreamId, flag: Flag, core: &mut Core) {
-        let running = self.get_mut(id).and_then(|session| session.take_running(stream));
+    pub(crate) fn on_end(&mut self, this: SessionRef, stream: StreamId, flag: Flag, core: &mut Core) {
+        let running = self.get_mut(this).and_then(|session| session.take_running(stream));
         let Some(running) = running else {
-            if let Some(failure) = core.orphans.end(Outer::Session(id), stream, flag) {
+            if let Some(failure) = core.orphans.end(Outer::Session(this), stream, flag) {
                 core.post(failure.into_message());
             }
             return;
@@ -450,7 +450,7 @@ impl Sessions {
                 PeerStep::Answer { sequence: stream.sequence, status: answered.then_some(Status::OK) },
             );
         } else if flag == Flag::Aborted {
-            // Nobody at the far end will answer what was never complete.
+            // The far end will not answer what was never complete.
             core.tell_peer(stream.peer, PeerStep::Answer { sequence: stream.sequence, status: None });
         }
     }

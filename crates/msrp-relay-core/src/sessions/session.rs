@@ -95,7 +95,7 @@ pub(super) enum Inner {
 
 #[derive(Debug)]
 pub(super) enum OuterSide {
-    /// Nobody has used the URI yet.
+    /// The URI has not been used yet.
     Unbound,
     Bound {
         to: Outer,
@@ -410,8 +410,8 @@ impl Running {
     }
 }
 
-/// Tells whoever handed a request to a session that it will not take it, or no more of it.
-pub(super) fn refuse(core: &mut Core, id: SessionRef, running: &Running, status: Status) {
+/// Tells what handed a request to a session that it will not take it, or no more of it.
+pub(super) fn refuse(core: &mut Core, this: SessionRef, running: &Running, status: Status) {
     let stream = running.stream;
     match running.giver {
         Giver::Peer | Giver::Relay => {
@@ -422,7 +422,7 @@ pub(super) fn refuse(core: &mut Core, id: SessionRef, running: &Running, status:
             // It may have ended there already: see the orphans.
             let mut notice = Notice::for_hop_before(&running.transit, before, stream);
             notice.extend(running.octets);
-            let place = Outer::Session(id);
+            let place = Outer::Session(this);
             core.orphans.adopt(place, Failure { notice, status });
             core.tell_session(before, SessionStep::Broken { stream, status });
         }
