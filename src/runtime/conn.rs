@@ -322,7 +322,7 @@ impl Conn {
             if self.up.get() {
                 self.watch_head(shared, &parser, &rest);
             }
-            glommio::executor().yield_if_needed().await;
+            crate::engine::breathe().await;
         }
     }
 
@@ -582,7 +582,7 @@ impl Conn {
                 if empty {
                     break;
                 }
-                glommio::executor().yield_if_needed().await;
+                crate::engine::breathe().await;
             }
         }
     }

@@ -628,7 +628,7 @@ impl Shared {
                 Parcel::Panic { in_task: true } => self.tasks.spawn(async { crash() }),
                 Parcel::Panic { in_task: false } => crash(),
             }
-            glommio::executor().yield_if_needed().await;
+            crate::engine::breathe().await;
         }
     }
 

@@ -280,7 +280,7 @@ impl Shared {
             if reply.send(lines).is_err() {
                 return;
             }
-            glommio::executor().yield_if_needed().await;
+            crate::engine::breathe().await;
         }
     }
 

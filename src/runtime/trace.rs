@@ -169,7 +169,7 @@ impl Shared {
                     self.attach(&trace, &view);
                 }
             }
-            glommio::executor().yield_if_needed().await;
+            crate::engine::breathe().await;
         }
     }
 
