@@ -10,7 +10,7 @@ Runs, in this order, and stops at the first that fails:
   scripts       their syntax; shellcheck where it can be had
   alerts        promtool: the alert rules, and their tests, where it can be had
   licences      deploy/debian/copyright is what scripts/third-party.sh makes of Cargo.lock, all of it allowed
-  formatting    cargo fmt --check
+  formatting    cargo fmt --all --check
   lints         cargo clippy, warnings denied
   docs          cargo doc, warnings denied
   tests         cargo test: unit, integration and documentation tests
@@ -221,11 +221,11 @@ raise_limit -n 65536
 step 'Scripts' check_scripts
 step 'Alerts' check_alerts
 step 'Licences' check_licences
-step 'Formatting' cargo fmt --check
-step 'Lints' cargo clippy --all-targets --locked -- -D warnings
+step 'Formatting' cargo fmt --all --check
+step 'Lints' cargo clippy --workspace --all-targets --locked -- -D warnings
 [ "$quick" = yes ] ||
-    step 'Docs' env RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked --document-private-items
-step 'Tests' cargo test --locked
+    step 'Docs' env RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --document-private-items
+step 'Tests' cargo test --workspace --locked
 # MSRPRELAY_TEST_RECORD_LAYER=rustls cargo test runs all of them so.
 step 'Record layer of rustls' env MSRPRELAY_TEST_RECORD_LAYER=rustls \
     cargo test --locked --test loopback --test hostile --test peer_relays -- "${with_rustls[@]}"

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The requirements, by letter, and how many of each.
 const IDS: [(char, u32); 8] =
@@ -187,13 +187,21 @@ fn cells(line: &str) -> Vec<String> {
 impl Facts {
     fn of_this_project() -> Self {
         let mut facts = Self { tests: BTreeMap::new(), modules: BTreeSet::new(), keys: BTreeSet::new() };
-        for (root, is_library) in [("tests", false), ("src", true)] {
-            walk(Path::new(root), &mut |path, source| {
-                let module = module_of(path.strip_prefix(root).unwrap());
+        let mut roots = vec![(PathBuf::from("tests"), None), (PathBuf::from("src"), Some(String::new()))];
+        for entry in fs::read_dir("crates").unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let root = Path::new("crates").join(&name).join("src");
+            roots.push((root, Some(name.replace('-', "_"))));
+        }
+        for (root, library) in roots {
+            walk(&root, &mut |path, source| {
+                let module = module_of(path.strip_prefix(&root).unwrap());
+                let names = [library.as_deref().unwrap_or_default(), &module];
+                let module = names.into_iter().filter(|name| !name.is_empty()).collect::<Vec<_>>().join("::");
                 facts
                     .tests
                     .extend(tests_in(source).map(|(name, ignored)| (format!("{module}::{name}"), ignored)));
-                if is_library {
+                if library.is_some() {
                     facts.modules.insert(module);
                 }
             });

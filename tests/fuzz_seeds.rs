@@ -7,7 +7,13 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 
-use msrprelay::fuzz::{Body, TARGETS};
+use testkit_pure::fuzz::{self, Body};
+
+/// Those of the pure core, and the TLS records.
+fn targets() -> impl Iterator<Item = (&'static str, Body)> {
+    let records: Body = msrp_tls::by_hand::records;
+    fuzz::TARGETS.into_iter().chain([("records", records)])
+}
 
 /// Mutated inputs for each target.
 const MUTATIONS: usize = 1500;
@@ -16,7 +22,7 @@ const MUTATED_MAX: usize = 2048;
 
 #[test]
 fn every_seed_keeps_every_promise() {
-    for (target, body) in TARGETS {
+    for (target, body) in targets() {
         for (name, octets) in seeds(target) {
             run(body, &octets, || format!("fuzz/seeds/{target}/{name}"));
         }
@@ -25,7 +31,7 @@ fn every_seed_keeps_every_promise() {
 
 #[test]
 fn mutations_of_the_seeds_keep_every_promise() {
-    for (target, body) in TARGETS {
+    for (target, body) in targets() {
         let seeds = seeds(target);
         for n in 0..MUTATIONS {
             let octets = mutation(&mut Dice(n as u64), &seeds);
@@ -36,7 +42,7 @@ fn mutations_of_the_seeds_keep_every_promise() {
 
 #[test]
 fn every_directory_of_seeds_belongs_to_a_target() {
-    let known = |name: &str| TARGETS.iter().any(|(target, _)| *target == name);
+    let known = |name: &str| targets().any(|(target, _)| target == name);
     for entry in fs::read_dir(directory()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(known(&name), "fuzz/seeds/{name} is nobody's");

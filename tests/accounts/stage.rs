@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use msrprelay::config::Config;
-use msrprelay::proto::digest::{Algorithm, Challenge, Ha1};
+use msrprelay::proto::digest::{Algorithm, Challenge, Ha1, NonceUse};
 use msrprelay::runtime::boot::Server;
 
 use crate::mariadb::DEADLINE;
@@ -101,7 +101,9 @@ impl<'a> Login<'a> {
             .find(|challenge| challenge.algorithm == self.algorithm)
             .unwrap();
         let ha1 = Ha1::new(self.algorithm, self.user, &challenge.realm, self.password);
-        let answer = challenge.answer(self.user, &ha1, to.as_bytes(), 1, "0123456789abcdef").to_string();
+        let answer = challenge
+            .answer(self.user, &ha1, to.as_bytes(), NonceUse { nc: 1, cnonce: "0123456789abcdef" })
+            .to_string();
         let request = Request::new("AUTH", &to, &endpoint.uri.clone()).header("Authorization", &answer);
         let asked = Instant::now();
         let tid = endpoint.send_bare(request);

@@ -23,7 +23,7 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use msrprelay::proto::digest::{Algorithm, Challenge, Ha1};
+use msrprelay::proto::digest::{Algorithm, Challenge, Ha1, NonceUse};
 use msrprelay::proto::parser::{Parser, ParserLimits, Piece};
 use msrprelay::relay::{
     ChunkBounds, CloseReason, CoreId, Effect, Effects, Event, Input, Limit, Limits, LookUpAnswer,
@@ -814,5 +814,5 @@ pub fn answer_challenge(challenge: &Frame, user: &str, password: &str, uri: &str
     let value = challenge.header("WWW-Authenticate").unwrap();
     let challenge = Challenge::parse(value.as_bytes()).unwrap();
     let ha1 = Ha1::new(challenge.algorithm, user, &challenge.realm, password);
-    challenge.answer(user, &ha1, uri.as_bytes(), nc, "5cdf0a9e71b2").to_string()
+    challenge.answer(user, &ha1, uri.as_bytes(), NonceUse { nc, cnonce: "5cdf0a9e71b2" }).to_string()
 }

@@ -1,0 +1,3 @@
+//! For tests of the pure core: what the fuzzer runs.
+
+pub mod fuzz;
