@@ -33,6 +33,8 @@ pub(super) struct Turns {
     receives: UnixDatagram,
     /// When the executor looked last, as far as is known.
     looked: Cell<Instant>,
+    /// It has looked since the last task breathed.
+    is_fresh: Cell<bool>,
     /// How many looks that were asked for have come.
     looks: Cell<u64>,
     /// A look was asked for, and has not come.
@@ -48,6 +50,7 @@ impl Turns {
             sends,
             receives,
             looked: Cell::new(Instant::now()),
+            is_fresh: Cell::new(false),
             looks: Cell::new(0),
             is_asked: Cell::new(false),
             waiting: RefCell::default(),
@@ -81,6 +84,15 @@ impl Turns {
         waiting.into_iter().for_each(Waker::wake);
     }
 
+    /// Whether tasks have kept the executor from looking for a stretch. Reads the clock once.
+    fn is_look_due(&self) -> bool {
+        let now = Instant::now();
+        if self.is_fresh.take() {
+            self.looked.set(now);
+        }
+        now.saturating_duration_since(self.looked.get()) >= STRETCH
+    }
+
     async fn wait_for_look(&self) {
         if !self.is_asked.replace(true) && self.sends.send(&[0]).await.is_err() {
             return self.is_asked.set(false);
@@ -103,9 +115,7 @@ impl Turns {
 /// For a task that may go on and on, between two pieces of its work: where tasks have kept the executor from its sockets,
 /// timers and other threads for a while, waits until it has looked at them. On any other thread does nothing.
 pub async fn breathe() {
-    let due = TURNS.with_borrow(|turns| {
-        turns.as_ref().filter(|turns| turns.looked.get().elapsed() >= STRETCH).map(Rc::clone)
-    });
+    let due = TURNS.with_borrow(|turns| turns.as_ref().filter(|turns| turns.is_look_due()).map(Rc::clone));
     match due {
         Some(turns) => turns.wait_for_look().await,
         None => glommio::executor().yield_if_needed().await,
@@ -114,7 +124,7 @@ pub async fn breathe() {
 
 /// Tells that the task that calls this was woken by a look of its executor.
 pub fn has_looked() {
-    TURNS.with_borrow(|turns| turns.iter().for_each(|turns| turns.looked.set(Instant::now())));
+    TURNS.with_borrow(|turns| turns.iter().for_each(|turns| turns.is_fresh.set(true)));
 }
 
 #[cfg(test)]
@@ -151,9 +161,8 @@ mod tests {
         let looks = run_on_executor(None, async {
             for _ in 0..20 {
                 work_for_a_stretch();
-                turns().looked.set(Instant::now() + STRETCH * 1000);
+                has_looked();
                 breathe().await;
-                turns().looked.set(Instant::now());
             }
             turns().looks.get()
         });
