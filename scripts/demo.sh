@@ -243,7 +243,7 @@ for ((n = 1; n <= relays; n++)); do
     echo "The relay listens on $address, cores: $cores"
 done
 
-echo "== Making $size of random octets"
+echo "== Making $size of random bytes"
 # A stream cipher's output under a random key: as random as /dev/urandom to anybody, and several times as fast.
 head -c "$octets" /dev/zero \
     | openssl enc -aes-128-ctr -K "$(openssl rand -hex 16)" -iv "$(openssl rand -hex 16)" > "$scratch/file.bin" &
@@ -300,8 +300,8 @@ cpu_after=$(relay_cpu_seconds)
 echo "== Comparing"
 sent=$(sha256sum < "$scratch/file.bin") received=$(sha256sum < "$scratch/bob/file.bin")
 received_octets=$(stat -c %s "$scratch/bob/file.bin")
-echo "sent      ${sent%% *}  $octets octets"
-echo "received  ${received%% *}  $received_octets octets"
+echo "sent      ${sent%% *}  $octets bytes"
+echo "received  ${received%% *}  $received_octets bytes"
 if [ "$octets" != "$received_octets" ] || [ "$sent" != "$received" ]; then
     fail "the file did not arrive as it was sent"
 fi

@@ -9,7 +9,7 @@ Usage: package.sh [--try] [--profile NAME] [--no-build] [--root DIR]
 Builds target/debian/msrprelay_*.deb (a release build, man pages and completions included), and then
   lintian       no complaint but those that deploy/debian/lintian-overrides explains
   install       by apt into a fresh minimal Debian made by mmdebstrap: files, user, modes, dependencies
-  the page      each command of the README's chapter on installing, as it stands there: certificate, config, user, start (the
+  the page      each command of the README's first ten minutes, as it stands there: certificate, config, user, start (the
                 unit's own command as the unit's user), status, what a client sees, reload (the unit's own command, too)
   remove        and purge: nothing is left but the user
 
@@ -259,7 +259,7 @@ put_in() {
     for file in /usr/share/man/man8/msrprelay.8.gz /usr/share/man/man1/msrp-send.1.gz \
         /usr/share/bash-completion/completions/msrprelay /usr/share/zsh/vendor-completions/_msrp \
         /usr/share/fish/vendor_completions.d/msrp.fish /lib/systemd/system/msrprelay.service \
-        /usr/share/man/man5/msrprelay.yaml.5.gz /usr/share/doc/msrprelay/docs/logging.md /etc/logrotate.d/msrprelay \
+        /usr/share/man/man5/msrprelay.yaml.5.gz /usr/share/doc/msrprelay/docs/operate/logging.md /etc/logrotate.d/msrprelay \
         /usr/share/msrprelay/grafana-dashboard.json /usr/share/msrprelay/alerts.yaml; do
         inside dpkg --listfiles msrprelay | grep -qE "^(/usr)?$file\$" || fail "$file is not in the package"
     done
@@ -284,10 +284,10 @@ YAML
     done
 }
 
-# The commands of the README's chapter on installing, one a line, but for the installation itself.
+# The commands of the README's chapter on the first ten minutes, one a line, but for this script and the installation itself.
 commands_of_the_page() {
-    awk '/^## / { here = $0 == "## Installing it" } /^```/ { code = $0 == "```sh"; next } here && code' README.md |
-        grep -vE '^(#|apt-get |$)'
+    awk '/^## / { here = $0 == "## Ten minutes to a running relay" } /^```/ { code = $0 == "```sh"; next } here && code' README.md |
+        grep -vE '^(#|scripts/package\.sh|apt-get |$)'
 }
 
 # Each as it stands there. No service manager is here: what it is asked for is done as the unit says.
