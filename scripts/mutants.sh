@@ -10,7 +10,7 @@ Runs cargo-mutants over src/proto and src/relay, in a small crate of these two a
 target/mutants (see pure-crate.sh): so a mutant costs seconds. Each layer has two passes: the tests that are quick first,
 all of them for the mutants that they let live. Lists the survivors, and tells for each file how many mutants were caught, hung (which
 counts as caught: a test that does not end is noticed), were missed, or are not viable (they do not compile).
-docs/mutants.md says which of those are expected, and why.
+docs/dev/mutants.md says which of those are expected, and why.
 
   --layer LAYER    proto or relay; default: both
   --file GLOB      only files that match, as src/relay/session.rs; may be given several times

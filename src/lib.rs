@@ -25,7 +25,7 @@
 //!   comes out as effects.
 //! * [`runtime`] does: sockets, TLS, cores. The only code on glommio, but for [`engine`] and the client.
 //! * [`engine`] makes every executor, and keeps it from sleeping over tasks that are due. What of glommio can bite, and
-//!   what is done about it, stands in `docs/engine.md`.
+//!   what is done about it, stands in `docs/dev/engine.md`.
 //! * [`control`] is one thread for what may wait on something slow: account and name look-ups. A file that is read
 //!   has a second one, for a disk cannot be waited for in any other way.
 //! * [`config`] turns YAML into a [`config::Config`] that is valid, or into everything that is wrong with it.

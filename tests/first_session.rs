@@ -111,7 +111,8 @@ impl Places {
 
     /// What the relay has made afresh in this frame.
     fn learn_from(&mut self, page: &str, here: &str) {
-        let start = |frame: &str| frame.lines().next().unwrap().split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let start =
+            |frame: &str| frame.lines().next().unwrap().split(' ').map(str::to_owned).collect::<Vec<_>>();
         let (on_the_page, here_too) = (start(page), start(here));
         if ["SEND", "REPORT"].contains(&here_too[2].as_str()) {
             self.learn(&on_the_page[1], &here_too[1]);
@@ -164,7 +165,8 @@ impl Relay {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let config = config.with_root_certificates(self.roots.clone()).with_no_client_auth();
         let name = ServerName::try_from(HOST).unwrap();
         let tls = ClientConnection::new(Arc::new(config), name).unwrap();
@@ -182,7 +184,9 @@ impl Drop for Relay {
 fn first_line(file: &Path, child: &mut Child) -> String {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(line) = fs::read_to_string(file).ok().and_then(|text| text.lines().next().map(str::to_owned)) {
+        if let Some(line) =
+            fs::read_to_string(file).ok().and_then(|text| text.lines().next().map(str::to_owned))
+        {
             return line;
         }
         assert_eq!(child.try_wait().unwrap(), None, "the relay has ended");
@@ -236,7 +240,9 @@ impl Client {
     fn receive(&mut self, page: &str, places: &mut Places) {
         let here = self.frame();
         places.learn_from(page, &here);
-        if let (Some(page), Some(here)) = (header(page, "WWW-Authenticate"), header(&here, "WWW-Authenticate")) {
+        if let (Some(page), Some(here)) =
+            (header(page, "WWW-Authenticate"), header(&here, "WWW-Authenticate"))
+        {
             self.challenge = Some((page.to_owned(), here.to_owned()));
         }
         let mut page = page.to_owned();

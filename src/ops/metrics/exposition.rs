@@ -1,6 +1,6 @@
 //! The figures as text, in both formats that Prometheus reads: OpenMetrics, and from that its own older one.
 //!
-//! Invariants: a metric has one help text and one type, here and in `docs/metrics.md`, which a test compares; label
+//! Invariants: a metric has one help text and one type, here and in `docs/operate/metrics.md`, which a test compares; label
 //! values come from fixed lists, the config and the number of cores, never from peers. What is worth comparing between
 //! cores has a label for them; everything else is one figure for the process.
 
