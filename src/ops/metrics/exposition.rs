@@ -140,7 +140,7 @@ impl Seen {
         )?;
         page.counter(
             "msrprelay_log_lines_dropped",
-            "Log lines lost because whoever reads them is too slow.",
+            "Log lines lost because the reader of standard error is too slow.",
             one(self.lines_dropped),
         )?;
         page.counter(
@@ -205,7 +205,7 @@ impl Seen {
         )?;
         page.counter(
             "msrprelay_body_bytes",
-            "Octets of message bodies received and sent on.",
+            "Bytes of message bodies received and sent on.",
             both(|core| [core.body_bytes_in, core.body_bytes_out], "direction", ["in", "out"]),
         )?;
         page.counter(
