@@ -183,7 +183,7 @@ stream_module() {
     done
 }
 
-# Waits until somebody listens.
+# Waits until a process listens.
 await_port() { # PORT PID LOG
     local tries=0
     until (: < "/dev/tcp/127.0.0.1/$1") 2> /dev/null; do
@@ -196,7 +196,7 @@ await_port() { # PORT PID LOG
     done
 }
 
-# A port that nobody listens on, below those that the kernel gives to clients.
+# A port that no process listens on, below those that the kernel gives to clients.
 free_port() {
     local port
     while :; do

@@ -10,8 +10,8 @@ Usage: farm.sh [--pairs N] [--behind-two PERCENT] [--seconds N] [--size MIB] [--
 Builds the relay and starts four of them on 127.0.0.2 to 127.0.0.5, with certificates of one throw-away authority, a name
 server whose record _msrps._tcp.example.com names all four, and a MariaDB with everybody's account. Pairs of clients find
 a relay each by that record, by chance, and send each other files and chat at the same time. In the middle one relay is
-killed. Verified are: every octet; that each SEND of its clients has a verdict, be it an answer, a REPORT or the end of the
-connection; that these clients come up on the other relays and send again what was cut short; that nobody else notices.
+killed. Verified are: every byte; that each SEND of its clients has a verdict, be it an answer, a REPORT or the end of the
+connection; that these clients come up on the other relays and send again what was cut short; that no other client notices.
 Printed are: how sessions spread over relays and cores, CPU time per GB for each number of relays on the way, memory.
 
   --pairs N      pairs of clients, 8 to 500; default 200

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Messages and files between a client of this relay and a client of somebody else's: Kamailio, from Debian's packages.
+# Messages and files between a client of this relay and a client of another relay: Kamailio, from Debian's packages.
 set -euo pipefail
 
 usage() {
@@ -166,7 +166,7 @@ listens() { # ADDRESS PORT
     (exec 3<> "/dev/tcp/$1/$2") 2> /dev/null
 }
 
-# A port that nobody has at this moment.
+# A port that no process has at this moment.
 free_port() { # ADDRESS
     local port tries=0
     while [ "$tries" -lt 20 ]; do
@@ -308,7 +308,7 @@ for attempt in 1 2 3; do
     kamailio -DD -E -f kamailio.cfg -Y "$scratch" -P "$scratch/kamailio.pid" -m 64 -M 8 > kamailio.log 2>&1 &
     kamailio=$!
     sleep 0.5
-    # Somebody may have taken the port meanwhile.
+    # Another process may have taken the port meanwhile.
     if [ "$attempt" -lt 3 ] && ! kill -0 "$kamailio" 2> /dev/null && grep -q 'already in use' kamailio.log; then
         continue
     fi

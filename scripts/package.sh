@@ -23,7 +23,7 @@ Builds target/debian/msrprelay_*.deb (a release build, man pages and completions
   -h, --help      this text
 
 Needs root (for namespaces and chroot) and a Debian machine; installs lintian, mmdebstrap, dpkg-dev and cargo-deb if they
-are missing. No service manager is needed: none is started. The trial has its own network, which reaches nobody, and its
+are missing. No service manager is needed: none is started. The trial has its own network, which reaches no other host, and its
 own processes, which end with it. Takes a release build and about two minutes. Not a part of the gate.
 USAGE
 }

@@ -7,8 +7,8 @@ usage() {
 Usage: soak.sh [--minutes N] [--cores LIST] [--seed N] [--keep] [--no-build]
 
 Builds the relay, makes a throw-away certificate, and starts the release binary on free loopback ports. A second process
-then drives a mix of about a hundred connections: files from one octet to 64 MiB, chats, slow and resting ends, AUTHs and
-guesses, clients and endpoints that go in mid-file, endpoints without a relay. Verified are: every octet, or that its
+then drives a mix of about a hundred connections: files from one byte to 64 MiB, chats, slow and resting ends, AUTHs and
+guesses, clients and endpoints that go in mid-file, endpoints without a relay. Verified are: every byte, or that its
 sender was told; that memory stays flat; that no descriptor is left; the log; a stop in order. Ends with a table.
 
   --minutes N    how long the mix goes on; default 10. Under 3 memory has little time to warm up: the second quarter is
