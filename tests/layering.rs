@@ -113,7 +113,7 @@ fn only_the_engine_makes_executors() -> io::Result<()> {
             if !path.ends_with("engine/src/lib.rs") && !path.ends_with("tests/layering.rs") {
                 let code = without_comments(source);
                 let maker = CONSTRUCTORS.iter().find(|name| names(&code, name));
-                assert_eq!(maker, None, "{}: use engine::Engine, see docs/engine.md", path.display());
+                assert_eq!(maker, None, "{}: use engine::Engine, see docs/dev/engine.md", path.display());
             }
         })?;
     }

@@ -1,5 +1,5 @@
 //! What the log says: of strangers no more than a bounded number of lines, of peers what an operator needs, to the journal
-//! and to fail2ban what they understand; and that docs/logging.md has every line.
+//! and to fail2ban what they understand; and that docs/operate/logging.md has every line.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 #[path = "loopback/support/mod.rs"]
@@ -147,7 +147,7 @@ fn ticked(cell: &str) -> BTreeSet<String> {
     cell.split(", ").map(|word| word.trim_matches('`').to_owned()).filter(|word| !word.is_empty()).collect()
 }
 
-// The table in docs/logging.md says who can cause each line. A new line is not forgotten: this test wants it there. What a
+// The table in docs/operate/logging.md says who can cause each line. A new line is not forgotten: this test wants it there. What a
 // stranger can cause must be bounded; `telemetry::gate` tests the bounds of all sites.
 #[test]
 fn every_line_is_documented_with_its_cause_and_those_of_strangers_are_bounded() {
@@ -155,7 +155,7 @@ fn every_line_is_documented_with_its_cause_and_those_of_strangers_are_bounded() 
     assert!(lines.len() > 60, "{lines:#?}");
     let mut problems = Vec::new();
     let mut documented = BTreeSet::new();
-    let page = fs::read_to_string(Path::new(ROOT).join("docs/logging.md")).unwrap();
+    let page = fs::read_to_string(Path::new(ROOT).join("docs/operate/logging.md")).unwrap();
     let (_, table) = page.split_once("\n| Message | Level | Caused by | Fields |\n").unwrap();
     for row in table.lines().skip(1).take_while(|row| row.starts_with('|')) {
         let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
@@ -179,7 +179,7 @@ fn every_line_is_documented_with_its_cause_and_those_of_strangers_are_bounded() 
         }
     }
     problems.extend(lines.keys().filter(|message| !documented.contains(*message)).map(|message| {
-        format!("{message:?} is not in docs/logging.md: say there who can cause it; a stranger's is `gated!`")
+        format!("{message:?} is not in docs/operate/logging.md: say there who can cause it; a stranger's is `gated!`")
     }));
     // In JSON a field must not take the place of what stands in front; to an operator a key of a table says nothing.
     for (message, line) in &lines {

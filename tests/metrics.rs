@@ -549,7 +549,7 @@ fn every_alert_says_how_bad_it_is_and_what_to_do() {
             assert!(rule["annotations"][annotation].as_str().is_some_and(|text| text.len() > 10), "{name}");
         }
         assert!(
-            include_str!("../docs/metrics.md").contains(&format!("| `{name}` |")),
+            include_str!("../docs/operate/metrics.md").contains(&format!("| `{name}` |")),
             "{name} is not documented"
         );
     }
@@ -593,7 +593,7 @@ fn every_metric_is_documented_and_nothing_else_is() {
             format!("| `{name}{total}` | {} | {} | {} |", family.kind, labels.join(", "), family.help)
         });
         let rows: BTreeSet<_> = rows.collect();
-        let documented = include_str!("../docs/metrics.md").lines();
+        let documented = include_str!("../docs/operate/metrics.md").lines();
         let documented: BTreeSet<_> = documented
             .filter(|line| line.starts_with("| `msrprelay_") || line.starts_with("| `process_"))
             .map(str::to_owned)

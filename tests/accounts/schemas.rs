@@ -40,7 +40,7 @@ pub(crate) enum Proxy {
     Kamailio,
 }
 
-/// A database with an empty table, and an account for the relay that may do what the README grants it.
+/// A database with an empty table, and an account for the relay that may do what docs/operate/accounts.md grants it.
 pub(crate) struct Database<'a> {
     pub(crate) server: &'a MariaDb,
     pub(crate) name: String,

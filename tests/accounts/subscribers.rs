@@ -7,7 +7,7 @@ use crate::schemas::{DOMAIN, Database, Proxy};
 use crate::stage::{Login, Relay};
 use crate::support::bounded;
 
-/// What the README's section on accounts describes: its GRANT and no more, its keys and no more.
+/// What docs/operate/accounts.md describes: its GRANT and no more, its keys and no more.
 #[test]
 fn an_opensips_site_authenticates_its_users_by_the_hashes_alone() {
     bounded(|| {

@@ -198,7 +198,7 @@ const FILE: usize = 64 << 20;
 const PAIRS: usize = 100;
 const MESSAGES: usize = 1500;
 const MESSAGE: usize = 200;
-/// What README promises: the high-water mark, one read across it, and one flush.
+/// What docs/operate/configuration.md promises: the high-water mark, one read across it, and one flush.
 const SESSION_KIB_MAX: u64 = 256 + 64 + 128;
 
 /// A client that may be made to wait for long.

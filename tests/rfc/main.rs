@@ -1,6 +1,6 @@
 //! One test for each requirement on a relay that no other test holds; the requirement's id stands before it.
 //!
-//! The ids are those of `docs/conformance.md`, which says what each asks for and names its tests. Everything here runs
+//! The ids are those of `docs/dev/conformance.md`, which says what each asks for and names its tests. Everything here runs
 //! over `support`'s world: no sockets, a clock that is stepped.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests state what must hold")]

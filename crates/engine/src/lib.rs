@@ -21,7 +21,7 @@
 //! * The same thread knocks at an executor that has used CPU since it last answered. Should one have gone to sleep over
 //!   tasks by a way that is not known here, it sleeps no longer than `watch::REST` and a moment.
 //!
-//! `docs/engine.md` has the details, and the engine's other sharp edges.
+//! `docs/dev/engine.md` has the details, and the engine's other sharp edges.
 
 pub mod deadline;
 pub mod ring;

@@ -40,7 +40,7 @@ pub(super) fn write(
 
 fn head(page: &mut Page, notes: &[Note], origin: &str, left_out: bool) {
     page.comment(&format!(
-        "Made by msrprelay import-config from {origin}. config.yaml.sample explains every key, docs/migration.md what \
+        "Made by msrprelay import-config from {origin}. config.yaml.sample explains every key, docs/operate/migration.md what \
          is different from the relay that this came from."
     ));
     if left_out {
