@@ -41,11 +41,7 @@ impl Drive {
     }
 
     /// Hands one flush of what a connection may be sent to `write`, and a buffer for as long as it needs one.
-    pub(super) fn flush(
-        &self,
-        peer: PeerKey,
-        write: impl FnOnce(&OutBatch, &mut Vec<u8>),
-    ) -> WriteState {
+    pub(super) fn flush(&self, peer: PeerKey, write: impl FnOnce(&OutBatch, &mut Vec<u8>)) -> WriteState {
         let mut batch = self.batch.borrow_mut();
         let state = self.relay.borrow_mut().poll_write(Instant::now(), peer, &mut batch);
         if !batch.is_empty() {
