@@ -195,7 +195,7 @@ mod tests {
     use super::*;
     use crate::relay::{ProvenNames, Transport};
 
-    const PATIENCE: Duration = Duration::from_secs(5);
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     fn listening() -> (SocketAddr, socket2::Socket) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
