@@ -9,14 +9,9 @@
     reason = "what cannot be set up cannot be measured"
 )]
 
-#[path = "rig.rs"]
-mod rig;
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use msrprelay::proto::head::FailureReport;
-use rig::{Chunks, Rig, Unwatched};
+use testkit_pure::rig::{Chunks, Rig, Unwatched};
 
 const PIECE: usize = 64 << 10;
 

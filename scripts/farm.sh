@@ -112,17 +112,20 @@ cd "$root"
 
 if [ "$build" = yes ]; then
     echo "== Building"
-    options=(--locked --bins --test farm)
+    options=(--locked --bins --test long)
     [ "$profile" = debug ] || options+=(--release)
     cargo build "${options[@]}"
 fi
 bin=$(realpath -m "${CARGO_TARGET_DIR:-target}/$profile")
 # Cargo puts a hash behind its name.
-driver=$(find "$bin/deps" -maxdepth 1 -name 'farm-*' -type f -executable -printf '%T@ %p\n' 2> /dev/null |
+driver=$(find "$bin/deps" -maxdepth 1 -name 'long-*' -type f -executable -printf '%T@ %p\n' 2> /dev/null |
     sort -n | tail -n 1 | cut -d ' ' -f 2-)
 if [ ! -x "$bin/msrprelay" ] || [ -z "$driver" ]; then
     fail "$bin holds no relay, or no driver: run without --no-build"
 fi
+# A driver that knows no such test would pass.
+test=farm::a_farm_loses_a_relay_and_only_those_on_it_notice
+[ "$("$driver" --list --format terse --ignored --exact "$test")" = "$test: test" ] || fail "$driver has no test $test"
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/msrp-farm.XXXXXX")
 # The database runs as nobody if we are root, and writes there, too.
@@ -165,7 +168,7 @@ echo "== $pairs pairs, $behind_two % of the clients behind two relays, $seconds 
 FARM_RELAY=$bin/msrprelay FARM_PLACE=$scratch FARM_CORES=$cores FARM_PAIRS=$pairs FARM_SECONDS=$seconds \
     FARM_BEHIND_TWO=$behind_two FARM_SIZE_MIB=$size FARM_SEED=$seed RUST_BACKTRACE=0 TMPDIR=$scratch/tmp \
     timeout --kill-after=5 290 \
-    "$driver" --ignored --exact --nocapture a_farm_loses_a_relay_and_only_those_on_it_notice &
+    "$driver" --ignored --exact --nocapture "$test" &
 pid=$!
 status=0
 wait "$pid" || status=$?

@@ -91,15 +91,18 @@ cd "$root"
 
 if [ "$build" = yes ]; then
     echo "== Building"
-    cargo build --release --locked --bins --test soak
+    cargo build --release --locked --bins --test long
 fi
 bin=$(realpath -m "${CARGO_TARGET_DIR:-target}/release")
 # Cargo puts a hash behind its name.
-driver=$(find "$bin/deps" -maxdepth 1 -name 'soak-*' -type f -executable -printf '%T@ %p\n' 2> /dev/null |
+driver=$(find "$bin/deps" -maxdepth 1 -name 'long-*' -type f -executable -printf '%T@ %p\n' 2> /dev/null |
     sort -n | tail -n 1 | cut -d ' ' -f 2-)
 if [ ! -x "$bin/msrprelay" ] || [ -z "$driver" ]; then
     fail "$bin holds no relay, or no driver: run without --no-build"
 fi
+# A driver that knows no such test would pass.
+test=soak::a_steady_mix_loses_no_octet_and_leaves_nothing_behind
+[ "$("$driver" --list --format terse --ignored --exact "$test")" = "$test: test" ] || fail "$driver has no test $test"
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/msrp-soak.XXXXXX")
 pid=''
@@ -171,7 +174,7 @@ export MALLOC_TRIM_THRESHOLD_=262144 MALLOC_MMAP_THRESHOLD_=262144
 
 echo "== $minutes min on cores $cores, seed $seed"
 SOAK_RELAY=$bin/msrprelay SOAK_PLACE=$scratch SOAK_PASSWORD=$password SOAK_MINUTES=$minutes SOAK_SEED=$seed RUST_BACKTRACE=0 \
-    "$driver" --ignored --exact --nocapture a_steady_mix_loses_no_octet_and_leaves_nothing_behind &
+    "$driver" --ignored --exact --nocapture "$test" &
 pid=$!
 status=0
 wait "$pid" || status=$?

@@ -5,15 +5,11 @@
 //! machine.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
-#[path = "../benches/rig.rs"]
-mod rig;
-mod support;
-
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use msrprelay::proto::head::FailureReport;
-use rig::{Chunks, Rig, Watch};
+use testkit_pure::rig::{Chunks, Rig, Watch};
 
 thread_local! {
     static WATCHING: Cell<bool> = const { Cell::new(false) };

@@ -1,0 +1,214 @@
+//! Holds the boundaries: `proto` and `relay` are pure, so neither may name a socket, clock, source of randomness,
+//! log or executor; and nothing but `engine` makes an executor.
+
+use std::path::Path;
+use std::{fs, io};
+
+const FOREIGN: [&str; 10] = [
+    "glommio",
+    "tokio",
+    "std::net",
+    "Instant::now",
+    "SystemTime",
+    "OsRng",
+    "thread_rng",
+    "getrandom",
+    "tracing",
+    "async",
+];
+
+#[test]
+fn pure_layers_name_nothing_impure() -> io::Result<()> {
+    for layer in ["src/proto", "src/relay", "src/srv.rs"] {
+        check(&Path::new(env!("CARGO_MANIFEST_DIR")).join(layer))?;
+    }
+    Ok(())
+}
+
+/// Foreign text is made fit for a terminal in one place only; nothing gets past it.
+#[test]
+fn programs_write_to_a_terminal_through_one_module() -> io::Result<()> {
+    let mut waiting = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin")];
+    let mut files = 0;
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() {
+            for entry in fs::read_dir(path)? {
+                waiting.push(entry?.path());
+            }
+            continue;
+        }
+        files += 1;
+        let code = without_comments(&fs::read_to_string(&path)?);
+        // Only looked at: whether it is a terminal, and what a child has written.
+        let code = code.replace("stderr().is_terminal()", "").replace("output.stdout", "");
+        for way in ["println", "eprintln", "print", "eprint", "stdout", "stderr", "dbg"] {
+            assert!(!names(&code, way) || is_lint(&code, way), "{}: {way}", path.display());
+        }
+    }
+    assert!(files > 20, "the programs' sources were not found");
+    Ok(())
+}
+
+/// What other users plant in a directory is dealt with in one place only.
+#[test]
+fn files_are_made_in_one_module() -> io::Result<()> {
+    const WAYS: [&str; 12] = [
+        "File::create",
+        "File::create_new",
+        "File::options",
+        "OpenOptions",
+        "fs::write",
+        "fs::copy",
+        "fs::rename",
+        "fs::hard_link",
+        "fs::set_permissions",
+        "chown",
+        "UnixListener::bind",
+        "fs::chmod",
+    ];
+    let mut waiting = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut files = 0;
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() {
+            for entry in fs::read_dir(path)? {
+                waiting.push(entry?.path());
+            }
+            continue;
+        }
+        let is_test = path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs");
+        let is_code = path.extension().is_some_and(|extension| extension == "rs");
+        if is_test || !is_code || path.ends_with("src/files.rs") {
+            continue;
+        }
+        files += 1;
+        let source = fs::read_to_string(&path)?;
+        let code = without_comments(source.split("\n#[cfg(test)]\n").next().unwrap_or_default());
+        for way in WAYS {
+            let names = code.lines().any(|line| names(line, way) && !line.contains('"'));
+            assert!(!names, "{}: {way}: use the module `files`", path.display());
+        }
+    }
+    assert!(files > 100, "the sources were not found");
+    Ok(())
+}
+
+/// The name stands for nothing but a standard stream handed to a child.
+fn is_lint(code: &str, way: &str) -> bool {
+    let lines = code.lines().filter(|line| names(line, way));
+    lines.map(str::trim_start).all(|line| line.starts_with("#!") || line.contains("Stdio::"))
+}
+
+/// What makes an executor of the engine's.
+const CONSTRUCTORS: [&str; 3] = ["LocalExecutorBuilder", "LocalExecutorPoolBuilder", "LocalExecutor"];
+
+#[test]
+fn only_the_engine_makes_executors() -> io::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut looked_at = 0;
+    for directory in ["src", "crates", "tests", "benches", "fuzz/fuzz_targets"] {
+        each_source(&root.join(directory), &mut |path, source| {
+            looked_at += 1;
+            if !path.ends_with("src/engine.rs") && !path.ends_with("operator/layering.rs") {
+                let code = without_comments(source);
+                let maker = CONSTRUCTORS.iter().find(|name| names(&code, name));
+                assert_eq!(maker, None, "{}: use engine::Engine, see docs/engine.md", path.display());
+            }
+        })?;
+    }
+    assert!(looked_at > 100, "{looked_at} files");
+    Ok(())
+}
+
+fn each_source(path: &Path, look: &mut dyn FnMut(&Path, &str)) -> io::Result<()> {
+    if path.is_dir() {
+        return fs::read_dir(path)?.try_for_each(|entry| each_source(&entry?.path(), look));
+    }
+    if path.extension().is_some_and(|extension| extension == "rs") {
+        look(path, &fs::read_to_string(path)?);
+    }
+    Ok(())
+}
+
+/// Addresses become canonical where they enter: what reads one by itself, or asks a socket for one, would let two
+/// spellings of one address be two (`proto::address`).
+#[test]
+fn addresses_are_read_in_one_place() -> io::Result<()> {
+    const BY_ONESELF: [&str; 6] = [
+        "parse::<IpAddr>",
+        "parse::<SocketAddr>",
+        "parse::<std::net::IpAddr>",
+        "parse::<std::net::SocketAddr>",
+        "to_canonical",
+        "to_ipv4_mapped",
+    ];
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for layer in [
+        "config",
+        "control",
+        "ops",
+        "proto",
+        "relay",
+        "runtime",
+        "telemetry",
+        "telemetry.rs",
+        "bin/msrprelay",
+    ] {
+        each(&source.join(layer), &mut |path, code| {
+            if path.ends_with("proto/address.rs") || path.ends_with("tests.rs") {
+                return;
+            }
+            let found = BY_ONESELF.iter().find(|name| code.contains(**name));
+            assert_eq!(found, None, "{}", path.display());
+            // A `Socket` of ours answers in that form; others do not.
+            let asks = code.replace("socket.peer_addr()", "").contains(".peer_addr()");
+            assert!(!asks || path.ends_with("runtime/sock.rs"), "{}: peer_addr", path.display());
+        })?;
+    }
+    Ok(())
+}
+
+fn check(path: &Path) -> io::Result<()> {
+    each(path, &mut |path, code| {
+        for name in FOREIGN {
+            assert!(!names(code, name), "{}: {name}", path.display());
+        }
+    })
+}
+
+/// Shows the code of each file under a path.
+fn each(path: &Path, look: &mut impl FnMut(&Path, &str)) -> io::Result<()> {
+    if path.is_dir() {
+        return fs::read_dir(path)?.try_for_each(|entry| each(&entry?.path(), look));
+    }
+    if path.extension().is_some_and(|extension| extension == "rs") && path.exists() {
+        let source = fs::read_to_string(path)?;
+        // Unit tests, at the foot of a file, may well begin with the present moment.
+        look(path, &without_comments(source.split("\n#[cfg(test)]\n").next().unwrap_or_default()));
+    }
+    Ok(())
+}
+
+/// Each line up to its `//`, the one of a URI in a string excepted.
+fn without_comments(source: &str) -> String {
+    let code = |line: &str| {
+        let comment = line.match_indices("//").find(|&(at, _)| !line[..at].ends_with(':'));
+        line[..comment.map_or(line.len(), |(at, _)| at)].to_owned() + "\n"
+    };
+    source.lines().map(code).collect()
+}
+
+fn names(code: &str, name: &str) -> bool {
+    let part_of_a_word =
+        |octet: Option<char>| octet.is_some_and(|octet| octet.is_alphanumeric() || octet == '_');
+    code.match_indices(name).any(|(at, _)| {
+        let (before, after) = (&code[..at], &code[at + name.len()..]);
+        !part_of_a_word(before.chars().next_back()) && !part_of_a_word(after.chars().next())
+    })
+}
+
+#[test]
+fn only_whole_identifiers_outside_comments_count() {
+    let code = without_comments("let a = async_channel(); // tokio\nuse core::net;\n");
+    assert!(FOREIGN.iter().all(|name| !names(&code, name)));
+    assert!(names("use std::net::TcpStream;", "std::net") && names("Instant::now()", "Instant::now"));
+}
