@@ -496,7 +496,7 @@ count_allocations() {
     fi
     echo "== Counting allocations"
     local counted
-    counted=$(cargo test --release --locked --test allocations -- --nocapture 2> "$scratch/errors" \
+    counted=$(cargo test --release --locked -p msrp-relay-core --test allocations -- --nocapture 2> "$scratch/errors" \
         | sed -n 's/^allocations per chunk: \([0-9.]*\)$/\1/p' | sort -n | tail -n 1)
     [ -n "$counted" ] || { cat "$scratch/errors" >&2; broken=yes; return 0; }
     round=1 result=''

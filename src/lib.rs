@@ -149,19 +149,15 @@
 //! `relay::forward`. To see how it starts and recovers: [`runtime::boot`]. To change what is on the wire:
 //! [`proto::head`].
 
-pub mod client;
+pub use engine::{self, ring};
+pub use msrp_client as client;
+pub use msrp_proto::{self as proto, srv};
+pub use msrp_relay_core as relay;
+pub use msrp_tls::trust;
+pub use untrusted::{files, text};
+
 pub mod config;
 pub mod control;
-pub mod engine;
-pub mod files;
-#[doc(hidden)]
-pub mod fuzz;
 pub mod ops;
-pub mod proto;
-pub mod relay;
-pub mod ring;
 pub mod runtime;
-pub mod srv;
 pub mod telemetry;
-pub mod text;
-pub mod trust;

@@ -33,6 +33,7 @@ pub use accounts::{Backend, Columns, Mysql, SecretColumns, Server as DatabaseSer
 pub use certificates::CertifiedPair;
 pub use fixed::Fixed;
 pub use limits::Limits;
+pub use msrp_tls::RecordLayer;
 use raw::Raw;
 
 /// Everything the relay is told at its start.
@@ -107,16 +108,6 @@ pub enum UnprovenRelays {
     Accept,
     /// They get 403.
     Refuse,
-}
-
-/// Who reads and writes the records of a TLS connection once the handshake, which is always rustls', is over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RecordLayer {
-    /// rustls.
-    Rustls,
-    /// The relay itself, where TLS 1.3 with AES-GCM was agreed on; rustls elsewhere. Costs less CPU.
-    #[default]
-    Direct,
 }
 
 /// The `auth:` section.

@@ -73,7 +73,7 @@ fn answers_wake_a_data_core() {
     let server = NameServer::start();
     let control = server.plane("");
     let handle = control.handle();
-    let found = crate::engine::run_on_executor(None, async {
+    let found = engine::run_on_executor(None, async {
         let answer = handle.look_up(address("192.0.2.1"), attempt("alice", "example.com")).await;
         assert!(matches!(answer, Answer::Unknown));
         handle.resolve(who("alice"), "both.example.com".to_owned()).await

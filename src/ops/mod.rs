@@ -1,12 +1,9 @@
 //! What an operator needs around the relay.
 //!
-//! [`import`] reads the config of the relay that is there today; [`documents`] writes man pages and completions;
-//! [`service`] speaks with the service manager; [`admin`] lets an operator look into a relay that runs; [`metrics`] shows its
-//! figures over HTTP; [`say`] is the programs' way to a terminal. Must not know: connections, how a relay is started. The programs call it; nothing here calls back.
+//! [`import`] reads the config of the relay that is there today; [`service`] speaks with the service manager; [`admin`] lets an operator look into a relay that runs; [`metrics`] shows its
+//! figures over HTTP. Must not know: connections, how a relay is started. The programs call it; nothing here calls back.
 
 pub mod admin;
-pub mod documents;
 pub mod import;
 pub mod metrics;
-pub mod say;
 pub mod service;

@@ -7,7 +7,6 @@
 pub mod boot;
 mod conn;
 mod core;
-mod deadline;
 mod dial;
 mod hand_over;
 mod heritage;
@@ -18,9 +17,9 @@ mod mesh;
 mod pass_on;
 mod pool;
 pub mod preflight;
-mod records;
-pub mod sock;
 pub mod succession;
 mod tasks;
-pub mod tls;
 pub mod trace;
+
+pub use engine::{deadline, sock};
+pub use msrp_tls::{self as tls, records};

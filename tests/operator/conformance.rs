@@ -4,9 +4,11 @@
 //! What is checked is a plain function over text, so that wrong tables can be tried here too. Whether a test proves
 //! what its row claims is for a reader to judge; that it runs is not: an ignored test counts as none.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests state what must hold")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The requirements, by letter, and how many of each.
 const IDS: [(char, u32); 8] =
@@ -36,14 +38,9 @@ fn every_requirement_has_a_row_that_holds() {
 const REQUIREMENTS: &[&str] = &["Id", "What is asked", "Level", "RFC", "What we chose", "Where", "Tests"];
 const RESPONSE_CODES: &[&str] = &["Code", "When we send it", "What we do on receiving it", "Where", "Tests"];
 
-/// Where tests stand, and whether modules there are the library's; names begin below.
-const ROOTS: [(&str, bool); 5] = [
-    ("tests/core", false),
-    ("tests/sockets", false),
-    ("tests/operator", false),
-    ("tests/cli", false),
-    ("src", true),
-];
+/// Where the tests stand, apart from those beside what they test: a test's name begins below, as cargo prints it.
+const TEST_BINARIES: [&str; 4] =
+    ["crates/msrp-relay-core/tests/core", "tests/sockets", "tests/operator", "tests/cli"];
 
 /// What exists.
 struct Facts {
@@ -194,13 +191,22 @@ fn cells(line: &str) -> Vec<String> {
 impl Facts {
     fn of_this_project() -> Self {
         let mut facts = Self { tests: BTreeMap::new(), modules: BTreeSet::new(), keys: BTreeSet::new() };
-        for (root, is_library) in ROOTS {
-            walk(Path::new(root), &mut |path, source| {
-                let module = module_of(path.strip_prefix(root).unwrap());
+        let mut roots: Vec<_> = TEST_BINARIES.map(|root| (PathBuf::from(root), None)).into();
+        roots.push((PathBuf::from("src"), Some(String::new())));
+        for entry in fs::read_dir("crates").unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let root = Path::new("crates").join(&name).join("src");
+            roots.push((root, Some(name.replace('-', "_"))));
+        }
+        for (root, library) in roots {
+            walk(&root, &mut |path, source| {
+                let module = module_of(path.strip_prefix(&root).unwrap());
+                let names = [library.as_deref().unwrap_or_default(), &module];
+                let module = names.into_iter().filter(|name| !name.is_empty()).collect::<Vec<_>>().join("::");
                 facts
                     .tests
                     .extend(tests_in(source).map(|(name, ignored)| (format!("{module}::{name}"), ignored)));
-                if is_library {
+                if library.is_some() {
                     facts.modules.insert(module);
                 }
             });

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use msrprelay::proto::digest::{Algorithm, Challenge, Ha1};
+use msrp_proto::digest::{Algorithm, Challenge, Ha1};
 
 use crate::endpoint::Endpoint;
 use crate::frame::{Frame, Request};

@@ -5,9 +5,9 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use msrprelay::proto::head::Head;
-use msrprelay::proto::parser::{Flag, Parser, ParserLimits, Piece};
-use msrprelay::relay::SessionId;
+use msrp_proto::head::Head;
+use msrp_proto::parser::{Flag, Parser, ParserLimits, Piece};
+use msrp_relay_core::SessionId;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 

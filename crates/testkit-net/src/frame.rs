@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use msrprelay::proto::head::{Head, Kind};
-use msrprelay::proto::parser::Flag;
+use msrp_proto::head::{Head, Kind};
+use msrp_proto::parser::Flag;
 
 /// An identifier never used before in this process: a transaction id or a Message-ID, 17 characters long.
 pub fn fresh_id() -> String {

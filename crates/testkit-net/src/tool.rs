@@ -5,8 +5,8 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
-use msrprelay::client::Target;
-use msrprelay::proto::uri::MsrpUri;
+use msrp_client::Target;
+use msrp_proto::uri::MsrpUri;
 use sha2::{Digest as _, Sha256};
 
 use crate::process::binary;

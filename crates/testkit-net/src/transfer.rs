@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 
-use msrprelay::proto::parser::Flag;
+use msrp_proto::parser::Flag;
 
 use crate::endpoint::{Endpoint, Writer};
 use crate::frame::{Frame, Request, end_line, fresh_id};

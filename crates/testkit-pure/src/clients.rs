@@ -1,7 +1,7 @@
 //! Clients of a [`World`]: AUTH, sessions, pairs.
 
-use msrprelay::proto::digest::{Challenge, Ha1};
-use msrprelay::relay::{Input, ProvenNames};
+use msrp_proto::digest::{Challenge, Ha1};
+use msrp_relay_core::{Input, ProvenNames};
 
 use crate::world::{Conn, PORT, REALM, World};
 use crate::{Frame, Request};

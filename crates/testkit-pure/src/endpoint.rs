@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use msrprelay::proto::head::{ByteRange, FailureReport, Head, Kind, Method};
-use msrprelay::proto::parser::{Flag, Parser, ParserLimits, Piece};
+use msrp_proto::head::{ByteRange, FailureReport, Head, Kind, Method};
+use msrp_proto::parser::{Flag, Parser, ParserLimits, Piece};
 
 use super::frame::response;
 

@@ -1,6 +1,6 @@
 //! Frames as text: requests of a scripted endpoint.
 
-use msrprelay::proto::parser::Flag;
+use msrp_proto::parser::Flag;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -1,4 +1,4 @@
-//! What tests of the pure crates stand on: a simulated world, frames, scripted endpoints.
+//! What tests of the pure crates stand on: a simulated world, frames, scripted endpoints; and what the fuzzer runs.
 //!
 //! No sockets and no sleeps: bytes go through the parser as a runtime would feed them, messages between cores wait in a
 //! queue per ordered pair, look-ups and dials are answered as the test decides, time moves when the test says so.
@@ -9,6 +9,7 @@
 mod clients;
 pub mod endpoint;
 pub mod frame;
+pub mod fuzz;
 pub mod line;
 pub mod rig;
 pub mod vectors;

@@ -1,6 +1,6 @@
 //! Two ends that can talk to each other, in every way in which the relay may stand between them.
 
-use msrprelay::proto::parser::Flag;
+use msrp_proto::parser::Flag;
 
 use super::{Conn, Frame, Request, World};
 

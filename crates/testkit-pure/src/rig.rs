@@ -1,15 +1,15 @@
 //! Two clients of one relay process that has no sockets: chunks go in at one end and come out at the other.
 //!
 //! The tests' world brings the sessions about; from then on the relay is driven as the runtime does it, with buffers that
-//! are used again, so that what is counted is the relay's own. Used by `benches/relay.rs` and `tests/allocations.rs`.
+//! are used again, so that what is counted is the relay's own. Used by `benches/relay.rs` and `crates/msrp-relay-core/tests/allocations.rs`.
 
 use std::io::Write as _;
 use std::time::Instant;
 
 use bytes::Bytes;
-use msrprelay::proto::head::{FailureReport, Head};
-use msrprelay::proto::parser::{Flag, Parser, ParserLimits, Piece};
-use msrprelay::relay::{CoreId, Effect, Effects, Input, Message, OutBatch, PeerKey, WriteState};
+use msrp_proto::head::{FailureReport, Head};
+use msrp_proto::parser::{Flag, Parser, ParserLimits, Piece};
+use msrp_relay_core::{CoreId, Effect, Effects, Input, Message, OutBatch, PeerKey, WriteState};
 
 use crate::World;
 use crate::frame::{Request, pattern};

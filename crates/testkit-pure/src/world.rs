@@ -7,9 +7,9 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use msrprelay::proto::digest::{Algorithm, Ha1};
-use msrprelay::proto::parser::{Parser, ParserLimits, Piece};
-use msrprelay::relay::{
+use msrp_proto::digest::{Algorithm, Ha1};
+use msrp_proto::parser::{Parser, ParserLimits, Piece};
+use msrp_relay_core::{
     ChunkBounds, CloseReason, CoreId, Effect, Effects, Event, Input, Limit, Limits, LookUpAnswer,
     LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings, Stage, TableSizes, Target, Transport, Who,
     WriteState,

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use msrprelay::ops::admin::{Answer, Head, Request, SOCKET_PATH, Session, Status, ask};
-use msrprelay::ops::say;
 use msrprelay::text::shown;
+use untrusted::say;
 
 use super::{Reported, joined, report, report_lines};
 

@@ -11,7 +11,7 @@ use clap::Args;
 use msrprelay::config::{Backend, CaSource, Config, Listen};
 use msrprelay::control::UserFile;
 use msrprelay::files::{self, User};
-use msrprelay::ops::say;
+use untrusted::say;
 
 use super::{CONFIG_PATH, Reported, joined, report, report_lines};
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use msrprelay::files;
 use msrprelay::ops::import::{self, Imported, Secrets};
-use msrprelay::ops::say;
 use msrprelay::text;
+use untrusted::say;
 
 use crate::{Reported, report};
 

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use manual::{self as documents, Chapter};
 use msrprelay::config::Config;
-use msrprelay::ops::documents::{self, Chapter};
-use msrprelay::ops::say;
 use msrprelay::telemetry;
+use untrusted::say;
 
 mod admin;
 mod check_config;

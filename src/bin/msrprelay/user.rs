@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use msrprelay::config::{Backend, Config};
 use msrprelay::control::{User, UserFile};
-use msrprelay::ops::say;
 use msrprelay::{files, text};
+use untrusted::say;
 
 use super::{CONFIG_PATH, Reported, load, report};
 

@@ -9,6 +9,7 @@ mod attack;
 mod broken;
 mod dialling;
 mod floods;
+mod fuzz_seeds;
 mod guessing;
 mod interruption;
 mod memory;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::time::Duration;
 
-use msrprelay::relay::{Input, TableSizes};
+use msrp_relay_core::{Input, TableSizes};
 
 use super::World;
 

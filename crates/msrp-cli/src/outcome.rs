@@ -1,0 +1,144 @@
+//! How the tool ends: when a signal asks it to, what it prints, and its exit status.
+
+use std::future::Future;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use msrp_client::{ClientError, Due, EngineError, Overdue, Stage, run_on_executor};
+use serde_json::{Value, json};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use untrusted::say;
+
+use crate::units::counted;
+use crate::watchdog;
+
+/// What the engine may take to make an executor and run its first task.
+const BEGIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why the tool did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The arguments cannot be used together, or a local file they name cannot be used.
+    #[error("{0}")]
+    Usage(String),
+    /// The connection, the relay, or the peer.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Files came, but not all of them as they should be.
+    #[error("{rejected} of {} rejected", counted(*.total, "file"))]
+    Rejected {
+        /// How many were not kept.
+        rejected: usize,
+        /// How many came.
+        total: usize,
+    },
+    /// What came is not what was sent.
+    #[error("received wrongly: {0}")]
+    Mismatch(String),
+    /// Of a domain, not everything is in order.
+    #[error("{}{first}", if *.count == 1 { "1 problem: ".to_owned() } else { format!("{count} problems, the first: ") })]
+    Domain {
+        /// How many there are.
+        count: usize,
+        /// How far things had come at the first.
+        stage: Stage,
+        /// The first, in words.
+        first: String,
+    },
+    /// The engine cannot run here.
+    #[error("{0}")]
+    Engine(String),
+    /// A time limit has passed and the executor does not say so.
+    #[error("{0}")]
+    Overdue(#[from] Overdue),
+    /// Ctrl-C, or a polite kill.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error.to_string())
+    }
+}
+
+impl Failure {
+    pub(crate) fn status(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Client(error) => stage_status(error.stage()),
+            Self::Domain { stage, .. } => stage_status(*stage),
+            Self::Overdue(overdue) => stage_status(overdue.stage),
+            Self::Rejected { .. } | Self::Mismatch(_) | Self::Engine(_) => 1,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+const fn stage_status(stage: Stage) -> u8 {
+    match stage {
+        Stage::Connecting => 3,
+        Stage::Authenticating => 4,
+        Stage::Transferring => 1,
+    }
+}
+
+/// What a command found out: lines for people, an object for programs.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// Printed without `--json`.
+    pub(crate) lines: Vec<String>,
+    /// Printed with `--json`, with `ok` and perhaps `error` added. An object.
+    pub(crate) json: Value,
+}
+
+/// Prints the report and the failure, if any, and turns it into the exit status.
+pub(crate) fn conclude(as_json: bool, report: Report, result: Result<(), Failure>) -> ExitCode {
+    // A reader of stdout that has gone away does not change what happened.
+    if as_json {
+        let mut object = if report.json.is_object() { report.json } else { json!({}) };
+        object["ok"] = json!(result.is_ok());
+        if let Err(failure) = &result {
+            object["error"] = json!(failure.to_string());
+        }
+        let _ = say::out_json(&object);
+    } else {
+        for line in report.lines {
+            let _ = say::out(&line);
+        }
+    }
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            say::err(&format!("msrp: {failure}"));
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+/// Runs a command until it is done or a signal asks it to stop; whatever it holds is dropped then, temporary files
+/// included. Should the executor not get that far, the [`watchdog`] ends the process.
+pub(crate) fn run_until_interrupted(
+    cpu: Option<usize>,
+    as_json: bool,
+    command: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let signals = watchdog::start(as_json)
+        .map_err(|error| Failure::Engine(format!("signals cannot be awaited: {error}")))?;
+    // Its threads take them: no call of the executor is interrupted.
+    glommio::signal::block(&[SIGINT, SIGTERM])
+        .map_err(|error| Failure::Engine(format!("signals cannot be left to a thread: {error}")))?;
+    let beginning = Due::beginning_within(BEGIN_LIMIT);
+    let interrupted = async {
+        match signals.recv().await {
+            Ok(()) => Err(Failure::Interrupted),
+            // Its thread has died; the command goes on.
+            Err(async_channel::RecvError) => std::future::pending().await,
+        }
+    };
+    let work = async {
+        drop(beginning);
+        futures_lite::future::or(command, interrupted).await
+    };
+    run_on_executor(cpu, work).unwrap_or_else(|error| Err(error.into()))
+}

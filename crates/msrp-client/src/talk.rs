@@ -1,0 +1,141 @@
+//! Messages that are not the file that is awaited: lines of chat, and notices that people never see as a message.
+//!
+//! What a message is stands in its head alone. It is a file if its sender gives it a name or calls it an attachment, or if
+//! it is of no kind that chat clients send: so nothing is thrown away because it is unknown. Invariant: what is told of a
+//! message is no longer than [`TALK_BYTES_MAX`]; text that is longer is a file. Pure.
+
+use super::disposition::Disposition;
+use msrp_proto::head::Head;
+
+/// The longest message that is shown instead of stored: as long as the longest line that is shown. Clients send files in
+/// whose head there is no name, so long text is taken for one of them.
+pub(super) const TALK_BYTES_MAX: usize = 8192;
+
+/// Kinds that are for programs: somebody types (RFC 3994), a message was delivered or read (RFC 5438), and the keep-alive
+/// of clients in browsers.
+const NOTICES: [&str; 3] = ["application/im-iscomposing+xml", "message/imdn+xml", "text/x-msrp-heartbeat"];
+/// A message with headers of its own around it (RFC 3862), as chat clients and conferences send it.
+const CPIM: &str = "message/cpim";
+
+/// A line of chat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Who says so, as the message itself has it: foreign text, and no proof.
+    pub from: Option<String>,
+    /// The words: foreign text.
+    pub text: String,
+}
+
+/// The media type in a Content-Type header, without its parameters.
+pub(super) fn media_type(value: &[u8]) -> String {
+    let text = String::from_utf8_lossy(value);
+    text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Whether the message is something else than a file.
+pub(super) fn is_talk(head: &Head, octets: &[u8], announced: &Disposition) -> bool {
+    let disposition = media_type(head.content_disposition(octets).unwrap_or_default());
+    if disposition == "attachment" || announced.filename.is_some() {
+        return false;
+    }
+    let kind = media_type(head.content_type(octets).unwrap_or_default());
+    kind.starts_with("text/") || kind == CPIM || NOTICES.contains(&kind.as_str())
+}
+
+/// What a whole message says; `None` if that is nothing for people.
+pub(super) fn said(kind: &str, body: &[u8]) -> Option<Said> {
+    let body = String::from_utf8_lossy(body);
+    if kind != CPIM {
+        return words(kind, &body).map(|text| Said { from: None, text });
+    }
+    // Headers of the message, an empty line, headers of its content, an empty line, its content.
+    let (headers, content) = split_headers(&body);
+    let (content_headers, content) = split_headers(content);
+    let kind = header(content_headers, "Content-Type").map(|value| media_type(value.as_bytes()));
+    let text = words(kind.as_deref().unwrap_or("text/plain"), content)?;
+    Some(Said { from: header(headers, "From").map(str::to_owned), text })
+}
+
+fn words(kind: &str, content: &str) -> Option<String> {
+    if NOTICES.contains(&kind) || content.trim().is_empty() {
+        return None;
+    }
+    match kind.starts_with("text/") {
+        true => Some(content.trim_end().to_owned()),
+        false => Some(format!("({kind}, {} bytes, not kept)", content.len())),
+    }
+}
+
+/// The lines in front of the first empty one, and what is behind it.
+fn split_headers(text: &str) -> (&str, &str) {
+    let ends = [text.find("\r\n\r\n").map(|at| (at, 4)), text.find("\n\n").map(|at| (at, 2))];
+    match ends.into_iter().flatten().min() {
+        Some((at, length)) => (text.get(..at).unwrap_or(text), text.get(at + length..).unwrap_or_default()),
+        None => (text, ""),
+    }
+}
+
+fn header<'a>(headers: &'a str, name: &str) -> Option<&'a str> {
+    headers.lines().find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        found.trim().eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn words_for_people_are_found_in_and_out_of_a_wrapper() {
+        let wrapped = |kind: &str, text: &str| {
+            format!("From: Alice <im:alice@example.com>\r\nTo: x\r\n\r\nContent-type: {kind}\r\n\r\n{text}")
+        };
+        for (kind, body, from, text) in [
+            ("text/plain", "hello\r\n".to_owned(), None, "hello"),
+            (
+                CPIM,
+                wrapped("text/plain; charset=utf-8", "hello"),
+                Some("Alice <im:alice@example.com>"),
+                "hello",
+            ),
+            (
+                CPIM,
+                "From: <im:a@b>\n\nContent-Type: text/plain\n\nhello".to_owned(),
+                Some("<im:a@b>"),
+                "hello",
+            ),
+            (CPIM, "nonsense\r\n\r\nmore\r\n\r\nhello".to_owned(), None, "hello"),
+            (
+                CPIM,
+                wrapped("image/png", "123"),
+                Some("Alice <im:alice@example.com>"),
+                "(image/png, 3 bytes, not kept)",
+            ),
+        ] {
+            let expected = Said { from: from.map(str::to_owned), text: text.to_owned() };
+            assert_eq!(said(kind, body.as_bytes()), Some(expected), "{kind} {body}");
+        }
+    }
+
+    #[test]
+    fn notices_and_emptiness_say_nothing() {
+        let typing = "<isComposing><state>active</state></isComposing>";
+        for kind in NOTICES {
+            assert_eq!(said(kind, typing.as_bytes()), None);
+            let wrapped = format!("From: <im:a@b>\r\n\r\nContent-Type: {kind}\r\n\r\n{typing}");
+            assert_eq!(said(CPIM, wrapped.as_bytes()), None);
+        }
+        assert_eq!(said("text/plain", b" \r\n"), None);
+        assert_eq!(said(CPIM, b""), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_can_be_looked_at(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = said(CPIM, &body);
+            let _ = said("text/plain", &body);
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What one core's relay knows of the configuration: plain data, valid by construction (the config
+//! checks it), the same on every core.
+
+use std::time::Duration;
+
+use super::identity::covers;
+use super::message::HEAD_OVERHEAD;
+use msrp_proto::digest::Algorithm;
+use msrp_proto::uri::{MsrpUri, host_matches};
+
+/// What the relay needs to know of its configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The host of the URIs it mints; what its certificate proves.
+    pub hostname: String,
+    /// The realm of every challenge; absent: the To-Path host of the AUTH.
+    pub realm: Option<String>,
+    /// SIP domains served beside the host name; absent: any.
+    pub domains: Option<Vec<String>>,
+    /// The ports it listens on.
+    pub ports: Vec<u16>,
+    /// How many cores there are.
+    pub cores: u16,
+    /// Digest algorithms offered, strongest first.
+    pub algorithms: Vec<Algorithm>,
+    /// How long a challenge may be answered.
+    pub challenge_lifetime: Duration,
+    /// Failed AUTHs after which a connection is closed.
+    pub attempts_max: u32,
+    /// AUTH accepted without TLS: for debugging only.
+    pub insecure_plain: bool,
+    /// Bounds of Expires, in seconds.
+    pub expires_seconds_min: u64,
+    /// Announced where the client asked for nothing.
+    pub expires_seconds_default: u64,
+    /// Bounds of Expires, in seconds.
+    pub expires_seconds_max: u64,
+    /// Whether the announced default ends the session too.
+    pub enforce_default: bool,
+    /// Methods beyond AUTH, SEND, REPORT and NICKNAME are forwarded.
+    pub allow_other_methods: bool,
+    /// Relays that may be next hops, and whose clients may ask for sessions through them: host names, `*.` for one label;
+    /// absent: any that prove their name.
+    pub relays: Option<Vec<String>>,
+    /// Other relays may ask for sessions for their clients.
+    pub serves_relays: bool,
+    /// Requests that come through a relay which has not proven its name are refused.
+    pub relays_must_prove: bool,
+    /// The port in the URIs of clients whose relay asked by a connection that we had opened.
+    pub tls_port: Option<u16>,
+    /// `msrp` next hops may be dialled.
+    pub dial_plain: bool,
+    /// What some peers take in one chunk.
+    pub chunk_bounds: ChunkBounds,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl Settings {
+    /// The same for the host of a URI.
+    pub(crate) fn admits_host_of(&self, uri: &[u8]) -> bool {
+        self.relays.is_none() || MsrpUri::parse(uri).is_ok_and(|uri| self.admits(uri.host_str()))
+    }
+
+    /// Whether a relay of this name may be called, and may ask for sessions for its clients.
+    pub(crate) fn admits(&self, host: &str) -> bool {
+        self.relays.as_ref().is_none_or(|relays| relays.iter().any(|name| covers(name, host)))
+    }
+}
+
+/// The most body octets of one SEND towards some peers, by the hosts in their URIs. Whoever is not among them takes
+/// chunks of any length. Asked when a connection is dialled or a session bound to one, never for a chunk.
+#[derive(Clone, Debug, Default)]
+pub struct ChunkBounds(Vec<(String, u32)>);
+
+impl ChunkBounds {
+    /// Each host is a name, an address without brackets, or `*.` and a name: whatever has one label before that.
+    pub fn new(bounds: impl IntoIterator<Item = (String, u32)>) -> Self {
+        Self(bounds.into_iter().collect())
+    }
+
+    /// The bound of a host as it stands in a URI: what names it whole decides before what names it by `*`.
+    pub(crate) fn of_host(&self, host: &str) -> Option<u32> {
+        let bound_of = |is_named: &dyn Fn(&str) -> bool| {
+            self.0.iter().find(|(name, _)| is_named(name)).map(|(_, bound)| *bound)
+        };
+        bound_of(&|name| host_matches(name, host)).or_else(|| bound_of(&|name| covers(name, host)))
+    }
+
+    /// The bound of the host in a URI.
+    pub(crate) fn of_uri(&self, uri: &[u8]) -> Option<u32> {
+        if self.0.is_empty() {
+            return None;
+        }
+        MsrpUri::parse(uri).ok().and_then(|uri| self.of_host(uri.host_str()))
+    }
+}
+
+/// Bounds of one core's relay. Those per address and per user hold for all cores together.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Octets received from a connection and not yet written out at which reading stops.
+    pub queue_octets_high: usize,
+    /// ... and at which it goes on. At least `request_octets_max`.
+    pub queue_octets_low: usize,
+    /// The most that a request which must be complete before it is written can cost: a head, 10240
+    /// octets of body, and what is kept beside it. Whatever the pressure, so much is read.
+    pub request_octets_max: usize,
+    /// Octets queued on all cores together.
+    pub queue_octets_total: usize,
+    /// Octets handed over at a time.
+    pub flush_octets_max: usize,
+    /// Connections of this core.
+    pub peers_max: usize,
+    /// Of those, the ones that have neither authenticated nor had a request forwarded.
+    pub unproven_max: usize,
+    /// Connections from one address.
+    pub peers_per_address_max: u32,
+    /// Of those, the ones that have neither authenticated nor had a request forwarded.
+    pub unproven_per_address_max: u32,
+    /// Requests sent on one connection and not answered, and requests received and not answered.
+    pub transactions_per_peer_max: usize,
+    /// Requests refused to a connection that nobody vouches for, before it is closed.
+    pub refusals_max: u32,
+    /// Failed AUTHs from one address in a window; 0: any number.
+    pub auth_failures_per_address_max: u32,
+    /// Failed AUTHs for one user in a window; 0: any number.
+    pub auth_failures_per_user_max: u32,
+    /// Connects to next hops that failed for one user in a window; 0: any number.
+    pub dial_failures_per_user_max: u32,
+    /// How long a window of failures is.
+    pub failure_window: Duration,
+    /// Connections with a session of one user; 0: any number.
+    pub sessions_per_user_max: u32,
+    /// Octets one user may send in a second; 0: any number.
+    pub octets_per_second_per_user_max: u64,
+    /// How long an accepted connection may go without a request that succeeds.
+    pub first_request_timeout: Duration,
+    /// How long one session may hold up the others on a connection that serves several.
+    pub stall_timeout: Duration,
+    /// How long a connection that serves nobody may be silent.
+    pub idle_timeout: Duration,
+}
+
+impl Limits {
+    /// Whether it matters how many sessions a user has.
+    pub(crate) fn counts_users(&self) -> bool {
+        self.sessions_per_user_max > 0 || self.octets_per_second_per_user_max > 0
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            queue_octets_high: 256 << 10,
+            queue_octets_low: 128 << 10,
+            request_octets_max: (16 << 10) + 10_240 + HEAD_OVERHEAD,
+            queue_octets_total: 512 << 20,
+            flush_octets_max: 128 << 10,
+            peers_max: 65_536,
+            unproven_max: 13_107,
+            peers_per_address_max: 1024,
+            unproven_per_address_max: 256,
+            transactions_per_peer_max: 4096,
+            refusals_max: 16,
+            auth_failures_per_address_max: 100,
+            auth_failures_per_user_max: 1000,
+            dial_failures_per_user_max: 100,
+            failure_window: Duration::from_secs(300),
+            sessions_per_user_max: 0,
+            octets_per_second_per_user_max: 0,
+            first_request_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(3600),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ChunkBounds;
+
+    // I14: hosts are compared as URIs are; `*` is one label.
+    #[test]
+    fn the_whole_name_decides_before_the_wildcard() {
+        let bounds = [("*.example.org", 1), ("kam.example.org", 2), ("192.0.2.7", 3), ("2001:db8::7", 4)];
+        let bounds = ChunkBounds::new(bounds.map(|(host, octets)| (host.to_owned(), octets)));
+        for (host, bound) in [
+            ("a.example.org", Some(1)),
+            ("KAM.Example.Org", Some(2)),
+            ("192.0.2.7", Some(3)),
+            ("2001:DB8:0::7", Some(4)),
+            ("example.org", None),
+            ("b.a.example.org", None),
+            ("192.0.2.8", None),
+            ("", None),
+        ] {
+            assert_eq!(bounds.of_host(host), bound, "{host}");
+        }
+        assert_eq!(bounds.of_uri(b"msrps://[2001:db8::7]:2855/x;tcp"), Some(4));
+        assert_eq!(bounds.of_uri(b"msrps://alice@kam.example.org:2855/x;tcp"), Some(2));
+        assert_eq!(bounds.of_uri(b"no URI"), None);
+        assert_eq!(ChunkBounds::default().of_host("kam.example.org"), None);
+    }
+}

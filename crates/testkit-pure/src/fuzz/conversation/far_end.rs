@@ -1,0 +1,328 @@
+//! The far end of a connection: takes what the relay writes apart, and holds it to what was asked.
+//!
+//! Whatever the relay writes must parse without a defect; a request is answered at most once, and not at all if
+//! that was its wish; the octets of a message are those that were sent, none of them twice.
+
+use std::collections::{HashMap, VecDeque};
+
+use msrp_proto::digest::{AuthenticationInfo, Challenge};
+use msrp_proto::head::{FailureReport, Head, Kind, Method};
+use msrp_proto::parser::{Flag, Parser, ParserLimits, Piece};
+
+/// Requests remembered for an answer; of more, the oldest are never answered.
+const PENDING_MAX: usize = 64;
+
+/// One end as the relay's peer sees itself.
+pub(super) struct FarEnd {
+    pub(super) uri: String,
+    parser: Parser,
+    buffer: Vec<u8>,
+    /// The frame that is arriving.
+    pub(super) arriving: Option<Received>,
+    /// Requests that have arrived whole and have not been answered.
+    pub(super) pending: VecDeque<Received>,
+    /// The last message that arrived.
+    pub(super) last_message: Option<Received>,
+    /// The last challenges, or what the last 200 made of them.
+    pub(super) challenges: Vec<Ticket>,
+    /// Use-Path of the last 200.
+    pub(super) session: Option<String>,
+    /// Requests of this end that have a transaction id of their own.
+    pub(super) sent: HashMap<Vec<u8>, Sent>,
+}
+
+/// A request of the relay.
+#[derive(Clone)]
+pub(super) struct Received {
+    pub(super) tid: Vec<u8>,
+    pub(super) method: Method,
+    failure_report: FailureReport,
+    /// The first To-Path URI.
+    pub(super) to: Vec<u8>,
+    pub(super) from_path: Vec<u8>,
+    pub(super) message_id: Vec<u8>,
+    /// The number of its next octet.
+    next: u64,
+    message: Option<usize>,
+}
+
+/// What is known for an answer to a challenge.
+#[derive(Clone)]
+pub(super) struct Ticket {
+    pub(super) challenge: Challenge<'static>,
+    /// How often the nonce has been used.
+    pub(super) count: u32,
+}
+
+/// A request of this end.
+#[derive(Clone, Copy)]
+pub(super) struct Sent {
+    pub(super) wish: Wish,
+    pub(super) answered: bool,
+}
+
+/// Which answers a request asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wish {
+    /// Exactly one.
+    Answer,
+    /// None but an error.
+    Errors,
+    Nothing,
+}
+
+/// What has been sent of each message, by whom it does not matter.
+#[derive(Default)]
+pub(super) struct Messages {
+    sent: Vec<u64>,
+    /// The last octet that has arrived of each.
+    arrived: Vec<u64>,
+    /// Octets that are no frame of ours have been sent: nothing can be said about messages any more.
+    pub(super) garbled: bool,
+}
+
+impl Messages {
+    /// A new message.
+    pub(super) fn begin(&mut self) -> usize {
+        self.sent.push(0);
+        self.arrived.push(0);
+        self.sent.len() - 1
+    }
+
+    /// More of it has been sent; these octets.
+    pub(super) fn send(&mut self, message: usize, octets: usize) -> Vec<u8> {
+        let first = self.sent[message] + 1;
+        self.sent[message] += octets as u64;
+        pattern(message, first, octets)
+    }
+
+    pub(super) fn sent(&self, message: usize) -> u64 {
+        self.sent[message]
+    }
+
+    fn named(&self, id: &[u8]) -> Option<usize> {
+        let number = std::str::from_utf8(id.strip_prefix(b"mess")?).ok()?.parse().ok()?;
+        (!self.garbled && number < self.sent.len()).then_some(number)
+    }
+
+    fn arrive(&mut self, message: usize, first: u64, octets: &[u8]) {
+        assert!(
+            octets == pattern(message, first, octets.len()),
+            "other octets of message {message} from {first} on"
+        );
+        self.arrived[message] = first - 1 + octets.len() as u64;
+        assert!(self.arrived[message] <= self.sent[message], "more of message {message} than was sent");
+    }
+}
+
+/// The Message-ID of a message.
+pub(super) fn message_id(message: usize) -> String {
+    format!("mess{message:04}")
+}
+
+/// The octets of a message from one place on: nothing else may arrive there.
+fn pattern(message: usize, first: u64, octets: usize) -> Vec<u8> {
+    let mut at = (message * 97 + usize::try_from(first).unwrap()) % PATTERN.len();
+    let mut pattern = Vec::with_capacity(octets);
+    while pattern.len() < octets {
+        let part = &PATTERN[at..];
+        pattern.extend_from_slice(&part[..part.len().min(octets - pattern.len())]);
+        at = 0;
+    }
+    pattern
+}
+
+/// Without a period shorter than itself, which is a prime number.
+static PATTERN: [u8; 4093] = {
+    let mut pattern = [0; 4093];
+    let (mut at, mut state) = (0, 0x2545_f491_u32);
+    while at < pattern.len() {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        pattern[at] = state.to_le_bytes()[1];
+        at += 1;
+    }
+    pattern
+};
+
+impl FarEnd {
+    pub(super) fn new(uri: String) -> Self {
+        // A relay makes paths longer than it received them; how long is not at issue here.
+        const WIDE: usize = 1 << 20;
+        let limits = ParserLimits {
+            head_bytes_max: WIDE,
+            headers_max: WIDE,
+            line_bytes_max: WIDE,
+            path_uris_max: WIDE,
+            ..ParserLimits::default()
+        };
+        Self {
+            uri,
+            parser: Parser::new(limits),
+            buffer: Vec::new(),
+            arriving: None,
+            pending: VecDeque::new(),
+            last_message: None,
+            challenges: Vec::new(),
+            session: None,
+            sent: HashMap::new(),
+        }
+    }
+
+    /// Octets that the relay has written.
+    pub(super) fn receive(&mut self, octets: &[u8], messages: &mut Messages) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.extend_from_slice(octets);
+        let mut at = 0;
+        while let Some(step) = self.parser.step(&buffer[at..]).unwrap() {
+            let piece = &buffer[at..at + step.consumed];
+            at += step.consumed;
+            match step.piece {
+                Piece::Head(head) => self.on_head(&head, piece, messages),
+                Piece::Body(_) => self.on_body(piece, messages),
+                Piece::End(flag) => self.on_end(flag),
+                Piece::Blank => panic!("the relay writes blank lines"),
+            }
+        }
+        buffer.drain(..at);
+        self.buffer = buffer;
+    }
+
+    fn on_head(&mut self, head: &Head, octets: &[u8], messages: &Messages) {
+        let shown = String::from_utf8_lossy(octets);
+        assert_eq!(head.defect(), None, "{shown}");
+        let Kind::Request(method) = head.kind() else {
+            return self.on_response(head, octets, messages);
+        };
+        let next = head.byte_range().map_or(1, |range| range.start);
+        let message_id = head.message_id(octets).unwrap_or_default().to_vec();
+        let message = messages.named(&message_id).filter(|_| method == Method::Send);
+        if let Some(message) = message {
+            assert!(next > messages.arrived[message], "an octet of message {message} comes again: {shown}");
+        }
+        self.arriving = Some(Received {
+            tid: head.tid(octets).to_vec(),
+            method,
+            failure_report: head.failure_report(),
+            to: head.to_path(octets).first().unwrap_or_default().to_vec(),
+            from_path: head.from_path(octets).as_bytes().to_vec(),
+            message_id,
+            next,
+            message,
+        });
+    }
+
+    fn on_body(&mut self, octets: &[u8], messages: &mut Messages) {
+        if let Some(request) = &mut self.arriving {
+            if let Some(message) = request.message.filter(|_| !messages.garbled) {
+                messages.arrive(message, request.next, octets);
+            }
+            request.next = request.next.saturating_add(octets.len() as u64);
+        }
+    }
+
+    fn on_end(&mut self, flag: Flag) {
+        let Some(request) = self.arriving.take() else {
+            return;
+        };
+        if request.method == Method::Send && flag == Flag::Last {
+            self.last_message = Some(request.clone());
+        }
+        if self.pending.len() == PENDING_MAX {
+            self.pending.pop_front();
+        }
+        self.pending.push_back(request);
+    }
+
+    fn on_response(&mut self, head: &Head, octets: &[u8], messages: &Messages) {
+        let Kind::Response(status) = head.kind() else {
+            return;
+        };
+        let Some(sent) = self.sent.get_mut(head.tid(octets)) else {
+            assert!(messages.garbled, "a response to nothing: {}", String::from_utf8_lossy(octets));
+            return;
+        };
+        if !messages.garbled {
+            let shown = String::from_utf8_lossy(octets);
+            assert!(!sent.answered, "answered twice: {shown}");
+            match sent.wish {
+                Wish::Answer => {}
+                Wish::Errors => assert!(!status.is_success(), "a 200 that nobody wanted: {shown}"),
+                Wish::Nothing => panic!("an answer that nobody wanted: {shown}"),
+            }
+        }
+        sent.answered = true;
+        let challenges = head.headers(octets).filter(|(name, _)| *name == b"WWW-Authenticate");
+        let tickets: Vec<Ticket> = challenges.map(|(_, value)| Ticket::new(value)).collect();
+        if !tickets.is_empty() {
+            self.challenges = tickets;
+        }
+        if let Some(value) = head.authentication_info(octets) {
+            let info = AuthenticationInfo::parse(value).unwrap();
+            if let (Some(next), Some(ticket)) = (info.nextnonce, self.challenges.first_mut()) {
+                ticket.challenge.nonce = next.into_owned().into();
+                ticket.count = 0;
+            }
+        }
+        if let Some(path) = head.use_path(octets) {
+            self.session = Some(String::from_utf8_lossy(path.as_bytes()).into_owned());
+        }
+    }
+}
+
+impl Ticket {
+    fn new(value: &[u8]) -> Self {
+        let challenge = Challenge::parse(value).unwrap();
+        let challenge = Challenge {
+            realm: challenge.realm.into_owned().into(),
+            nonce: challenge.nonce.into_owned().into(),
+            opaque: challenge.opaque.map(|opaque| opaque.into_owned().into()),
+            ..challenge
+        };
+        Self { challenge, count: 0 }
+    }
+}
+
+impl Received {
+    /// Whether an answer of this code is due.
+    pub(super) fn wants(&self, code: u16) -> bool {
+        match (self.method, self.failure_report) {
+            (Method::Report, _) | (Method::Send, FailureReport::No) => false,
+            (Method::Send, FailureReport::Partial) => code != 200,
+            _ => true,
+        }
+    }
+
+    /// An answer as an endpoint writes it.
+    pub(super) fn response(&self, code: u16) -> Vec<u8> {
+        let back = match self.method {
+            Method::Send => self.from_path.split(|octet| *octet == b' ').next().unwrap_or_default(),
+            _ => &self.from_path,
+        };
+        let code = format!(" {code} Comment\r\nTo-Path: ").into_bytes();
+        let parts: [&[u8]; 9] = [
+            b"MSRP ",
+            &self.tid,
+            &code,
+            back,
+            b"\r\nFrom-Path: ",
+            &self.to,
+            b"\r\n-------",
+            &self.tid,
+            b"$\r\n",
+        ];
+        parts.concat()
+    }
+
+    /// The REPORT that says that the whole message has arrived.
+    pub(super) fn success_report(&self, tid: &str, uri: &str) -> Vec<u8> {
+        let octets = self.next - 1;
+        let (to, id) = (String::from_utf8_lossy(&self.from_path), String::from_utf8_lossy(&self.message_id));
+        format!(
+            "MSRP {tid} REPORT\r\nTo-Path: {to}\r\nFrom-Path: {uri}\r\nMessage-ID: {id}\r\n\
+             Byte-Range: 1-{octets}/{octets}\r\nStatus: 000 200 OK\r\n-------{tid}$\r\n"
+        )
+        .into_bytes()
+    }
+}

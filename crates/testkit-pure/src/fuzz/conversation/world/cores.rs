@@ -1,0 +1,145 @@
+//! What befalls cores: time, their end in order, their death, and their settings to begin with.
+
+use core::time::Duration;
+use std::mem;
+
+use super::{Core, DOMAIN, HOST, PORT, World};
+use msrp_proto::digest::Algorithm;
+use msrp_relay_core::{ChunkBounds, Input, Limits, Relay, Settings};
+
+/// A relay's settings, chosen by two octets.
+pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u8) -> Settings {
+    let is_set = |bit: u8| choices & (1 << bit) != 0;
+    Settings {
+        hostname: HOST.to_owned(),
+        realm: is_set(0).then(|| DOMAIN.to_owned()),
+        domains: is_set(1).then(|| vec![DOMAIN.to_owned()]),
+        ports: vec![PORT],
+        cores,
+        algorithms: if is_set(2) { vec![Algorithm::Sha256, Algorithm::Md5] } else { vec![Algorithm::Md5] },
+        challenge_lifetime: Duration::from_secs(15),
+        attempts_max: 3,
+        insecure_plain: is_set(3),
+        expires_seconds_min: 60,
+        expires_seconds_default: 600,
+        expires_seconds_max: 3600,
+        enforce_default: is_set(4),
+        allow_other_methods: !is_set(5),
+        relays: None,
+        serves_relays: true,
+        relays_must_prove: false,
+        tls_port: Some(PORT),
+        dial_plain: !is_set(6),
+        chunk_bounds: if limits / 27 % 3 == 1 { chunk_bounds() } else { ChunkBounds::default() },
+        limits: Limits {
+            queue_octets_high: 54 << 10,
+            queue_octets_low: 27 << 10,
+            queue_octets_total: if is_set(7) { usize::from(cores) * (80 << 10) } else { 1 << 30 },
+            flush_octets_max: [3 << 10, 8 << 10, 128 << 10][usize::from(limits % 3)],
+            transactions_per_peer_max: [4, 16, 4096][usize::from(limits / 3 % 3)],
+            peers_max: if limits & 128 != 0 { 4 } else { 64 },
+            unproven_max: if limits & 128 != 0 { 3 } else { 64 },
+            sessions_per_user_max: u32::from(limits / 9 % 3),
+            octets_per_second_per_user_max: if limits / 9 % 3 == 2 { 20_000 } else { 0 },
+            peers_per_address_max: if limits & 64 != 0 { 3 } else { 1024 },
+            unproven_per_address_max: if limits & 64 != 0 { 2 } else { 256 },
+            auth_failures_per_user_max: if limits & 32 != 0 { 2 } else { 100 },
+            auth_failures_per_address_max: if limits & 32 != 0 { 4 } else { 100 },
+            dial_failures_per_user_max: if limits & 32 != 0 { 2 } else { 100 },
+            ..Limits::default()
+        },
+    }
+}
+
+/// Some of the far ends, and whoever comes from outside, take chunks up to a bound.
+fn chunk_bounds() -> ChunkBounds {
+    let bounds = [("far0.example", 1024), ("far1.example", 5000), ("198.51.100.23", 1024)];
+    ChunkBounds::new(bounds.map(|(host, octets)| (host.to_owned(), octets)))
+}
+
+impl World {
+    /// Time passes; with `ticks`, the relays hear of each deadline when it comes, else of all of them late.
+    pub(in crate::fuzz::conversation) fn age(&mut self, by: Duration, ticks: bool) {
+        let until = self.now + by;
+        for _ in 0..1000 {
+            let deadlines = self.cores.iter().filter_map(|core| core.relay.as_ref()?.next_deadline());
+            let Some(at) = deadlines.min().filter(|at| ticks && *at <= until) else {
+                break;
+            };
+            self.now = self.now.max(at);
+            self.tick();
+            self.run();
+        }
+        self.now = until;
+        self.tick();
+    }
+
+    /// Time passes and nobody notices yet.
+    pub(in crate::fuzz::conversation) fn age_unnoticed(&mut self, by: Duration) {
+        self.now += by;
+    }
+
+    /// Each relay hears of the time until nothing is due any more, which must be soon: what one deadline brings
+    /// about may have been due already, but not for ever.
+    fn tick(&mut self) {
+        for core in 0..self.cores.len() {
+            let due = |world: &Self| {
+                let relay = world.cores[core].relay.as_ref();
+                relay.and_then(Relay::next_deadline).is_some_and(|at| at <= world.now)
+            };
+            self.input(core, Input::Tick);
+            for _ in 0..4 {
+                if due(self) {
+                    self.input(core, Input::Tick);
+                }
+            }
+            assert!(!due(self), "something is due for ever");
+        }
+    }
+
+    /// A core stops in order, at once or as soon as it is told again.
+    pub(in crate::fuzz::conversation) fn shut_down(&mut self, core: usize, at_once: bool) {
+        if !mem::replace(&mut self.cores[core].stopping, true) {
+            self.input(core, Input::Quiesce);
+            if !at_once {
+                return;
+            }
+        }
+        self.input(core, Input::Shutdown);
+    }
+
+    /// A core dies with all it owns; what it sent last arrives before the news or is lost.
+    pub(in crate::fuzz::conversation) fn kill(&mut self, index: usize, again: bool, last_words: bool) {
+        let lanes: Vec<_> = self.lanes.keys().copied().filter(|(from, _)| *from == index).collect();
+        for lane in lanes {
+            for message in self.lanes.remove(&lane).into_iter().flatten() {
+                if last_words {
+                    self.input(lane.1, Input::Message(message));
+                }
+            }
+        }
+        self.links.iter_mut().filter(|link| link.core == index).for_each(|link| link.gone = true);
+        self.dials.retain(|dial| dial.core != index);
+        self.look_ups.retain(|look_up| look_up.core != index);
+        self.cores[index].relay = None;
+        let position = u16::try_from(index).unwrap();
+        if again && !self.cores[index].stopping {
+            let incarnation = self.cores[index].incarnation + 1;
+            let relay = Some(self.new_relay(position, incarnation));
+            self.cores[index] = Core { relay, incarnation, stopping: false };
+        }
+        for core in (0..self.cores.len()).filter(|core| *core != index) {
+            let running = self.running(index);
+            self.input(core, Input::CoreChanged { index: position, running });
+            // The newcomer learns which of the others are in a later life than their first.
+            let change =
+                Input::CoreChanged { index: u16::try_from(core).unwrap(), running: self.running(core) };
+            self.input(index, change);
+        }
+    }
+
+    fn running(&self, core: usize) -> Option<u16> {
+        let core = &self.cores[core];
+        core.relay.as_ref().map(|_| core.incarnation)
+    }
+}
