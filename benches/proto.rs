@@ -9,7 +9,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use msrprelay::proto::digest::{Algorithm, Authorization, Challenge, Ha1, check};
+use msrprelay::proto::digest::{Algorithm, Authorization, Challenge, Ha1, NonceUse, check};
 use msrprelay::proto::head::{ByteRange, Rewrite};
 use msrprelay::proto::parser::{Parser, ParserLimits, Piece};
 use msrprelay::proto::uri::MsrpUri;
@@ -130,7 +130,7 @@ fn digests(criterion: &mut Criterion) {
         };
         let uri = b"msrps://relay.example.com:2855;tcp";
         let ha1 = Ha1::new(algorithm, "alice", "example.com", "wonderland");
-        let value = challenge.answer("alice", &ha1, uri, 1, "9f2c").to_string();
+        let value = challenge.answer("alice", &ha1, uri, NonceUse { nc: 1, cnonce: "9f2c" }).to_string();
         group.bench_function(format!("check_{}", algorithm.as_str().to_lowercase()), |bencher| {
             bencher.iter(|| {
                 let authorization = Authorization::parse(black_box(value.as_bytes())).unwrap();

@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# Changes the pure layers in hundreds of small ways, one at a time, and sees whether the tests notice.
+# Changes the pure crates in hundreds of small ways, one at a time, and sees whether the tests notice.
 set -euo pipefail
 
 usage() {
     cat <<'USAGE'
 Usage: mutants.sh [--layer proto|relay] [--file GLOB]... [--shard K/N] [--jobs N] [--sim-seeds N] [--keep-caught]
 
-Runs cargo-mutants over src/proto and src/relay, in a small crate of these two and their tests that it makes under
-target/mutants (see pure-crate.sh): so a mutant costs seconds. Each layer has two passes: the tests that are quick first,
-all of them for the mutants that they let live. Lists the survivors, and tells for each file how many mutants were caught, hung (which
-counts as caught: a test that does not end is noticed), were missed, or are not viable (they do not compile).
+Runs cargo-mutants over crates/msrp-proto and crates/msrp-relay-core and their tests, in a copy of the sources under
+target/mutants; no more than these crates is built, so a mutant costs seconds. Each crate has two passes: the tests that
+are quick first, all of them for the mutants that they let live. Lists the survivors, and tells for each file how many
+mutants were caught, hung (which counts as caught: a test that does not end is noticed), were missed, or are not viable
+(they do not compile).
 docs/mutants.md says which of those are expected, and why.
 
   --layer LAYER    proto or relay; default: both
-  --file GLOB      only files that match, as src/relay/session.rs; may be given several times
+  --file GLOB      only files that match, as crates/msrp-relay-core/src/session.rs; may be given several times
   --shard K/N      only each Nth mutant, beginning with the Kth, K from 0
-  --jobs N         builds and tests at a time, each in a copy of the crate; default 1, in place
+  --jobs N         builds and tests at a time, each in a copy of the tree; default 1, in place
   --sim-seeds N    seeds of the simulator for each mutant in the last pass; default 24
   --keep-caught    go on from the last run: mutants that it caught are taken for caught
   -h, --help       this text
@@ -63,40 +64,55 @@ if ! cargo mutants --version > /dev/null 2>&1; then
     cargo install --locked --quiet cargo-mutants
 fi
 
-crate=$PWD/target/mutants
-scripts/pure-crate.sh "$crate"
+tree=$PWD/target/mutants runs=$PWD/target/mutants-runs
+# What has been compiled there stays.
+mkdir -p "$tree"
+find "$tree" -mindepth 1 -maxdepth 1 ! -name target -exec rm -rf {} +
+git ls-files -z --cached --others --exclude-standard |
+    while IFS= read -rd '' file; do [ ! -e "$file" ] || printf '%s\0' "$file"; done | xargs -0 cp --parents -t "$tree"
+# Many small builds: what is never looked at in a debugger need not be linked.
+export CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=1
 # A mutant may ask for memory without end, and a backtrace for each panic would cost more than the test.
 ulimit -v 8388608 2> /dev/null || true
 export RUST_BACKTRACE=0 CARGO_TERM_COLOR=never
 
-# The tests of the first pass: for `proto` those that stand beside it, for `relay` all but those that move megabytes.
-quick_filters() { # LAYER
+# The crate of a layer.
+crate_of() { # LAYER
     case $1 in
-        proto) echo proto:: vectors:: ;;
+        proto) echo msrp-proto ;;
+        relay) echo msrp-relay-core ;;
+    esac
+}
+
+# The tests of the first pass: for `proto` those that stand beside it, for `relay` all but those that move megabytes.
+quick_tests() { # LAYER
+    case $1 in
+        proto) echo msrp-proto --lib ;;
         relay)
-            echo --skip proto:: --skip vectors:: --skip pair::flood_of --skip failure::two_floods \
-                --skip pair::stalled_receiver --skip pair::two_sources --skip sim::the_same_seed_runs_the_same_way_again
+            echo msrp-relay-core --lib --test core -- --skip vectors:: --skip binding::flood_of --skip failure::two_floods \
+                --skip binding::stalled_receiver --skip binding::two_sources \
+                --skip sim::the_same_seed_runs_the_same_way_again
             ;;
     esac
 }
 
 # Runs one pass over one layer; what it finds is in files. Survivors are no failure of the pass.
-pass() { # LAYER ITERATE SEEDS FILTER...
-    local layer=$1 iterate=$2 seeds=$3 status=0 args
-    shift 3
-    args=(--dir "$crate" --output "$crate/runs/$layer" --no-shuffle
+pass() { # LAYER ITERATE SEEDS CRATES-TO-TEST OPTION-OF-CARGO-TEST...
+    local layer=$1 iterate=$2 seeds=$3 tested=$4 status=0 args
+    shift 4
+    args=(--dir "$tree" --output "$runs/$layer" --no-shuffle --package "$(crate_of "$layer")" --test-package "$tested"
         --minimum-test-timeout 20 --build-timeout 300)
     if [ "$jobs" = 1 ]; then args+=(--in-place); else args+=(--gitignore=false --jobs "$jobs"); fi
     [ "$iterate" = no ] || args+=(--iterate)
     [ -z "$shard" ] || args+=(--shard "$shard" --sharding round-robin)
     if [ "${#files[@]}" = 0 ]; then
-        args+=(--file "src/$layer/**")
+        args+=(--file "crates/$(crate_of "$layer")/src/**")
     else
         local file
         for file in "${files[@]}"; do args+=(--file "$file"); done
     fi
-    mkdir -p "$crate/runs/$layer"
-    SIM_SEEDS=$seeds cargo mutants "${args[@]}" -- --lib -- "$@" || status=$?
+    mkdir -p "$runs/$layer"
+    SIM_SEEDS=$seeds cargo mutants "${args[@]}" -- "$@" || status=$?
     # 2 and 3: some survived, some hung.
     case $status in
         0 | 2 | 3) ;;
@@ -106,7 +122,7 @@ pass() { # LAYER ITERATE SEEDS FILTER...
 
 # Adds what a pass found to the books of its layer: a mutant that was caught once is no survivor.
 enter() { # LAYER
-    local books=$crate/runs/$1 out=$crate/runs/$1/mutants.out kind
+    local books=$runs/$1 out=$runs/$1/mutants.out kind
     for kind in caught unviable timeout missed; do
         touch "$books/$kind"
         sort -u -o "$books/$kind" "$books/$kind" "$out/$kind.txt"
@@ -123,18 +139,18 @@ strike() { # FILE
 
 began=$SECONDS books=()
 for layer in "${layers[@]}"; do
-    if [ "${#files[@]}" -gt 0 ] && ! printf '%s\n' "${files[@]}" | grep -q "src/$layer"; then continue; fi
-    [ "$keep_caught" = yes ] || rm -rf "$crate/runs/$layer"
-    books+=("$crate/runs/$layer")
-    echo "== src/$layer, the quick tests"
-    mapfile -t filters < <(quick_filters "$layer" | tr ' ' '\n')
-    pass "$layer" "$keep_caught" 8 "${filters[@]}"
+    if [ "${#files[@]}" -gt 0 ] && ! printf '%s\n' "${files[@]}" | grep -q "$(crate_of "$layer")"; then continue; fi
+    [ "$keep_caught" = yes ] || rm -rf "${runs:?}/$layer"
+    books+=("$runs/$layer")
+    echo "== $(crate_of "$layer"), the quick tests"
+    mapfile -t quick < <(quick_tests "$layer" | tr ' ' '\n')
+    pass "$layer" "$keep_caught" 8 "${quick[@]}"
     enter "$layer"
-    echo "== src/$layer, all tests for those that are left"
-    pass "$layer" yes "$sim_seeds"
+    echo "== $(crate_of "$layer"), all tests for those that are left"
+    pass "$layer" yes "$sim_seeds" msrp-proto,msrp-relay-core --lib --test core
     enter "$layer"
 done
-[ "${#books[@]}" -gt 0 ] || wrong "no file of src/proto or src/relay"
+[ "${#books[@]}" -gt 0 ] || wrong "no file of msrp-proto or msrp-relay-core"
 
 echo "== Survivors"
 for book in "${books[@]}"; do cat "$book/missed"; done
@@ -144,13 +160,13 @@ for book in "${books[@]}"; do
 done | sort | awk -v least="$least_percent" '
     function row(name, caught, hung, missed, unviable,    viable) {
         viable = caught + hung + missed
-        printf "%-30s %8d %8d %8d %8d %8d %7s\n", name, viable + unviable, caught, hung, missed, unviable,
+        printf "%-46s %8d %8d %8d %8d %8d %7s\n", name, viable + unviable, caught, hung, missed, unviable,
             viable ? sprintf("%.1f %%", 100 * (caught + hung) / viable) : "-"
     }
     !($1 in known) { known[$1]; files[++n] = $1 }
     { count[$1, $2]++; sum[$2]++ }
     END {
-        printf "%-30s %8s %8s %8s %8s %8s %7s\n", "file", "mutants", "caught", "hung", "missed", "unviable", "caught"
+        printf "%-46s %8s %8s %8s %8s %8s %7s\n", "file", "mutants", "caught", "hung", "missed", "unviable", "caught"
         for (i = 1; i <= n; i++) {
             f = files[i]
             row(f, count[f, "caught"], count[f, "timeout"], count[f, "missed"], count[f, "unviable"])

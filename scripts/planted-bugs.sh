@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Plants bugs in the pure layers, one at a time, and sees whether the tests find them.
+# Plants bugs in the pure crates, one at a time, and sees whether the tests find them.
 set -euo pipefail
 
 usage() {
     cat <<'USAGE'
 Usage: planted-bugs.sh [--only TEXT] [--sim-seeds N] [--keep]
 
-Each file of tests/planted is a patch that breaks something small in src/relay or src/proto, and begins with a sentence
-that says what. This script makes a crate of those layers and their tests in a temporary directory (see pure-crate.sh),
-sees that all tests pass there, then applies one patch after another, runs the tests until one fails, and takes the patch
-back. The simulator goes first, then the tests of pairs, failures, AUTH, limits, the RFCs' requirements, the worked examples,
-and last the unit tests. It ends with a table: patch, caught by, seconds. The working tree is only read; compiled
-dependencies stay in target/planted and are used again.
+Each file of tests/planted is a patch that breaks something small in crates/msrp-relay-core or crates/msrp-proto, and
+begins with a sentence that says what. This script copies the sources to a temporary directory, sees that all tests of
+these two crates pass there, then applies one patch after another, runs the tests until one fails, and takes the patch
+back. The simulator goes first, then the tests of binding, failures, AUTH, limits, the RFCs' requirements, the worked
+examples, and last the unit tests. It ends with a table: patch, caught by, seconds. The working tree is only read; what
+is compiled stays in target/planted and is used again.
 
   --only TEXT      only patches whose name contains TEXT
   --sim-seeds N    seeds of the simulator for each patch; default 200
@@ -67,22 +67,31 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-crate=$scratch/crate
-"$here/scripts/pure-crate.sh" "$crate"
-cd "$crate"
+tree=$scratch/tree
+mkdir "$tree"
+git -C "$here" ls-files -z --cached --others --exclude-standard | (
+    cd "$here"
+    # Files that are deleted and not yet committed are listed, too.
+    while IFS= read -rd '' file; do [ ! -e "$file" ] || printf '%s\0' "$file"; done | xargs -0 cp --parents -t "$tree"
+)
+cd "$tree"
+# `git apply` takes no notice of patches in a directory that git does not know.
+git init -q
 export CARGO_TARGET_DIR=$here/target/planted SIM_SEEDS=$sim_seeds RUST_BACKTRACE=0 CARGO_TERM_COLOR=never
+# Many small builds: what is never looked at in a debugger need not be linked.
+export CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=1
+crates=(--locked --package msrp-proto --package msrp-relay-core)
 
-# In this order; what is no module of these is a unit test.
-rooms=(sim pair failure auth limits rfc vectors)
+# Modules of the core's tests, in this order.
+rooms=(sim binding failure auth limits rfc vectors)
 
 # Runs the tests of one room, or the unit tests.
 run() { # ROOM LOG
-    local filter=("$1::") room
-    if [ "$1" = unit ]; then
-        filter=()
-        for room in "${rooms[@]}"; do filter+=(--skip "$room::"); done
-    fi
-    timeout 120 cargo test --lib --quiet -- "${filter[@]}" > "$2" 2>&1
+    local tests=(--test core -- "$1::")
+    [ "$1" != unit ] || tests=(--lib)
+    timeout 120 cargo test --quiet "${crates[@]}" "${tests[@]}" > "$2" 2>&1 || return
+    # A name that is no module's would pass.
+    grep -q '^running [1-9]' "$2" || fail "no test was run: $1"
 }
 
 # The first test that failed, or that was running when time was up.
@@ -96,7 +105,7 @@ culprit() { # LOG
 # Says what catches the crate as it is; nothing, if all tests pass. Fails if it does not compile.
 caught_by() { # LOG
     local room
-    cargo test --lib --quiet --no-run > "$1" 2>&1 || return
+    cargo test --quiet "${crates[@]}" --lib --test core --no-run > "$1" 2>&1 || return
     for room in "${rooms[@]}" unit; do
         if ! run "$room" "$1"; then
             culprit "$1"

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use futures_lite::future::{block_on, poll_once};
 
 use super::*;
-use crate::proto::digest::{Algorithm, Challenge, Ha1};
+use crate::proto::digest::{Algorithm, Challenge, Ha1, NonceUse};
 use crate::relay::{AddressKey, UserKey};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,7 +41,7 @@ fn attempt(user: &str, realm: &str) -> Attempt {
         stale: false,
     };
     let ha1 = Ha1::new(Algorithm::Md5, user, realm, "secret");
-    Attempt::new(&challenge.answer(user, &ha1, b"", 1, "2"), b"")
+    Attempt::new(&challenge.answer(user, &ha1, b"", NonceUse { nc: 1, cnonce: "2" }), b"")
 }
 
 fn look_up(control: &Control, user: &str, realm: &str) -> Answer {

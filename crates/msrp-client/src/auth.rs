@@ -15,7 +15,7 @@ use super::endpoint::{Endpoint, Frame};
 use super::ledger::words;
 use super::transport::within;
 use super::{ClientError, Stage, random_token};
-use msrp_proto::digest::{Algorithm, AuthenticationInfo, Challenge, Ha1};
+use msrp_proto::digest::{Algorithm, AuthenticationInfo, Challenge, Ha1, NonceUse};
 use msrp_proto::head::Kind;
 use msrp_proto::parser::Flag;
 use msrp_proto::status::Status;
@@ -133,7 +133,8 @@ impl Attempt<'_> {
         for attempt in 1..=2 {
             let (challenge, ha1) = answer.challenge()?;
             let cnonce = random_token(16);
-            let authorization = challenge.answer(&self.credentials.user, &ha1, uri, 1, &cnonce);
+            let authorization =
+                challenge.answer(&self.credentials.user, &ha1, uri, NonceUse { nc: 1, cnonce: &cnonce });
             let answered = Instant::now();
             let mut credentials = authorization.to_string();
             if self.options.digest_uri {

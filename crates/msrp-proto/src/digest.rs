@@ -322,6 +322,15 @@ pub struct Challenge<'a> {
     pub stale: bool,
 }
 
+/// How often a client has used a nonce, and what it adds to it (RFC 7616, 3.4).
+#[derive(Clone, Copy, Debug)]
+pub struct NonceUse<'a> {
+    /// The number of the use, from 1.
+    pub nc: u32,
+    /// The client's own nonce.
+    pub cnonce: &'a str,
+}
+
 impl<'a> Challenge<'a> {
     /// Reads the value of a WWW-Authenticate header. An absent `qop` is taken for `auth`.
     ///
@@ -343,15 +352,14 @@ impl<'a> Challenge<'a> {
     }
 
     /// The client's answer. `ha1` is of the challenge's algorithm, `uri` the rightmost To-Path URI exactly as it
-    /// will be sent, `nc` the number of times the nonce is used, from 1.
+    /// will be sent.
     #[must_use]
     pub fn answer<'b>(
         &'b self,
         username: &'b str,
         ha1: &Ha1,
         uri: &[u8],
-        nc: u32,
-        cnonce: &'b str,
+        NonceUse { nc, cnonce }: NonceUse<'b>,
     ) -> Authorization<'b> {
         let mut answer = Authorization {
             username: Cow::Borrowed(username),
@@ -527,7 +535,7 @@ mod tests {
             let real = Ha1::from_hex(dummy.hash.to_hex().as_str()).unwrap();
             let challenge =
                 Challenge { realm: "r".into(), nonce: "n".into(), opaque: None, algorithm, stale: false };
-            let answer = challenge.answer("u", &real, URI, 1, "c");
+            let answer = challenge.answer("u", &real, URI, NonceUse { nc: 1, cnonce: "c" });
             assert!(check(&answer, &real, "AUTH", URI).is_some());
             assert!(check(&answer, &dummy, "AUTH", URI).is_none());
         }
@@ -677,7 +685,7 @@ mod tests {
             let challenge = Challenge::parse(text.as_bytes()).unwrap();
             let ha1 = Ha1::new(algorithm, "u", "r", "password");
             let uri = b"msrps://relay.example:2855;tcp";
-            let answer = challenge.answer("u", &ha1, uri, 0xab, "c").to_string();
+            let answer = challenge.answer("u", &ha1, uri, NonceUse { nc: 0xab, cnonce: "c" }).to_string();
             assert!(answer.contains("nc=000000ab") && answer.contains("opaque=\"o\""), "{answer}");
             let received = Authorization::parse(answer.as_bytes()).unwrap();
             assert!(check(&received, &ha1, "AUTH", uri).is_some());
@@ -691,7 +699,13 @@ mod tests {
             let info = AuthenticationInfo::parse(info.as_bytes()).unwrap();
             assert_eq!(
                 (&*info.rspauth, info.nextnonce),
-                (challenge.answer("u", &ha1, uri, 0xab, "c").rspauth(&ha1, uri).as_str(), None)
+                (
+                    challenge
+                        .answer("u", &ha1, uri, NonceUse { nc: 0xab, cnonce: "c" })
+                        .rspauth(&ha1, uri)
+                        .as_str(),
+                    None
+                )
             );
         }
     }
@@ -701,7 +715,7 @@ mod tests {
         fn whatever_is_written_is_read_back(username in "\\PC{0,12}", realm in "[ -~]{0,12}", cnonce in "[ -~]{0,12}", nc: u32) {
             let challenge = Challenge { realm: realm.as_str().into(), nonce: "n".into(), opaque: None, algorithm: Algorithm::Md5, stale: false };
             let ha1 = Ha1::new(Algorithm::Md5, &username, &realm, "p");
-            let answer = challenge.answer(&username, &ha1, URI, nc, &cnonce);
+            let answer = challenge.answer(&username, &ha1, URI, NonceUse { nc, cnonce: &cnonce });
             let text = answer.to_string();
             let read = Authorization::parse(text.as_bytes()).unwrap();
             prop_assert_eq!(&read.to_string(), &text);

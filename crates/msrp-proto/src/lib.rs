@@ -11,10 +11,16 @@
 //! * [`uri`] holds MSRP URIs, paths of them and their comparison.
 //! * [`digest`] is digest authentication, the only maker of [`digest::Verified`].
 //! * [`status`] names the status codes.
+//! * [`srv`] is the order in which the DNS wants hosts to be tried.
 //!
 //! No octet a peer may send can make this layer panic: slices are never indexed, only asked for.
 
 #![deny(clippy::indexing_slicing)]
+
+/// The examples of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub mod address;
 pub mod digest;

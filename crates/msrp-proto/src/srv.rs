@@ -45,6 +45,7 @@ fn chosen(weights: &[u32], draw: &mut impl FnMut(u32) -> u32) -> usize {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#[allow(clippy::indexing_slicing, reason = "a failed index is a failed test")]
 mod tests {
     use super::*;
 

@@ -16,6 +16,11 @@
 //! What it must not know: sockets, TLS, glommio, logging. It counts in [`Stats`] and explains itself
 //! in [`Event`]s; the runtime logs them.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "a unit test may begin with the present moment")
+)]
+
 mod admission;
 mod auth;
 mod budget;

@@ -4,6 +4,12 @@
 //! around them (buffers to receive into and to encrypt into) is not in here. A count is no time: it is the same on every
 //! machine.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::disallowed_macros,
+    reason = "the crate is pure, its tests need not be"
+)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -4,13 +4,20 @@
 //! The first octet chooses the role, the cipher and how the stream is cut; the rest is a script of what the peer sends and
 //! what we send: data, padding, KeyUpdates, tickets, alerts, any content of any type, fragments, forgeries and garbage.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a broken promise is to be a panic: that is what the fuzzer looks for"
+)]
+#![allow(missing_docs, reason = "a fixture: its names say what it makes")]
+
 mod peer;
 
 use std::sync::LazyLock;
 
 use rustls::{Error, InvalidMessage, PeerMisbehaved};
 
-pub(crate) use self::peer::{ALERT, DATA, HANDSHAKE, Peer, Terms, UPDATE, UPDATE_AND_ASK, connect};
+pub use self::peer::{ALERT, DATA, HANDSHAKE, Peer, Terms, UPDATE, UPDATE_AND_ASK, connect};
 use crate::{RECORD_BYTES_MAX, RecordLayer, TlsConn, TlsError};
 
 /// Steps of a script: enough to reach every counter.
@@ -295,7 +302,7 @@ fn may_be_stricter(error: &TlsError) -> bool {
 }
 
 /// A NewSessionTicket with a ticket of some length.
-pub(crate) fn ticket(length: u8) -> Vec<u8> {
+pub fn ticket(length: u8) -> Vec<u8> {
     let mut body = vec![0, 0, 14, 16, 1, 2, 3, 4, 2, 8, 8, 0, length];
     body.extend(pattern(usize::from(length)));
     body.extend([0, 0]);
@@ -306,6 +313,6 @@ pub(crate) fn ticket(length: u8) -> Vec<u8> {
 }
 
 /// Data without zeros at its end, where padding would be.
-pub(crate) fn pattern(length: usize) -> Vec<u8> {
+pub fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|i| u8::try_from(i * 7 % 251).unwrap() + 1).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use msrp_proto::digest::{Algorithm, Challenge, Ha1};
+use msrp_proto::digest::{Algorithm, Challenge, Ha1, NonceUse};
 
 use crate::endpoint::Endpoint;
 use crate::frame::{Frame, Request};
@@ -85,7 +85,12 @@ impl Login<'_> {
         let ha1 = Ha1::new(self.algorithm, self.user, realm, self.password);
         // Through other relays, the last one is who asks.
         let target = self.to.rsplit(' ').next().unwrap_or_default();
-        let digest = challenge.answer(self.user, &ha1, target.as_bytes(), 1, "0123456789abcdef");
+        let digest = challenge.answer(
+            self.user,
+            &ha1,
+            target.as_bytes(),
+            NonceUse { nc: 1, cnonce: "0123456789abcdef" },
+        );
         let mut parameters = vec![
             ("username", self.user, true),
             ("realm", realm, true),

@@ -1,6 +1,6 @@
 //! Clients of a [`World`]: AUTH, sessions, pairs.
 
-use msrp_proto::digest::{Challenge, Ha1};
+use msrp_proto::digest::{Challenge, Ha1, NonceUse};
 use msrp_relay_core::{Input, ProvenNames};
 
 use crate::world::{Conn, PORT, REALM, World};
@@ -104,5 +104,5 @@ pub fn answer_challenge(challenge: &Frame, user: &str, password: &str, uri: &str
     let value = challenge.header("WWW-Authenticate").unwrap();
     let challenge = Challenge::parse(value.as_bytes()).unwrap();
     let ha1 = Ha1::new(challenge.algorithm, user, &challenge.realm, password);
-    challenge.answer(user, &ha1, uri.as_bytes(), nc, "5cdf0a9e71b2").to_string()
+    challenge.answer(user, &ha1, uri.as_bytes(), NonceUse { nc, cnonce: "5cdf0a9e71b2" }).to_string()
 }

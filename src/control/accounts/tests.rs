@@ -7,7 +7,7 @@ use futures_lite::future::{block_on, poll_once};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::proto::digest::Challenge;
+use crate::proto::digest::{Challenge, NonceUse};
 use crate::relay::AddressKey;
 
 /// Finds all but `nobody`; of `nowhere` it cannot tell, and while it is down of no one.
@@ -67,7 +67,7 @@ fn attempt_in(realm: &str, user: &str, password: &str) -> Attempt {
     };
     let uri = b"msrps://example.com:2855;tcp";
     let ha1 = Ha1::new(Algorithm::Md5, user, realm, password);
-    Attempt::new(&challenge.answer(user, &ha1, uri, 1, "2"), uri)
+    Attempt::new(&challenge.answer(user, &ha1, uri, NonceUse { nc: 1, cnonce: "2" }), uri)
 }
 
 fn wrong(user: &str) -> Attempt {

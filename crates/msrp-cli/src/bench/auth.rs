@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::messages::latencies;
-use super::run::{Measure, watch};
+use super::run::{Measure, Unit, watch};
 use super::scene::{Common, Scene};
 use super::transfer::{Tally, Until, add};
 use crate::outcome::{Failure, Report};
@@ -103,7 +103,7 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
     let (line, json) = latencies("connected to granted", &took.borrow());
     report.lines.push(line);
     report.json["granted_us"] = json;
-    measured.tell("each", connections as f64, 1e6, "us", report);
+    measured.tell("each", connections as f64, Unit::Micros, report);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::line::Line;
-use super::run::{Measure, Tasks, watch};
+use super::run::{Measure, Tasks, Unit, watch};
 use super::scene::{Common, PairArguments, Place, Receiver, Scene, Sender};
 use super::transfer::{FileReceiver, FileSender, Plan, Tally, Until};
 use crate::outcome::{Failure, Report};
@@ -134,8 +134,8 @@ fn conclude(arguments: &Arguments, tally: &Tally, measured: &super::run::Measure
         "seconds": seconds,
         "megabytes_per_second": units::megabytes_per_second(octets, measured.elapsed),
     });
-    measured.tell("per GB", gigabytes, 1.0, "s", report);
+    measured.tell("per GB", gigabytes, Unit::Seconds, report);
     if arguments.chunk_size.is_some() {
-        measured.tell("per chunk", chunks as f64, 1e6, "us", report);
+        measured.tell("per chunk", chunks as f64, Unit::Micros, report);
     }
 }

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::auth::source;
 use super::meter::Meter;
-use super::run::{Measure, watch};
+use super::run::{Measure, Unit, watch};
 use super::scene::{Common, Scene};
 use super::transfer::{Tally, add};
 use crate::outcome::{Failure, Report};
@@ -102,10 +102,10 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
             report.json[format!("{who}_resident")] = json!(after);
         }
     }
-    set_up.tell("each", f64::from(sessions), 1e6, "us", report);
+    set_up.tell("each", f64::from(sessions), Unit::Micros, report);
     report.lines.push("while held:".to_owned());
     let mut idle = Report { lines: Vec::new(), json: json!({}) };
-    held.tell("per session", f64::from(sessions), 1e6, "us", &mut idle);
+    held.tell("per session", f64::from(sessions), Unit::Micros, &mut idle);
     report.lines.append(&mut idle.lines);
     report.json["held"] = idle.json;
     let mut closing = JoinSet::new();

@@ -3,7 +3,7 @@
 //! The least that a client has to do, so that what an AUTH costs is the relay's share: `msrp probe` looks closer.
 
 use msrp_client::{ClientError, Endpoint, random_token};
-use msrp_proto::digest::{Challenge, Ha1};
+use msrp_proto::digest::{Challenge, Ha1, NonceUse};
 use msrp_proto::head::{Head, Kind};
 use msrp_proto::parser::Flag;
 use msrp_proto::status::Status;
@@ -59,7 +59,8 @@ pub(crate) async fn authenticate(line: &mut Line, login: &Login) -> Result<Grant
     let (user, uri) = (&login.credentials.user, &login.options.uri);
     let ha1 = Ha1::new(challenge.algorithm, user, &challenge.realm, &login.credentials.password);
     let cnonce = random_token(16);
-    let authorization = challenge.answer(user, &ha1, uri.as_bytes(), 1, &cnonce).to_string();
+    let authorization =
+        challenge.answer(user, &ha1, uri.as_bytes(), NonceUse { nc: 1, cnonce: &cnonce }).to_string();
     let granted = ask(line, login, &own_uri, Some(&authorization)).await?;
     if granted.status != Status::OK || granted.use_path.is_empty() {
         return Err(refused(&granted, ""));

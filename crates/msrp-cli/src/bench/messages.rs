@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::content::Content;
 use super::file;
 use super::line::{Line, Outlet, Party};
-use super::run::{Measure, Tasks, watch};
+use super::run::{Measure, Tasks, Unit, watch};
 use super::scene::{Common, PairArguments, Place, Receiver, Scene, Sender};
 use super::transfer::{Answers, Plan, Tally, Until, add, answer_to_send, wrong};
 use crate::outcome::{Failure, Report};
@@ -157,7 +157,7 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
         report.lines.push(line);
         report.json[format!("{name}_us")] = json;
     }
-    measured.tell("per message", messages as f64, 1e6, "us", report);
+    measured.tell("per message", messages as f64, Unit::Micros, report);
     load.close().await;
     tasks.close().await;
     Ok(())

@@ -114,9 +114,20 @@ pub(crate) struct Measured {
     own: Option<Duration>,
 }
 
+/// What the CPU time of one of many is told in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Unit {
+    Seconds,
+    Micros,
+}
+
 impl Measured {
     /// Tells the CPU time of both sides, as a whole and for each of `amount`.
-    pub(crate) fn tell(&self, per: &str, amount: f64, scale: f64, unit: &str, report: &mut Report) {
+    pub(crate) fn tell(&self, per: &str, amount: f64, unit: Unit, report: &mut Report) {
+        let (scale, unit) = match unit {
+            Unit::Seconds => (1.0, "s"),
+            Unit::Micros => (1e6, "us"),
+        };
         if let Some(faults) = self.faults {
             report.json["relay_page_faults"] = json!(faults);
         }

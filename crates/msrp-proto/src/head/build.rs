@@ -186,7 +186,7 @@ impl HeadBuilder {
                 self.head.take_bad_path(known, span);
             }
         } else if self.is_first(known) {
-            self.known(known, text, span, limits, path.filter(|_| !checked));
+            self.known((known, span), text, limits, path.filter(|_| !checked));
         }
     }
 
@@ -219,9 +219,8 @@ impl HeadBuilder {
     /// `path` keeps the value if it is a path and right; `None` if it is no path, or known to be right.
     fn known(
         &mut self,
-        known: Known,
+        (known, span): (Known, Span),
         text: &[u8],
-        span: Span,
         limits: &ParserLimits,
         path: Option<&mut CheckedPath>,
     ) {

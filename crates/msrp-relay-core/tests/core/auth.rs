@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use msrp_proto::digest::{Algorithm, AuthenticationInfo, Challenge, Ha1};
+use msrp_proto::digest::{Algorithm, AuthenticationInfo, Challenge, Ha1, NonceUse};
 use msrp_relay_core::{CloseReason, Input, LookUpAnswer, TableSizes};
 
 use testkit_pure::vectors;
@@ -86,7 +86,7 @@ fn next_authorization(accepted: &Frame) -> String {
         stale: false,
     };
     let ha1 = Ha1::new(Algorithm::Md5, "wren", "osier.example", "Tarn-Quill-77");
-    let answer = challenge.answer("wren", &ha1, AU.as_bytes(), 1, "5cdf0a9e71b2");
+    let answer = challenge.answer("wren", &ha1, AU.as_bytes(), NonceUse { nc: 1, cnonce: "5cdf0a9e71b2" });
     answer.to_string()
 }
 
@@ -693,7 +693,8 @@ fn both_algorithms_work_and_only_those_offered() {
     let value = challenge.header("WWW-Authenticate").unwrap();
     let offer = Challenge::parse(value.as_bytes()).unwrap();
     let ha1 = Ha1::new(Algorithm::Sha256, "alice", "example.com", "1234");
-    let authorization = offer.answer("alice", &ha1, to.as_bytes(), 1, "c").to_string();
+    let authorization =
+        offer.answer("alice", &ha1, to.as_bytes(), NonceUse { nc: 1, cnonce: "c" }).to_string();
     assert_eq!(auth_with(&mut world, conn, &to, &authorization).status(), 401);
 }
 

@@ -3,6 +3,12 @@
 //! One binary, its modules named by what they are about. `rfc` has one test for each requirement that no other module
 //! holds; `sim` is the seeded simulator; `vectors` are worked examples.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests state what must hold")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::disallowed_macros,
+    reason = "the crate is pure, its tests need not be"
+)]
 
 mod auth;
 mod binding;

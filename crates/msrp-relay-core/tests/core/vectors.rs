@@ -1,6 +1,6 @@
 //! The worked examples of `data/vectors.json`: parsed, rewritten and written octet for octet.
 
-use msrp_proto::digest::{Algorithm, AuthenticationInfo, Authorization, Challenge, Ha1, check};
+use msrp_proto::digest::{Algorithm, AuthenticationInfo, Authorization, Challenge, Ha1, NonceUse, check};
 use msrp_proto::head::{ByteRange, Head, Kind, Method, Rewrite};
 use msrp_proto::parser::{Flag, Parser, ParserLimits, Piece};
 use msrp_proto::status::Status;
@@ -219,7 +219,7 @@ fn the_client_s_answer_is_written_as_in_the_example() {
         Challenge::parse(challenged.head.www_authenticate(&challenged.head_octets).unwrap()).unwrap();
     let ha1 = Ha1::new(challenge.algorithm, "wren", &challenge.realm, "Tarn-Quill-77");
     let (to, cnonce) = (uri("AU"), digest("consts", "cn"));
-    let answer = challenge.answer("wren", &ha1, to.as_bytes(), 1, &cnonce);
+    let answer = challenge.answer("wren", &ha1, to.as_bytes(), NonceUse { nc: 1, cnonce: &cnonce });
     let mut out = Vec::new();
     FrameWriter::request(&mut out, b"w2Lf5Vb9Rt4u", "AUTH")
         .header("To-Path", to.as_bytes())
@@ -293,7 +293,7 @@ fn each_digest_of_the_examples_is_computed() {
         // From the password and from what an account database holds.
         let stored = Ha1::from_hex(&digest(set, "ha1")).unwrap();
         for ha1 in [Ha1::new(algorithm, "wren", realm, password), stored] {
-            let answer = challenge.answer("wren", &ha1, to.as_bytes(), 1, &cnonce);
+            let answer = challenge.answer("wren", &ha1, to.as_bytes(), NonceUse { nc: 1, cnonce: &cnonce });
             assert_eq!(answer.response, digest(set, "response"), "{set}");
             assert_eq!(answer.rspauth(&ha1, to.as_bytes()).as_str(), digest(set, "rspauth"), "{set}");
             assert!(check(&answer, &ha1, "AUTH", to.as_bytes()).is_some());

@@ -24,27 +24,27 @@ use crate::RecordLayer;
 use crate::TlsConn;
 
 /// Content types (RFC 8446, B.1).
-pub(crate) const ALERT: u8 = 21;
-pub(crate) const HANDSHAKE: u8 = 22;
-pub(crate) const DATA: u8 = 23;
+pub const ALERT: u8 = 21;
+pub const HANDSHAKE: u8 = 22;
+pub const DATA: u8 = 23;
 
 /// KeyUpdate messages (RFC 8446, 4.6.3).
-pub(crate) const UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
-pub(crate) const UPDATE_AND_ASK: [u8; 5] = [24, 0, 0, 1, 1];
+pub const UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
+pub const UPDATE_AND_ASK: [u8; 5] = [24, 0, 0, 1, 1];
 
 const TAG_BYTES: usize = 16;
 
 /// What is agreed on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms {
+pub struct Terms {
     /// Ours is the server's side.
-    pub(crate) server: bool,
-    pub(crate) aes_256: bool,
+    pub server: bool,
+    pub aes_256: bool,
 }
 
 impl Terms {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 4] = [
+    pub const ALL: [Self; 4] = [
         Self { server: false, aes_256: false },
         Self { server: false, aes_256: true },
         Self { server: true, aes_256: false },
@@ -61,7 +61,7 @@ impl Terms {
 }
 
 /// Shakes hands. Returns our end, with the record layer asked for, and what holds the other end's keys.
-pub(crate) fn connect(terms: Terms, layer: RecordLayer) -> (TlsConn, Peer) {
+pub fn connect(terms: Terms, layer: RecordLayer) -> (TlsConn, Peer) {
     let (mut ours, mut theirs, log) = begin(terms, layer);
     let (mut plain, mut to_them, mut to_us) = (Vec::new(), Vec::new(), Vec::new());
     ours.receive(&mut [], &mut plain, &mut to_them).unwrap();
@@ -239,26 +239,26 @@ impl Log {
 }
 
 /// The other end's keys, one direction each.
-pub(crate) struct Peer {
-    pub(crate) write: Half,
-    pub(crate) read: Half,
+pub struct Peer {
+    pub write: Half,
+    pub read: Half,
 }
 
 impl Peer {
     /// A record of data.
-    pub(crate) fn data(&mut self, data: &[u8]) -> Vec<u8> {
+    pub fn data(&mut self, data: &[u8]) -> Vec<u8> {
         self.write.seal(DATA, data, 0)
     }
 
     /// A KeyUpdate; what is written after it has new keys.
-    pub(crate) fn update(&mut self, message: [u8; 5]) -> Vec<u8> {
+    pub fn update(&mut self, message: [u8; 5]) -> Vec<u8> {
         let record = self.write.seal(HANDSHAKE, &message, 0);
         self.write.next();
         record
     }
 
     /// Reads whole records that we wrote, and follows their KeyUpdates. Each must be as RFC 8446 has it.
-    pub(crate) fn read(&mut self, mut wire: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    pub fn read(&mut self, mut wire: &[u8]) -> Vec<(u8, Vec<u8>)> {
         let mut records = Vec::new();
         while !wire.is_empty() {
             let (record, behind) =
@@ -277,12 +277,12 @@ impl Peer {
 }
 
 /// The keys of one direction.
-pub(crate) struct Half {
+pub struct Half {
     terms: Terms,
     secret: Vec<u8>,
     key: LessSafeKey,
     iv: [u8; 12],
-    pub(crate) sequence: u64,
+    pub sequence: u64,
 }
 
 impl Half {
@@ -296,13 +296,13 @@ impl Half {
     }
 
     /// RFC 8446, 7.2.
-    pub(crate) fn next(&mut self) {
+    pub fn next(&mut self) {
         let secret = expand(self.terms, &self.secret, "traffic upd", self.secret.len());
         *self = Self::new(self.terms, secret);
     }
 
     /// A record of any kind and content, followed by zeros.
-    pub(crate) fn seal(&mut self, kind: u8, content: &[u8], padding: usize) -> Vec<u8> {
+    pub fn seal(&mut self, kind: u8, content: &[u8], padding: usize) -> Vec<u8> {
         let mut inner = content.to_vec();
         inner.push(kind);
         inner.resize(inner.len() + padding, 0);

@@ -245,7 +245,7 @@ impl Play<'_> {
             self.world.messages.garbled = true;
         }
         let head =
-            frames::send_head(&tid, [&path, &from], &message_id(message), range, traits, !body.is_empty());
+            frames::send_head([&tid, &message_id(message)], [&path, &from], range, traits, !body.is_empty());
         self.parts[link].open =
             Some(frames::Open { tid: tid.clone(), has_body: traits.has_body() || !body.is_empty(), traits });
         self.world.links[link].in_frame = true;

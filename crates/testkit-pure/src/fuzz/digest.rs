@@ -4,7 +4,7 @@
 //! The input is taken for the value of each of the three headers, and, cut at NULs, for the parts of an exchange.
 
 use msrp_proto::digest::{
-    Algorithm, AuthenticationInfo, Authorization, AuthorizationError, Challenge, Ha1, check,
+    Algorithm, AuthenticationInfo, Authorization, AuthorizationError, Challenge, Ha1, NonceUse, check,
 };
 
 /// Parses, prints, answers and checks.
@@ -73,7 +73,7 @@ fn exchange(algorithm: Algorithm, parts: &[&str]) {
     assert_eq!(received, sent, "{wire}");
 
     let ha1 = Ha1::new(algorithm, user, realm, password);
-    let answer = received.answer(user, &ha1, uri.as_bytes(), nc, cnonce).to_string();
+    let answer = received.answer(user, &ha1, uri.as_bytes(), NonceUse { nc, cnonce }).to_string();
     let answer = Authorization::parse(answer.as_bytes()).unwrap();
     assert_eq!((&*answer.username, &*answer.realm, &*answer.nonce), (user, realm, nonce));
     assert_eq!((answer.nc, answer.algorithm), (nc, algorithm));
@@ -84,7 +84,7 @@ fn exchange(algorithm: Algorithm, parts: &[&str]) {
     // Everybody knows what stands for a user nobody knows.
     let zeros = if algorithm == Algorithm::Md5 { "0".repeat(32) } else { "0".repeat(64) };
     let known = Ha1::from_hex(&zeros).unwrap();
-    let forged = received.answer(user, &known, uri.as_bytes(), nc, cnonce);
+    let forged = received.answer(user, &known, uri.as_bytes(), NonceUse { nc, cnonce });
     assert!(check(&forged, &known, "AUTH", uri.as_bytes()).is_some());
     assert_eq!(
         check(&forged, &Ha1::dummy(algorithm), "AUTH", uri.as_bytes()),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use msrp_proto::digest::{Algorithm, AuthenticationInfo, Challenge, Ha1};
+use msrp_proto::digest::{Algorithm, AuthenticationInfo, Challenge, Ha1, NonceUse};
 use msrp_proto::uri::{Host, MsrpUri};
 
 use super::{auth_with, challenged};
@@ -25,7 +25,7 @@ fn by_nextnonce(accepted: &Frame, nc: u32) -> String {
         stale: false,
     };
     let ha1 = Ha1::new(Algorithm::Md5, "alice", REALM, "1234");
-    challenge.answer("alice", &ha1, relay_uri().as_bytes(), nc, "c").to_string()
+    challenge.answer("alice", &ha1, relay_uri().as_bytes(), NonceUse { nc, cnonce: "c" }).to_string()
 }
 
 // A3: Digest with `auth` alone, an opaque, and no `domain`; one challenge where one algorithm is configured.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use msrp_proto::digest::{Challenge, Ha1};
+use msrp_proto::digest::{Challenge, Ha1, NonceUse};
 use msrp_relay_core::{Input, Limits, Settings};
 
 use super::relays::{
@@ -37,7 +37,9 @@ fn answer_about_one_user_opens_no_session_for_another() {
     let value = behind.header("WWW-Authenticate").unwrap();
     let challenge = Challenge::parse(value.as_bytes()).unwrap();
     let of_bob = Ha1::new(challenge.algorithm, "bob", &challenge.realm, "5678");
-    let alice = challenge.answer("alice", &of_bob, relay_uri().as_bytes(), 1, "5cdf0a9e71b2").to_string();
+    let alice = challenge
+        .answer("alice", &of_bob, relay_uri().as_bytes(), NonceUse { nc: 1, cnonce: "5cdf0a9e71b2" })
+        .to_string();
     let mut both = Request::new("AUTH", &relay_uri(), direct).header("Authorization", &bob).octets();
     both.extend(Request::new("AUTH", &relay_uri(), &back_to_wren()).header("Authorization", &alice).octets());
     world.send(conn, both);

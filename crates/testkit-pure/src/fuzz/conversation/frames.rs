@@ -2,7 +2,7 @@
 
 use super::far_end::{FarEnd, Wish};
 use super::world::{DOMAIN, HOST, Link, PORT, password};
-use msrp_proto::digest::Ha1;
+use msrp_proto::digest::{Ha1, NonceUse};
 use msrp_proto::head::ByteRange;
 use msrp_proto::parser::Flag;
 
@@ -151,11 +151,10 @@ impl Traits {
     }
 }
 
-/// Up to the body.
+/// A SEND with this transaction id and Message-ID, up to the body.
 pub(super) fn send_head(
-    tid: &str,
+    [tid, id]: [&str; 2],
     [to, from]: [&str; 2],
-    id: &str,
     range: Option<ByteRange>,
     traits: Traits,
     has_octets: bool,
@@ -248,7 +247,12 @@ pub(super) fn auth(tid: &str, end: &mut FarEnd, credentials: &Credentials) -> Ve
             ticket.count += u32::from(!credentials.again);
             let challenge = &ticket.challenge;
             let ha1 = Ha1::new(challenge.algorithm, user, &challenge.realm, &password);
-            let answer = challenge.answer(user, &ha1, to.as_bytes(), ticket.count, "5cdf0a9e71b2");
+            let answer = challenge.answer(
+                user,
+                &ha1,
+                to.as_bytes(),
+                NonceUse { nc: ticket.count, cnonce: "5cdf0a9e71b2" },
+            );
             format!("Authorization: {answer}\r\n")
         }
     };
