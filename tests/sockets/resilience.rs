@@ -36,7 +36,7 @@ struct Told {
 impl Told {
     /// Reads one frame; the status of a response is returned.
     fn hear(&mut self, reader: &mut Reader, sent: &Mutex<Vec<Sent>>) -> Option<u16> {
-        let frame = match reader.next() {
+        let frame = match reader.next_frame() {
             Ok(frame) => frame,
             Err(end) => panic!("the sender's own connection ended: {end:?}"),
         };

@@ -27,7 +27,7 @@ fn send_until_the_end(mut alice: Endpoint, peer: &str, answered: &AtomicUsize) -
             }
             open += 1;
         }
-        match alice.reader.next() {
+        match alice.reader.next_frame() {
             Ok(frame) if frame.status() == Some(200) => {
                 open -= 1;
                 answered.fetch_add(1, Ordering::SeqCst);
@@ -41,7 +41,7 @@ fn send_until_the_end(mut alice: Endpoint, peer: &str, answered: &AtomicUsize) -
 /// Receives until the connection ends. Returns how many messages came.
 fn receive_until_the_end(mut bob: Endpoint) -> usize {
     let mut messages = 0;
-    while let Ok(frame) = bob.reader.next() {
+    while let Ok(frame) = bob.reader.next_frame() {
         if frame.is_request("SEND") {
             messages += 1;
             // The relay may have stopped reading.

@@ -189,7 +189,7 @@ impl Endpoint {
     /// The next frame.
     #[track_caller]
     pub fn frame(&mut self) -> Frame {
-        match self.reader.next() {
+        match self.reader.next_frame() {
             Ok(frame) => frame,
             Err(end) => panic!("{}: a frame was expected, the end came: {end:?}", self.uri),
         }
@@ -223,7 +223,7 @@ impl Endpoint {
     /// Waits for the end, before which no further frame may come.
     #[track_caller]
     pub fn end(&mut self) -> End {
-        match self.reader.next() {
+        match self.reader.next_frame() {
             Ok(frame) => panic!("the end was expected: {frame:?}"),
             Err(end) => end,
         }
@@ -279,7 +279,7 @@ fn patient(stream: &TcpStream) {
 impl Reader {
     /// The next whole frame, or how the connection ended. Running out of patience is a failed test.
     #[track_caller]
-    pub fn next(&mut self) -> Result<Frame, End> {
+    pub fn next_frame(&mut self) -> Result<Frame, End> {
         loop {
             if let Some(frame) = self.parse() {
                 return Ok(frame);
@@ -312,7 +312,7 @@ impl Reader {
     #[track_caller]
     pub fn until_end(&mut self) -> End {
         loop {
-            if let Err(end) = self.next() {
+            if let Err(end) = self.next_frame() {
                 return end;
             }
         }

@@ -21,7 +21,7 @@ pub mod transfer;
 mod wait;
 pub mod zone;
 
-pub use wait::{DEADLINE, PATIENCE, alone, bounded, patiently, until};
+pub use wait::{PATIENCE, alone, bounded, until};
 
 /// Bytes that look random, the same ones for the same seed.
 pub fn contents(seed: u64, len: usize) -> Vec<u8> {

@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, Weak, mpsc};
 
 use tempfile::TempDir;
 
-use crate::patiently;
 use crate::process::target_directory;
+use crate::until;
 
 /// As whom the server runs if the test is root, which it refuses to run as.
 const USER: &str = "nobody";
@@ -96,7 +96,7 @@ impl MariaDb {
         let started = told.recv().unwrap();
         self.child = Some(started.expect("mariadbd and setpriv are there: scripts/test.sh installs them"));
         self.keeper = Some(keeper);
-        patiently("MariaDB to answer", || {
+        until("MariaDB to answer", || {
             let ended = self.child.as_mut().unwrap().try_wait().unwrap();
             assert_eq!(ended, None, "{}", fs::read_to_string(self.path("log")).unwrap_or_default());
             self.client("SELECT 1").status.success().then_some(())

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::endpoint::Endpoint;
 use crate::relay::{Setup, raise_descriptors, trusting};
-use crate::{patiently, until};
+use crate::until;
 
 /// Where cargo has put a program of this package: beside the directory of the test that asks. A library of fixtures is
 /// not told at compile time, as a test is.
@@ -57,7 +57,7 @@ impl Process {
         let child = child.unwrap_or_else(|error| panic!("{}: {error}", binary.as_ref().display()));
         fs::write(place.join("relay.pid"), child.id().to_string()).unwrap();
         let mut process = Self { child, addresses: Vec::new(), place: place.to_owned() };
-        let addresses = patiently("the relay to be ready", || {
+        let addresses = until("the relay to be ready", || {
             assert_eq!(process.ended(), None, "{}", process.log());
             fs::read_to_string(&ready).ok()
         });
@@ -158,7 +158,7 @@ impl Process {
     pub fn reload(&self, verdict: &str) {
         let said = self.log().matches(verdict).count();
         self.signal("HUP");
-        patiently(verdict, || (self.log().matches(verdict).count() > said).then_some(()));
+        until(verdict, || (self.log().matches(verdict).count() > said).then_some(()));
     }
 
     /// What it has written to standard error.

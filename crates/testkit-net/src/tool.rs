@@ -75,7 +75,7 @@ impl Tool {
 
     /// The same on another address.
     pub fn receiver_at(&self, address: &str, arguments: &[&str]) -> Receiver {
-        let mut command = self.msrp(&["receive", "--listen", address, "--out", "in", "--timeout", "20s"]);
+        let mut command = self.msrp(&["receive", "--listen", address, "--out", "in", "--timeout", "60s"]);
         Receiver::start(command.args(arguments))
     }
 

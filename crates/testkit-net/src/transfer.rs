@@ -102,7 +102,7 @@ impl Endpoint {
                 done.len() >= expected && answers_in
             };
             while !is_over(&done, answered) {
-                let frame = match reader.next() {
+                let frame = match reader.next_frame() {
                     Ok(frame) => frame,
                     Err(end) => {
                         panic!("{} of {expected} messages and {answered} answers, then {end:?}", done.len())

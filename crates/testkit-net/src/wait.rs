@@ -4,14 +4,11 @@ use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// No single read, write or condition takes longer than this in a test that passes.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// No single read, write or condition takes longer than this in a test that passes, however busy the machine is.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The same where a test loads the machine or waits for a database: far above what anything takes.
-pub const DEADLINE: Duration = Duration::from_secs(60);
-
-/// No test takes longer than this.
-const WATCHDOG: Duration = Duration::from_secs(150);
+/// No test takes longer than this: it only ends one that hangs.
+const WATCHDOG: Duration = Duration::from_secs(600);
 
 /// Set in the process of a test that [`alone`] has started.
 const ALONE: &str = "MSRPRELAY_TEST_ALONE";
@@ -49,19 +46,8 @@ pub fn alone(test: &str, body: impl FnOnce() + Send + 'static) {
 
 /// Looks again and again until there is something to see.
 #[track_caller]
-pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
-    until_within(PATIENCE, what, look)
-}
-
-/// The same for as long as [`DEADLINE`].
-#[track_caller]
-pub fn patiently<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
-    until_within(DEADLINE, what, look)
-}
-
-#[track_caller]
-fn until_within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + patience;
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(seen) = look() {
             return seen;

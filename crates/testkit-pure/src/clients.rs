@@ -106,3 +106,20 @@ pub fn answer_challenge(challenge: &Frame, user: &str, password: &str, uri: &str
     let ha1 = Ha1::new(challenge.algorithm, user, &challenge.realm, password);
     challenge.answer(user, &ha1, uri.as_bytes(), NonceUse { nc, cnonce: "5cdf0a9e71b2" }).to_string()
 }
+
+/// The first round of AUTH: the 401.
+pub fn challenged(world: &mut World, conn: Conn, to: &str) -> Frame {
+    let uri = world.end(conn).uri.clone();
+    world.send(conn, Request::new("AUTH", to, &uri).octets());
+    let frame = world.take_one(conn);
+    assert_eq!(frame.status(), 401);
+    frame
+}
+
+/// The second round of AUTH.
+pub fn auth_with(world: &mut World, conn: Conn, to: &str, authorization: &str) -> Frame {
+    let uri = world.end(conn).uri.clone();
+    let request = Request::new("AUTH", to, &uri).header("Authorization", authorization);
+    world.send(conn, request.octets());
+    world.take_one(conn)
+}

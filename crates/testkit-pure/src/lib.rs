@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what cannot be set up fails the test")]
 
 mod clients;
+pub mod dice;
 pub mod endpoint;
 pub mod frame;
 pub mod fuzz;
@@ -15,7 +16,7 @@ pub mod rig;
 pub mod vectors;
 mod world;
 
-pub use clients::{Pair, answer_challenge, relay_uri};
+pub use clients::{Pair, answer_challenge, auth_with, challenged, relay_uri};
 pub use endpoint::{Endpoint, Frame};
 pub use frame::Request;
 pub use world::{ADDRESS, Conn, Decision, Dial, HOST, Link, LookUp, PORT, REALM, World, settings};

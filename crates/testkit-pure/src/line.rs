@@ -53,6 +53,32 @@ pub struct Line {
     pub to_uri: String,
 }
 
+impl Line {
+    /// A first request, answered: from now on the two ends belong together.
+    pub fn bind(&mut self) {
+        let world = &mut self.world;
+        world.send(self.from, Request::bodiless(&self.path, &self.from_uri, "first").octets());
+        world.run();
+        world.take(self.from);
+        let first = only(world.take(self.to), "SEND");
+        world.send(self.to, first.response(200));
+        world.run();
+    }
+
+    /// The same line seen from its other end.
+    pub fn reversed(self) -> Self {
+        Self {
+            world: self.world,
+            from: self.to,
+            to: self.from,
+            path: self.back,
+            from_uri: self.to_uri,
+            back: self.path,
+            to_uri: self.from_uri,
+        }
+    }
+}
+
 pub fn line(shape: Shape, a: usize, b: usize) -> Line {
     line_in(World::new(2), shape, a, b)
 }

@@ -13,10 +13,9 @@ use super::plain_relay::{Account, PlainRelay, converse};
 use testkit_net::account::DOMAIN;
 use testkit_net::endpoint::Endpoint;
 use testkit_net::mariadb::MariaDb;
-use testkit_net::patiently;
 use testkit_net::subscribers::{Database, PATIENT, Proxy};
 use testkit_net::transfer::Outgoing;
-use testkit_net::{bounded, contents};
+use testkit_net::{bounded, contents, until};
 
 /// One failure that counts, and everybody is banned. Time enough for a busy machine.
 const STRICT: &str =
@@ -98,7 +97,7 @@ impl Drop for Stopping<'_> {
 fn more(counter: &AtomicUsize, times: usize) {
     let before = counter.load(Ordering::SeqCst);
     for step in 1..=times {
-        patiently("the next AUTH", || (counter.load(Ordering::SeqCst) >= before + step).then_some(()));
+        until("the next AUTH", || (counter.load(Ordering::SeqCst) >= before + step).then_some(()));
     }
 }
 
@@ -137,7 +136,7 @@ fn a_relay_that_starts_before_its_database_waits_for_it() {
         assert_told_to_try_again(&relay, &Account::of("alice", "wonderland"));
         server.launch();
         // Not even an AUTH is needed for that.
-        patiently("the relay to find its database", || relay.server.accounts_ready().then_some(()));
+        until("the relay to find its database", || relay.server.accounts_ready().then_some(()));
         assert_eq!(relay.status("alice", "wonderland"), 200);
     });
 }
@@ -190,7 +189,7 @@ fn a_server_that_freezes_and_thaws_is_used_again() {
                 assert_told_to_try_again(&relay, &Account::of("alice", "wonderland"));
             }
             server.signal("CONT");
-            patiently("the relay to find its database", || relay.server.accounts_ready().then_some(()));
+            until("the relay to find its database", || relay.server.accounts_ready().then_some(()));
             assert_eq!(relay.status("alice", "wonderland"), 200);
         }
     });
@@ -256,7 +255,7 @@ fn a_table_that_is_locked_for_ten_seconds_is_not_felt_by_a_transfer_and_a_chat()
             });
             assert!(locked_at.elapsed() >= Duration::from_secs(10));
             drop(lock);
-            patiently("the relay to find its database", || relay.server.accounts_ready().then_some(()));
+            until("the relay to find its database", || relay.server.accounts_ready().then_some(()));
             assert_eq!(relay.status("user5", "secret of user5"), 200);
             println!("before the lock  {before}");
             println!("during the lock  {during}  {} AUTHs were told to try again", refused.into_inner());
@@ -320,7 +319,7 @@ fn an_exhausted_pool_refuses_some_and_recovers() {
             assert_eq!(relay.status(&user, &format!("secret of {user}")), 408);
         });
         drop(lock);
-        patiently("the connection to be free", || {
+        until("the connection to be free", || {
             (relay.status("user1", "secret of user1") == 200).then_some(())
         });
         at_once(8, |n| {
@@ -473,7 +472,7 @@ fn a_flood_of_look_ups_while_nothing_moves_is_bounded() {
         let limits: Vec<_> =
             relay.server.counters()[0].limits_reached().filter(|(_, times)| *times > 0).collect();
         drop(lock);
-        patiently("the relay to find its database", || relay.server.accounts_ready().then_some(()));
+        until("the relay to find its database", || relay.server.accounts_ready().then_some(()));
         assert_eq!(relay.status("user1", "secret of user1"), 200, "{limits:?}");
     });
 }

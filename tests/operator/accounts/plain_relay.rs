@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use msrprelay::config::Config;
 use msrprelay::proto::digest::Algorithm;
 use msrprelay::runtime::boot::Server;
-use testkit_net::DEADLINE;
+use testkit_net::PATIENCE;
 use testkit_net::account::{DOMAIN, Login};
 use testkit_net::endpoint::Endpoint;
 use testkit_net::frame::Frame;
@@ -88,7 +88,7 @@ impl<'a> Account<'a> {
 
     /// The same, and how long the last answer took.
     pub(crate) fn attempt_and_time(&self, endpoint: &mut Endpoint, port: u16) -> (Frame, Duration) {
-        endpoint.wait_for(DEADLINE);
+        endpoint.wait_for(PATIENCE);
         let to = format!("msrp://{}:{port};tcp", self.domain);
         let login = Login { algorithm: self.algorithm, ..Login::new(self.user, self.password, &to) };
         let challenge = login.challenged(endpoint);

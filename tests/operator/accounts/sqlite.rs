@@ -10,9 +10,8 @@ use msrprelay::proto::digest::Algorithm;
 use tempfile::TempDir;
 
 use super::plain_relay::{Account, PlainRelay};
-use testkit_net::bounded;
-use testkit_net::patiently;
 use testkit_net::process::relay_binary;
+use testkit_net::{bounded, until};
 
 struct Place(TempDir);
 
@@ -237,7 +236,7 @@ fn the_config_names_file_and_realm() {
         let server = msrprelay::runtime::boot::Server::start(relay).unwrap();
         let relay = PlainRelay { address: server.addresses()[0].0, server };
         assert_eq!(relay.status("alice", "wonderland"), 200);
-        patiently("the file to be there", || Path::exists(&place.file()).then_some(()));
+        until("the file to be there", || Path::exists(&place.file()).then_some(()));
     });
 }
 

@@ -2,7 +2,7 @@
 //! and after.
 //!
 //! How fast the pair converses is not measured: a machine may be busy. But while an attack is on a further
-//! [`FURTHER`] messages must get through ([`Attack::goes_on`]), and only if they do not within [`DEADLINE`]
+//! [`FURTHER`] messages must get through ([`Attack::goes_on`]), and only if they do not within [`PATIENCE`]
 //! has the attack stopped them.
 
 use std::io;
@@ -14,13 +14,10 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use testkit_net::contents;
 use testkit_net::endpoint::Endpoint;
 use testkit_net::process::RelayProcess;
 use testkit_net::relay::{HOST, Setup};
-
-/// What has not happened until then does not happen. Far above what anything here takes.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+use testkit_net::{PATIENCE, contents, until};
 
 /// What a connection of any kind may cost the relay: its TLS state, the head that is coming in
 /// (`limits.head_bytes_max`, 16 KiB), its tasks.
@@ -93,7 +90,7 @@ impl Attack {
     /// Waits until the relay has given up everybody but the pair, whatever its peers think.
     #[track_caller]
     pub(crate) fn is_alone(&self) {
-        patiently("everybody but the pair to be given up", || {
+        until("everybody but the pair to be given up", || {
             (self.relay.descriptors() == self.descriptors_of_pair).then_some(())
         });
     }
@@ -142,7 +139,7 @@ impl Attack {
             grown <= bound,
             "{before} KiB before, {peak} KiB at the most: grown by more than {bound} KiB"
         );
-        patiently("descriptors back to the start", || {
+        until("descriptors back to the start", || {
             (self.relay.descriptors() == self.descriptors).then_some(())
         });
         self.relay.signal("TERM");
@@ -178,7 +175,7 @@ fn on(core: usize, connect: impl Fn() -> Endpoint) -> Endpoint {
 /// Descriptors that are open once those of connections that have just ended are closed.
 fn settled(relay: &RelayProcess) -> usize {
     let mut before = (relay.descriptors(), Instant::now());
-    patiently("a relay at rest", || {
+    until("a relay at rest", || {
         let now = relay.descriptors();
         if now != before.0 {
             before = (now, Instant::now());
@@ -186,19 +183,6 @@ fn settled(relay: &RelayProcess) -> usize {
         // Longer than it takes to close a connection whose peer has closed.
         (before.1.elapsed() > Duration::from_millis(500)).then_some(now)
     })
-}
-
-/// Looks again and again until there is something to see, longer than any attack takes.
-#[track_caller]
-pub(crate) fn patiently<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        if let Some(seen) = look() {
-            return seen;
-        }
-        assert!(Instant::now() < deadline, "in vain waited for {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 // -- the pair --------------------------------------------------------------------------------------
@@ -215,7 +199,7 @@ struct Pair {
 impl Pair {
     fn start(relay: &RelayProcess) -> Self {
         let (alice, bob) = (relay.client("alice"), relay.client("bob"));
-        [&alice, &bob].into_iter().for_each(|client| client.wait_for(DEADLINE));
+        [&alice, &bob].into_iter().for_each(|client| client.wait_for(PATIENCE));
         let (over, arrived) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let peer = bob.path();
         let told = Arc::clone(&over);
@@ -228,7 +212,7 @@ impl Pair {
     #[track_caller]
     fn goes_on(&self) {
         let begin = self.arrived.load(Ordering::SeqCst);
-        patiently("the pair to go on", || {
+        until("the pair to go on", || {
             assert!(!self.sender.is_finished() && !self.receiver.is_finished(), "the pair was cut off");
             (self.arrived.load(Ordering::SeqCst) >= begin + FURTHER).then_some(())
         });

@@ -7,11 +7,11 @@ use msrprelay::proto::parser::Flag;
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 
-use super::attack::{Attack, CONNECTION_KIB_MAX, DEADLINE, TRANSFER_KIB_MAX};
+use super::attack::{Attack, CONNECTION_KIB_MAX, TRANSFER_KIB_MAX};
 use testkit_net::endpoint::{End, Endpoint};
 use testkit_net::frame::{Request, end_line, fresh_id};
 use testkit_net::relay::HOST;
-use testkit_net::{assert_same, bounded, contents};
+use testkit_net::{PATIENCE, assert_same, bounded, contents};
 
 // -- in mid-chunk ----------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ fn a_receiver_that_resets_in_mid_chunk_is_told_of_by_481_and_the_rest_of_the_chu
 
 /// Reads until the relay ends the connection. Returns what it sent, to the end or to a reset.
 fn rest_of(stream: &mut TcpStream) -> Vec<u8> {
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut octets = Vec::new();
     if let Err(error) = stream.read_to_end(&mut octets) {
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");

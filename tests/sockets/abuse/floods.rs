@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use msrprelay::proto::parser::Flag;
 
-use super::attack::{Attack, CONNECTION_KIB_MAX, DEADLINE, TRANSFER_KIB_MAX};
+use super::attack::{Attack, CONNECTION_KIB_MAX, TRANSFER_KIB_MAX};
 use testkit_net::endpoint::{End, Endpoint};
 use testkit_net::frame::{Request, end_line, fresh_id};
-use testkit_net::{assert_same, bounded, contents};
+use testkit_net::{PATIENCE, assert_same, bounded, contents};
 
 /// Writes `part` again and again until `octets` are written or the relay takes no more; returns how many it
 /// took.
@@ -16,7 +16,7 @@ fn flood(culprit: &mut Endpoint, part: &[u8], octets: usize) -> usize {
     let begin = Instant::now();
     let mut sent = 0;
     while sent < octets {
-        assert!(begin.elapsed() < DEADLINE, "the relay goes on reading what it has no use for");
+        assert!(begin.elapsed() < PATIENCE, "the relay goes on reading what it has no use for");
         match culprit.writer.try_write(part) {
             Ok(()) => sent += part.len(),
             Err(error) => {

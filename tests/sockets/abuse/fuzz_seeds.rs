@@ -5,6 +5,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 
+use testkit_pure::dice::Dice;
 use testkit_pure::fuzz::{self, Body};
 
 /// Those of the pure core, and the TLS records.
@@ -32,7 +33,7 @@ fn mutations_of_the_seeds_keep_every_promise() {
     for (target, body) in targets() {
         let seeds = seeds(target);
         for n in 0..MUTATIONS {
-            let octets = mutation(&mut Dice(n as u64), &seeds);
+            let octets = mutation(&mut Dice::new(n as u64), &seeds);
             run(body, &octets, || format!("{target}, mutation {n}: {}", octets.escape_ascii()));
         }
     }
@@ -76,24 +77,6 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
-/// SplitMix64.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// 0 .. n.
-    fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % n as u64).unwrap()
-    }
-}
-
 /// A seed with a few things done to it, most of them to its lines and to what stands beside a separator.
 fn mutation(dice: &mut Dice, seeds: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut octets = seeds[dice.below(seeds.len())].1.clone();
@@ -102,7 +85,7 @@ fn mutation(dice: &mut Dice, seeds: &[(String, Vec<u8>)]) -> Vec<u8> {
         let end = (at + 1 + dice.below(12)).min(octets.len());
         match dice.below(8) {
             0 if at < octets.len() => octets[at] ^= 1 << dice.below(8),
-            1 if at < octets.len() => octets[at] = dice.next().to_le_bytes()[0],
+            1 if at < octets.len() => octets[at] = dice.draw().to_le_bytes()[0],
             2 => drop(octets.drain(at..end)),
             3 => {
                 let copy = octets[at..end].to_vec();

@@ -92,7 +92,7 @@ fn guesses_sent_all_at_once_are_not_more() {
         culprit.writer.write(&all);
         let mut judged = 1;
         let end = loop {
-            match culprit.reader.next().map(|frame| frame.status()) {
+            match culprit.reader.next_frame().map(|frame| frame.status()) {
                 Ok(Some(401)) => judged += 1,
                 // While another one is being judged.
                 Ok(status) => assert_eq!(status, Some(400)),

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use super::attack::{Attack, CONNECTION_KIB_MAX, DEADLINE, TRANSFER_KIB_MAX};
+use super::attack::{Attack, CONNECTION_KIB_MAX, TRANSFER_KIB_MAX};
 use testkit_net::endpoint::{Endpoint, Pace};
 use testkit_net::frame::Frame;
 use testkit_net::transfer::Outgoing;
-use testkit_net::{assert_same, bounded, contents};
+use testkit_net::{PATIENCE, assert_same, bounded, contents};
 
 /// What a line of 100 KiB/s carries in the 5 s in which every answer must be there.
 const OCTETS_MAX: u64 = 500 << 10;
@@ -37,7 +37,7 @@ fn answers_during_a_file(places: (usize, usize), chunk: Option<usize>) {
     let attack = Attack::start(2 * TRANSFER_KIB_MAX + 4 * CONNECTION_KIB_MAX);
     let mut sender = attack.client_on(places.0, "user0");
     let mut receiver = attack.narrow_client_on(places.1, "user1");
-    [&sender, &receiver].into_iter().for_each(|client| client.wait_for(DEADLINE));
+    [&sender, &receiver].into_iter().for_each(|client| client.wait_for(PATIENCE));
     let data = contents(13, FILE);
     let (peer, back) = (receiver.path(), sender.path());
     std::thread::scope(|scope| {

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use msrprelay::proto::parser::Flag;
 
-use super::attack::{Attack, CONNECTION_KIB_MAX, DEADLINE, patiently, two_cores};
-use testkit_net::bounded;
+use super::attack::{Attack, CONNECTION_KIB_MAX, two_cores};
 use testkit_net::endpoint::{End, Endpoint};
 use testkit_net::frame::{Request, fresh_id};
+use testkit_net::{PATIENCE, bounded, until};
 
 /// `limits.queue_bytes_total`.
 const BUDGET_KIB: u64 = 16 << 10;
@@ -30,7 +30,7 @@ const SLACK_KIB: u64 = 8 << 10;
 
 /// Reads and throws away what the relay sends, until the connection ends.
 fn drain(mut stream: TcpStream) {
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut buffer = vec![0; 64 << 10];
     while stream.read(&mut buffer).is_ok_and(|read| read > 0) {}
 }
@@ -193,18 +193,16 @@ fn a_record_that_does_not_end_in_time_closes_a_connection_with_a_session() {
         let mut drip = culprit.stream().try_clone().unwrap();
         let end = std::thread::spawn(move || {
             let begin = Instant::now();
-            while begin.elapsed() < DEADLINE && drip.write_all(&[7]).is_ok() {
+            while begin.elapsed() < PATIENCE && drip.write_all(&[7]).is_ok() {
                 std::thread::sleep(Duration::from_millis(200));
             }
-            begin.elapsed() < DEADLINE
+            begin.elapsed() < PATIENCE
         });
-        culprit.wait_for(DEADLINE);
+        culprit.wait_for(PATIENCE);
         assert_ne!(culprit.reader.until_end(), End::Clean);
         drop(culprit);
         assert!(end.join().unwrap(), "the relay waits for ever");
-        patiently("the reason in the log", || {
-            attack.relay.log().contains("limits.record_timeout").then_some(())
-        });
+        until("the reason in the log", || attack.relay.log().contains("limits.record_timeout").then_some(()));
         drop(patient);
         attack.end();
     });

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use rlimit::Resource;
 
-use super::attack::{Attack, CONNECTION_KIB_MAX, patiently, try_connect_from, two_cores};
-use testkit_net::bounded;
+use super::attack::{Attack, CONNECTION_KIB_MAX, try_connect_from, two_cores};
 use testkit_net::endpoint::Endpoint;
+use testkit_net::{bounded, until};
 
 /// Addresses that the flood comes from.
 const SOURCES: u8 = 5;
@@ -39,7 +39,7 @@ impl Flood {
             std::thread::spawn(move || pour(Ipv4Addr::new(127, 0, 4, n), to, &over, &closed))
         });
         let flood = Self { threads: threads.collect(), over, closed };
-        patiently("the flood to find no room", || (flood.closed() > 0).then_some(()));
+        until("the flood to find no room", || (flood.closed() > 0).then_some(()));
         flood
     }
 
@@ -87,7 +87,7 @@ fn clients_get_in(attack: &Attack, flood: &Flood) {
     for n in 1..=CLIENTS {
         let before = flood.closed();
         clients.push(attack.client_from(Ipv4Addr::new(127, 0, 5, n), &format!("user{n}")));
-        patiently("the flood to go on", || (flood.closed() > before).then_some(()));
+        until("the flood to go on", || (flood.closed() > before).then_some(()));
     }
     for client in &mut clients {
         let tid = client.say(&attack.nobody(), b"Still here");

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
-use super::attack::{Attack, CONNECTION_KIB_MAX, DEADLINE, TRANSFER_KIB_MAX, two_cores};
+use super::attack::{Attack, CONNECTION_KIB_MAX, TRANSFER_KIB_MAX, two_cores};
 use testkit_net::endpoint::Endpoint;
 use testkit_net::frame::{Request, fresh_id};
 use testkit_net::relay::{HOST, self_signed_endpoint};
-use testkit_net::{bounded, contents};
+use testkit_net::{PATIENCE, bounded, contents};
 
 /// A listener that a client takes for an endpoint, and how to reach it.
 fn trap(scheme: &str) -> (TcpListener, String) {
@@ -51,7 +51,7 @@ fn a_next_hop_that_never_gets_as_far_as_tls_is_told_of_by_408_whatever_it_does()
         for (n, (what, trick)) in TRICKS.into_iter().enumerate() {
             let (listener, hop) = trap("msrps");
             let mut client = attack.relay.client(&format!("user{n}"));
-            client.wait_for(DEADLINE);
+            client.wait_for(PATIENCE);
             let tid = client.say(&hop, b"Hello");
             assert_eq!(client.status(&tid), 200, "{what}");
             let (stream, _) = listener.accept().unwrap();

@@ -4,11 +4,11 @@ use std::io::{ErrorKind, Read as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::AtomicUsize;
 
-use super::attack::{Attack, CONNECTION_KIB_MAX, DEADLINE, connect_from, patiently, two_cores};
+use super::attack::{Attack, CONNECTION_KIB_MAX, connect_from, two_cores};
 use super::slow::send_endlessly;
 use testkit_net::account::{DOMAIN, Login, password};
-use testkit_net::bounded;
 use testkit_net::endpoint::Endpoint;
+use testkit_net::{PATIENCE, bounded, until};
 
 /// An address of the local network of this host, one of many.
 fn address(n: u8) -> Ipv4Addr {
@@ -28,7 +28,7 @@ fn is_closed(stream: &TcpStream) -> bool {
 /// Those of the connections that the relay has left open, once it has closed all it will close.
 fn left_open(all: Vec<TcpStream>, wanted: usize) -> Vec<TcpStream> {
     let mut open = all;
-    patiently("the relay to close what is too much", || {
+    until("the relay to close what is too much", || {
         open.retain(|stream| !is_closed(stream));
         (open.len() <= wanted).then_some(())
     });
@@ -116,7 +116,7 @@ fn a_user_who_is_guessed_at_from_everywhere_is_closed_to_newcomers_and_to_nobody
             assert_eq!(log_in_from(&attack, address(n), "user0", "a guess"), Some(401));
         }
         // Cores tell each other.
-        patiently("the ban to be everywhere", || {
+        until("the ban to be everywhere", || {
             let right =
                 [20, 21, 22, 23].map(|n| log_in_from(&attack, address(n), "user0", &password("user0")));
             right.iter().all(|status| *status == Some(403)).then_some(())
@@ -125,7 +125,7 @@ fn a_user_who_is_guessed_at_from_everywhere_is_closed_to_newcomers_and_to_nobody
         for n in 1..=9 {
             assert_eq!(log_in_from(&attack, address(n), "nobody", "a guess"), Some(401));
         }
-        patiently("the ban to be everywhere", || {
+        until("the ban to be everywhere", || {
             let wrong = [20, 21, 22, 23].map(|n| log_in_from(&attack, address(n), "nobody", "a guess"));
             wrong.iter().all(|status| *status == Some(403)).then_some(())
         });
@@ -145,7 +145,7 @@ fn an_address_that_guesses_at_everybody_is_closed_to_newcomers_and_no_other_is()
         for n in 1..=12 {
             assert_eq!(log_in_from(&attack, address(1), &format!("user{n}"), "a guess"), Some(401));
         }
-        patiently("the ban to be everywhere", || {
+        until("the ban to be everywhere", || {
             let right = [50, 51, 52, 53].map(|n| {
                 let user = format!("user{n}");
                 log_in_from(&attack, address(1), &user, &password(&user))
@@ -188,7 +188,7 @@ fn a_user_who_knocks_at_too_many_doors_is_not_let_try_any_other() {
         let door = TcpListener::bind("127.0.0.1:0").unwrap();
         door.set_nonblocking(true).unwrap();
         let port = door.local_addr().unwrap().port();
-        patiently("the ban to be everywhere", || {
+        until("the ban to be everywhere", || {
             let mut scanners = [attack.client_on(0, "user0"), attack.client_on(1, "user0")];
             let told = scanners.each_mut().map(|scanner| asked(scanner, closed_port()));
             assert!(told.iter().all(|words| words.starts_with("000 408")), "{told:?}");
@@ -203,7 +203,7 @@ fn a_user_who_knocks_at_too_many_doors_is_not_let_try_any_other() {
         let mut client = attack.relay.client("user1");
         let tid = client.say(&format!("msrp://127.0.0.1:{port}/x;tcp"), b"Hello");
         assert_eq!(client.status(&tid), 200);
-        patiently("the door to be tried", || door.accept().ok());
+        until("the door to be tried", || door.accept().ok());
         drop(client);
         names(&attack.end(), "limits.dial_failures_per_user_max");
     });
@@ -231,11 +231,11 @@ fn all_queues_together_stay_within_their_budget_and_everybody_goes_on() {
         let sockets: Vec<TcpStream> = senders.iter().map(|s| s.stream().try_clone().unwrap()).collect();
         std::thread::scope(|scope| {
             for (sender, reader) in senders.iter_mut().zip(&idle) {
-                sender.wait_for(DEADLINE);
+                sender.wait_for(PATIENCE);
                 let peer = reader.path();
                 scope.spawn(move || send_endlessly(sender, &peer, &AtomicUsize::new(0)));
             }
-            patiently("the budget to be used up", || {
+            until("the budget to be used up", || {
                 attack.relay.log().contains("limits.queue_bytes_total").then_some(())
             });
             for _ in 0..5 {

@@ -5,12 +5,12 @@ use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::attack::{Attack, CONNECTION_KIB_MAX, DEADLINE, TRANSFER_KIB_MAX, connect_from, two_cores};
+use super::attack::{Attack, CONNECTION_KIB_MAX, TRANSFER_KIB_MAX, connect_from, two_cores};
 use testkit_net::account::DOMAIN;
 use testkit_net::endpoint::{End, Endpoint};
 use testkit_net::frame::{Request, fresh_id};
 use testkit_net::relay::USERS;
-use testkit_net::{bounded, contents};
+use testkit_net::{PATIENCE, bounded, contents};
 
 /// Limits that a test need not wait long for.
 const SHORT: &str = "limits: {handshake_timeout: 3s, first_request_timeout: 3s}";
@@ -34,7 +34,7 @@ fn two_thousand_connections_that_never_speak_are_closed_and_keep_nobody_out() {
         let mut mutes: Vec<(TcpStream, Option<Endpoint>)> = Vec::new();
         for n in 0..MUTES {
             let stream = connect_from(Ipv4Addr::new(127, 0, 1, (1 + n / OF_ONE_ADDRESS) as u8), to);
-            stream.set_read_timeout(Some(DEADLINE)).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
             let polite = n % POLITE == 0;
             let endpoint =
                 polite.then(|| Endpoint::over(stream.try_clone().unwrap(), &attack.relay.client, "mute"));
@@ -87,7 +87,7 @@ fn two_hundred_clients_that_read_one_octet_a_second_hold_up_nobody_but_who_sends
         let sent = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for (sender, reader) in senders.iter_mut().zip(&readers) {
-                sender.wait_for(DEADLINE);
+                sender.wait_for(PATIENCE);
                 let (peer, sent) = (reader.path(), &sent);
                 scope.spawn(move || send_endlessly(sender, &peer, sent));
             }
@@ -119,7 +119,7 @@ fn drip(stream: &mut TcpStream, mut octet: impl FnMut(&mut TcpStream) -> io::Res
     let begin = Instant::now();
     stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     loop {
-        assert!(begin.elapsed() < DEADLINE, "the relay is as patient as its slowest peer");
+        assert!(begin.elapsed() < PATIENCE, "the relay is as patient as its slowest peer");
         if octet(stream).is_err() {
             return;
         }
@@ -196,7 +196,7 @@ fn a_stranger_whose_requests_are_all_refused_is_closed() {
             if culprit.writer.try_write(&request.bare()).is_err() {
                 break culprit.reader.until_end();
             }
-            match culprit.reader.next() {
+            match culprit.reader.next_frame() {
                 Ok(frame) => assert_eq!(frame.status(), Some(481)),
                 Err(end) => break end,
             }
@@ -207,8 +207,8 @@ fn a_stranger_whose_requests_are_all_refused_is_closed() {
         let mut culprit = attack.relay.stranger("mallory");
         let begin = Instant::now();
         while culprit.writer.try_write(&Request::new("AUTH", &auth, &culprit.uri).bare()).is_ok() {
-            assert!(begin.elapsed() < DEADLINE, "challenges without end");
-            match culprit.reader.next() {
+            assert!(begin.elapsed() < PATIENCE, "challenges without end");
+            match culprit.reader.next_frame() {
                 Ok(frame) => assert_eq!(frame.status(), Some(401)),
                 Err(end) => {
                     assert_eq!(end, End::Clean);
@@ -302,7 +302,7 @@ fn receivers_that_take_next_to_nothing_are_given_up_and_their_senders_told() {
                     scope.spawn(move || drip_from(receiver));
                 }
                 scope.spawn(move || {
-                    sender.wait_for(DEADLINE);
+                    sender.wait_for(PATIENCE);
                     let request = Request::send(&sender.route(&peer), &sender.uri, &fresh_id(), "1-*/*");
                     let tid = request.tid();
                     sender.writer.write(&request.head());

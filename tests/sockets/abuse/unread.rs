@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use msrprelay::proto::parser::Flag;
 
-use super::attack::{Attack, CONNECTION_KIB_MAX, DEADLINE, TRANSFER_KIB_MAX, two_cores};
+use super::attack::{Attack, CONNECTION_KIB_MAX, TRANSFER_KIB_MAX, two_cores};
 use testkit_net::account::DOMAIN;
 use testkit_net::endpoint::Endpoint;
 use testkit_net::frame::{Frame, Request, fresh_id};
-use testkit_net::{assert_same, bounded, contents};
+use testkit_net::{PATIENCE, assert_same, bounded, contents};
 
 /// Answers that may wait for a peer: 64 KiB of the relay's own and four times that of others', and what may
 /// be handed over at a time.
@@ -182,7 +182,7 @@ fn a_client_that_does_not_read_holds_up_the_others_of_a_shared_connection_only_s
         let attack = Attack::with(&two_cores("limits: {stall_timeout: 1s}"), bound);
         let (culprit, mut victim) = (attack.relay.narrow_client("user0"), attack.relay.client("user1"));
         let mut relay = attack.relay.stranger("relay");
-        [&relay, &victim].into_iter().for_each(|endpoint| endpoint.wait_for(DEADLINE));
+        [&relay, &victim].into_iter().for_each(|endpoint| endpoint.wait_for(PATIENCE));
         let (from, id) = (relay.uri.clone(), fresh_id());
         let (stalled, healthy) = (culprit.path(), victim.path());
         let mut told = (Told::default(), Told::default());
@@ -208,7 +208,7 @@ fn a_client_that_does_not_read_holds_up_the_others_of_a_shared_connection_only_s
             });
             let mut answers = 0;
             while answers < 2 * EACH {
-                let frame = reader.next().unwrap();
+                let frame = reader.next_frame().unwrap();
                 let Some(status) = frame.status() else {
                     // Of what had been accepted before.
                     assert!(frame.required("Status").starts_with("000 413"), "{frame:?}");

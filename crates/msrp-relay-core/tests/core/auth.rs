@@ -5,23 +5,10 @@ use std::time::Duration;
 use msrp_proto::digest::{Algorithm, AuthenticationInfo, Challenge, Ha1, NonceUse};
 use msrp_relay_core::{CloseReason, Input, LookUpAnswer, TableSizes};
 
-use testkit_pure::vectors;
-use testkit_pure::{Conn, Decision, Frame, Request, World, answer_challenge, relay_uri, settings};
-
-fn challenged(world: &mut World, conn: Conn, to: &str) -> Frame {
-    let uri = world.end(conn).uri.clone();
-    world.send(conn, Request::new("AUTH", to, &uri).octets());
-    let frame = world.take_one(conn);
-    assert_eq!(frame.status(), 401);
-    frame
-}
-
-fn auth_with(world: &mut World, conn: Conn, to: &str, authorization: &str) -> Frame {
-    let uri = world.end(conn).uri.clone();
-    let request = Request::new("AUTH", to, &uri).header("Authorization", authorization);
-    world.send(conn, request.octets());
-    world.take_one(conn)
-}
+use testkit_pure::{
+    Conn, Decision, Frame, Request, World, answer_challenge, auth_with, challenged, relay_uri, settings,
+    vectors,
+};
 
 fn is_stale(challenge: &Frame) -> bool {
     let value = challenge.header("WWW-Authenticate").unwrap();

@@ -9,8 +9,7 @@ use msrp_relay_core::Target;
 use testkit_pure::endpoint::Answers;
 use testkit_pure::frame::{pattern, response};
 use testkit_pure::line::{LAYOUTS, Shape, joined, line, lines, only};
-use testkit_pure::vectors;
-use testkit_pure::{Decision, Frame, Request, World, settings};
+use testkit_pure::{Decision, Frame, Request, World, settings, vectors};
 
 const W: &str = "msrps://198.51.100.23:41502/u4Kd0wR9sQ2mZ7;tcp";
 const F2: &str = "msrps://192.0.2.77:50120/c3Vt9gD5eR7wQz;tcp";

@@ -5,9 +5,10 @@ use std::time::Duration;
 use msrp_proto::digest::{Algorithm, AuthenticationInfo, Challenge, Ha1, NonceUse};
 use msrp_proto::uri::{Host, MsrpUri};
 
-use super::{auth_with, challenged};
 use testkit_pure::line::only;
-use testkit_pure::{Frame, HOST, PORT, REALM, Request, World, answer_challenge, relay_uri};
+use testkit_pure::{
+    Frame, HOST, PORT, REALM, Request, World, answer_challenge, auth_with, challenged, relay_uri,
+};
 
 fn stale(challenge: &Frame) -> bool {
     Challenge::parse(challenge.header("WWW-Authenticate").unwrap().as_bytes()).unwrap().stale

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{FAR, bind, challenged};
+use super::FAR;
 use testkit_pure::endpoint::Answers;
 use testkit_pure::frame::response;
 use testkit_pure::line::{Shape, line, only};
-use testkit_pure::{HOST, Request, World, relay_uri};
+use testkit_pure::{HOST, Request, World, challenged, relay_uri};
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -91,7 +91,7 @@ fn client_with_a_session_survives_requests_and_auths_for_another_host() {
 #[test]
 fn connection_that_serves_sessions_survives_a_few_misaddressed_requests() {
     let mut line = line(Shape::Receiver, 0, 0);
-    bind(&mut line);
+    line.bind();
     let world = &mut line.world;
     let astray = format!("msrps://other.example.org:2855/abc;tcp {FAR}");
     let most = world.settings.limits.refusals_max;

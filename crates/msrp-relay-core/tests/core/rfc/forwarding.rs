@@ -1,6 +1,6 @@
 //! Norms F1 to F5, F16 and Q: what is forwarded, where to, and how responses find back (RFC 4976, 6.4).
 
-use super::{FAR, bind};
+use super::FAR;
 use testkit_pure::frame::{pattern, response};
 use testkit_pure::line::{Shape, line, lines, only};
 use testkit_pure::{Decision, Request, World, settings};
@@ -121,7 +121,7 @@ fn lost_outer_side_is_not_bound_again() {
 #[test]
 fn either_side_may_speak_once_the_session_is_bound() {
     for (name, mut line) in lines() {
-        bind(&mut line);
+        line.bind();
         let world = &mut line.world;
         let dialled = world.dialled.len();
         let ways = [
@@ -147,7 +147,7 @@ fn body_of_another_request_may_have_10240_octets_and_no_more() {
         for method in ["NICKNAME", "REPORT", "FUTURE"] {
             let mut line = line(Shape::Both, 0, 0);
             let body = pattern(octets);
-            bind(&mut line);
+            line.bind();
             let world = &mut line.world;
             let request =
                 Request::new(method, &line.path, &line.from_uri).header("Message-ID", "mess").body(&body);

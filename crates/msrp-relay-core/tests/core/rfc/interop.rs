@@ -2,10 +2,10 @@
 
 use msrp_relay_core::Settings;
 
-use super::{FAR, auth_with, bind, challenged};
+use super::FAR;
 use testkit_pure::endpoint::Answers;
 use testkit_pure::line::{Shape, line, only};
-use testkit_pure::{Decision, Frame, HOST, Request, World, relay_uri, settings};
+use testkit_pure::{Decision, Frame, HOST, Request, World, auth_with, challenged, relay_uri, settings};
 
 /// Every kind of frame that this relay makes itself.
 fn own_frames() -> Vec<Frame> {
@@ -124,7 +124,7 @@ fn send_without_a_byte_range_is_accepted_and_gets_one() {
 #[test]
 fn reports_are_forwarded_whatever_they_hold() {
     let mut line = line(Shape::Both, 0, 1);
-    bind(&mut line);
+    line.bind();
     let world = &mut line.world;
     for headers in [
         "Message-ID: mess\r\nByte-Range: 1-*/*\r\nStatus: 000 200 OK\r\n",

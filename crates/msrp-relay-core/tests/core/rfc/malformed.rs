@@ -205,7 +205,7 @@ fn every_defect_is_answered_where_an_answer_is_owed_and_ends_no_connection() {
     for shape in [Shape::Both, Shape::Receiver, Shape::Sender] {
         let mut line = line(shape, 0, 0);
         if matches!(shape, Shape::Receiver) {
-            super::bind(&mut line);
+            line.bind();
         }
         for Case { defect, fate, octets } in cases(&line.path, &line.from_uri) {
             let shown = String::from_utf8_lossy(&octets[..octets.len().min(300)]).into_owned();
@@ -381,7 +381,7 @@ fn blank_lines_between_frames_are_passed_over() {
 fn blank_lines_keep_a_connection_from_being_idle_and_prove_nothing() {
     let minutes = |n: u64| std::time::Duration::from_secs(60 * n);
     let mut line = line(Shape::Receiver, 0, 0);
-    super::bind(&mut line);
+    line.bind();
     let world = &mut line.world;
     let newcomer = world.connect(0);
     for _ in 0..3 {

@@ -8,20 +8,8 @@ use msrp_relay_core::{ChunkBounds, Input, Settings};
 
 use testkit_pure::endpoint::Answers;
 use testkit_pure::frame::pattern;
-use testkit_pure::line::{LAYOUTS, Shape, line, line_in, only};
-use testkit_pure::{Conn, Frame, Request, World, settings};
-
-/// From a client of the relay to a peer that it dialled, or that came to it.
-struct Way {
-    world: World,
-    from: Conn,
-    to: Conn,
-    path: String,
-    from_uri: String,
-    /// What the peer sends to.
-    back: String,
-    to_uri: String,
-}
+use testkit_pure::line::{LAYOUTS, Line, Shape, line, line_in, only};
+use testkit_pure::{Frame, Request, World, settings};
 
 /// Whoever is not one of the relay's clients takes so many octets in a chunk.
 fn bounded(octets: u32) -> Settings {
@@ -29,41 +17,18 @@ fn bounded(octets: u32) -> Settings {
     Settings { chunk_bounds: ChunkBounds::new(hosts), ..settings(2) }
 }
 
-fn way_with(settings: Settings, shape: Shape, a: usize, b: usize) -> Way {
-    let line = line_in(World::with(settings), shape, a, b);
+/// From a client of the relay to a peer that it dialled, or that came to it.
+fn way_with(settings: Settings, shape: Shape, a: usize, b: usize) -> Line {
+    let mut line = line_in(World::with(settings), shape, a, b);
     if !matches!(shape, Shape::Receiver) {
-        let (world, path, from_uri) = (line.world, line.path, line.from_uri);
-        return Way {
-            world,
-            from: line.from,
-            to: line.to,
-            path,
-            from_uri,
-            back: line.back,
-            to_uri: line.to_uri,
-        };
+        return line;
     }
-    let mut way = Way {
-        world: line.world,
-        from: line.to,
-        to: line.from,
-        path: line.back,
-        from_uri: line.to_uri,
-        back: line.path,
-        to_uri: line.from_uri,
-    };
-    let world = &mut way.world;
-    world.send(way.to, Request::bodiless(&way.back, &way.to_uri, "first1").octets());
-    world.run();
-    world.take(way.to);
-    let first = only(world.take(way.from), "SEND");
-    world.send(way.from, first.response(200));
-    world.run();
-    way
+    line.bind();
+    line.reversed()
 }
 
 /// All ways to a peer with a bound.
-fn ways(octets: u32) -> impl Iterator<Item = (String, Way)> {
+fn ways(octets: u32) -> impl Iterator<Item = (String, Line)> {
     [Shape::Sender, Shape::Receiver].into_iter().flat_map(move |shape| {
         LAYOUTS.into_iter().map(move |(a, b)| {
             let way = way_with(bounded(octets), shape, a, b);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use msrp_proto::parser::Flag;
 
-use super::{FAR, bind, words};
+use super::{FAR, words};
 use testkit_pure::frame::pattern;
 use testkit_pure::line::{Shape, line, lines, only};
 use testkit_pure::{Frame, Request, World, settings};
@@ -349,7 +349,7 @@ fn message_that_was_stopped_stays_stopped() {
 fn receiver_that_leaves_is_no_failure_of_what_it_was_sent_under_partial() {
     for (written, reports) in [(true, 0), (false, 1)] {
         for (name, mut line) in lines() {
-            bind(&mut line);
+            line.bind();
             let world = &mut line.world;
             world.link_mut(line.to).stalled = !written;
             let request =

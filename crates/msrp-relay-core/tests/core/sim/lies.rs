@@ -98,7 +98,7 @@ impl Simulation {
     /// A session id that this relay may have minted, for all one can see, and has not.
     fn forge(&mut self) -> String {
         let mut raw = [0_u8; 21];
-        raw.fill_with(|| self.dice.next().to_le_bytes()[0]);
+        raw.fill_with(|| self.dice.draw().to_le_bytes()[0]);
         // A core that is, one that is not; its first life, another.
         let index = self.dice.pick(&[0, 1, 2, 3, u16::MAX]);
         let incarnation = self.dice.pick(&[0, 0, 1, 7, u16::MAX]);

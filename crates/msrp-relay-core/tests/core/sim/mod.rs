@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use msrp_proto::parser::Flag;
 use msrp_relay_core::{ChunkBounds, Limit, Limits, PeerKey};
 
+use testkit_pure::dice::Dice;
 use testkit_pure::{Conn, Decision, Frame, World, settings};
 
 const SEEDS: u64 = 640;
@@ -121,33 +122,6 @@ struct Outcome {
     seen: Seen,
     /// By each endpoint: differs if anything went another way.
     octets_received: Vec<u64>,
-}
-
-/// SplitMix64.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// 0 .. n.
-    fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % n as u64).unwrap()
-    }
-
-    fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        let at = self.below(of.len());
-        of[at]
-    }
 }
 
 /// One end: a client, a foreign connection, or somebody who is dialled.
@@ -327,7 +301,7 @@ const DIALLED_CHUNK_MAX: u32 = 1024;
 
 impl Simulation {
     fn new(seed: u64) -> Self {
-        let mut dice = Dice(seed.wrapping_mul(0x1234_5678_9abc_def1));
+        let mut dice = Dice::new(seed.wrapping_mul(0x1234_5678_9abc_def1));
         let cores = 1 + dice.below(3);
         let mut settings = settings(cores);
         let limits = &mut settings.limits;
