@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use testkit_net::endpoint::{End, Endpoint};
+use testkit_net::endpoint::End;
 use testkit_net::process::RelayProcess;
 use testkit_net::relay::{Setup, TestRelay};
 use testkit_net::{bounded, until};
@@ -36,12 +36,6 @@ fn of<'a>(records: &'a [Value], user: &str) -> &'a Value {
     record
 }
 
-fn chat(from: &mut Endpoint, to: &mut Endpoint, words: &[u8]) {
-    let tid = from.say(&to.path(), words);
-    assert_eq!(from.status(&tid), 200);
-    assert_eq!(to.request("SEND").body, words);
-}
-
 #[test]
 fn each_end_of_a_session_is_recorded_once_with_its_figures_and_its_reason() {
     bounded(|| {
@@ -49,8 +43,8 @@ fn each_end_of_a_session_is_recorded_once_with_its_figures_and_its_reason() {
         let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
         let (one, two) = (relay.client("user1"), relay.client("user2"));
         let stays = relay.client("user3");
-        chat(&mut alice, &mut bob, b"Hello");
-        chat(&mut bob, &mut alice, b"Hello yourself");
+        alice.chat(&mut bob, b"Hello");
+        bob.chat(&mut alice, b"Hello yourself");
         let path = file(&relay, "sessions.json");
         let ids = [&alice, &bob].map(|client| client.relay.clone().unwrap());
         let addresses = [&alice, &bob].map(|client| client.stream().local_addr().unwrap().to_string());

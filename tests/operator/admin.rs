@@ -63,12 +63,6 @@ fn refused(socket: &Path, arguments: &[&str]) -> String {
     words
 }
 
-fn chat(from: &mut Endpoint, to: &mut Endpoint, words: &[u8]) {
-    let tid = from.say(&to.path(), words);
-    assert_eq!(from.status(&tid), 200);
-    assert_eq!(to.request("SEND").body, words);
-}
-
 /// The secret part of a client's session URI.
 fn id(client: &Endpoint) -> String {
     let uri = client.relay.as_ref().unwrap();
@@ -87,11 +81,11 @@ fn sessions_are_listed_with_their_peers_and_octets_and_without_their_secrets() {
         assert_eq!(said(&socket, &["sessions"]), "no sessions\n");
         let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
         assert_eq!(of(&json(&socket, &["sessions"]), "bob")["state"], "unbound");
-        chat(&mut alice, &mut bob, b"Hello");
-        chat(&mut bob, &mut alice, b"Hello yourself");
+        alice.chat(&mut bob, b"Hello");
+        bob.chat(&mut alice, b"Hello yourself");
         let mut stranger = relay.stranger("carol");
         let mut dan = relay.client("user1");
-        chat(&mut stranger, &mut dan, b"From afar");
+        stranger.chat(&mut dan, b"From afar");
 
         let sessions = json(&socket, &["sessions"]);
         assert_eq!(sessions.len(), 3, "{sessions:?}");
@@ -145,8 +139,8 @@ fn a_session_that_is_closed_ends_and_the_others_live_on() {
         let socket = socket(&relay);
         let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
         let (mut one, mut two) = (relay.client("user1"), relay.client("user2"));
-        chat(&mut alice, &mut bob, b"Hello");
-        chat(&mut one, &mut two, b"Hello");
+        alice.chat(&mut bob, b"Hello");
+        one.chat(&mut two, b"Hello");
         let prefix = id(&alice)[..10].to_owned();
         assert_eq!(said(&socket, &["close", &prefix]), format!("{prefix} of alice@example.com ends\n"));
         assert_eq!(alice.end(), End::Clean);
@@ -156,7 +150,7 @@ fn a_session_that_is_closed_ends_and_the_others_live_on() {
         });
         assert_eq!(of(&sessions, "bob")["state"], "lost");
         assert!(relay.log().contains("Session closed by an operator"), "{}", relay.log());
-        chat(&mut one, &mut two, b"Still there?");
+        one.chat(&mut two, b"Still there?");
 
         let words = refused(&socket, &["close", &prefix]);
         assert!(words.contains("no session begins with") && words.contains("msrprelay sessions"), "{words}");
@@ -176,7 +170,7 @@ fn the_status_has_what_each_core_does() {
         let relay = start(ADMIN);
         let socket = socket(&relay);
         let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
-        chat(&mut alice, &mut bob, b"Hello");
+        alice.chat(&mut bob, b"Hello");
         // Cores publish their figures a few times a second.
         let status = until("the figures", || {
             let status = json(&socket, &["status"]).remove(0);
@@ -358,7 +352,7 @@ fn nonsense_and_crowds_at_the_socket_harm_nobody() {
         drop(crowd);
         until("there to be a place again", || run(&socket, &["status"]).status.success().then_some(()));
         let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
-        chat(&mut alice, &mut bob, b"Hello");
+        alice.chat(&mut bob, b"Hello");
     });
 }
 
@@ -378,7 +372,7 @@ fn a_long_list_comes_whole_while_others_chat_and_whoever_reads_no_more_is_let_go
                 }
             });
             for _ in 0..50 {
-                chat(&mut alice, &mut bob, b"Hello");
+                alice.chat(&mut bob, b"Hello");
             }
             listing.join().unwrap();
         });
@@ -457,9 +451,9 @@ fn a_trace_shows_the_heads_of_one_user_both_ways_and_no_secrets_and_no_bodies() 
         let mut heads = Vec::new();
         // Cores begin one after the other: until they have, what is said is not shown.
         for n in 0..50 {
-            chat(&mut one, &mut two, b"Not to be seen");
-            chat(&mut alice, &mut bob, format!("The words of a body {n}").as_bytes());
-            chat(&mut bob, &mut alice, b"The words of a body");
+            one.chat(&mut two, b"Not to be seen");
+            alice.chat(&mut bob, format!("The words of a body {n}").as_bytes());
+            bob.chat(&mut alice, b"The words of a body");
         }
         let tid = alice.say(&bob.path(), b"The last words of a body");
         assert_eq!(alice.status(&tid), 200);
@@ -509,7 +503,7 @@ fn a_trace_of_one_session_ends_by_itself_and_harms_nobody_who_sends_files() {
         let relay = start(ADMIN);
         let socket = socket(&relay);
         let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
-        chat(&mut alice, &mut bob, b"Hello");
+        alice.chat(&mut bob, b"Hello");
         let prefix = id(&bob)[..10].to_owned();
         let mut trace = Tracing::start(&socket, &prefix, &["--seconds", "2"]);
         until_traced(&relay, 1);
@@ -530,7 +524,7 @@ fn a_trace_of_one_session_ends_by_itself_and_harms_nobody_who_sends_files() {
         assert!(heads.iter().all(|head| head["session"] == prefix), "{:?}", heads.first());
         assert!(until("the trace to end", || trace.child.try_wait().unwrap()).success());
         assert!(refused(&socket, &["trace", "alice", "--seconds", "0"]).contains("say 1 to 3600"));
-        chat(&mut alice, &mut bob, b"Still there?");
+        alice.chat(&mut bob, b"Still there?");
         drop(deaf);
     });
 }

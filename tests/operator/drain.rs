@@ -3,7 +3,7 @@
 use std::net::TcpStream;
 
 use testkit_net::account::{DOMAIN, Login, password};
-use testkit_net::endpoint::{End, Endpoint};
+use testkit_net::endpoint::End;
 use testkit_net::frame::Request;
 use testkit_net::process::RelayProcess;
 use testkit_net::relay::Setup;
@@ -25,12 +25,6 @@ fn told_to_drain(relay: &RelayProcess) {
     }
 }
 
-fn chat(alice: &mut Endpoint, bob: &mut Endpoint, words: &[u8]) {
-    let tid = alice.say(&bob.path(), words);
-    assert_eq!(alice.status(&tid), 200);
-    assert_eq!(bob.request("SEND").body, words);
-}
-
 #[test]
 fn sessions_go_on_after_sigterm_and_the_relay_ends_with_the_last_of_them() {
     bounded(|| {
@@ -43,11 +37,11 @@ fn sessions_go_on_after_sigterm_and_the_relay_ends_with_the_last_of_them() {
             let received = scope.spawn(|| bob.receive_file());
             scope.spawn(|| alice.send_file(&Outgoing::giant(&path, &file)));
             told_to_drain(&relay);
-            chat(&mut one, &mut two, b"While a file is under way");
+            one.chat(&mut two, b"While a file is under way");
             assert_same(&received.join().unwrap().data, &file);
         });
-        chat(&mut alice, &mut bob, b"And after it");
-        chat(&mut one, &mut two, b"Good bye");
+        alice.chat(&mut bob, b"And after it");
+        one.chat(&mut two, b"Good bye");
         assert!(!relay.log().contains("stopping"), "{}", relay.log());
         for client in [alice, bob, one, two] {
             client.close();

@@ -8,15 +8,12 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tempfile::TempDir;
+use testkit_net::process::is_root;
 
 const MSRPRELAY: &str = env!("CARGO_BIN_EXE_msrprelay");
 const MSRP: &str = env!("CARGO_BIN_EXE_msrp");
 /// The relay's user; no account is needed to be one.
 const RELAY: u32 = 64998;
-
-fn is_root() -> bool {
-    fs::metadata("/proc/self").unwrap().uid() == 0
-}
 
 /// A directory that everybody may enter, with one of the relay's in it, and a file of root's that nobody may change.
 struct Place(TempDir);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use msrprelay::ops::service::{DRAINING_SAID_EVERY, Finding, Watchdog};
 use tempfile::TempDir;
 use testkit_net::endpoint::{End, Endpoint};
-use testkit_net::process::relay_binary;
+use testkit_net::process::{is_root, relay_binary};
 use testkit_net::relay::{Setup, TestRelay};
 use testkit_net::{PATIENCE, bounded, until};
 
@@ -29,11 +29,6 @@ fn unit() -> BTreeMap<String, String> {
         .filter_map(|line| line.split_once('='))
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect()
-}
-
-fn is_root() -> bool {
-    let id = Command::new("id").arg("-u").output().unwrap();
-    id.stdout == b"0\n"
 }
 
 /// The service, and what it tells its manager.

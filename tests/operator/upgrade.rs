@@ -64,14 +64,8 @@ impl Drop for Line {
 #[track_caller]
 fn chat(alice: &mut Endpoint, bob: &mut Endpoint) {
     for _ in 0..3 {
-        let words = fresh_id();
-        let tid = alice.say(&bob.path(), words.as_bytes());
-        assert_eq!(alice.status(&tid), 200);
-        assert_eq!(bob.request("SEND").body, words.as_bytes());
-        let words = fresh_id();
-        let tid = bob.say(&alice.path(), words.as_bytes());
-        assert_eq!(bob.status(&tid), 200);
-        assert_eq!(alice.request("SEND").body, words.as_bytes());
+        alice.chat(bob, fresh_id().as_bytes());
+        bob.chat(alice, fresh_id().as_bytes());
     }
 }
 

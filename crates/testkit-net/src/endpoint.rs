@@ -186,6 +186,14 @@ impl Endpoint {
         self.send(request, words)
     }
 
+    /// One short message to another client, and its answer.
+    #[track_caller]
+    pub fn chat(&mut self, to: &mut Self, words: &[u8]) {
+        let tid = self.say(&to.path(), words);
+        assert_eq!(self.status(&tid), 200);
+        assert_eq!(to.request("SEND").body, words);
+    }
+
     /// The next frame.
     #[track_caller]
     pub fn frame(&mut self) -> Frame {

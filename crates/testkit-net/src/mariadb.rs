@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, Weak, mpsc};
 
 use tempfile::TempDir;
 
-use crate::process::target_directory;
+use crate::process::{is_root, target_directory};
 use crate::until;
 
 /// As whom the server runs if the test is root, which it refuses to run as.
@@ -183,10 +183,6 @@ impl Drop for Lock {
         self.stdin = None;
         let _ = self.child.wait();
     }
-}
-
-fn is_root() -> bool {
-    String::from_utf8(Command::new("id").arg("-u").output().unwrap().stdout).unwrap().trim() == "0"
 }
 
 /// A program that runs without root's rights and ends with whoever started it.

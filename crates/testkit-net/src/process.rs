@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock};
@@ -29,6 +30,11 @@ pub(crate) fn binary(name: &str) -> String {
 pub fn relay_binary() -> &'static str {
     static PATH: LazyLock<String> = LazyLock::new(|| binary("msrprelay"));
     &PATH
+}
+
+/// Whether the tests have root's rights.
+pub fn is_root() -> bool {
+    fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
 /// Cargo's target directory.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Once};
 use msrprelay::config::Config;
 use msrprelay::runtime::boot::Server;
 use msrprelay::telemetry::Snapshot;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tempfile::TempDir;
@@ -99,12 +100,20 @@ pub fn trusting(place: &Path) -> ClientConfig {
 }
 
 fn roots(place: &Path) -> RootCertStore {
+    roots_of(&place.join("relay.crt"))
+}
+
+/// Trusts the certificate in this file alone.
+fn roots_of(certificate: &Path) -> RootCertStore {
     let mut roots = RootCertStore::empty();
-    let pem = fs::read(place.join("relay.crt")).unwrap();
-    let certificate: CertificateDer<'static> =
-        rustls::pki_types::pem::PemObject::from_pem_slice(&pem).unwrap();
-    roots.add(certificate).unwrap();
+    roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
     roots
+}
+
+/// What clients of TLS 1.3 and of 1.2 need to trust the certificate in this file.
+pub fn clients_of_each_version(certificate: &Path) -> [Arc<ClientConfig>; 2] {
+    [&rustls::version::TLS13, &rustls::version::TLS12]
+        .map(|version| Arc::new(client_config(&[version], roots_of(certificate))))
 }
 
 /// The same, for clients that speak certain versions of TLS only.

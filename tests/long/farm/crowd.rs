@@ -15,7 +15,7 @@ use crate::driver::content::Dice;
 use crate::driver::party::spawn;
 use crate::driver::stage::{Stage, add, read};
 use crate::driver::verdict::Verdict;
-use testkit_net::relay::self_signed_endpoint;
+use testkit_net::relay::{clients_of_each_version, self_signed_endpoint};
 
 /// Pairs that log in at the same time.
 const ARRIVING: usize = 16;
@@ -84,7 +84,7 @@ pub(crate) struct Cost {
 impl Crowd {
     pub(crate) fn log_in(farm: &Farm, orders: &Orders) -> Self {
         let at = SocketAddr::new(super::relays::first_address(), farm.port);
-        let trust = Farm::trust(&orders.place);
+        let trust = clients_of_each_version(&orders.place.join("ca.crt"));
         let shared = Arc::new(Shared {
             stage: Arc::new(Stage::new([at; 2], trust, self_signed_endpoint(), String::new())),
             dns: farm.zone.address,

@@ -3,13 +3,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use rustls::ClientConfig;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 
 use super::Orders;
 use crate::driver::verdict::{self, Verdict};
@@ -17,7 +11,7 @@ use crate::soak::STOP;
 use testkit_net::authority::{Authority, write_secret};
 use testkit_net::mariadb::MariaDb;
 use testkit_net::process::Process;
-use testkit_net::relay::{client_config, record_layer};
+use testkit_net::relay::record_layer;
 use testkit_net::scrape::Page;
 use testkit_net::subscribers::{Database, Proxy};
 use testkit_net::zone::Zone;
@@ -76,17 +70,6 @@ impl Farm {
     /// What database this is, in words.
     pub(crate) fn accounts(&self) -> String {
         format!("MariaDB {}", self.accounts.run("SELECT VERSION()").trim())
-    }
-
-    /// The clients' trust, for TLS 1.3 and 1.2.
-    pub(crate) fn trust(place: &Path) -> [Arc<ClientConfig>; 2] {
-        let roots = || {
-            let mut roots = rustls::RootCertStore::empty();
-            roots.add(CertificateDer::from_pem_file(place.join("ca.crt")).unwrap()).unwrap();
-            roots
-        };
-        [&rustls::version::TLS13, &rustls::version::TLS12]
-            .map(|version| Arc::new(client_config(&[version], roots())))
     }
 
     /// Sessions by relay and core, once they are as many as that: cores publish four times a second.

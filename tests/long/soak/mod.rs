@@ -88,15 +88,7 @@ fn a_steady_mix_loses_no_octet_and_leaves_nothing_behind() {
 }
 
 fn set_up(orders: &Orders, relay: &Process) -> Stage {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject as _;
-    let roots = || {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(orders.place.join("localhost.crt")).unwrap()).unwrap();
-        roots
-    };
-    let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
-    let clients = versions.map(|version| Arc::new(testkit_net::relay::client_config(&[version], roots())));
+    let clients = testkit_net::relay::clients_of_each_version(&orders.place.join("localhost.crt"));
     let endpoint = testkit_net::relay::self_signed_endpoint();
     let addresses = [relay.addresses[0], relay.addresses[1]];
     Stage::new(addresses, clients, endpoint, orders.password.clone())

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::plain_relay::{Account, PlainRelay, converse};
+use super::plain_relay::{Account, PlainRelay};
 use testkit_net::account::DOMAIN;
 use testkit_net::endpoint::Endpoint;
 use testkit_net::mariadb::MariaDb;
@@ -41,7 +41,7 @@ fn a_database_that_is_killed_and_started_again_during_auths_is_told_from_wrong_p
         };
         let mut alice = relay.client("user1", "secret of user1");
         let mut bob = relay.client("user2", "secret of user2");
-        converse(&mut alice, &mut bob, b"before");
+        alice.chat(&mut bob, b"before");
         let (stop, accepted, refused) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
         let relay = &relay;
         std::thread::scope(|scope| {
@@ -69,7 +69,7 @@ fn a_database_that_is_killed_and_started_again_during_auths_is_told_from_wrong_p
                 more(&refused, 20);
                 assert!(!relay.server.accounts_ready());
                 // Who has a session does not notice.
-                converse(&mut alice, &mut bob, b"while it is down");
+                alice.chat(&mut bob, b"while it is down");
                 server.launch();
                 // Nobody helps, and nobody is refused once more first.
                 assert_eq!(relay.status("user64", "secret of user64"), 200);
@@ -80,7 +80,7 @@ fn a_database_that_is_killed_and_started_again_during_auths_is_told_from_wrong_p
         // Nothing was counted; what is wrong still is.
         assert_eq!(relay.status("user1", "wrong"), 401);
         assert_eq!(relay.status("user1", "secret of user1"), 403);
-        converse(&mut bob, &mut alice, b"after");
+        bob.chat(&mut alice, b"after");
     });
 }
 
@@ -293,7 +293,7 @@ fn pace(
     let mut rounds = Vec::new();
     while !is_enough(began.elapsed()) || moved.load(Ordering::SeqCst) < at_first + (8 << 20) {
         let round = Instant::now();
-        converse(from, to, b"Are you there?");
+        from.chat(to, b"Are you there?");
         rounds.push(round.elapsed());
     }
     rounds.sort_unstable();

@@ -96,12 +96,3 @@ impl<'a> Account<'a> {
         (login.respond(endpoint, &challenge), asked.elapsed())
     }
 }
-
-/// One short message and back: the round that a chat makes.
-#[track_caller]
-pub(crate) fn converse(from: &mut Endpoint, to: &mut Endpoint, words: &[u8]) {
-    let tid = from.say(&to.path(), words);
-    let heard = to.request("SEND");
-    assert_eq!(heard.body, words);
-    assert_eq!(from.status(&tid), 200);
-}

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use tempfile::TempDir;
 
-use super::plain_relay::{Account, config, converse, log_in};
+use super::plain_relay::{Account, config, log_in};
 use testkit_net::account::DOMAIN;
 use testkit_net::bounded;
 use testkit_net::endpoint::Endpoint;
@@ -63,7 +63,7 @@ fn sighup_exchanges_the_accounts_and_leaves_sessions_alone() {
         let relay = Reloaded::start(&memory("alice", "wonderland"));
         let mut one = log_in(relay.address(), "alice", "wonderland");
         let mut two = log_in(relay.address(), "alice", "wonderland");
-        let mut live = |words: &[u8]| converse(&mut one, &mut two, words);
+        let mut live = |words: &[u8]| one.chat(&mut two, words);
         live(b"as at the start");
 
         relay.reload(&memory("bob", "builder"), TAKEN);

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::process::Output;
 
+use super::relays::address_of;
 use super::users::{Federation, host};
 use testkit_net::bounded;
 
@@ -34,8 +35,8 @@ fn a_second_relay_that_is_not_there_is_told_by_the_first() {
     bounded(|| {
         let federation = Federation::start("a");
         // A port that was free a moment ago, and a name that there is not.
-        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        for next in [format!("{}:{nobody}", host('a')), format!("nowhere.example.test:{nobody}")] {
+        let nobody = TcpListener::bind((address_of(host('a')), 0)).unwrap().local_addr().unwrap().port();
+        for next in [format!("{}:{nobody}", host('a')), format!("nowhere.osier.example:{nobody}")] {
             let mut options = federation.behind("alice", "a");
             options.push(format!("--relay={next}"));
             let output = federation.msrp(&["probe"], &options).output().unwrap();

@@ -17,12 +17,13 @@ use testkit_net::relay::{client_config, record_layer};
 use testkit_net::zone::Zone;
 
 /// The relays that there can be: host names, and the last part of their addresses.
-const HOSTS: [(&str, u8); 5] = [
+const HOSTS: [(&str, u8); 6] = [
     ("a.osier.example", 2),
     ("b.alder.example", 3),
     ("c.alder.example", 4),
     ("d.rowan.example", 5),
     ("r2.alder.example", 6),
+    ("e.rowan.example", 7),
 ];
 
 /// An authority that all trust, and names for all.
@@ -39,6 +40,8 @@ pub(crate) struct Wish<'a> {
     /// Whom its certificate is for, if not for itself.
     pub(crate) certified_for: Option<&'a str>,
     pub(crate) cores: &'a str,
+    /// Whether it takes who proves a name for a relay.
+    pub(crate) takes_relays: bool,
     /// Further keys of `tls:`, with a comma in front.
     pub(crate) tls: &'a str,
     /// Further keys of `outbound:`, with a comma in front.
@@ -74,6 +77,7 @@ impl Relays {
             authority: &self.authority,
             certified_for: None,
             cores: "auto",
+            takes_relays: true,
             tls: "",
             outbound: "",
             more: "",
@@ -99,10 +103,11 @@ impl Relays {
             .concat();
         let record_layer = record_layer();
         let (cores, tls, outbound, more) = (wish.cores, wish.tls, wish.outbound, wish.more);
+        let client_ca = if wish.takes_relays { ", client_ca: ca.crt" } else { "" };
         let hostname = wish.certified_for.unwrap_or(host);
         let text = format!(
             "listen:\n  - {{address: \"{address}:0\", tls: true}}\nhostname: {hostname}\nrealm: {DOMAIN}\n\
-             tls: {{certificate: relay.crt, key: relay.key, client_ca: ca.crt, record_layer: {record_layer}{tls}}}\n\
+             tls: {{certificate: relay.crt, key: relay.key, record_layer: {record_layer}{client_ca}{tls}}}\n\
              cores: {cores}\nauth:\n  log_failures: true\n  memory:\n    users:\n{users}\
              outbound: {{ca: ca.crt, allow: [\"127.0.0.0/8\"]{outbound}}}\ndns: {{servers: [\"{}\"]}}\n\
              log: {{level: debug}}\n{more}",

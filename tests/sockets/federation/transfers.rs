@@ -8,6 +8,7 @@ use msrprelay::client::{
 };
 use serde_json::Value;
 
+use super::relays::address_of;
 use super::users::{Federation, host};
 use testkit_net::{bounded, contents};
 
@@ -78,10 +79,10 @@ fn send_without_a_relay(federation: &Federation, relays: &str, seed: u64) {
     let file = federation.file(&name);
     fs::write(&file, &data).unwrap();
     let (path, trust) = (receiver.path.clone(), Trust::File(federation.file("ca.crt")));
-    let target = Target { host: "127.0.0.1".to_owned(), port: federation.port(outermost) };
+    let target = Target { host: address_of(host(outermost)), port: federation.port(outermost) };
     run_on_executor(None, async {
         let limit = Duration::from_secs(10);
-        let security = Security::tls(&trust, Some(&host(outermost))).unwrap();
+        let security = Security::tls(&trust, Some(host(outermost))).unwrap();
         let mut endpoint = Endpoint::connect(&target, &security, limit).await.unwrap();
         let spec = MessageSpec {
             success_report: true,

@@ -4,69 +4,51 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use hickory_resolver::proto::rr::RData;
-use hickory_resolver::proto::rr::rdata::A;
 use tempfile::TempDir;
-
 use testkit_net::account::password;
-use testkit_net::authority::{Authority, write_secret};
-use testkit_net::process::{Process, relay_binary};
-use testkit_net::relay::record_layer;
 use testkit_net::tool::{self, Receiver, self_signed};
-use testkit_net::zone::Zone;
 use testkit_net::{assert_same, contents};
+
+use super::relays::{Relay, Relays, Wish};
 
 /// Octets of a file that is sent: more than any buffer on the way holds.
 const FILE: usize = 3 << 20;
 
-/// The first letter of a relay's name: `a` is `a.example.test`.
+/// The first letter of a relay's name: `a` is `a.osier.example`.
 pub(crate) type Name = char;
 
 /// Relays `a` to `d`, who take each other for relays, and `e`, who takes nobody for one.
 pub(crate) struct Federation {
-    relays: Vec<(Name, Process)>,
+    relays: Vec<(Name, Relay)>,
     place: TempDir,
-    _zone: Zone,
+    _names: Relays,
 }
 
 impl Federation {
     pub(crate) fn start(names: &str) -> Self {
         let place = tempfile::tempdir().unwrap();
-        let authority = Authority::new("The federation's own");
-        fs::write(place.path().join("ca.crt"), authority.pem()).unwrap();
+        let all = Relays::new();
+        fs::write(place.path().join("ca.crt"), all.authority.pem()).unwrap();
         for user in ["alice", "bob"] {
             fs::write(place.path().join(user), password(user)).unwrap();
         }
         fs::write(place.path().join("wrong"), "not it\n").unwrap();
-        let addresses =
-            names.chars().map(|name| (format!("{}.", host(name)), RData::A(A::new(127, 0, 0, 1))));
-        let zone = Zone::of_records("example.test.", addresses.collect());
-        let start = |name: Name| {
-            let own = place.path().join(name.to_string());
-            fs::create_dir(&own).unwrap();
-            authority.certify_for(&[&host(name)], own.join("relay.crt"), own.join("relay.key"));
-            write_secret(own.join("config.yaml"), &config(name, &zone));
-            (name, Process::start(relay_binary(), &own))
-        };
+        let start =
+            |name| (name, all.relay_with(host(name), &Wish { takes_relays: name != 'e', ..all.wish() }));
         let relays = names.chars().map(start).collect();
-        Self { relays, place, _zone: zone }
+        Self { relays, place, _names: all }
     }
 
     pub(crate) fn port(&self, name: Name) -> u16 {
-        self.relay(name).addresses[0].port()
+        self.relay(name).address().port()
     }
 
-    pub(crate) fn relay(&self, name: Name) -> &Process {
+    pub(crate) fn relay(&self, name: Name) -> &Relay {
         &self.relays.iter().find(|(known, _)| *known == name).unwrap().1
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.place.path().join(name)
-    }
-
-    /// Where a relay is asked for a session.
-    pub(crate) fn auth_uri(&self, name: Name) -> String {
-        format!("msrps://{}:{};tcp", host(name), self.port(name))
     }
 
     /// The options of a user behind these relays, nearest first. Only relays know their names: the first one is dialled
@@ -78,9 +60,9 @@ impl Federation {
         let mut options = vec![
             format!("--user={user}@example.com"),
             format!("--password-file={user}"),
-            format!("--relay=127.0.0.1:{}", self.port(first)),
+            format!("--relay={}", self.relay(first).address()),
             format!("--server-name={}", host(first)),
-            format!("--auth-uri={}", self.auth_uri(first)),
+            format!("--auth-uri={}", self.relay(first).uri()),
         ];
         let further = relays.chars().skip(1);
         options.extend(further.map(|name| format!("--relay={}:{}", host(name), self.port(name))));
@@ -145,25 +127,17 @@ impl Federation {
     }
 
     pub(crate) fn logs(&self) -> String {
-        let log = |(name, relay): &(Name, Process)| format!("-- {name}\n{}", relay.log());
+        let log = |(name, relay): &(Name, Relay)| format!("-- {name}\n{}", relay.process.log());
         self.relays.iter().map(log).collect()
     }
 }
 
-pub(crate) fn host(name: Name) -> String {
-    format!("{name}.example.test")
-}
-
-fn config(name: Name, zone: &Zone) -> String {
-    let client_ca = if name == 'e' { "" } else { ", client_ca: ../ca.crt" };
-    let user = |user: &str| format!("{{user: \"{user}@example.com\", password: \"{}\"}}", password(user));
-    let (alice, bob) = (user("alice"), user("bob"));
-    format!(
-        "listen: [{{address: \"127.0.0.1:0\"}}]\nhostname: {}\nrealm: example.com\ncores: auto\n\
-         tls: {{certificate: relay.crt, key: relay.key, record_layer: {}{client_ca}}}\nauth: {{memory: {{users: [{alice}, {bob}]}}}}\n\
-         outbound: {{ca: ../ca.crt, allow: [\"127.0.0.0/8\"]}}\ndns: {{servers: [\"{}\"]}}\nlog: {{level: debug}}\n",
-        host(name),
-        record_layer(),
-        zone.address
-    )
+pub(crate) fn host(name: Name) -> &'static str {
+    match name {
+        'a' => "a.osier.example",
+        'b' => "b.alder.example",
+        'c' => "c.alder.example",
+        'd' => "d.rowan.example",
+        _ => "e.rowan.example",
+    }
 }
