@@ -416,7 +416,7 @@ fn a_core_dies_again_and_again() {
 fn a_core_that_dies_is_seen_in_the_log_and_in_the_metrics() {
     bounded(|| {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "a_core_dies_again_and_again", "--ignored", "--nocapture"]);
+        command.args(["--exact", "metrics::a_core_dies_again_and_again", "--ignored", "--nocapture"]);
         let output = command.env_remove("RUST_BACKTRACE").output().unwrap();
         let (out, log) =
             (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());

@@ -71,7 +71,9 @@ fn files_are_made_in_one_module() -> io::Result<()> {
             }
             continue;
         }
-        let is_test = path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs");
+        let is_of_tests = |part: &str| part == "tests" || part.starts_with("testkit-");
+        let is_test = path.components().any(|part| part.as_os_str().to_str().is_some_and(is_of_tests))
+            || path.ends_with("tests.rs");
         let is_code = path.extension().is_some_and(|extension| extension == "rs");
         if is_test || !is_code || path.ends_with("untrusted/src/files.rs") {
             continue;
