@@ -322,7 +322,7 @@ impl Conn {
             if self.up.get() {
                 self.watch_head(shared, &parser, &rest);
             }
-            crate::engine::breathe().await;
+            engine::breathe().await;
         }
     }
 
@@ -582,7 +582,7 @@ impl Conn {
                 if empty {
                     break;
                 }
-                crate::engine::breathe().await;
+                engine::breathe().await;
             }
         }
     }

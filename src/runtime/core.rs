@@ -628,7 +628,7 @@ impl Shared {
                 Parcel::Panic { in_task: true } => self.tasks.spawn(async { crash() }),
                 Parcel::Panic { in_task: false } => crash(),
             }
-            crate::engine::breathe().await;
+            engine::breathe().await;
         }
     }
 

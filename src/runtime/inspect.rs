@@ -280,7 +280,7 @@ impl Shared {
             if reply.send(lines).is_err() {
                 return;
             }
-            crate::engine::breathe().await;
+            engine::breathe().await;
         }
     }
 

@@ -169,7 +169,7 @@ impl Shared {
                     self.attach(&trace, &view);
                 }
             }
-            crate::engine::breathe().await;
+            engine::breathe().await;
         }
     }
 
