@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use glommio::{Latency, LocalExecutor, LocalExecutorBuilder, Placement, Shares};
 
-use turn::Watching;
+use turn::Turns;
 use watch::{Tone, Watched};
 
 /// The length of the engine's preemption timer: longer than any turn.
@@ -99,9 +99,17 @@ impl Engine {
                     glommio::executor().yield_task_queue_now().await;
                 }
             }
-            // Without it, for want of a descriptor, knocks alone end turns.
-            let _watching = Watching::begin().await;
-            future.await
+            // Without one, for want of a descriptor, knocks alone end turns.
+            let turns = Turns::begin().ok();
+            let tells = turns.as_ref().map(|turns| glommio::spawn_local(turns.tell()));
+            let output = future.await;
+            if let Some(turns) = turns {
+                turns.end();
+            }
+            if let Some(tells) = tells {
+                tells.cancel().await;
+            }
+            output
         })
     }
 }

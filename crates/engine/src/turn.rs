@@ -2,16 +2,19 @@
 //! other threads.
 //!
 //! Invariants: tasks that call [`breathe`] between two pieces of work keep an executor from looking for no longer than a
-//! [`STRETCH`] and one piece of each; a task that waits here is woken by the very look that it waits for, and nothing is left
-//! to complete in the turn that follows. Costs no system call, and nothing where tasks run out by themselves.
+//! [`STRETCH`] and one piece of each; a task that waits here is woken by the very look that it waits for, so it cannot wait
+//! over a turn that is lost. Costs two system calls a stretch, and nothing where tasks run out by themselves.
 //! Must not know: what the tasks do.
 //!
 //! The engine has no way to wait for the next look: its timers are precise to 1 ms, and everything else wakes a task at
-//! once. So a datagram lies in a socket for good, and a task peeks at it through the ring: the kernel gets that request with
-//! the next look, and has completed it by the end of the same.
+//! once. So an executor sends itself a datagram, and receives it through the ring. A receive that the kernel has already
+//! ends the turn with the datagram; one that it has not is submitted, and complete, with the next look.
 
 use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::mem;
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use glommio::net::UnixDatagram;
@@ -23,40 +26,64 @@ thread_local! {
     static TURNS: RefCell<Option<Rc<Turns>>> = const { RefCell::new(None) };
 }
 
-/// The turns of the executor of this thread, until this is dropped.
+/// The turns of the executor of this thread.
 #[derive(Debug)]
-pub(super) struct Watching(());
-
-impl Watching {
-    /// From here on. Must be called on the executor.
-    pub(super) async fn begin() -> std::io::Result<Self> {
-        let (sends, socket) = UnixDatagram::pair().map_err(std::io::Error::from)?;
-        sends.send(&[0]).await.map_err(std::io::Error::from)?;
-        let (looked, is_fresh, looks) = (Cell::new(Instant::now()), Cell::new(false), Cell::new(0));
-        TURNS.set(Some(Rc::new(Turns { socket, looked, is_fresh, looks })));
-        Ok(Self(()))
-    }
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        TURNS.set(None);
-    }
-}
-
-#[derive(Debug)]
-struct Turns {
-    /// A datagram waits in it for ever.
-    socket: UnixDatagram,
+pub(super) struct Turns {
+    sends: UnixDatagram,
+    receives: UnixDatagram,
     /// When the executor looked last, as far as is known.
     looked: Cell<Instant>,
-    /// It has looked since a task last breathed.
+    /// It has looked since the last task breathed.
     is_fresh: Cell<bool>,
-    /// How often a task has waited for a look.
+    /// How many looks that were asked for have come.
     looks: Cell<u64>,
+    /// A look was asked for, and has not come.
+    is_asked: Cell<bool>,
+    waiting: RefCell<Vec<Waker>>,
 }
 
 impl Turns {
+    /// Those of the executor that this is called on, from here on.
+    pub(super) fn begin() -> std::io::Result<Rc<Self>> {
+        let (sends, receives) = UnixDatagram::pair().map_err(std::io::Error::from)?;
+        let turns = Rc::new(Self {
+            sends,
+            receives,
+            looked: Cell::new(Instant::now()),
+            is_fresh: Cell::new(false),
+            looks: Cell::new(0),
+            is_asked: Cell::new(false),
+            waiting: RefCell::default(),
+        });
+        TURNS.set(Some(Rc::clone(&turns)));
+        Ok(turns)
+    }
+
+    /// The task that tells of looks, until it is cancelled.
+    pub(super) fn tell(self: &Rc<Self>) -> impl Future<Output = ()> + 'static {
+        let turns = Rc::clone(self);
+        async move {
+            while turns.receives.recv(&mut [0]).await.is_ok() {
+                turns.looked.set(Instant::now());
+                turns.is_asked.set(false);
+                turns.wake();
+            }
+            turns.end();
+        }
+    }
+
+    /// No task waits for a look from here on.
+    pub(super) fn end(&self) {
+        TURNS.set(None);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        self.looks.set(self.looks.get() + 1);
+        let waiting = mem::take(&mut *self.waiting.borrow_mut());
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
     /// Whether tasks have kept the executor from looking for a stretch. Reads the clock once.
     fn is_look_due(&self) -> bool {
         let now = Instant::now();
@@ -67,15 +94,26 @@ impl Turns {
     }
 
     async fn wait_for_look(&self) {
-        // If it fails, for want of memory maybe, the task goes on, and knocks make the executor look.
-        let _ = self.socket.peek(&mut [0]).await;
-        self.is_fresh.set(true);
-        self.looks.set(self.looks.get() + 1);
+        if !self.is_asked.replace(true) && self.sends.send(&[0]).await.is_err() {
+            return self.is_asked.set(false);
+        }
+        let before = self.looks.get();
+        let mut is_waiting = false;
+        poll_fn(|cx| {
+            if self.looks.get() != before {
+                return Poll::Ready(());
+            }
+            if !mem::replace(&mut is_waiting, true) {
+                self.waiting.borrow_mut().push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
     }
 }
 
 /// For a task that may go on and on, between two pieces of its work: where tasks have kept the executor from its sockets,
-/// timers and other threads for a while, waits until it has looked at them. Must be called on an executor.
+/// timers and other threads for a while, waits until it has looked at them. On any other thread does nothing.
 pub async fn breathe() {
     let due = TURNS.with_borrow(|turns| turns.as_ref().filter(|turns| turns.is_look_due()).map(Rc::clone));
     match due {
@@ -112,37 +150,10 @@ mod tests {
             for _ in 0..20 {
                 work_for_a_stretch();
                 breathe().await;
-                // The look is known at the first breath behind it.
-                breathe().await;
             }
             turns().looks.get()
         });
         assert_eq!(looks.unwrap(), 20);
-    }
-
-    #[test]
-    fn what_is_due_is_seen_by_the_look_that_a_task_waits_for() {
-        let seen = run_on_executor(None, async {
-            let (near, far) = UnixDatagram::pair().unwrap();
-            let arrived = Rc::new(Cell::new(false));
-            let arrives = Rc::clone(&arrived);
-            glommio::spawn_local(async move {
-                near.recv(&mut [0]).await.unwrap();
-                arrives.set(true);
-            })
-            .detach();
-            turns().looked.set(Instant::now() - STRETCH);
-            breathe().await;
-            far.send(&[0]).await.unwrap();
-            assert!(!arrived.get());
-            for _ in 0..2 {
-                turns().looked.set(Instant::now() - STRETCH);
-                turns().is_fresh.set(false);
-                breathe().await;
-            }
-            arrived.get()
-        });
-        assert!(seen.unwrap());
     }
 
     #[test]
@@ -159,35 +170,33 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_is_dropped_while_it_waits_keeps_no_other_from_going_on() {
-        let ran = run_on_executor(None, async {
-            for _ in 0..20 {
-                turns().looked.set(Instant::now() - STRETCH);
-                turns().is_fresh.set(false);
-                let others: Vec<_> = (0..3).map(|_| glommio::spawn_local(breathe())).collect();
-                futures_lite::future::or(breathe(), async {}).await;
-                for other in others {
-                    other.await;
-                }
+    fn one_look_wakes_all_that_wait_for_it() {
+        let looks = run_on_executor(None, async {
+            turns().looked.set(Instant::now() - STRETCH);
+            let tasks: Vec<_> = (0..3).map(|_| glommio::spawn_local(breathe())).collect();
+            for task in tasks {
+                task.await;
             }
+            turns().looks.get()
         });
-        assert!(ran.is_ok());
+        assert_eq!(looks.unwrap(), 1);
     }
 
     #[test]
     fn nothing_is_left_of_it_when_the_executor_ends() {
         let turns = run_on_executor(None, async {
-            work_for_a_stretch();
-            breathe().await;
+            turns().looked.set(Instant::now() - STRETCH);
+            glommio::spawn_local(breathe()).detach();
             Rc::downgrade(&turns())
         });
         assert!(turns.unwrap().upgrade().is_none());
+        assert!(TURNS.with_borrow(Option::is_none));
     }
 
     #[test]
     fn without_it_a_task_only_yields() {
         let ran = run_on_executor(None, async {
-            TURNS.set(None);
+            turns().end();
             work_for_a_stretch();
             breathe().await;
             has_looked();
