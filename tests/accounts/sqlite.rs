@@ -14,6 +14,9 @@ use crate::stage::{Login, Relay};
 use crate::support::bounded;
 use crate::support::process::BINARY;
 
+/// A look-up may take longer than the four seconds for which a locked file is waited for.
+const PATIENT: &str = "limits: {lookup_timeout: 60s}";
+
 struct Place(TempDir);
 
 impl Place {
@@ -60,7 +63,7 @@ fn users_are_managed_by_another_process_while_the_relay_runs() {
     bounded(|| {
         let place = Place::new();
         place.manage(&["add", "alice@example.com"], "wonderland");
-        let relay = Relay::with(&(place.keys() + ", algorithms: [sha-256, md5]"), "");
+        let relay = Relay::with(&(place.keys() + ", algorithms: [sha-256, md5]"), PATIENT);
         let sha256 = Login { algorithm: Algorithm::Sha256, ..Login::of("alice", "wonderland") };
         assert_eq!(relay.status("alice", "wonderland"), 200);
         assert_eq!(relay.attempt(&sha256).status(), Some(200));
@@ -146,7 +149,7 @@ fn auths_go_on_while_users_come_and_go() {
     bounded(|| {
         let place = Place::new();
         place.manage(&["add", "alice@example.com"], "wonderland");
-        let relay = Relay::with(&place.keys(), "limits: {lookup_timeout: 60s}");
+        let relay = Relay::with(&place.keys(), PATIENT);
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             let (place, done) = (&place, &done);
@@ -173,7 +176,8 @@ fn auths_go_on_while_users_come_and_go() {
 fn a_file_that_cannot_be_read_is_an_outage_and_its_return_is_noticed() {
     bounded(|| {
         let place = Place::new();
-        let relay = Relay::with(&place.keys(), "limits: {auth_failures_per_address_max: 1}");
+        let limits = "limits: {auth_failures_per_address_max: 1, lookup_timeout: 60s}";
+        let relay = Relay::with(&place.keys(), limits);
         let aside = place.0.path().join("aside.db");
         let unavailable = |why: &str| {
             assert_eq!(relay.status("alice", "wonderland"), 408, "{why}");
@@ -234,7 +238,7 @@ fn the_config_names_file_and_realm() {
         assert!(!with(&["add", "bob@example.org"], "builder").0, "another realm");
         assert_eq!(with(&["list"], ""), (true, "alice@Example.com\n".to_owned()));
         let relay = msrprelay::config::Config::load(&config).unwrap();
-        let server = msrprelay::runtime::boot::Server::start(relay).unwrap();
+        let server = msrprelay::runtime::server::Server::start(relay).unwrap();
         let relay = Relay { address: server.addresses()[0].0, server };
         assert_eq!(relay.status("alice", "wonderland"), 200);
         patiently("the file to be there", || Path::exists(&place.file()).then_some(()));
@@ -248,7 +252,7 @@ fn while_the_file_is_away_guesses_are_answered_alike_and_who_is_remembered_gets_
         let place = Place::new();
         place.manage(&["add", "alice@example.com"], "wonderland");
         place.manage(&["add", "bob@example.com"], "builder");
-        let relay = Relay::with(&(place.keys() + ", cache: 1h"), "");
+        let relay = Relay::with(&(place.keys() + ", cache: 1h"), PATIENT);
         assert_eq!(relay.status("alice", "wonderland"), 200);
         let away = place.0.path().join("away");
         fs::rename(place.file(), &away).unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use msrprelay::config::Config;
 use msrprelay::proto::digest::{Algorithm, Challenge, Ha1, NonceUse};
-use msrprelay::runtime::boot::Server;
+use msrprelay::runtime::server::Server;
 
 use crate::mariadb::DEADLINE;
 use crate::schemas::DOMAIN;

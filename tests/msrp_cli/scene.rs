@@ -10,7 +10,7 @@ use msrprelay::client::Target;
 use msrprelay::proto::uri::MsrpUri;
 use sha2::{Digest as _, Sha256};
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A directory with a file to send, a place to receive, and a certificate.
 pub(crate) struct Scene {
@@ -60,7 +60,7 @@ impl Scene {
     /// The same on another address.
     pub(crate) fn receiver_at(&self, address: &str, arguments: &[&str]) -> Receiver {
         let mut child = self
-            .msrp(&["receive", "--listen", address, "--out", "in", "--timeout", "20s"])
+            .msrp(&["receive", "--listen", address, "--out", "in", "--timeout", "60s"])
             .args(arguments)
             .spawn()
             .unwrap();

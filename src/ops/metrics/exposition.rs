@@ -13,10 +13,29 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text as encodin
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::Facts;
 use super::accept::Form;
 use super::process::Process;
 use crate::telemetry::{LOOK_UP_SECONDS, LookUpEnd, LookUps, Observed, Snapshot};
+
+/// What does not change while the relay runs, but for a reload.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The certificates in force.
+    pub certificates: Vec<Certificate>,
+    /// `limits.connections_max`.
+    pub connections_max: usize,
+    /// `limits.queue_bytes_total`.
+    pub queue_bytes_max: usize,
+}
+
+/// One certificate.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// Where it was read.
+    pub path: String,
+    /// When the first of its chain ends to be valid, in seconds since 1970.
+    pub expires: i64,
+}
 
 /// Everything that is shown, of one moment.
 #[derive(Debug)]

@@ -17,11 +17,11 @@ pub(crate) mod transfer;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// No single read, write or condition takes longer than this in a test that passes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// No single read, write or condition takes longer than this in a test that passes, however busy the machine is.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// No test takes longer than this.
-const WATCHDOG: Duration = Duration::from_secs(150);
+/// No test takes longer than this: it only ends one that hangs.
+const WATCHDOG: Duration = Duration::from_secs(600);
 
 /// Runs a test's body, and fails the test if it hangs.
 pub(crate) fn bounded<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {

@@ -1,6 +1,6 @@
 //! A connection whose session lives in the process before this one: TLS ends here, the rest is there.
 //!
-//! Invariants: octets go through unchanged and in order, each direction at the pace of its receiver, at most one read at
+//! Invariants: bytes go through unchanged and in order, each direction at the pace of its receiver, at most one read at
 //! a time in each; the end of either direction is passed on, and the end of both ends the connection. Must not know:
 //! MSRP. What such a connection may do, and how long it may be idle, is judged where its session lives.
 
@@ -8,31 +8,31 @@ use std::cell::RefCell;
 use std::io;
 use std::time::Duration;
 
+use engine::deadline::Deadline;
+use engine::sock::Socket;
 use futures_lite::future;
+use msrp_tls::TlsConn;
 
-use super::deadline::Deadline;
-use super::sock::Socket;
-use super::tasks::Event;
-use super::tls::TlsConn;
+use super::super::tasks::Event;
 
 /// How long a peer may take to close its side after we have closed ours.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection in two halves.
-pub(super) struct PassOn<'a> {
+pub(in crate::runtime) struct PassOn<'a> {
     /// To the peer.
-    pub(super) outer: Socket,
+    pub(in crate::runtime) outer: Socket,
     /// To the other process.
-    pub(super) inner: Socket,
-    pub(super) tls: Option<RefCell<Box<TlsConn>>>,
+    pub(in crate::runtime) inner: Socket,
+    pub(in crate::runtime) tls: Option<RefCell<Box<TlsConn>>>,
     /// The core's read buffer.
-    pub(super) scratch: &'a RefCell<Vec<u8>>,
+    pub(in crate::runtime) scratch: &'a RefCell<Vec<u8>>,
 }
 
 impl PassOn<'_> {
-    /// Passes octets on until both directions have ended. `records` is the beginning of a TLS record, `plain` what has
+    /// Passes bytes on until both directions have ended. `records` is the beginning of a TLS record, `plain` what has
     /// been deciphered before.
-    pub(super) async fn run(&self, records: Vec<u8>, plain: Vec<u8>) {
+    pub(in crate::runtime) async fn run(&self, records: Vec<u8>, plain: Vec<u8>) {
         // What TLS itself has to say to the peer: only one direction may write.
         let (said, speak) = (RefCell::new(Vec::new()), Event::default());
         let over = Event::default();
@@ -45,7 +45,7 @@ impl PassOn<'_> {
             self.end_on_error(ended);
             over.notify();
         };
-        // Whoever does not close in answer is not waited for.
+        // A peer that does not close in answer is not waited for.
         let late = async {
             over.wait().await;
             Deadline::after(CLOSE_TIMEOUT).await;
@@ -70,16 +70,16 @@ impl PassOn<'_> {
     ) -> io::Result<()> {
         self.inner.write_all(&plain).await?;
         while !self.peer_closed() {
-            let read = self.outer.read_with(self.scratch, &mut records, |octets| {
-                let mut plain = Vec::with_capacity(octets.len());
+            let read = self.outer.read_with(self.scratch, &mut records, |bytes| {
+                let mut plain = Vec::with_capacity(bytes.len());
                 match &self.tls {
                     None => {
-                        plain.extend_from_slice(octets);
-                        (octets.len(), Ok(plain))
+                        plain.extend_from_slice(bytes);
+                        (bytes.len(), Ok(plain))
                     }
-                    Some(tls) => match tls.borrow_mut().receive(octets, &mut plain, &mut said.borrow_mut()) {
+                    Some(tls) => match tls.borrow_mut().receive(bytes, &mut plain, &mut said.borrow_mut()) {
                         Ok(used) => (used, Ok(plain)),
-                        Err(error) => (octets.len(), Err(io::Error::other(error.to_string()))),
+                        Err(error) => (bytes.len(), Err(io::Error::other(error.to_string()))),
                     },
                 }
             });
@@ -96,16 +96,16 @@ impl PassOn<'_> {
     async fn down(&self, (said, speak): (&RefCell<Vec<u8>>, &Event)) -> io::Result<()> {
         loop {
             let mut kept = Vec::new();
-            let read = self.inner.read_with(self.scratch, &mut kept, |octets| {
-                let mut out = Vec::with_capacity(octets.len() + 64);
+            let read = self.inner.read_with(self.scratch, &mut kept, |bytes| {
+                let mut out = Vec::with_capacity(bytes.len() + 64);
                 let done = match &self.tls {
                     None => {
-                        out.extend_from_slice(octets);
+                        out.extend_from_slice(bytes);
                         Ok(())
                     }
-                    Some(tls) => tls.borrow_mut().encrypt(octets, &mut out),
+                    Some(tls) => tls.borrow_mut().encrypt(bytes, &mut out),
                 };
-                (octets.len(), done.map(|()| out).map_err(|error| io::Error::other(error.to_string())))
+                (bytes.len(), done.map(|()| out).map_err(|error| io::Error::other(error.to_string())))
             });
             let read = async { read.await.map(|read| read.map(Some)) };
             let asked = async {

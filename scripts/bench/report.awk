@@ -21,7 +21,7 @@ BEGIN {
     row("alone-p99", "200-byte messages, window 1: p99", "us", 250, "", "end to end")
     row("beside-file", "200-byte messages beside a file: p99", "us", 5000, "", "end to end")
     row("auth", "connect, full handshake, AUTH, close", "us", 180, "", "")
-    row("idle", "idle authenticated session over TLS", "octets", 14336, "", "RSS")
+    row("idle", "idle authenticated session over TLS", "bytes", 14336, "", "RSS")
     row("two-cores", "one relay on two cores, against two relays", "s/GB", 1.08, "apart", "")
     row("split", "pairs on two cores, against pairs on one", "s/GB", 1.15, "local", "")
     row("allocations", "heap allocations per chunk, pure core", "", 0, "", "")
@@ -53,7 +53,7 @@ function collect(array, id, subject,    i, n) {
 }
 
 function shown(value, unit) {
-    if (unit == "octets") return sprintf("%.0f", value)
+    if (unit == "bytes") return sprintf("%.0f", value)
     return value >= 100 ? sprintf("%.0f", value) : value >= 10 ? sprintf("%.1f", value) : sprintf("%.3f", value)
 }
 
