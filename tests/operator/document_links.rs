@@ -251,6 +251,19 @@ const PROOFS: &[(&str, Proof)] = &[
     ("curl -s http://127.0.0.1:9285/readyz", Script("scripts/package.sh", "ask /readyz")),
 ];
 
+/// A script, with its parts: those in the directory by its name.
+fn whole(script: &str) -> String {
+    let mut text = fs::read_to_string(Path::new(ROOT).join(script)).unwrap();
+    let mut parts = Vec::new();
+    if let Some(directory) = script.strip_suffix(".sh").map(|name| Path::new(ROOT).join(name))
+        && directory.is_dir()
+    {
+        files(&directory, &["sh"], &mut parts);
+    }
+    parts.into_iter().for_each(|part| text += &fs::read_to_string(part).unwrap());
+    text
+}
+
 /// Sources of tests, but for this file.
 fn tests() -> String {
     let all = sources(&["tests", "crates", "src"]);
@@ -275,8 +288,7 @@ fn every_command_for_operators_is_run_somewhere_or_says_why_not() {
         used.insert(*begin);
         match proof {
             Script(script, words) => {
-                let script = fs::read_to_string(Path::new(ROOT).join(script)).unwrap();
-                assert!(script.contains(words), "{command:?}: the script does not say {words:?}");
+                assert!(whole(script).contains(words), "{command:?}: {script} does not say {words:?}");
             }
             Test(words) => assert!(tests.contains(words), "{command:?}: no test says {words:?}"),
             Unproven(why) => assert!(why.len() > 10, "{command:?}"),
