@@ -20,7 +20,7 @@ corpus and the findings. A target's run ends with its first finding.
   -h, --help         this text
 
 No nightly compiler is needed: RUSTC_BOOTSTRAP=1 makes the stable one take the flags of cargo-fuzz.
-Findings go to fuzz/artifacts/TARGET, logs to fuzz/target/TARGET.log. docs/fuzzing.md says what to do with a finding.
+Findings go to fuzz/artifacts/TARGET, logs to fuzz/target/TARGET.log. docs/dev/fuzzing.md says what to do with a finding.
 Exit status: 0 if nothing was found, 1 if something was or a build failed, 2 for wrong usage, 130 if interrupted.
 USAGE
 }

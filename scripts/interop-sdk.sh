@@ -25,7 +25,7 @@ from it. All are compared.
   -h, --help     this text
 
 Other packages come from PyPI by pip, into a virtual environment in --work; Debian's packages that are missing are named.
-What was seen with which versions is told in docs/interop.md.
+What was seen with which versions is told in docs/client/interop.md.
 
 Exit status: 0 if all arrived as it was sent, 1 if not, 2 for wrong usage, 130 if interrupted.
 USAGE
@@ -227,7 +227,7 @@ if "$bin/msrp" send --help | grep -q -- --first-send; then
     rm -rf bob bob.path
     sdk bob from-msrp.bob.log receive --no-sip --address-file bob.path --file file.bin
     await "${parties[0]}" bob from-msrp.bob.log test -s bob.path
-    # Short chunks: see docs/interop.md.
+    # Short chunks: see docs/client/interop.md.
     MSRP_PASSWORD=$(cat alice.password) start from-msrp.alice.log timeout 200 "$bin/msrp" send file.bin \
         --user alice@example.com --relay "localhost:$port" --ca ca/ca.crt --to "$(cat bob.path)" --chunk-size 64K
     parties+=("$pid")

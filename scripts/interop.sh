@@ -21,7 +21,7 @@ compared.
   -h, --help     this text
 
 Nothing stays behind but the build and the packages, and no service is started by installing them. What Kamailio does
-differently is told in docs/interop.md. It takes half a minute without building, five at most; tried with Kamailio 5.6.3.
+differently is told in docs/client/interop.md. It takes half a minute without building, five at most; tried with Kamailio 5.6.3.
 
 Exit status: 0 if all arrived as it was sent, 1 if not, 2 for wrong usage, 130 if interrupted.
 USAGE

@@ -12,7 +12,7 @@ Runs cargo-mutants over msrp-proto and msrp-relay-core, in a copy of the working
 crates and their tests are built for a mutant, never the server: so it costs seconds. Each layer has two passes: the tests
 that are quick first, all of them for the mutants that they let live. Lists the survivors, and tells for each file how many
 mutants were caught, hung (which counts as caught: a test that does not end is noticed), were missed, or are not viable
-(they do not compile). docs/mutants.md says which of those are expected, and why.
+(they do not compile). docs/dev/mutants.md says which of those are expected, and why.
 
   --layer LAYER    proto or relay; default: both
   --file GLOB      only files that match, as crates/msrp-relay-core/src/session.rs; may be given several times

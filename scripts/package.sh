@@ -11,7 +11,7 @@ Usage: package.sh [--try] [--profile NAME] [--no-build] [--root DIR]
 Builds target/debian/msrprelay_*.deb (a release build, man pages and completions included), and then
   lintian       no complaint but those that deploy/debian/lintian-overrides explains
   install       by apt into a fresh minimal Debian made by mmdebstrap: files, user, modes, dependencies
-  the page      each command of the README's chapter on installing, as it stands there: certificate, config, user, start (the
+  the page      each command of the README's first ten minutes, as it stands there: certificate, config, user, start (the
                 unit's own command as the unit's user), status, what a client sees, reload (the unit's own command, too)
   remove        and purge: nothing is left but the user
 

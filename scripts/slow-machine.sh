@@ -22,7 +22,7 @@ cores goes to sleep for ever, and the relay is told to end: it must, within the 
   -h, --help           this text
 
 500 calls take about ten minutes, N times --limit at most. Needs cc, openssl and coreutils. What it is about stands in
-docs/engine.md. Exit status: 0 if every call ended well and the relay ended, 1 if not, 2 for wrong usage, 130 if
+docs/dev/engine.md. Exit status: 0 if every call ended well and the relay ended, 1 if not, 2 for wrong usage, 130 if
 interrupted.
 USAGE
 }

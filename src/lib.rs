@@ -26,7 +26,7 @@
 //! * [`runtime`] does: connections, cores, upgrades. The only code of the server on glommio; [`engine`] has the sockets, and
 //!   [`msrp_tls`] is TLS as bytes to bytes.
 //! * [`engine`] makes every executor, and keeps it from sleeping over tasks that are due. What of glommio can bite, and
-//!   what is done about it, stands in `docs/engine.md`.
+//!   what is done about it, stands in `docs/dev/engine.md`.
 //! * [`control`] is one thread for what may wait on something slow: account and name look-ups. A file that is read
 //!   has a second one, for a disk cannot be waited for in any other way.
 //! * [`config`] turns YAML into a [`config::Config`] that is valid, or into everything that is wrong with it.
@@ -43,7 +43,7 @@
 //!   layer but the pure ones may use them.
 //! * [`fuzz`] holds what the fuzzer runs against [`proto`], [`relay`] and [`msrp_tls`]; only tests use it.
 //!
-//! `tests/layering.rs` holds the purity of [`proto`] and [`relay`]. Names below that are no links are private modules:
+//! The crates, and `clippy.toml` in the pure ones, hold the purity of [`proto`] and [`relay`]. Names below that are no links are private modules:
 //! `cargo doc --document-private-items` shows them.
 //!
 //! # The path of a chunk

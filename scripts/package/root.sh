@@ -59,13 +59,15 @@ put_in() {
     inside msrprelay --version
     inside msrp --version
     # minbase leaves out what is in /usr/share/man and doc: the package's own list counts.
-    local file
+    local file listed
+    # At once: what ends a pipe early would make dpkg fail.
+    listed=$(inside dpkg --listfiles msrprelay)
     for file in /usr/share/man/man8/msrprelay.8.gz /usr/share/man/man1/msrp-send.1.gz \
         /usr/share/bash-completion/completions/msrprelay /usr/share/zsh/vendor-completions/_msrp \
         /usr/share/fish/vendor_completions.d/msrp.fish /lib/systemd/system/msrprelay.service \
-        /usr/share/man/man5/msrprelay.yaml.5.gz /usr/share/doc/msrprelay/docs/logging.md /etc/logrotate.d/msrprelay \
+        /usr/share/man/man5/msrprelay.yaml.5.gz /usr/share/doc/msrprelay/docs/operate/logging.md /etc/logrotate.d/msrprelay \
         /usr/share/msrprelay/grafana-dashboard.json /usr/share/msrprelay/alerts.yaml; do
-        inside dpkg --listfiles msrprelay | grep -qE "^(/usr)?$file\$" || fail "$file is not in the package"
+        grep -qE "^(/usr)?$file\$" <<< "$listed" || fail "$file is not in the package"
     done
     # shellcheck disable=SC2016 # the name is dpkg's
     [ "$(inside dpkg-query --showformat '${Conffiles}\n' --show msrprelay | grep -c config.yaml)" = 1 ] || fail "the config is no conffile"

@@ -31,10 +31,10 @@ YAML
     done
 }
 
-# The commands of the README's chapter on installing, one a line, but for the installation itself.
+# The commands of the README's first ten minutes, one a line, but for the installation itself.
 commands_of_the_page() {
-    awk '/^## / { here = $0 == "## Installing it" } /^```/ { code = $0 == "```sh"; next } here && code' README.md |
-        grep -vE '^(#|apt-get |$)'
+    awk '/^## / { here = $0 == "## Ten minutes to a running relay" } /^```/ { code = $0 == "```sh"; next } here && code' README.md |
+        grep -vE '^(#|scripts/package\.sh|apt-get |$)'
 }
 
 # Each as it stands there. No service manager is here: what it is asked for is done as the unit says.

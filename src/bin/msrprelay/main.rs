@@ -68,7 +68,12 @@ const CHAPTERS: [Chapter<'_>; 4] = [
              whose watchdog is fed while every core works.",
         ],
     ),
-    ("SEE ALSO", &["msrprelay.yaml(5), msrp(1), deploy/README.md, docs/logging.md, docs/metrics.md"]),
+    (
+        "SEE ALSO",
+        &[
+            "msrprelay.yaml(5), msrp(1), docs/operate/install.md, docs/operate/logging.md, docs/operate/metrics.md",
+        ],
+    ),
 ];
 
 /// An MSRP relay (RFC 4976) for file transfer and chat between SIP clients behind NAT.

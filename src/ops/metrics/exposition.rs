@@ -1,6 +1,6 @@
 //! The figures as text, in both formats that Prometheus reads: OpenMetrics, and from that its own older one.
 //!
-//! Invariants: a metric has one help text and one type, here and in `docs/metrics.md`, which a test compares; label
+//! Invariants: a metric has one help text and one type, here and in `docs/operate/metrics.md`, which a test compares; label
 //! values come from fixed lists, the config and the number of cores, never from peers. What is worth comparing between
 //! cores has a label for them; everything else is one figure for the process.
 
@@ -159,7 +159,7 @@ impl Seen {
         )?;
         page.counter(
             "msrprelay_log_lines_dropped",
-            "Log lines lost because whoever reads them is too slow.",
+            "Log lines lost because the reader of standard error is too slow.",
             one(self.lines_dropped),
         )?;
         page.counter(
@@ -224,7 +224,7 @@ impl Seen {
         )?;
         page.counter(
             "msrprelay_body_bytes",
-            "Octets of message bodies received and sent on.",
+            "Bytes of message bodies received and sent on.",
             both(|core| [core.body_bytes_in, core.body_bytes_out], "direction", ["in", "out"]),
         )?;
         page.counter(

@@ -226,7 +226,7 @@ impl Reader {
                 return ReadEnd::Ended("closed by the peer");
             }
             self.watch_head();
-            glommio::executor().yield_if_needed().await;
+            engine::breathe().await;
         }
     }
 

@@ -482,9 +482,10 @@ impl Peer {
 pub(crate) fn response_to_path(transit: &Transit) -> &[u8] {
     let from_path = transit.received_from_path();
     match transit.method() {
-        Method::Send => transit.head.first_from(&transit.octets).unwrap_or_default(),
         // Of a path that cannot be read, which is answered with a refusal, its beginning will do.
         _ if from_path.is_empty() => transit.head.first_from(&transit.octets).unwrap_or_default(),
+        // The path has been checked: its first URI is not parsed again for each chunk.
+        Method::Send => from_path.first().unwrap_or_default(),
         _ => from_path.as_bytes(),
     }
 }
