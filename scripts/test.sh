@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # The gate: everything that must hold before a change goes in. The same at home and in CI.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
     cat <<'USAGE'
@@ -26,25 +28,10 @@ packages would start services. Needs no input. The exit status is that of the fi
 USAGE
 }
 
-fail() {
-    echo "test.sh: $*" >&2
-    exit 1
-}
-
 quick=no
-while [ $# -gt 0 ]; do
-    case $1 in
-        --quick) quick=yes ;;
-        -h | --help) usage; exit 0 ;;
-        *) usage >&2; exit 2 ;;
-    esac
-    shift
-done
-
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+options "--quick" "" "$@"
+cd "$root"
 exec < /dev/null
-# Where rustup puts cargo, and where servers are; not in the path of every non-login shell.
-export PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:/usr/sbin
 
 # -- what the machine must have --------------------------------------------------------------------
 
@@ -71,30 +58,11 @@ missing_packages() {
     [ -e /etc/ssl/certs/ca-certificates.crt ] || [ ! -e /etc/debian_version ] || echo ca-certificates # cargo's downloads
 }
 
-as_root() {
-    if [ "$(id -u)" = 0 ]; then
-        "$@"
-    elif command -v sudo > /dev/null; then
-        sudo "$@"
-    else
-        echo "test.sh: neither root nor sudo: run this as root: $*" >&2
-        return 1
-    fi
-}
-
-install_packages() { # PACKAGE...
-    echo "Installing: $*"
-    local install=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "$@")
-    # A machine whose package lists are missing or old needs an update first; one that is up to date does not.
-    as_root "${install[@]}" > /dev/null 2>&1 || { as_root apt-get -qq update && as_root "${install[@]}" > /dev/null; }
-}
-
 prepare_system() {
     local missing
     mapfile -t missing < <(missing_packages | tr ' ' '\n')
     if [ "${#missing[@]}" -gt 0 ]; then
-        command -v apt-get > /dev/null || fail "needed, and no apt-get to install them with: ${missing[*]}"
-        install_packages "${missing[@]}" || fail "could not install: ${missing[*]}"
+        install_packages "${missing[@]}" || exit 1
         can_compile || fail "the C compiler (cc) still does not work"
     fi
     if ! command -v shellcheck > /dev/null && command -v apt-get > /dev/null; then
@@ -152,38 +120,15 @@ prepare_rust() {
     done
 }
 
-# io_uring counts against locked memory on older kernels, and the tests open many sockets. What cannot be raised is
-# left as it is: it may be enough.
-raise_limit() { # FLAG WANTED
-    local soft
-    soft=$(ulimit -S "$1")
-    if [ "$soft" != unlimited ] && [ "$soft" -lt "$2" ]; then
-        ulimit -S "$1" "$2" 2> /dev/null || ulimit "$1" "$2" 2> /dev/null || ulimit -S "$1" "$(ulimit -H "$1")"
-    fi
-}
-
 # -- steps -----------------------------------------------------------------------------------------
 
-step() { # TITLE COMMAND...
-    local title=$1 began=$SECONDS status=0
-    shift
-    printf '\n== %s\n' "$title"
-    "$@" || status=$?
-    if [ "$status" != 0 ]; then
-        echo "== $title: FAILED (exit status $status) after $((SECONDS - began)) s" >&2
-        exit "$status"
-    fi
-    echo "== $title: $((SECONDS - began)) s"
-}
-
 check_scripts() {
-    local script scripts=(scripts/*.sh .ci/run)
-    # A command list in a condition is not under `set -e`: each failure is passed on by hand.
+    local script scripts=(scripts/*.sh scripts/*/*.sh .ci/run)
     for script in "${scripts[@]}"; do
-        bash -n "$script" || return
+        bash -n "$script"
     done
     if command -v shellcheck > /dev/null; then
-        shellcheck --severity=warning "${scripts[@]}" || return
+        shellcheck --external-sources --severity=warning "${scripts[@]}"
     else
         echo "shellcheck is not there: syntax only"
     fi
@@ -237,6 +182,7 @@ with_rustls_count=24
 prepare_system
 prepare_tools
 prepare_rust
+# io_uring counts against locked memory on older kernels, and the tests open many sockets.
 raise_limit -l 65536
 raise_limit -n 65536
 

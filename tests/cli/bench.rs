@@ -68,7 +68,7 @@ fn every_mode_measures_a_relay_and_counts_all_that_it_asked_for() {
         let result = measured(&relay, &["messages", "--count", "50", "--sessions", "2", "--window", "4"]);
         assert_eq!(result["messages"], 100, "{result}");
         assert!(result["delivered_us"]["p99"].as_f64().unwrap() > 0.0, "{result}");
-        let result = measured(&relay, &["messages", "--duration", "300ms", "--with-files", "1"]);
+        let result = measured(&relay, &["messages", "--duration", "1s", "--with-files", "1"]);
         assert!(result["octets_of_files"].as_u64().unwrap() > 0, "{result}");
         let result = measured(&relay, &["auth", "--count", "20", "--concurrency", "3"]);
         assert_eq!((&result["connections"], &result["tls"]), (&20.into(), &agreed.into()), "{result}");

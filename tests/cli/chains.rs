@@ -61,7 +61,7 @@ fn three_relays_make_a_path_of_three() {
     fs::write(tool.path("password"), "s3cret\n").unwrap();
     let relays = ["--relay", "far.example:2856", "--relay", "[2001:db8::3]"];
     let user = ["--user", "alice@example.com", "--password-file", "password", "--auth-uri", AUTH_URI];
-    let arguments = [&["receive", "--out", "in", "--timeout", "300ms"][..], &relays, &user].concat();
+    let arguments = [&["receive", "--out", "in", "--timeout", "3s"][..], &relays, &user].concat();
     let output = with_script(&tool, &arguments, async |endpoint| {
         answer_auth(endpoint, &Granting::new(AUTH_URI, NEAR)).await;
         answer_auth(endpoint, &far(TWO_RELAYS)).await;

@@ -116,7 +116,9 @@ fn comments_of_responses_and_reports_are_shown_escaped() {
         });
         for (port, what) in [(refusing, "a response"), (reporting, "a REPORT")] {
             let path = format!("msrp://127.0.0.1:{port}/s;tcp");
-            let arguments = ["--plain", "--success-report", "yes", "--timeout", "5s", "file"];
+            // What is not believed is waited for in vain.
+            let timeout = if text == EVIL { "60s" } else { "5s" };
+            let arguments = ["--plain", "--success-report", "yes", "--timeout", timeout, "file"];
             let output = tool.send(&path, &arguments);
             assert_eq!(output.status.code(), Some(1), "{output:?}");
             if text == EVIL {
@@ -178,7 +180,7 @@ fn realms_paths_and_refusals_of_a_relay_are_shown_escaped() {
 
 /// The line of a file that appears whole.
 fn written(path: &Path) -> String {
-    for _ in 0..2000 {
+    for _ in 0..6000 {
         if let Ok(text) = std::fs::read_to_string(path) {
             return text.trim_end().to_owned();
         }
@@ -203,7 +205,7 @@ fn names_of_files_are_shown_escaped_and_stored_harmlessly() {
                 if json { &["--plain", "--json", "--progress"] } else { &["--plain", "--progress"] };
             let mut receiver =
                 tool.msrp(&["receive", "--listen", "127.0.0.1:0", "--out", "in", "--path-file", "path"]);
-            let receiver = receiver.args(["--timeout", "20s"]).args(options).spawn().unwrap();
+            let receiver = receiver.args(["--timeout", "60s"]).args(options).spawn().unwrap();
             let to = written(&tool.path("path"));
             let address = to.trim_start_matches("msrp://").split('/').next().unwrap().to_owned();
             let mut sender = TcpStream::connect(address).unwrap();

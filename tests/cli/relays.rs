@@ -184,8 +184,7 @@ fn a_relay_that_does_not_know_the_password_is_not_believed() {
 #[test]
 fn the_path_is_printed_and_silence_is_given_up() {
     let tool = Tool::new();
-    let output =
-        with_scripted_relay(&tool, &["receive", "--out", "in", "--timeout", "300ms"], "s3cret", None);
+    let output = with_scripted_relay(&tool, &["receive", "--out", "in", "--timeout", "3s"], "s3cret", None);
     assert_eq!(status(&output), 1, "{}", errors(&output));
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(

@@ -317,6 +317,7 @@ fn file_waits_for_the_answer_to_the_first_send_where_that_is_asked_for() {
         }
     });
     assert_eq!(status(&unanswered), 1);
+    let arguments = ["f.bin", "--first-send", "wait", "--timeout", "60s"];
     let answered = opened_to_scripted_receiver(&tool, &arguments, async |endpoint| {
         let first = expect_empty_send(endpoint).await;
         endpoint.outgoing.send(&response(&first, 200)).await.unwrap();

@@ -1,4 +1,4 @@
-//! Holds `docs/conformance.md` true: every requirement has a row, every row says what is done about it, every test,
+//! Holds `docs/dev/conformance.md` true: every requirement has a row, every row says what is done about it, every test,
 //! module and config key it names exists.
 //!
 //! What is checked is a plain function over text, so that wrong tables can be tried here too. Whether a test proves
@@ -25,11 +25,11 @@ fn every_requirement_has_a_row_that_holds() {
     let ids: Vec<String> =
         IDS.iter().flat_map(|(letter, n)| (1..=*n).map(move |n| format!("{letter}{n}"))).collect();
     assert_eq!(ids.len(), 104);
-    let document = fs::read_to_string("docs/conformance.md").unwrap();
+    let document = fs::read_to_string("docs/dev/conformance.md").unwrap();
     let mut problems = judge(&document, REQUIREMENTS, &ids, &Facts::of_this_project());
     let codes = CODES.map(str::to_owned);
     problems.extend(judge(&document, RESPONSE_CODES, &codes, &Facts::of_this_project()));
-    assert!(problems.is_empty(), "docs/conformance.md:\n{}", problems.join("\n"));
+    assert!(problems.is_empty(), "docs/dev/conformance.md:\n{}", problems.join("\n"));
 }
 
 // -- tables ----------------------------------------------------------------------------------------

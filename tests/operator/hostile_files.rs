@@ -195,7 +195,7 @@ fn man_pages_are_written_through_nothing_that_was_planted() {
 
 /// Whether the child ends well within a time that it cannot need.
 fn ended(child: &mut std::process::Child) -> bool {
-    for _ in 0..2000 {
+    for _ in 0..6000 {
         if let Some(status) = child.try_wait().unwrap() {
             return status.success();
         }

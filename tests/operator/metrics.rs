@@ -41,7 +41,9 @@ fn metrics_of(relay: &RelayProcess) -> SocketAddr {
 #[test]
 fn what_has_happened_can_be_read_off() {
     bounded(|| {
-        let relay = RelayProcess::start(&SETUP);
+        // The stranger is there until all has been read off, however long that takes.
+        let more = "metrics: {address: \"127.0.0.1:0\"}\nlimits: {first_request_timeout: 10m}";
+        let relay = RelayProcess::start(&Setup { more, ..SETUP });
         let metrics = metrics_of(&relay);
         let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
         let mut carol = relay.client("user0");
@@ -377,8 +379,10 @@ fn it_ends_when_it_is_dropped() {
 
 // -- a core that dies ------------------------------------------------------------------------------
 
-/// How often core 0 is made to panic.
+/// How often core 0 is made to panic at least.
 const DEATHS: usize = 5;
+/// And at most: then it has rested for 6.4 s.
+const DEATHS_MAX: usize = 8;
 
 /// In a process of its own, for its log: see the next test.
 #[test]
@@ -394,19 +398,24 @@ fn a_core_dies_again_and_again() {
         let health = |wanted: &str| {
             until(wanted, || (get(at, "/healthz").body.trim_end() == wanted).then_some(()));
         };
-        for deaths in 1..=DEATHS {
+        let restarts = || Page::of(at).sum("msrprelay_core_restarts_total", &[("core", "0")]);
+        let mut was_seen = false;
+        for deaths in 1..=DEATHS_MAX {
             health("ok");
             relay.server.crash_core(0);
-            if deaths == DEATHS {
-                // By now it rests long enough for that to be seen.
-                health("core 0 is down");
-                assert_eq!(Page::of(at).sum("msrprelay_core_up", &[("core", "0")]), 0.0);
-            }
             until("the core to be started again", || {
-                let restarts = Page::of(at).sum("msrprelay_core_restarts_total", &[("core", "0")]);
-                (restarts == deaths as f64).then_some(())
+                // Each time it rests twice as long: in the end long enough for that to be seen, also on a busy machine.
+                if get(at, "/healthz").body.trim_end() == "core 0 is down" {
+                    let up = Page::of(at).sum("msrprelay_core_up", &[("core", "0")]);
+                    was_seen |= up == 0.0;
+                }
+                (restarts() == deaths as f64).then_some(())
             });
+            if was_seen && deaths >= DEATHS {
+                break;
+            }
         }
+        assert!(was_seen, "health and metrics do not say that a core is down");
         health("ok");
         assert_eq!(Page::of(at).sum("msrprelay_core_up", &[("core", "0")]), 1.0);
     });
@@ -424,20 +433,21 @@ fn a_core_that_dies_is_seen_in_the_log_and_in_the_metrics() {
         let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let said = |words: &str| lines.iter().filter(|line| line["message"] == words).collect::<Vec<_>>();
         let panics = said("A thread panicked");
-        assert_eq!(panics.len(), DEATHS, "{log}");
+        let count = panics.len();
+        assert!((DEATHS..=DEATHS_MAX).contains(&count), "{log}");
         for panic in panics {
             assert_eq!((&panic["level"], &panic["thread"]), (&"ERROR".into(), &"core-0".into()));
             assert_eq!(panic["reason"], "told to panic");
-            assert!(panic["location"].as_str().unwrap().starts_with("src/runtime/core.rs:"), "{panic}");
+            assert!(panic["location"].as_str().unwrap().starts_with("src/runtime/run.rs:"), "{panic}");
             assert!(
-                panic["backtrace"].as_str().unwrap().contains("msrprelay::runtime::core::crash"),
+                panic["backtrace"].as_str().unwrap().contains("msrprelay::runtime::run::crash"),
                 "{panic}"
             );
         }
         // Each time it rests twice as long.
         let deaths = said("Core died; starting it again");
         let pauses: Vec<_> = deaths.iter().map(|death| death["pause_ms"].as_u64().unwrap()).collect();
-        assert_eq!(pauses.len(), DEATHS, "{log}");
+        assert_eq!(pauses.len(), count, "{log}");
         assert!(pauses.windows(2).all(|pair| pair[1] == 2 * pair[0]), "{pauses:?}");
         assert!(deaths.iter().all(|death| death["core"] == 0 && death["reason"] == "told to panic"), "{log}");
     });
@@ -538,7 +548,7 @@ fn every_alert_says_how_bad_it_is_and_what_to_do() {
             assert!(rule["annotations"][annotation].as_str().is_some_and(|text| text.len() > 10), "{name}");
         }
         assert!(
-            include_str!("../../docs/metrics.md").contains(&format!("| `{name}` |")),
+            include_str!("../../docs/operate/metrics.md").contains(&format!("| `{name}` |")),
             "{name} is not documented"
         );
     }
@@ -582,7 +592,7 @@ fn every_metric_is_documented_and_nothing_else_is() {
             format!("| `{name}{total}` | {} | {} | {} |", family.kind, labels.join(", "), family.help)
         });
         let rows: BTreeSet<_> = rows.collect();
-        let documented = include_str!("../../docs/metrics.md").lines();
+        let documented = include_str!("../../docs/operate/metrics.md").lines();
         let documented: BTreeSet<_> = documented
             .filter(|line| line.starts_with("| `msrprelay_") || line.starts_with("| `process_"))
             .map(str::to_owned)

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -92,21 +93,22 @@ impl Service {
         Self { child, told, place, config }
     }
 
-    /// The next thing it says.
+    /// The next thing it says. A process that was stopped and goes on sees its call interrupted.
     fn said(&self) -> String {
         let mut room = [0; 4096];
-        let octets = self.told.recv(&mut room).unwrap_or_else(|error| panic!("{error}; {}", self.log()));
-        String::from_utf8_lossy(&room[..octets]).into_owned()
+        loop {
+            match self.told.recv(&mut room) {
+                Ok(octets) => return String::from_utf8_lossy(&room[..octets]).into_owned(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("{error}; {}", self.log()),
+            }
+        }
     }
 
     /// The next thing it says that has `what` in it.
     fn says(&self, what: &str) -> String {
-        let mut room = [0; 4096];
         for _ in 0..1000 {
-            let octets = self.told.recv(&mut room).unwrap_or_else(|error| {
-                panic!("{what}: {error}; {}", self.log());
-            });
-            let said = String::from_utf8_lossy(&room[..octets]).into_owned();
+            let said = self.said();
             if said.lines().any(|line| line == what) {
                 return said;
             }
@@ -171,7 +173,7 @@ fn the_units_command_runs_without_rights_and_says_what_it_does() {
 #[test]
 fn the_manager_is_asked_for_the_time_that_a_drain_takes() {
     bounded(|| {
-        let mut service = Service::with(Duration::from_secs(2), "drain_timeout: 1s");
+        let mut service = Service::with(Duration::from_secs(2), "drain_timeout: 1h");
         let ready = service.says("READY=1");
         let address =
             ready.split("Listening on ").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
@@ -185,6 +187,8 @@ fn the_manager_is_asked_for_the_time_that_a_drain_takes() {
         assert!(asked > 3 * DRAINING_SAID_EVERY, "{asked:?}");
         // Still fed: a core that is stuck now is as bad as ever.
         service.says("WATCHDOG=1");
+        // Told again, it drains no longer.
+        service.signal("TERM");
         service.says("STATUS=Closing connections");
         assert_eq!(client.end(), End::Clean);
         client.close();

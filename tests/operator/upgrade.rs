@@ -1,7 +1,7 @@
 //! SIGUSR2: another process takes over, and nobody is refused, cut off, or left without an answer.
 
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use testkit_net::endpoint::Endpoint;
 use testkit_net::frame::fresh_id;
@@ -77,36 +77,30 @@ fn who_connects_all_the_time_is_never_refused_and_a_file_under_way_arrives_whole
         let file = contents(1, 24 << 20);
         let path = bob.path();
         let over = AtomicBool::new(false);
+        let counts: [AtomicUsize; 3] = Default::default();
         let (address, trusted) = (line.relay.addresses[0], line.relay.trusted());
         std::thread::scope(|scope| {
             let received = scope.spawn(|| bob.receive_file());
             scope.spawn(|| alice.send_file(&Outgoing::chunks(&path, &file, 50_000)));
-            let knocking: Vec<_> = (0..3)
-                .map(|thread| {
-                    let (over, trusted) = (&over, &trusted);
-                    scope.spawn(move || {
-                        let mut count = 0;
-                        while !over.load(Ordering::SeqCst) {
-                            // Any refusal, reset or unexpected status panics.
-                            let user = format!("user{}", 10 * thread + count % 10);
-                            let client = Endpoint::tls(address, trusted, &user).log_in(&user, address.port());
-                            client.close();
-                            count += 1;
-                        }
-                        count
-                    })
-                })
-                .collect();
-            for _ in 0..20 {
-                std::thread::yield_now();
+            for (thread, count) in counts.iter().enumerate() {
+                let (over, trusted) = (&over, &trusted);
+                scope.spawn(move || {
+                    while !over.load(Ordering::SeqCst) {
+                        // Any refusal, reset or unexpected status panics.
+                        let user = format!("user{}", 10 * thread + count.load(Ordering::SeqCst) % 10);
+                        let client = Endpoint::tls(address, trusted, &user).log_in(&user, address.port());
+                        client.close();
+                        count.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
             }
+            until_each_counts_on(&counts);
             line.upgrade();
+            until_each_counts_on(&counts);
             assert_same(&received.join().unwrap().data, &file);
             over.store(true, Ordering::SeqCst);
-            let counts: Vec<usize> = knocking.into_iter().map(|thread| thread.join().unwrap()).collect();
-            println!("log-ins by thread: {counts:?}");
-            assert!(counts.iter().all(|count| *count > 0));
         });
+        println!("log-ins by thread: {counts:?}");
         chat(&mut alice, &mut bob);
         alice.close();
         bob.close();
@@ -224,19 +218,26 @@ fn a_program_that_does_not_start_changes_nothing() {
     });
 }
 
-/// Clients that log in all the time, each time until it works, until `over`.
-fn knock(line: &Line, over: &AtomicBool) -> usize {
+/// Waits until each of some clients has logged in once more.
+fn until_each_counts_on(counts: &[AtomicUsize]) {
+    let count = || counts.iter().map(|count| count.load(Ordering::SeqCst)).collect::<Vec<_>>();
+    let before = count();
+    until("every client to log in", || {
+        count().iter().zip(&before).all(|(now, before)| now > before).then_some(())
+    });
+}
+
+/// A client that logs in all the time, each time until it works, until `over`. `count`: how often that has been.
+fn knock(line: &Line, over: &AtomicBool, count: &AtomicUsize) {
     let (address, trusted) = (line.relay.addresses[0], line.relay.trusted());
-    let mut count = 0;
     while !over.load(Ordering::SeqCst) {
         // One that the dead process had accepted is cut off; its next attempt gets in.
         let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let user = format!("user{}", count % 10);
+            let user = format!("user{}", count.load(Ordering::SeqCst) % 10);
             Endpoint::tls(address, &trusted, &user).log_in(&user, address.port()).close();
         }));
-        count += usize::from(attempt.is_ok());
+        count.fetch_add(usize::from(attempt.is_ok()), Ordering::SeqCst);
     }
-    count
 }
 
 // The service manager does not notice: the process that took over is not its child.
@@ -249,20 +250,22 @@ fn successor_that_dies_while_its_predecessor_drains_leaves_the_service_to_it() {
         let path = bob.path();
         for round in 1..=2 {
             let over = AtomicBool::new(false);
+            let counts: [AtomicUsize; 2] = Default::default();
             std::thread::scope(|scope| {
                 let received = scope.spawn(|| bob.receive_file());
                 scope.spawn(|| alice.send_file(&Outgoing::chunks(&path, &file, 50_000)));
                 line.upgrade();
-                let line = &line;
-                let knocking: Vec<_> = (0..2).map(|_| scope.spawn(|| knock(line, &over))).collect();
+                let (line, over) = (&line, &over);
+                for count in &counts {
+                    scope.spawn(move || knock(line, over, count));
+                }
                 line.signal("KILL");
                 until("the predecessor to accept again", || {
                     (line.relay.log().matches("Accepting connections again").count() == round).then_some(())
                 });
+                until_each_counts_on(&counts);
                 assert_same(&received.join().unwrap().data, &file);
                 over.store(true, Ordering::SeqCst);
-                let counts: Vec<usize> = knocking.into_iter().map(|thread| thread.join().unwrap()).collect();
-                assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
             });
             line.last = None;
             chat(&mut alice, &mut bob);
@@ -287,9 +290,9 @@ fn successor_that_dies_at_any_stage_costs_no_session_and_no_log_in() {
     bounded(|| {
         let mut line = Line::start("");
         let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
-        let over = AtomicBool::new(false);
+        let (over, count) = (AtomicBool::new(false), AtomicUsize::new(0));
         std::thread::scope(|scope| {
-            let knocking = scope.spawn(|| knock(&line, &over));
+            scope.spawn(|| knock(&line, &over, &count));
             for round in 0..8 {
                 let lives = line.relay.log().matches("Starting the process that is to take over").count();
                 line.relay.signal("USR2");
@@ -306,8 +309,8 @@ fn successor_that_dies_at_any_stage_costs_no_session_and_no_log_in() {
                     (gone + back > lives).then_some(())
                 });
             }
+            until_each_counts_on(std::slice::from_ref(&count));
             over.store(true, Ordering::SeqCst);
-            assert!(knocking.join().unwrap() > 0);
         });
         chat(&mut alice, &mut bob);
         chat(&mut line.relay.client("user1"), &mut line.relay.client("user2"));
@@ -508,7 +511,7 @@ fn one_process_after_the_other_takes_over() {
 #[test]
 fn a_second_upgrade_waits_for_the_end_of_the_first_and_a_drain_has_an_end() {
     bounded(|| {
-        let mut line = Line::start("drain_timeout: 2s");
+        let mut line = Line::start("drain_timeout: 1h");
         let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
         line.upgrade();
         chat(&mut alice, &mut bob);
@@ -516,6 +519,14 @@ fn a_second_upgrade_waits_for_the_end_of_the_first_and_a_drain_has_an_end() {
         until("the second upgrade to be refused", || {
             line.relay.log().contains("The process before this one still drains").then_some(())
         });
+        alice.close();
+        bob.close();
+        line.first_ends();
+        assert!(!line.relay.log().contains("stopping with sessions left"), "{}", line.relay.log());
+
+        let mut line = Line::start("drain_timeout: 1s");
+        let _alice = line.relay.client("alice");
+        line.upgrade();
         line.first_ends();
         assert!(line.relay.log().contains("stopping with sessions left"), "{}", line.relay.log());
     });

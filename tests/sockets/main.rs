@@ -8,6 +8,7 @@ mod crowd;
 mod delivery;
 mod discovery;
 mod federation;
+mod first_session;
 mod hand_over;
 mod refusals;
 mod resilience;

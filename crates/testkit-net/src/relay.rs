@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Once};
 
 use msrprelay::config::Config;
-use msrprelay::runtime::boot::Server;
+use msrprelay::runtime::server::Server;
 use msrprelay::telemetry::Snapshot;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

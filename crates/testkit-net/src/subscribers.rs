@@ -38,7 +38,7 @@ pub enum Proxy {
     Kamailio,
 }
 
-/// A database with an empty table, and an account for the relay that may do what the README grants it.
+/// A database with an empty table, and an account for the relay that may do what docs/operate/accounts.md grants it.
 pub struct Database<'a> {
     pub server: &'a MariaDb,
     pub name: String,

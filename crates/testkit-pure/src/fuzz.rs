@@ -3,7 +3,7 @@
 //!
 //! The functions are ordinary code, so that `tests/sockets/abuse/fuzz_seeds.rs` runs them on the committed seeds in `fuzz/seeds`
 //! and `fuzz/fuzz_targets` needs three lines for each. They use nothing but the public faces of [`msrp_proto`]
-//! and [`msrp_relay_core`], as any caller would. `docs/fuzzing.md` says how to run them and what was found.
+//! and [`msrp_relay_core`], as any caller would. `docs/dev/fuzzing.md` says how to run them and what was found.
 
 #![allow(
     clippy::unwrap_used,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use msrprelay::config::Config;
 use msrprelay::proto::digest::Algorithm;
-use msrprelay::runtime::boot::Server;
+use msrprelay::runtime::server::Server;
 use testkit_net::PATIENCE;
 use testkit_net::account::{DOMAIN, Login};
 use testkit_net::endpoint::Endpoint;

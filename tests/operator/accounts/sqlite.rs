@@ -13,6 +13,9 @@ use super::plain_relay::{Account, PlainRelay};
 use testkit_net::process::relay_binary;
 use testkit_net::{bounded, until};
 
+/// A look-up may take longer than the four seconds for which a locked file is waited for.
+const PATIENT: &str = "limits: {lookup_timeout: 60s}";
+
 struct Place(TempDir);
 
 impl Place {
@@ -59,7 +62,7 @@ fn users_are_managed_by_another_process_while_the_relay_runs() {
     bounded(|| {
         let place = Place::new();
         place.manage(&["add", "alice@example.com"], "wonderland");
-        let relay = PlainRelay::with(&(place.keys() + ", algorithms: [sha-256, md5]"), "");
+        let relay = PlainRelay::with(&(place.keys() + ", algorithms: [sha-256, md5]"), PATIENT);
         let sha256 = Account { algorithm: Algorithm::Sha256, ..Account::of("alice", "wonderland") };
         assert_eq!(relay.status("alice", "wonderland"), 200);
         assert_eq!(relay.attempt(&sha256).status(), Some(200));
@@ -145,7 +148,7 @@ fn auths_go_on_while_users_come_and_go() {
     bounded(|| {
         let place = Place::new();
         place.manage(&["add", "alice@example.com"], "wonderland");
-        let relay = PlainRelay::with(&place.keys(), "limits: {lookup_timeout: 60s}");
+        let relay = PlainRelay::with(&place.keys(), PATIENT);
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             let (place, done) = (&place, &done);
@@ -172,7 +175,8 @@ fn auths_go_on_while_users_come_and_go() {
 fn a_file_that_cannot_be_read_is_an_outage_and_its_return_is_noticed() {
     bounded(|| {
         let place = Place::new();
-        let relay = PlainRelay::with(&place.keys(), "limits: {auth_failures_per_address_max: 1}");
+        let limits = "limits: {auth_failures_per_address_max: 1, lookup_timeout: 60s}";
+        let relay = PlainRelay::with(&place.keys(), limits);
         let aside = place.0.path().join("aside.db");
         let unavailable = |why: &str| {
             assert_eq!(relay.status("alice", "wonderland"), 408, "{why}");
@@ -233,7 +237,7 @@ fn the_config_names_file_and_realm() {
         assert!(!with(&["add", "bob@example.org"], "builder").0, "another realm");
         assert_eq!(with(&["list"], ""), (true, "alice@Example.com\n".to_owned()));
         let relay = msrprelay::config::Config::load(&config).unwrap();
-        let server = msrprelay::runtime::boot::Server::start(relay).unwrap();
+        let server = msrprelay::runtime::server::Server::start(relay).unwrap();
         let relay = PlainRelay { address: server.addresses()[0].0, server };
         assert_eq!(relay.status("alice", "wonderland"), 200);
         until("the file to be there", || Path::exists(&place.file()).then_some(()));
@@ -247,7 +251,7 @@ fn while_the_file_is_away_guesses_are_answered_alike_and_who_is_remembered_gets_
         let place = Place::new();
         place.manage(&["add", "alice@example.com"], "wonderland");
         place.manage(&["add", "bob@example.com"], "builder");
-        let relay = PlainRelay::with(&(place.keys() + ", cache: 1h"), "");
+        let relay = PlainRelay::with(&(place.keys() + ", cache: 1h"), PATIENT);
         assert_eq!(relay.status("alice", "wonderland"), 200);
         let away = place.0.path().join("away");
         fs::rename(place.file(), &away).unwrap();

@@ -8,7 +8,7 @@ use testkit_net::bounded;
 use testkit_net::mariadb::MariaDb;
 use testkit_net::subscribers::{Database, Proxy};
 
-/// What the README's section on accounts describes: its GRANT and no more, its keys and no more.
+/// What docs/operate/accounts.md describes: its GRANT and no more, its keys and no more.
 #[test]
 fn an_opensips_site_authenticates_its_users_by_the_hashes_alone() {
     bounded(|| {

@@ -42,9 +42,18 @@ static TWO_CORES: LazyLock<String> = LazyLock::new(|| {
     format!("[{}, {}]", cpus[0].id, cpus[1].id)
 });
 
+/// The first of them.
+static ONE_CORE: LazyLock<String> =
+    LazyLock::new(|| format!("[{}]", core_affinity::get_core_ids().unwrap()[0].id));
+
 /// What a test's relay runs on: two cores, and further sections of the config.
 pub(crate) fn two_cores(more: &'static str) -> Setup {
     Setup { cores: &TWO_CORES, more, ..Setup::default() }
+}
+
+/// The same on one core, where all that has been accepted stands in one order.
+pub(crate) fn one_core(more: &'static str) -> Setup {
+    Setup { cores: &ONE_CORE, more, ..Setup::default() }
 }
 
 /// A relay under attack, and the pair that must not notice.

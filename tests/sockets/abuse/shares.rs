@@ -53,7 +53,9 @@ fn names(log: &str, key: &str) {
 #[test]
 fn one_address_has_so_many_connections_and_another_as_many() {
     bounded(|| {
-        let limits = "limits: {connections_per_address_max: 30, unauthenticated_per_address_max: 20}";
+        // Who says nothing stays while all this goes on.
+        let limits = "limits: {connections_per_address_max: 30, unauthenticated_per_address_max: 20, \
+                      handshake_timeout: 30s}";
         let attack = Attack::with(&two_cores(limits), 100 * CONNECTION_KIB_MAX / 4);
         let to = attack.relay.addresses[0];
         // Without credentials ...
@@ -84,7 +86,8 @@ fn one_address_has_so_many_connections_and_another_as_many() {
 #[test]
 fn strangers_have_a_share_of_all_connections_and_clients_the_rest() {
     bounded(|| {
-        let limits = "limits: {connections_max: 100, unauthenticated_percent_max: 20}";
+        let limits =
+            "limits: {connections_max: 100, unauthenticated_percent_max: 20, handshake_timeout: 30s}";
         let attack = Attack::with(&two_cores(limits), 100 * CONNECTION_KIB_MAX / 4);
         let to = attack.relay.addresses[0];
         let mut clients: Vec<Endpoint> = (0..20).map(|n| attack.relay.client(&format!("user{n}"))).collect();

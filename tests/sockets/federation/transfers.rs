@@ -81,7 +81,7 @@ fn send_without_a_relay(federation: &Federation, relays: &str, seed: u64) {
     let (path, trust) = (receiver.path.clone(), Trust::File(federation.file("ca.crt")));
     let target = Target { host: address_of(host(outermost)), port: federation.port(outermost) };
     run_on_executor(None, async {
-        let limit = Duration::from_secs(10);
+        let limit = Duration::from_secs(60);
         let security = Security::tls(&trust, Some(host(outermost))).unwrap();
         let mut endpoint = Endpoint::connect(&target, &security, limit).await.unwrap();
         let spec = MessageSpec {
