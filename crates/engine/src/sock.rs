@@ -463,7 +463,7 @@ mod tests {
     use super::*;
 
     const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-    const LONG: Duration = Duration::from_secs(30);
+    const LONG: Duration = Duration::from_secs(120);
 
     fn run<T>(test: impl Future<Output = T>) -> T {
         let guarded = async {

@@ -118,7 +118,7 @@ impl Watched {
             if mem::replace(&mut is_known, true) {
                 door.answer();
             } else {
-                // Kept for good: a task whose wakers another thread holds must not be freed; see `docs/engine.md`.
+                // Kept for good: a task whose wakers another thread holds must not be freed; see `docs/dev/engine.md`.
                 mem::forget(cx.waker().clone());
                 let waker = Some(cx.waker().clone());
                 let mut wakers = lock(&door.wakers);
