@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Shows the relay at work: a random file travels from alice to bob, both of them clients of one relay on this machine.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
     cat <<'USAGE'
@@ -31,127 +33,37 @@ Exit status: 0 if the file arrived whole, 1 if not, 2 for wrong usage, 130 if in
 USAGE
 }
 
-fail() {
-    echo "demo.sh: $*" >&2
-    exit 1
-}
-
-wrong() {
-    echo "demo.sh: $*; see --help" >&2
-    exit 2
-}
-
 size=1G cores='' failure_report=yes chunk_size='' accounts=memory relays=1 record_layer=direct keep=no build=yes
-export PATH=$PATH:/usr/sbin
-while [ $# -gt 0 ]; do
-    case $1 in
-        -h | --help) usage; exit 0 ;;
-        --keep) keep=yes; shift ;;
-        --no-build) build=no; shift ;;
-        --size | --cores | --failure-report | --chunk-size | --accounts | --relays | --record-layer)
-            [ $# -ge 2 ] || wrong "$1 needs a value"
-            case $1 in
-                --size) size=$2 ;;
-                --cores) cores=$2 ;;
-                --failure-report) failure_report=$2 ;;
-                --chunk-size) chunk_size=$2 ;;
-                --accounts) accounts=$2 ;;
-                --relays) relays=$2 ;;
-                --record-layer) record_layer=$2 ;;
-            esac
-            shift 2
-            ;;
-        *) wrong "unknown argument $1" ;;
-    esac
-done
-
-[[ $size =~ ^[0-9]{1,15}[KMG]?$ ]] || wrong "--size $size: write 0, 1, 64K, 10M, 1G"
-# The first of the CPUs that the kernel lets us use.
-[ -n "$cores" ] || cores=$(sed -n 's/^Cpus_allowed_list:[[:space:]]*\([0-9]*\).*/\1/p' /proc/self/status)
-[[ $cores =~ ^(auto|[0-9]+(,[0-9]+)*)$ ]] || wrong "--cores $cores: write 0 or 0,1 or auto"
-[[ $failure_report =~ ^(yes|no|partial)$ ]] || wrong "--failure-report $failure_report: yes, no or partial"
-[[ $accounts =~ ^(memory|sqlite|mysql)$ ]] || wrong "--accounts $accounts: memory, sqlite or mysql"
-[[ $relays =~ ^[1-4]$ ]] || wrong "--relays $relays: 1, 2, 3 or 4"
-[[ $record_layer =~ ^(direct|rustls)$ ]] || wrong "--record-layer $record_layer: direct or rustls"
-[ "$cores" = auto ] || cores="[$cores]"
-
-need() { # COMMAND HOW-TO-INSTALL
-    command -v "$1" > /dev/null || fail "$1 is needed and not installed ($2)"
-}
-
-[ "$build" = no ] || need cargo "see https://rustup.rs"
-[ "$build" = no ] || need cc "apt-get install build-essential"
-need openssl "apt-get install openssl"
-for tool in sha256sum numfmt head df stat mktemp; do
-    need "$tool" "apt-get install coreutils"
-done
+options "--keep --no-build" "--size --cores --failure-report --chunk-size --accounts --relays --record-layer" "$@"
+bytes=$(bytes_of --size "$size")
+choose_cores 1
+one_of --failure-report "$failure_report" yes no partial
+one_of --accounts "$accounts" memory sqlite mysql
+number --relays "$relays" 1 4
+one_of --record-layer "$record_layer" direct rustls
+need openssl openssl
+need coreutils sha256sum numfmt head df stat mktemp
 if [ "$accounts" = mysql ]; then
-    for tool in mariadbd mariadb-install-db; do
-        need "$tool" "apt-get install mariadb-server-core"
-    done
-    need mariadb "apt-get install mariadb-client-core"
-    need setpriv "apt-get install util-linux"
+    need mariadb-server-core mariadbd mariadb-install-db
+    need mariadb-client-core mariadb
+    need util-linux setpriv
 fi
-need awk "apt-get install mawk"
-need getconf "apt-get install libc-bin"
+need mawk awk
+need libc-bin getconf
 
-octets=$(numfmt --from=iec "$size")
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
-
-if [ "$build" = yes ]; then
-    echo "== Building"
-    cargo build --release --locked --bins
-fi
-bin=${CARGO_TARGET_DIR:-target}/release
-for binary in msrprelay msrp; do
-    [ -x "$bin/$binary" ] || fail "$bin/$binary is not there: run without --no-build"
-done
-
-scratch=$(mktemp -d "${TMPDIR:-/tmp}/msrp-demo.XXXXXX")
-running=() receiver='' sender='' maker='' database='' database_server=''
-
-clean_up() {
-    local status=$? pid
-    trap - EXIT INT TERM
-    for pid in $maker $sender $receiver "${running[@]}" $database_server; do
-        kill "$pid" 2> /dev/null || true
-    done
-    for pid in $maker $sender $receiver "${running[@]}" $database_server; do
-        wait "$pid" 2> /dev/null || true
-    done
-    [ -z "$database" ] || rm -rf "$database"
-    if [ "$keep" = yes ]; then
-        echo "Kept: $scratch"
-    else
-        rm -rf "$scratch"
-    fi
-    exit "$status"
-}
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
+# shellcheck source-path=SCRIPTDIR source=demo/accounts.sh
+. scripts/demo/accounts.sh
+find_programs
+make_scratch demo
 available=$(df --output=avail -B1 "$scratch" | tail -n 1)
-[ "$available" -gt $((2 * octets + (1 << 20))) ] || fail "$scratch: no room for two files of $size"
-
-# Waits for a file that a process of ours will write.
-await() { # FILE PID WHAT LOG
-    local tries=0
-    until [ -s "$1" ]; do
-        kill -0 "$2" 2> /dev/null || { cat "$4" >&2; fail "$3 has stopped"; }
-        tries=$((tries + 1))
-        [ "$tries" -lt 400 ] || { cat "$4" >&2; fail "$3 is not ready after 20 s"; }
-        sleep 0.05
-    done
-}
+[ "$available" -gt $((2 * bytes + (1 << 20))) ] || fail "$scratch: no room for two files of $size"
 
 if [ "$relays" = 1 ]; then echo "== Starting the relay"; else echo "== Starting $relays relays"; fi
 # Several relays have the same name and are told apart by their ports.
 signed_by=() trusted=localhost.crt
 [ "$relays" = 1 ] || { signed_by=(--ca "$scratch/ca"); trusted=ca/ca.crt; }
-"$root/scripts/gen-cert.sh" localhost --san 127.0.0.1 --out "$scratch" "${signed_by[@]}" \
-    > "$scratch/gen-cert.log" 2>&1 || { cat "$scratch/gen-cert.log" >&2; fail "no certificate"; }
+make_certificate localhost --san 127.0.0.1 "${signed_by[@]}"
 alice=$(openssl rand -hex 12) bob=$(openssl rand -hex 12)
 
 # The relay's config, up to where the users are.
@@ -179,77 +91,24 @@ auth:
 CONFIG
 }
 
-in_memory() {
-    cat >> "$scratch/config.yaml" <<CONFIG
-  memory:
-    users:
-      - {user: "alice@example.com", password: "$alice"}
-      - {user: "bob@example.com", password: "$bob"}
-CONFIG
-}
-
-in_sqlite() {
-    echo '  sqlite: {path: accounts.db}' >> "$scratch/config.yaml"
-    local manage=("$bin/msrprelay" user --config "$scratch/config.yaml")
-    "${manage[@]}" add alice <<< "$alice" && "${manage[@]}" add bob <<< "$bob" || fail "no users"
-    echo "Users in accounts.db: $("${manage[@]}" list | paste -sd ' ')"
-}
-
-# A database server will not run as root, and need not see the rest of the scratch directory.
-in_mysql() {
-    local as=(setpriv --pdeathsig TERM) own server_password tries=0
-    database=$(mktemp -d "${TMPDIR:-/tmp}/msrp-demo-db.XXXXXX")
-    if [ "$(id -u)" = 0 ]; then
-        chown nobody:nogroup "$database"
-        as+=(--reuid nobody --regid nogroup --clear-groups)
-    fi
-    own=(--no-defaults --datadir="$database/data" --innodb-log-file-size=4M)
-    "${as[@]}" -- mariadb-install-db "${own[@]}" --auth-root-authentication-method=normal --skip-test-db \
-        > "$scratch/database.log" 2>&1 || { cat "$scratch/database.log" >&2; fail "no database"; }
-    "${as[@]}" -- mariadbd "${own[@]}" --skip-networking --socket="$database/socket" --pid-file="$database/pid" \
-        >> "$scratch/database.log" 2>&1 &
-    database_server=$!
-    server_password=$(openssl rand -hex 12)
-    local client=(mariadb --no-defaults --user=root --socket="$database/socket")
-    until "${client[@]}" -e 'SELECT 1' > /dev/null 2>&1; do
-        kill -0 "$database_server" 2> /dev/null || { cat "$scratch/database.log" >&2; fail "MariaDB has stopped"; }
-        tries=$((tries + 1))
-        [ "$tries" -lt 600 ] || fail "MariaDB is not ready after 30 s"
-        sleep 0.05
-    done
-    "${client[@]}" <<SQL || fail "no users"
-CREATE DATABASE opensips; USE opensips;
-CREATE TABLE subscriber (username CHAR(64), domain CHAR(64), ha1 CHAR(64), UNIQUE (username, domain));
-INSERT INTO subscriber VALUES
-    ('alice', 'example.com', MD5('alice:example.com:$alice')), ('bob', 'example.com', MD5('bob:example.com:$bob'));
-CREATE USER msrprelay IDENTIFIED BY '$server_password';
-GRANT SELECT (username, domain, ha1) ON opensips.subscriber TO msrprelay;
-SQL
-    cat >> "$scratch/config.yaml" <<CONFIG
-  mysql: {url: "mysql://msrprelay:$server_password@localhost/opensips?socket=$database/socket"}
-CONFIG
-    echo "Users in a MariaDB at $database/socket"
-}
-
 config > "$scratch/config.yaml"
 "in_$accounts"
-ports=()
+ports=() running=()
 for ((n = 1; n <= relays; n++)); do
-    "$bin/msrprelay" --config "$scratch/config.yaml" --ready-file "$scratch/ready$n" > "$scratch/relay$n.log" 2>&1 &
-    running+=($!)
-    await "$scratch/ready$n" $! "the relay" "$scratch/relay$n.log"
+    start "$scratch/relay$n.log" "$bin/msrprelay" --config "$scratch/config.yaml" --ready-file "$scratch/ready$n"
+    await "$pid" "the relay" "$scratch/relay$n.log" test -s "$scratch/ready$n"
+    running+=("$pid")
     address=$(head -n 1 "$scratch/ready$n")
     ports+=("${address##*:}")
     echo "The relay listens on $address, cores: $cores"
 done
 
-echo "== Making $size of random octets"
-# A stream cipher's output under a random key: as random as /dev/urandom to anybody, and several times as fast.
-head -c "$octets" /dev/zero \
+echo "== Making $size of random bytes"
+# A stream cipher's output under a random key: as random as /dev/urandom to an observer, and several times as fast.
+head -c "$bytes" /dev/zero \
     | openssl enc -aes-128-ctr -K "$(openssl rand -hex 16)" -iv "$(openssl rand -hex 16)" > "$scratch/file.bin" &
-maker=$!
-wait "$maker"
-maker=''
+track
+ended "$pid"
 
 # Who is behind which relays, the nearest first.
 case $relays in
@@ -272,13 +131,13 @@ else
     echo "== Sending it from alice to bob, through $relays relays"
 fi
 mkdir "$scratch/bob"
-MSRP_PASSWORD=$bob "$bin/msrp" receive --user bob@example.com "${bob_through[@]}" --out "$scratch/bob" \
-    --path-file "$scratch/path" > "$scratch/receive.log" 2>&1 &
-receiver=$!
-await "$scratch/path" "$receiver" "the receiver" "$scratch/receive.log"
+MSRP_PASSWORD=$bob start "$scratch/receive.log" "$bin/msrp" receive --user bob@example.com "${bob_through[@]}" \
+    --out "$scratch/bob" --path-file "$scratch/path"
+receiver=$pid
+await "$receiver" "the receiver" "$scratch/receive.log" test -s "$scratch/path"
 
 stats=()
-for pid in "${running[@]}"; do stats+=("/proc/$pid/stat"); done
+for relay in "${running[@]}"; do stats+=("/proc/$relay/stat"); done
 relay_cpu_seconds() {
     # utime and stime, behind the command's name in parentheses.
     awk -v ticks="$(getconf CLK_TCK)" '{ sub(/^.*\) /, ""); sum += $12 + $13 } END { printf "%.2f", sum / ticks }' \
@@ -287,43 +146,38 @@ relay_cpu_seconds() {
 
 options=(--failure-report "$failure_report" ${chunk_size:+--chunk-size "$chunk_size"})
 cpu_before=$(relay_cpu_seconds)
-# In the background, so that this script can be interrupted while it waits.
 MSRP_PASSWORD=$alice "$bin/msrp" send "$scratch/file.bin" --user alice@example.com "${alice_through[@]}" \
     --to "$(cat "$scratch/path")" --progress --json "${options[@]}" > "$scratch/send.json" &
-sender=$!
-wait "$sender" || { logs; fail "the sender has failed"; }
-sender=''
-wait "$receiver" || { logs; fail "the receiver has failed"; }
-receiver=''
+track
+ended "$pid" || { logs; fail "the sender has failed"; }
+ended "$receiver" || { logs; fail "the receiver has failed"; }
 cpu_after=$(relay_cpu_seconds)
 
 echo "== Comparing"
-sent=$(sha256sum < "$scratch/file.bin") received=$(sha256sum < "$scratch/bob/file.bin")
-received_octets=$(stat -c %s "$scratch/bob/file.bin")
-echo "sent      ${sent%% *}  $octets octets"
-echo "received  ${received%% *}  $received_octets octets"
-if [ "$octets" != "$received_octets" ] || [ "$sent" != "$received" ]; then
+sent=$(hash_of "$scratch/file.bin") received=$(hash_of "$scratch/bob/file.bin")
+received_bytes=$(stat -c %s "$scratch/bob/file.bin")
+echo "sent      $sent  $bytes bytes"
+echo "received  $received  $received_bytes bytes"
+if [ "$bytes" != "$received_bytes" ] || [ "$sent" != "$received" ]; then
     fail "the file did not arrive as it was sent"
 fi
 
 seconds=$(sed -n 's/.*"seconds":\([0-9.e-]*\).*/\1/p' "$scratch/send.json")
 who=relay
 [ "$relays" = 1 ] || who="$relays relays together"
-awk -v octets="$octets" -v seconds="$seconds" -v before="$cpu_before" -v after="$cpu_after" -v who="$who" 'BEGIN {
+awk -v bytes="$bytes" -v seconds="$seconds" -v before="$cpu_before" -v after="$cpu_after" -v who="$who" 'BEGIN {
     cpu = after - before
-    rate = seconds > 0 ? octets / 1e6 / seconds : 0
+    rate = seconds > 0 ? bytes / 1e6 / seconds : 0
     printf "OK: %.2f s, %.0f MB/s; the %s used %.2f s of CPU", seconds, rate, who, cpu
     # The kernel counts in hundredths of a second: of a small file nothing can be said.
-    if (octets >= 64 * 1024 * 1024) printf ", that is %.2f s per GB", cpu / (octets / 1e9)
+    if (bytes >= 64 * 1024 * 1024) printf ", that is %.2f s per GB", cpu / (bytes / 1e9)
     printf "\n"
 }'
 
-stopping=("${running[@]}")
-for pid in "${stopping[@]}"; do
-    kill "$pid"
-    wait "$pid" || { cat "$scratch"/relay*.log >&2; fail "the relay did not stop in order"; }
+for relay in "${running[@]}"; do
+    kill "$relay"
+    ended "$relay" || { cat "$scratch"/relay*.log >&2; fail "the relay did not stop in order"; }
 done
-running=()
 if [ "$relays" != 1 ]; then
     exit 0
 elif grep -q 'links_split=[1-9]' "$scratch/relay1.log"; then

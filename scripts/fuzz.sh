@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Runs the fuzzer: each target for some minutes, one after the other, and tells what it reached and found.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
     cat <<'USAGE'
@@ -18,44 +20,17 @@ corpus and the findings. A target's run ends with its first finding.
   -h, --help         this text
 
 No nightly compiler is needed: RUSTC_BOOTSTRAP=1 makes the stable one take the flags of cargo-fuzz.
-Findings go to fuzz/artifacts/TARGET, logs to fuzz/target/TARGET.log. docs/fuzzing.md says what to do with a finding.
+Findings go to fuzz/artifacts/TARGET, logs to fuzz/target/TARGET.log. docs/dev/fuzzing.md says what to do with a finding.
 Exit status: 0 if nothing was found, 1 if something was or a build failed, 2 for wrong usage, 130 if interrupted.
 USAGE
 }
 
-fail() {
-    echo "fuzz.sh: $*" >&2
-    exit 1
-}
-
-wrong() {
-    echo "fuzz.sh: $*; see --help" >&2
-    exit 2
-}
-
-minutes=15 sanitizer=address build_only=no targets=()
-while [ $# -gt 0 ]; do
-    case $1 in
-        -h | --help) usage; exit 0 ;;
-        --build-only) build_only=yes; shift ;;
-        --minutes | --sanitizer)
-            [ $# -ge 2 ] || wrong "$1 needs a value"
-            case $1 in
-                --minutes) minutes=$2 ;;
-                --sanitizer) sanitizer=$2 ;;
-            esac
-            shift 2
-            ;;
-        -*) wrong "unknown argument $1" ;;
-        *) targets+=("$1"); shift ;;
-    esac
-done
-[[ $minutes =~ ^[1-9][0-9]{0,4}$ ]] || wrong "--minutes $minutes: write a number of minutes"
-[[ $sanitizer =~ ^(address|none)$ ]] || wrong "--sanitizer $sanitizer: address or none"
-
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# Where rustup puts cargo; not in the path of every non-login shell.
-export PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
+minutes=15 sanitizer=address build_only=no operands=()
+options "--build-only" "--minutes --sanitizer" "$@"
+number --minutes "$minutes" 1 99999
+one_of --sanitizer "$sanitizer" address none
+targets=("${operands[@]}")
+cd "$root"
 export RUSTC_BOOTSTRAP=1
 
 [ "${#targets[@]}" -gt 0 ] || targets=(parser rewrite digest uri conversation records)
@@ -63,12 +38,10 @@ for target in "${targets[@]}"; do
     [[ $target =~ ^[a-z]+$ && -e fuzz/fuzz_targets/$target.rs ]] || wrong "$target is no target"
 done
 
-command -v cargo > /dev/null || fail "cargo is needed and not installed (see https://rustup.rs)"
-command -v c++ > /dev/null || fail "a C++ compiler is needed to build libFuzzer (apt-get install g++)"
-if ! cargo fuzz --version > /dev/null 2>&1; then
-    echo "== Installing cargo-fuzz"
-    env -u RUSTC_BOOTSTRAP cargo install cargo-fuzz --locked
-fi
+need_cargo
+# It builds libFuzzer.
+need g++ c++
+need_cargo_tool fuzz
 
 # All of them first: what is run later must not depend on what is edited meanwhile.
 triple=$(rustc -vV | sed -n 's/^host: //p')
@@ -77,15 +50,6 @@ for target in "${targets[@]}"; do
     nice -n 19 cargo fuzz build "$target" --sanitizer "$sanitizer" --target "$triple"
 done
 [ "$build_only" = no ] || exit 0
-
-running=''
-stop() {
-    trap - INT TERM
-    [ -z "$running" ] || kill "$running" 2> /dev/null || true
-    exit "$1"
-}
-trap 'stop 130' INT
-trap 'stop 143' TERM
 
 value() { # NAME LOG: of a statistic that libFuzzer prints at its end
     sed -n "s/^stat::$1: *//p" "$2" | tail -n 1
@@ -97,13 +61,11 @@ for target in "${targets[@]}"; do
     mkdir -p "fuzz/corpus/$target" "$artifacts"
     touch "fuzz/target/$target.began"
     echo "== $target: $minutes min"
-    # In the background, so that this script can be interrupted while it waits.
-    nice -n 19 "fuzz/target/$triple/release/$target" "-max_total_time=$((minutes * 60))" -timeout=20 \
+    start "$log" nice -n 19 "fuzz/target/$triple/release/$target" "-max_total_time=$((minutes * 60))" -timeout=20 \
         -rss_limit_mb=2048 -print_final_stats=1 "-artifact_prefix=$artifacts/" "fuzz/corpus/$target" \
-        "fuzz/seeds/$target" > "$log" 2>&1 &
-    running=$! status=0
-    wait "$running" || status=$?
-    running=''
+        "fuzz/seeds/$target"
+    status=0
+    ended "$pid" || status=$?
     [ "$status" != 72 ] || { echo "interrupted" >&2; exit 130; }
     last=$(grep -E '^#[0-9]+.* cov: ' "$log" | tail -n 1 || true)
     echo "$last"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Makes a certificate and key for a relay: self-signed, or signed by a small CA of your own.
+# The Debian package installs it without the scripts beside it: so it stands by itself and shares nothing with them.
 set -euo pipefail
 
 usage() {

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Files and chat through this relay between clients made with SIP SIMPLE's Python SDK, and between them and msrp.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
     cat <<'USAGE'
@@ -23,66 +25,41 @@ from it. All are compared.
   -h, --help     this text
 
 Other packages come from PyPI by pip, into a virtual environment in --work; Debian's packages that are missing are named.
-What was seen with which versions is told in docs/interop.md.
+What was seen with which versions is told in docs/client/interop.md.
 
 Exit status: 0 if all arrived as it was sent, 1 if not, 2 for wrong usage, 130 if interrupted.
 USAGE
 }
 
-fail() {
-    echo "interop-sdk.sh: $*" >&2
-    exit 1
-}
-
-wrong() {
-    echo "interop-sdk.sh: $*; see --help" >&2
-    exit 2
-}
-
 sources='' work='' bin='' size=20M keep=no
-while [ $# -gt 0 ]; do
-    case $1 in
-        -h | --help) usage; exit 0 ;;
-        --keep) keep=yes; shift ;;
-        --sources | --work | --bin | --size)
-            [ $# -ge 2 ] || wrong "$1 needs a value"
-            declare "${1#--}=$2"
-            shift 2
-            ;;
-        *) wrong "unknown argument $1" ;;
-    esac
-done
+options "--keep" "--sources --work --bin --size" "$@"
 [ -n "$sources" ] || wrong "--sources is missing"
-sources=$(cd "$sources" 2> /dev/null && pwd) || wrong "--sources: no such directory"
-[[ $size =~ ^[0-9]{1,9}[KMG]?$ ]] || wrong "--size $size: write 2M, 100M"
-[ -z "$bin" ] || bin=$(cd "$bin" 2> /dev/null && pwd) || wrong "--bin: no such directory"
+sources=$(directory_of --sources "$sources")
+bytes=$(bytes_of --size "$size")
+[ "$bytes" -ge $((2 << 20)) ] || wrong "--size $size: at least 2M"
+[ -z "$bin" ] || bin=$(directory_of --bin "$bin")
 work=${work:-$sources/build}
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-for tool in openssl timeout sha256sum numfmt head mktemp make patch; do
-    command -v "$tool" > /dev/null || fail "$tool is needed and not installed"
-done
-bytes=$(numfmt --from=iec "$size")
-[ "$bytes" -ge $((2 << 20)) ] || wrong "--size $size: at least 2M"
+need openssl openssl
+need coreutils timeout sha256sum numfmt head mktemp
+need make make
+need patch patch
 libraries=(python3-application python3-eventlib python3-gnutls python3-otr python3-xcaplib python3-msrplib)
 for name in "${libraries[@]}" python3-sipsimple pjproject ZRTPCPP; do
     [ -d "$sources/$name" ] || fail "$sources/$name is not there"
 done
 
-missing=()
-for package in g++ python3-dev python3-venv pkg-config uuid-dev libasound2-dev libssl-dev libgnutls28-dev libsqlite3-dev \
-    libv4l-dev libvpx-dev libopus-dev libbcg729-dev libopencore-amrnb-dev libopencore-amrwb-dev libavcodec-dev \
-    libavdevice-dev libavformat-dev libavutil-dev libswscale-dev; do
-    dpkg-query -W -f '${Status}' "$package" 2> /dev/null | grep -q 'ok installed' || missing+=("$package")
-done
+mapfile -t missing < <(uninstalled g++ python3-dev python3-venv pkg-config uuid-dev libasound2-dev libssl-dev \
+    libgnutls28-dev libsqlite3-dev libv4l-dev libvpx-dev libopus-dev libbcg729-dev libopencore-amrnb-dev \
+    libopencore-amrwb-dev libavcodec-dev libavdevice-dev libavformat-dev libavutil-dev libswscale-dev)
 [ ${#missing[@]} = 0 ] || fail "not installed: apt-get install ${missing[*]}"
 
 run() { # LOG COMMAND...: with its output in a log
     local log=$1
     shift
-    "$@" > "$log" 2>&1 || { tail -n 20 "$log" >&2; fail "$* has failed: see $log"; }
+    logged "$log" "$* has failed: see $log" "$@"
 }
 
 build_libraries() {
@@ -130,51 +107,16 @@ print('python3-sipsimple', sipsimple.__version__, 'pjsip', sipsimple.core.PJ_VER
       *(word for name in names for word in (name, importlib.metadata.version(name))))
 PYTHON
 
-if [ -z "$bin" ]; then
-    echo "== Building the relay"
-    (cd "$root" && cargo build --release --locked --bins)
-    bin=$(cd "$root" && cd "${CARGO_TARGET_DIR:-target}/release" && pwd)
-fi
-for binary in msrprelay msrp; do
-    [ -x "$bin/$binary" ] || fail "$bin/$binary is not there"
-done
-
-scratch=$(mktemp -d "${TMPDIR:-/tmp}/msrp-interop-sdk.XXXXXX")
-relay='' parties=()
-
-clean_up() {
-    local status=$? pid
-    trap - EXIT INT TERM
-    for pid in ${parties[@]+"${parties[@]}"} $relay; do
-        kill "$pid" 2> /dev/null || true
-        wait "$pid" 2> /dev/null || true
-    done
-    if [ "$keep" = yes ]; then
-        echo "Kept: $scratch"
-    else
-        rm -rf "$scratch"
-    fi
-    exit "$status"
-}
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-# Waits for a file that a process of ours will write, for 60 s at most: the SDK is slow to start.
-await() { # PID WHAT LOG FILE
-    local tries=0
-    until [ -s "$4" ]; do
-        kill -0 "$1" 2> /dev/null || { tail -n 30 "$3" >&2; fail "$2 has stopped"; }
-        tries=$((tries + 1))
-        [ "$tries" -lt 600 ] || { tail -n 30 "$3" >&2; fail "$2 is not ready after 60 s"; }
-        sleep 0.1
-    done
-}
+find_programs
+make_scratch interop-sdk
+# The SDK is slow to start.
+await_seconds=60
+# The clients of this moment.
+parties=()
 
 cd "$scratch"
 umask 077
-"$root/scripts/gen-cert.sh" localhost --san 127.0.0.1 --ca ca --out . > gen-cert.log 2>&1 \
-    || { cat gen-cert.log >&2; fail "no certificate"; }
+make_certificate localhost --san 127.0.0.1 --ca ca
 openssl rand -hex 12 > alice.password
 openssl rand -hex 12 > bob.password
 
@@ -192,11 +134,9 @@ auth:
       - {user: "alice@example.com", password: "$(cat alice.password)"}
       - {user: "bob@example.com", password: "$(cat bob.password)"}
 CONFIG
-"$bin/msrprelay" --config relay.yaml --ready-file ready > relay.log 2>&1 &
-relay=$!
-await "$relay" "the relay" relay.log ready
-port=$(head -n 1 ready)
-port=${port##*:}
+start relay.log "$bin/msrprelay" --config relay.yaml --ready-file ready
+await "$pid" "the relay" relay.log test -s ready
+port=$(port_in ready)
 echo "It listens on 127.0.0.1:$port"
 
 # A client of the SDK in the background, with a home of its own. Settings are kept from one run to the next.
@@ -204,17 +144,16 @@ sdk() { # WHO LOG ROLE OPTION...
     local who=$1 log=$2
     shift 2
     mkdir -p "$who"
-    HOME=$scratch/$who timeout 200 "$python" "$root/tests/interop/sdk_file.py" "$@" --user "$who@example.com" \
-        --password-file "$who.password" --relay "localhost:$port" --ca ca/ca.crt --directory "$who" --timeout 150 \
-        > "$log" 2>&1 &
-    parties+=($!)
+    HOME=$scratch/$who start "$log" timeout 200 "$python" "$root/tests/interop/sdk_file.py" "$@" \
+        --user "$who@example.com" --password-file "$who.password" --relay "localhost:$port" --ca ca/ca.crt \
+        --directory "$who" --timeout 150
+    parties+=("$pid")
 }
 
 # Waits for the last two parties; the callee may be meant to fail.
 settle() { # NAME [CALLEE-MAY-FAIL]
-    local pid
-    wait "${parties[1]}" || explain "$1"
-    wait "${parties[0]}" || [ $# = 2 ] || explain "$1"
+    ended "${parties[1]}" || explain "$1"
+    ended "${parties[0]}" || [ $# = 2 ] || explain "$1"
     parties=()
 }
 
@@ -229,14 +168,8 @@ call() { # NAME CALLER-ROLE CALLEE-ROLE OPTION...
     shift 3
     rm -f bob.address
     sdk bob "$name.bob.log" "$callee" --address-file bob.address --text 'Hello from bob, 你好'
-    await "${parties[0]}" bob "$name.bob.log" bob.address
+    await "${parties[0]}" bob "$name.bob.log" test -s bob.address
     sdk alice "$name.alice.log" "$caller" --address-file bob.address --text 'Hello from alice, grüße' "$@"
-}
-
-hash_of() {
-    local sum
-    sum=$(sha256sum < "$1")
-    echo "${sum%% *}"
 }
 
 compare() { # NAME SENT RECEIVED
@@ -281,10 +214,10 @@ echo "The second FILE_OFFSET was answered with $offset; $part bytes had been the
 
 echo "== To msrp"
 rm -rf alice bob
-MSRP_PASSWORD=$(cat bob.password) timeout 200 "$bin/msrp" receive --user bob@example.com --relay "localhost:$port" \
-    --ca ca/ca.crt --out . --path-file bob.path --timeout 60s > to-msrp.bob.log 2>&1 &
-parties+=($!)
-await "${parties[0]}" msrp to-msrp.bob.log bob.path
+MSRP_PASSWORD=$(cat bob.password) start to-msrp.bob.log timeout 200 "$bin/msrp" receive --user bob@example.com \
+    --relay "localhost:$port" --ca ca/ca.crt --out . --path-file bob.path --timeout 60s
+parties+=("$pid")
+await "${parties[0]}" msrp to-msrp.bob.log test -s bob.path
 sdk alice to-msrp.alice.log send --no-sip --address-file bob.path --file file.bin
 settle to-msrp
 compare to-msrp file.bin message.bin
@@ -293,11 +226,11 @@ echo "== From msrp"
 if "$bin/msrp" send --help | grep -q -- --first-send; then
     rm -rf bob bob.path
     sdk bob from-msrp.bob.log receive --no-sip --address-file bob.path --file file.bin
-    await "${parties[0]}" bob from-msrp.bob.log bob.path
-    # Short chunks: see docs/interop.md.
-    MSRP_PASSWORD=$(cat alice.password) timeout 200 "$bin/msrp" send file.bin --user alice@example.com \
-        --relay "localhost:$port" --ca ca/ca.crt --to "$(cat bob.path)" --chunk-size 64K > from-msrp.alice.log 2>&1 &
-    parties+=($!)
+    await "${parties[0]}" bob from-msrp.bob.log test -s bob.path
+    # Short chunks: see docs/client/interop.md.
+    MSRP_PASSWORD=$(cat alice.password) start from-msrp.alice.log timeout 200 "$bin/msrp" send file.bin \
+        --user alice@example.com --relay "localhost:$port" --ca ca/ca.crt --to "$(cat bob.path)" --chunk-size 64K
+    parties+=("$pid")
     settle from-msrp
     compare from-msrp file.bin bob/received/file.bin
 else

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Plants bugs in the pure layers, one at a time, and sees whether the tests find them.
+# Plants bugs in the pure crates, one at a time, and sees whether the tests find them.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
     cat <<'USAGE'
 Usage: planted-bugs.sh [--only TEXT] [--sim-seeds N] [--keep]
 
-Each file of tests/planted is a patch that breaks something small in src/relay or src/proto, and begins with a sentence
-that says what. This script makes a crate of those layers and their tests in a temporary directory (see pure-crate.sh),
-sees that all tests pass there, then applies one patch after another, runs the tests until one fails, and takes the patch
-back. The simulator goes first, then the tests of pairs, failures, AUTH, limits, the RFCs' requirements, the worked examples,
-and last the unit tests. It ends with a table: patch, caught by, seconds. The working tree is only read; compiled
-dependencies stay in target/planted and are used again.
+Each file of tests/planted is a patch that breaks something small in msrp-relay-core or msrp-proto, and begins with a
+sentence that says what. This script copies the working tree into a temporary directory, sees that all tests of the two
+crates pass there, then applies one patch after another, runs the tests until one fails, and takes the patch back. The
+simulator goes first, then the tests of bindings, failures, AUTH, limits, the RFCs' requirements, the worked examples, and
+last the unit tests. It ends with a table: patch, caught by, seconds. The working tree is only read; compiled dependencies
+stay in target/planted and are used again.
 
   --only TEXT      only patches whose name contains TEXT
   --sim-seeds N    seeds of the simulator for each patch; default 200
@@ -23,66 +25,44 @@ Exit status: 0 if every patch applied and was caught, 1 if not, 2 for wrong usag
 USAGE
 }
 
-fail() {
-    echo "planted-bugs.sh: $*" >&2
-    exit 1
-}
-
-wrong() {
-    echo "planted-bugs.sh: $*; see --help" >&2
-    exit 2
-}
-
 only='' sim_seeds=200 keep=no
-while [ $# -gt 0 ]; do
-    case $1 in
-        -h | --help) usage; exit 0 ;;
-        --keep) keep=yes; shift ;;
-        --only | --sim-seeds)
-            [ $# -ge 2 ] || wrong "$1 needs a value"
-            case $1 in
-                --only) only=$2 ;;
-                --sim-seeds) sim_seeds=$2 ;;
-            esac
-            shift 2
-            ;;
-        *) wrong "unknown argument $1" ;;
-    esac
-done
-[[ $sim_seeds =~ ^[1-9][0-9]*$ ]] || wrong "--sim-seeds $sim_seeds: write a number"
-
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+options "--keep" "--only --sim-seeds" "$@"
+number --sim-seeds "$sim_seeds" 1 100000000
 exec < /dev/null
-export PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
 patches=()
-for patch in "$here"/tests/planted/*.patch; do
-    [[ $(basename "$patch" .patch) == *"$only"* ]] && patches+=("$patch")
+for patch in "$root"/tests/planted/*.patch; do
+    [[ $(basename "$patch" .patch) != *"$only"* ]] || patches+=("$patch")
 done
 [ "${#patches[@]}" -gt 0 ] || wrong "no patch has $only in its name"
+need_cargo
+need git git
 
-scratch=$(mktemp -d)
-finish() {
-    if [ "$keep" = yes ]; then echo "Kept: $scratch"; else rm -rf "$scratch"; fi
+# The modules of the core's tests, in the order in which they run.
+modules=(sim binding failure auth limits rfc vectors)
+pure=(-p msrp-proto -p msrp-relay-core)
+
+make_scratch planted
+tree=$scratch/tree
+copy_tree "$tree"
+cd "$tree"
+# `git apply` passes over patches in a part of another repository that is not its own.
+git init -q
+# Many small builds: what is never looked at in a debugger need not be linked.
+export CARGO_TARGET_DIR=$root/target/planted CARGO_PROFILE_DEV_DEBUG=0 CARGO_TERM_COLOR=never
+export SIM_SEEDS=$sim_seeds RUST_BACKTRACE=0
+
+# The crates of the copy are compiled for its path, and of no use to the next run.
+forget_the_copy() {
+    local crates=("${pure[@]}" -p testkit-pure)
+    (cd "$tree" && cargo clean --quiet --offline "${crates[@]}")
 }
-trap finish EXIT
-trap 'exit 130' INT TERM
+at_end+=(forget_the_copy)
 
-crate=$scratch/crate
-"$here/scripts/pure-crate.sh" "$crate"
-cd "$crate"
-export CARGO_TARGET_DIR=$here/target/planted SIM_SEEDS=$sim_seeds RUST_BACKTRACE=0 CARGO_TERM_COLOR=never
-
-# In this order; what is no module of these is a unit test.
-rooms=(sim pair failure auth limits rfc vectors)
-
-# Runs the tests of one room, or the unit tests.
-run() { # ROOM LOG
-    local filter=("$1::") room
-    if [ "$1" = unit ]; then
-        filter=()
-        for room in "${rooms[@]}"; do filter+=(--skip "$room::"); done
-    fi
-    timeout 120 cargo test --lib --quiet -- "${filter[@]}" > "$2" 2>&1
+# Runs the tests of one module, or the unit tests.
+run() { # MODULE LOG
+    local which=(-p msrp-relay-core --test core -- "$1::")
+    [ "$1" != unit ] || which=("${pure[@]}" --lib)
+    timeout 120 cargo test --locked --quiet "${which[@]}" > "$2" 2>&1
 }
 
 # The first test that failed, or that was running when time was up.
@@ -93,22 +73,34 @@ culprit() { # LOG
     echo "${name:-a test}"
 }
 
-# Says what catches the crate as it is; nothing, if all tests pass. Fails if it does not compile.
+# Says what catches the copy as it is; nothing, if all tests pass. Fails if it does not compile.
 caught_by() { # LOG
-    local room
-    cargo test --lib --quiet --no-run > "$1" 2>&1 || return
-    for room in "${rooms[@]}" unit; do
-        if ! run "$room" "$1"; then
+    local module
+    cargo test --locked --quiet --no-run "${pure[@]}" --lib --test core > "$1" 2>&1 || return
+    for module in "${modules[@]}" unit; do
+        if ! run "$module" "$1"; then
             culprit "$1"
             return
         fi
     done
 }
 
+# A module that has no test would catch nothing.
+every_module_has_tests() {
+    local module names
+    names=$(cargo test --locked --quiet -p msrp-relay-core --test core -- --list)
+    for module in "${modules[@]}"; do
+        grep -q "^$module::.*: test\$" <<< "$names" || fail "the core's tests have no module $module"
+    done
+    ! grep ': test$' <<< "$names" | grep -vE "^($(IFS='|'; echo "${modules[*]}"))::" ||
+        fail "these tests of the core are in no module that runs here"
+}
+
 echo "== Without a planted bug"
 began=$SECONDS
 found=$(caught_by "$scratch/none.log") || { cat "$scratch/none.log"; fail "the tests do not compile"; }
 [ -z "$found" ] || { cat "$scratch/none.log"; fail "$found fails without a planted bug"; }
+every_module_has_tests
 echo "All tests pass: $((SECONDS - began)) s"
 
 table=() bad=0

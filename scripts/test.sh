@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # The gate: everything that must hold before a change goes in. The same at home and in CI.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
     cat <<'USAGE'
@@ -26,25 +28,10 @@ packages would start services. Needs no input. The exit status is that of the fi
 USAGE
 }
 
-fail() {
-    echo "test.sh: $*" >&2
-    exit 1
-}
-
 quick=no
-while [ $# -gt 0 ]; do
-    case $1 in
-        --quick) quick=yes ;;
-        -h | --help) usage; exit 0 ;;
-        *) usage >&2; exit 2 ;;
-    esac
-    shift
-done
-
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+options "--quick" "" "$@"
+cd "$root"
 exec < /dev/null
-# Where rustup puts cargo, and where servers are; not in the path of every non-login shell.
-export PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:/usr/sbin
 
 # -- what the machine must have --------------------------------------------------------------------
 
@@ -65,36 +52,17 @@ missing_packages() {
     command -v setpriv > /dev/null || echo util-linux # the same test runs the unit without rights
     command -v groff > /dev/null || echo groff-base # reads the man pages in a test
     command -v openssl > /dev/null || echo openssl # scripts/gen-cert.sh, which a test and the demo run
-    command -v mariadbd > /dev/null || echo mariadb-server-core # tests/accounts; without the service of mariadb-server
+    command -v mariadbd > /dev/null || echo mariadb-server-core # tests/operator/accounts; without the service of mariadb-server
     command -v mariadb > /dev/null || echo mariadb-client-core
     command -v setpriv > /dev/null || echo util-linux # runs it without root's rights
     [ -e /etc/ssl/certs/ca-certificates.crt ] || [ ! -e /etc/debian_version ] || echo ca-certificates # cargo's downloads
-}
-
-as_root() {
-    if [ "$(id -u)" = 0 ]; then
-        "$@"
-    elif command -v sudo > /dev/null; then
-        sudo "$@"
-    else
-        echo "test.sh: neither root nor sudo: run this as root: $*" >&2
-        return 1
-    fi
-}
-
-install_packages() { # PACKAGE...
-    echo "Installing: $*"
-    local install=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "$@")
-    # A machine whose package lists are missing or old needs an update first; one that is up to date does not.
-    as_root "${install[@]}" > /dev/null 2>&1 || { as_root apt-get -qq update && as_root "${install[@]}" > /dev/null; }
 }
 
 prepare_system() {
     local missing
     mapfile -t missing < <(missing_packages | tr ' ' '\n')
     if [ "${#missing[@]}" -gt 0 ]; then
-        command -v apt-get > /dev/null || fail "needed, and no apt-get to install them with: ${missing[*]}"
-        install_packages "${missing[@]}" || fail "could not install: ${missing[*]}"
+        install_packages "${missing[@]}" || exit 1
         can_compile || fail "the C compiler (cc) still does not work"
     fi
     if ! command -v shellcheck > /dev/null && command -v apt-get > /dev/null; then
@@ -152,38 +120,15 @@ prepare_rust() {
     done
 }
 
-# io_uring counts against locked memory on older kernels, and the tests open many sockets. What cannot be raised is
-# left as it is: it may be enough.
-raise_limit() { # FLAG WANTED
-    local soft
-    soft=$(ulimit -S "$1")
-    if [ "$soft" != unlimited ] && [ "$soft" -lt "$2" ]; then
-        ulimit -S "$1" "$2" 2> /dev/null || ulimit "$1" "$2" 2> /dev/null || ulimit -S "$1" "$(ulimit -H "$1")"
-    fi
-}
-
 # -- steps -----------------------------------------------------------------------------------------
 
-step() { # TITLE COMMAND...
-    local title=$1 began=$SECONDS status=0
-    shift
-    printf '\n== %s\n' "$title"
-    "$@" || status=$?
-    if [ "$status" != 0 ]; then
-        echo "== $title: FAILED (exit status $status) after $((SECONDS - began)) s" >&2
-        exit "$status"
-    fi
-    echo "== $title: $((SECONDS - began)) s"
-}
-
 check_scripts() {
-    local script scripts=(scripts/*.sh .ci/run)
-    # A command list in a condition is not under `set -e`: each failure is passed on by hand.
+    local script scripts=(scripts/*.sh scripts/*/*.sh .ci/run)
     for script in "${scripts[@]}"; do
-        bash -n "$script" || return
+        bash -n "$script"
     done
     if command -v shellcheck > /dev/null; then
-        shellcheck --severity=warning "${scripts[@]}" || return
+        shellcheck --external-sources --severity=warning "${scripts[@]}"
     else
         echo "shellcheck is not there: syntax only"
     fi
@@ -202,19 +147,42 @@ check_licences() {
     cargo fetch --locked --quiet --target x86_64-unknown-linux-gnu && scripts/third-party.sh --check
 }
 
+# `cargo test` with these options, then the seconds that each test binary took.
+run_tests() { # OPTION...
+    local status=0
+    mkdir -p target
+    cargo test "$@" 2>&1 | tee target/gate-tests.log || status=$?
+    awk '
+        / Running | Doc-tests / { name = $1 == "Doc-tests" ? $0 : $2 == "unittests" ? $2 " " $3 " " $4 : $2; sub(/^ +/, "", name) }
+        /^test result: / { printf "%9s %5d tests  %s\n", $NF, $4, name }
+    ' target/gate-tests.log
+    return "$status"
+}
+
+# The same, which must run so many tests: a filter by name that matches nothing passes, too.
+run_this_many_tests() { # COUNT OPTION...
+    local wanted=$1 ran
+    shift
+    run_tests "$@" || return
+    ran=$(awk '/^test result: / { sum += $4 } END { print sum + 0 }' target/gate-tests.log)
+    [ "$ran" = "$wanted" ] || fail "$ran tests were run, not $wanted: the names or the number in test.sh are out of date"
+}
+
 with_rustls=(
     delivery::
     clients::clients_of_tls_1_2_and_1_3_talk_to_each_other
     clients::garbage_instead_of_tls_closes_that_connection_alone
     clients::who_ends_without_close_notify_in_mid_chunk_leaves_an_aborted_chunk_and_no_session
     clients::a_stop_lets_everything_queued_arrive_and_then_ends_in_order
-    broken::
-    paths::
+    abuse::broken::
+    federation::paths::
 )
+with_rustls_count=24
 
 prepare_system
 prepare_tools
 prepare_rust
+# io_uring counts against locked memory on older kernels, and the tests open many sockets.
 raise_limit -l 65536
 raise_limit -n 65536
 
@@ -225,10 +193,12 @@ step 'Formatting' cargo fmt --all --check
 step 'Lints' cargo clippy --workspace --all-targets --locked -- -D warnings
 [ "$quick" = yes ] ||
     step 'Docs' env RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --document-private-items
-step 'Tests' cargo test --workspace --locked
+step 'Tests' run_tests --workspace --locked
 # MSRPRELAY_TEST_RECORD_LAYER=rustls cargo test runs all of them so.
-step 'Record layer of rustls' env MSRPRELAY_TEST_RECORD_LAYER=rustls \
-    cargo test --locked --test loopback --test hostile --test peer_relays -- "${with_rustls[@]}"
+export MSRPRELAY_TEST_RECORD_LAYER=rustls
+step 'Record layer of rustls' \
+    run_this_many_tests "$with_rustls_count" --locked --test sockets -- "${with_rustls[@]}"
+unset MSRPRELAY_TEST_RECORD_LAYER
 if [ "$quick" = no ] && [ -e scripts/demo.sh ]; then
     step 'End to end' scripts/demo.sh --size 1M
     for accounts in sqlite mysql; do

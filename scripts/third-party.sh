@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # The licences of all code in the two programs: makes deploy/debian/copyright from what cargo has locked.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
     cat <<'USAGE'
@@ -19,35 +21,23 @@ Where a crate leaves the choice, the first of these licences that fits is taken;
 USAGE
 }
 
-fail() {
-    echo "third-party.sh: $*" >&2
-    exit 1
-}
-
-check=no expression=''
-case ${1:-} in
-    '') ;;
-    --check) check=yes ;;
-    --choose) expression=${2:?--choose needs an expression} ;;
-    -h | --help) usage; exit 0 ;;
-    *) usage >&2; exit 2 ;;
-esac
-
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export LC_ALL=C PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
+check=no choose=''
+options "--check" "--choose" "$@"
+cd "$root"
+export LC_ALL=C
 readonly copyright=deploy/debian/copyright target=x86_64-unknown-linux-gnu
 
 # MPL-2.0 is for files of its own, which are used as they are published; the others ask for their notices, no more.
 readonly allowed='Apache-2.0 MIT BSD-2-Clause BSD-3-Clause ISC Zlib Unicode-3.0 CDLA-Permissive-2.0 MPL-2.0'
 
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+make_scratch third-party
 
 # -- what is linked --------------------------------------------------------------------------------
 
+# Our own crates are left out: the file's first part is theirs.
 linked() { # FORMAT
     cargo tree --locked --offline --edges normal,no-proc-macro --target "$target" --prefix none --format "$1" \
-        | sed 's/ (\*)$//' | sort -u
+        | sed 's/ (\*)$//' | grep -vF " ($root" | sort -u
 }
 
 # NAME VERSION|EXPRESSION, one a line.
@@ -249,12 +239,12 @@ generate() {
         count=$((count + 1))
     done < "$scratch/crates"
     [ "$count" -gt 50 ] || fail "only $count crates were found: has cargo's output changed?"
-    [ "$count" = "$(linked '{p}' | grep -vc '^msrprelay ')" ] || fail "not every crate was understood"
+    [ "$count" = "$(linked '{p}' | wc -l)" ] || fail "not every crate was understood"
     texts
 }
 
-if [ -n "$expression" ]; then
-    choose "$expression" || fail "$expression: none of the licences that are allowed ($allowed)"
+if [ -n "$choose" ]; then
+    choose "$choose" || fail "$choose: none of the licences that are allowed ($allowed)"
     exit
 fi
 generate > "$scratch/copyright"

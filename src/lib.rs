@@ -15,7 +15,7 @@
 //! bin/msrprelay -> control (the users' file), client (when a certificate expires)
 //! bin/msrp      -> client  -> proto                   config, telemetry -> relay (names of limits), proto
 //! runtime, client, bin/msrp -> trust
-//! bin/msrp bench -> runtime::tls: it must not be slower than what it measures
+//! bin/msrp bench -> msrp_tls: it must not be slower than what it measures
 //! bin/msrprelay -> ops -> runtime (what an operator asks of it), telemetry
 //! runtime, client -> engine
 //! ```
@@ -23,9 +23,10 @@
 //! * [`proto`] is bytes: parser, heads, URIs, digests. No socket, clock, randomness, log, or async.
 //! * [`relay`] decides: one pure state machine per core. Time and its random seed are given to it; what must be done
 //!   comes out as effects.
-//! * [`runtime`] does: sockets, TLS, cores. The only code on glommio, but for [`engine`] and the client.
+//! * [`runtime`] does: connections, cores, upgrades. The only code of the server on glommio; [`engine`] has the sockets, and
+//!   [`msrp_tls`] is TLS as bytes to bytes.
 //! * [`engine`] makes every executor, and keeps it from sleeping over tasks that are due. What of glommio can bite, and
-//!   what is done about it, stands in `docs/engine.md`.
+//!   what is done about it, stands in `docs/dev/engine.md`.
 //! * [`control`] is one thread for what may wait on something slow: account and name look-ups. A file that is read
 //!   has a second one, for a disk cannot be waited for in any other way.
 //! * [`config`] turns YAML into a [`config::Config`] that is valid, or into everything that is wrong with it.
@@ -40,35 +41,35 @@
 //! * [`files`] creates and replaces files where others may write, and gives up root's rights. [`text`] is the way of
 //!   foreign text to a person. [`ring`] says why there may be no io_uring. None of them knows anything of the relay; every
 //!   layer but the pure ones may use them.
-//! * [`fuzz`] holds what the fuzzer runs against [`proto`], [`relay`] and [`runtime::tls`]; only tests use it.
+//! * [`fuzz`] holds what the fuzzer runs against [`proto`], [`relay`] and [`msrp_tls`]; only tests use it.
 //!
-//! `tests/layering.rs` holds the purity of [`proto`] and [`relay`]. Names below that are no links are private modules:
+//! The crates, and `clippy.toml` in the pure ones, hold the purity of [`proto`] and [`relay`]. Names below that are no links are private modules:
 //! `cargo doc --document-private-items` shows them.
 //!
 //! # The path of a chunk
 //!
 //! 1. `runtime::conn`: the reader of a connection waits without a buffer of its own and receives into its core's.
-//!    [`runtime::tls`] decrypts it from there to where it is parsed.
+//!    [`msrp_tls`] decrypts it from there to where it is parsed.
 //! 2. [`proto::parser`] cuts what came into heads, body ranges and ends. Body octets stay where they are; only
 //!    references to them travel.
-//! 3. `runtime::core` lends the relay to the reader, which feeds it everything one read brought, and then carries
+//! 3. `runtime::core::feed` lends the relay to the reader, which feeds it everything one read brought, and then carries
 //!    out the effects.
-//! 4. `relay::peer` reads in the first To-Path URI which session is meant, and on which core that session is at
-//!    home.
-//! 5. `relay::session`, at that home, decides whether the request may pass and where it goes: to the client, to
+//! 4. `relay::peers::receive` reads in the first To-Path URI which session is meant, and which core minted its id. From
+//!    there on the session goes by a reference, its owner beside its id ([`relay::SessionRef`]).
+//! 5. `relay::sessions::route`, on that core, decides whether the request may pass and where it goes: to the client, to
 //!    another session of this relay, or out to a next hop, for which a connection is dialled (`runtime::dial`).
-//! 6. `relay::forward`, where the leaving connection lives, queues it, writes the new head (the first To-Path URI
+//! 6. `relay::outbound`, where the leaving connection lives, queues it, writes the new head (the first To-Path URI
 //!    moves to the front of From-Path, the transaction id is new), and cuts the chunk where somebody else waits.
 //! 7. The writer of that connection takes one flush at a time, encrypts it and writes it in one piece.
 //! 8. Written octets are credited to the connection they came in by. One that has too many outstanding is not read
 //!    from until they have drained, so a slow receiver stops its sender's TCP window and nobody else's.
-//! 9. At its end the hop before is answered 200 if it asked for that, and `relay::transaction` waits for the next
+//! 9. At its end the hop before is answered 200 if it asked for that, and `relay::transactions` waits for the next
 //!    hop. A refusal, silence for 30 s, or a lost connection becomes a REPORT to the sender, if it wants one.
 //!
-//! Each of the steps 4 to 6, and the credits, is a [`relay::Message`] to whoever takes the next one. On one core it is
-//! pushed onto a queue; between cores the same value crosses as a parcel (`runtime::mesh`). There is one path, not
-//! two. Sessions never move. A connection does, once, if its first request is for a session on another core: then the
-//! whole of it crosses, and its octets do not have to (`runtime::hand_over`).
+//! Each of the steps 4 to 6, and the credits, is a [`relay::Message`], a step in an envelope that says what takes it. On
+//! one core it is pushed onto a queue; between cores the same value crosses as a parcel (`runtime::mesh`). There is one
+//! path, not two. Sessions never move. A connection does, once, if its first request is for a session on another core: then the
+//! whole of it crosses, and its octets do not have to (`runtime::migrate`).
 //!
 //! # The path of an AUTH
 //!
@@ -76,12 +77,12 @@
 //! then the user is looked up by `control::accounts` (in the config, a file, or the SIP proxy's database), which
 //! answers found, unknown or unavailable. What
 //! [`proto::digest`] has checked is a [`proto::digest::Verified`], and only with one of those does
-//! `relay::session` mint a URI. While the look-up is under way the connection is not read from.
+//! `relay::sessions` mint a URI. While the look-up is under way the connection is not read from.
 //!
-//! A client behind another relay asks through that (`relay::auth::behind`): the relay by its certificate, which
-//! [`runtime::tls`] has judged, the client by Digest. Its session is at home here like any other, but leads to the relay,
-//! by whatever connection there is with it (`relay::session`). An AUTH for a relay further on is forwarded
-//! (`relay::session::route`), to a host that has proven its name.
+//! A client behind another relay asks through that (`relay::auth::through_relay`): the relay by its certificate, which
+//! [`msrp_tls`] has judged, the client by Digest. Its session is at home here like any other, but leads to the relay,
+//! by whatever connection there is with it (`relay::sessions`). An AUTH for a relay further on is forwarded
+//! (`relay::sessions::route`), to a host that has proven its name.
 //!
 //! # Invariants, and who owns them
 //!
@@ -91,32 +92,33 @@
 //! | One URI moves from To-Path to From-Path for each hop made here; every octet of the head that is not ours stays as it was | [`proto::head`] |
 //! | No [`proto::digest::Verified`] without a check in constant time | [`proto::digest`] |
 //! | Only the relay of the core that owns a connection writes to it | [`relay`] |
-//! | A request is answered at most once; octets a peer sent are outstanding until written or dropped | `relay::peer` |
-//! | No session without proof; a session never moves; once bound, its outer side is never another's | `relay::session` |
-//! | A relay is who has proven the host that it puts first into From-Path; on any connection it is the same | `relay::identity`, `relay::session` |
-//! | Clients behind one relay neither wait nor pay for each other | `relay::auth::behind` |
-//! | One open chunk per connection; only an interruptible one is cut; the pieces are gapless; no chunk holds its own end-line | `relay::forward` |
-//! | A transaction ends once: by its response, its deadline, or the loss of the connection | `relay::transaction` |
+//! | A request is answered at most once; octets a peer sent are outstanding until written or dropped | `relay::peers` |
+//! | No session without proof; a session never moves; once bound, its outer side is never another's | `relay::sessions` |
+//! | A relay is who has proven the host that it puts first into From-Path; on any connection it is the same | `relay::identity`, `relay::sessions` |
+//! | Clients behind one relay neither wait nor pay for each other | `relay::auth::through_relay` |
+//! | One open chunk per connection; only an interruptible one is cut; the pieces are gapless; no chunk holds its own end-line | `relay::outbound` |
+//! | A transaction ends once: by its response, its deadline, or the loss of the connection | `relay::transactions` |
 //! | Addresses are compared in one form | [`proto::address`] |
-//! | A connection of which nothing is proven makes room for others, who has got least far first | `relay::newcomers` |
-//! | What addresses and users have is counted once, over all cores, and again by a core that is started again | `relay::admission` |
-//! | The allowances of all cores are the memory budget, whoever lends whom | `relay::budget` |
+//! | A connection of which nothing is proven makes room for others, who has got least far first | `relay::quota::newcomers` |
+//! | What addresses and users have is counted once, over all cores, and again by a core that is started again | `relay::quota::counts` |
+//! | The allowances of all cores are the memory budget, whoever lends whom | `relay::quota::memory` |
 //! | A nonce belongs to one connection and its count rises; an unknown user looks like a wrong password | `relay::auth` |
-//! | The relay is borrowed for one step, never across an await; every task is held | `runtime::core`, `runtime::tasks` |
+//! | The relay is borrowed for one step, never across an await; every task is held | `runtime::core::drive`, `runtime::tasks` |
 //! | At most one flush is out of the relay's hands | `runtime::conn` |
-//! | No TLS record ends within an end-line | `runtime::records` |
+//! | No TLS record ends within an end-line | [`msrp_tls::records`] |
 //! | What is received lies in buffers that are used again; a thread keeps few of them | `runtime::pool` |
-//! | A certificate names a relay only if its chain was verified and its key was held; no other ends a handshake | [`runtime::tls`] |
+//! | A certificate names a relay only if its chain was verified and its key was held; no other ends a handshake | [`msrp_tls`] |
 //! | Of the certificates that a peer shows, one path is verified, and no other is searched for | [`trust`] |
-//! | No sequence number of a key is used twice; nothing that is not authenticated gets further | [`runtime::tls`] |
-//! | A connection that changes cores has been counted out by the one, and nothing of it looked at, before the other has it | `runtime::hand_over` |
-//! | Nothing of another process's is trusted to be well formed; no packet is waited for on a core | [`runtime::succession`] |
+//! | No sequence number of a key is used twice; nothing that is not authenticated gets further | [`msrp_tls`] |
+//! | A connection that changes cores has been counted out by the one, and nothing of it looked at, before the other has it | `runtime::migrate` |
+//! | What another process says is not trusted to be well formed; no packet is waited for on a core | [`runtime::upgrade`] |
 //! | No more of a session's id than its prefix, and of a URI than host and port, is shown to an operator | `relay::view` |
-//! | Who is not traced pays nothing; who reads a trace slowly holds up nobody | [`runtime::trace`] |
+//! | A connection that is not traced pays nothing; a slow reader of a trace holds up no connection | `runtime::trace` |
 //! | No executor sleeps long over a task that is due | [`engine`] |
-//! | Only owned values cross cores; who empties an inbox never waits for another's | `runtime::mesh` |
-//! | Listening sockets outlive their cores; a core that dies takes nobody with it | [`runtime::boot`] |
-//! | A port that anybody listens on is refused; the only `unsafe` code | [`runtime::sock`] |
+//! | Only owned values cross cores; the task that empties an inbox never waits for another inbox | `runtime::mesh` |
+//! | Listening sockets outlive their cores; a core that dies takes no other with it | [`runtime::server`], `runtime::supervisor` |
+//! | What cores know of the config is one immutable value, swapped whole | `runtime::settings` |
+//! | A port that anybody listens on is refused; the only `unsafe` code | [`engine::sock`] |
 //! | What is dialled is judged after the name has been resolved | `runtime::dial`, [`config::Outbound::permits`] |
 //! | Every request is answered in time; a broken backend is never "no such user" | [`control`] |
 //! | In look-ups and connects no asker waits for another's beyond its turn | `control::turns` |
@@ -146,7 +148,7 @@
 //! # Where to begin
 //!
 //! To see what the relay does: [`relay`], its first page. To follow an octet: `runtime::conn`, then
-//! `relay::forward`. To see how it starts and recovers: [`runtime::boot`]. To change what is on the wire:
+//! `relay::outbound`. To see how it starts and recovers: `runtime::supervisor`. To change what is on the wire:
 //! [`proto::head`].
 
 pub use engine::{self, ring};

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use rustls_pki_types::ServerName;
 
 use super::access::Opened;
-use super::accounts;
+use super::accounts::{self, Backend, MemorySecret, MemoryUser};
 use super::certificates::{self, CertifiedPair, PairSource};
+use super::problems::ConfigErrors;
 use super::raw::{Raw, RawMetrics, RawPair, RawUser};
-use super::walk::{Problems, spell_duration};
-use super::{
-    Accounting, Auth, Backend, CaSource, Config, ConfigErrors, Listen, MemorySecret, MemoryUser, Metrics,
-    Outbound, Sessions, Tls, UnprovenRelays,
+use super::values::{
+    Accounting, Auth, CaSource, Config, Listen, Metrics, Outbound, Sessions, Tls, UnprovenRelays,
 };
+use super::walk::{Problems, spell_duration};
 use crate::proto::digest::Algorithm;
 
 /// What the kernel takes as the path of a socket, in octets.
@@ -39,8 +39,8 @@ impl TryFrom<Raw> for Config {
         let cores = cores(raw.cores.take(), &available, &mut problems);
         check_sessions(&raw.sessions, &mut problems);
         let outbound = Outbound {
-            ca: files.ca("outbound.ca", raw.ca.take(), &mut problems),
-            ..std::mem::take(&mut raw.outbound)
+            ca: files.ca("outbound.ca", raw.outbound.ca.take(), &mut problems),
+            ..std::mem::take(&mut raw.outbound.rest)
         };
         let users = users(&mut raw, &mut problems);
         let users_written = users.len();
@@ -58,8 +58,8 @@ impl TryFrom<Raw> for Config {
             problems.add("admin.socket", message);
         }
         check_metrics(&raw.metrics, &mut problems);
-        let file = raw.accounting_file.take().map(|path| files.resolve(&path));
-        let accounting = raw.accounting_format.map(|format| Accounting { format, file });
+        let file = raw.accounting.file.take().map(|path| files.resolve(&path));
+        let accounting = raw.accounting.format.map(|format| Accounting { format, file });
         if raw.opens_later {
             let (accounting, admin) = (accounting.as_ref(), admin.as_deref());
             Opened { backend: &backend, accounting, admin }.check(&mut problems, &mut warnings);
@@ -68,7 +68,7 @@ impl TryFrom<Raw> for Config {
         accounts::warn(&backend, users_written, raw.limits.lookup_timeout, &raw.origin, &mut warnings);
 
         if !problems.is_empty() {
-            return Err(ConfigErrors { origin: raw.origin, problems: problems.into_vec() });
+            return Err(ConfigErrors::new(raw.origin, problems.into_vec()));
         }
         Ok(Self {
             listen: raw.listen,
@@ -149,15 +149,15 @@ struct Files<'a> {
 
 impl Files<'_> {
     fn tls(&self, raw: &mut Raw, problems: &mut Problems, warnings: &mut Vec<String>) -> Tls {
-        let pairs = std::mem::take(&mut raw.certificates);
+        let pairs = std::mem::take(&mut raw.tls.certificates);
         if pairs.is_empty() && raw.listen.iter().any(|listen| listen.tls) && !problems.under("tls") {
             problems.add(
                 "tls",
                 "is missing, but a listener speaks TLS: name certificate and key (gen-cert.sh, in /usr/share/msrprelay, makes a pair)",
             );
         }
-        let client_ca = raw.client_ca.take().map(|path| self.ca("tls.client_ca", path, problems));
-        if client_ca.is_none() && raw.unproven_relays == UnprovenRelays::Refuse {
+        let client_ca = raw.tls.client_ca.take().map(|path| self.ca("tls.client_ca", path, problems));
+        if client_ca.is_none() && raw.tls.unproven_relays == UnprovenRelays::Refuse {
             problems.add(
                 "tls.unproven_relays",
                 "is refuse, but no relay can prove its name: name a tls.client_ca, or write accept",
@@ -168,8 +168,8 @@ impl Files<'_> {
         Tls {
             certificates: sources.into_iter().filter_map(load).collect(),
             client_ca,
-            unproven_relays: raw.unproven_relays,
-            record_layer: raw.record_layer,
+            unproven_relays: raw.tls.unproven_relays,
+            record_layer: raw.tls.record_layer,
         }
     }
 

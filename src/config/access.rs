@@ -8,8 +8,9 @@ use std::io;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
+use super::accounts::Backend;
+use super::values::Accounting;
 use super::walk::Problems;
-use super::{Accounting, Backend};
 use crate::files;
 
 /// Made by the service manager before the relay starts, as deploy/msrprelay.service says.

@@ -11,11 +11,10 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use serde_yaml::Value;
 
-use super::MemoryUser;
 use super::certificates::{self, readable_by_others};
 use super::walk::{self, Problems, Section};
 use crate::proto::address;
-use crate::proto::digest::Algorithm;
+use crate::proto::digest::{Algorithm, Ha1};
 
 /// Where accounts are looked up.
 #[derive(Clone, Debug)]
@@ -26,6 +25,40 @@ pub enum Backend {
     Sqlite(Sqlite),
     /// In the SIP proxy's database.
     Mysql(Box<Mysql>),
+}
+
+/// One account of the memory backend.
+#[derive(Clone, Debug)]
+pub struct MemoryUser {
+    /// The user part: the digest's `username`.
+    pub user: String,
+    /// The SIP domain, in lower case; the `realm` where the config gave none.
+    pub domain: String,
+    /// What proves the user; it covers every algorithm of [`Auth::algorithms`].
+    pub secret: MemorySecret,
+}
+
+/// What the config knows of a user's password.
+#[derive(Clone)]
+pub enum MemorySecret {
+    /// The password itself.
+    Password(String),
+    /// H(user:realm:password), at least one of the two.
+    Ha1 {
+        /// With MD5.
+        md5: Option<Ha1>,
+        /// With SHA-256.
+        sha256: Option<Ha1>,
+    },
+}
+
+impl fmt::Debug for MemorySecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Password(_) => "Password(..)",
+            Self::Ha1 { .. } => "Ha1(..)",
+        })
+    }
 }
 
 /// The `auth.sqlite:` section.
@@ -76,7 +109,7 @@ pub struct Server {
 /// How the database's certificate is taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTls {
-    /// Whether somebody must vouch for it.
+    /// Whether a CA must vouch for it.
     pub verify_chain: bool,
     /// Whether it must be for the host.
     pub verify_name: bool,

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::Outbound;
+use super::values::Outbound;
 use crate::proto::address::{canonical, embedded};
 
 impl Outbound {

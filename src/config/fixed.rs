@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{Config, Listen, LogFormat};
+use super::values::{Config, Listen, LogFormat};
 
 /// Those values of the config that a relay runs with until it ends.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -323,11 +323,11 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_says_of_every_limit_what_the_peer_sees() {
-        let readme = include_str!("../../README.md");
+    fn the_documents_say_of_every_limit_what_the_peer_sees() {
+        let page = include_str!("../../docs/operate/configuration.md");
         let keys = SIZES.iter().map(|row| row.0).chain(COUNTS.iter().map(|row| row.0));
         for key in keys.chain(TIMES.iter().map(|row| row.0)) {
-            let row = readme.lines().find(|line| line.starts_with(&format!("| `{key}` |")));
+            let row = page.lines().find(|line| line.starts_with(&format!("| `{key}` |")));
             let seen = row.and_then(|row| row.split('|').nth(6)).unwrap_or_default();
             assert!(seen.trim().len() > 2, "{key}: {row:?}");
         }

@@ -7,17 +7,8 @@
 //! every problem names its key path, what is wrong and what to do; secrets are in neither problems nor `Debug`.
 //! Must not know: glommio, sockets, how any of it is used. `serde_yaml` is known to this module alone.
 
-use std::fmt;
 use std::fs;
-use std::net::SocketAddr;
-use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use ipnet::IpNet;
-use rustls_pki_types::CertificateDer;
-
-use crate::proto::digest::{Algorithm, Ha1};
+use std::path::Path;
 
 mod accept;
 mod access;
@@ -26,327 +17,25 @@ mod certificates;
 mod egress;
 mod fixed;
 mod limits;
+mod problems;
 mod raw;
+mod values;
 mod walk;
 
-pub use accounts::{Backend, Columns, Mysql, SecretColumns, Server as DatabaseServer, ServerTls, Sqlite};
+pub use accounts::{
+    Backend, Columns, MemorySecret, MemoryUser, Mysql, SecretColumns, Server as DatabaseServer, ServerTls,
+    Sqlite,
+};
 pub use certificates::CertifiedPair;
 pub use fixed::Fixed;
 pub use limits::Limits;
 pub use msrp_tls::RecordLayer;
+pub use problems::{ConfigErrors, Problem};
 use raw::Raw;
-
-/// Everything the relay is told at its start.
-#[derive(Debug)]
-pub struct Config {
-    /// Where clients and peers connect; at least one.
-    pub listen: Vec<Listen>,
-    /// The relay's own host name, in lower case, as it stands in the URIs it hands out (Use-Path).
-    pub hostname: String,
-    /// The digest realm of single-domain operation, as written or because all accounts are of one domain; `None`: the To-Path
-    /// host of each AUTH, in lower case.
-    pub realm: Option<String>,
-    /// The SIP domains served, in lower case; `None`: any.
-    pub domains: Option<Vec<String>>,
-    /// The relay's certificates.
-    pub tls: Tls,
-    /// The CPUs that get a data core each, ascending, all of them open to this process; at least one.
-    pub cores: Vec<usize>,
-    /// Who may authenticate, and how.
-    pub auth: Auth,
-    /// How long sessions live.
-    pub sessions: Sessions,
-    /// Which methods are forwarded.
-    pub methods: Methods,
-    /// What the relay dials.
-    pub outbound: Outbound,
-    /// Who resolves host names.
-    pub dns: Dns,
-    /// How long sessions are left alone once the relay has been told to stop; zero: not at all.
-    pub drain_timeout: Duration,
-    /// The socket through which operators look inside; `None`: there is none.
-    pub admin: Option<PathBuf>,
-    /// What is written of each session at its end; `None`: nothing.
-    pub accounting: Option<Accounting>,
-    /// The table of limits.
-    pub limits: Limits,
-    /// What is logged.
-    pub log: Log,
-    /// Where figures are shown; `None`: nowhere.
-    pub metrics: Option<Metrics>,
-    /// What works but deserves the operator's attention, one line each; to be logged at every start.
-    pub warnings: Vec<String>,
-}
-
-/// One listening address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listen {
-    /// Where to listen; port 0 leaves the choice to the kernel.
-    pub address: SocketAddr,
-    /// TLS from the first octet; otherwise plain TCP.
-    pub tls: bool,
-}
-
-/// The `tls:` section.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Tls {
-    /// Chosen by SNI, the first where no name fits; empty only if no listener speaks TLS.
-    pub certificates: Vec<CertifiedPair>,
-    /// Whose signatures make a caller's certificate that of a relay; `None`: nobody's.
-    pub client_ca: Option<CaSource>,
-    /// Whether requests are accepted that come through a relay which has not proven its name.
-    pub unproven_relays: UnprovenRelays,
-    /// Who reads and writes the records.
-    pub record_layer: RecordLayer,
-}
-
-/// What becomes of requests that come through a relay which has not proven its name (RFC 4976, 9.2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum UnprovenRelays {
-    /// They are forwarded to clients as anybody's are; AUTH is not.
-    #[default]
-    Accept,
-    /// They get 403.
-    Refuse,
-}
-
-/// The `auth:` section.
-#[derive(Clone, Debug)]
-pub struct Auth {
-    /// Where the accounts are.
-    pub backend: Backend,
-    /// How long an account that was found is known without asking again; `None`: never.
-    pub cache: Option<Duration>,
-    /// How many of them at most.
-    pub cache_entries_max: usize,
-    /// The digest algorithms offered, at least one, strongest first (RFC 7616, section 3.7).
-    pub algorithms: Vec<Algorithm>,
-    /// How long a challenge may be answered.
-    pub challenge_lifetime: Duration,
-    /// Failed attempts after which a connection is closed.
-    pub max_attempts: u32,
-    /// Whether failed attempts are logged with the user's name.
-    pub log_failures: bool,
-    /// Whether AUTH is served without TLS; otherwise it is 403 there.
-    pub insecure_plain: bool,
-}
-
-/// One account of the memory backend.
-#[derive(Clone, Debug)]
-pub struct MemoryUser {
-    /// The user part: the digest's `username`.
-    pub user: String,
-    /// The SIP domain, in lower case; the `realm` where the config gave none.
-    pub domain: String,
-    /// What proves the user; it covers every algorithm of [`Auth::algorithms`].
-    pub secret: MemorySecret,
-}
-
-/// What the config knows of a user's password.
-#[derive(Clone)]
-pub enum MemorySecret {
-    /// The password itself.
-    Password(String),
-    /// H(user:realm:password), at least one of the two.
-    Ha1 {
-        /// With MD5.
-        md5: Option<Ha1>,
-        /// With SHA-256.
-        sha256: Option<Ha1>,
-    },
-}
-
-impl fmt::Debug for MemorySecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Password(_) => "Password(..)",
-            Self::Ha1 { .. } => "Ha1(..)",
-        })
-    }
-}
-
-/// The `sessions:` section. `expires_min <= expires_default <= expires_max`, all in whole seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sessions {
-    /// The shortest Expires granted.
-    pub expires_min: Duration,
-    /// What is announced to a client that sent no Expires.
-    pub expires_default: Duration,
-    /// The longest Expires granted.
-    pub expires_max: Duration,
-    /// Whether `expires_default` ends a session whose client sent no Expires.
-    pub enforce_default: bool,
-}
-
-/// The `methods:` section.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Methods {
-    /// Whether methods other than SEND, REPORT, NICKNAME and AUTH are forwarded; otherwise they get 501.
-    pub allow_other: bool,
-}
-
-/// The `outbound:` section.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outbound {
-    /// How the certificate of an endpoint (the last hop) is taken; a relay's is always verified.
-    pub endpoint_tls: EndpointTls,
-    /// Whether next hops may be plain `msrp`.
-    pub plain: PlainPolicy,
-    /// Whose signatures make a certificate valid.
-    pub ca: CaSource,
-    /// The relays that may be called and whose clients may come through them; empty: any that prove their name.
-    pub relays: Vec<String>,
-    /// How long one attempt to connect may take.
-    pub connect_timeout: Duration,
-    /// Ranges that may be dialled although they are not public.
-    pub allow: Vec<IpNet>,
-    /// Ranges that are never dialled; wins over `allow`.
-    pub deny: Vec<IpNet>,
-    /// Ports that may be dialled.
-    pub ports: Vec<RangeInclusive<u16>>,
-    /// The most octets in one chunk towards some peers: a host name, `*.` and a name, or an address, each once.
-    pub max_chunk: Vec<(String, usize)>,
-}
-
-impl Default for Outbound {
-    fn default() -> Self {
-        Self {
-            endpoint_tls: EndpointTls::EncryptOnly,
-            plain: PlainPolicy::Refuse,
-            ca: CaSource::System,
-            relays: Vec::new(),
-            connect_timeout: Duration::from_secs(10),
-            allow: Vec::new(),
-            deny: Vec::new(),
-            ports: vec![1024..=u16::MAX],
-            max_chunk: Vec::new(),
-        }
-    }
-}
-
-/// How an endpoint's certificate is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndpointTls {
-    /// Encrypt, accept any certificate: endpoints sign their own, and only SDP carries the fingerprint.
-    EncryptOnly,
-    /// Verify chain and name, as with a relay.
-    Verify,
-    /// Dial no endpoints over TLS at all.
-    Refuse,
-}
-
-/// Whether plain `msrp` next hops are dialled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PlainPolicy {
-    /// They are.
-    Allow,
-    /// They are not.
-    Refuse,
-}
-
-/// Where trusted roots come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CaSource {
-    /// The operating system's store.
-    System,
-    /// A PEM file, already read; at least one certificate.
-    File {
-        /// Where it was read.
-        path: PathBuf,
-        /// The roots in it.
-        certificates: Vec<CertificateDer<'static>>,
-    },
-}
-
-/// The `dns:` section.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dns {
-    /// Whom to ask.
-    pub servers: DnsServers,
-}
-
-/// The name servers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DnsServers {
-    /// Those of the system's `resolv.conf`.
-    System,
-    /// These, at least one; port 53 where the config gave none.
-    List(Vec<SocketAddr>),
-}
-
-/// The `accounting:` section.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Accounting {
-    /// How records are written.
-    pub format: AccountingFormat,
-    /// Where to; `None`: to standard output.
-    pub file: Option<PathBuf>,
-}
-
-/// The shape of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AccountingFormat {
-    /// For people, and for tools that read lines.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// The `log:` section.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// The least severe lines that are written.
-    pub level: LogLevel,
-    /// How they are written.
-    pub format: LogFormat,
-}
-
-/// Severity, most severe first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogLevel {
-    /// An operator must act.
-    Error,
-    /// Degraded, recovered.
-    Warn,
-    /// Start, stop, sessions opened and closed.
-    Info,
-    /// Refused peers and the like.
-    Debug,
-}
-
-impl LogLevel {
-    const WORDS: [(&str, Self); 4] =
-        [("error", Self::Error), ("warn", Self::Warn), ("info", Self::Info), ("debug", Self::Debug)];
-
-    /// The word for it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, level)| *level == self).map_or("", |(word, _)| word)
-    }
-
-    /// What a word stands for.
-    #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::WORDS.iter().find(|(known, _)| *known == word).map(|(_, level)| *level)
-    }
-}
-
-/// The shape of a log line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// The `metrics:` section.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Metrics {
-    /// Where to serve them, without TLS and to whoever asks: loopback, unless the config allows more in so many words.
-    /// Port 0 leaves the choice to the kernel.
-    pub address: SocketAddr,
-}
+pub use values::{
+    Accounting, AccountingFormat, Auth, CaSource, Config, Dns, DnsServers, EndpointTls, Listen, Log,
+    LogFormat, LogLevel, Methods, Metrics, Outbound, PlainPolicy, Sessions, Tls, UnprovenRelays,
+};
 
 impl Config {
     /// Reads the file at `path`. Relative paths in it are taken from the directory it is in.
@@ -385,45 +74,5 @@ impl Config {
     /// All that is wrong with the text and with the files it names.
     pub fn from_yaml(text: &str, origin: &str) -> Result<Self, ConfigErrors> {
         Self::try_from(Raw::read(text, origin)?)
-    }
-}
-
-/// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The key path, such as `listen[1].address`; empty if the whole file is meant.
-    pub key: String,
-    /// What is wrong and what to do about it.
-    pub message: String,
-}
-
-/// Everything that is wrong with a config; at least one problem. Displayed one line each.
-#[derive(Debug, thiserror::Error)]
-pub struct ConfigErrors {
-    origin: String,
-    problems: Vec<Problem>,
-}
-
-impl ConfigErrors {
-    /// One problem that concerns the file as a whole.
-    fn whole(origin: &str, message: String) -> Self {
-        Self { origin: origin.to_owned(), problems: vec![Problem { key: String::new(), message }] }
-    }
-
-    /// The problems, in the order of the sections.
-    #[must_use]
-    pub fn problems(&self) -> &[Problem] {
-        &self.problems
-    }
-}
-
-impl fmt::Display for ConfigErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, Problem { key, message }) in self.problems.iter().enumerate() {
-            let line_break = if index == 0 { "" } else { "\n" };
-            let colon = if key.is_empty() { "" } else { ": " };
-            write!(f, "{line_break}{}: {key}{colon}{message}", self.origin)?;
-        }
-        Ok(())
     }
 }

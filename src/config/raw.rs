@@ -9,15 +9,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use msrp_tls::RecordLayer;
 use rustls_pki_types::{DnsName, ServerName};
 use serde_yaml::Value;
 
 use super::accounts::RawAccounts;
-use super::walk::{self, Problems, Section};
-use super::{
-    AccountingFormat, ConfigErrors, Dns, DnsServers, EndpointTls, Limits, Listen, Log, LogFormat, LogLevel,
-    Methods, Outbound, PlainPolicy, RecordLayer, Sessions, UnprovenRelays,
+use super::limits::Limits;
+use super::problems::ConfigErrors;
+use super::values::{
+    AccountingFormat, Dns, DnsServers, EndpointTls, Listen, Log, LogFormat, LogLevel, Methods, Outbound,
+    PlainPolicy, Sessions, UnprovenRelays,
 };
+use super::walk::{self, Problems, Section};
 use crate::proto::address;
 use crate::proto::digest::{Algorithm, Ha1};
 
@@ -31,30 +34,49 @@ pub(super) struct Raw {
     pub(super) hostname: Option<String>,
     pub(super) realm: Option<String>,
     pub(super) domains: Option<Vec<String>>,
-    pub(super) certificates: Vec<RawPair>,
-    /// `None`: nobody's; `Some(None)`: the system's.
-    pub(super) client_ca: Option<Option<PathBuf>>,
-    pub(super) unproven_relays: UnprovenRelays,
-    pub(super) record_layer: RecordLayer,
+    pub(super) tls: RawTls,
     /// `None`: all that the process may use.
     pub(super) cores: Option<Vec<usize>>,
     pub(super) auth: RawAuth,
     pub(super) sessions: Sessions,
     pub(super) methods: Methods,
-    pub(super) outbound: Outbound,
-    /// `None`: the system's.
-    pub(super) ca: Option<PathBuf>,
+    pub(super) outbound: RawOutbound,
     pub(super) dns: Dns,
     pub(super) drain_timeout: Duration,
     pub(super) admin: Option<PathBuf>,
     /// Whether it is to be found out if the files can be opened that are opened later.
     pub(super) opens_later: bool,
-    /// `None`: off.
-    pub(super) accounting_format: Option<AccountingFormat>,
-    pub(super) accounting_file: Option<PathBuf>,
+    pub(super) accounting: RawAccounting,
     pub(super) limits: Limits,
     pub(super) log: Log,
     pub(super) metrics: RawMetrics,
+}
+
+/// The `tls:` section, as written.
+#[derive(Default)]
+pub(super) struct RawTls {
+    pub(super) certificates: Vec<RawPair>,
+    /// `None`: no caller is a relay; `Some(None)`: the system's.
+    pub(super) client_ca: Option<Option<PathBuf>>,
+    pub(super) unproven_relays: UnprovenRelays,
+    pub(super) record_layer: RecordLayer,
+}
+
+/// The `outbound:` section, as written.
+#[derive(Default)]
+pub(super) struct RawOutbound {
+    /// `None`: the system's.
+    pub(super) ca: Option<PathBuf>,
+    /// All of it but `ca`.
+    pub(super) rest: Outbound,
+}
+
+/// The `accounting:` section, as written.
+#[derive(Default)]
+pub(super) struct RawAccounting {
+    /// `None`: off.
+    pub(super) format: Option<AccountingFormat>,
+    pub(super) file: Option<PathBuf>,
 }
 
 /// Where figures are shown, as written.
@@ -102,10 +124,7 @@ impl Default for Raw {
             hostname: None,
             realm: None,
             domains: None,
-            certificates: Vec::new(),
-            client_ca: None,
-            unproven_relays: UnprovenRelays::default(),
-            record_layer: RecordLayer::default(),
+            tls: RawTls::default(),
             cores: None,
             auth: RawAuth {
                 algorithms: vec![Algorithm::Md5],
@@ -123,14 +142,12 @@ impl Default for Raw {
                 enforce_default: false,
             },
             methods: Methods { allow_other: true },
-            outbound: Outbound::default(),
-            ca: None,
+            outbound: RawOutbound::default(),
             dns: Dns { servers: DnsServers::System },
             drain_timeout: Duration::ZERO,
             admin: None,
             opens_later: false,
-            accounting_format: None,
-            accounting_file: None,
+            accounting: RawAccounting::default(),
             limits: Limits::default(),
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
             metrics: RawMetrics::default(),
@@ -182,9 +199,9 @@ impl Raw {
                 ("text", Some(AccountingFormat::Text)),
                 ("json", Some(AccountingFormat::Json)),
             ];
-            section.value("format", &mut self.accounting_format, walk::word(&formats));
+            section.value("format", &mut self.accounting.format, walk::word(&formats));
             let path = |value: &Value| walk::text(value).map(PathBuf::from);
-            section.optional("file", &mut self.accounting_file, path);
+            section.optional("file", &mut self.accounting.file, path);
         });
         root.section("admin", |section| {
             section.optional("socket", &mut self.admin, |value| walk::text(value).map(PathBuf::from));
@@ -240,14 +257,14 @@ impl Raw {
             (true, true) => {
                 tls.problem("certificates", "stands beside certificate and key: keep one of the two forms")
             }
-            (false, true) => self.certificates = several,
-            (_, false) => self.certificates = vec![single],
+            (false, true) => self.tls.certificates = several,
+            (_, false) => self.tls.certificates = vec![single],
         }
-        tls.optional("client_ca", &mut self.client_ca, ca);
+        tls.optional("client_ca", &mut self.tls.client_ca, ca);
         let unproven = [("accept", UnprovenRelays::Accept), ("refuse", UnprovenRelays::Refuse)];
-        tls.value("unproven_relays", &mut self.unproven_relays, walk::word(&unproven));
+        tls.value("unproven_relays", &mut self.tls.unproven_relays, walk::word(&unproven));
         let layers = [("rustls", RecordLayer::Rustls), ("direct", RecordLayer::Direct)];
-        tls.value("record_layer", &mut self.record_layer, walk::word(&layers));
+        tls.value("record_layer", &mut self.tls.record_layer, walk::word(&layers));
     }
 
     fn read_sessions(&mut self, section: &mut Section<'_>) {
@@ -260,7 +277,7 @@ impl Raw {
     }
 
     fn read_outbound(&mut self, section: &mut Section<'_>) {
-        let outbound = &mut self.outbound;
+        let RawOutbound { ca: written_ca, rest: outbound } = &mut self.outbound;
         let endpoint_tls = [
             ("encrypt-only", EndpointTls::EncryptOnly),
             ("verify", EndpointTls::Verify),
@@ -269,7 +286,7 @@ impl Raw {
         section.value("endpoint_tls", &mut outbound.endpoint_tls, walk::word(&endpoint_tls));
         let plain = [("refuse", PlainPolicy::Refuse), ("allow", PlainPolicy::Allow)];
         section.value("plain", &mut outbound.plain, walk::word(&plain));
-        section.value("ca", &mut self.ca, ca);
+        section.value("ca", written_ca, ca);
         let bounds = (Duration::from_millis(100), Duration::from_secs(60));
         let timeout = walk::bounded(walk::duration, bounds, walk::spell_duration);
         section.value("connect_timeout", &mut outbound.connect_timeout, timeout);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_yaml::{Mapping, Value};
 
-use super::Problem;
+use super::problems::Problem;
 
 /// All that was found wrong so far.
 #[derive(Debug, Default)]

@@ -7,20 +7,20 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
+use engine::sock::Socket;
 use futures_lite::future;
+use msrp_tls::{TlsConn, TlsError};
 use rustls_pki_types::ServerName;
 
-use super::conn::Conn;
-use super::core::Shared;
-use super::sock::Socket;
-use super::tasks::Event;
-use super::tls::{TlsConn, TlsError};
+use super::conn::{self, Origin};
+use super::core::{Dial, Link, Shared};
 use crate::config::{EndpointTls, Outbound};
 use crate::control::{NoTurn, ResolveError, Turn};
 use crate::proto::address;
-use crate::relay::{CoreId, Holder, Input, Limit, PeerKey, ProvenNames, Target, Transport, Who};
+use crate::relay::{CoreId, Holder, Input, Limit, ProvenNames, Target, Transport, Who};
 use crate::telemetry::{LookUpEnd, Site, Source, gated};
 
 /// Why a next hop could not be reached.
@@ -41,7 +41,7 @@ enum DialError {
     #[error("outbound.endpoint_tls is refuse")]
     EndpointTlsRefused,
     #[error("the other process of this relay: {0}")]
-    Kin(#[source] std::io::Error),
+    Generation(#[source] std::io::Error),
     #[error("not a name for TLS")]
     Name,
     #[error(transparent)]
@@ -50,39 +50,48 @@ enum DialError {
     Connect(SocketAddr, #[source] std::io::Error),
 }
 
-impl Shared {
-    /// Opens the connection that the relay asked for, unless it gives it up meanwhile.
-    pub(crate) async fn dial(self: &Rc<Self>, peer: PeerKey, (target, who): (Target, Who), given_up: &Event) {
-        let abandoned = async {
-            given_up.wait().await;
-            None
-        };
-        let connected = async { Some(self.connect(peer, &target, who).await) };
-        let outcome = future::or(abandoned, connected).await;
-        self.dialling.borrow_mut().remove(&peer);
-        match outcome {
-            None => self.feed([Input::Lost { peer }]),
-            Some(Ok(conn)) => self.adopt(conn),
-            Some(Err(error)) => {
-                let Holder { session, user } = self.with_relay(|relay| relay.holder(peer));
-                let (host, port) = (target.host.as_str(), target.port);
-                gated!(
-                    info,
-                    Site::NextHop,
-                    Source::of(host),
-                    { host, port, user, session, reason = %error },
-                    "Cannot connect"
-                );
-                self.feed([Input::DialFailed { peer }]);
-            }
+/// Connects to what the relay asks for, for as long as the core runs.
+pub(super) async fn serve(core: Rc<Shared>) {
+    loop {
+        let dial = core.dials.next().await;
+        core.tasks.spawn(open(Rc::clone(&core), dial));
+    }
+}
+
+/// Opens the connection that the relay asked for, unless it gives it up meanwhile.
+async fn open(core: Rc<Shared>, Dial { peer, target, who, given_up }: Dial) {
+    let abandoned = async {
+        given_up.wait().await;
+        None
+    };
+    let connected = async { Some(core.connect(&target, who).await) };
+    let outcome = future::or(abandoned, connected).await;
+    core.dials.ended(peer);
+    match outcome {
+        None => core.feed([Input::Lost { peer }]),
+        Some(Ok(link)) => conn::start(&core, peer, link, Origin::Dialled(Box::new(target))),
+        Some(Err(error)) => {
+            let Holder { session, user } = core.with_relay(|relay| relay.holder(peer));
+            let (host, port) = (target.host.as_str(), target.port);
+            gated!(
+                info,
+                Site::NextHop,
+                Source::of(host),
+                { host, port, user, session, reason = %error },
+                "Cannot connect"
+            );
+            core.feed([Input::DialFailed { peer }]);
         }
     }
+}
 
-    async fn connect(&self, peer: PeerKey, target: &Target, who: Who) -> Result<Conn, DialError> {
-        if let Some(home) = target.kin {
-            return self.connect_kin(peer, home, target);
+impl Shared {
+    async fn connect(&self, target: &Target, who: Who) -> Result<Link, DialError> {
+        if let Some(home) = target.other_process {
+            return self.connect_to_generation(home, target);
         }
-        let (outbound, limits) = (self.outbound(), self.limits());
+        let config = self.config();
+        let (outbound, limits) = (&config.outbound, &config.limits);
         if !target.by_service && !outbound.permits_port(target.port) {
             return Err(DialError::ForbiddenPort(target.port));
         }
@@ -98,7 +107,7 @@ impl Shared {
         let mut failure = None;
         let mut permitted = Vec::new();
         for address in addresses {
-            match self.judge(&outbound, address) {
+            match self.judge(outbound, address) {
                 Ok(()) => permitted.push(address),
                 Err(error) => failure = Some(error),
             }
@@ -114,7 +123,7 @@ impl Shared {
             let limit = outbound.connect_timeout.saturating_sub(std::mem::take(&mut waited));
             match Socket::connect(address, limit).await {
                 Ok(socket) if self.is_own(address, &socket) => failure = Some(DialError::Own(address)),
-                Ok(socket) => return Ok(Conn::dialled(peer, socket, address, tls, target)),
+                Ok(socket) => return Ok(Link::new(socket, address, tls.map(Box::new))),
                 Err(error) => failure = Some(DialError::Connect(address, error)),
             }
         }
@@ -135,8 +144,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits until the user may have one more connect under way. `None`: the control thread is gone, and with it whoever
-    /// counts; better one too many than none at all.
+    /// Waits until the user may have one more connect under way. `None`: the control thread is gone, and with it
+    /// the count; better one too many than none at all.
     async fn turn_to_dial(&self, who: Who) -> Result<Option<Turn>, DialError> {
         match self.control.turn_to_dial(who).await {
             Ok(turn) => Ok(Some(turn)),
@@ -153,14 +162,14 @@ impl Shared {
     }
 
     /// Another process of this relay is a next hop like any other, but for the network between.
-    fn connect_kin(&self, peer: PeerKey, home: CoreId, target: &Target) -> Result<Conn, DialError> {
+    fn connect_to_generation(&self, home: CoreId, target: &Target) -> Result<Link, DialError> {
         let transport = Transport { secure: target.secure, port: target.port };
         let address = self.own.iter().find(|own| own.port() == target.port);
         let address = address.copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], target.port)));
         // That process is this relay.
         let names = ProvenNames::new([target.host.as_str()]);
-        let socket = self.reach_kin(home, address, transport, names.as_ref()).map_err(DialError::Kin)?;
-        Ok(Conn::dialled(peer, socket, address, None, target))
+        let socket = self.generations.reach(home, address, transport, names);
+        Ok(Link::new(socket.map_err(DialError::Generation)?, address, None))
     }
 
     /// Asks the control plane where a next hop is.
@@ -195,8 +204,8 @@ impl Shared {
         found
     }
 
-    /// Whether a connection leads back to this process: whoever listens on all addresses of a port has
-    /// those, too, from which one connects to oneself.
+    /// Whether a connection leads back to this process: a socket that listens on all addresses of a port has
+    /// those, too, from which a process connects to itself.
     fn is_own(&self, address: SocketAddr, socket: &Socket) -> bool {
         let everywhere = |own: &SocketAddr| own.ip().is_unspecified() && own.port() == address.port();
         // The kernel has the last word on where that is.
@@ -207,10 +216,10 @@ impl Shared {
 
     /// A relay must prove its name, whatever the policy for endpoints; those are usually self-signed.
     fn client_tls(&self, target: &Target, policy: EndpointTls) -> Result<TlsConn, DialError> {
-        let tls = self.tls();
+        let tls = &self.config().tls;
         let config = match (target.relay, policy) {
-            (true, _) | (false, EndpointTls::Verify) => tls.client_verify,
-            (false, EndpointTls::EncryptOnly) => tls.client_encrypt_only,
+            (true, _) | (false, EndpointTls::Verify) => Arc::clone(&tls.client_verify),
+            (false, EndpointTls::EncryptOnly) => Arc::clone(&tls.client_encrypt_only),
             (false, EndpointTls::Refuse) => return Err(DialError::EndpointTlsRefused),
         };
         let name = ServerName::try_from(target.host.clone()).map_err(|_| DialError::Name)?;

@@ -1,10 +1,10 @@
 //! Looking into the cores from outside, on behalf of an operator.
 //!
-//! Whoever asks does so on a thread of its own, which may wait; a core answers between two other things, in small slices,
-//! and waits for nobody.
+//! A question is asked on a thread of its own, which may wait; a core answers between two other things, in small slices,
+//! and waits for no reader.
 //!
-//! Invariants: what leaves a core is what [`SessionView`] has, and addresses; a core that is dead, stuck or full is told
-//! of, not waited for; an inbox is kept here no longer than its core lives.
+//! Invariants: what leaves a core is what [`SessionView`](crate::relay::SessionView) has, and addresses; a core that is
+//! dead, stuck or full is reported, not waited for; an inbox is kept here no longer than its core lives.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -14,115 +14,17 @@ use std::time::{Duration, Instant};
 
 use async_channel::Sender;
 
+use super::ask::{Ask, Closed, PREFIX_CHARS_MIN, SessionLine, TraceOrder, TracedHead, Wanted};
 use super::core::Shared;
 use super::mesh::Parcel;
-use super::trace::{TraceOrder, TracedHead};
 use crate::control::AccountsReady;
-use crate::relay::{Far, Found, Input, SessionView, home_of_prefix};
+use crate::relay::{Found, Input, home_of_prefix};
 use crate::telemetry::{Counters, Snapshot};
 
-/// How many sessions a core looks at before it looks for other work.
-const SLICE: usize = 64;
 /// How long a core may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Heads that wait for whoever reads them: some megabytes at most.
+/// Heads that wait for their reader: some megabytes at most.
 pub const HEADS_WAITING_MAX: usize = 1024;
-/// The least that must be given of a session's id: the rest of what the log shows may be left out.
-pub const PREFIX_CHARS_MIN: usize = 8;
-
-/// What a core is asked.
-#[derive(Debug)]
-pub(crate) enum Ask {
-    /// All its sessions, in slices; the sender is dropped behind the last of them.
-    Sessions(mpsc::Sender<Vec<SessionLine>>),
-    /// To show heads.
-    Trace(TraceOrder),
-    /// To end the session whose id begins like that.
-    Close { prefix: String, reply: mpsc::Sender<Closed> },
-}
-
-/// One session, for an operator.
-#[derive(Clone, Debug)]
-pub struct SessionLine {
-    /// The core it is at home on.
-    pub core: usize,
-    /// What the relay says of it.
-    pub view: SessionView,
-    /// Where its client comes from; `None`: its connection is ending, or it is behind a relay.
-    pub client: Option<SocketAddr>,
-    /// Where its other side is, if that is a connection of the same core.
-    pub far: Option<SocketAddr>,
-}
-
-/// Whose sessions are meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted(String);
-
-impl Wanted {
-    /// A user (`alice` or `alice@example.com`), or at least [`PREFIX_CHARS_MIN`] characters of a session's id.
-    #[must_use]
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// As it was given.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether a session is meant.
-    #[must_use]
-    pub fn means(&self, view: &SessionView) -> bool {
-        let prefix = self.0.len() >= PREFIX_CHARS_MIN
-            && (view.session.starts_with(&self.0) || self.0.starts_with(&view.session));
-        prefix || self.means_user(&view.user, &view.realm)
-    }
-
-    /// Whether a user is meant.
-    #[must_use]
-    pub fn means_user(&self, user: &str, realm: &str) -> bool {
-        let behind = || self.0.strip_prefix(user).and_then(|rest| rest.strip_prefix('@'));
-        self.0 == user || behind().is_some_and(|behind| behind == realm)
-    }
-}
-
-impl SessionLine {
-    /// Where its client comes from: the client's address, or host and port of the relay before it.
-    #[must_use]
-    pub fn client(&self) -> Option<String> {
-        self.client.map(|address| address.to_string()).or_else(|| self.view.relay.clone())
-    }
-
-    /// Who is, or was, at the other side: an address, a host and port, or `session` and the prefix of an id.
-    #[must_use]
-    pub fn peer(&self) -> Option<String> {
-        self.view.far.as_ref().map(|far| match far {
-            Far::Session(prefix) => format!("session {prefix}"),
-            Far::Connection { authority, .. } => {
-                self.far.map_or_else(|| authority.clone(), |address| address.to_string())
-            }
-        })
-    }
-}
-
-/// What came of ending a session.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Closed {
-    /// It ends.
-    Done {
-        /// Prefix of its id.
-        session: String,
-        /// The user.
-        user: String,
-        /// The realm.
-        realm: String,
-    },
-    /// There is none that begins like that.
-    NoSuchSession,
-    /// There are so many.
-    Ambiguous(usize),
-}
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -253,57 +155,41 @@ impl Inspector {
     }
 }
 
-impl Shared {
-    pub(super) fn asked(self: &Rc<Self>, ask: Ask) {
-        match ask {
-            Ask::Sessions(reply) => {
-                let core = Rc::clone(self);
-                self.tasks.spawn(async move { core.list_sessions(&reply).await });
-            }
-            Ask::Trace(order) => {
-                let core = Rc::clone(self);
-                self.tasks.spawn(async move { core.trace(order).await });
-            }
-            Ask::Close { prefix, reply } => {
-                // Whoever asked may no longer be waiting.
-                let _ = reply.send(self.close_session(&prefix));
-            }
+/// Answers an operator's question, in a task of its own if it takes more than a moment.
+pub(super) fn answer(core: &Rc<Shared>, ask: Ask) {
+    match ask {
+        Ask::Sessions(reply) => {
+            let listing = Rc::clone(core);
+            core.tasks.spawn(async move { list_sessions(&listing, &reply).await });
+        }
+        Ask::Trace(order) => {
+            let tracing = Rc::clone(core);
+            core.tasks.spawn(async move { tracing.trace(order).await });
+        }
+        Ask::Close { prefix, reply } => {
+            // The operator may no longer be waiting.
+            let _ = reply.send(close_session(core, &prefix));
         }
     }
+}
 
-    async fn list_sessions(&self, reply: &mpsc::Sender<Vec<SessionLine>>) {
-        let all = self.with_relay(|relay| relay.sessions());
-        for slice in all.chunks(SLICE) {
-            let now = Instant::now();
-            let views = slice.iter().filter_map(|key| self.with_relay(|relay| relay.session_view(now, *key)));
-            let lines: Vec<_> = views.map(|view| self.line(view)).collect();
-            if reply.send(lines).is_err() {
-                return;
-            }
-            glommio::executor().yield_if_needed().await;
-        }
-    }
+async fn list_sessions(core: &Shared, reply: &mpsc::Sender<Vec<SessionLine>>) {
+    core.each_slice_of_sessions(|slice| {
+        let lines = slice.into_iter().map(|view| core.line(view)).collect();
+        reply.send(lines).is_ok()
+    })
+    .await;
+}
 
-    pub(super) fn line(&self, view: SessionView) -> SessionLine {
-        let me = self.with_relay(|relay| relay.core());
-        let far = match &view.far {
-            Some(Far::Connection { peer, .. }) if peer.core == me => self.address_of(peer.key),
-            _ => None,
-        };
-        let client = view.client.and_then(|client| self.address_of(client));
-        SessionLine { core: usize::from(me.index), client, far, view }
-    }
-
-    fn close_session(self: &Rc<Self>, prefix: &str) -> Closed {
-        let handle = match self.with_relay(|relay| relay.find_session(prefix)) {
-            Found::One(handle) => handle,
-            Found::Nothing => return Closed::NoSuchSession,
-            Found::Several(sessions) => return Closed::Ambiguous(sessions),
-        };
-        let Some(view) = self.with_relay(|relay| relay.session_view(Instant::now(), handle)) else {
-            return Closed::NoSuchSession;
-        };
-        self.feed([Input::CloseSession(handle)]);
-        Closed::Done { session: view.session, user: view.user, realm: view.realm }
-    }
+fn close_session(core: &Rc<Shared>, prefix: &str) -> Closed {
+    let handle = match core.with_relay(|relay| relay.find_session(prefix)) {
+        Found::One(handle) => handle,
+        Found::Nothing => return Closed::NoSuchSession,
+        Found::Several(sessions) => return Closed::Ambiguous(sessions),
+    };
+    let Some(view) = core.with_relay(|relay| relay.session_view(Instant::now(), handle)) else {
+        return Closed::NoSuchSession;
+    };
+    core.feed([Input::CloseSession(handle)]);
+    Closed::Done { session: view.session, user: view.user, realm: view.realm }
 }

@@ -8,7 +8,7 @@ use crate::proto::status::Status;
 use crate::relay::{Event, Holder, Limit, SessionView, Stats};
 use crate::telemetry::{Counters, Site, Source, gated, pass_limit};
 
-/// Characters of a user name that nobody has vouched for: what is longer is no name.
+/// Characters of a user name that is not proven: what is longer is no name.
 const STRANGERS_NAME_CHARS_MAX: usize = 64;
 
 /// The peer that ran into a limit, as far as it is known.

@@ -3,20 +3,23 @@
 //! Invariants: only owned `Send` values cross; order is kept between any two cores; the task that
 //! empties a core's inbox never waits for another core's (two would deadlock): it hands parcels to the
 //! outbox, and one flusher per core does the waiting. An outbox is bounded by what fills it: body
-//! octets by the senders' credit, everything else by the tables of sessions and transactions.
-//! The queue wakes whoever waits on it under the lock under which waiting ends: a task's waker must not be in another
+//! bytes by the senders' credit, everything else by the tables of sessions and transactions.
+//! The queue wakes the waiting task under the lock under which waiting ends: a task's waker must not be in another
 //! thread's hands when the task ends (see `control::reply`).
+//! Must not know: what a core does with a parcel.
 
 use std::cell::{Cell, RefCell};
-use std::sync::mpsc;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, mpsc};
 
 use async_channel::{Receiver, Sender, TrySendError};
+use msrp_tls::TlsConn;
 
-use super::core::CoreReload;
-use super::hand_over::HandOver;
-use super::inspect::Ask;
+use super::ask::Ask;
+use super::settings::CoreConfig;
 use super::tasks::Event;
-use crate::relay::{CoreId, Message, Transport};
+use crate::relay::{CoreId, Message, ProvenNames, Transport};
 
 /// Batches an inbox holds before the outboxes of the other cores begin to fill.
 const INBOX_BATCHES_MAX: usize = 256;
@@ -27,22 +30,23 @@ pub(crate) enum Parcel {
     /// Steps for the core's relay, from another core.
     Messages(Vec<Message>),
     /// A connection whose first request names a session of the core.
-    Adopt(Box<HandOver>),
+    Adopt(Box<Migrant>),
     /// Another core has started; this is its inbox.
     CoreUp { core: CoreId, inbox: Sender<Self> },
     /// Another core is gone.
     CoreDown { core: CoreId },
     /// Another process accepts connections from now on.
-    GiveWay,
+    StopAccepting,
     /// That process has died: accept again, on these sockets.
-    TakeBack(Vec<(socket2::Socket, Transport)>),
+    AcceptAgain(Vec<(socket2::Socket, Transport)>),
     /// Another process of this relay has come or gone.
-    FamilyChanged,
+    GenerationsChanged,
     /// Go on with another config; the sender is dropped when it is in force.
-    Reload(Box<CoreReload>, mpsc::Sender<()>),
-    /// Somebody outside wants to know something, or wants something done.
+    Reload(Arc<CoreConfig>, mpsc::Sender<()>),
+    /// An operator's question.
     Ask(Ask),
-    /// Open no more sessions; say how many there are, and, after `GiveWay`, newcomers. Said again, it only asks again.
+    /// Open no more sessions; say how many there are, and, after `StopAccepting`, newcomers. Said again, it only asks
+    /// again.
     Drain(mpsc::Sender<u64>),
     /// Wait for no more answers.
     GiveUp,
@@ -53,6 +57,27 @@ pub(crate) enum Parcel {
     Stop,
     /// Fail, in a task or in the core's own loop: how a test sees what a panic does.
     Panic { in_task: bool },
+}
+
+/// A connection on its way to the core of the session that its first request names.
+#[derive(Debug)]
+pub(crate) struct Migrant {
+    pub(crate) transport: Transport,
+    pub(crate) address: SocketAddr,
+    pub(crate) descriptor: OwnedFd,
+    pub(crate) tls: Option<Box<TlsConn>>,
+    /// The names of the relay at the other end, where another process has seen the proof.
+    pub(crate) proven: Option<ProvenNames>,
+    pub(crate) received: Received,
+}
+
+/// What has been received of a connection and not been looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    /// The beginning of a TLS record.
+    pub(crate) records: Vec<u8>,
+    /// Bytes of frames.
+    pub(crate) plain: Vec<u8>,
 }
 
 /// A core's way in.
@@ -111,7 +136,7 @@ impl Mesh {
 
     /// Sends a connection where it belongs, waiting until there is room. With a core that is gone it is closed: so are
     /// the sessions it was for.
-    pub(crate) async fn hand_over(&self, to: CoreId, connection: Box<HandOver>) {
+    pub(crate) async fn hand_over(&self, to: CoreId, connection: Box<Migrant>) {
         let inbox = self.outbox(usize::from(to.index)).and_then(|outbox| outbox.inbox.borrow().clone());
         if let Some((there, inbox)) = inbox
             && there == to

@@ -1,25 +1,34 @@
-//! What does: sockets, TLS, cores, the clock. The only code on glommio, but for the engine and the client tool.
+//! What does: connections, cores, the clock. The only code of the server on glommio.
 //!
 //! One core is one pinned executor that owns its connections and its [`Relay`](crate::relay::Relay);
-//! nothing is shared between cores but bounded queues of plain data. [`boot`] starts and supervises
-//! them.
+//! nothing is shared between cores but bounded queues of plain data, and one immutable config. From the top down:
+//!
+//! * [`server`] is what the program holds, [`supervisor`] starts the cores and watches over them, told by [`orders`];
+//! * [`run`] is one core from its start to its end; connections come in by [`listen`] and [`dial`];
+//! * [`conn`] is the two tasks of a connection; [`migrate`] moves a new one to the core where its session lives;
+//! * [`core`] is what the tasks of a core share: the relay, the tables, the settings;
+//! * [`mesh`] carries parcels between cores, [`upgrade`] hands over between processes, [`inspect`] answers operators with
+//!   what [`ask`] describes, [`trace`] shows heads, [`settings`] are made from the config.
 
-pub mod boot;
+pub mod ask;
 mod conn;
 mod core;
 mod dial;
-mod hand_over;
-mod heritage;
+mod error;
 pub mod inspect;
-mod launch;
+mod listen;
 mod log;
 mod mesh;
-mod pass_on;
+mod migrate;
+mod orders;
 mod pool;
 pub mod preflight;
-pub mod succession;
+mod run;
+pub mod server;
+mod settings;
+mod supervisor;
 mod tasks;
-pub mod trace;
+mod trace;
+pub mod upgrade;
 
-pub use engine::{deadline, sock};
-pub use msrp_tls::{self as tls, records};
+pub use error::StartError;

@@ -2,10 +2,10 @@
 //!
 //! Why: what a read brought is let go of when it has been written elsewhere. Left to the allocator, each such buffer makes
 //! the top of a core's heap go up and down, and glibc gives the pages back to the system and takes them again: half of
-//! all octets of a file went through fresh pages, at a fifth of the relay's CPU time.
+//! all bytes of a file went through fresh pages, at a fifth of the relay's CPU time.
 //!
 //! Invariants: a thread keeps at most [`SPARE_MAX`] buffers; a buffer is lent to one reader, then shared by references
-//! until the last of them is gone, wherever that is; nobody's octets are seen by the next. What a reference keeps in
+//! until the last of them is gone, wherever that is; the next reader never sees another's bytes. What a reference keeps in
 //! memory is at most [`PINNED_FACTOR_MAX`] times what the buffer holds, for queues count by length.
 
 use std::cell::{Cell, RefCell};
@@ -13,13 +13,13 @@ use std::cell::{Cell, RefCell};
 use bytes::Bytes;
 
 /// One read, what was left over from the read before, and some room.
-const BUFFER_OCTETS: usize = 96 << 10;
+const BUFFER_BYTES: usize = 96 << 10;
 /// Spare buffers of a thread.
 const SPARE_MAX: usize = 16;
 /// Below this a read is not worth a buffer of its own kind.
-const SMALL_OCTETS: usize = BUFFER_OCTETS / PINNED_FACTOR_MAX;
+const SMALL_BYTES: usize = BUFFER_BYTES / PINNED_FACTOR_MAX;
 
-/// Queued octets are counted by their length; the buffer they point into is at most so many times as long.
+/// Queued bytes are counted by their length; the buffer they point into is at most so many times as long.
 pub(super) const PINNED_FACTOR_MAX: usize = 4;
 
 thread_local! {
@@ -41,7 +41,7 @@ pub(super) fn usage() -> (Taken, usize) {
 
 /// An empty buffer with at least this room.
 pub(super) fn take(room: usize) -> Vec<u8> {
-    if !(SMALL_OCTETS..=BUFFER_OCTETS).contains(&room) {
+    if !(SMALL_BYTES..=BUFFER_BYTES).contains(&room) {
         return Vec::with_capacity(room);
     }
     let spare = SPARE.with_borrow_mut(Vec::pop);
@@ -51,13 +51,13 @@ pub(super) fn take(room: usize) -> Vec<u8> {
         None => taken.allocated += 1,
     }
     TAKEN.set(taken);
-    spare.unwrap_or_else(|| Vec::with_capacity(BUFFER_OCTETS))
+    spare.unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES))
 }
 
 /// Makes a buffer that is filled something to be shared.
 pub(super) fn freeze(mut buffer: Vec<u8>) -> Bytes {
     let sparse = buffer.capacity() > PINNED_FACTOR_MAX * buffer.len();
-    if buffer.capacity() != BUFFER_OCTETS {
+    if buffer.capacity() != BUFFER_BYTES {
         if sparse {
             buffer.shrink_to_fit();
         }
@@ -99,9 +99,9 @@ mod tests {
         SPARE.with_borrow(Vec::len)
     }
 
-    fn filled(octets: usize) -> Vec<u8> {
-        let mut buffer = take(BUFFER_OCTETS);
-        buffer.resize(octets, 7);
+    fn filled(bytes: usize) -> Vec<u8> {
+        let mut buffer = take(BUFFER_BYTES);
+        buffer.resize(bytes, 7);
         buffer
     }
 
@@ -115,15 +115,15 @@ mod tests {
         drop(part);
         assert_eq!(spare(), 1);
         let again = take(60_000);
-        assert!(again.is_empty() && again.capacity() == BUFFER_OCTETS);
+        assert!(again.is_empty() && again.capacity() == BUFFER_BYTES);
         assert_eq!(usage(), (Taken { reused: 1, allocated: 1 }, 0));
     }
 
     #[test]
     fn little_in_a_large_buffer_is_moved_out_of_it() {
-        let octets = freeze(filled(SMALL_OCTETS - 1));
+        let bytes = freeze(filled(SMALL_BYTES - 1));
         assert_eq!(spare(), 1, "back already");
-        assert_eq!(octets, vec![7; SMALL_OCTETS - 1]);
+        assert_eq!(bytes, vec![7; SMALL_BYTES - 1]);
         let small = freeze({
             let mut small = take(1000);
             small.push(1);
@@ -135,16 +135,16 @@ mod tests {
 
     #[test]
     fn no_more_are_kept_than_allowed() {
-        let many: Vec<_> = (0..2 * SPARE_MAX).map(|_| freeze(filled(BUFFER_OCTETS))).collect();
+        let many: Vec<_> = (0..2 * SPARE_MAX).map(|_| freeze(filled(BUFFER_BYTES))).collect();
         drop(many);
         assert_eq!(spare(), SPARE_MAX);
     }
 
     #[test]
     fn a_buffer_may_end_on_another_thread() {
-        let octets = freeze(filled(BUFFER_OCTETS));
+        let bytes = freeze(filled(BUFFER_BYTES));
         let there = std::thread::spawn(move || {
-            drop(octets);
+            drop(bytes);
             spare()
         });
         assert_eq!(there.join().ok(), Some(1));

@@ -6,10 +6,10 @@
 use std::fs;
 use std::io;
 
+use engine::run_on_executor;
 use rlimit::{INFINITY, Resource};
 
 use super::tasks::panic_message;
-use crate::engine::run_on_executor;
 use crate::ring;
 
 /// Locked memory that an executor's rings and registered buffers need.
@@ -37,9 +37,9 @@ pub enum PreflightError {
         limit >> 10, needed >> 10, needed >> 10
     )]
     MemLock {
-        /// The limit, already raised as far as it goes, in octets.
+        /// The limit, already raised as far as it goes, in bytes.
         limit: u64,
-        /// What is needed, in octets.
+        /// What is needed, in bytes.
         needed: u64,
         /// For how many cores.
         cores: usize,

@@ -19,7 +19,7 @@ new_key_type! {
     struct TaskKey;
 }
 
-/// Something that happens, waited for by one task. Said before anybody waits, it is not lost.
+/// Something that happens, waited for by one task. It is not lost if it happens before the task waits.
 #[derive(Debug, Default)]
 pub(crate) struct Event {
     happened: Cell<bool>,

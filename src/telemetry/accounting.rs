@@ -1,6 +1,6 @@
 //! Accounting: one record for each session, at its end.
 //!
-//! Invariants: whoever writes a record waits for nobody: records leave through a bounded queue and a thread of their own,
+//! Invariants: a thread that writes a record waits for nothing: records leave through a bounded queue and a thread of their own,
 //! and what finds the queue full is dropped and counted; a record is one line, whatever a user calls itself.
 //! Must not know: what a session is.
 
@@ -43,13 +43,13 @@ pub struct Record<'a> {
     pub realm: &'a str,
     /// How long it lasted.
     pub duration_seconds: f64,
-    /// Body octets from the client.
+    /// Body bytes from the client.
     pub bytes_from_client: u64,
-    /// Body octets for the client.
+    /// Body bytes for the client.
     pub bytes_to_client: u64,
     /// Where the client came from.
     pub client: Option<String>,
-    /// Who was at the other side, if anybody was.
+    /// Who was at the other side, if it was bound.
     pub peer: Option<String>,
     /// Why it ended.
     pub reason: &'a str,
@@ -138,7 +138,7 @@ impl Accounting {
 }
 
 impl Records {
-    /// Whether anybody wants them.
+    /// Whether the config wants them.
     #[must_use]
     pub fn are_wanted(&self) -> bool {
         self.0.is_some()

@@ -104,7 +104,7 @@ impl Source {
     /// Anything else that tells sources apart.
     #[must_use]
     pub fn of<T: Hash + ?Sized>(what: &T) -> Self {
-        // Keyed: nobody outside can find sources that share a count.
+        // Keyed: a stranger cannot find sources that share a count.
         static KEY: OnceLock<RandomState> = OnceLock::new();
         Self(KEY.get_or_init(RandomState::new).hash_one(what))
     }

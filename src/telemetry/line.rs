@@ -48,7 +48,7 @@ where
             said.library = Some(metadata.target().to_owned());
         }
         if said.library.is_some() {
-            // Nobody knows who can cause the lines of libraries. What is not written here is no line.
+            // It is not known who can cause the lines of libraries. What is not written here is no line.
             let Some(suppressed) = gate::pass(Site::Library, Source::ANY) else { return Ok(()) };
             if suppressed > 0 {
                 said.fields.push(("suppressed", Value::Bare(suppressed.to_string())));

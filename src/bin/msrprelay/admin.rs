@@ -12,7 +12,7 @@ use msrprelay::ops::admin::{Answer, Head, Request, SOCKET_PATH, Session, Status,
 use msrprelay::text::shown;
 use untrusted::say;
 
-use super::{Reported, joined, report, report_lines};
+use crate::report::{Reported, joined, report, report_lines};
 
 #[derive(Args)]
 pub(crate) struct Options {

@@ -14,7 +14,7 @@ use msrprelay::control::UserFile;
 use msrprelay::files::{self, User};
 use untrusted::say;
 
-use super::{CONFIG_PATH, Reported, joined, report, report_lines};
+use crate::report::{CONFIG_PATH, Reported, joined, report, report_lines};
 
 /// The user of deploy/msrprelay.service.
 const SERVICE_USER: &str = "msrprelay";

@@ -11,7 +11,7 @@ use msrprelay::ops::import::{self, Imported, Secrets};
 use msrprelay::text;
 use untrusted::say;
 
-use crate::{Reported, report};
+use crate::report::{Reported, report};
 
 const EXAMPLES: &str = "\
 Examples:

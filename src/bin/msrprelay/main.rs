@@ -1,26 +1,26 @@
 //! The server's command line: flags in, library called, exit code out.
 #![deny(clippy::print_stdout, clippy::print_stderr, reason = "what is said goes through `say`")]
 
-use std::fmt::Display;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use manual::{self as documents, Chapter};
-use msrprelay::config::Config;
-use msrprelay::telemetry;
-use untrusted::say;
+use report::{CONFIG_PATH, Reported, report};
+use run::Start;
 
 mod admin;
 mod check_config;
+mod figures;
 mod import_config;
+mod operator;
+mod report;
 mod run;
+mod running;
 mod upgrade;
 #[cfg(feature = "sqlite")]
 mod user;
-
-/// Where the config is if nobody says otherwise.
-const CONFIG_PATH: &str = "/etc/msrprelay/config.yaml";
+mod wish;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,7 +69,12 @@ const CHAPTERS: [Chapter<'_>; 4] = [
              whose watchdog is fed while every core works.",
         ],
     ),
-    ("SEE ALSO", &["msrprelay.yaml(5), msrp(1), deploy/README.md, docs/logging.md, docs/metrics.md"]),
+    (
+        "SEE ALSO",
+        &[
+            "msrprelay.yaml(5), msrp(1), docs/operate/install.md, docs/operate/logging.md, docs/operate/metrics.md",
+        ],
+    ),
 ];
 
 /// An MSRP relay (RFC 4976) for file transfer and chat between SIP clients behind NAT.
@@ -130,7 +135,11 @@ fn main() -> ExitCode {
                 .map(|_| ())
                 .map_err(|error| report(format!("{}: {error}", directory.display())))
         }
-        None => run::run(&arguments.config, arguments.ready_file.as_deref(), arguments.take_over),
+        None => run::run(&Start {
+            config: &arguments.config,
+            ready_file: arguments.ready_file.as_deref(),
+            takes_over: arguments.take_over,
+        }),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -142,40 +151,6 @@ fn main() -> ExitCode {
 /// The exit status of a relay that does not start because its config is wrong: EX_CONFIG of sysexits.h. The unit has it in
 /// RestartPreventExitStatus, for trying again is of no use.
 const CONFIG_STATUS: u8 = 78;
-
-/// What went wrong is on standard error already, one line for each problem.
-enum Reported {
-    /// Something failed.
-    Failure,
-    /// The relay did not start: its config is wrong.
-    Config,
-}
-
-fn report(problem: impl Display) -> Reported {
-    complain(&problem.to_string());
-    Reported::Failure
-}
-
-/// The same for problems that are a line each.
-fn report_lines(problems: &impl Display) -> Reported {
-    problems.to_string().lines().for_each(complain);
-    Reported::Failure
-}
-
-fn load(path: &Path) -> Result<Config, Reported> {
-    Config::load(path).map_err(|errors| report_lines(&errors))
-}
-
-/// A line on standard error that tells of an error: with its priority if the journal reads it.
-fn complain(line: &str) {
-    say::err(&format!("{}{line}", telemetry::error_prefix()));
-}
-
-/// The items of a summary line.
-fn joined(items: impl Iterator<Item = String>) -> String {
-    let items: Vec<_> = items.collect();
-    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
-}
 
 #[cfg(test)]
 mod tests {

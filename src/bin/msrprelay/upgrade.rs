@@ -1,7 +1,7 @@
 //! SIGUSR2: another process of the program as it lies on disk now takes over from this one, without a gap.
 //!
 //! The new process is started with the same arguments and one end of a line as its standard input
-//! (see [`msrprelay::runtime::succession`]). Until it says that it listens, nothing has changed; a new program, or a new
+//! (see [`msrprelay::runtime::upgrade`]). Until it says that it listens, nothing has changed; a new program, or a new
 //! config, that does not work costs a line in the log. From then on it accepts, and this process drains.
 
 use std::io;
@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use msrprelay::ops::service;
-use msrprelay::runtime::boot::{Heritage, Server};
-use msrprelay::runtime::succession::{Estate, Kin, Line};
+use msrprelay::runtime::server::Server;
+use msrprelay::runtime::upgrade::{Generation, Handoff, Line, ReceivedHandoff};
 
 /// The hidden option that a new process is started with.
 pub(crate) const OPTION: &str = "take-over";
@@ -38,7 +38,7 @@ pub(crate) enum Step {
     /// Leave the sessions alone until they are over, then end.
     Drain,
     /// The successor has died: serve again as if it had never been.
-    TakeBack,
+    AcceptAgain,
     /// The successor has ended, and was told to: the service ends.
     Ended,
 }
@@ -70,7 +70,7 @@ impl Upgrade {
             );
             return;
         }
-        if server.family().predecessor().is_some_and(|before| before.is_there()) {
+        if server.generations().predecessor().is_some_and(|before| before.is_there()) {
             tracing::error!("The process before this one still drains; upgrade again when it has ended");
             return;
         }
@@ -78,13 +78,13 @@ impl Upgrade {
             tracing::error!("Another process is taking over already");
             return;
         }
-        let (program, heritage, under_way) =
-            (self.program.clone(), server.heritage(), Arc::clone(&self.under_way));
+        let (program, handoff, under_way) =
+            (self.program.clone(), server.handoff(), Arc::clone(&self.under_way));
         let body = move || {
             tracing::info!(program = %program.display(), "Starting the process that is to take over");
-            match start(&program, &heritage) {
+            match start(&program, &handoff) {
                 Ok((successor, child)) => {
-                    give_way(&successor, child, &heritage, answer, tell);
+                    hand_over(&successor, child, &handoff, answer, tell);
                     under_way.store(false, Ordering::SeqCst);
                 }
                 Err(error) => {
@@ -100,7 +100,7 @@ impl Upgrade {
     }
 }
 
-fn start(program: &PathBuf, heritage: &Heritage) -> anyhow::Result<(Arc<Kin>, Child)> {
+fn start(program: &PathBuf, handoff: &Handoff) -> anyhow::Result<(Arc<Generation>, Child)> {
     let (line, theirs) = Line::pair()?;
     let option = format!("--{OPTION}");
     let arguments = std::env::args_os().skip(1).filter(|argument| *argument != *option);
@@ -112,7 +112,7 @@ fn start(program: &PathBuf, heritage: &Heritage) -> anyhow::Result<(Arc<Kin>, Ch
         .env_remove("WATCHDOG_PID")
         .spawn()
         .with_context(|| program.display().to_string())?;
-    let ready = heritage.bequeath(line).and_then(|successor| {
+    let ready = handoff.hand_listeners(line).and_then(|successor| {
         successor.wait_until_ready(START_TIMEOUT)?;
         Ok(successor)
     });
@@ -128,29 +128,29 @@ fn start(program: &PathBuf, heritage: &Heritage) -> anyhow::Result<(Arc<Kin>, Ch
 }
 
 /// The successor listens: this process has nothing more to do than what it has begun.
-fn give_way(
-    successor: &Arc<Kin>,
+fn hand_over(
+    successor: &Arc<Generation>,
     mut child: Child,
-    heritage: &Heritage,
+    handoff: &Handoff,
     answer: impl Fn(UnixStream),
     tell: impl Fn(Step),
 ) {
     let (closed, is_closed) = mpsc::channel();
     tell(Step::Close(closed));
-    // Nothing is ever sent; whoever is too busy for it is not waited for.
+    // Nothing is ever sent; a main thread that is too busy for it is not waited for.
     if is_closed.recv_timeout(CLOSE_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
         tracing::warn!("The admin socket is not closed yet");
     }
     service::succeeded_by(child.id());
-    if let Err(error) = successor.give_way() {
+    if let Err(error) = successor.let_accept() {
         tracing::warn!(reason = %error, "The process that took over has ended");
     }
-    if !heritage.give_way(successor) {
+    if !handoff.stop_accepting(successor) {
         tracing::warn!("A core still waits for a connection; it will take the next one");
     }
     tracing::info!(pid = child.id(), "Another process has taken over; this one drains");
     tell(Step::Drain);
-    heritage.serve(successor, answer);
+    handoff.serve(successor, answer);
     // This process is its parent: no other learns how it ended, the service manager included.
     match ended(&mut child) {
         Ok(status) if status.success() => {
@@ -158,7 +158,7 @@ fn give_way(
             tell(Step::Ended);
         }
         // It was told to end, and had closed the sockets of both by then.
-        how if !heritage.is_listening() => {
+        how if !handoff.is_listening() => {
             let how = how.map_or_else(|error| error.to_string(), |status| status.to_string());
             tracing::warn!(
                 how,
@@ -169,7 +169,7 @@ fn give_way(
         how => {
             let how = how.map_or_else(|error| error.to_string(), |status| status.to_string());
             tracing::error!(how, "The process that took over has died; this one accepts connections again");
-            tell(Step::TakeBack);
+            tell(Step::AcceptAgain);
         }
     }
 }
@@ -187,22 +187,22 @@ fn ended(child: &mut Child) -> io::Result<ExitStatus> {
     child.wait()
 }
 
-/// What the process before this one leaves to it.
-pub(crate) fn estate() -> anyhow::Result<Estate> {
-    Ok(Estate::take(Line::inherited()?, ANSWER_TIMEOUT)?)
+/// What the process before this one hands over.
+pub(crate) fn received() -> anyhow::Result<ReceivedHandoff> {
+    Ok(ReceivedHandoff::receive(Line::inherited()?, ANSWER_TIMEOUT)?)
 }
 
 /// Says that this process listens. On return it is the one that the service manager knows.
 pub(crate) fn take_over(server: &Server) {
-    let Some(before) = server.family().predecessor().map(Arc::clone) else { return };
+    let Some(before) = server.generations().predecessor().map(Arc::clone) else { return };
     if let Err(error) = before.take_over(ANSWER_TIMEOUT) {
         return tracing::warn!(reason = %error, "The process before this one has ended");
     }
-    tracing::info!(generation = before.generation().wrapping_add(1), "Took over from another process");
-    let heritage = server.heritage();
+    tracing::info!(generation = before.number().wrapping_add(1), "Took over from another process");
+    let handoff = server.handoff();
     let body = move || {
         // It has no operator of its own any more, so it asks nothing.
-        heritage.serve(&before, drop);
+        handoff.serve(&before, drop);
         tracing::info!("The process before this one has ended");
     };
     if let Err(error) = std::thread::Builder::new().name("predecessor".to_owned()).spawn(body) {

@@ -12,7 +12,7 @@ use msrprelay::control::{User, UserFile};
 use msrprelay::{files, text};
 use untrusted::say;
 
-use super::{CONFIG_PATH, Reported, load, report};
+use crate::report::{CONFIG_PATH, Reported, load, report};
 
 #[derive(Args)]
 pub(crate) struct Arguments {

@@ -6,7 +6,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::{Name, Secret};
+use super::answer::Secret;
+
+/// Who was asked for: the user and the realm, byte by byte.
+pub(super) type Name = (String, String);
 
 #[derive(Debug)]
 pub(super) struct Cache {

@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 
+use super::answer::{Answer, Secret};
 use super::realms::Realms;
-use super::{Answer, Secret};
 use crate::config::MemoryUser;
 
 /// All accounts, by domain and user.

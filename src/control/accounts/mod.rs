@@ -1,11 +1,11 @@
 //! Accounts: who there is, and what proves them.
 //!
 //! Invariant: three answers, never mixed. [`Answer::Unknown`] is said only by a backend that looked and found
-//! nobody; whatever went wrong is [`Answer::Unavailable`], so that a broken backend never looks like a wrong
+//! no such user; whatever went wrong is [`Answer::Unavailable`], so that a broken backend never looks like a wrong
 //! password. Where accounts are stored is known to the backends below alone. RFC 4976, section 5.1.
 //!
 //! A backend is asked once for all at one address who ask for the same user at the same time. Others ask for
-//! themselves: how long an answer takes would tell them that somebody else logs in as that user.
+//! themselves: how long an answer takes would tell them that another client logs in as that user.
 //!
 //! Only an account whose user has just proven the password may be remembered, and only if the config says so. What is
 //! remembered serves to say yes, never no: before a refusal the backend is asked, whatever is remembered. So an unknown
@@ -13,15 +13,15 @@
 //! gets another password, need not wait for anything.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::together::Together;
-use crate::config::{Auth, Backend, MemorySecret};
-use crate::proto::digest::{Algorithm, Attempt, Ha1};
+use crate::config::{Auth, Backend};
+use crate::proto::digest::Attempt;
 use crate::relay::Who;
 
+mod answer;
 mod cache;
 mod health;
 mod memory;
@@ -31,7 +31,8 @@ mod realms;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
-use cache::Cache;
+pub use answer::{Answer, Secret, WhyUnavailable};
+use cache::{Cache, Name};
 pub use health::AccountsReady;
 use health::Health;
 use memory::Memory;
@@ -41,97 +42,6 @@ use mysql::Mysql;
 use sqlite::Sqlite;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{User, UserFile, UserFileError};
-
-/// What a look-up says.
-#[derive(Clone, Debug)]
-pub enum Answer {
-    /// There is such a user.
-    Found(Secret),
-    /// There is no such user.
-    Unknown,
-    /// Nobody can tell now.
-    Unavailable(WhyUnavailable),
-}
-
-impl Answer {
-    /// What proves the user, if there is one.
-    #[must_use]
-    pub fn secret(&self) -> Option<&Secret> {
-        match self {
-            Self::Found(secret) => Some(secret),
-            Self::Unknown | Self::Unavailable(_) => None,
-        }
-    }
-}
-
-/// Why nobody can tell.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WhyUnavailable {
-    /// Too many look-ups wait already, or the control thread has gone.
-    Busy,
-    /// So many from the same address were under way that this one had no turn in time.
-    Share,
-    /// The backend takes too long.
-    Late,
-    /// The backend fails.
-    Failed,
-}
-
-/// What proves a user. Never printed.
-#[derive(Clone)]
-pub enum Secret {
-    /// The password, from which any HA1 can be made.
-    Password(String),
-    /// The stored H(user:realm:password), for one algorithm or both.
-    Hashed {
-        /// With MD5.
-        md5: Option<Ha1>,
-        /// With SHA-256.
-        sha256: Option<Ha1>,
-    },
-}
-
-impl Secret {
-    /// The HA1 of RFC 7616, section 3.4.2; `None` if there is no secret, or only another algorithm's is stored.
-    /// `user` and `realm` are taken as they stand in the Authorization, byte by byte.
-    ///
-    /// A password costs one hash more: who has one must not show in the time that it takes (req S9).
-    #[must_use]
-    pub fn ha1(secret: Option<&Self>, user: &str, realm: &str, algorithm: Algorithm) -> Option<Ha1> {
-        let password = match secret {
-            Some(Self::Password(password)) => password,
-            Some(Self::Hashed { .. }) | None => "",
-        };
-        let made = std::hint::black_box(Ha1::new(algorithm, user, realm, password));
-        match (secret?, algorithm) {
-            (Self::Password(_), _) => Some(made),
-            (Self::Hashed { md5, .. }, Algorithm::Md5) => md5.clone(),
-            (Self::Hashed { sha256, .. }, Algorithm::Sha256) => sha256.clone(),
-        }
-    }
-
-    /// Whether it is what the client knows. Costs the same if there is no secret.
-    fn is_proven(secret: Option<&Self>, attempt: &Attempt) -> bool {
-        let (user, realm, algorithm) = (attempt.user(), attempt.realm(), attempt.algorithm());
-        let ha1 = Self::ha1(secret, user, realm, algorithm);
-        attempt.proves(&ha1.unwrap_or_else(|| Ha1::dummy(algorithm)))
-    }
-}
-
-impl From<&MemorySecret> for Secret {
-    fn from(secret: &MemorySecret) -> Self {
-        match secret {
-            MemorySecret::Password(password) => Self::Password(password.clone()),
-            MemorySecret::Ha1 { md5, sha256 } => Self::Hashed { md5: md5.clone(), sha256: sha256.clone() },
-        }
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
-    }
-}
 
 /// What the config says of accounts.
 #[derive(Clone, Debug)]
@@ -200,9 +110,6 @@ impl Store {
         }
     }
 }
-
-/// Who was asked for: the user and the realm, octet by octet.
-type Name = (String, String);
 
 /// The backend that the config chose, asked once for those at one address who ask the same at the same time.
 #[derive(Debug)]

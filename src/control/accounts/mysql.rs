@@ -19,9 +19,9 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::answer::{Answer, WhyUnavailable};
 use super::health::Health;
 use super::realms::Realms;
-use super::{Answer, WhyUnavailable};
 use crate::config;
 
 mod connection;

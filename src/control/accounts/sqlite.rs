@@ -17,9 +17,9 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::answer::{Answer, Secret, WhyUnavailable};
 use super::health::Health;
 use super::realms::Realms;
-use super::{Answer, Secret, WhyUnavailable};
 use crate::config;
 use crate::files::{self, Unfinished};
 use crate::proto::digest::{Algorithm, Ha1};

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Answer, Request};
+use super::protocol::{Answer, Request};
 
 /// How long the relay may take for each part of its answer.
 const PATIENCE: Duration = Duration::from_secs(30);

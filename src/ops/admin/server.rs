@@ -15,15 +15,16 @@ use std::time::{Duration, Instant};
 use rustix::fs::Mode;
 use socket2::{Domain, SockAddr, Type};
 
-use super::client::ask_at;
-use super::{
-    Answer, AskError, CLIENTS_MAX, Core, DRAIN_SECONDS_MAX, Head, Listening, REQUEST_OCTETS_MAX, Request,
-    Session, Status, TRACE_SECONDS_MAX, redact,
+use super::client::{AskError, ask_at};
+use super::protocol::{
+    Answer, CLIENTS_MAX, Core, DRAIN_SECONDS_MAX, Head, Listening, REQUEST_OCTETS_MAX, Request, Session,
+    Status, TRACE_SECONDS_MAX,
 };
+use super::redact;
 use crate::config::LogLevel;
 use crate::files;
-use crate::runtime::inspect::{Closed, HEADS_WAITING_MAX, Inspector, SessionLine, Wanted};
-use crate::runtime::trace::{Direction, TracedHead};
+use crate::runtime::ask::{Closed, Direction, SessionLine, TracedHead, Wanted};
+use crate::runtime::inspect::{HEADS_WAITING_MAX, Inspector};
 use crate::telemetry::LogControl;
 use crate::text;
 

@@ -1,8 +1,8 @@
 //! The config as an operator would have written it.
 
 use super::accounts::{Accounts, LEFT_OUT, Mysql, User};
+use super::outcome::{Note, Secrets};
 use super::relay::{LogLevel, Relay};
-use super::{Note, Secrets};
 
 /// A comment line is broken before it gets longer than this.
 const COLUMNS: usize = 100;
@@ -40,7 +40,7 @@ pub(super) fn write(
 
 fn head(page: &mut Page, notes: &[Note], origin: &str, left_out: bool) {
     page.comment(&format!(
-        "Made by msrprelay import-config from {origin}. config.yaml.sample explains every key, docs/migration.md what \
+        "Made by msrprelay import-config from {origin}. config.yaml.sample explains every key, docs/operate/migration.md what \
          is different from the relay that this came from."
     ));
     if left_out {

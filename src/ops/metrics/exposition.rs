@@ -1,6 +1,6 @@
 //! The figures as text, in both formats that Prometheus reads: OpenMetrics, and from that its own older one.
 //!
-//! Invariants: a metric has one help text and one type, here and in `docs/metrics.md`, which a test compares; label
+//! Invariants: a metric has one help text and one type, here and in `docs/operate/metrics.md`, which a test compares; label
 //! values come from fixed lists, the config and the number of cores, never from peers. What is worth comparing between
 //! cores has a label for them; everything else is one figure for the process.
 
@@ -13,10 +13,29 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text as encodin
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::Facts;
 use super::accept::Form;
 use super::process::Process;
 use crate::telemetry::{LOOK_UP_SECONDS, LookUpEnd, LookUps, Observed, Snapshot};
+
+/// What does not change while the relay runs, but for a reload.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The certificates in force.
+    pub certificates: Vec<Certificate>,
+    /// `limits.connections_max`.
+    pub connections_max: usize,
+    /// `limits.queue_bytes_total`.
+    pub queue_bytes_max: usize,
+}
+
+/// One certificate.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// Where it was read.
+    pub path: String,
+    /// When the first of its chain ends to be valid, in seconds since 1970.
+    pub expires: i64,
+}
 
 /// Everything that is shown, of one moment.
 #[derive(Debug)]
@@ -140,7 +159,7 @@ impl Seen {
         )?;
         page.counter(
             "msrprelay_log_lines_dropped",
-            "Log lines lost because whoever reads them is too slow.",
+            "Log lines lost because the reader of standard error is too slow.",
             one(self.lines_dropped),
         )?;
         page.counter(
@@ -205,7 +224,7 @@ impl Seen {
         )?;
         page.counter(
             "msrprelay_body_bytes",
-            "Octets of message bodies received and sent on.",
+            "Bytes of message bodies received and sent on.",
             both(|core| [core.body_bytes_in, core.body_bytes_out], "direction", ["in", "out"]),
         )?;
         page.counter(

@@ -35,6 +35,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use crate::telemetry::{Observed, PUBLISHED_EVERY, Site, Source, gated, lines_suppressed};
 use accept::Form;
+pub use exposition::{Certificate, Facts};
 
 /// Requests at a time; whoever comes then is not answered.
 pub const CONNECTIONS_MAX: usize = 16;
@@ -53,26 +54,6 @@ const OPENMETRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-
-/// What does not change while the relay runs, but for a reload.
-#[derive(Clone, Debug, Default)]
-pub struct Facts {
-    /// The certificates in force.
-    pub certificates: Vec<Certificate>,
-    /// `limits.connections_max`.
-    pub connections_max: usize,
-    /// `limits.queue_bytes_total`.
-    pub queue_bytes_max: usize,
-}
-
-/// One certificate.
-#[derive(Clone, Debug)]
-pub struct Certificate {
-    /// Where it was read.
-    pub path: String,
-    /// When the first of its chain ends to be valid, in seconds since 1970.
-    pub expires: i64,
-}
 
 /// An address that is listened on, before there is anything to show.
 #[derive(Debug)]

@@ -1,0 +1,177 @@
+# shellcheck shell=bash disable=SC2154,SC2034 # a part of bench.sh
+# The rows of bench.sh's table: what load each is, and which figure of it counts.
+
+# Runs `msrp bench`; its result is in `result`.
+bench() { # SUBJECT MODE ARGUMENT...
+    local subject=$1 reach status=0
+    shift
+    reach "$subject"
+    "${launch[@]}" "$bin/msrp" bench "$@" "${reach[@]}" > "$scratch/result" 2> "$scratch/errors" &
+    track
+    ended "$pid" || status=$?
+    result=$(cat "$scratch/result")
+    [ "$status" = 0 ] || { echo "bench.sh: $subject: msrp bench $*: $(cat "$scratch/errors")" >&2; return 1; }
+}
+
+field() { # KEY [KEY-WITHIN]
+    local key="\"$1\":"
+    [ $# = 1 ] || key="\"$1\":{[^}]*\"$2\":"
+    sed -n "s/.*$key\([0-9.eE+-]*\).*/\1/p" <<< "$result"
+}
+
+record() { # ROW SUBJECT VALUE
+    [ -n "$3" ] || return 0
+    echo "$round,$1,$2,$3,$(field bench_cpu_seconds),$(field relay_cpu_seconds),$(field seconds),$(field megabytes_per_second),$(field relay_page_faults)" >> "$csv"
+}
+
+wanted() { # ROW
+    [ -z "$only" ] || [[ ,$only, == *,$1,* ]]
+}
+
+# One file case for each subject.
+file_case() { # ROW "SUBJECTS" ARGUMENT...
+    local row=$1 subject subjects=$2
+    shift 2
+    wanted "$row" || return 0
+    for subject in $subjects; do
+        if bench "$subject" file --cpu "$load_cpu" "$@"; then
+            record "$row" "$subject" "$(field relay_cpu_s_per_GB)"
+            [ -n "$(field relay_cpu_s_per_GB)" ] || record "$row" "$subject" 0
+        else
+            broken=yes
+        fi
+    done
+}
+
+message_case() { # ROW VALUE ARGUMENT...
+    local row=$1 value=$2 subject
+    shift 2
+    wanted "$row" || return 0
+    for subject in $relays; do
+        bench "$subject" messages --cpu "$load_cpu" "$@" || { broken=yes; continue; }
+        case $value in
+            cpu) record "$row" "$subject" "$(field relay_cpu_us_per_message)" ;;
+            latency)
+                record "$row-p50" "$subject" "$(field delivered_us p50)"
+                record "$row-p99" "$subject" "$(field delivered_us p99)"
+                ;;
+            p99) record "$row" "$subject" "$(field delivered_us p99)" ;;
+        esac
+    done
+}
+
+nanoseconds() { # PID...
+    local one
+    for one; do cat /proc/"$one"/task/*/schedstat; done | awk '{ sum += $1 } END { printf "%.0f", sum }'
+}
+
+# The same load on both halves, each from a process of its own; CPU seconds per GB of all relays together.
+halves() { # ROW SUBJECT NAME NAME
+    local row=$1 subject=$2 name before after bytes reach processes=("${process_of[$3]}") load=() status=0 part
+    [ "$3" = "$4" ] || processes+=("${process_of[$4]}")
+    before=$(nanoseconds "${processes[@]}")
+    for name in "$3" "$4"; do
+        reach "$name"
+        "${launch[@]}" "$bin/msrp" bench file --topology both --sessions 4 --size $((giant / 4)) "${reach[@]}" \
+            > "$scratch/part${#load[@]}" 2>> "$scratch/errors" &
+        track
+        load+=("$pid")
+    done
+    for part in "${load[@]}"; do ended "$part" || status=$?; done
+    after=$(nanoseconds "${processes[@]}")
+    [ "$status" = 0 ] || { echo "bench.sh: $row: $(cat "$scratch/errors")" >&2; broken=yes; return; }
+    bytes=$((giant * 2))
+    result=''
+    record "$row" "$subject" "$(awk -v ns=$((after - before)) -v bytes=$bytes 'BEGIN { printf "%.4f", ns / bytes }')"
+}
+
+core_cases() {
+    local name
+    if wanted two-cores || wanted split; then
+        start_relay two "$relay" "$relay_cpu, $load_cpu" "$record_layer"
+        if wanted two-cores; then
+            start_relay first "$relay" "$relay_cpu" "$record_layer"
+            start_relay second "$relay" "$load_cpu" "$record_layer"
+            halves two-cores relay two two
+            halves two-cores apart first second
+            stop_relay first
+            stop_relay second
+        fi
+        if wanted split; then
+            for name in split local; do
+                bench two file --topology both --pairs $name --size "$giant" || { broken=yes; continue; }
+                case $name in
+                    split) record split relay "$(field relay_cpu_s_per_GB)" ;;
+                    local) record split local "$(field relay_cpu_s_per_GB)" ;;
+                esac
+            done
+        fi
+        stop_relay two
+    fi
+}
+
+one_round() {
+    local all=$relays
+    [ "$with_proxies" = no ] || all="$relays haproxy nginx"
+    file_case giant-one "$all" --size "$giant"
+    file_case giant-both "$relays" --size "$giant" --topology both
+    file_case sessions-16 "$all" --sessions 16 --size $((giant / 16))
+    file_case sessions-200 "$all" --sessions 200 --size $((giant / 200))
+    file_case chunks-10k-no "$relays" --size $((giant / 2)) --chunk-size 10000 --failure-report no
+    file_case chunks-10k-yes "$relays" --size $((giant / 2)) --chunk-size 10000 --failure-report yes
+    file_case chunks-2k-yes "$relays" --size $((giant / 8)) --chunk-size 2000 --failure-report yes
+    message_case messages-16 cpu --window 16 --count $((messages * 4))
+    message_case messages-8x8 cpu --sessions 8 --window 8 --count "$messages"
+    if wanted alone-p50 || wanted alone-p99; then
+        only='' message_case alone latency --window 1 --count "$messages"
+    fi
+    message_case beside-file p99 --window 1 --duration "$beside" --with-files 1
+    local subject
+    for subject in $relays; do
+        if wanted auth; then
+            if bench "$subject" auth --cpu "$load_cpu" --count "$connections"; then
+                record auth "$subject" "$(field relay_cpu_us_each)"
+            else
+                broken=yes
+            fi
+        fi
+    done
+    core_cases
+    # Sessions take the same memory each time: twice is enough.
+    if wanted idle && [ "$round" -le 2 ]; then
+        for subject in $relays; do
+            # Of a relay that we cannot start afresh, the second time would tell nothing.
+            [ "$subject$round" = against2 ] || idle_case "$subject"
+        done
+    fi
+}
+
+# A relay that has done nothing before: memory that earlier cases left free must not be counted as idle sessions' own.
+idle_case() { # SUBJECT
+    local subject=$1
+    case $subject in
+        relay) start_relay fresh "$relay" "$relay_cpu" "$record_layer"; subject=fresh ;;
+        baseline) start_relay fresh "$baseline" "$relay_cpu" "$baseline_record_layer"; subject=fresh ;;
+    esac
+    if bench "$subject" idle --cpu "$load_cpu" --sessions "$idle" --hold 1s; then
+        record idle "$1" "$(field relay_octets_each)"
+    else
+        broken=yes
+    fi
+    [ "$subject" != fresh ] || stop_relay fresh
+}
+
+count_allocations() {
+    wanted allocations || return 0
+    if [ "$build" = no ]; then
+        echo "== Not counting allocations (--no-build)"
+        return 0
+    fi
+    echo "== Counting allocations"
+    local counted
+    counted=$(cargo test --release --locked -p msrp-relay-core --test allocations -- --nocapture 2> "$scratch/errors" \
+        | sed -n 's/^allocations per chunk: \([0-9.]*\)$/\1/p' | sort -n | tail -n 1)
+    [ -n "$counted" ] || { cat "$scratch/errors" >&2; broken=yes; return 0; }
+    round=1 result=''
+    record allocations relay "$counted"
+}

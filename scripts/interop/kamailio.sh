@@ -1,0 +1,119 @@
+# shellcheck shell=bash disable=SC2154 # a part of interop.sh
+# Kamailio as a relay: its config and start.
+
+kamailio_config() { # PORT
+    cat > tls.cfg <<CONFIG
+[server:default]
+method = TLSv1.2+
+# Asks for a certificate and goes on without one, as clients have none.
+verify_certificate = yes
+require_certificate = no
+certificate = $scratch/kam.example.net.crt
+private_key = $scratch/kam.example.net.key
+ca_list = $scratch/ca/ca.crt
+
+[client:default]
+method = TLSv1.2+
+verify_certificate = yes
+require_certificate = yes
+certificate = $scratch/kam.example.net.crt
+private_key = $scratch/kam.example.net.key
+ca_list = $scratch/ca/ca.crt
+CONFIG
+    cat > kamailio.cfg <<CONFIG
+#!KAMAILIO
+debug=2
+log_stderror=yes
+children=1
+auto_aliases=no
+dns=no
+rev_dns=no
+# With it the hosts file does not count.
+use_dns_cache=off
+enable_tls=yes
+tcp_children=2
+tcp_accept_no_cl=yes
+# A frame must fit, and what a slow receiver has not taken is kept: beyond that the connection is dropped.
+tcp_rd_buf_size=16384
+tcp_conn_wq_max=16777216
+tcp_wq_max=67108864
+listen=tls:$far:$1
+mpath="$modules/"
+loadmodule "pv.so"
+loadmodule "tls.so"
+loadmodule "sl.so"
+loadmodule "kex.so"
+loadmodule "auth.so"
+loadmodule "xlog.so"
+loadmodule "msrp.so"
+modparam("tls", "config", "$scratch/tls.cfg")
+modparam("auth", "nonce_count", 1)
+modparam("auth", "qop", "auth")
+modparam("msrp", "cmap_size", 8)
+modparam("msrp", "use_path_addr", "kam.example.net:$1")
+
+request_route {
+    exit;
+}
+
+event_route[msrp:frame-in] {
+    msrp_reply_flags("1");
+    if (msrp_is_reply()) {
+        msrp_relay();
+        exit;
+    }
+    if (\$msrp(prevhop) =~ "://localhost:$near_port/") {
+        xlog("L_NOTICE", "interop: certificate [\$sel(tls.peer.verified)] body [\$(msrp(body){s.len})]\n");
+    }
+    if (\$msrp(method) == "AUTH") {
+        if (\$msrp(nexthops) > 0) {
+            msrp_relay();
+            exit;
+        }
+        \$var(password) = "$bob";
+        if (!pv_www_authenticate("example.net", "\$var(password)", "0", "\$msrp(method)")) {
+            if (auth_get_www_authenticate("example.net", "1", "\$var(challenge)")) {
+                msrp_reply("401", "Unauthorized", "\$var(challenge)");
+            } else {
+                msrp_reply("500", "Server Error");
+            }
+            exit;
+        }
+        msrp_cmap_save();
+        exit;
+    }
+    if (\$msrp(method) != "SEND" && \$msrp(method) != "REPORT") {
+        msrp_reply("501", "Not Implemented");
+        exit;
+    }
+    if (\$msrp(nexthops) == 1) {
+        if (!msrp_cmap_lookup()) {
+            msrp_reply("481", "No Such Session");
+            exit;
+        }
+        msrp_relay_flags("1");
+    }
+    # REPORTs are not answered: msrp_reply sees to that.
+    msrp_reply("200", "OK");
+    msrp_relay();
+}
+CONFIG
+}
+
+start_kamailio() {
+    local attempt
+    echo "== Starting Kamailio"
+    for attempt in 1 2 3; do
+        far_port=$(free_port "$far")
+        kamailio_config "$far_port"
+        start kamailio.log kamailio -DD -E -f kamailio.cfg -Y "$scratch" -P "$scratch/kamailio.pid" -m 64 -M 8
+        sleep 0.5
+        # Another process may have taken the port meanwhile.
+        if [ "$attempt" -lt 3 ] && has_ended "$pid" && grep -q 'already in use' kamailio.log; then
+            continue
+        fi
+        await "$pid" Kamailio kamailio.log listens "$far" "$far_port"
+        break
+    done
+    echo "It listens on $far:$far_port"
+}

@@ -1,0 +1,152 @@
+//! The writer of a connection: one flush of the relay's at a time, encrypted and written in one piece.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use engine::deadline::Deadline;
+use futures_lite::future;
+use msrp_tls::records;
+
+use super::super::core::{Conn, Shared};
+use crate::proto::parser::Parser;
+use crate::relay::{Limit, OutBatch, WriteState};
+use crate::telemetry::{Site, Source, gated};
+
+/// How long a peer may take to close its side after we have closed ours.
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection that is to be closed may take to accept what is still queued for it.
+const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The writing task of a connection.
+pub(super) struct Writer {
+    core: Rc<Shared>,
+    conn: Rc<Conn>,
+}
+
+/// What follows a flush.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// The next one, if there is any.
+    Flush,
+    /// The end: nothing more is to be written.
+    Finish,
+    /// The end: TLS can encrypt no more, and what is queued cannot be sent.
+    Broken,
+}
+
+impl Writer {
+    pub(super) fn new(core: Rc<Shared>, conn: Rc<Conn>) -> Self {
+        Self { core, conn }
+    }
+
+    pub(super) async fn run(self) {
+        loop {
+            self.conn.writing.rest().await;
+            loop {
+                if self.conn.is_over() {
+                    return;
+                }
+                let mut out = self.core.buffers.take();
+                let next = self.next_flush(&mut out);
+                let empty = out.is_empty();
+                let written = self.write_flush(&out).await;
+                self.core.buffers.give(out);
+                if let Err(error) = written {
+                    tracing::debug!(address = %self.conn.address(), reason = %error, "Connection gone");
+                    return self.core.lose(&self.conn);
+                }
+                match next {
+                    Next::Broken => return self.core.lose(&self.conn),
+                    Next::Finish => return self.finish().await,
+                    Next::Flush if empty => break,
+                    Next::Flush => {}
+                }
+                engine::breathe().await;
+            }
+        }
+    }
+
+    /// Fills `out` with what may be sent now: first what TLS has to say, then one flush of the relay's.
+    fn next_flush(&self, out: &mut Vec<u8>) -> Next {
+        let (core, conn) = (&self.core, &*self.conn);
+        out.append(&mut conn.link.tls_out.borrow_mut());
+        let is_traced = !conn.watchers.is_empty();
+        let in_between = is_traced && core.with_relay(|relay| relay.is_between_frames(conn.key));
+        let trace = |flush: &OutBatch| {
+            if is_traced {
+                conn.watchers.sent(flush, in_between, || Parser::new(core.config().limits.parser()));
+            }
+        };
+        let Some(tls) = &conn.link.tls else {
+            return next(core.next_flush(conn.key, |flush, _| {
+                trace(flush);
+                flush.parts().for_each(|part| out.extend_from_slice(part));
+            }));
+        };
+        if !conn.is_up() {
+            return if conn.is_ending() { Next::Finish } else { Next::Flush };
+        }
+        let mut is_broken = false;
+        let state = core.next_flush(conn.key, |flush, seam| {
+            trace(flush);
+            let mut tls = tls.borrow_mut();
+            if let Err(error) = records::cut(flush.parts(), seam, |record| tls.encrypt(record, out)) {
+                let (address, source) = (conn.address(), Source::address(conn.address().ip()));
+                gated!(warn, Site::CannotEncrypt, source, { %address, reason = %error }, "Cannot encrypt");
+                is_broken = true;
+            }
+        });
+        if is_broken { Next::Broken } else { next(state) }
+    }
+
+    /// Writes one flush. A peer that takes nothing for `limits.write_timeout` is given up (norm S14); one
+    /// that is being closed gets only so long for all that is left.
+    async fn write_flush(&self, mut out: &[u8]) -> io::Result<()> {
+        while !out.is_empty() {
+            let stalled = async {
+                Deadline::after(self.core.config().limits.write_timeout).await;
+                None
+            };
+            let written = async { Some(self.conn.link.socket.write(out).await) };
+            match future::or(written, stalled).await {
+                None => {
+                    let felt_by = (self.conn.key, self.conn.address());
+                    self.core.limit_reached(Limit::WriteTimeout, Some(felt_by));
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                Some(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Some(Ok(written)) => out = out.get(written..).unwrap_or_default(),
+                Some(Err(error)) => return Err(error),
+            }
+            if self.conn.closing_since().is_some_and(|since| since.elapsed() > LAST_FLUSH_TIMEOUT) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything is written: close in order, so that no tail is cut off by a reset.
+    async fn finish(&self) {
+        let link = &self.conn.link;
+        let mut farewell = Vec::new();
+        if let Some(tls) = &link.tls {
+            tls.borrow_mut().close_notify(&mut farewell);
+        }
+        let late = async {
+            Deadline::after(CLOSE_TIMEOUT).await;
+            Err(io::ErrorKind::TimedOut.into())
+        };
+        if future::or(link.socket.write_all(&farewell), late).await.is_ok() {
+            link.socket.close_gracefully(&self.core.scratch, CLOSE_TIMEOUT).await;
+        }
+        self.core.lose(&self.conn);
+    }
+}
+
+fn next(state: WriteState) -> Next {
+    match state {
+        WriteState::Open => Next::Flush,
+        WriteState::Finished => Next::Finish,
+    }
+}

@@ -1,0 +1,72 @@
+//! How connections come to a core and leave it.
+//!
+//! Invariants: the relay hears of the end of a connection once, and only then is its slot free; a connection that moves
+//! to another core has been counted out here before it is counted in there.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use super::conn::{Conn, Phase};
+use super::shared::Shared;
+use crate::relay::{CloseReason, Input, PeerKey};
+
+impl Shared {
+    /// Where a connection leads to.
+    pub(crate) fn address_of(&self, peer: PeerKey) -> Option<SocketAddr> {
+        self.conns.get(peer).map(|conn| conn.address())
+    }
+
+    /// Counts a connection in.
+    pub(crate) fn enter(&self, conn: &Rc<Conn>) {
+        self.conns.insert(conn);
+        self.counters.connections_open.add(1);
+    }
+
+    pub(super) fn close(&self, peer: PeerKey, reason: CloseReason) {
+        let address = self.address_of(peer).map(tracing::field::display);
+        tracing::debug!(address, reason = reason.as_str(), "Closing connection");
+        self.dials.give_up(peer);
+        if let Some(conn) = self.conns.get(peer) {
+            conn.close();
+        }
+    }
+
+    /// Ends a connection at once: nothing more is written, and the peer is not waited for.
+    pub(super) fn abort(self: &Rc<Self>, peer: PeerKey, reason: CloseReason) {
+        tracing::debug!(?peer, reason = reason.as_str(), "Aborting connection");
+        if let Some(conn) = self.conns.get(peer) {
+            // It fails only if the peer is gone already.
+            let _ = conn.link.socket.reset_when_closed();
+            self.lose(&conn);
+        }
+    }
+
+    /// A connection is over; its tasks hold it for as long as they need it.
+    pub(crate) fn lose(self: &Rc<Self>, conn: &Conn) {
+        if conn.end() {
+            // A task that is still waiting sees the end.
+            let _ = conn.link.socket.shutdown_both();
+            self.leave(conn);
+        }
+    }
+
+    /// The same for a connection that goes on elsewhere.
+    pub(crate) fn let_go(self: &Rc<Self>, conn: &Conn) {
+        if conn.end() {
+            self.leave(conn);
+        }
+    }
+
+    /// Counts a connection out.
+    fn leave(self: &Rc<Self>, conn: &Conn) {
+        self.counters.connections_open.sub(1);
+        let peer = conn.key;
+        let input = match conn.phase.get() {
+            Phase::Dialling { .. } => Input::DialFailed { peer },
+            Phase::Accepting { .. } | Phase::Up { .. } => Input::Lost { peer },
+        };
+        // What the relay has to say of its end still finds its address.
+        self.feed([input]);
+        self.conns.remove(peer);
+    }
+}

@@ -1,0 +1,214 @@
+//! What a core and the two tasks of a connection share of it.
+//!
+//! The reader and the writer ([`conn`](crate::runtime::conn)) keep to themselves what the other has no use for. What
+//! stands here is how far the connection has got ([`Phase`]), whether it is read from ([`Reading`]), whether something is
+//! being written ([`Writing`]), and how it ends ([`Ending`]).
+//!
+//! Invariants: a phase and an ending only go forward; the end of a connection is counted once.
+//! Must not know: the relay, MSRP.
+
+use std::cell::{Cell, RefCell};
+use std::mem;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use engine::sock::Socket;
+use msrp_tls::TlsConn;
+
+use crate::relay::PeerKey;
+use crate::runtime::tasks::Event;
+use crate::runtime::trace::Watchers;
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) key: PeerKey,
+    pub(crate) link: Link,
+    pub(crate) phase: Cell<Phase>,
+    pub(crate) reading: Reading,
+    pub(crate) writing: Writing,
+    ending: Cell<Ending>,
+    pub(crate) watchers: Watchers,
+}
+
+/// What leads to the peer.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) socket: Socket,
+    pub(crate) address: SocketAddr,
+    pub(crate) tls: Option<RefCell<Box<TlsConn>>>,
+    /// Handshake, alerts, key updates: what TLS itself has to send.
+    pub(crate) tls_out: RefCell<Vec<u8>>,
+}
+
+impl Link {
+    pub(crate) fn new(socket: Socket, address: SocketAddr, tls: Option<Box<TlsConn>>) -> Self {
+        Self { socket, address, tls: tls.map(RefCell::new), tls_out: RefCell::default() }
+    }
+
+    /// Whether the peer has said that it sends no more.
+    pub(crate) fn is_closed_by_peer(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.borrow().peer_closed())
+    }
+
+    /// TLS as it is now, for the core or process that goes on with the connection.
+    pub(crate) fn take_tls(&self) -> Option<Box<TlsConn>> {
+        self.tls.as_ref().map(|tls| mem::replace(&mut *tls.borrow_mut(), Box::new(TlsConn::spent())))
+    }
+}
+
+/// How far a connection has got.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Phase {
+    /// We have opened it; the relay has not yet heard that it is up. TLS must have its keys by then.
+    Dialling { until: Instant },
+    /// The peer has opened it. TLS must have its keys by then.
+    Accepting { until: Instant },
+    /// Frames can be sent and received. A head that has begun must be complete by then.
+    Up { head_until: Option<Instant> },
+}
+
+impl Phase {
+    pub(crate) fn is_up(self) -> bool {
+        matches!(self, Self::Up { .. })
+    }
+
+    /// When what has begun must have got further.
+    pub(crate) fn until(self) -> Option<Instant> {
+        match self {
+            Self::Dialling { until } | Self::Accepting { until } => Some(until),
+            Self::Up { head_until } => head_until,
+        }
+    }
+}
+
+/// Whether a connection is read from.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    paused: Cell<bool>,
+    resumed: Event,
+    stopped: Event,
+}
+
+impl Reading {
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.get()
+    }
+
+    /// Back-pressure: nothing more is read until [`resume`](Self::resume).
+    pub(crate) fn pause(&self) {
+        self.paused.set(true);
+    }
+
+    pub(crate) fn resume(&self) {
+        self.paused.set(false);
+        self.resumed.notify();
+    }
+
+    pub(crate) async fn resumed(&self) {
+        self.resumed.wait().await;
+    }
+
+    pub(crate) async fn stopped(&self) {
+        self.stopped.wait().await;
+    }
+}
+
+/// What the writer is doing.
+#[derive(Debug, Default)]
+pub(crate) struct Writing {
+    in_hand: Cell<bool>,
+    wanted: Event,
+}
+
+impl Writing {
+    /// There may be something to write.
+    pub(crate) fn wake(&self) {
+        self.wanted.notify();
+    }
+
+    /// The writer has nothing in hand until there may be something to write.
+    pub(crate) async fn rest(&self) {
+        self.in_hand.set(false);
+        self.wanted.wait().await;
+        self.in_hand.set(true);
+    }
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    /// Not yet.
+    Open,
+    /// What is queued is written, then it closes.
+    Closing { since: Instant },
+    /// It is over, or goes on elsewhere.
+    Over,
+}
+
+impl Conn {
+    pub(crate) fn new(key: PeerKey, link: Link, phase: Phase) -> Self {
+        Self {
+            key,
+            link,
+            phase: Cell::new(phase),
+            reading: Reading::default(),
+            writing: Writing::default(),
+            ending: Cell::new(Ending::Open),
+            watchers: Watchers::default(),
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.link.address
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.phase.get().is_up()
+    }
+
+    /// Reads no more; what is queued is written, then the connection closes.
+    pub(crate) fn close(&self) {
+        if let Ending::Open = self.ending.get() {
+            self.ending.set(Ending::Closing { since: Instant::now() });
+        }
+        self.stop();
+    }
+
+    /// The connection is over: the tasks see it. Returns false if it was over already.
+    pub(super) fn end(&self) -> bool {
+        if let Ending::Over = self.ending.replace(Ending::Over) {
+            return false;
+        }
+        self.stop();
+        true
+    }
+
+    fn stop(&self) {
+        self.reading.stopped.notify();
+        self.writing.wake();
+    }
+
+    /// Whether nothing more is to be read.
+    pub(crate) fn is_ending(&self) -> bool {
+        !matches!(self.ending.get(), Ending::Open)
+    }
+
+    /// Since when it is being closed.
+    pub(crate) fn closing_since(&self) -> Option<Instant> {
+        match self.ending.get() {
+            Ending::Closing { since } => Some(since),
+            Ending::Open | Ending::Over => None,
+        }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.ending.get(), Ending::Over)
+    }
+
+    /// Nothing is to be written, and the connection does not end.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let idle = self.link.tls_out.borrow().is_empty() && !self.writing.in_hand.get();
+        self.is_up() && idle && !self.is_ending()
+    }
+}

@@ -1,0 +1,73 @@
+//! What a core publishes of itself: the relay's counts, the thread's time, its queues and buffers.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use async_channel::Receiver;
+
+use crate::relay::Stats;
+use crate::runtime::log;
+use crate::runtime::mesh::Parcel;
+use crate::runtime::pool::{self, Taken};
+use crate::telemetry::Counters;
+
+/// What has been published.
+#[derive(Debug)]
+pub(super) struct Figures {
+    stats: RefCell<Stats>,
+    used: Cell<Used>,
+    /// This core's own, to be measured.
+    inbox: Receiver<Parcel>,
+}
+
+/// What a core's thread has used since it began.
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    cpu: Duration,
+    buffers: Taken,
+}
+
+impl Figures {
+    pub(super) fn new(inbox: Receiver<Parcel>) -> Self {
+        Self { stats: RefCell::default(), used: Cell::default(), inbox }
+    }
+
+    /// Adds to the counters what the relay has counted since the last time.
+    pub(super) fn publish(&self, counters: &Counters, stats: Stats) {
+        let before = self.stats.replace(stats);
+        log::publish(counters, &before, &stats);
+    }
+
+    /// The same for the thread's time, and for buffers and queues.
+    pub(super) fn publish_usage(&self, counters: &Counters) {
+        let (buffers, read_buffers_spare) = pool::usage();
+        let now = Used { cpu: cpu_time(), buffers };
+        let before = self.used.replace(now);
+        let busy = now.cpu.saturating_sub(before.cpu).as_nanos();
+        counters.busy_nanoseconds.add(u64::try_from(busy).unwrap_or(u64::MAX));
+        counters.read_buffers_reused.add(buffers.reused - before.buffers.reused);
+        counters.read_buffers_allocated.add(buffers.allocated - before.buffers.allocated);
+        counters.read_buffers_spare.set(read_buffers_spare as u64);
+        counters.inbox_waiting.set(self.inbox.len() as u64);
+    }
+
+    /// The core is over: nothing of it is open any more, and nothing waits.
+    pub(super) fn end(&self, counters: &Counters) {
+        counters.sessions_open.sub(self.stats.borrow().sessions_open());
+        for gauge in [
+            &counters.queue_bytes,
+            &counters.inbox_waiting,
+            &counters.outbox_waiting,
+            &counters.read_buffers_spare,
+            &counters.write_buffers_spare,
+        ] {
+            gauge.set(0);
+        }
+    }
+}
+
+/// CPU time of the calling thread.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}

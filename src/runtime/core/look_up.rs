@@ -1,0 +1,42 @@
+//! Asking the control plane for an account.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::shared::Shared;
+use crate::control::{Answer, Secret, WhyUnavailable};
+use crate::proto::digest::Attempt;
+use crate::relay::{Input, Limit, LookUpAnswer, LookUpTicket, Who};
+use crate::telemetry::LookUpEnd;
+
+impl Shared {
+    pub(super) async fn look_up(self: &Rc<Self>, ticket: LookUpTicket, who: Who, attempt: Attempt) {
+        let asked = Instant::now();
+        let found = self.control.look_up(who, attempt.clone()).await;
+        self.counters.looked_up(end_of(&found), asked.elapsed());
+        let ha1 = Secret::ha1(found.secret(), attempt.user(), attempt.realm(), attempt.algorithm());
+        let answer = match found {
+            Answer::Found(_) | Answer::Unknown => ha1.map_or(LookUpAnswer::Unknown, LookUpAnswer::Found),
+            Answer::Unavailable(why) => {
+                match why {
+                    WhyUnavailable::Busy => self.limit_reached(Limit::LookUpsWaiting, None),
+                    WhyUnavailable::Share => self.limit_reached(Limit::LookUpsPerAddress, None),
+                    WhyUnavailable::Late => self.limit_reached(Limit::LookUpTimeout, None),
+                    WhyUnavailable::Failed => {}
+                }
+                LookUpAnswer::Unavailable
+            }
+        };
+        self.feed([Input::LookedUp { ticket, answer }]);
+    }
+}
+
+fn end_of(answer: &Answer) -> LookUpEnd {
+    match answer {
+        Answer::Found(_) => LookUpEnd::Found,
+        Answer::Unknown => LookUpEnd::Unknown,
+        Answer::Unavailable(WhyUnavailable::Busy | WhyUnavailable::Share) => LookUpEnd::Busy,
+        Answer::Unavailable(WhyUnavailable::Late) => LookUpEnd::Late,
+        Answer::Unavailable(WhyUnavailable::Failed) => LookUpEnd::Failed,
+    }
+}

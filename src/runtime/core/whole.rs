@@ -1,0 +1,83 @@
+//! What concerns a core as a whole: another config, a drain, what it publishes, its end.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::deadline::Deadline;
+use futures_lite::future;
+
+use super::shared::Shared;
+use crate::relay::{CloseReason, EndReason, Input};
+use crate::runtime::log;
+use crate::runtime::settings::CoreConfig;
+
+/// How long a core that stops waits for its connections to take what is queued for them.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a core ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum CoreEnd {
+    /// It was told to stop.
+    Stopped,
+    /// One of its tasks panicked.
+    Panicked(String),
+}
+
+impl Shared {
+    /// Goes on with another config. The relay keeps its name, its ports and its number of cores.
+    pub(crate) fn reload(self: &Rc<Self>, config: Arc<CoreConfig>) {
+        let settings = Box::new(config.relay.clone());
+        self.set_config(config);
+        self.feed([Input::Reconfigured(settings)]);
+    }
+
+    /// Opens no more sessions, and tells how many there are. Where another process accepts connections, those that came
+    /// here before that are served to their end, whatever they want.
+    pub(crate) fn drain(self: &Rc<Self>) -> u64 {
+        if self.stopped_accepting.get() {
+            return self.with_relay(|relay| relay.stats().sessions_open() + relay.newcomers() as u64);
+        }
+        self.feed([Input::Drain]);
+        self.with_relay(|relay| relay.stats().sessions_open())
+    }
+
+    /// Closes every connection in order, as far as the peers let us in time.
+    pub(crate) async fn close_all(self: &Rc<Self>) {
+        self.feed([Input::Shutdown]);
+        future::or(self.conns.emptied(), Deadline::after(STOP_TIMEOUT)).await;
+        self.publish();
+    }
+
+    /// Adds to the counters what happened since the last time.
+    pub(crate) fn publish(&self) {
+        let (stats, bytes_used) = self.with_relay(|relay| (*relay.stats(), relay.bytes_used()));
+        let counters = &self.counters;
+        self.figures.publish(counters, stats);
+        self.figures.publish_usage(counters);
+        counters.queue_bytes.set(bytes_used as u64);
+        counters.write_buffers_spare.set(self.buffers.spare() as u64);
+        counters.outbox_waiting.set(self.mesh.waiting() as u64);
+    }
+
+    /// The core is over: what it still counts as open is not.
+    pub(crate) fn end(&self, end: &CoreEnd) {
+        self.publish();
+        self.counters.connections_open.sub(self.conns.len() as u64);
+        self.figures.end(&self.counters);
+        // Sessions whose clients did not close their side in time, or that a panic has cut off.
+        let reason = match end {
+            CoreEnd::Stopped => EndReason::Closed(CloseReason::Stopping),
+            CoreEnd::Panicked(_) => EndReason::CoreDied,
+        };
+        let now = Instant::now();
+        for session in self.with_relay(|relay| relay.sessions()) {
+            if let Some(view) = self.with_relay(|relay| relay.session_view(now, session)) {
+                self.account(&view, reason);
+                let address = view.client.and_then(|client| self.address_of(client));
+                log::session_closed(&view, address, reason.as_str());
+            }
+        }
+        self.conns.clear();
+    }
+}

@@ -1,0 +1,152 @@
+//! One core from its start to its end: a thread, a pinned executor, and on it the tasks of the core.
+//!
+//! Invariants: a core whose task panics ends in order, its connections closed and its listeners free for the next life.
+//! Must not know: why a core is started, who sends it parcels.
+
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use async_channel::Receiver;
+use engine::Engine;
+use engine::deadline::Deadline;
+use futures_lite::{FutureExt as _, future};
+
+use super::core::{CoreEnd, CorePlan, Shared};
+use super::mesh::Parcel;
+use super::tasks::panic_message;
+use super::{dial, inspect, listen};
+use crate::relay::Input;
+use crate::telemetry::PUBLISHED_EVERY;
+
+/// Starts a core's thread and returns when the core runs.
+///
+/// `farewell` is dropped when the thread has ended, however it ends.
+pub(super) fn spawn_core(
+    index: usize,
+    cpu: usize,
+    plan: CorePlan,
+    farewell: impl Send + 'static,
+) -> Result<JoinHandle<CoreEnd>, String> {
+    let (started, has_started) = mpsc::channel();
+    let thread = std::thread::Builder::new().name(format!("core-{index}"));
+    let body = move || {
+        let engine = match Engine::new(Some(cpu)) {
+            Ok(engine) => engine,
+            Err(error) => {
+                // The thread that waits reports it.
+                let _ = started.send(Err(error.reason().to_owned()));
+                return CoreEnd::Stopped;
+            }
+        };
+        let _farewell = farewell;
+        engine.run(async {
+            let _ = started.send(Ok(()));
+            run(plan).await
+        })
+    };
+    let thread = thread.spawn(body).map_err(|error| error.to_string())?;
+    match has_started.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(reason)) => Err(reason),
+        Err(mpsc::RecvError) => Err("its thread died".to_owned()),
+    }
+}
+
+/// Runs a core until it is told to stop or one of its tasks panics.
+async fn run(mut plan: CorePlan) -> CoreEnd {
+    let (inbox, listeners) = (plan.inbox.clone(), std::mem::take(&mut plan.listeners));
+    let shared = Rc::new(Shared::new(plan));
+    // aws-lc's first random draw on a thread takes tens of milliseconds: not at a client's expense.
+    let _ = shared.config().tls.server.crypto_provider().secure_random.fill(&mut [0]);
+    listen::listen(&shared, listeners);
+    for index in 0..shared.with_relay(|relay| relay.cores()) {
+        let core = Rc::clone(&shared);
+        shared.tasks.spawn(async move {
+            if let Some(outbox) = core.mesh.outbox(index) {
+                outbox.flush().await;
+            }
+        });
+    }
+    shared.tasks.spawn(tick(Rc::clone(&shared)));
+    shared.tasks.spawn(dial::serve(Rc::clone(&shared)));
+    shared.look_at_generations();
+    let panicked = async { CoreEnd::Panicked(shared.tasks.failed().await) };
+    let served = AssertUnwindSafe(async {
+        read_inbox(&shared, &inbox).await;
+        shared.close_all().await;
+    });
+    let stopped = async {
+        match served.catch_unwind().await {
+            Ok(()) => CoreEnd::Stopped,
+            Err(panic) => CoreEnd::Panicked(panic_message(panic.as_ref())),
+        }
+    };
+    let end = future::or(panicked, stopped).await;
+    shared.tasks.cancel_all().await;
+    shared.end(&end);
+    end
+}
+
+async fn tick(core: Rc<Shared>) {
+    loop {
+        Deadline::after(PUBLISHED_EVERY).await;
+        let due = core.with_relay(|relay| relay.next_deadline().is_some_and(|at| at <= Instant::now()));
+        if due {
+            core.feed([Input::Tick]);
+        }
+        core.publish();
+        core.end_traces();
+    }
+}
+
+/// Empties the inbox until the core is told to stop.
+async fn read_inbox(core: &Rc<Shared>, inbox: &Receiver<Parcel>) {
+    while let Ok(parcel) = inbox.recv().await {
+        match parcel {
+            Parcel::Messages(messages) => core.feed(messages.into_iter().map(Input::Message)),
+            Parcel::Adopt(migrant) => listen::take_over(core, *migrant),
+            Parcel::CoreUp { core: other, inbox } => {
+                core.mesh.core_up(other, inbox);
+                core.feed([Input::CoreChanged { index: other.index, running: Some(other.incarnation) }]);
+            }
+            Parcel::CoreDown { core: other } => {
+                core.mesh.core_down(other);
+                core.feed([Input::CoreChanged { index: other.index, running: None }]);
+            }
+            Parcel::StopAccepting => core.stopped_accepting.set(true),
+            Parcel::AcceptAgain(listeners) => {
+                core.stopped_accepting.set(false);
+                listen::listen(core, listeners);
+            }
+            Parcel::GenerationsChanged => core.look_at_generations(),
+            Parcel::Reload(config, in_force) => {
+                core.reload(config);
+                drop(in_force);
+            }
+            Parcel::Ask(ask) => inspect::answer(core, ask),
+            Parcel::Drain(left) => {
+                // The supervisor may no longer be waiting.
+                let _ = left.send(core.drain());
+            }
+            Parcel::GiveUp => core.feed([Input::GiveUp]),
+            Parcel::Quiesce(quiet) => {
+                core.feed([Input::Quiesce]);
+                // The supervisor may no longer be waiting.
+                let _ = quiet.send(core.mesh.is_flushed());
+            }
+            Parcel::Stop => return,
+            Parcel::Panic { in_task: true } => core.tasks.spawn(async { crash() }),
+            Parcel::Panic { in_task: false } => crash(),
+        }
+        engine::breathe().await;
+    }
+}
+
+/// A panic on purpose: what a test sends to see a core die.
+#[expect(clippy::panic, reason = "the point of it")]
+fn crash() {
+    panic!("told to panic");
+}
