@@ -7,7 +7,7 @@ set -euo pipefail
 usage() {
     cat <<'USAGE'
 Usage: demo.sh [--size SIZE] [--cores LIST] [--failure-report yes|no|partial] [--chunk-size SIZE]
-               [--accounts memory|sqlite|mysql] [--relays 1|2|3|4] [--record-layer direct|rustls] [--keep] [--no-build]
+               [--accounts memory|sqlite|mysql] [--relays 1|2|3|4] [--record-layer direct|rustls] [--full] [--keep] [--no-build]
 
 Builds the relay and its client tool, makes a throw-away certificate, starts the relay on a free loopback port with two
 users, sends a random file through it, compares the SHA-256 of both ends, and tells the speed and the relay's CPU time.
@@ -24,8 +24,9 @@ Nothing stays behind but the build.
                            behind one of its own; 3: alice behind two, one behind the other; 4: bob, too. Relays verify
                            each other by certificates of a throw-away CA
   --record-layer WHICH     who encrypts: direct (the relay itself, the default) or rustls
+  --full                   build the relay with MySQL and SQLite, whatever --accounts says; without it, only what that needs
   --keep                   keep the directory with certificate, config, logs and both files, and say where it is
-  --no-build               take the binaries that are in target/release
+  --no-build               take the binaries that are in target/demo
   -h, --help               this text
 
 Temporary files go to ${TMPDIR:-/tmp}: room for the file twice is needed there.
@@ -33,8 +34,8 @@ Exit status: 0 if the file arrived whole, 1 if not, 2 for wrong usage, 130 if in
 USAGE
 }
 
-size=1G cores='' failure_report=yes chunk_size='' accounts=memory relays=1 record_layer=direct keep=no build=yes
-options "--keep --no-build" "--size --cores --failure-report --chunk-size --accounts --relays --record-layer" "$@"
+size=1G cores='' failure_report=yes chunk_size='' accounts=memory relays=1 record_layer=direct full=no keep=no build=yes
+options "--full --keep --no-build" "--size --cores --failure-report --chunk-size --accounts --relays --record-layer" "$@"
 bytes=$(bytes_of --size "$size")
 choose_cores 1
 one_of --failure-report "$failure_report" yes no partial
@@ -54,7 +55,12 @@ need libc-bin getconf
 cd "$root"
 # shellcheck source-path=SCRIPTDIR source=demo/accounts.sh
 . scripts/demo/accounts.sh
-find_programs
+# See Cargo.toml: optimised where a message passes, and compiled in a third of the time of a release.
+profile=demo first_build='The first build compiles all that the relay is made of: about 6 minutes of CPU. Cargo shows what it is at.'
+features=(--no-default-features)
+[ "$accounts" = memory ] || features+=(--features "$accounts")
+[ "$full" = no ] || features=()
+find_programs "${features[@]}"
 make_scratch demo
 available=$(df --output=avail -B1 "$scratch" | tail -n 1)
 [ "$available" -gt $((2 * bytes + (1 << 20))) ] || fail "$scratch: no room for two files of $size"

@@ -17,7 +17,7 @@ Runs, in this order, and stops at the first that fails:
   docs          cargo doc, warnings denied
   tests         cargo test: unit, integration and documentation tests
   rustls        those of the tests over sockets that TLS matters to, with tls.record_layer: rustls
-  end to end    scripts/demo.sh --size 1M (a release build), with accounts of each kind
+  end to end    scripts/demo.sh --size 1M (an optimised build), with accounts of each kind
 
 System packages that are missing are installed with apt-get, by name and with sudo if need be; nothing else is
 changed outside the target directory. promtool and fail2ban-regex are unpacked there and not installed, for their
@@ -200,7 +200,7 @@ step 'Record layer of rustls' \
     run_this_many_tests "$with_rustls_count" --locked --test sockets -- "${with_rustls[@]}"
 unset MSRPRELAY_TEST_RECORD_LAYER
 if [ "$quick" = no ] && [ -e scripts/demo.sh ]; then
-    step 'End to end' scripts/demo.sh --size 1M
+    step 'End to end' scripts/demo.sh --size 1M --full
     for accounts in sqlite mysql; do
         step "End to end, accounts in $accounts" scripts/demo.sh --size 1M --no-build --accounts "$accounts"
     done

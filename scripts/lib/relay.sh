@@ -9,7 +9,12 @@ find_programs() { # [OPTION...]
         if [ "${build:-yes}" = yes ]; then
             need_cargo
             echo "== Building"
-            [ "${profile:-release}" = debug ] || set -- --release "$@"
+            [ -e "$root/${CARGO_TARGET_DIR:-target}/${profile:-release}" ] || [ -z "${first_build:-}" ] || echo "$first_build"
+            case ${profile:-release} in
+                debug) ;;
+                release) set -- --release "$@" ;;
+                *) set -- --profile "$profile" "$@" ;;
+            esac
             (cd "$root" && cargo build --locked --bins "$@")
         fi
         bin=$(cd "$root" && realpath -m "${CARGO_TARGET_DIR:-target}/${profile:-release}")

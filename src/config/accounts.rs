@@ -255,6 +255,18 @@ impl RawAccounts {
         resolve: impl Fn(&Path) -> PathBuf,
         problems: &mut Problems,
     ) -> Option<Backend> {
+        let absent = match self.kind {
+            Kind::Sqlite if cfg!(not(feature = "sqlite")) => Some("sqlite"),
+            Kind::Mysql if cfg!(not(feature = "mysql")) => Some("mysql"),
+            _ => None,
+        };
+        if let Some(name) = absent {
+            problems.add(
+                "auth.backend",
+                format!("{name} is not part of this build: build it with `cargo build --features {name}`"),
+            );
+            return None;
+        }
         match self.kind {
             Kind::Memory => Some(Backend::Memory(users)),
             Kind::Sqlite => Some(Backend::Sqlite(Sqlite { path: resolve(&self.sqlite_path) })),
@@ -407,9 +419,16 @@ impl Server {
 
 // -- readers ---------------------------------------------------------------------------------------
 
+#[cfg(feature = "mysql")]
 /// Everything the URL may say behind its `?`. What else the driver knows is decided here, not there.
 const URL_OPTIONS: [&str; 4] = ["socket", "require_ssl", "verify_ca", "verify_identity"];
 
+#[cfg(not(feature = "mysql"))]
+fn server(_: &Value) -> Result<Server, String> {
+    Err("is of no use: MySQL is not part of this build (`cargo build --features mysql`)".to_owned())
+}
+
+#[cfg(feature = "mysql")]
 fn server(value: &Value) -> Result<Server, String> {
     const REMEDY: &str = "write it as mysql://user:password@host:3306/database, in user and password %XX for whatever \
                           is not a letter, a digit or one of - . _ ~";

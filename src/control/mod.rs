@@ -39,7 +39,9 @@ mod together;
 mod turns;
 
 use accounts::{Accounts, AccountsSettings};
-pub use accounts::{AccountsReady, Answer, Secret, User, UserFile, UserFileError, WhyUnavailable};
+pub use accounts::{AccountsReady, Answer, Secret, WhyUnavailable};
+#[cfg(feature = "sqlite")]
+pub use accounts::{User, UserFile, UserFileError};
 pub use dns::ResolveError;
 use dns::Resolver;
 use reply::{Reply, reply};

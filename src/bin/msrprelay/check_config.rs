@@ -9,6 +9,7 @@ use std::process::Command;
 
 use clap::Args;
 use msrprelay::config::{Backend, CaSource, Config, Listen};
+#[cfg(feature = "sqlite")]
 use msrprelay::control::UserFile;
 use msrprelay::files::{self, User};
 use untrusted::say;
@@ -34,6 +35,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
     let path = &arguments.file;
     let checked_as = become_service_user(arguments.user.as_deref())?;
     let config = Config::check(path).map_err(|errors| report_lines(&errors))?;
+    #[cfg(feature = "sqlite")]
     check_accounts(&config)
         .map_err(|error| report(format!("{}: auth.sqlite.path: {error}", path.display())))?;
     // A closed standard output does not change what was found.
@@ -90,6 +92,7 @@ fn user(name: &str) -> io::Result<Option<User>> {
     Ok(found.map(|(uid, groups)| User { uid, groups }))
 }
 
+#[cfg(feature = "sqlite")]
 /// Opens the accounts as the relay does: another program's file, or one of another version, is found.
 fn check_accounts(config: &Config) -> Result<(), msrprelay::control::UserFileError> {
     match &config.auth.backend {

@@ -18,6 +18,7 @@ mod report;
 mod run;
 mod running;
 mod upgrade;
+#[cfg(feature = "sqlite")]
 mod user;
 mod wish;
 
@@ -102,6 +103,7 @@ enum Command {
     /// Prints OK and a summary, or every problem on a line of its own.
     /// Run by root, it checks as the user that the relay runs as.
     CheckConfig(check_config::Arguments),
+    #[cfg(feature = "sqlite")]
     /// Manages the users of `auth.backend: sqlite`, while the relay runs or not.
     User(user::Arguments),
     /// Turns the config.ini of the Python relay into a config for this one.
@@ -123,6 +125,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.command {
         Some(Command::CheckConfig(arguments)) => check_config::run(arguments),
+        #[cfg(feature = "sqlite")]
         Some(Command::User(arguments)) => user::run(arguments),
         Some(Command::ImportConfig(arguments)) => import_config::run(arguments),
         Some(Command::Admin(command)) => admin::run(command),

@@ -25,8 +25,10 @@ mod answer;
 mod cache;
 mod health;
 mod memory;
+#[cfg(feature = "mysql")]
 mod mysql;
 mod realms;
+#[cfg(feature = "sqlite")]
 mod sqlite;
 
 pub use answer::{Answer, Secret, WhyUnavailable};
@@ -34,8 +36,11 @@ use cache::{Cache, Name};
 pub use health::AccountsReady;
 use health::Health;
 use memory::Memory;
+#[cfg(feature = "mysql")]
 use mysql::Mysql;
+#[cfg(feature = "sqlite")]
 use sqlite::Sqlite;
+#[cfg(feature = "sqlite")]
 pub use sqlite::{User, UserFile, UserFileError};
 
 /// What the config says of accounts.
@@ -57,8 +62,13 @@ impl From<&Auth> for AccountsSettings {
 #[derive(Debug)]
 enum Store {
     Memory(Memory),
+    #[cfg(feature = "sqlite")]
     Sqlite(Sqlite),
+    #[cfg(feature = "mysql")]
     Mysql(Mysql),
+    /// Of a kind that is not part of this build; the config refuses it.
+    #[cfg(not(all(feature = "mysql", feature = "sqlite")))]
+    Absent,
     /// Backends that go wrong, for the tests of those who ask.
     #[cfg(test)]
     Silent(std::sync::Arc<std::sync::atomic::AtomicUsize>),
@@ -77,8 +87,12 @@ impl Store {
     async fn look_up(&self, user: &str, realm: &str) -> Answer {
         match self {
             Self::Memory(memory) => memory.look_up(user, realm),
+            #[cfg(feature = "sqlite")]
             Self::Sqlite(sqlite) => sqlite.look_up(user, realm).await,
+            #[cfg(feature = "mysql")]
             Self::Mysql(mysql) => mysql.look_up(user, realm).await,
+            #[cfg(not(all(feature = "mysql", feature = "sqlite")))]
+            Self::Absent => Answer::Unavailable(WhyUnavailable::Failed),
             #[cfg(test)]
             Self::Silent(asked) => {
                 asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -115,8 +129,12 @@ impl Accounts {
                 health.well(&format_args!("{} in the config", users.len()));
                 Store::Memory(Memory::new(users))
             }
+            #[cfg(feature = "sqlite")]
             Backend::Sqlite(settings) => Store::Sqlite(Sqlite::new(settings, Rc::clone(&health))),
+            #[cfg(feature = "mysql")]
             Backend::Mysql(settings) => Store::Mysql(Mysql::new(settings, Rc::clone(&health))),
+            #[cfg(not(all(feature = "mysql", feature = "sqlite")))]
+            _ => Store::Absent,
         };
         Self::over(store, health, settings.cache)
     }
