@@ -60,7 +60,7 @@ put_in() {
     inside msrp --version
     # minbase leaves out what is in /usr/share/man and doc: the package's own list counts.
     local file listed
-    # At once: what ends a pipe early would make dpkg fail.
+    # At once: a reader that ends the pipe early would make dpkg fail.
     listed=$(inside dpkg --listfiles msrprelay)
     for file in /usr/share/man/man8/msrprelay.8.gz /usr/share/man/man1/msrp-send.1.gz \
         /usr/share/bash-completion/completions/msrprelay /usr/share/zsh/vendor-completions/_msrp \

@@ -31,7 +31,7 @@ YAML
     done
 }
 
-# The commands of the README's first ten minutes, one a line, but for the installation itself.
+# The commands of the README's first ten minutes, one a line, but for the package's script and the installation itself.
 commands_of_the_page() {
     awk '/^## / { here = $0 == "## Ten minutes to a running relay" } /^```/ { code = $0 == "```sh"; next } here && code' README.md |
         grep -vE '^(#|scripts/package\.sh|apt-get |$)'
