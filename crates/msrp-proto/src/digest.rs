@@ -4,6 +4,7 @@
 //! is the octets of the rightmost To-Path URI as sent, never rebuilt; no HA1 is ever printed. Whether a nonce is
 //! fresh, a count (`nc`) new or a realm ours is the caller's to decide: there is no clock or state here.
 
+mod algorithm;
 mod hash;
 mod parameters;
 
@@ -13,46 +14,11 @@ use std::borrow::Cow;
 use subtle::{Choice, ConstantTimeEq as _};
 
 use super::uri::hex_value;
+pub use algorithm::Algorithm;
 pub use hash::Hex;
 use hash::{Hash, decode_hex, digits, hex_digit};
+pub use parameters::AuthorizationError;
 use parameters::{Parameters, Quoted};
-
-/// The hash a challenge asks for. Names are compared without regard to case.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub enum Algorithm {
-    /// `MD5`, which every client speaks; also what an absent parameter means.
-    Md5,
-    /// `SHA-256`: an extension of ours by RFC 8760's example, which covers SIP alone.
-    Sha256,
-}
-
-impl Algorithm {
-    /// The canonical name.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Md5 => "MD5",
-            Self::Sha256 => "SHA-256",
-        }
-    }
-
-    /// The algorithm of that name. Not the `-sess` variants, which are not allowed (RFC 4976 §9.1).
-    #[must_use]
-    pub fn of(name: &str) -> Option<Self> {
-        [Self::Md5, Self::Sha256].into_iter().find(|algorithm| algorithm.as_str().eq_ignore_ascii_case(name))
-    }
-}
-
-/// Why the value of a digest header cannot be used.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum AuthorizationError {
-    /// Not a list of parameters, one missing or twice: answer 400.
-    #[error("malformed digest parameters")]
-    Malformed,
-    /// Another scheme, algorithm or quality of protection than offered: answer 401.
-    #[error("unsupported scheme, algorithm or quality of protection")]
-    Unsupported,
-}
 
 /// The value of an Authorization header, unescaped: received ([`Authorization::parse`]) or to be sent
 /// ([`Challenge::answer`]).

@@ -25,7 +25,7 @@ use rustls::{
     ProtocolVersion,
 };
 
-use self::half::{Half, OpenError, SEALED_BYTES_MAX};
+use self::half::{HEADER_BYTES, Half, OpenError, SEALED_BYTES_MAX};
 use super::unbuffered::{Role, Unbuffered};
 use super::{Details, FRAGMENTS_BYTES_MAX, PLAINTEXT_BYTES_MAX, Refusal, TlsError};
 
@@ -42,7 +42,6 @@ const KEY_UPDATES_MAX: u8 = 32;
 /// Alerts that mean nothing (`user_canceled`), for as long as a connection lives.
 const WARNINGS_MAX: u8 = 4;
 
-const HEADER_BYTES: usize = 5;
 const MESSAGE_HEADER_BYTES: usize = 4;
 
 /// `KeyUpdateRequest.update_not_requested`.

@@ -5,7 +5,7 @@ use core::str;
 use md5::Md5;
 use sha2::{Digest as _, Sha256};
 
-use super::Algorithm;
+use super::algorithm::Algorithm;
 use crate::uri::hex_value;
 
 /// A digest in lower-case hexadecimal.

@@ -7,8 +7,19 @@ use core::fmt::{self, Write as _};
 use core::str;
 use std::borrow::Cow;
 
-use super::{Algorithm, AuthorizationError};
+use super::algorithm::Algorithm;
 use crate::uri::is_token;
+
+/// Why the value of a digest header cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AuthorizationError {
+    /// Not a list of parameters, one missing or twice: answer 400.
+    #[error("malformed digest parameters")]
+    Malformed,
+    /// Another scheme, algorithm or quality of protection than offered: answer 401.
+    #[error("unsupported scheme, algorithm or quality of protection")]
+    Unsupported,
+}
 
 /// A quoted-string.
 pub(super) struct Quoted<'a>(pub(super) &'a str);

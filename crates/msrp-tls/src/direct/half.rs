@@ -9,8 +9,10 @@ use rustls::crypto::cipher::{AeadKey, Iv};
 use rustls::{CipherSuite, ConnectionTrafficSecrets, ContentType};
 use zeroize::Zeroizing;
 
-use super::HEADER_BYTES;
 use crate::{PLAINTEXT_BYTES_MAX, TlsError};
+
+/// The header of a record.
+pub(super) const HEADER_BYTES: usize = 5;
 
 const TAG_BYTES: usize = 16;
 
