@@ -17,7 +17,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use msrprelay::proto::head::{FailureReport, Head};
 use msrprelay::proto::parser::{Flag, Parser, ParserLimits, Piece};
-use msrprelay::relay::{CoreId, Effect, Effects, Input, Message, OutBatch, PeerKey, WriteState};
+use msrprelay::relay::{CoreId, Effect, Input, Message, OutBatch, PeerKey, WriteState};
 
 use super::support::World;
 use super::support::frame::{Request, pattern};
@@ -59,7 +59,6 @@ pub struct Rig<W> {
     reports: FailureReport,
     back: String,
     receiver_uri: String,
-    fx: Effects,
     out: OutBatch,
     /// Written to the receiver and not looked at yet, unless it is body.
     forwarded: Vec<u8>,
@@ -109,7 +108,6 @@ impl<W: Watch> Rig<W> {
             reports: chunks.reports,
             back,
             receiver_uri: to,
-            fx: Effects::new(),
             out: OutBatch::new(),
             forwarded: Vec::new(),
             answer: Vec::new(),
@@ -179,7 +177,7 @@ impl<W: Watch> Rig<W> {
     fn feed(&mut self, core: usize, input: Input) {
         let relay = self.world.relay(core);
         self.watch.begin();
-        relay.handle(self.now, input, &mut self.fx);
+        relay.handle(self.now, input);
         self.watch.end();
         self.collect(core);
     }
@@ -202,7 +200,7 @@ impl<W: Watch> Rig<W> {
             self.out.clear();
             let relay = self.world.relay(core);
             self.watch.begin();
-            let state = relay.poll_write(self.now, peer, &mut self.out, &mut self.fx);
+            let state = relay.poll_write(self.now, peer, &mut self.out);
             self.watch.end();
             assert!(state == WriteState::Open, "the relay closes a connection");
             if self.out.is_empty() {
@@ -220,12 +218,13 @@ impl<W: Watch> Rig<W> {
 
     fn collect(&mut self, core: usize) {
         // Backwards, for they are taken from the end.
-        for (CoreId { index, .. }, messages) in self.fx.parcels.drain(..) {
+        let relay = self.world.relay(core);
+        while let Some((CoreId { index, .. }, messages)) = relay.poll_parcel() {
             for message in messages.into_iter().rev() {
                 self.parcels.insert(0, (usize::from(index), message));
             }
         }
-        for effect in self.fx.list.drain(..) {
+        while let Some(effect) = relay.poll_effect() {
             match effect {
                 Effect::Wake(peer) => self.woken.push((core, peer)),
                 Effect::Pause(_) | Effect::Resume(_) => {}

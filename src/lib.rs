@@ -54,19 +54,19 @@
 //!    references to them travel.
 //! 3. `runtime::core::feed` lends the relay to the reader, which feeds it everything one read brought, and then carries
 //!    out the effects.
-//! 4. `relay::peer` reads in the first To-Path URI which session is meant, and on which core that session is at
-//!    home.
-//! 5. `relay::session`, at that home, decides whether the request may pass and where it goes: to the client, to
+//! 4. `relay::peers::receive` reads in the first To-Path URI which session is meant, and which core minted its id. From
+//!    there on the session goes by a reference, its owner beside its id ([`relay::SessionRef`]).
+//! 5. `relay::sessions::route`, on that core, decides whether the request may pass and where it goes: to the client, to
 //!    another session of this relay, or out to a next hop, for which a connection is dialled (`runtime::dial`).
-//! 6. `relay::forward`, where the leaving connection lives, queues it, writes the new head (the first To-Path URI
+//! 6. `relay::outbound`, where the leaving connection lives, queues it, writes the new head (the first To-Path URI
 //!    moves to the front of From-Path, the transaction id is new), and cuts the chunk where somebody else waits.
 //! 7. The writer of that connection takes one flush at a time, encrypts it and writes it in one piece.
 //! 8. Written octets are credited to the connection they came in by. One that has too many outstanding is not read
 //!    from until they have drained, so a slow receiver stops its sender's TCP window and nobody else's.
-//! 9. At its end the hop before is answered 200 if it asked for that, and `relay::transaction` waits for the next
+//! 9. At its end the hop before is answered 200 if it asked for that, and `relay::transactions` waits for the next
 //!    hop. A refusal, silence for 30 s, or a lost connection becomes a REPORT to the sender, if it wants one.
 //!
-//! Each of the steps 4 to 6, and the credits, is a [`relay::Message`] to whoever takes the next one. On one core it is
+//! Each of the steps 4 to 6, and the credits, is a [`relay::Message`], a step in an envelope that says what takes it. On one core it is
 //! pushed onto a queue; between cores the same value crosses as a parcel (`runtime::mesh`). There is one path, not
 //! two. Sessions never move. A connection does, once, if its first request is for a session on another core: then the
 //! whole of it crosses, and its octets do not have to (`runtime::migrate`).
@@ -77,12 +77,12 @@
 //! then the user is looked up by `control::accounts` (in the config, a file, or the SIP proxy's database), which
 //! answers found, unknown or unavailable. What
 //! [`proto::digest`] has checked is a [`proto::digest::Verified`], and only with one of those does
-//! `relay::session` mint a URI. While the look-up is under way the connection is not read from.
+//! `relay::sessions` mint a URI. While the look-up is under way the connection is not read from.
 //!
-//! A client behind another relay asks through that (`relay::auth::behind`): the relay by its certificate, which
+//! A client behind another relay asks through that (`relay::auth::through_relay`): the relay by its certificate, which
 //! [`msrp_tls`] has judged, the client by Digest. Its session is at home here like any other, but leads to the relay,
-//! by whatever connection there is with it (`relay::session`). An AUTH for a relay further on is forwarded
-//! (`relay::session::route`), to a host that has proven its name.
+//! by whatever connection there is with it (`relay::sessions`). An AUTH for a relay further on is forwarded
+//! (`relay::sessions::route`), to a host that has proven its name.
 //!
 //! # Invariants, and who owns them
 //!
@@ -92,16 +92,16 @@
 //! | One URI moves from To-Path to From-Path for each hop made here; every octet of the head that is not ours stays as it was | [`proto::head`] |
 //! | No [`proto::digest::Verified`] without a check in constant time | [`proto::digest`] |
 //! | Only the relay of the core that owns a connection writes to it | [`relay`] |
-//! | A request is answered at most once; octets a peer sent are outstanding until written or dropped | `relay::peer` |
-//! | No session without proof; a session never moves; once bound, its outer side is never another's | `relay::session` |
-//! | A relay is who has proven the host that it puts first into From-Path; on any connection it is the same | `relay::identity`, `relay::session` |
-//! | Clients behind one relay neither wait nor pay for each other | `relay::auth::behind` |
-//! | One open chunk per connection; only an interruptible one is cut; the pieces are gapless; no chunk holds its own end-line | `relay::forward` |
-//! | A transaction ends once: by its response, its deadline, or the loss of the connection | `relay::transaction` |
+//! | A request is answered at most once; octets a peer sent are outstanding until written or dropped | `relay::peers` |
+//! | No session without proof; a session never moves; once bound, its outer side is never another's | `relay::sessions` |
+//! | A relay is who has proven the host that it puts first into From-Path; on any connection it is the same | `relay::identity`, `relay::sessions` |
+//! | Clients behind one relay neither wait nor pay for each other | `relay::auth::through_relay` |
+//! | One open chunk per connection; only an interruptible one is cut; the pieces are gapless; no chunk holds its own end-line | `relay::outbound` |
+//! | A transaction ends once: by its response, its deadline, or the loss of the connection | `relay::transactions` |
 //! | Addresses are compared in one form | [`proto::address`] |
-//! | A connection of which nothing is proven makes room for others, who has got least far first | `relay::newcomers` |
-//! | What addresses and users have is counted once, over all cores, and again by a core that is started again | `relay::admission` |
-//! | The allowances of all cores are the memory budget, whoever lends whom | `relay::budget` |
+//! | A connection of which nothing is proven makes room for others, who has got least far first | `relay::quota::newcomers` |
+//! | What addresses and users have is counted once, over all cores, and again by a core that is started again | `relay::quota::counts` |
+//! | The allowances of all cores are the memory budget, whoever lends whom | `relay::quota::memory` |
 //! | A nonce belongs to one connection and its count rises; an unknown user looks like a wrong password | `relay::auth` |
 //! | The relay is borrowed for one step, never across an await; every task is held | `runtime::core::drive`, `runtime::tasks` |
 //! | At most one flush is out of the relay's hands | `runtime::conn` |
@@ -148,7 +148,7 @@
 //! # Where to begin
 //!
 //! To see what the relay does: [`relay`], its first page. To follow an octet: `runtime::conn`, then
-//! `relay::forward`. To see how it starts and recovers: `runtime::supervisor`. To change what is on the wire:
+//! `relay::outbound`. To see how it starts and recovers: `runtime::supervisor`. To change what is on the wire:
 //! [`proto::head`].
 
 pub use engine::{self, ring};

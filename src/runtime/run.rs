@@ -141,7 +141,7 @@ async fn read_inbox(core: &Rc<Shared>, inbox: &Receiver<Parcel>) {
             Parcel::Panic { in_task: true } => core.tasks.spawn(async { crash() }),
             Parcel::Panic { in_task: false } => crash(),
         }
-        glommio::executor().yield_if_needed().await;
+        engine::breathe().await;
     }
 }
 

@@ -10,7 +10,7 @@ use msrp_tls::{Identity, Roots, TlsSetup, Trust};
 
 use super::error::StartError;
 use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy, UnprovenRelays};
-use crate::relay::{self, ChunkBounds, Settings};
+use crate::relay::{self, ChunkBounds, Expires, Settings};
 use crate::telemetry::Records;
 
 /// What a core knows of the config.
@@ -80,10 +80,12 @@ fn settings(config: &Config, listens: &[(u16, bool)]) -> Settings {
         challenge_lifetime: config.auth.challenge_lifetime,
         attempts_max: config.auth.max_attempts,
         insecure_plain: config.auth.insecure_plain,
-        expires_seconds_min: config.sessions.expires_min.as_secs(),
-        expires_seconds_default: config.sessions.expires_default.as_secs(),
-        expires_seconds_max: config.sessions.expires_max.as_secs(),
-        enforce_default: config.sessions.enforce_default,
+        expires: Expires {
+            seconds_min: config.sessions.expires_min.as_secs(),
+            seconds_default: config.sessions.expires_default.as_secs(),
+            seconds_max: config.sessions.expires_max.as_secs(),
+            enforce_default: config.sessions.enforce_default,
+        },
         allow_other_methods: config.methods.allow_other,
         relays: Some(&config.outbound.relays).filter(|relays| !relays.is_empty()).cloned(),
         serves_relays: config.tls.client_ca.is_some(),

@@ -45,44 +45,6 @@ fn figures_of_each_backend_at_64_clients() {
     });
 }
 
-/// How long a refusal takes: of an account that is remembered, of one that is not, and of none. Each kind is tried in turn.
-#[test]
-#[ignore = "prints figures; takes the whole machine"]
-fn figures_of_refusals_with_and_without_an_account() {
-    const ROUNDS: usize = 2000;
-    bounded(|| {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("accounts.db");
-        let file = msrprelay::control::UserFile::open_or_make(&path).unwrap();
-        for user in ["remembered", "known"] {
-            let user = msrprelay::control::User { name: user.to_owned(), realm: "example.com".to_owned() };
-            file.add(&user, "wonderland").unwrap();
-        }
-        for cache in ["off", "1h"] {
-            let keys = format!("backend: sqlite, sqlite: {{path: '{}'}}, cache: {cache}", path.display());
-            // No failure is one too many.
-            let limits = "limits: {auth_failures_per_address_max: 0, auth_failures_per_user_max: 0}";
-            let relay = Relay::with(&keys, limits);
-            assert_eq!(relay.status("remembered", "wonderland"), 200);
-            let kinds = ["remembered", "known", "nobody"];
-            let mut times = kinds.map(|_| Vec::with_capacity(ROUNDS));
-            for _ in 0..ROUNDS {
-                for (user, times) in kinds.iter().zip(&mut times) {
-                    let mut endpoint = Endpoint::plain(relay.address, "guesser");
-                    let (answer, took) =
-                        Login::of(user, "guess").attempt_and_time(&mut endpoint, relay.address.port());
-                    assert_eq!(answer.status(), Some(401));
-                    times.push(took);
-                }
-            }
-            for (user, times) in kinds.iter().zip(&mut times) {
-                times.sort_unstable();
-                println!("cache {cache}, {user}: median {:?}", times[ROUNDS / 2]);
-            }
-        }
-    });
-}
-
 /// What the thread of a data core is in, looked at a thousand times a second while every look-up hangs.
 #[test]
 #[ignore = "prints figures; takes the whole machine"]

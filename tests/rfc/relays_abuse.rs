@@ -224,7 +224,7 @@ fn sessions_behind_a_relay_that_began_uncounted_count_after_a_reload() {
 fn other_process_of_this_relay_is_reached_whatever_outbound_relays_says() {
     let relays = Some(vec!["relay.example.net".to_owned()]);
     let mut world = World::with(Settings { relays, ..settings(1) });
-    world.relay(0).set_kin([Some(1), None]);
+    world.input(0, Input::OtherGenerations([Some(1), None]));
     let (alice, session) = world.client(0, "alice");
     let uri = world.end(alice).uri.clone();
     let mut raw = [7_u8; 21];

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use msrprelay::proto::digest::{Algorithm, Challenge, Ha1, NonceUse};
 use msrprelay::proto::parser::{Parser, ParserLimits, Piece};
 use msrprelay::relay::{
-    ChunkBounds, CloseReason, CoreId, Effect, Effects, Event, Input, Limit, Limits, LookUpAnswer,
+    ChunkBounds, CloseReason, CoreId, Effect, Event, Expires, Input, Limit, Limits, LookUpAnswer,
     LookUpTicket, Message, OutBatch, PeerKey, ProvenNames, Relay, Settings, Stage, TableSizes, Target,
     Transport, Who, WriteState,
 };
@@ -103,6 +103,8 @@ struct Core {
     incarnation: u16,
     links: HashMap<PeerKey, Conn>,
     out: OutBatch,
+    /// An effect is being carried out.
+    applying: bool,
 }
 
 pub struct World {
@@ -143,10 +145,7 @@ pub fn settings(cores: usize) -> Settings {
         challenge_lifetime: Duration::from_secs(15),
         attempts_max: 3,
         insecure_plain: false,
-        expires_seconds_min: 60,
-        expires_seconds_default: 600,
-        expires_seconds_max: 3600,
-        enforce_default: false,
+        expires: Expires { seconds_min: 60, seconds_default: 600, seconds_max: 3600, enforce_default: false },
         allow_other_methods: true,
         relays: None,
         serves_relays: true,
@@ -194,6 +193,7 @@ impl World {
                 incarnation: 0,
                 links: HashMap::new(),
                 out: OutBatch::new(),
+                applying: false,
             });
         }
         world
@@ -219,10 +219,14 @@ impl World {
     /// A connection from an address of the test's choice.
     pub fn try_connect(&mut self, core: usize, secure: bool, address: &str) -> Result<Conn, Limit> {
         let transport = Transport { secure, port: PORT };
-        let (now, mut fx) = (self.now, Effects::new());
-        let accepted = self.relay(core).accept(now, transport, address.parse().unwrap(), &mut fx);
+        let now = self.now;
+        let accepted = self.relay(core).accept(now, transport, address.parse().unwrap());
         let accepted = accepted.map(|key| self.add_link(core, key));
-        self.apply(core, fx);
+        if let Err(limit) = accepted {
+            // The relay leaves it to its runtime to tell of a connection that it does not take.
+            self.events.push(format!("{:?}", Event::LimitReached { limit, peer: None, user: None }));
+        }
+        self.apply(core);
         accepted
     }
 
@@ -436,9 +440,8 @@ impl World {
             let (core, key) = (link.core, link.key);
             let mut out = mem::take(&mut self.cores[core].out);
             out.clear();
-            let mut fx = Effects::new();
             let now = self.now;
-            let state = self.relay(core).poll_write(now, key, &mut out, &mut fx);
+            let state = self.relay(core).poll_write(now, key, &mut out);
             let link = &mut self.links[conn.0];
             link.window = link.window.saturating_sub(out.len());
             assert_eq!(out.len(), out.parts().map(<[u8]>::len).sum::<usize>());
@@ -451,7 +454,7 @@ impl World {
             }
             self.cores[core].out = out;
             self.check_budget(core);
-            self.apply(core, fx);
+            self.apply(core);
             if state == WriteState::Finished {
                 assert!(self.links[conn.0].closing.is_some(), "finished without having been closed");
                 self.lose(conn);
@@ -464,13 +467,12 @@ impl World {
         if self.cores[core].relay.is_none() {
             return;
         }
-        let mut fx = Effects::new();
         let now = self.now;
         let relay = self.relay(core);
-        relay.handle(now, input, &mut fx);
+        relay.handle(now, input);
         let queued = self.check_budget(core).octets_queued;
         self.queued_max = self.queued_max.max(queued);
-        self.apply(core, fx);
+        self.apply(core);
     }
 
     /// Whatever happens, the memory budget has been told of all that a core keeps, and of no more.
@@ -480,14 +482,19 @@ impl World {
         sizes
     }
 
-    fn apply(&mut self, core: usize, fx: Effects) {
-        for (to, messages) in fx.parcels {
+    /// Does what the relay asks for. What an effect leads to may ask for more: that comes behind what is due already.
+    fn apply(&mut self, core: usize) {
+        while let Some((to, messages)) = self.relay(core).poll_parcel() {
             let to = usize::from(to.index);
             self.parcels.entry((core, to)).or_default().extend(messages);
         }
-        for effect in fx.list {
+        if mem::replace(&mut self.cores[core].applying, true) {
+            return;
+        }
+        while let Some(effect) = self.relay(core).poll_effect() {
             self.apply_one(core, effect);
         }
+        self.cores[core].applying = false;
     }
 
     fn apply_one(&mut self, core: usize, effect: Effect) {

@@ -15,8 +15,9 @@
 //! * The timer is so long (`NEVER`) that it does not fire. So nothing that comes back in every turn can spoil a turn: a
 //!   machine of any slowness gets on. Everything else that ends a turn early either wakes a task, or is the engine's
 //!   eventfd, without which it refuses to sleep.
-//! * What the timer was for, that sockets, timers and other threads are looked at while tasks stay runnable, is done by
-//!   one thread for the whole process (`watch`): it knocks at executors that are at work and do not look.
+//! * What the timer was for, that sockets, timers and other threads are looked at while tasks stay runnable, is done by the
+//!   tasks (`turn`): between two pieces of work they call [`breathe`], which waits for the next look now and then.
+//! * One thread for the whole process (`watch`) knocks at executors that are at work and do not look all the same.
 //! * The same thread knocks at an executor that has used CPU since it last answered. Should one have gone to sleep over
 //!   tasks by a way that is not known here, it sleeps no longer than `watch::REST` and a moment.
 //!
@@ -25,13 +26,17 @@
 pub mod deadline;
 pub mod ring;
 pub mod sock;
+mod turn;
 mod watch;
+
+pub use turn::{breathe, has_looked};
 
 use std::future::Future;
 use std::time::Duration;
 
 use glommio::{Latency, LocalExecutor, LocalExecutorBuilder, Placement, Shares};
 
+use turn::Turns;
 use watch::{Tone, Watched};
 
 /// The length of the engine's preemption timer: longer than any turn.
@@ -94,7 +99,17 @@ impl Engine {
                     glommio::executor().yield_task_queue_now().await;
                 }
             }
-            future.await
+            // Without one, for want of a descriptor, knocks alone end turns.
+            let turns = Turns::begin().ok();
+            let tells = turns.as_ref().map(|turns| glommio::spawn_local(turns.tell()));
+            let output = future.await;
+            if let Some(turns) = turns {
+                turns.end();
+            }
+            if let Some(tells) = tells {
+                tells.cancel().await;
+            }
+            output
         })
     }
 }

@@ -12,6 +12,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::mem;
 use std::net::{Shutdown, SocketAddr};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -227,7 +228,7 @@ impl Acceptor {
                 }
             }
             // Those that are gone may be many, and others wait for this core.
-            glommio::executor().yield_if_needed().await;
+            crate::breathe().await;
         }
     }
 }
@@ -330,7 +331,11 @@ impl Socket {
         kept: &mut Vec<u8>,
         mut take: impl FnMut(&mut [u8]) -> (usize, R),
     ) -> io::Result<Option<R>> {
+        let mut was_polled = false;
         poll_fn(|cx| {
+            if mem::replace(&mut was_polled, true) {
+                crate::has_looked();
+            }
             let mut scratch = scratch.borrow_mut();
             let (front, room) = match scratch.split_at_mut_checked(kept.len()) {
                 Some((front, room)) if !room.is_empty() => (front, room),
@@ -402,7 +407,7 @@ impl Socket {
                     Ok(None) => return true,
                     Ok(Some(_)) | Err(_) => return false,
                 }
-                glommio::executor().yield_if_needed().await;
+                crate::breathe().await;
             }
         };
         let too_late = async {

@@ -17,10 +17,9 @@ use nix::time::{ClockId, clock_gettime};
 
 /// How often it is looked what executors have been doing, while none of them is busy.
 const LOOK: Duration = Duration::from_millis(50);
-/// The same while one is, and after a knock: tasks keep an executor from its sockets and timers for about two of these, and
-/// longer where this thread gets no CPU. Messages beside a file, p99: 1.3 ms with the engine's own timer of 1 ms; 2.5 ms with
-/// knocks every 1 ms; 1.3 ms in one run and 3.7 ms in another with these.
-const TICK: Duration = Duration::from_micros(400);
+/// The same while one is, and after a knock. Tasks that never breathe (`turn`) keep an executor from its sockets and timers for
+/// about two of these, and longer where this thread gets no CPU. It is no shorter, since it takes that CPU from others.
+const TICK: Duration = Duration::from_millis(2);
 /// One that has worked this part of the time since the last look is busy, and so is one that did not answer within a tick ...
 const BUSY_PART: u32 = 4;
 /// ... and each counts as such for so long.

@@ -9,13 +9,12 @@ use msrp_client::{
     ClientError, Endpoint, Located, LocatedRelay, NoAddress, Stage, Target, TlsFacts, TlsVersion,
     covered_names, epoch_seconds, locate, validity,
 };
-use msrp_tls::trust::shown_names;
 use serde_json::{Value, json};
 use untrusted::text;
 
+use crate::observed::{Described, listed, millis, observe, observe_any};
 use crate::options::{ConnectionArguments, Login};
 use crate::outcome::{Failure, Report};
-use crate::probe::{Described, millis, observe, observe_any};
 use crate::units::counted;
 
 /// A certificate that ends sooner than this deserves a word.
@@ -93,14 +92,6 @@ fn families(addresses: &[IpAddr]) -> String {
         false => addresses.iter().map(|address| address.to_string()).collect::<Vec<_>>().join(", "),
     };
     format!("{}; {}", list(v4, "IPv4"), list(v6, "IPv6"))
-}
-
-/// The names of a certificate.
-pub(crate) fn listed(names: &[String]) -> String {
-    match names.is_empty() {
-        true => "no names".to_owned(),
-        false => shown_names(names),
-    }
 }
 
 /// `1 day`, `90 days`, of a time in seconds.

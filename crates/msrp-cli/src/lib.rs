@@ -6,6 +6,7 @@
 
 mod bench;
 mod domain;
+mod observed;
 mod options;
 mod outcome;
 mod probe;

@@ -1,19 +1,12 @@
-//! How the tool ends: when a signal asks it to, what it prints, and its exit status.
+//! How the tool ends: what it prints, and its exit status.
 
-use std::future::Future;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use msrp_client::{ClientError, Due, EngineError, Overdue, Stage, run_on_executor};
+use msrp_client::{ClientError, EngineError, Overdue, Stage};
 use serde_json::{Value, json};
-use signal_hook::consts::{SIGINT, SIGTERM};
 use untrusted::say;
 
 use crate::units::counted;
-use crate::watchdog;
-
-/// What the engine may take to make an executor and run its first task.
-const BEGIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why the tool did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -114,31 +107,4 @@ pub(crate) fn conclude(as_json: bool, report: Report, result: Result<(), Failure
             ExitCode::from(failure.status())
         }
     }
-}
-
-/// Runs a command until it is done or a signal asks it to stop; whatever it holds is dropped then, temporary files
-/// included. Should the executor not get that far, the [`watchdog`] ends the process.
-pub(crate) fn run_until_interrupted(
-    cpu: Option<usize>,
-    as_json: bool,
-    command: impl Future<Output = Result<(), Failure>>,
-) -> Result<(), Failure> {
-    let signals = watchdog::start(as_json)
-        .map_err(|error| Failure::Engine(format!("signals cannot be awaited: {error}")))?;
-    // Its threads take them: no call of the executor is interrupted.
-    glommio::signal::block(&[SIGINT, SIGTERM])
-        .map_err(|error| Failure::Engine(format!("signals cannot be left to a thread: {error}")))?;
-    let beginning = Due::beginning_within(BEGIN_LIMIT);
-    let interrupted = async {
-        match signals.recv().await {
-            Ok(()) => Err(Failure::Interrupted),
-            // Its thread has died; the command goes on.
-            Err(async_channel::RecvError) => std::future::pending().await,
-        }
-    };
-    let work = async {
-        drop(beginning);
-        futures_lite::future::or(command, interrupted).await
-    };
-    run_on_executor(cpu, work).unwrap_or_else(|error| Err(error.into()))
 }

@@ -1,23 +1,20 @@
 //! `msrp probe`: what a relay, or the relays of a domain, look like from here.
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Args;
-use msrp_client::{
-    ClientError, Endpoint, Grant, Security, Target, TlsFacts, TlsVersion, Transport, covered_names,
-    distinguished_names, validity,
-};
-use rustls_pki_types::CertificateDer;
-use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
+use msrp_client::{ClientError, Endpoint, Grant, Target, TlsFacts};
+use serde_json::json;
 use untrusted::text;
 
 use crate::domain;
+use crate::observed::{Described, millis, observe_any};
 use crate::options::{ConnectionArguments, Login, RelayArguments};
-use crate::outcome::{Failure, Report, conclude, run_until_interrupted};
+use crate::outcome::{Failure, Report, conclude};
+use crate::watchdog::run_until_interrupted;
 
-/// Certificates of one chain that are shown: nobody needs as many.
+/// Certificates of one chain that are shown: more than any server needs.
 const CERTIFICATES_SHOWN_MAX: usize = 5;
 
 const EXAMPLES: &str = "\
@@ -118,39 +115,13 @@ async fn probe(arguments: &Arguments, login: Option<Login>, report: &mut Report)
     Ok(())
 }
 
-pub(crate) fn millis(duration: Duration) -> String {
-    format!("{:.1} ms", duration.as_secs_f64() * 1e3)
-}
-
-/// What the relay shows to somebody who believes anybody: when it is not believed, that is what is wanted.
+/// What the relay shows to a client that believes any certificate: when it is not believed, that is what is wanted.
 async fn look_closer(relay: &Target, connection: &ConnectionArguments, wrong: &str, report: &mut Report) {
     let name = connection.server_name.as_deref().unwrap_or(&relay.host);
     let Some(facts) = observe_any(relay, name, connection.connect_timeout).await else { return };
     describe_tls(&facts, report);
     report.lines.push(format!("trust        NOT TRUSTED: {wrong}"));
     report.json["tls"]["verified"] = json!(false);
-}
-
-/// What a server shows and speaks, whoever it is; the best version that it has.
-pub(crate) async fn observe_any(at: &Target, name: &str, limit: Duration) -> Option<TlsFacts> {
-    for version in [TlsVersion::Tls13, TlsVersion::Tls12] {
-        let facts = observe(at, name, version, limit).await;
-        if facts.is_some() {
-            return facts;
-        }
-    }
-    None
-}
-
-/// The same in one version.
-pub(crate) async fn observe(
-    at: &Target,
-    name: &str,
-    version: TlsVersion,
-    limit: Duration,
-) -> Option<TlsFacts> {
-    let security = Security::observing(version, name).ok()?;
-    Transport::connect(at, &security, limit).await.ok()?.tls_facts()
 }
 
 fn describe_tls(facts: &TlsFacts, report: &mut Report) {
@@ -176,57 +147,6 @@ fn describe_tls(facts: &TlsFacts, report: &mut Report) {
         "group": facts.group,
         "certificates": described.iter().map(Described::json).collect::<Vec<_>>(),
     });
-}
-
-/// What a certificate says, for people.
-pub(crate) struct Described {
-    names: Vec<String>,
-    covered: String,
-    subject: String,
-    issuer: String,
-    validity: Option<(String, String)>,
-    fingerprint: String,
-}
-
-impl Described {
-    pub(crate) fn of(certificate: &CertificateDer<'static>) -> Self {
-        let names = covered_names(certificate);
-        let unreadable = || ("unreadable".to_owned(), "unreadable".to_owned());
-        let (subject, issuer) = distinguished_names(certificate).unwrap_or_else(unreadable);
-        let digest = Sha256::digest(certificate);
-        let fingerprint: Vec<_> = digest.iter().map(|octet| format!("{octet:02X}")).collect();
-        Self {
-            covered: domain::listed(&names),
-            names,
-            subject,
-            issuer,
-            validity: validity(certificate),
-            fingerprint: fingerprint.join(":"),
-        }
-    }
-
-    /// Who it is, by whom, and how to tell it from another one: as openssl shows it.
-    pub(crate) fn lines(&self) -> [String; 3] {
-        let named =
-            |name: &str| if name.is_empty() { "no name".to_owned() } else { text::shown(name).into_owned() };
-        let issuer = match self.issuer == self.subject {
-            true => "itself".to_owned(),
-            false => named(&self.issuer),
-        };
-        [
-            format!("subject    {}", named(&self.subject)),
-            format!("issued by  {issuer}"),
-            format!("SHA-256    {}", self.fingerprint),
-        ]
-    }
-
-    pub(crate) fn json(&self) -> Value {
-        let (not_before, not_after) = self.validity.clone().unzip();
-        json!({
-            "names": self.names, "subject": self.subject, "issuer": self.issuer, "sha256": self.fingerprint,
-            "not_before": not_before, "not_after": not_after,
-        })
-    }
 }
 
 /// What one relay grants; with several of them the last one's is what counts.

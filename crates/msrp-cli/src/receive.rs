@@ -15,9 +15,10 @@ use untrusted::say;
 use untrusted::{files, text};
 
 use crate::options::{ConnectionArguments, Login, OutputArguments, RelayArguments};
-use crate::outcome::{Failure, Report, conclude, run_until_interrupted};
+use crate::outcome::{Failure, Report, conclude};
 use crate::progress::Progress;
 use crate::units::{self, parse_duration, parse_size};
+use crate::watchdog::run_until_interrupted;
 
 const EXAMPLES: &str = "\
 Examples:

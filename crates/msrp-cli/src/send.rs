@@ -19,9 +19,10 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::options::{ConnectionArguments, Login, OutputArguments, RelayArguments, parse_path};
-use crate::outcome::{Failure, Report, conclude, run_until_interrupted};
+use crate::outcome::{Failure, Report, conclude};
 use crate::progress::Progress;
 use crate::units::{self, parse_chunk_size, parse_duration};
+use crate::watchdog::run_until_interrupted;
 
 /// How often it is looked how far the hash is.
 const HASH_LOOK: Duration = Duration::from_millis(100);

@@ -3,18 +3,21 @@
 //! Invariant: after a signal, or a time limit that has passed, the process ends within a few seconds, with the message and
 //! the exit status that the executor would have given it, and without a temporary file, whatever the executor does.
 
+use std::future::Future;
 use std::sync::mpsc;
 use std::time::Duration;
 use std::{io, process, thread};
 
 use async_channel::Receiver;
-use msrp_client as client;
+use msrp_client::{self as client, Due, run_on_executor};
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::outcome::{Failure, Report, conclude};
 
+/// What the engine may take to make an executor and run its first task.
+const BEGIN_LIMIT: Duration = Duration::from_secs(10);
 /// What the command may take to end in order once it is asked to.
 const IN_ORDER: Duration = Duration::from_secs(2);
 /// How often it is looked whether something is overdue, ...
@@ -24,8 +27,35 @@ const LOOKS: u32 = 10;
 /// What it may take to say why: stdout and stderr may be full.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// Runs a command until it is done or a signal asks it to stop; whatever it holds is dropped then, temporary files
+/// included. Should the executor not get that far, the watchdog ends the process.
+pub(crate) fn run_until_interrupted(
+    cpu: Option<usize>,
+    as_json: bool,
+    command: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let signals =
+        start(as_json).map_err(|error| Failure::Engine(format!("signals cannot be awaited: {error}")))?;
+    // Its threads take them: no call of the executor is interrupted.
+    glommio::signal::block(&[SIGINT, SIGTERM])
+        .map_err(|error| Failure::Engine(format!("signals cannot be left to a thread: {error}")))?;
+    let beginning = Due::beginning_within(BEGIN_LIMIT);
+    let interrupted = async {
+        match signals.recv().await {
+            Ok(()) => Err(Failure::Interrupted),
+            // Its thread has died; the command goes on.
+            Err(async_channel::RecvError) => std::future::pending().await,
+        }
+    };
+    let work = async {
+        drop(beginning);
+        futures_lite::future::or(command, interrupted).await
+    };
+    run_on_executor(cpu, work).unwrap_or_else(|error| Err(error.into()))
+}
+
 /// Begins to watch. The receiver hears of the first signal.
-pub(crate) fn start(as_json: bool) -> io::Result<Receiver<()>> {
+fn start(as_json: bool) -> io::Result<Receiver<()>> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let (interrupt, interrupted) = async_channel::bounded(1);
     let waiting = move || {

@@ -102,16 +102,17 @@ impl<'a> Authorization<'a> {
     }
 
     /// The same, its texts its own.
-    fn to_owned(&self) -> Authorization<'static> {
-        let own = |text: &Cow<'_, str>| Cow::Owned(text.clone().into_owned());
+    #[must_use]
+    pub fn into_owned(self) -> Authorization<'static> {
+        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
         Authorization {
-            username: own(&self.username),
-            realm: own(&self.realm),
-            nonce: own(&self.nonce),
-            response: own(&self.response),
-            cnonce: own(&self.cnonce),
+            username: own(self.username),
+            realm: own(self.realm),
+            nonce: own(self.nonce),
+            response: own(self.response),
+            cnonce: own(self.cnonce),
             nc: self.nc,
-            opaque: self.opaque.as_ref().map(own),
+            opaque: self.opaque.map(own),
             algorithm: self.algorithm,
             nc_digits: self.nc_digits,
         }
@@ -279,7 +280,7 @@ impl Attempt {
     /// `uri` is the rightmost To-Path URI exactly as sent.
     #[must_use]
     pub fn new(authorization: &Authorization<'_>, uri: &[u8]) -> Self {
-        Self { authorization: authorization.to_owned(), uri: uri.to_vec() }
+        Self { authorization: authorization.clone().into_owned(), uri: uri.to_vec() }
     }
 
     /// The user name as the client gave it.

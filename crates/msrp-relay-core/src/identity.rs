@@ -13,8 +13,8 @@ use msrp_proto::uri::{Host, MsrpUri, host_matches};
 pub struct ProvenNames(Arc<[Box<str>]>);
 
 impl ProvenNames {
-    /// Names of a certificate, in any case, wildcards among them maybe; `None` if there are none: nobody is proven to be
-    /// anybody then.
+    /// Names of a certificate, in any case, wildcards among them maybe; `None` if there are none: nothing is
+    /// proven then.
     pub fn new<S: Into<Box<str>>>(names: impl IntoIterator<Item = S>) -> Option<Self> {
         let names: Arc<[Box<str>]> = names.into_iter().map(Into::into).collect();
         (!names.is_empty()).then_some(Self(names))
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_name_nobody_is_proven() {
+    fn without_a_name_nothing_is_proven() {
         assert_eq!(ProvenNames::new(Vec::<String>::new()), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Names of things as plain data: which core, which connection, which session, which transaction.
 //!
 //! Everything here is `Copy + Send`: location is data, so any core can route to any other with no
-//! shared table. An incarnation counts the restarts of a core, a slot-map key carries a generation;
+//! shared table. What is known of a connection or a session is a reference, its owner beside its name. An incarnation counts the restarts of a core, a slot-map key carries a generation;
 //! together they keep anything old from reaching a newcomer.
 
 use base64::Engine as _;
@@ -63,7 +63,7 @@ pub struct StreamId {
 }
 
 /// Which look-up an answer belongs to; carries the asking connection, so that an answer that
-/// comes after the connection has gone finds nobody.
+/// comes after the connection has gone finds nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct LookUpTicket {
     pub(crate) peer: PeerKey,
@@ -86,6 +86,23 @@ pub struct SessionId {
 /// The whole session-id of one URI: a bearer secret.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UriId([u8; SessionId::LEN]);
+
+/// A session, wherever it lives: the address of what is meant for it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SessionRef {
+    /// The core that owns the session. Messages go by this, never by what the id says.
+    pub core: CoreId,
+    /// What the core finds it by.
+    pub id: SessionId,
+}
+
+impl SessionRef {
+    /// The session of an id that comes off the wire: it lives on the core that the id was minted by. The one place that
+    /// reads an owner out of an id.
+    pub(crate) fn of_wire(id: SessionId) -> Self {
+        Self { core: id.home(), id }
+    }
+}
 
 impl SessionId {
     /// Characters of a session-id in a URI.
@@ -142,7 +159,8 @@ impl SessionId {
         (decoded == Ok(raw.len())).then_some(u16::from_be_bytes([raw[0], raw[1]]))
     }
 
-    /// The core that owns the session, as the id says; the caller checks that it exists.
+    /// The core that minted the id. Only for ids that come off the wire, see [`SessionRef`]; the caller checks that the
+    /// core exists.
     pub fn home(&self) -> CoreId {
         CoreId {
             index: u16::from_be_bytes([self.raw[0], self.raw[1]]),

@@ -1,6 +1,6 @@
 //! Every bound that can bite, by the key of the config that moves it.
 //!
-//! Whoever enforces a limit, here or in the runtime, counts and explains it under one of these names,
+//! What enforces a limit, here or in the runtime, counts and explains it under one of these names,
 //! so that a log line, a counter and the config speak of the same thing. What a limit is worth is in
 //! [`Limits`](super::Limits) and in the config's table, not here.
 
@@ -63,7 +63,7 @@ limits! {
     UnauthenticatedPerAddress = "limits.unauthenticated_per_address_max",
     /// Requests without an answer.
     Transactions = "limits.transactions_per_peer_max",
-    /// Refused requests of a connection that nobody vouches for.
+    /// Refused requests of a connection that has proven nothing.
     RefusedRequests = "limits.refused_requests_max",
     /// Failed AUTHs of one connection.
     AuthAttempts = "auth.max_attempts",
@@ -99,7 +99,7 @@ limits! {
     StallTimeout = "limits.stall_timeout",
     /// A receiver that takes nothing.
     WriteTimeout = "limits.write_timeout",
-    /// A connection that nobody uses.
+    /// A connection that is not used.
     IdleTimeout = "limits.idle_timeout",
     /// An account look-up too slow.
     LookUpTimeout = "limits.lookup_timeout",

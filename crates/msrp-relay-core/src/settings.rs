@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::identity::covers;
-use super::message::HEAD_OVERHEAD;
+use crate::identity::covers;
+use crate::request::HEAD_OVERHEAD;
 use msrp_proto::digest::Algorithm;
 use msrp_proto::uri::{MsrpUri, host_matches};
 
@@ -29,14 +29,8 @@ pub struct Settings {
     pub attempts_max: u32,
     /// AUTH accepted without TLS: for debugging only.
     pub insecure_plain: bool,
-    /// Bounds of Expires, in seconds.
-    pub expires_seconds_min: u64,
-    /// Announced where the client asked for nothing.
-    pub expires_seconds_default: u64,
-    /// Bounds of Expires, in seconds.
-    pub expires_seconds_max: u64,
-    /// Whether the announced default ends the session too.
-    pub enforce_default: bool,
+    /// How long a session may last.
+    pub expires: Expires,
     /// Methods beyond AUTH, SEND, REPORT and NICKNAME are forwarded.
     pub allow_other_methods: bool,
     /// Relays that may be next hops, and whose clients may ask for sessions through them: host names, `*.` for one label;
@@ -56,7 +50,26 @@ pub struct Settings {
     pub limits: Limits,
 }
 
+/// The bounds of Expires, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Expires {
+    /// The least that is granted.
+    pub seconds_min: u64,
+    /// Announced where the client asked for nothing.
+    pub seconds_default: u64,
+    /// The most that is granted.
+    pub seconds_max: u64,
+    /// Whether the announced default ends the session too.
+    pub enforce_default: bool,
+}
+
 impl Settings {
+    /// Whether a URI leads to this relay.
+    pub(crate) fn is_ours(&self, uri: &MsrpUri<'_>) -> bool {
+        host_matches(uri.host_str(), &self.hostname)
+            && uri.port().is_some_and(|port| self.ports.contains(&port))
+    }
+
     /// The same for the host of a URI.
     pub(crate) fn admits_host_of(&self, uri: &[u8]) -> bool {
         self.relays.is_none() || MsrpUri::parse(uri).is_ok_and(|uri| self.admits(uri.host_str()))
@@ -68,7 +81,7 @@ impl Settings {
     }
 }
 
-/// The most body octets of one SEND towards some peers, by the hosts in their URIs. Whoever is not among them takes
+/// The most body octets of one SEND towards some peers, by the hosts in their URIs. A peer that is not among them takes
 /// chunks of any length. Asked when a connection is dialled or a session bound to one, never for a chunk.
 #[derive(Clone, Debug, Default)]
 pub struct ChunkBounds(Vec<(String, u32)>);
@@ -120,7 +133,7 @@ pub struct Limits {
     pub unproven_per_address_max: u32,
     /// Requests sent on one connection and not answered, and requests received and not answered.
     pub transactions_per_peer_max: usize,
-    /// Requests refused to a connection that nobody vouches for, before it is closed.
+    /// Requests refused to a connection that has proven nothing, before it is closed.
     pub refusals_max: u32,
     /// Failed AUTHs from one address in a window; 0: any number.
     pub auth_failures_per_address_max: u32,
@@ -138,7 +151,7 @@ pub struct Limits {
     pub first_request_timeout: Duration,
     /// How long one session may hold up the others on a connection that serves several.
     pub stall_timeout: Duration,
-    /// How long a connection that serves nobody may be silent.
+    /// How long a connection that serves no session may be silent.
     pub idle_timeout: Duration,
 }
 

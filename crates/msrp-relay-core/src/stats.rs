@@ -2,7 +2,7 @@
 
 use core::ops::{Deref, DerefMut};
 
-use super::limit::Limit;
+use crate::limit::Limit;
 
 /// What happened so far on this core; only ever rises.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -29,7 +29,7 @@ pub struct Stats {
     pub body_octets_out: u64,
     /// Failure REPORTs of our own.
     pub reports_sent: u64,
-    /// Responses nobody waited for.
+    /// Responses that no request waited for.
     pub strays_dropped: u64,
     /// Sessions bound to an outer side on the same core.
     pub links_local: u64,

@@ -1,20 +1,18 @@
-//! What an operator may see of the sessions, and do to one of them.
+//! What an operator may see of the sessions.
 //!
 //! Invariants: a session id is a secret, so no more of it leaves the relay than its prefix, and of a URI nothing but host
 //! and port; nothing here takes longer than a look at one session, but for the list of all, which is names alone.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::ids::{PeerKey, PeerRef, SessionId, SessionKey};
-use super::message::{Message, Outer};
-use super::peer::Role;
-use super::session::Session;
-use super::{CloseReason, Effects, Relay};
 use msrp_proto::uri::{MsrpUri, Path};
+
+use crate::ids::{PeerKey, PeerRef, SessionId, SessionKey};
+use crate::request::Outer;
 
 /// A session on this core, whether or not it is still there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SessionHandle(SessionKey);
+pub struct SessionHandle(pub(crate) SessionKey);
 
 /// What there is to say of one session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +27,7 @@ pub struct SessionView {
     pub age: Duration,
     /// When it is over, unless it is prolonged; `None`: with its connection.
     pub expires_in: Option<Duration>,
-    /// Whether somebody is at its other side.
+    /// Whether anything is at its other side.
     pub state: SessionState,
     /// Its client's connection; `None` if the client is behind a relay.
     pub client: Option<PeerKey>,
@@ -46,11 +44,11 @@ pub struct SessionView {
 /// What a session's other side is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SessionState {
-    /// Nobody yet.
+    /// Nothing yet.
     Unbound,
-    /// Somebody.
+    /// A connection or another session.
     Bound,
-    /// Somebody who is gone.
+    /// One that is gone.
     Lost,
     /// The session has expired; what is under way may still be reported.
     Expired,
@@ -83,33 +81,6 @@ pub enum Far {
     Session(String),
 }
 
-/// Why a session is over.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum EndReason {
-    /// Nobody prolonged it.
-    Expired,
-    /// Its client's connection broke.
-    ConnectionLost,
-    /// Its client's connection was closed.
-    Closed(CloseReason),
-    /// Its core died.
-    CoreDied,
-}
-
-impl EndReason {
-    /// The words for the log.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Expired => "expired",
-            Self::ConnectionLost => "connection lost",
-            Self::CoreDied => "core died",
-            Self::Closed(CloseReason::Ended) => "closed by the client",
-            Self::Closed(reason) => reason.as_str(),
-        }
-    }
-}
-
 /// On whose behalf a connection is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holder {
@@ -130,83 +101,17 @@ pub enum Found {
     Several(usize),
 }
 
-impl Relay {
-    /// All sessions of this core. Takes as long as copying eight octets for each.
-    #[must_use]
-    pub fn sessions(&self) -> Vec<SessionHandle> {
-        self.sessions.keys().map(SessionHandle).collect()
-    }
-
-    /// What there is to say of a session; `None` if it is over.
-    #[must_use]
-    pub fn session_view(&self, now: Instant, session: SessionHandle) -> Option<SessionView> {
-        self.sessions.get(session.0).map(|session| session.view(now))
-    }
-
-    /// On whose behalf a connection is there, as far as this core knows.
-    #[must_use]
-    pub fn holder(&self, peer: PeerKey) -> Holder {
-        let Some(peer) = self.peers.get(peer) else { return Holder::default() };
-        let id = match &peer.role {
-            Role::Client { sessions } => sessions.first().and_then(|key| self.sessions.id_of(*key)),
-            Role::Foreign | Role::Dialling | Role::Dialled => peer.bound.first().copied(),
-        };
-        let Some(id) = id else { return Holder::default() };
-        let session = self.sessions.by_id(&id).filter(|_| peer.role != Role::Foreign);
-        Holder {
-            session: Some(id.prefix().to_owned()),
-            user: session.map(|session| session.user().to_owned()),
-        }
-    }
-
-    /// The session whose id begins like that.
-    #[must_use]
-    pub fn find_session(&self, prefix: &str) -> Found {
-        let begins =
-            |key: &SessionKey| self.sessions.get(*key).is_some_and(|session| session.is_called(prefix));
-        let mut found = self.sessions.keys().filter(begins);
-        match (found.next(), found.count()) {
-            (None, _) => Found::Nothing,
-            (Some(key), 0) => Found::One(SessionHandle(key)),
-            (Some(_), more) => Found::Several(more + 1),
-        }
-    }
-
-    /// Whether what [`poll_write`](Self::poll_write) gives next for a connection begins a frame.
-    #[must_use]
-    pub fn is_between_frames(&self, peer: PeerKey) -> bool {
-        self.peers.get(peer).is_some_and(|peer| peer.out.is_between_frames())
-    }
-
-    /// An operator ends a session, with its client's connection and all that lives by it. A connection with a relay
-    /// serves others, too: it stays.
-    pub(super) fn on_operator_closes(&mut self, session: SessionHandle, fx: &mut Effects) {
-        let Some(client) = self.sessions.get(session.0).map(Session::client) else {
-            return;
-        };
-        match client {
-            Some(client) => self.close_peer(client, CloseReason::Operator, fx),
-            None => {
-                self.sessions.note_end(session.0, EndReason::Closed(CloseReason::Operator));
-                if let Some(session) = self.sessions.id_of(session.0) {
-                    self.core.post(Message::InnerLost { session }, fx);
-                }
-            }
-        }
-    }
-}
-
 impl Far {
-    pub(super) fn new(to: Outer, uri: &[u8]) -> Self {
+    pub(crate) fn new(to: Outer, uri: &[u8]) -> Self {
         match to {
-            Outer::Session(session) => Self::Session(session.prefix().to_owned()),
+            Outer::Session(session) => Self::Session(session.id.prefix().to_owned()),
             Outer::Peer(peer) => Self::Connection { peer, authority: authority(uri) },
         }
     }
 }
 
 /// Host and port of the first URI of a path.
-pub(super) fn authority_of_first(path: &[u8]) -> String {
+pub(crate) fn authority_of_first(path: &[u8]) -> String {
     authority(Path::new(path).first().unwrap_or_default())
 }
 

@@ -6,8 +6,8 @@ use std::fmt;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use rustls_pki_types::ServerName;
 
-use super::Secrets;
 use super::ini::{File, boolean};
+use super::outcome::Secrets;
 use super::relay::Relay;
 
 /// Everything that must not stand in a URL as it is.

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use ini::{Ini, ParseOption};
 
-use super::{ImportError, Note};
+use super::outcome::{ImportError, Note};
 
 /// Sections that the other relay reads for a backend of its own, which asks a network of servers for the accounts.
 const NO_COUNTERPART: [&str; 2] = ["SIPThor", "ThorNetwork"];

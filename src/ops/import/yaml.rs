@@ -1,8 +1,8 @@
 //! The config as an operator would have written it.
 
 use super::accounts::{Accounts, LEFT_OUT, Mysql, User};
+use super::outcome::{Note, Secrets};
 use super::relay::{LogLevel, Relay};
-use super::{Note, Secrets};
 
 /// A comment line is broken before it gets longer than this.
 const COLUMNS: usize = 100;

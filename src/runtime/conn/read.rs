@@ -226,7 +226,7 @@ impl Reader {
                 return ReadEnd::Ended("closed by the peer");
             }
             self.watch_head();
-            glommio::executor().yield_if_needed().await;
+            engine::breathe().await;
         }
     }
 
@@ -310,7 +310,7 @@ impl Reader {
         let bytes = pool::freeze(plain);
         let mut at = 0;
         let mut failure = None;
-        core.feed_with(|relay, now, fx| {
+        core.feed_with(|relay, now| {
             loop {
                 let step = match parser.step(bytes.get(at..).unwrap_or_default()) {
                     Ok(Some(step)) => step,
@@ -332,11 +332,11 @@ impl Reader {
                     Piece::Blank => Input::Blank { peer, octets: step.consumed },
                 };
                 at += step.consumed;
-                relay.handle(now, input, fx);
+                relay.handle(now, input);
             }
             let unfinished = records + bytes.len() - at;
             if mem::replace(&mut told.unfinished, unfinished) != unfinished {
-                relay.handle(now, Input::Unfinished { peer, bytes: unfinished }, fx);
+                relay.handle(now, Input::Unfinished { peer, bytes: unfinished });
             }
         });
         if at > 0 && conn.is_up() {

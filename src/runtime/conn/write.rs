@@ -62,7 +62,7 @@ impl Writer {
                     Next::Flush if empty => break,
                     Next::Flush => {}
                 }
-                glommio::executor().yield_if_needed().await;
+                engine::breathe().await;
             }
         }
     }

@@ -7,23 +7,23 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::shared::Shared;
-use crate::relay::{Effect, Effects, Event, Input, Limit, OutBatch, PeerKey, Relay, Transport, WriteState};
+use crate::relay::{Effect, Event, Input, Limit, OutBatch, PeerKey, Relay, Transport, WriteState};
 use crate::runtime::log::{self, Felt};
 
 impl Shared {
     /// Tells the relay what happened and does what it asks for.
     pub(crate) fn feed(self: &Rc<Self>, inputs: impl IntoIterator<Item = Input>) {
-        self.feed_with(|relay, now, fx| {
+        self.feed_with(|relay, now| {
             for input in inputs {
-                relay.handle(now, input, fx);
+                relay.handle(now, input);
             }
         });
     }
 
     /// The same, for what can only be said piece by piece.
-    pub(crate) fn feed_with(self: &Rc<Self>, feed: impl FnOnce(&mut Relay, Instant, &mut Effects)) {
-        let fx = self.drive.feed(feed);
-        self.apply(fx);
+    pub(crate) fn feed_with(self: &Rc<Self>, feed: impl FnOnce(&mut Relay, Instant)) {
+        self.drive.feed(feed);
+        self.apply();
     }
 
     /// Hands one flush of what a connection may be sent to `write`, and a buffer for as long as it needs one.
@@ -32,8 +32,8 @@ impl Shared {
         peer: PeerKey,
         write: impl FnOnce(&OutBatch, &mut Vec<u8>),
     ) -> WriteState {
-        let (state, fx) = self.drive.flush(peer, write);
-        self.apply(fx);
+        let state = self.drive.flush(peer, write);
+        self.apply();
         state
     }
 
@@ -44,7 +44,7 @@ impl Shared {
         address: SocketAddr,
         begin: impl FnOnce(PeerKey) -> bool,
     ) {
-        let (accepted, fx) = self.drive.accept(transport, address.ip());
+        let accepted = self.drive.accept(transport, address.ip());
         let lost = match accepted {
             // Before the effects: they may speak of this connection.
             Ok(peer) => Some(peer).filter(|peer| !begin(*peer)),
@@ -53,7 +53,7 @@ impl Shared {
                 None
             }
         };
-        self.apply(fx);
+        self.apply();
         // After the effects: what counts connections must hear of its coming first.
         if let Some(peer) = lost {
             self.feed([Input::Lost { peer }]);
@@ -61,12 +61,14 @@ impl Shared {
     }
 
     /// Tells the relay which other processes of this relay exist.
-    pub(crate) fn look_at_generations(&self) {
-        self.drive.set_generations(self.generations.numbers());
+    pub(crate) fn look_at_generations(self: &Rc<Self>) {
+        self.feed([Input::OtherGenerations(self.generations.numbers())]);
     }
 
-    fn apply(self: &Rc<Self>, fx: Effects) {
-        self.drive.take(fx, |core, messages| self.mesh.send(core, messages));
+    fn apply(self: &Rc<Self>) {
+        while let Some((core, messages)) = self.drive.next_parcel() {
+            self.mesh.send(core, messages);
+        }
         self.drive.apply_due(|effect| self.apply_one(effect));
     }
 

@@ -24,7 +24,7 @@ impl Shared {
             if !each(views.collect()) {
                 return;
             }
-            glommio::executor().yield_if_needed().await;
+            engine::breathe().await;
         }
     }
 

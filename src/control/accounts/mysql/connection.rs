@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::config::{self, Columns, DatabaseServer, SecretColumns};
-use crate::control::accounts::{Answer, Secret};
+use crate::control::accounts::answer::{Answer, Secret};
 use crate::proto::digest::{Algorithm, Ha1};
 use crate::telemetry::{Site, Source, gated};
 

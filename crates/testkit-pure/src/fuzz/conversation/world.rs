@@ -19,8 +19,8 @@ use crate::fuzz::trace;
 use msrp_proto::digest::{Algorithm, Ha1};
 use msrp_proto::parser::{Parser, ParserLimits, Piece};
 use msrp_relay_core::{
-    CoreId, Effect, Effects, Input, LookUpAnswer, LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings,
-    Target, Transport, WriteState,
+    CoreId, Effect, Input, LookUpAnswer, LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings, Target,
+    Transport, WriteState,
 };
 
 /// The name of the relay.
@@ -66,6 +66,8 @@ struct Core {
     relay: Option<Relay>,
     incarnation: u16,
     stopping: bool,
+    /// An effect is being carried out.
+    applying: bool,
 }
 
 pub(super) struct Dial {
@@ -135,7 +137,7 @@ impl World {
         };
         for index in 0..world.settings.cores {
             let relay = Some(world.new_relay(index, 0));
-            world.cores.push(Core { relay, incarnation: 0, stopping: false });
+            world.cores.push(Core { relay, incarnation: 0, stopping: false, applying: false });
         }
         world
     }
@@ -157,11 +159,10 @@ impl World {
         let entry = self.cores.get_mut(core).filter(|core| !core.stopping)?;
         let relay = entry.relay.as_mut().filter(|_| number < LINKS_MAX)?;
         let address = IpAddr::from([198, 51, 100, 1 + (number % 3) as u8]);
-        let mut fx = Effects::new();
-        let key = relay.accept(self.now, Transport { secure, port: PORT }, address, &mut fx).ok();
+        let key = relay.accept(self.now, Transport { secure, port: PORT }, address).ok();
         let uri = format!("msrps://198.51.100.23:{}/end{number};tcp", 40_000 + number);
         let link = key.map(|key| self.add_link(core, key, uri));
-        self.apply(core, fx);
+        self.apply(core);
         link
     }
 
@@ -286,16 +287,15 @@ impl World {
         let Some(relay) = &mut self.cores[core].relay else {
             return;
         };
-        let mut fx = Effects::new();
         self.out.clear();
-        let state = relay.poll_write(self.now, key, &mut self.out, &mut fx);
+        let state = relay.poll_write(self.now, key, &mut self.out);
         let link = &mut self.links[number];
         self.out.parts().for_each(|part| link.unwritten.extend_from_slice(part));
         assert_eq!(link.unwritten.len(), self.out.len());
         link.awake = !self.out.is_empty();
         link.finished = state == WriteState::Finished;
         assert!(!link.finished || link.closing, "finished without having been closed");
-        self.apply(core, fx);
+        self.apply(core);
     }
 
     // -- cores ---------------------------------------------------------------------------------
@@ -304,22 +304,26 @@ impl World {
         let Some(relay) = &mut self.cores[core].relay else {
             return;
         };
-        let mut fx = Effects::new();
         trace(|| {
             format!("  core {core} hears {}", format!("{input:?}").chars().take(90).collect::<String>())
         });
-        relay.handle(self.now, input, &mut fx);
-        self.apply(core, fx);
+        relay.handle(self.now, input);
+        self.apply(core);
     }
 
-    fn apply(&mut self, core: usize, fx: Effects) {
-        for (to, messages) in fx.parcels {
+    /// Does what a relay asks for. What an effect leads to may ask for more: that comes behind what is due already.
+    fn apply(&mut self, core: usize) {
+        while let Some((to, messages)) = self.cores[core].relay.as_mut().and_then(Relay::poll_parcel) {
             assert_ne!(usize::from(to.index), core, "a parcel to oneself");
             self.lanes.entry((core, usize::from(to.index))).or_default().extend(messages);
         }
-        for effect in fx.list {
+        if mem::replace(&mut self.cores[core].applying, true) {
+            return;
+        }
+        while let Some(effect) = self.cores[core].relay.as_mut().and_then(Relay::poll_effect) {
             self.apply_one(core, effect);
         }
+        self.cores[core].applying = false;
     }
 
     fn apply_one(&mut self, core: usize, effect: Effect) {

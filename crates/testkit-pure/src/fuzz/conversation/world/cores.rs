@@ -5,7 +5,7 @@ use std::mem;
 
 use super::{Core, DOMAIN, HOST, PORT, World};
 use msrp_proto::digest::Algorithm;
-use msrp_relay_core::{ChunkBounds, Input, Limits, Relay, Settings};
+use msrp_relay_core::{ChunkBounds, Expires, Input, Limits, Relay, Settings};
 
 /// A relay's settings, chosen by two octets.
 pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u8) -> Settings {
@@ -20,10 +20,12 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
         challenge_lifetime: Duration::from_secs(15),
         attempts_max: 3,
         insecure_plain: is_set(3),
-        expires_seconds_min: 60,
-        expires_seconds_default: 600,
-        expires_seconds_max: 3600,
-        enforce_default: is_set(4),
+        expires: Expires {
+            seconds_min: 60,
+            seconds_default: 600,
+            seconds_max: 3600,
+            enforce_default: is_set(4),
+        },
         allow_other_methods: !is_set(5),
         relays: None,
         serves_relays: true,
@@ -126,7 +128,7 @@ impl World {
         if again && !self.cores[index].stopping {
             let incarnation = self.cores[index].incarnation + 1;
             let relay = Some(self.new_relay(position, incarnation));
-            self.cores[index] = Core { relay, incarnation, stopping: false };
+            self.cores[index] = Core { relay, incarnation, stopping: false, applying: false };
         }
         for core in (0..self.cores.len()).filter(|core| *core != index) {
             let running = self.running(index);

@@ -1,0 +1,113 @@
+//! What asks for sessions by one connection.
+
+use super::request::AuthRequest;
+use super::state::{AuthState, Claim};
+use super::through_relay::{Behind, Client};
+
+/// What asks for sessions by one connection: the client at its other end, or the clients behind the relay there; never
+/// both.
+#[derive(Debug, Default)]
+pub(crate) enum Applicants {
+    /// Nothing has.
+    #[default]
+    None,
+    Own(Box<AuthState>),
+    Behind(Box<Behind>),
+}
+
+impl Applicants {
+    pub(crate) fn own(&self) -> Option<&AuthState> {
+        match self {
+            Self::Own(auth) => Some(auth),
+            Self::None | Self::Behind(_) => None,
+        }
+    }
+
+    pub(crate) fn behind_mut(&mut self) -> Option<&mut Behind> {
+        match self {
+            Self::Behind(behind) => Some(behind),
+            Self::None | Self::Own(_) => None,
+        }
+    }
+
+    /// The clients behind the relay there. The caller has seen that no client of its own is at the other end.
+    pub(super) fn behind_or_insert_with(&mut self, new: impl FnOnce() -> Behind) -> &mut Behind {
+        if !matches!(self, Self::Behind(_)) {
+            *self = Self::Behind(Box::new(new()));
+        }
+        match self {
+            Self::Behind(behind) => behind,
+            Self::None | Self::Own(_) => unreachable!("inserted above"),
+        }
+    }
+
+    /// What is known of the client that an AUTH comes from.
+    pub(super) fn of(&mut self, request: &AuthRequest) -> Option<&mut AuthState> {
+        match self {
+            Self::Own(auth) if !request.is_through_relay() => Some(auth),
+            Self::Behind(behind) if request.is_through_relay() => {
+                behind.client(request.nearest()).map(|client| &mut client.auth)
+            }
+            _ => None,
+        }
+    }
+
+    /// The client behind a relay that an AUTH comes from.
+    pub(super) fn client_behind(&mut self, request: &AuthRequest) -> Option<&mut Client> {
+        self.behind_mut().filter(|_| request.is_through_relay())?.client(request.nearest())
+    }
+
+    /// A number by which the answers to an AUTH's questions are known.
+    pub(super) fn take_ticket(&mut self, request: &AuthRequest) -> u32 {
+        match self {
+            Self::Own(auth) => {
+                auth.ticket = auth.ticket.wrapping_add(1);
+                auth.ticket
+            }
+            Self::Behind(behind) => behind.take_ticket(request.nearest(), request.transit().cost()),
+            Self::None => 0,
+        }
+    }
+
+    /// What waits for an answer with that number.
+    pub(super) fn by_ticket(&mut self, number: u32) -> Option<&mut AuthState> {
+        match self {
+            Self::Own(auth) => Some(auth),
+            Self::Behind(behind) => behind.by_ticket(number),
+            Self::None => None,
+        }
+    }
+
+    /// That number is not waited for any more, unless a place among the user's sessions is still asked for.
+    pub(super) fn drop_idle_ticket(&mut self, number: u32) {
+        if let Self::Behind(behind) = self
+            && behind.by_ticket(number).is_none_or(|auth| !auth.is_waiting())
+        {
+            behind.drop_ticket(number);
+        }
+    }
+
+    /// AUTHs that wait for a place among their user's sessions.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &Claim> {
+        let behind = match self {
+            Self::Behind(behind) => Some(behind),
+            Self::None | Self::Own(_) => None,
+        };
+        let states = self.own().into_iter().chain(behind.into_iter().flat_map(|behind| behind.states()));
+        states.filter_map(|auth| auth.claim.as_deref())
+    }
+
+    /// Whether the client at the other end waits for something.
+    pub(crate) fn is_own_waiting(&self) -> bool {
+        self.own().is_some_and(AuthState::is_waiting)
+    }
+
+    /// Bytes of memory that they take.
+    pub(crate) fn kept(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Own(auth) => auth.kept(),
+            Self::Behind(behind) => behind.kept(),
+        }
+    }
+}

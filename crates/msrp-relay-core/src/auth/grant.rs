@@ -1,0 +1,299 @@
+//! From credentials that are right to a session: a place among the user's sessions, a URI or its
+//! prolongation, the 200 (RFC 4976, 5.1 and 6.3).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use msrp_proto::digest::{AuthenticationInfo, Ha1, Verified};
+use msrp_proto::parser::Flag;
+use msrp_proto::status::Status;
+
+use super::refuse::{Refusal, auth_response};
+use super::request::AuthRequest;
+use super::state::{AuthState, Claim, Granted, Nonce, Waiting};
+use crate::Relay;
+use crate::api::Event;
+use crate::core::Core;
+use crate::ids::{CoreId, LookUpTicket, PeerKey, PeerRef, SessionRef};
+use crate::limit::Limit;
+use crate::message::PeerStep;
+use crate::peers::Peers;
+use crate::peers::peer::Peer;
+use crate::peers::state::Role;
+use crate::quota::who::{Tally, UserKey, Who};
+use crate::reason::CloseReason;
+use crate::sessions::{NewSession, NewUri};
+use crate::view::authority_of_first;
+
+/// URIs one session may have at a time: the present one and the one it replaces (RFC 4976, 9.4).
+const URIS_PER_SESSION_MAX: usize = 2;
+
+/// The connection has a session already, and that is another user's or has all the URIs that it may have.
+const ANOTHER: Refusal = Refusal::Respond(Status::FORBIDDEN, "Open another connection for another session");
+
+/// These need the connections and the sessions at once.
+impl Relay {
+    /// Whether a session is asked for that counts among its user's. A client's connection counts once, whatever it has;
+    /// behind a relay each session counts by itself. Another URI of a session is no other session.
+    pub(super) fn is_new_session(&mut self, key: PeerKey, waiting: &Waiting) -> bool {
+        let now = self.core.now;
+        let Some(peer) = self.peers.get_mut(key).filter(|peer| peer.user.is_none()) else {
+            return false;
+        };
+        let own = peer.sessions_of(&waiting.request).map(|sessions| &**sessions).unwrap_or_default();
+        waiting.refreshes.is_none() && !own.iter().any(|session| self.sessions.is_live(*session, now))
+    }
+
+    /// The core that counts the user has answered.
+    pub(crate) fn on_claimed(
+        &mut self,
+        ticket: LookUpTicket,
+        who: Who,
+        granted: bool,
+        counter: Option<CoreId>,
+    ) {
+        let LookUpTicket { peer: key, number } = ticket;
+        let core = &mut self.core;
+        let auth = self.peers.get_mut(key).and_then(|peer| peer.applicants.by_ticket(number));
+        let claim = auth.and_then(|auth| auth.claim.take_if(|c| c.waiting.ticket == number));
+        let Some(claim) = claim else {
+            // Who asked is gone. A core that has died since has forgotten what it counted.
+            if counter.is_some() && counter == core.cores.running(who.counter(core.cores.len())) {
+                core.tally(who, Tally::Released);
+            }
+            return;
+        };
+        let request = claim.waiting.request.clone();
+        let outcome = if granted {
+            let user = claim.user();
+            if let Some(peer) = self.peers.get_mut(key).filter(|_| !request.is_through_relay()) {
+                peer.count_among(user, core);
+            }
+            self.admit(key, *claim, true)
+        } else {
+            core.bite(Limit::SessionsPerUser, Some(key));
+            Err(Refusal::Respond(Status::FORBIDDEN, "Too many sessions of this user"))
+        };
+        let core = &mut self.core;
+        if let Err(refusal) = outcome {
+            if granted && request.is_through_relay() {
+                // No session was made that could give the place back.
+                core.tally(who, Tally::Released);
+            }
+            self.peers.refuse_auth(key, &request, &refusal, core);
+        }
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.applicants.drop_idle_ticket(number);
+            peer.update_pause(core);
+        }
+    }
+
+    /// Everything is in order, and there is a place among the user's sessions if they are counted.
+    pub(super) fn admit(&mut self, key: PeerKey, claim: Claim, counted: bool) -> Result<(), Refusal> {
+        let Claim { waiting, verified, ha1, granted } = claim;
+        let uri = match waiting.refreshes {
+            Some(_) => self.refresh(key, &waiting, &verified, &granted)?,
+            None => self.open_or_renew(key, &waiting.request, verified, (&granted, counted))?,
+        };
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.prove(&mut self.core);
+        }
+        self.peers.accept_auth(key, &uri, &waiting.request, (&ha1, &granted), &mut self.core);
+        Ok(())
+    }
+
+    /// Prolongs the session that an AUTH names.
+    fn refresh(
+        &mut self,
+        key: PeerKey,
+        waiting: &Waiting,
+        verified: &Verified,
+        granted: &Granted,
+    ) -> Result<Arc<[u8]>, Refusal> {
+        let peer = self.peers.get_mut(key).ok_or(Refusal::Close(CloseReason::Misaddressed))?;
+        peer.check_user(&waiting.request, verified)?;
+        let expires = granted.expires(&waiting.request, self.core.now);
+        // It was there when the AUTH came; the look-up may have taken longer than it lasted.
+        let prolonged =
+            waiting.refreshes.and_then(|(session, uri)| self.sessions.prolong(session, uri, expires));
+        prolonged.ok_or(Refusal::Respond(Status::NO_SESSION, "refresh of a session that has ended"))
+    }
+
+    /// One session per connection: the same user may have another URI for it, another user none (decision: every
+    /// session gets a congestion control of its own). Returns the URI that is granted.
+    fn open_or_renew(
+        &mut self,
+        key: PeerKey,
+        request: &AuthRequest,
+        verified: Verified,
+        (granted, counted): (&Granted, bool),
+    ) -> Result<Arc<[u8]>, Refusal> {
+        let core = &mut self.core;
+        let through_relay = request.is_through_relay();
+        let peer = self.peers.get_mut(key).ok_or(Refusal::Close(CloseReason::Misaddressed))?;
+        let auth = peer.check_user(request, &verified)?;
+        let verified = Arc::clone(auth.user.get_or_insert_with(|| Arc::new(verified)));
+        let port = core.settings.tls_port.filter(|_| peer.origin.is_dialled());
+        let uri = NewUri {
+            inner_path: Arc::from(request.way_back().as_bytes()),
+            expires: granted.expires(request, core.now),
+            secure: peer.transport.secure,
+            port: port.unwrap_or(peer.transport.port),
+        };
+        let own = peer.sessions_of(request).map(|sessions| &**sessions).unwrap_or_default();
+        if let Some(session) = own.iter().copied().find(|own| self.sessions.is_live(*own, core.now)) {
+            if self.sessions.live_uris(session, core.now) >= URIS_PER_SESSION_MAX {
+                return Err(ANOTHER);
+            }
+            core.effects.event(Event::SessionRenewed { session: session.id.prefix().to_owned() });
+            return self.sessions.renew(session, uri, core).ok_or(ANOTHER);
+        }
+        let counted = through_relay && counted;
+        let new = NewSession {
+            peer: peer.me,
+            through_relay,
+            verified: Arc::clone(&verified),
+            counted: counted.then(|| UserKey::new(verified.username(), verified.realm())),
+        };
+        let (session, uri) = self.sessions.open(new, uri, core);
+        match peer.sessions_of(request) {
+            Some(sessions) => sessions.push(session),
+            None => peer.role = Role::Client { sessions: vec![session] },
+        }
+        if through_relay {
+            let chunk_max = core.settings.chunk_bounds.of_uri(request.nearest());
+            core.tell_peer(peer.me, PeerStep::Bind { session, chunk_max });
+        }
+        core.effects.event(Event::SessionOpened {
+            session: session.id.prefix().to_owned(),
+            user: verified.username().to_owned(),
+            realm: verified.realm().to_owned(),
+            peer: key,
+            relay: through_relay.then(|| authority_of_first(request.way_back().as_bytes())),
+        });
+        Ok(uri)
+    }
+}
+
+impl Peers {
+    /// Asks the core that counts the user for a place among the user's sessions.
+    pub(super) fn claim(&mut self, key: PeerKey, claim: Claim, core: &mut Core) {
+        let Some(peer) = self.get_mut(key) else {
+            return;
+        };
+        let me = peer.me;
+        let Some(auth) = peer.applicants.of(&claim.waiting.request) else {
+            return;
+        };
+        let who = Who::User(claim.user());
+        let ticket = LookUpTicket { peer: key, number: claim.waiting.ticket };
+        auth.claim = Some(Box::new(claim));
+        if core.cores.running(who.counter(core.cores.len())).is_some() {
+            core.tally(who, Tally::Claim { peer: me, ticket });
+        } else {
+            // No core counts just now: better one too many than none at all.
+            core.tell_peer(me, PeerStep::Claimed { ticket, who, granted: true, counter: None });
+        }
+    }
+
+    /// A core that counted users is gone: what was asked of it is granted.
+    pub(crate) fn grant_claims_of(&self, gone: CoreId, core: &mut Core) {
+        for (peer, ticket, who) in self.claims() {
+            if who.counter(core.cores.len()) == usize::from(gone.index) {
+                core.tell_peer(peer, PeerStep::Claimed { ticket, who, granted: true, counter: None });
+            }
+        }
+    }
+
+    /// The core at a position is up: what it was asked before it could hear, it is asked again. A second
+    /// answer finds no claim, and gives the place back.
+    pub(crate) fn claim_again(&self, index: usize, core: &mut Core) {
+        for (peer, ticket, who) in self.claims() {
+            if who.counter(core.cores.len()) == index {
+                core.tally(who, Tally::Claim { peer, ticket });
+            }
+        }
+    }
+
+    /// AUTHs that wait for a place among their user's sessions.
+    fn claims(&self) -> impl Iterator<Item = (PeerRef, LookUpTicket, Who)> {
+        self.iter().flat_map(|peer| {
+            peer.applicants.claims().map(|claim| {
+                let ticket = LookUpTicket { peer: peer.me.key, number: claim.waiting.ticket };
+                (peer.me, ticket, Who::User(claim.user()))
+            })
+        })
+    }
+
+    /// The 200 (RFC 4976, 5.1).
+    fn accept_auth(
+        &mut self,
+        key: PeerKey,
+        own_uri: &[u8],
+        request: &AuthRequest,
+        (ha1, granted): (&Ha1, &Granted),
+        core: &mut Core,
+    ) {
+        core.stats.auth_ok += 1;
+        // In the order in which the client uses them: the way back from here to it is in From-Path.
+        let mut use_path = Vec::new();
+        for relay in request.way_back().uris().rev().skip(1) {
+            use_path.extend_from_slice(relay);
+            use_path.push(b' ');
+        }
+        use_path.extend_from_slice(own_uri);
+        let (Some(peer), Some(authorization)) = (self.get_mut(key), request.given()) else {
+            return;
+        };
+        let Some(auth) = peer.applicants.of(request) else {
+            return;
+        };
+        let next = Nonce::new(&mut core.entropy, None);
+        let info = AuthenticationInfo {
+            nextnonce: Some(next.text.as_str().into()),
+            rspauth: authorization.rspauth(ha1, request.to()).as_str().to_owned().into(),
+            cnonce: authorization.cnonce.clone(),
+            nc: authorization.nc,
+        };
+        let info = info.to_string();
+        auth.next = Some(next);
+        auth.challenge = None;
+        auth.failures = 0;
+        auth_response(peer, request, Status::OK)
+            .header("Use-Path", &use_path)
+            .header_fmt("Expires", format_args!("{}", granted.seconds))
+            .header("Authentication-Info", info.as_bytes())
+            .end(Flag::Last);
+        peer.wake(core);
+    }
+}
+
+impl Granted {
+    /// When the URI expires. Behind a relay there is no connection of the client's to end with: what was announced holds.
+    fn expires(&self, request: &AuthRequest, now: Instant) -> Option<Instant> {
+        let enforced = self.enforced || request.is_through_relay();
+        enforced.then(|| now + Duration::from_secs(self.seconds))
+    }
+}
+
+impl Peer {
+    /// What is known of the client that an AUTH comes from, which must be this user, or not known yet.
+    fn check_user(&mut self, request: &AuthRequest, verified: &Verified) -> Result<&mut AuthState, Refusal> {
+        let auth = self.applicants.of(request).ok_or(Refusal::Challenge)?;
+        match auth.user.as_ref().is_some_and(|user| **user != *verified) {
+            true => Err(ANOTHER),
+            false => Ok(auth),
+        }
+    }
+
+    /// The sessions of the client that an AUTH comes from; `None` before a client's connection has one.
+    fn sessions_of(&mut self, request: &AuthRequest) -> Option<&mut Vec<SessionRef>> {
+        if request.is_through_relay() {
+            return self.applicants.client_behind(request).map(|client| &mut client.sessions);
+        }
+        match &mut self.role {
+            Role::Client { sessions } => Some(sessions),
+            Role::Foreign => None,
+        }
+    }
+}

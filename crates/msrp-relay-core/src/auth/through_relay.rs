@@ -1,0 +1,205 @@
+//! The clients behind a relay: who asks for sessions of ours through it (RFC 4976, 6.3; norms A10, A13, A15).
+//!
+//! One connection with a relay may lead to many clients. Each is told from the others by the URI that the relay has put
+//! first into From-Path, which it has minted for that client alone; each has its own challenges, failures and
+//! sessions, and waits for no other.
+//!
+//! Invariants: so many clients are remembered, and no more; the eldest who has nothing and waits for nothing gives way.
+//! What one of them does wrong costs neither the others nor the connection. A connection has a client at its other end, or
+//! clients behind it, never both.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::state::AuthState;
+use crate::ids::{Entropy, SecretHasher, SessionRef};
+
+/// Clients behind one relay with sessions of ours that came by one connection.
+const CLIENTS_MAX: usize = 4096;
+/// Those who have none, or none yet: it takes no account to be one of them.
+const ASKING_MAX: usize = 256;
+
+/// One part in so many of the memory is for sessions of clients behind relays. They last as long as they are refreshed, and
+/// what is kept of the clients beside them is less again: memory that is short must be able to become ample.
+pub(super) const SESSIONS_PART: usize = 3;
+
+/// The clients behind a relay, on one connection with it.
+#[derive(Debug)]
+pub(crate) struct Behind {
+    clients: HashMap<Arc<[u8]>, Client, SecretHasher>,
+    /// How many there may be before it is looked which can be forgotten.
+    room: usize,
+    /// How many have come so far.
+    met: u64,
+    /// Whose answer of the accounts, or whose place among a user's sessions, is still to come.
+    tickets: HashMap<u32, Ticket>,
+    next_ticket: u32,
+    /// Bytes of the URIs, and of the AUTHs that wait.
+    bytes: usize,
+}
+
+/// An AUTH that waits for something.
+#[derive(Debug)]
+struct Ticket {
+    uri: Arc<[u8]>,
+    /// What it takes.
+    bytes: usize,
+}
+
+/// What a client takes beside its URI: its entry, in a table that may be half empty, and its nonces.
+const CLIENT_BYTES: usize = 2 * size_of::<Client>() + 256;
+
+/// One of them.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(super) auth: AuthState,
+    /// Its place among all that have come.
+    met: u64,
+    pub(super) sessions: Vec<SessionRef>,
+    /// It has failed too often: nothing is tried before that.
+    pub(super) blocked_until: Option<Instant>,
+}
+
+impl Behind {
+    pub(super) fn new(entropy: &mut Entropy) -> Self {
+        Self {
+            clients: HashMap::with_hasher(SecretHasher::new(entropy)),
+            room: ASKING_MAX,
+            met: 0,
+            tickets: HashMap::new(),
+            next_ticket: 0,
+            bytes: 0,
+        }
+    }
+
+    pub(super) fn client(&mut self, uri: &[u8]) -> Option<&mut Client> {
+        self.clients.get_mut(uri)
+    }
+
+    /// Makes room for a client, unless it is known, or all the room is taken by others who have sessions or wait for
+    /// something.
+    pub(super) fn meet(
+        &mut self,
+        uri: &[u8],
+        is_open: &impl Fn(SessionRef) -> bool,
+        entropy: &mut Entropy,
+    ) -> Option<&mut Client> {
+        if !self.clients.contains_key(uri) {
+            if self.clients.len() >= self.room {
+                self.forget_some(is_open);
+            }
+            if self.clients.len() >= CLIENTS_MAX {
+                return None;
+            }
+            self.met += 1;
+            let auth = AuthState::new(entropy);
+            let client = Client { auth, met: self.met, sessions: Vec::new(), blocked_until: None };
+            self.clients.insert(Arc::from(uri), client);
+            self.bytes += uri.len();
+        }
+        let client = self.clients.get_mut(uri)?;
+        client.sessions.retain(|session| is_open(*session));
+        Some(client)
+    }
+
+    /// Forgets those who have no session and wait for nothing, but for the latest; looks again when as many have come.
+    fn forget_some(&mut self, is_open: &impl Fn(SessionRef) -> bool) {
+        let mut idle = Vec::new();
+        for client in self.clients.values_mut() {
+            client.sessions.retain(|session| is_open(*session));
+            if client.is_idle() {
+                idle.push(client.met);
+            }
+        }
+        idle.sort_unstable();
+        let kept_from = idle.len().checked_sub(ASKING_MAX / 2).and_then(|first| idle.get(first)).copied();
+        self.retain(|client| !client.is_idle() || Some(client.met) >= kept_from);
+    }
+
+    /// Forgets all who have no session and wait for nothing. Their next AUTH is challenged anew.
+    pub(crate) fn forget_idle(&mut self, is_open: &impl Fn(SessionRef) -> bool) {
+        for client in self.clients.values_mut() {
+            client.sessions.retain(|session| is_open(*session));
+        }
+        self.retain(|client| !client.is_idle());
+        self.clients.shrink_to_fit();
+    }
+
+    fn retain(&mut self, stays: impl Fn(&Client) -> bool) {
+        let bytes = &mut self.bytes;
+        self.clients.retain(|uri, client| {
+            let stays = stays(client);
+            *bytes -= if stays { 0 } else { uri.len() };
+            stays
+        });
+        self.room = self.clients.len() + ASKING_MAX / 2;
+    }
+
+    /// Bytes of memory that the clients and their AUTHs take.
+    pub(crate) fn kept(&self) -> usize {
+        self.bytes + self.clients.len() * CLIENT_BYTES
+    }
+
+    /// A number for an AUTH that takes so many bytes while it waits.
+    pub(super) fn take_ticket(&mut self, uri: &[u8], bytes: usize) -> u32 {
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        let bytes = bytes + uri.len();
+        self.bytes += bytes;
+        self.tickets.insert(self.next_ticket, Ticket { uri: Arc::from(uri), bytes });
+        self.next_ticket
+    }
+
+    /// Whose ticket it is.
+    pub(super) fn by_ticket(&mut self, number: u32) -> Option<&mut AuthState> {
+        let ticket = self.tickets.get(&number)?;
+        self.clients.get_mut(&ticket.uri).map(|client| &mut client.auth)
+    }
+
+    pub(super) fn drop_ticket(&mut self, number: u32) {
+        if let Some(ticket) = self.tickets.remove(&number) {
+            self.bytes -= ticket.bytes;
+        }
+    }
+
+    pub(super) fn states(&self) -> impl Iterator<Item = &AuthState> {
+        self.tickets.values().filter_map(|ticket| self.clients.get(&ticket.uri)).map(|client| &client.auth)
+    }
+}
+
+impl Client {
+    fn is_idle(&self) -> bool {
+        self.sessions.is_empty() && !self.auth.is_waiting()
+    }
+
+    pub(super) fn block_until(&mut self, until: Instant) {
+        self.blocked_until = Some(until);
+        self.auth.failures = 0;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests state what must hold")]
+mod tests {
+    use super::*;
+    use crate::ids::{CoreId, SessionId};
+
+    // Whoever comes again when its sessions are over, and gets none, must be forgotten like others: else a connection
+    // that lives long is full in the end.
+    #[test]
+    fn who_comes_again_without_a_session_can_be_forgotten() {
+        let mut entropy = Entropy::new([1; 32]);
+        let mut behind = Behind::new(&mut entropy);
+        for number in 0..2 * CLIENTS_MAX {
+            let uri = number.to_be_bytes();
+            let client = behind.meet(&uri, &|_| false, &mut entropy).unwrap();
+            let id = SessionId::mint(CoreId { index: 0, incarnation: 0 }, &mut Entropy::new([2; 32]));
+            client.sessions.push(SessionRef { core: id.home(), id });
+            // It is over.
+            behind.meet(&uri, &|_| false, &mut entropy).unwrap();
+        }
+        assert!(behind.clients.len() <= ASKING_MAX, "{} are remembered", behind.clients.len());
+        let latest = (2 * CLIENTS_MAX - 1).to_be_bytes();
+        assert!(behind.clients.contains_key(&latest[..]), "the latest is among them");
+    }
+}

@@ -1,0 +1,73 @@
+//! What changes under connections and sessions that live on: other settings, other cores.
+//!
+//! Invariants: nothing waits for ever for what the old settings promised (what is written is credited, alarms are set
+//! anew, what is held up is looked at again); sessions that began uncounted are counted as soon as it matters. Connections
+//! that exist may still send heads as long as was allowed when they came, so the room for one request never shrinks.
+//! What a core that died owed is written off once; a core that is new is told what it counts.
+
+use std::mem;
+
+use crate::Relay;
+use crate::quota::counts::tell_all;
+use crate::quota::who::Who;
+use crate::settings::{Limits, Settings};
+
+impl Relay {
+    /// A core has died or been started again: each table ends, or tells again, what it has with it.
+    pub(crate) fn on_core_changed(&mut self, index: u16, running: Option<u16>) {
+        let Self { peers, sessions, quota, core } = self;
+        if let Some(gone) = core.cores.change(index, running) {
+            core.orphans.forget_core(gone);
+            peers.forget_core(gone, core);
+            core.memory.forget_core(gone);
+            quota.forget_core(gone, core);
+            peers.grant_claims_of(gone, core);
+            sessions.forget_core(gone, core);
+        }
+        let index = usize::from(index);
+        if let Some(new) = core.cores.running(index) {
+            // It may have started after this core, and missed what was said to it before.
+            let count = core.cores.len();
+            let shares = peers.shares().chain(sessions.shares());
+            tell_all(shares, |who| who.counter(count) == index, core);
+            peers.claim_again(index, core);
+            core.tell_bans(new);
+            core.memory.ask_again(new);
+        }
+    }
+
+    /// Goes on with other settings; see [`Input::Reconfigured`](crate::Input::Reconfigured). Each table does its part.
+    pub(crate) fn on_reconfigured(&mut self, settings: Settings) {
+        let Self { peers, sessions, quota, core } = self;
+        let before = mem::replace(&mut core.settings, settings);
+        let now = &mut core.settings;
+        now.hostname = before.hostname;
+        now.ports = before.ports;
+        now.cores = before.cores;
+        keep_room(&mut now.limits, before.limits.request_octets_max);
+        core.memory.resize(now.limits.queue_octets_total, core.cores.len());
+        let (counts_users, rate) = (now.limits.counts_users(), now.limits.octets_per_second_per_user_max);
+        let begins_to_limit = rate > 0 && !core.rates.is_limited();
+        core.rates.change(rate);
+        if begins_to_limit {
+            peers.begin_rates(core);
+        }
+        if counts_users && !before.limits.counts_users() {
+            sessions.count_all();
+            peers.count_all(core);
+            let shares = peers.shares().chain(sessions.shares());
+            tell_all(shares, |who| matches!(who, Who::User(_)), core);
+        }
+        if begins_to_limit {
+            quota.tell_all_shares(core);
+        }
+        peers.on_reconfigured(rate, core);
+    }
+}
+
+/// Room for one request of connections that came under older settings.
+fn keep_room(limits: &mut Limits, request_octets_max: usize) {
+    limits.request_octets_max = limits.request_octets_max.max(request_octets_max);
+    limits.queue_octets_low = limits.queue_octets_low.max(limits.request_octets_max);
+    limits.queue_octets_high = limits.queue_octets_high.max(limits.queue_octets_low);
+}

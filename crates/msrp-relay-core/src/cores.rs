@@ -1,0 +1,57 @@
+//! Which cores live: those of this process by position, and the other processes of this relay by generation.
+
+use crate::ids::CoreId;
+
+/// The cores as far as this one knows.
+#[derive(Debug)]
+pub(crate) struct Cores {
+    /// The present life of each core, by position; `None` while it is down.
+    running: Vec<Option<u16>>,
+    /// The last life of each core that has ended.
+    ended: Vec<Option<u16>>,
+    /// Generations of other processes of this relay: what is for their sessions is passed to them.
+    pub(crate) other_generations: [Option<u8>; 2],
+}
+
+impl Cores {
+    pub(crate) fn new(me: CoreId, count: usize) -> Self {
+        let mut running = vec![Some(0); count];
+        if let Some(own) = running.get_mut(usize::from(me.index)) {
+            *own = Some(me.incarnation);
+        }
+        Self { running, ended: vec![None; count], other_generations: [None; 2] }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Another life of a core begins, or none. Returns the one that is over with that.
+    pub(crate) fn change(&mut self, index: u16, running: Option<u16>) -> Option<CoreId> {
+        let entry = self.running.get_mut(usize::from(index))?;
+        let before = std::mem::replace(entry, running);
+        let incarnation = before.filter(|_| before != running)?;
+        self.ended[usize::from(index)] = Some(incarnation);
+        Some(CoreId { index, incarnation })
+    }
+
+    /// The present life of the core at a position.
+    pub(crate) fn running(&self, index: usize) -> Option<CoreId> {
+        let incarnation = self.running.get(index).copied().flatten()?;
+        Some(CoreId { index: u16::try_from(index).ok()?, incarnation })
+    }
+
+    pub(crate) fn is_alive(&self, core: CoreId) -> bool {
+        self.running.get(usize::from(core.index)).copied().flatten() == Some(core.incarnation)
+    }
+
+    /// Whether a core is known to be dead. One that is started again may write before we hear of it.
+    pub(crate) fn has_ended(&self, core: CoreId) -> bool {
+        self.ended.get(usize::from(core.index)).copied().flatten() == Some(core.incarnation)
+    }
+
+    /// Whether a core is of another process of this relay.
+    pub(crate) fn is_of_other_process(&self, core: CoreId) -> bool {
+        self.other_generations.contains(&Some(core.generation()))
+    }
+}

@@ -1,0 +1,138 @@
+//! Looks into the relay from outside: what an operator may see, figures, where a connection belongs. Nothing here changes
+//! anything.
+
+use std::time::Instant;
+
+use msrp_proto::head::{Head, Kind, Method};
+use msrp_proto::uri::MsrpUri;
+
+use crate::Relay;
+use crate::ids::{CoreId, PeerKey, SessionKey, SessionRef};
+use crate::peers::peer::{Peer, named_session};
+use crate::peers::state::Role;
+use crate::stats::{Stats, TableSizes};
+use crate::view::{Found, Holder, SessionHandle, SessionView};
+
+impl Relay {
+    /// All sessions of this core. Takes as long as copying eight octets for each.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionHandle> {
+        self.sessions.keys().map(SessionHandle).collect()
+    }
+
+    /// What there is to say of a session; `None` if it is over.
+    #[must_use]
+    pub fn session_view(&self, now: Instant, session: SessionHandle) -> Option<SessionView> {
+        self.sessions.by_key(session.0).map(|session| session.view(now))
+    }
+
+    /// On whose behalf a connection is there, as far as this core knows.
+    #[must_use]
+    pub fn holder(&self, peer: PeerKey) -> Holder {
+        let Some(peer) = self.peers.get(peer) else { return Holder::default() };
+        let id = match &peer.role {
+            Role::Client { sessions } => sessions.first().copied(),
+            Role::Foreign => peer.bound.first().copied(),
+        };
+        let Some(id) = id else { return Holder::default() };
+        let session =
+            self.sessions.get(id).filter(|_| peer.role != Role::Foreign || peer.origin.is_dialled());
+        Holder {
+            session: Some(id.id.prefix().to_owned()),
+            user: session.map(|session| session.user().to_owned()),
+        }
+    }
+
+    /// The session whose id begins like that.
+    #[must_use]
+    pub fn find_session(&self, prefix: &str) -> Found {
+        let begins =
+            |key: &SessionKey| self.sessions.by_key(*key).is_some_and(|session| session.is_called(prefix));
+        let mut found = self.sessions.keys().filter(begins);
+        match (found.next(), found.count()) {
+            (None, _) => Found::Nothing,
+            (Some(key), 0) => Found::One(SessionHandle(key)),
+            (Some(_), more) => Found::Several(more + 1),
+        }
+    }
+
+    /// Whether what [`poll_write`](Self::poll_write) gives next for a connection begins a frame.
+    #[must_use]
+    pub fn is_between_frames(&self, peer: PeerKey) -> bool {
+        self.peers.get(peer).is_some_and(|peer| peer.out.is_between_frames())
+    }
+
+    // -- figures ---------------------------------------------------------------------------------
+
+    /// What happened so far.
+    pub fn stats(&self) -> &Stats {
+        &self.core.stats
+    }
+
+    /// How full the tables are.
+    pub fn table_sizes(&self) -> TableSizes {
+        TableSizes {
+            peers: self.peers.len(),
+            sessions: self.sessions.len(),
+            transactions: self.peers.iter().map(|p| p.out.transactions.len()).sum(),
+            unanswered: self.core.orphans.len()
+                + self.peers.iter().map(|p| p.unanswered.len()).sum::<usize>(),
+            octets_queued: self.core.memory.held(),
+            bytes_kept: self.sessions.kept() + self.peers.iter().map(Peer::kept).sum::<usize>(),
+            bytes_counted: self.core.memory.kept(),
+            counted: self.quota.len() + self.core.rates.len(),
+            newcomers: self.core.newcomers.entries() + self.quota.told_len(),
+        }
+    }
+
+    /// All that counts against [`Limits::queue_octets_total`](crate::Limits), without looking at every table.
+    pub fn bytes_used(&self) -> usize {
+        self.core.memory.used()
+    }
+
+    /// Connections whose first request is still to come, or of which nothing has been proven yet.
+    pub fn newcomers(&self) -> usize {
+        self.core.newcomers.len()
+    }
+
+    // -- cores -----------------------------------------------------------------------------------
+
+    /// How many cores there are, this one included.
+    pub fn cores(&self) -> usize {
+        self.core.cores.len()
+    }
+
+    /// Which core this is.
+    pub fn core(&self) -> CoreId {
+        self.core.me
+    }
+
+    /// Whether that is a core, in its present life, of this process and not this one.
+    pub fn is_other(&self, core: CoreId) -> bool {
+        core != self.core.me && self.core.cores.is_alive(core)
+    }
+
+    /// Whether the relay is about to end: nothing more is read.
+    pub fn is_stopping(&self) -> bool {
+        self.core.is_stopping()
+    }
+
+    // -- connections -----------------------------------------------------------------------------
+
+    /// Where the session lives, or lived, that the first request of a connection names.
+    pub fn home_of(&self, head: &Head, octets: &[u8]) -> Option<CoreId> {
+        if self.core.is_stopping() || matches!(head.kind(), Kind::Response(_) | Kind::Request(Method::Auth)) {
+            return None;
+        }
+        let first = head.to_path(octets).first()?;
+        if !MsrpUri::parse(first).is_ok_and(|uri| self.core.settings.is_ours(&uri)) {
+            return None;
+        }
+        Some(SessionRef::of_wire(named_session(first)?).core)
+    }
+
+    /// Whether a session lives by a connection.
+    pub fn serves_session(&self, peer: PeerKey) -> bool {
+        self.peers.serves_session(peer)
+    }
+}

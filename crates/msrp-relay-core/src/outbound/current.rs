@@ -1,0 +1,253 @@
+//! The request being written: one chunk, or one piece of it after another.
+
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes};
+
+use msrp_proto::head::{ByteRange, FailureReport, Method, Rewrite};
+use msrp_proto::parser::Flag;
+use msrp_proto::status::Status;
+use msrp_proto::write::write_end_line;
+
+use super::batch::OutBatch;
+use super::end_line::EndLineWatch;
+use super::write::{INTERRUPTIBLE_FROM, UNBOUNDED, WriteContext};
+use crate::ids::{Entropy, StreamId, Tid};
+use crate::orphans::Failure;
+use crate::request::{Hop, MessageId, Notice, Transit};
+use crate::transactions::Transactions;
+
+/// A request that has begun to be written and has not ended.
+#[derive(Debug)]
+pub(super) struct Current {
+    pub(super) stream: StreamId,
+    pub(super) hop: Hop,
+    pub(super) transit: Transit,
+    pub(super) report_to: Arc<[u8]>,
+    pub(super) total: Option<u64>,
+    /// Number of the next octet to be written.
+    pub(super) next: u64,
+    /// Number of the first octet of the piece that is on the wire, or comes next.
+    pub(super) piece_start: u64,
+    pub(super) tid: Tid,
+    pub(super) interruptible: bool,
+    /// The octets of the piece on the wire, watched for its own end-line.
+    pub(super) wire: EndLineWatch,
+    /// Its head has been written, its end-line not yet.
+    pub(super) on_wire: bool,
+    pub(super) has_body: bool,
+    /// Held back while the request streams; see the module's notes.
+    pub(super) held: Option<u8>,
+    /// It was interrupted: pieces of it have been written and wait for their answers.
+    pub(super) was_cut: bool,
+    /// The piece on the wire has been answered already.
+    pub(super) answered: bool,
+    pub(super) progress: Progress,
+}
+
+#[derive(Debug)]
+pub(super) enum Progress {
+    Going,
+    /// It has failed: what still comes is dropped and counted.
+    Refused(Box<Failure>),
+    /// ... and its end has come; at most the `#` of its last piece is still to be written.
+    Over,
+}
+
+/// Whether a chunk that is not complete yet may go out as interruptible: not while it may still
+/// turn out to be one of those that must not be interrupted.
+pub(super) fn may_stream(transit: &Transit, at_hand: usize) -> bool {
+    let announced = transit.head.byte_range().and_then(|range| {
+        let octets = range.end.or(range.total)?.checked_sub(range.start)?;
+        Some(octets.saturating_add(1))
+    });
+    let small = announced.is_some_and(|octets| octets <= INTERRUPTIBLE_FROM);
+    at_hand as u64 > INTERRUPTIBLE_FROM || (at_hand > 1 && !small)
+}
+
+/// What is to be told of a request that could not even be queued.
+pub(crate) fn unwritten_failure(stream: StreamId, hop: Hop, transit: Transit) -> Option<Failure> {
+    let mut report_to = Arc::default();
+    share_report_to(&mut report_to, &transit);
+    Current::unwritten(stream, hop, transit, report_to).into_failure()
+}
+
+impl Current {
+    pub(super) fn unwritten(stream: StreamId, hop: Hop, transit: Transit, report_to: Arc<[u8]>) -> Self {
+        let range = transit.head.byte_range();
+        let start = range.map_or(1, |r| r.start);
+        Self {
+            stream,
+            hop,
+            report_to,
+            total: range.and_then(|r| r.total),
+            next: start,
+            piece_start: start,
+            tid: Tid::NONE,
+            interruptible: false,
+            wire: EndLineWatch::new(Tid::NONE),
+            has_body: transit.head.has_body(),
+            held: None,
+            was_cut: false,
+            answered: false,
+            progress: Progress::Going,
+            on_wire: false,
+            transit,
+        }
+    }
+
+    /// Goes on after a cut, under a new transaction id.
+    pub(super) fn resume(&mut self, piece: Piece, out: &mut OutBatch, entropy: &mut Entropy) {
+        self.tid = Tid::mint(entropy);
+        self.wire = EndLineWatch::new(self.tid);
+        self.on_wire = true;
+        self.answered = false;
+        self.interruptible = !piece.whole;
+        // The end of a whole piece stands there for a bounded next hop alone, and says nothing of no octets.
+        let last_octet = self.next.saturating_add(piece.octets).saturating_sub(1);
+        let end = (piece.whole && piece.octets > 0).then_some(last_octet);
+        let range = ByteRange { start: self.next, end, total: self.total };
+        self.write_head(out, Some(range.within_total()));
+    }
+
+    /// What is to be told of a request whose connection is gone, with the octets counted so far.
+    pub(super) fn into_failure(mut self) -> Option<Failure> {
+        self.next = self.next.saturating_add(u64::from(self.held.take().is_some()));
+        match self.progress {
+            Progress::Refused(failure) => Some(*failure),
+            Progress::Going if self.transit.wants_answer() => {
+                Some(Failure { notice: self.notice(), status: Status::TIMEOUT })
+            }
+            Progress::Going | Progress::Over => None,
+        }
+    }
+
+    /// The Byte-Range of the first piece; `None` leaves the header as it came.
+    pub(super) fn first_byte_range(&self, piece: Piece, flag: Option<Flag>) -> Option<ByteRange> {
+        if self.transit.method() != Method::Send {
+            return None;
+        }
+        let Piece { whole, last, octets, bounded } = piece;
+        let says_end = whole && (bounded || octets <= INTERRUPTIBLE_FROM);
+        let received = self.transit.head.byte_range();
+        match received {
+            // What the sender promised and what it sent may differ: it was interrupted, or it lied.
+            Some(range) if says_end => {
+                let counted = range.start.saturating_add(octets).saturating_sub(1);
+                let wrong = range.end.map_or(bounded && octets > 0, |end| end != counted);
+                // More than the whole message was to have: who receives it is to see what its sender has said of it.
+                let is_beyond = range.total.is_some_and(|total| counted > total);
+                let rewritten = wrong && (bounded || !is_beyond);
+                rewritten.then_some(ByteRange { end: Some(counted), ..range }.within_total())
+            }
+            Some(ByteRange { end: None, .. }) => None,
+            Some(range) => Some(ByteRange { end: None, ..range }.within_total()),
+            None if whole => {
+                let total = (last && flag == Some(Flag::Last)).then_some(octets);
+                Some(ByteRange { start: 1, end: says_end.then_some(octets), total })
+            }
+            None => Some(ByteRange { start: 1, end: None, total: None }),
+        }
+    }
+
+    /// How many octets the piece on the wire takes beside the one held back.
+    pub(super) fn room(&self, chunk_max: u64) -> usize {
+        if chunk_max == UNBOUNDED || self.transit.method() != Method::Send {
+            return usize::MAX;
+        }
+        let written = self.next.saturating_sub(self.piece_start);
+        let room = chunk_max.saturating_sub(written).saturating_sub(u64::from(self.held.is_some()));
+        usize::try_from(room).unwrap_or(usize::MAX)
+    }
+
+    pub(super) fn write_head(&self, out: &mut OutBatch, byte_range: Option<ByteRange>) {
+        let rewrite =
+            Rewrite { tid: self.tid.as_bytes(), moves: usize::from(self.transit.moves), byte_range };
+        out.small(|small| self.transit.head.rewrite(&self.transit.octets, &rewrite, small));
+    }
+
+    pub(super) fn release_held(&mut self, out: &mut OutBatch, cx: &mut WriteContext<'_>) {
+        if let Some(octet) = self.held.take() {
+            out.small(|small| small.push(octet));
+            self.wire.wrote(&[octet]);
+            self.next = self.next.saturating_add(1);
+            cx.core.stats.body_octets_out += 1;
+        }
+    }
+
+    pub(super) fn write_body(&mut self, octets: Bytes, out: &mut OutBatch, cx: &mut WriteContext<'_>) {
+        let written = octets.remaining() as u64;
+        if self.interruptible {
+            self.wire.wrote(&octets);
+        }
+        self.next = self.next.saturating_add(written);
+        cx.core.stats.body_octets_out += written;
+        out.body(octets);
+    }
+
+    pub(super) fn finish(
+        mut self,
+        flag: Flag,
+        out: &mut OutBatch,
+        transactions: &mut Transactions,
+        cx: &mut WriteContext<'_>,
+    ) {
+        self.release_held(out, cx);
+        out.small(|small| write_end_line(small, self.tid.as_bytes(), flag, self.has_body));
+        if flag != Flag::Aborted {
+            self.expect_answer(transactions, cx);
+        }
+    }
+
+    pub(super) fn expect_answer(&self, transactions: &mut Transactions, cx: &WriteContext<'_>) {
+        if self.transit.wants_answer() && !self.answered {
+            transactions.begin(self.tid, self.notice(), cx.core.now, cx.room);
+        }
+    }
+
+    /// What to say of the piece on the wire should it fail.
+    pub(super) fn notice(&self) -> Notice {
+        Notice {
+            stream: self.stream,
+            session: self.hop.session,
+            inward: self.hop.inward,
+            method: self.transit.method(),
+            failure_report: if self.transit.method() == Method::Send {
+                self.transit.head.failure_report()
+            } else {
+                FailureReport::No
+            },
+            report_to: Arc::clone(&self.report_to),
+            message_id: self.transit.head.message_id(&self.transit.octets).map(MessageId::new),
+            range: ByteRange {
+                start: self.piece_start,
+                end: Some(self.next.saturating_sub(1)),
+                total: self.total,
+            },
+            moves: self.transit.moves,
+        }
+    }
+}
+
+/// A chunk that can be written now: a request or a part of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    /// All of it is at hand and goes out in one go; otherwise it is interruptible.
+    pub(super) whole: bool,
+    /// The request ends with it. Says nothing of one that is not whole.
+    pub(super) last: bool,
+    /// Body octets at hand for it.
+    pub(super) octets: u64,
+    /// The next hop takes chunks up to a bound, and is told where each ends.
+    pub(super) bounded: bool,
+}
+
+/// Makes `report_to` the From-Path as the hop that hands a request on received it.
+pub(super) fn share_report_to(report_to: &mut Arc<[u8]>, transit: &Transit) {
+    let moves = usize::from(transit.moves).saturating_sub(1);
+    if !transit.is_from_path_after(moves, report_to) {
+        let mut path = Vec::with_capacity(256);
+        transit.append_from_path_after(moves, &mut path);
+        *report_to = Arc::from(path);
+    }
+}

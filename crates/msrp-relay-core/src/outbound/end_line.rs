@@ -1,0 +1,90 @@
+//! Watches that the end-line of a chunk does not stand in its own body (RFC 4975, 7.1; norm S7).
+//!
+//! A chunk that streams shows its transaction id before its body is known. A peer that receives it, and
+//! is a friend of the sender's, could have that id sent back to us within the body, and so end the chunk
+//! where it pleases them and go on with frames that seem to be ours.
+
+use memchr::memmem;
+
+use crate::ids::Tid;
+
+const HYPHENS: &[u8; 7] = b"-------";
+const NEEDLE: usize = HYPHENS.len() + Tid::LEN;
+const BEFORE: usize = NEEDLE - 1;
+
+/// The end of what was written of one chunk, and what must not follow it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EndLineWatch {
+    needle: [u8; NEEDLE],
+    last: [u8; BEFORE],
+    len: usize,
+}
+
+impl EndLineWatch {
+    pub(super) fn new(tid: Tid) -> Self {
+        let mut needle = [b'-'; NEEDLE];
+        needle[HYPHENS.len()..].copy_from_slice(tid.as_bytes());
+        Self { needle, last: [0; BEFORE], len: 0 }
+    }
+
+    /// How many of `octets`, which are to be written next, come before the end-line, if one is in them or
+    /// is completed by them.
+    pub(super) fn end_line_in(&self, octets: &[u8]) -> Option<usize> {
+        let mut seam = [0; 2 * BEFORE];
+        let next = &octets[..octets.len().min(BEFORE)];
+        seam[..self.len].copy_from_slice(&self.last[..self.len]);
+        seam[self.len..self.len + next.len()].copy_from_slice(next);
+        let at_seam = memmem::find(&seam[..self.len + next.len()], &self.needle);
+        match at_seam {
+            Some(at) => Some(at.saturating_sub(self.len)),
+            None => memmem::find(octets, &self.needle),
+        }
+    }
+
+    /// These octets have been written.
+    pub(super) fn wrote(&mut self, octets: &[u8]) {
+        if let Some(last) = octets.last_chunk() {
+            self.last = *last;
+            self.len = BEFORE;
+            return;
+        }
+        let kept = self.len.min(BEFORE - octets.len());
+        self.last.copy_within(self.len - kept..self.len, 0);
+        self.last[kept..kept + octets.len()].copy_from_slice(octets);
+        self.len = kept + octets.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Entropy;
+
+    // S7: wherever the octets are split, the end-line is seen before it is complete, and nothing else is.
+    #[test]
+    fn an_end_line_is_seen_however_it_is_split() {
+        let tid = Tid::mint(&mut Entropy::new([1; 32]));
+        let mut body = b"some octets, ------- and more\r\n-------".to_vec();
+        body.extend_from_slice(tid.as_bytes());
+        body.extend_from_slice(b"$\r\nMSRP forged SEND\r\n");
+        let begins = body.windows(NEEDLE).position(|w| w.ends_with(tid.as_bytes()));
+        for size in 1..=body.len() {
+            let mut watch = EndLineWatch::new(tid);
+            let (mut written, mut seen) = (0, false);
+            for piece in body.chunks(size) {
+                if let Some(before) = watch.end_line_in(piece) {
+                    written += before;
+                    seen = true;
+                    break;
+                }
+                watch.wrote(piece);
+                written += piece.len();
+            }
+            assert!(seen, "split at {size}");
+            let begins = begins.unwrap_or_default();
+            assert!((begins..begins + NEEDLE).contains(&written), "split at {size}: {written}");
+        }
+        let other = EndLineWatch::new(Tid::mint(&mut Entropy::new([2; 32])));
+        assert_eq!(other.end_line_in(&body), None);
+    }
+}

@@ -1,0 +1,566 @@
+//! The requests of one source on their way out of one connection, and the one being written.
+//!
+//! Invariant: items stand in the order in which they came; a request's octets are numbered by
+//! counting what was written (RFC 4975, 7.1.1 and 7.3.1), never by what its head claims.
+//! Which flow may write when is not known here: that is [`Outbound`](super::Outbound)'s.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use msrp_proto::head::Method;
+use msrp_proto::parser::Flag;
+use msrp_proto::status::Status;
+use msrp_proto::write::write_end_line;
+
+use super::batch::OutBatch;
+use super::current::{Current, Piece, Progress, may_stream, share_report_to, unwritten_failure};
+use super::end_line::EndLineWatch;
+use super::item::{Item, body_len};
+use super::write::{INTERRUPTIBLE_FROM, UNBOUNDED, WriteContext};
+use crate::ids::{CoreId, PeerRef, StreamId, Tid};
+use crate::message::{Message, PeerStep, SessionStep};
+use crate::orphans::Failure;
+use crate::request::{Hop, Notice, Transit};
+use crate::transactions::{Transactions, merge};
+
+/// Small pieces of a body are gathered up to so many octets.
+const GATHERED_MAX: usize = 4096;
+
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) source: PeerRef,
+    pub(super) items: VecDeque<Item>,
+    /// How many `End`s are among the items: at least one means that the front request is complete.
+    pub(super) ends: usize,
+    /// The request whose end has not come yet.
+    pub(super) tail: Option<StreamId>,
+    /// The home of the session that hands it over.
+    pub(super) tail_by: Option<CoreId>,
+    current: Option<Current>,
+    /// Octets written and not yet credited to the source: a credit per piece would wake another core
+    /// for each.
+    owed: usize,
+    /// The From-Path of the last request, shared by the notices of all its successors.
+    report_to: Arc<[u8]>,
+}
+
+/// What came of an attempt to write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Written {
+    /// What there was; the chunk stays open.
+    Some,
+    /// The request has ended.
+    End,
+    /// The chunk was ended early, because its end-line would have stood in its body; the request goes on.
+    Cut,
+    /// The chunk has as many octets as the next hop may be given in one; the request goes on.
+    Full,
+}
+
+/// What can be written of a flow.
+enum Next {
+    /// A request that has not begun.
+    Begin(Piece),
+    /// A further piece of one that was cut.
+    Resume(Piece),
+}
+
+/// The flush that is being filled.
+#[derive(Clone, Copy)]
+struct Flush {
+    written: usize,
+    budget: usize,
+}
+
+impl Flow {
+    /// `items` is empty; `report_to` is what notices of this connection were shown last.
+    pub(super) fn new(source: PeerRef, items: VecDeque<Item>, report_to: Arc<[u8]>) -> Self {
+        debug_assert!(items.is_empty(), "another flow's queue");
+        Self { source, items, ends: 0, tail: None, tail_by: None, current: None, owed: 0, report_to }
+    }
+
+    /// What its source is owed; from now on, nothing.
+    pub(super) fn take_owed(&mut self) -> (PeerRef, usize) {
+        (self.source, mem::take(&mut self.owed))
+    }
+
+    /// What the next flow may use again.
+    pub(super) fn retire(self) -> (VecDeque<Item>, Arc<[u8]>) {
+        debug_assert!(self.is_idle() && self.owed == 0, "retired with work to do");
+        (self.items, self.report_to)
+    }
+
+    /// Queues body octets. Small pieces in a row become one: each of them costs several hundred octets of
+    /// memory by itself, and only its length is counted.
+    pub(super) fn push_body(&mut self, octets: Bytes) {
+        if let Some(Item::Body(last)) = self.items.back_mut()
+            && last.len() + octets.len() <= GATHERED_MAX
+        {
+            *last = match mem::take(last).try_into_mut() {
+                Ok(mut gathered) => {
+                    gathered.extend_from_slice(&octets);
+                    gathered.freeze()
+                }
+                Err(last) => {
+                    let mut gathered = BytesMut::with_capacity(GATHERED_MAX);
+                    gathered.extend_from_slice(&last);
+                    gathered.extend_from_slice(&octets);
+                    gathered.freeze()
+                }
+            };
+            return;
+        }
+        self.items.push_back(Item::Body(octets));
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.items.is_empty() && self.current.is_none()
+    }
+
+    /// Whether something could be written at the beginning of a flush.
+    pub(super) fn is_ready(&self, budget: usize, chunk_max: u64) -> bool {
+        self.next(Flush { written: 0, budget }, chunk_max).is_some()
+    }
+
+    /// Whether `stream` is the request being written, or one that failed while it was.
+    pub(super) fn is_writing(&self, stream: StreamId) -> bool {
+        self.current.as_ref().is_some_and(|c| c.stream == stream)
+    }
+
+    pub(super) fn was_cut(&self, stream: StreamId) -> bool {
+        self.current.as_ref().is_some_and(|c| c.stream == stream && c.was_cut)
+    }
+
+    /// The failure of `stream`, if it failed while it was still coming in.
+    pub(super) fn refused(&mut self, stream: StreamId) -> Option<&mut Failure> {
+        match self.current.as_mut().filter(|c| c.stream == stream)?.progress {
+            Progress::Refused(ref mut failure) => Some(failure),
+            Progress::Going | Progress::Over => None,
+        }
+    }
+
+    /// The end of a refused request has come.
+    pub(super) fn end_refused(&mut self) -> Option<Failure> {
+        let current = self.current.as_mut()?;
+        let progress = mem::replace(&mut current.progress, Progress::Over);
+        self.forget_if_over();
+        match progress {
+            Progress::Refused(failure) => Some(*failure),
+            Progress::Going | Progress::Over => None,
+        }
+    }
+
+    /// A refused request is forgotten once its end has come and its `#` has been written.
+    fn forget_if_over(&mut self) {
+        self.current.take_if(|c| !c.on_wire && matches!(c.progress, Progress::Over));
+    }
+
+    /// The transaction id of the chunk on the wire.
+    pub(super) fn on_wire(&self) -> Option<Tid> {
+        self.current.as_ref().filter(|c| c.on_wire).map(|c| c.tid)
+    }
+
+    /// The chunk on the wire is answered before its end.
+    pub(super) fn answered_on_wire(&mut self, tid: Tid) -> Option<Notice> {
+        let current = self
+            .current
+            .as_mut()
+            .filter(|c| c.on_wire && c.tid == tid && !c.answered && c.transit.wants_answer())?;
+        current.answered = true;
+        Some(current.notice())
+    }
+
+    /// Takes the chunk on the wire off it if its request has failed; the `#` is the caller's to write.
+    pub(super) fn abort_refused(&mut self) -> Option<Tid> {
+        let going = |c: &&mut Current| !matches!(c.progress, Progress::Going);
+        let current = self.current.as_mut().filter(going)?;
+        current.on_wire = false;
+        let tid = current.tid;
+        self.forget_if_over();
+        Some(tid)
+    }
+
+    fn next(&self, flush: Flush, chunk_max: u64) -> Option<Next> {
+        if let Some(current) = &self.current {
+            let ready = self.ends > 0 || self.resumable_octets(current) > 1;
+            let going = matches!(current.progress, Progress::Going);
+            if !going || !ready {
+                return None;
+            }
+            if chunk_max == UNBOUNDED {
+                return Some(Next::Resume(Piece { whole: false, last: false, octets: 0, bounded: false }));
+            }
+            let at_hand = self.front_body_len(0) + usize::from(current.held.is_some());
+            return self.piece(at_hand, flush, chunk_max).map(Next::Resume);
+        }
+        let Some(Item::Head { transit, .. }) = self.items.front() else {
+            return None;
+        };
+        let at_hand = self.front_body_len(1);
+        let streams = transit.method() == Method::Send && transit.head.has_body();
+        if !streams {
+            // What must not be interrupted may exceed the flush.
+            let piece = Piece { whole: true, last: true, octets: at_hand as u64, bounded: false };
+            return (self.ends > 0).then_some(Next::Begin(piece));
+        }
+        let piece = self.piece(at_hand, flush, chunk_max)?;
+        let may_begin = piece.whole || self.ends > 0 || may_stream(transit, at_hand);
+        may_begin.then_some(Next::Begin(piece))
+    }
+
+    /// The next chunk of a SEND with so many body octets at hand.
+    fn piece(&self, at_hand: usize, flush: Flush, chunk_max: u64) -> Option<Piece> {
+        let bounded = chunk_max != UNBOUNDED;
+        let last = self.ends > 0 && at_hand as u64 <= chunk_max;
+        let octets = chunk_max.min(at_hand as u64);
+        // Beyond a full piece something must be left for the one that carries the final flag.
+        let is_at_hand = last || at_hand as u64 > chunk_max;
+        let fits = octets <= INTERRUPTIBLE_FROM
+            || octets.saturating_add(flush.written as u64) <= flush.budget as u64;
+        if bounded && is_at_hand && !fits && octets <= flush.budget as u64 {
+            // It fits the next flush, and need not be interruptible then.
+            return None;
+        }
+        Some(Piece { whole: is_at_hand && fits, last, octets, bounded })
+    }
+
+    /// Octets at hand of a request that was cut, as far as it matters how many.
+    fn resumable_octets(&self, current: &Current) -> usize {
+        let bodies = self.items.iter().take(2).map(body_len);
+        usize::from(current.held.is_some()) + bodies.sum::<usize>()
+    }
+
+    /// Makes sure that a chunk is on the wire, writing its head if it can be written now.
+    pub(super) fn begin(
+        &mut self,
+        out: &mut OutBatch,
+        budget: usize,
+        chunk_max: u64,
+        cx: &mut WriteContext<'_>,
+    ) -> bool {
+        match self.next(Flush { written: out.len(), budget }, chunk_max) {
+            None => return false,
+            Some(Next::Resume(piece)) => {
+                if let Some(current) = &mut self.current {
+                    current.resume(piece, out, &mut cx.core.entropy);
+                }
+            }
+            Some(Next::Begin(piece)) => {
+                let Some(Item::Head { stream, hop, transit }) = self.items.pop_front() else {
+                    return false;
+                };
+                self.owed += transit.cost();
+                let transit = if piece.whole && piece.last { transit } else { transit.compact() };
+                share_report_to(&mut self.report_to, &transit);
+                let mut current = Current::unwritten(stream, hop, transit, Arc::clone(&self.report_to));
+                current.tid = Tid::mint(&mut cx.core.entropy);
+                current.wire = EndLineWatch::new(current.tid);
+                current.interruptible = !piece.whole;
+                current.on_wire = true;
+                let byte_range = current.first_byte_range(piece, self.front_flag());
+                current.write_head(out, byte_range);
+                self.current = Some(current);
+            }
+        }
+        cx.core.stats.chunks_out += 1;
+        true
+    }
+
+    /// Writes body octets and, when it is there, the end-line.
+    pub(super) fn write_pieces(
+        &mut self,
+        out: &mut OutBatch,
+        (budget, chunk_max): (usize, u64),
+        transactions: &mut Transactions,
+        cx: &mut WriteContext<'_>,
+    ) -> Written {
+        let Some(current) = self.current.as_mut() else {
+            return Written::End;
+        };
+        // An end is written at once: a cut before it would leave nothing for the last piece.
+        while !current.interruptible || out.len() < budget || matches!(self.items.front(), Some(Item::End(_)))
+        {
+            match self.items.pop_front() {
+                Some(Item::Body(mut octets)) => {
+                    let room = current.room(chunk_max);
+                    if octets.len() > room {
+                        let rest = octets.split_off(room);
+                        self.items.push_front(Item::Body(rest));
+                    }
+                    if octets.is_empty() {
+                        current.release_held(out, cx);
+                        self.end_piece(out, transactions, cx);
+                        return Written::Full;
+                    }
+                    let room = budget.saturating_sub(out.len());
+                    if current.interruptible && octets.len() > room {
+                        let rest = octets.split_off(room);
+                        self.items.push_front(Item::Body(rest));
+                    }
+                    current.release_held(out, cx);
+                    let forged = current.interruptible.then(|| current.wire.end_line_in(&octets)).flatten();
+                    if let Some(forged) = forged {
+                        let rest = octets.split_off(forged);
+                        self.items.push_front(Item::Body(rest));
+                    }
+                    self.owed += octets.len();
+                    if self.owed >= cx.credit_batch {
+                        pay(self.source, &mut self.owed, cx);
+                    }
+                    if forged.is_some() {
+                        current.write_body(octets, out, cx);
+                        if self.cut(out, transactions, cx) {
+                            return Written::Cut;
+                        }
+                        return Written::Some;
+                    }
+                    if current.interruptible && self.items.is_empty() {
+                        let last = octets.len() - 1;
+                        current.held = octets.get(last).copied();
+                        octets.truncate(last);
+                    }
+                    current.write_body(octets, out, cx);
+                }
+                Some(Item::End(flag)) => {
+                    self.ends -= 1;
+                    if let Some(current) = self.current.take() {
+                        current.finish(flag, out, transactions, cx);
+                    }
+                    pay(self.source, &mut self.owed, cx);
+                    return Written::End;
+                }
+                // A head cannot follow before the end; put it back rather than lose it.
+                Some(head) => {
+                    debug_assert!(false, "a request begins before the one before it has ended");
+                    self.items.push_front(head);
+                    return Written::End;
+                }
+                None => break,
+            }
+        }
+        Written::Some
+    }
+
+    /// Whether nothing but the end of the request being written is left.
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self.items.front(), Some(Item::End(_)))
+    }
+
+    /// Ends the piece on the wire with `+` so that something else can be written.
+    pub(super) fn cut(
+        &mut self,
+        out: &mut OutBatch,
+        transactions: &mut Transactions,
+        cx: &WriteContext<'_>,
+    ) -> bool {
+        let Some(current) = self.current.as_mut() else {
+            return false;
+        };
+        if !current.interruptible || current.next == current.piece_start {
+            return false;
+        }
+        self.end_piece(out, transactions, cx);
+        true
+    }
+
+    fn end_piece(&mut self, out: &mut OutBatch, transactions: &mut Transactions, cx: &WriteContext<'_>) {
+        let Some(current) = self.current.as_mut() else {
+            return;
+        };
+        current.on_wire = false;
+        current.was_cut = true;
+        out.small(|small| write_end_line(small, current.tid.as_bytes(), Flag::More, true));
+        current.expect_answer(transactions, cx);
+        current.piece_start = current.next;
+    }
+
+    /// The request being written has failed. Returns the octets to credit, and whom to tell: the
+    /// sender, if all of it has come in; its session, so that it is stopped, if not.
+    pub(super) fn refuse(&mut self, mut failure: Failure) -> (usize, Option<Message>) {
+        let Some(current) = self.current.as_mut().filter(|c| matches!(c.progress, Progress::Going)) else {
+            return (0, None);
+        };
+        let bodies = self.items.iter().take_while(|i| matches!(i, Item::Body(_))).count();
+        let dropped: usize = self.items.drain(..bodies).map(|item| item.cost()).sum();
+        let credit = dropped + mem::take(&mut self.owed);
+        let unwritten = u64::from(current.held.take().is_some()).saturating_add(dropped as u64);
+        failure.notice.range.end = Some(current.next.saturating_sub(1));
+        failure.notice.extend(unwritten);
+        let message = if let Some(Item::End(flag)) = self.items.front() {
+            let aborted = *flag == Flag::Aborted;
+            self.items.pop_front();
+            self.ends -= 1;
+            current.progress = Progress::Over;
+            (!aborted).then(|| failure.into_message())
+        } else {
+            let message = Message::ToSession {
+                to: failure.notice.session,
+                step: SessionStep::Broken { stream: failure.notice.stream, status: failure.status },
+            };
+            current.progress = Progress::Refused(Box::new(failure));
+            Some(message)
+        };
+        self.forget_if_over();
+        (credit, message)
+    }
+
+    /// Drops what is queued of the last request's body: it will not be completed. Its head, should that
+    /// not have been written either, still brings the next hop the news. Returns the octets that cost.
+    pub(super) fn drop_tail(&mut self) -> usize {
+        let mut dropped = 0;
+        while let Some(item) = self.items.pop_back_if(|item| matches!(item, Item::Body(_))) {
+            dropped += item.cost();
+        }
+        dropped
+    }
+
+    /// What is to be told if the request being written fails now.
+    pub(super) fn failure_of_current(&self, status: Status) -> Option<Failure> {
+        let going = |c: &&Current| matches!(c.progress, Progress::Going);
+        let current = self.current.as_ref().filter(going)?;
+        Some(Failure { notice: current.notice(), status })
+    }
+
+    /// The next hop wants no more of a message, or can be given none: what waits of it is not written. Whole chunks have been
+    /// answered already, so each is told of; one still coming in is stopped at its session. Returns the
+    /// octets to credit.
+    pub(super) fn stop(
+        &mut self,
+        is_stopped: impl Fn(Hop, &Transit) -> bool,
+        messages: &mut Vec<Message>,
+    ) -> usize {
+        let mut dropped = 0;
+        let mut notices = Vec::new();
+        let mut kept = VecDeque::with_capacity(self.items.len());
+        let mut items = mem::take(&mut self.items).into_iter().peekable();
+        // What stands before the first head belongs to the request being written.
+        while let Some(item) = items.next_if(|item| !matches!(item, Item::Head { .. })) {
+            kept.push_back(item);
+        }
+        while let Some(head) = items.next() {
+            let mut request = vec![head];
+            while let Some(item) = items.next_if(|item| !matches!(item, Item::Head { .. })) {
+                request.push(item);
+            }
+            let complete = matches!(request.last(), Some(Item::End(_)));
+            match request.first() {
+                Some(Item::Head { stream, hop, transit }) if is_stopped(*hop, transit) => {
+                    let status = Status::STOP;
+                    if !complete {
+                        let (session, stream) = (hop.session, *stream);
+                        messages.push(Message::ToSession {
+                            to: session,
+                            step: SessionStep::Broken { stream, status },
+                        });
+                        kept.extend(request);
+                        continue;
+                    }
+                    let octets: usize = request.iter().map(body_len).sum();
+                    dropped += request.iter().map(Item::cost).sum::<usize>();
+                    self.ends -= 1;
+                    let aborted = matches!(request.last(), Some(Item::End(Flag::Aborted)));
+                    let mut failure = unwritten_failure(*stream, *hop, transit.clone());
+                    if let Some(failure) = failure.as_mut().filter(|_| !aborted) {
+                        failure.notice.extend(octets as u64);
+                        merge(&mut notices, failure.notice.clone());
+                    }
+                }
+                _ => kept.extend(request),
+            }
+        }
+        self.items = kept;
+        let status = Status::STOP;
+        messages.extend(notices.into_iter().map(|notice| Message::ToSession {
+            to: notice.session,
+            step: SessionStep::Failed { notice, status },
+        }));
+        dropped
+    }
+
+    /// Body octets in a row behind so many items.
+    fn front_body_len(&self, behind: usize) -> usize {
+        let bodies = self.items.iter().skip(behind).take_while(|item| matches!(item, Item::Body(_)));
+        bodies.map(body_len).sum()
+    }
+
+    fn front_flag(&self) -> Option<Flag> {
+        self.items.iter().find_map(|item| match item {
+            Item::End(flag) => Some(*flag),
+            Item::Head { .. } | Item::Body(_) => None,
+        })
+    }
+
+    /// The steps that queue all this elsewhere.
+    pub(super) fn release(self) -> impl Iterator<Item = PeerStep> {
+        debug_assert!(self.current.is_none(), "nothing has been written");
+        let mut front = None;
+        self.items.into_iter().filter_map(move |item| {
+            if let Item::Head { stream, .. } = &item {
+                front = Some(*stream);
+            }
+            let stream = front?;
+            Some(match item {
+                Item::Head { hop, transit, .. } => PeerStep::Request { hop, stream, transit },
+                Item::Body(octets) => PeerStep::Body { stream, octets },
+                Item::End(flag) => PeerStep::End { stream, flag },
+            })
+        })
+    }
+
+    /// Empties the queue of a connection that is gone. `pieces` are those of the request still
+    /// coming in that have been written and not answered.
+    pub(super) fn drain(&mut self, pieces: Option<Notice>, loss: &mut Loss) {
+        let mut credit = mem::take(&mut self.owed);
+        let mut current = self.current.take();
+        for item in mem::take(&mut self.items) {
+            credit += item.cost();
+            match item {
+                Item::Head { stream, hop, transit } => {
+                    share_report_to(&mut self.report_to, &transit);
+                    let report_to = Arc::clone(&self.report_to);
+                    current = Some(Current::unwritten(stream, hop, transit, report_to));
+                }
+                Item::Body(octets) => {
+                    if let Some(current) = current.as_mut() {
+                        current.next = current.next.saturating_add(octets.len() as u64);
+                    }
+                }
+                Item::End(flag) => {
+                    let failed = current.take().and_then(Current::into_failure);
+                    if let Some(failure) = failed.filter(|_| flag != Flag::Aborted) {
+                        merge(&mut loss.notices, failure.notice);
+                    }
+                }
+            }
+        }
+        if let Some(mut failure) = current.and_then(Current::into_failure) {
+            if let Some(pieces) = pieces {
+                failure.notice.widen(pieces.range);
+            }
+            loss.orphans.push(failure);
+        }
+        loss.credits.push((self.source, credit));
+    }
+}
+
+/// Credits a source with all it is owed.
+fn pay(source: PeerRef, owed: &mut usize, cx: &mut WriteContext<'_>) {
+    let octets = mem::take(owed);
+    if octets > 0 {
+        cx.core.tell_peer(source, PeerStep::Credit { from: cx.core.me, octets });
+    }
+}
+
+/// What is left when a connection is gone.
+#[derive(Debug, Default)]
+pub(crate) struct Loss {
+    /// Of each message that was complete and did not arrive.
+    pub(crate) notices: Vec<Notice>,
+    /// Requests still coming in.
+    pub(crate) orphans: Vec<Failure>,
+    /// Octets to give back.
+    pub(crate) credits: Vec<(PeerRef, usize)>,
+}

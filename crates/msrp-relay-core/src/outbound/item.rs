@@ -1,0 +1,50 @@
+//! What waits on the way out: pieces of requests in the order in which they came.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use msrp_proto::parser::Flag;
+
+use crate::ids::StreamId;
+use crate::request::{Hop, Transit};
+
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "heads travel unboxed: a box would be an allocation per chunk")]
+pub(crate) enum Item {
+    Head { stream: StreamId, hop: Hop, transit: Transit },
+    Body(Bytes),
+    End(Flag),
+}
+
+impl Item {
+    pub(super) fn cost(&self) -> usize {
+        match self {
+            Self::Head { transit, .. } => transit.cost(),
+            Self::Body(octets) => octets.len(),
+            Self::End(_) => 0,
+        }
+    }
+}
+
+pub(super) fn body_len(item: &Item) -> usize {
+    match item {
+        Item::Body(octets) => octets.len(),
+        Item::Head { .. } | Item::End(_) => 0,
+    }
+}
+
+/// Queues that are empty, for the next flow that begins: most hold one chunk and are made for each.
+#[derive(Debug, Default)]
+pub(crate) struct SpareQueues(pub(super) Vec<VecDeque<Item>>);
+
+impl SpareQueues {
+    const MAX: usize = 16;
+    const ITEMS_MAX: usize = 16;
+
+    pub(super) fn give(&mut self, queue: VecDeque<Item>) {
+        if self.0.len() < Self::MAX && queue.capacity() <= Self::ITEMS_MAX {
+            self.0.push(queue);
+        }
+    }
+}

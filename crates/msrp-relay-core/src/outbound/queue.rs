@@ -1,0 +1,398 @@
+//! The way out of one connection: requests queued per source, written as chunks, cut when needed.
+//!
+//! Invariants, all of RFC 4975, 7.1.1 and RFC 4976, 6.4:
+//! - one chunk is open on a connection at a time;
+//! - a chunk is written either whole, from octets all at hand, or as interruptible; above 2048 octets
+//!   its Byte-Range says `start-*` either way;
+//! - a waiting response or REPORT, or another source's request, waits for at most one flush;
+//! - the pieces of a message are gapless and in order, each with a transaction id of its own, and
+//!   the last one carries the flag that was received;
+//! - the end-line of a chunk does not stand in its body (RFC 4975, 7.1): a peer that reads our transaction
+//!   ids cannot make a friend send frames in our name;
+//! - towards a peer with a bound for its chunks (`outbound.max_chunk`) no SEND has a longer body;
+//! - a source's octets are credited back once, when they are written or dropped.
+//!
+//! While a chunk streams, its last octet at hand is held back until more comes or it ends: so a cut
+//! always leaves something for the piece that carries the final flag.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use msrp_proto::head::Method;
+use msrp_proto::parser::Flag;
+use msrp_proto::status::Status;
+use msrp_proto::write::write_end_line;
+
+use super::batch::OutBatch;
+use super::flow::{Flow, Loss, Written};
+use super::item::{Item, SpareQueues};
+use super::write::{UNBOUNDED, WriteContext};
+use crate::ids::{CoreId, PeerRef, StreamId, Tid};
+use crate::message::{Message, PeerStep, SessionStep};
+use crate::orphans::Failure;
+use crate::request::{Hop, Notice, Transit};
+use crate::transactions::{Room, Transactions};
+
+/// Bytes that an empty buffer for answers keeps room for.
+const CONTROL_ROOM_KEPT: usize = 4 << 10;
+
+/// What is to be written to one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Outbound {
+    /// Complete frames of this relay and its answers, first in line.
+    control: Vec<u8>,
+    /// Of the first of them a part has been written: they were more than a flush.
+    control_cut: bool,
+    /// One queue per connection that requests come from.
+    flows: VecDeque<Flow>,
+    /// The front flow's chunk is on the wire, its end-line not yet.
+    chunk_open: bool,
+    /// The most body octets of a SEND that the peer takes in one chunk.
+    chunk_max: Option<u32>,
+    pub(crate) transactions: Transactions,
+    /// Where a REPORT about the last request went: usually that of the next one goes there, too.
+    report_to: Arc<[u8]>,
+}
+
+impl Outbound {
+    /// Where an answer or a REPORT of ours is appended; it is written before anything else.
+    pub(crate) fn control(&mut self) -> &mut Vec<u8> {
+        &mut self.control
+    }
+
+    /// The peer takes chunks up to so many octets.
+    pub(crate) fn bound_chunks(&mut self, chunk_max: Option<u32>) {
+        self.chunk_max = chunk_max;
+    }
+
+    /// ... and up to so many octets for the sake of one more session.
+    pub(crate) fn bound_chunks_further(&mut self, chunk_max: Option<u32>) {
+        self.chunk_max = [self.chunk_max, chunk_max].into_iter().flatten().min();
+    }
+
+    pub(crate) fn control_len(&self) -> usize {
+        self.control.len()
+    }
+
+    /// Bytes of memory taken beside what is queued, which its sources have been counted for.
+    pub(crate) fn kept(&self) -> usize {
+        let control = match self.control.capacity() {
+            room if room > CONTROL_ROOM_KEPT => room,
+            _ => self.control.len(),
+        };
+        control + self.transactions.weight()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.control.is_empty() && self.flows.iter().all(Flow::is_idle)
+    }
+
+    pub(crate) fn open(&mut self, stream: StreamId, hop: Hop, transit: Transit, spare: &mut SpareQueues) {
+        let flow = self.flow(stream.peer, spare);
+        if flow.tail.is_some() {
+            // The core that handed over the one before has died, and its source knows that before we do.
+            debug_assert_ne!(flow.tail_by, Some(hop.session.core), "a request begins within another");
+            flow.items.push_back(Item::End(Flag::Aborted));
+            flow.ends += 1;
+        }
+        flow.tail = Some(stream);
+        flow.tail_by = Some(hop.session.core);
+        flow.items.push_back(Item::Head { stream, hop, transit });
+    }
+
+    /// Queues body octets; gives back those that are not wanted.
+    pub(crate) fn piece(&mut self, stream: StreamId, octets: Bytes) -> Option<usize> {
+        let Some(flow) = self.flows.iter_mut().find(|f| f.tail == Some(stream)) else {
+            return Some(octets.len());
+        };
+        if let Some(failure) = flow.refused(stream) {
+            failure.notice.extend(octets.len() as u64);
+            return Some(octets.len());
+        }
+        flow.push_body(octets);
+        None
+    }
+
+    /// Whether octets or the end of this request are still to come.
+    pub(crate) fn expects(&self, stream: StreamId) -> bool {
+        self.flows.iter().any(|f| f.tail == Some(stream))
+    }
+
+    /// The end of a request. One that the next hop has refused meanwhile, but the hop before has
+    /// not stopped, is to be told of now. Of one that is aborted, what is still queued is dropped
+    /// (RFC 4975, 7.1.1): also returns the octets to credit.
+    pub(crate) fn close(&mut self, stream: StreamId, flag: Flag) -> (usize, Option<Failure>) {
+        let Some(flow) = self.flows.iter_mut().find(|f| f.tail == Some(stream)) else {
+            return (0, None);
+        };
+        flow.tail = None;
+        if flow.refused(stream).is_some() {
+            return (0, flow.end_refused().filter(|_| flag != Flag::Aborted));
+        }
+        let mut dropped = 0;
+        if flag == Flag::Aborted {
+            if flow.was_cut(stream) {
+                // A sender that aborts a request knows that it failed: its pieces need no verdict.
+                self.transactions.take_merged(stream);
+            }
+            dropped = flow.drop_tail();
+        }
+        flow.items.push_back(Item::End(flag));
+        flow.ends += 1;
+        (dropped, None)
+    }
+
+    fn flow(&mut self, source: PeerRef, spare: &mut SpareQueues) -> &mut Flow {
+        let found = self.flows.iter().position(|f| f.source == source);
+        let index = found.unwrap_or_else(|| {
+            let items = spare.0.pop().unwrap_or_default();
+            self.flows.push_back(Flow::new(source, items, Arc::clone(&self.report_to)));
+            self.flows.len() - 1
+        });
+        &mut self.flows[index]
+    }
+
+    /// Whether what is written next begins a frame.
+    pub(crate) fn is_between_frames(&self) -> bool {
+        !self.chunk_open && !self.control_cut
+    }
+
+    /// What has been written and not yet credited, by the connections it came in by.
+    pub(crate) fn take_owed(&mut self) -> impl Iterator<Item = (PeerRef, usize)> {
+        self.flows.iter_mut().map(Flow::take_owed)
+    }
+
+    /// Who waits for the response with this id: a request that has been written, or the chunk that
+    /// is on the wire (an answer may come before its end).
+    pub(crate) fn answered(&mut self, tid: Tid) -> Option<Notice> {
+        self.transactions.end(tid).or_else(|| {
+            let flow = self.flows.front_mut().filter(|_| self.chunk_open)?;
+            flow.answered_on_wire(tid)
+        })
+    }
+
+    /// The next hop has refused a request, or has been silent for too long. If it is still being
+    /// written its chunk is aborted, and what is queued of it dropped; if the next hop wants the
+    /// whole message stopped (413), so is what is queued of its other chunks. Returns the octets to
+    /// credit to its source, and whom to tell.
+    pub(crate) fn fail(&mut self, mut failure: Failure) -> (usize, Vec<Message>) {
+        let stream = failure.notice.stream;
+        let stopped = (failure.status == Status::STOP).then(|| failure.notice.clone());
+        let (mut dropped, mut messages) = (0, Vec::new());
+        match self.flows.iter_mut().find(|f| f.is_writing(stream)) {
+            Some(flow) => {
+                if flow.was_cut(stream) {
+                    failure.notice = self.transactions.absorb(failure.notice);
+                }
+                let (octets, message) = flow.refuse(failure);
+                dropped += octets;
+                messages.extend(message);
+            }
+            None => {
+                if self.chunk_max.is_some() {
+                    // It may have left in many pieces, and the peer refuses each: that is one failure.
+                    failure.notice = self.transactions.absorb(failure.notice);
+                }
+                messages.push(failure.into_message());
+            }
+        }
+        if let Some(stopped) = stopped
+            && let Some(flow) = self.flows.iter_mut().find(|f| f.source == stream.peer)
+        {
+            dropped += flow.stop(|hop, transit| stopped.is_of(hop, transit), &mut messages);
+            // The chunk on the wire may be a later one of the same message: interrupted at once.
+            let current = flow.failure_of_current(Status::STOP);
+            if let Some(failure) = current.filter(|failure| failure.notice.is_like(&stopped)) {
+                dropped += self.give_up_current(failure, &mut messages);
+            }
+        }
+        (dropped, messages)
+    }
+
+    /// Refuses the request that its flow is writing, the pieces of it that are on the way included.
+    fn give_up_current(&mut self, mut failure: Failure, messages: &mut Vec<Message>) -> usize {
+        let stream = failure.notice.stream;
+        let Some(flow) = self.flows.iter_mut().find(|f| f.is_writing(stream)) else {
+            return 0;
+        };
+        if flow.was_cut(stream) {
+            failure.notice = self.transactions.absorb(failure.notice);
+        }
+        let (octets, message) = flow.refuse(failure);
+        messages.extend(message);
+        octets
+    }
+
+    /// Refuses everything that waits from one source, with 413. Returns the octets to credit to it, and
+    /// whom to tell.
+    pub(crate) fn shed(&mut self, source: PeerRef) -> (usize, Vec<Message>) {
+        let mut messages = Vec::new();
+        let Some(flow) = self.flows.iter_mut().find(|f| f.source == source) else {
+            return (0, messages);
+        };
+        let mut dropped = flow.stop(|_, _| true, &mut messages);
+        if let Some(failure) = flow.failure_of_current(Status::STOP) {
+            dropped += self.give_up_current(failure, &mut messages);
+        }
+        (dropped, messages)
+    }
+
+    /// Moves what may be written now into `out`, up to about `budget` octets: one flush.
+    pub(crate) fn fill(&mut self, out: &mut OutBatch, budget: usize, cx: &mut WriteContext<'_>) {
+        let chunk_max = self.chunk_max.map_or(UNBOUNDED, u64::from);
+        self.abort_if_refused(out);
+        self.cut_if_others_wait(out, budget, cx);
+        // Each turn ends a request, fills a chunk up to its bound, or leaves its flow with nothing to write; `waiting` counts the
+        // flows in a row that had nothing, so the loop ends after one look at each.
+        let mut waiting = 0;
+        while out.len() < budget {
+            self.write_control(out, budget);
+            if self.control_cut {
+                break;
+            }
+            let room_for_transactions = self.has_room(cx);
+            let Some(flow) = self.flows.front_mut() else {
+                break;
+            };
+            let mut ended = false;
+            let begins = !self.chunk_open && room_for_transactions && flow.begin(out, budget, chunk_max, cx);
+            if begins {
+                // Once for each chunk, not for each flush of one.
+                give_up_answers(&mut self.transactions, cx);
+            }
+            if self.chunk_open || begins {
+                self.chunk_open = true;
+                match flow.write_pieces(out, (budget, chunk_max), &mut self.transactions, cx) {
+                    Written::Some => break,
+                    Written::End | Written::Full => ended = true,
+                    Written::Cut => {}
+                }
+                self.chunk_open = false;
+            }
+            waiting = if ended { 0 } else { waiting + 1 };
+            if flow.is_idle() {
+                if let Some(flow) = self.flows.pop_front() {
+                    let (items, report_to) = flow.retire();
+                    cx.core.spare.give(items);
+                    self.report_to = report_to;
+                }
+            } else {
+                if waiting >= self.flows.len() {
+                    break;
+                }
+                self.flows.rotate_left(1);
+            }
+        }
+        self.write_control(out, budget);
+        if self.control.is_empty() && self.control.capacity() > CONTROL_ROOM_KEPT {
+            // A burst must not be remembered in memory for as long as the connection lives.
+            self.control = Vec::new();
+        }
+    }
+
+    /// Moves answers and REPORTs into the flush, as far as they fit: what is handed over is in memory until the peer takes
+    /// it.
+    fn write_control(&mut self, out: &mut OutBatch, budget: usize) {
+        if !self.chunk_open && out.push_small(&mut self.control, budget) > 0 {
+            self.control_cut = !self.control.is_empty();
+        }
+    }
+
+    /// Whether a further request may be written. A full table holds writing back until answers come;
+    /// but if we do not read them, because what the peer itself sends must wait, two floods that meet
+    /// would hold up each other for ever: then the oldest are given up.
+    fn has_room(&self, cx: &WriteContext<'_>) -> bool {
+        cx.deaf || !self.transactions.is_full(cx.room)
+    }
+
+    /// The next hop does not want the chunk on the wire: it ends with `#` (RFC 4975, 7.3.2).
+    fn abort_if_refused(&mut self, out: &mut OutBatch) {
+        if !self.chunk_open {
+            return;
+        }
+        let Some(flow) = self.flows.front_mut() else {
+            return;
+        };
+        if let Some(tid) = flow.abort_refused() {
+            out.small(|small| write_end_line(small, tid.as_bytes(), Flag::Aborted, true));
+            self.chunk_open = false;
+        }
+    }
+
+    /// A chunk that has been on the wire for a flush gives way to a waiting frame or source.
+    fn cut_if_others_wait(&mut self, out: &mut OutBatch, budget: usize, cx: &WriteContext<'_>) {
+        if !self.chunk_open {
+            return;
+        }
+        let chunk_max = self.chunk_max.map_or(UNBOUNDED, u64::from);
+        let others_wait =
+            || self.has_room(cx) && self.flows.iter().skip(1).any(|f| f.is_ready(budget, chunk_max));
+        if self.control.is_empty() && !others_wait() {
+            return;
+        }
+        let Some(flow) = self.flows.front_mut() else {
+            return;
+        };
+        // One that ends anyway does so at once, and with the flag it was given: of a request that has been
+        // aborted no piece is to have a verdict.
+        if !flow.is_ending() && flow.cut(out, &mut self.transactions, cx) {
+            self.chunk_open = false;
+            self.flows.rotate_left(1);
+        }
+    }
+
+    /// Requests coming in from a core that is gone: their end will never come.
+    pub(crate) fn streams_from(&self, gone: CoreId) -> Vec<StreamId> {
+        let coming = self.flows.iter().filter_map(|f| f.tail.zip(f.tail_by));
+        coming.filter(|(s, by)| s.peer.core == gone || *by == gone).map(|(stream, _)| stream).collect()
+    }
+
+    /// The steps that queue everything at another connection. For one that was never up: nothing of it has
+    /// been written.
+    pub(crate) fn release(&mut self) -> Vec<PeerStep> {
+        std::mem::take(&mut self.flows).into_iter().flat_map(Flow::release).collect()
+    }
+
+    /// The connection is gone. A chunk on the wire is ended, should there still be a flush.
+    pub(crate) fn lose(&mut self) -> Loss {
+        let mut control = Vec::new();
+        if self.chunk_open
+            && let Some(tid) = self.flows.front().and_then(Flow::on_wire)
+        {
+            write_end_line(&mut control, tid.as_bytes(), Flag::Aborted, true);
+        }
+        control.append(&mut self.control);
+        self.control = control;
+        self.chunk_open = false;
+        let mut loss = Loss::default();
+        let mut flows = std::mem::take(&mut self.flows);
+        // Pieces of requests that are still coming in belong to those, not to the message so far.
+        let pieces: Vec<Option<Notice>> =
+            flows.iter().map(|f| self.transactions.take_merged(f.tail?)).collect();
+        loss.notices = self.transactions.drain_merged();
+        for (flow, pieces) in flows.iter_mut().zip(pieces) {
+            flow.drain(pieces, &mut loss);
+        }
+        loss
+    }
+}
+
+/// Makes room in the table for what has just begun to be written. The sender of a SEND has had its
+/// 200; a request that waits for an answer from the far end is answered.
+/// While memory is short one is given up for each that begins, so that there come to be no more.
+fn give_up_answers(transactions: &mut Transactions, cx: &mut WriteContext<'_>) {
+    let mut too_many = transactions.is_full(cx.room);
+    while too_many {
+        match transactions.give_up_oldest() {
+            Some(notice) if notice.method != Method::Send => {
+                let status = Status::TIMEOUT;
+                cx.core.tell_session(notice.session, SessionStep::Failed { notice, status });
+            }
+            Some(_) => {}
+            None => break,
+        }
+        too_many = transactions.is_full(Room::ample(cx.room.max));
+    }
+}

@@ -1,0 +1,163 @@
+//! The connections of one core.
+//!
+//! Owns: every connection that the core has, each in a slot whose key is never used again. Here are the table and what is
+//! done to all of it; in [`receive`], what comes in; in [`deliver`], the steps that sessions and other connections ask
+//! for; in [`lifecycle`], how a connection begins and ends. Handlers touch this table and the context, nothing else: what
+//! a session must do is sent to it.
+//!
+//! Invariant: only the core that owns a connection writes to it.
+
+pub(crate) mod deliver;
+pub(crate) mod lifecycle;
+pub(crate) mod peer;
+pub(crate) mod receive;
+pub(crate) mod state;
+
+use slotmap::SlotMap;
+
+use crate::api::WriteState;
+use crate::core::Core;
+use crate::ids::{PeerKey, SessionRef};
+use crate::outbound::batch::OutBatch;
+use crate::outbound::write::WriteContext;
+use crate::quota::who::{Share, UserKey, Who};
+use crate::transactions::Room;
+
+use peer::Peer;
+use state::Role;
+
+/// The most handed over at a time while memory is short: the floor of `limits.flush_bytes_max`.
+const PRESSED_FLUSH_MAX: usize = 16 << 10;
+
+/// The table of connections.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    table: SlotMap<PeerKey, Peer>,
+}
+
+impl Peers {
+    pub(crate) fn new() -> Self {
+        Self { table: SlotMap::with_key() }
+    }
+
+    // -- getters ---------------------------------------------------------------------------------
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(crate) fn get(&self, key: PeerKey) -> Option<&Peer> {
+        self.table.get(key)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: PeerKey) -> Option<&mut Peer> {
+        self.table.get_mut(key)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Peer> {
+        self.table.values()
+    }
+
+    /// Whether a session lives by a connection.
+    pub(crate) fn serves_session(&self, key: PeerKey) -> bool {
+        self.get(key).is_some_and(Peer::is_in_use)
+    }
+
+    /// A connection with the relay of a URI, if there is one.
+    pub(crate) fn with_relay_of(&self, uri: &[u8]) -> Option<&Peer> {
+        self.iter().find(|peer| peer.leads_to_relay_of(uri))
+    }
+
+    /// What of all connections is counted by address and by user.
+    pub(crate) fn shares(&self) -> impl Iterator<Item = (Who, Share)> {
+        self.iter().flat_map(Peer::shares)
+    }
+
+    // -- output ----------------------------------------------------------------------------------
+
+    /// Moves what a connection may be sent now into `out`: one flush.
+    pub(crate) fn poll_write(&mut self, key: PeerKey, out: &mut OutBatch, core: &mut Core) -> WriteState {
+        let Some(peer) = self.table.get_mut(key) else {
+            return WriteState::Finished;
+        };
+        peer.writing.is_woken = false;
+        peer.writing.last_taken = core.now;
+        let limits = &core.settings.limits;
+        let pressed = core.memory.is_pressed();
+        let budget = limits.flush_octets_max.min(if pressed { PRESSED_FLUSH_MAX } else { usize::MAX });
+        let room = core.room();
+        // What is not yet credited must not keep its source from being read again, whatever the pressure on its core.
+        let credit_batch = limits.request_octets_max / 2;
+        let deaf = peer.is_paused();
+        peer.out.fill(out, budget, &mut WriteContext { core, room, credit_batch, deaf });
+        peer.writing.is_taking = !out.is_empty();
+        peer.writing.bytes_in_hand = out.len();
+        peer.set_alarm(core);
+        peer.count_full_table(core);
+        peer.update_pause(core);
+        match peer.phase.is_closing() && peer.out.is_empty() {
+            true => WriteState::Finished,
+            false => WriteState::Open,
+        }
+    }
+
+    // -- all of them -----------------------------------------------------------------------------
+
+    /// Memory is short no more: the connections that waited for that go on.
+    pub(crate) fn resume_all(&mut self, core: &mut Core) {
+        let room = Room::short(core.settings.limits.transactions_per_peer_max);
+        for peer in self.table.values_mut() {
+            peer.update_pause(core);
+            if peer.out.transactions.is_full(room) {
+                peer.wake(core);
+            }
+        }
+    }
+
+    /// Memory is short: clients behind relays that have no session and wait for nothing ask again. Without this what they
+    /// take could fill the budget for as long as their relays are connected.
+    pub(crate) fn forget_askers(&mut self, is_open: &impl Fn(SessionRef) -> bool, core: &mut Core) {
+        for peer in self.table.values_mut() {
+            if let Some(behind) = peer.applicants.behind_mut() {
+                behind.forget_idle(is_open);
+                peer.recount(core);
+            }
+        }
+    }
+
+    /// Other settings hold; `rate` is what a user may send in a second now.
+    pub(crate) fn on_reconfigured(&mut self, rate: u64, core: &mut Core) {
+        for peer in self.table.values_mut() {
+            if rate == 0 {
+                peer.stop_throttling();
+            }
+            for (source, octets) in peer.out.take_owed() {
+                core.credit(source, octets);
+            }
+            peer.count_full_table(core);
+            peer.update_pause(core);
+            peer.set_alarm(core);
+            // More may be written at a time, or await an answer.
+            peer.wake(core);
+        }
+    }
+
+    /// The connections of users that are counted get their buckets.
+    pub(crate) fn begin_rates(&self, core: &mut Core) {
+        for user in self.iter().filter_map(|peer| peer.user) {
+            core.rates.begin(user, core.now);
+        }
+    }
+
+    /// Connections with a session, opened while nothing was counted, count among their users' from now on.
+    pub(crate) fn count_all(&mut self, core: &mut Core) {
+        for peer in self.table.values_mut() {
+            let has_session = matches!(&peer.role, Role::Client { sessions } if !sessions.is_empty());
+            let user = peer.applicants.own().and_then(|auth| auth.verified());
+            let user = user.map(|user| UserKey::new(user.username(), user.realm()));
+            if let Some(user) = user.filter(|_| has_session && peer.user.is_none()) {
+                peer.count_among(user, core);
+            }
+        }
+    }
+}

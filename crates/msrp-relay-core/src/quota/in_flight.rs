@@ -1,0 +1,206 @@
+//! Which core holds how many of the octets that came in by a connection.
+//!
+//! Octets go to the core of a session, and may go on from there to a third one; that they have is told by the one between.
+//!
+//! Invariants: what is lent to a core and given back by it again leaves nothing, in whatever order: octets that pass
+//! through a third core may be given back before it is known where they are, and are fewer than none until then. When a core
+//! dies, what it had is lost, and so may be what it says that it has passed on: that is struck out as well, and comes back
+//! as too little if it had arrived after all. Too little is harmless, for nothing waits for it.
+
+use crate::ids::CoreId;
+
+/// The books on octets that other cores hold.
+#[derive(Debug, Default)]
+pub(crate) struct Loans {
+    held: Vec<(CoreId, i64)>,
+    /// Of those, the most that may have come to the second core by the first one.
+    passed_on: Vec<((CoreId, CoreId), i64)>,
+    /// Of what is here, the most that may have come back by a core.
+    passed_back: Vec<(CoreId, i64)>,
+    /// Something was struck out that may have arrived.
+    in_doubt: bool,
+}
+
+impl Loans {
+    /// A core has more.
+    pub(crate) fn lend(&mut self, to: CoreId, octets: usize) {
+        change(&mut self.held, to, narrow(octets));
+    }
+
+    /// What a core had is at another, or here if that is `None`.
+    pub(crate) fn pass_on(&mut self, from: CoreId, to: Option<CoreId>, octets: usize) {
+        change(&mut self.held, from, -narrow(octets));
+        match to {
+            Some(to) => {
+                change(&mut self.held, to, narrow(octets));
+                change(&mut self.passed_on, (from, to), narrow(octets));
+            }
+            None => change(&mut self.passed_back, from, narrow(octets)),
+        }
+    }
+
+    /// Some of what is here has been written or dropped; so much of `outstanding` octets in all is left.
+    pub(crate) fn settle_here(&mut self, outstanding: usize) {
+        if !self.passed_back.is_empty() {
+            let left = self.here(outstanding);
+            self.passed_back.iter_mut().for_each(|(_, octets)| *octets = left.min(*octets));
+            self.passed_back.retain(|(_, octets)| *octets > 0);
+        }
+    }
+
+    /// A core has given some back.
+    pub(crate) fn settle(&mut self, from: CoreId, octets: usize) {
+        change(&mut self.held, from, -narrow(octets));
+        if !self.passed_on.is_empty() {
+            let left = self.held_by(from).max(0);
+            for ((_, holder), octets) in &mut self.passed_on {
+                if *holder == from {
+                    *octets = left.min(*octets);
+                }
+            }
+            self.passed_on.retain(|(_, octets)| *octets > 0);
+        }
+    }
+
+    /// A core is gone: what is lost with it of `outstanding` octets in all.
+    pub(crate) fn write_off(&mut self, gone: CoreId, outstanding: usize) -> usize {
+        let here = self.here(outstanding);
+        let mut lost = self.held_by(gone).max(0);
+        if let Some(index) = self.passed_back.iter().position(|(via, _)| *via == gone) {
+            lost += self.passed_back.swap_remove(index).1.min(here);
+            self.in_doubt = true;
+        }
+        self.held.retain(|(core, _)| *core != gone);
+        for ((via, holder), octets) in std::mem::take(&mut self.passed_on) {
+            if via == gone && holder != gone {
+                let on_its_way = octets.min(self.held_by(holder)).max(0);
+                change(&mut self.held, holder, -on_its_way);
+                lost += on_its_way;
+                self.in_doubt = true;
+            } else if holder != gone {
+                self.passed_on.push(((via, holder), octets));
+            }
+        }
+        usize::try_from(lost).unwrap_or(0)
+    }
+
+    /// Takes over the books of a connection that is gone.
+    pub(crate) fn take_over(&mut self, other: &Self) {
+        for (core, octets) in &other.held {
+            change(&mut self.held, *core, *octets);
+        }
+        for (way, octets) in &other.passed_on {
+            change(&mut self.passed_on, *way, *octets);
+        }
+    }
+
+    /// What is neither lent nor given back.
+    fn here(&self, outstanding: usize) -> i64 {
+        (narrow(outstanding) - self.held.iter().map(|(_, octets)| octets).sum::<i64>()).max(0)
+    }
+
+    /// What all of them have.
+    #[cfg(test)]
+    fn sum(&self) -> usize {
+        usize::try_from(self.held.iter().map(|(_, octets)| octets).sum::<i64>()).unwrap_or(0)
+    }
+
+    /// Whether more may be given back than is known to be out.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.in_doubt || self.held.iter().any(|(_, octets)| *octets < 0)
+    }
+
+    fn held_by(&self, core: CoreId) -> i64 {
+        self.held.iter().find(|(other, _)| *other == core).map_or(0, |(_, octets)| *octets)
+    }
+}
+
+fn change<K: PartialEq>(list: &mut Vec<(K, i64)>, key: K, octets: i64) {
+    if octets == 0 {
+        return;
+    }
+    match list.iter().position(|(other, _)| *other == key) {
+        None => list.push((key, octets)),
+        Some(index) => {
+            let sum = &mut list[index].1;
+            *sum += octets;
+            if *sum == 0 {
+                list.swap_remove(index);
+            }
+        }
+    }
+}
+
+/// Octets in memory are never more than that.
+fn narrow(octets: usize) -> i64 {
+    i64::try_from(octets).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn core(index: u16) -> CoreId {
+        CoreId { index, incarnation: 0 }
+    }
+
+    // 100 octets go to core 1, which hands 60 of them to core 2; that gives them back before the news is here.
+    #[test]
+    fn order_does_not_matter() {
+        let mut loans = Loans::default();
+        loans.lend(core(1), 100);
+        loans.settle(core(2), 60);
+        assert!(loans.is_in_doubt());
+        assert_eq!(loans.sum(), 40);
+        loans.pass_on(core(1), Some(core(2)), 60);
+        assert!(!loans.is_in_doubt());
+        assert_eq!(
+            (loans.sum(), loans.write_off(core(2), 40), loans.write_off(core(1), 40), loans.sum()),
+            (40, 0, 40, 0)
+        );
+    }
+
+    // Core 1 dies: what it had, and what may have been on its way to core 2, is lost; what core 2 had by itself is not.
+    #[test]
+    fn what_was_on_its_way_from_a_core_that_dies_is_lost_with_it() {
+        let mut loans = Loans::default();
+        loans.lend(core(1), 100);
+        loans.lend(core(2), 7);
+        loans.pass_on(core(1), Some(core(2)), 60);
+        loans.settle(core(2), 20);
+        assert_eq!((loans.sum(), loans.write_off(core(1), 87), loans.sum()), (87, 87, 0));
+        // Given back so far that nothing of it can have come from there.
+        loans.lend(core(1), 10);
+        loans.pass_on(core(1), Some(core(2)), 10);
+        loans.settle(core(2), 10);
+        loans.lend(core(2), 5);
+        assert_eq!((loans.write_off(core(1), 5), loans.sum()), (0, 5));
+    }
+
+    #[test]
+    fn books_of_a_connection_that_is_gone_are_kept() {
+        let (mut all, mut one) = (Loans::default(), Loans::default());
+        one.lend(core(1), 100);
+        one.pass_on(core(1), Some(core(2)), 60);
+        one.pass_on(core(1), None, 10);
+        all.lend(core(1), 5);
+        all.take_over(&one);
+        assert_eq!((all.sum(), all.write_off(core(2), 95), all.write_off(core(1), 35)), (95, 60, 35));
+    }
+
+    // 50 octets of 80 have come back here by core 1 when that dies; it is not known whether they have.
+    #[test]
+    fn what_was_on_its_way_back_is_lost_with_the_core_that_sent_it() {
+        let mut loans = Loans::default();
+        loans.lend(core(1), 50);
+        loans.pass_on(core(1), None, 50);
+        assert_eq!(loans.sum(), 0);
+        // 20 octets have been written since: what is left here may all be from there, or nothing of it.
+        loans.settle_here(60);
+        assert_eq!(loans.write_off(core(1), 60), 50);
+        loans.lend(core(1), 50);
+        loans.pass_on(core(1), None, 50);
+        loans.settle_here(30);
+        assert_eq!((loans.write_off(core(1), 30), loans.is_in_doubt()), (30, true));
+    }
+}

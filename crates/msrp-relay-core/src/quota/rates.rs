@@ -1,0 +1,252 @@
+//! How many octets a user may send in a second, over all connections of that user (norm S10).
+//!
+//! The user's rate is divided among the user's sessions, wherever they are; the sessions on one core
+//! share one bucket. Who has sent too much is not read from until the bucket is out of debt.
+//!
+//! Invariant: a bucket exists while its user has a session on this core, and after that until it would be
+//! full again: who comes back at once finds the debt that it left. What a session does not use is
+//! not given to sessions on other cores: the rate is a bound, not a promise.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::who::UserKey;
+use crate::ids::{Entropy, SecretHasher};
+
+/// The buckets of one core.
+#[derive(Debug)]
+pub(crate) struct Rates {
+    octets_per_second: u64,
+    users: HashMap<UserKey, Bucket, SecretHasher>,
+    /// Users who have left, some of whom may be back; each once.
+    left: VecDeque<UserKey>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    sessions_here: u32,
+    sessions: u32,
+    /// It stands in the list of those who have left.
+    listed: bool,
+    /// Octets that may be sent at once; below zero is debt.
+    octets: i64,
+    filled: Instant,
+}
+
+impl Rates {
+    /// `octets_per_second` 0: no limit.
+    pub(crate) fn new(octets_per_second: u64, entropy: &mut Entropy) -> Self {
+        let users = HashMap::with_hasher(SecretHasher::new(entropy));
+        Self { octets_per_second, users, left: VecDeque::new() }
+    }
+
+    /// Users that have sessions here.
+    pub(crate) fn len(&self) -> usize {
+        self.users.values().filter(|bucket| bucket.sessions_here > 0).count()
+    }
+
+    /// Another rate holds from now on. Where there was a limit before, debts stay debts; where there was none, the
+    /// caller begins for each session that there is.
+    pub(crate) fn change(&mut self, octets_per_second: u64) {
+        if octets_per_second == 0 {
+            self.users.clear();
+            self.left.clear();
+        }
+        self.octets_per_second = octets_per_second;
+    }
+
+    pub(crate) fn is_limited(&self) -> bool {
+        self.octets_per_second > 0
+    }
+
+    /// A session of the user begins here.
+    pub(crate) fn begin(&mut self, user: UserKey, now: Instant) {
+        if self.octets_per_second == 0 {
+            return;
+        }
+        self.forget_the_full(now);
+        let bucket = self.users.entry(user).or_insert_with(|| Bucket {
+            sessions_here: 0,
+            sessions: 1,
+            listed: false,
+            octets: saturate(self.octets_per_second),
+            filled: now,
+        });
+        bucket.earn(self.octets_per_second, now);
+        bucket.sessions_here += 1;
+        bucket.sessions = bucket.sessions.max(bucket.sessions_here);
+    }
+
+    /// One of them ends.
+    pub(crate) fn end(&mut self, user: UserKey, now: Instant) {
+        let Some(bucket) = self.users.get_mut(&user) else {
+            return;
+        };
+        bucket.earn(self.octets_per_second, now);
+        bucket.sessions_here -= 1;
+        if bucket.sessions_here == 0 {
+            bucket.sessions = 1;
+            if !std::mem::replace(&mut bucket.listed, true) {
+                self.left.push_back(user);
+            }
+            self.forget_the_full(now);
+        }
+    }
+
+    /// Looks at a few of those who have left: more than can leave meanwhile, so that the list does not
+    /// grow beyond those who still have something to earn.
+    fn forget_the_full(&mut self, now: Instant) {
+        for _ in 0..self.left.len().min(4) {
+            let Some(user) = self.left.pop_front() else {
+                return;
+            };
+            let Some(bucket) = self.users.get_mut(&user) else {
+                continue;
+            };
+            if bucket.sessions_here > 0 {
+                bucket.listed = false;
+                continue;
+            }
+            bucket.earn(self.octets_per_second, now);
+            if bucket.octets >= saturate(self.octets_per_second) {
+                self.users.remove(&user);
+            } else {
+                self.left.push_back(user);
+            }
+        }
+    }
+
+    /// How many sessions the user has on all cores.
+    pub(crate) fn share(&mut self, user: UserKey, sessions: u32) {
+        if let Some(bucket) = self.users.get_mut(&user) {
+            bucket.sessions = sessions;
+        }
+    }
+
+    /// The user has sent `octets`. Until when nothing more may be read, if that was too much.
+    pub(crate) fn spend(&mut self, user: UserKey, octets: usize, now: Instant) -> Option<Instant> {
+        let bucket = self.users.get_mut(&user)?;
+        let rate = bucket.earn(self.octets_per_second, now);
+        bucket.octets = bucket.octets.saturating_sub(i64::try_from(octets).unwrap_or(i64::MAX));
+        let debt = u64::try_from(bucket.octets.saturating_neg()).ok().filter(|debt| *debt > 0)?;
+        let micros = u128::from(debt) * 1_000_000 / u128::from(rate) + 1;
+        Some(now + Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Bucket {
+    /// Adds what has been earned since the last time, at this core's part of the rate, which it returns. No
+    /// more than a second's worth is saved up.
+    fn earn(&mut self, octets_per_second: u64, now: Instant) -> u64 {
+        let here = u64::from(self.sessions_here).max(1);
+        let all = u64::from(self.sessions).max(here);
+        let rate = (octets_per_second.saturating_mul(here) / all).max(1);
+        let passed = now.saturating_duration_since(self.filled).as_micros();
+        let earned = u128::from(rate).saturating_mul(passed) / 1_000_000;
+        let earned = i64::try_from(earned).unwrap_or(i64::MAX);
+        self.octets = self.octets.saturating_add(earned).min(saturate(rate));
+        self.filled = now;
+        rate
+    }
+}
+
+fn saturate(octets: u64) -> i64 {
+    i64::try_from(octets).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests state what must hold")]
+mod tests {
+    use super::*;
+
+    fn rates(octets_per_second: u64) -> (Rates, UserKey, Instant) {
+        let rates = Rates::new(octets_per_second, &mut Entropy::new([9; 32]));
+        (rates, UserKey::new("alice", "example.com"), Instant::now())
+    }
+
+    /// What a sender that sends 1000 octets whenever it may gets through in `seconds`.
+    fn sent(rates: &mut Rates, user: UserKey, start: Instant, seconds: u64) -> u64 {
+        let (mut now, mut sent) = (start, 0);
+        while now < start + Duration::from_secs(seconds) {
+            sent += 1000;
+            now = rates.spend(user, 1000, now).unwrap_or(now);
+        }
+        sent
+    }
+
+    #[test]
+    fn a_sender_gets_a_second_at_once_and_then_its_rate() {
+        let (mut rates, user, now) = rates(10_000);
+        rates.begin(user, now);
+        let octets = sent(&mut rates, user, now, 10);
+        assert!((100_000..=112_000).contains(&octets), "{octets}");
+    }
+
+    #[test]
+    fn sessions_on_other_cores_take_their_part_of_the_rate() {
+        let (mut rates, user, now) = rates(10_000);
+        rates.begin(user, now);
+        rates.share(user, 4);
+        let octets = sent(&mut rates, user, now, 10);
+        assert!((25_000..=37_000).contains(&octets), "{octets}");
+    }
+
+    #[test]
+    fn what_was_saved_up_is_at_most_a_second() {
+        let (mut rates, user, now) = rates(10_000);
+        rates.begin(user, now);
+        let later = now + Duration::from_secs(3600);
+        assert_eq!(rates.spend(user, 10_000, later), None);
+        assert!(rates.spend(user, 1, later).is_some());
+    }
+
+    #[test]
+    fn no_limit_and_no_session_are_no_bucket() {
+        let (mut rates, user, now) = rates(0);
+        rates.begin(user, now);
+        assert_eq!(rates.spend(user, usize::MAX, now), None);
+        let (mut rates, user, now) = self::rates(1);
+        rates.begin(user, now);
+        assert_eq!(rates.len(), 1);
+        rates.end(user, now);
+        assert_eq!((rates.len(), rates.users.len(), rates.left.len()), (0, 0, 0));
+        assert_eq!(rates.spend(user, 10, now), None);
+    }
+
+    // S10: reconnecting is no way around the rate.
+    #[test]
+    fn who_leaves_and_comes_back_has_what_it_had() {
+        let (mut rates, user, now) = rates(10_000);
+        rates.begin(user, now);
+        assert!(rates.spend(user, 40_000, now).is_some());
+        rates.end(user, now);
+        assert_eq!(rates.len(), 0);
+        rates.begin(user, now);
+        let until = rates.spend(user, 0, now).unwrap();
+        assert!(until > now + Duration::from_secs(2), "a debt of three seconds");
+        rates.end(user, now);
+        assert_eq!(rates.left.len(), 1);
+        let later = now + Duration::from_secs(4);
+        rates.begin(user, later);
+        assert_eq!(rates.spend(user, 10_000, later), None, "it is full again");
+        assert!(rates.spend(user, 1, later).is_some());
+    }
+
+    #[test]
+    fn who_has_left_is_forgotten_when_nothing_is_left_to_earn() {
+        let (mut rates, _, now) = rates(1000);
+        let user = |n: u32| UserKey::new(&n.to_string(), "example.com");
+        for n in 0..100 {
+            rates.begin(user(n), now);
+            rates.spend(user(n), 500, now);
+            rates.end(user(n), now);
+        }
+        assert_eq!((rates.len(), rates.users.len(), rates.left.len()), (0, 100, 100));
+        let later = now + Duration::from_secs(1);
+        for n in 100..150 {
+            rates.begin(user(n), later);
+            rates.end(user(n), later);
+        }
+        assert_eq!((rates.users.len(), rates.left.len()), (0, 0));
+    }
+}

@@ -1,0 +1,573 @@
+//! One session: the URIs of a client, what its two sides are bound to, what runs through it.
+//!
+//! Invariants: at most one request of each connection runs through it; once bound, its outer side never becomes another's,
+//! but a relay that has proven its name is the same on whatever connection it comes; a failure is told once.
+//! RFC 4976, 6.3 and 6.4; RFC 4975, 5.4.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use msrp_proto::digest::Verified;
+use msrp_proto::head::ByteRange;
+use msrp_proto::parser::Flag;
+use msrp_proto::status::Status;
+use msrp_proto::uri::{MsrpUri, Path, host_matches};
+
+use crate::core::Core;
+use crate::ids::{CoreId, PeerKey, PeerRef, SessionId, SessionRef, StreamId, UriId};
+use crate::message::{PeerStep, SessionStep};
+use crate::orphans::Failure;
+use crate::quota::who::UserKey;
+use crate::request::{Giver, MessageId, Notice, Outer, Transit};
+use crate::transactions::RESPONSE_TIMEOUT;
+use crate::view::{Far, SessionState, SessionView, authority_of_first};
+
+/// What a URI of ours, or two of them, stand for.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(super) me: SessionRef,
+    /// The URI that was granted last.
+    pub(super) current: OwnUri,
+    /// Those before it: at most one of them is live.
+    pub(super) earlier: Vec<OwnUri>,
+    pub(super) inner: Inner,
+    pub(super) outer: OuterSide,
+    /// The relay that its client asks for a session through this one (norm A16).
+    pub(super) ahead: Option<Ahead>,
+    /// Further connections with the relays at either side, latest last.
+    pub(super) ways: Vec<Way>,
+    /// Failed AUTHs at relays further on, since when.
+    pub(super) guesses: (u32, Instant),
+    /// It has failed there too often: none is forwarded before that.
+    pub(super) blocked_until: Option<Instant>,
+    pub(super) verified: Arc<Verified>,
+    /// The user among whose sessions it counts, where the connection does not.
+    pub(super) counted: Option<UserKey>,
+    pub(super) opened: Instant,
+    /// The requests running through: one of each connection at most.
+    pub(super) running: Vec<Running>,
+    /// Body octets passed on, outward and inward.
+    pub(super) octets: [u64; 2],
+    /// Who is, or was, at the outer side.
+    pub(super) far: Option<(Outer, Arc<[u8]>)>,
+    /// Messages that the next hop has asked to be stopped, and their direction, latest last (RFC 4975, 10.5).
+    pub(super) stopped: VecDeque<(bool, MessageId)>,
+    /// Bytes of all that which the memory budget has been told of.
+    pub(super) weight: usize,
+}
+
+/// Stopped messages remembered: a sender has few under way at a time, and stops when it is told.
+pub(super) const STOPPED_MAX: usize = 8;
+
+/// What a URI of ours needs to be minted.
+pub(crate) struct NewUri {
+    pub(crate) inner_path: Arc<[u8]>,
+    pub(crate) expires: Option<Instant>,
+    pub(crate) secure: bool,
+    /// The port of ours that the client, or the relay before us, knows.
+    pub(crate) port: u16,
+}
+
+/// One of a session's URIs. A client replaces its URI before that expires (RFC 4976, 9.4); until then both are the
+/// session's, whichever the client or the other side uses.
+#[derive(Debug)]
+pub(super) struct OwnUri {
+    pub(super) id: UriId,
+    /// As in Use-Path, and so as in every path.
+    pub(super) uri: Arc<[u8]>,
+    /// The way back to the client, from the From-Path of its AUTH: relays, if any, and its own URI.
+    pub(super) inner_path: Arc<[u8]>,
+    pub(super) expires: Option<Instant>,
+}
+
+/// URIs remembered beside the current one. Those that have expired still let REPORTs pass (norm A12).
+pub(super) const EARLIER_MAX: usize = 4;
+
+/// How the client is reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Inner {
+    /// By its own connection, and that alone.
+    Client(PeerKey),
+    /// By any connection with the relay that is named first in the way back; by this one at present.
+    Relay { by: Option<PeerRef> },
+}
+
+#[derive(Debug)]
+pub(super) enum OuterSide {
+    /// The URI has not been used yet.
+    Unbound,
+    Bound {
+        to: Outer,
+        known: OuterUris,
+    },
+    /// It was bound, and that side is gone: there is no second time (norm F5), but for a relay that proves to be the
+    /// one of these URIs.
+    Lost {
+        known: OuterUris,
+    },
+}
+
+/// The URIs that the outer side goes by. A client behind another relay replaces its URI there, as our own clients do
+/// here: then both are known, the one that was used last before the other.
+#[derive(Clone, Debug)]
+pub(super) struct OuterUris {
+    pub(super) latest: Arc<[u8]>,
+    pub(super) before: Option<Arc<[u8]>>,
+}
+
+impl OuterUris {
+    pub(super) fn new(uri: Arc<[u8]>) -> Self {
+        Self { latest: uri, before: None }
+    }
+
+    pub(super) fn contain(&self, uri: &[u8]) -> bool {
+        same_uri(&self.latest, uri) || self.before.as_ref().is_some_and(|before| same_uri(before, uri))
+    }
+
+    /// Adds a URI, unless it is known.
+    pub(super) fn add(&mut self, uri: &[u8]) {
+        if !self.contain(uri) {
+            self.before = Some(std::mem::replace(&mut self.latest, Arc::from(uri)));
+        }
+    }
+
+    /// Whether a URI is another one of the same relay.
+    pub(super) fn are_of_relay_of(&self, uri: &[u8]) -> bool {
+        let parsed = (MsrpUri::parse(&self.latest), MsrpUri::parse(uri));
+        matches!(parsed, (Ok(known), Ok(uri)) if known.same_authority(&uri) && known.is_secure() == uri.is_secure())
+    }
+}
+
+impl OuterSide {
+    /// Bytes of the URIs that are known of it.
+    pub(super) fn kept(&self) -> usize {
+        match self {
+            Self::Unbound => 0,
+            Self::Bound { known, .. } | Self::Lost { known } => {
+                known.latest.len() + known.before.as_ref().map_or(0, |before| before.len())
+            }
+        }
+    }
+}
+
+/// A connection with a relay at one side of a session, beside the one that leads there at present.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Way {
+    pub(super) inside: bool,
+    pub(super) peer: PeerRef,
+}
+
+/// Further connections remembered: with the ones before these a relay can do without the session.
+pub(super) const WAYS_MAX: usize = 4;
+
+/// A relay further on, and the connection with it.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    pub(super) peer: PeerRef,
+    /// As its client named it.
+    pub(super) uri: Arc<[u8]>,
+}
+
+/// A request whose end has not come yet.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) stream: StreamId,
+    pub(super) giver: Giver,
+    pub(super) inward: bool,
+    pub(super) next: Outer,
+    /// As this session received it; kept to tell a session before us of a failure.
+    pub(super) transit: Transit,
+    /// Body octets passed on.
+    pub(super) octets: u64,
+}
+
+impl Session {
+    /// The connection by which its client, or the relay before it, is reached, on whatever core; `None` where that relay
+    /// has none with us at present.
+    pub(crate) fn inner(&self, me: CoreId) -> Option<PeerRef> {
+        match self.inner {
+            Inner::Client(key) => Some(PeerRef { core: me, key }),
+            Inner::Relay { by } => by,
+        }
+    }
+
+    /// What it takes against the memory budget. Clients behind relays may have any number; all others have few for
+    /// each connection.
+    pub(super) fn kept(&self) -> usize {
+        match self.inner {
+            Inner::Client(_) => 0,
+            Inner::Relay { .. } => {
+                let of_uri = |own: &OwnUri| size_of::<OwnUri>() + own.uri.len() + own.inner_path.len();
+                let ahead = self.ahead.as_ref().map_or(0, |ahead| ahead.uri.len());
+                let far = self.far.as_ref().map_or(0, |(_, uri)| uri.len());
+                let stopped = self.stopped.iter().map(|(_, id)| size_of_val(id) + id.as_bytes().len());
+                let ways = self.ways.capacity() * size_of::<Way>();
+                let beside = ahead + far + self.outer.kept() + stopped.sum::<usize>() + ways;
+                2 * size_of::<Self>() + self.uris().map(of_uri).sum::<usize>() + beside
+            }
+        }
+    }
+
+    /// Its client's own connection; `None` if the client is behind a relay.
+    pub(crate) fn client(&self) -> Option<PeerKey> {
+        match self.inner {
+            Inner::Client(key) => Some(key),
+            Inner::Relay { .. } => None,
+        }
+    }
+
+    /// Whether a request comes from the side of its client: by the client's own connection (F1), or by any connection
+    /// with the relay that stands before it, from the URI there that the client's AUTH came by.
+    pub(super) fn comes_from_inside(
+        &self,
+        giver: Giver,
+        from: PeerRef,
+        me: CoreId,
+        transit: &Transit,
+    ) -> bool {
+        match self.inner {
+            Inner::Client(key) => giver.is_connection() && from == PeerRef { core: me, key },
+            Inner::Relay { .. } => {
+                let from = transit.received_from_path().first();
+                let is_nearest = |own: &OwnUri| {
+                    Path::new(&own.inner_path).first().zip(from).is_some_and(|(a, b)| same_uri(a, b))
+                };
+                giver == Giver::Relay && self.uris().any(is_nearest)
+            }
+        }
+    }
+
+    /// Its URIs, the current one first.
+    pub(super) fn uris(&self) -> impl Iterator<Item = &OwnUri> {
+        std::iter::once(&self.current).chain(&self.earlier)
+    }
+
+    pub(super) fn uris_mut(&mut self) -> impl Iterator<Item = &mut OwnUri> {
+        std::iter::once(&mut self.current).chain(&mut self.earlier)
+    }
+
+    /// Which of its URIs a To-Path URI with our session-id is, if any (RFC 4975, 6.1).
+    pub(super) fn named_by(&self, uri: &[u8]) -> Option<&OwnUri> {
+        self.uris().find(|own| same_uri(&own.uri, uri))
+    }
+
+    /// Whether a path leads to its client, and no further.
+    pub(super) fn leads_inside(&self, path: Path<'_>) -> bool {
+        self.uris().any(|own| own.leads_inside(path))
+    }
+
+    /// When the last of its URIs expires, if that is enforced.
+    pub(super) fn expires(&self) -> Option<Instant> {
+        self.uris().map(|own| own.expires).reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b))).flatten()
+    }
+
+    /// The URI that requests of our own come from: the current one, or an earlier one that outlives it.
+    pub(super) fn own_uri(&self, now: Instant) -> &Arc<[u8]> {
+        let live = self.uris().find(|own| !own.is_expired(now));
+        &live.unwrap_or(&self.current).uri
+    }
+
+    /// When no transaction can be open any more that went through it, if ever.
+    pub(super) fn over_at(&self) -> Option<Instant> {
+        self.expires().map(|at| at + RESPONSE_TIMEOUT)
+    }
+
+    /// Whose it is.
+    pub(super) fn user_key(&self) -> UserKey {
+        UserKey::new(self.verified.username(), self.verified.realm())
+    }
+
+    /// What an operator may see of it.
+    pub(crate) fn user(&self) -> &str {
+        self.verified.username()
+    }
+
+    pub(crate) fn view(&self, now: Instant) -> SessionView {
+        let state = match self.outer {
+            _ if self.is_expired(now) => SessionState::Expired,
+            OuterSide::Unbound => SessionState::Unbound,
+            OuterSide::Bound { .. } => SessionState::Bound,
+            OuterSide::Lost { .. } => SessionState::Lost,
+        };
+        let [octets_from_client, octets_to_client] = self.octets;
+        SessionView {
+            session: self.me.id.prefix().to_owned(),
+            user: self.verified.username().to_owned(),
+            realm: self.verified.realm().to_owned(),
+            age: now.saturating_duration_since(self.opened),
+            expires_in: self.expires().map(|at| at.saturating_duration_since(now)),
+            state,
+            client: self.client(),
+            relay: self.client().is_none().then(|| authority_of_first(&self.current.inner_path)),
+            far: self.far.as_ref().map(|(to, uri)| Far::new(*to, uri)),
+            octets_from_client,
+            octets_to_client,
+        }
+    }
+
+    /// Binds its outer side.
+    pub(super) fn bind(&mut self, to: Outer, uri: Arc<[u8]>) {
+        self.bind_known(to, OuterUris::new(uri));
+    }
+
+    pub(super) fn bind_known(&mut self, to: Outer, known: OuterUris) {
+        self.far = Some((to, Arc::clone(&known.latest)));
+        self.outer = OuterSide::Bound { to, known };
+    }
+
+    /// Body octets of a request that runs through; where they go.
+    pub(super) fn pass_on(&mut self, stream: StreamId, octets: usize) -> Option<Outer> {
+        let running = self.running.iter_mut().find(|running| running.stream == stream)?;
+        if let Some(sum) = self.octets.get_mut(usize::from(running.inward)) {
+            *sum = sum.saturating_add(octets as u64);
+        }
+        running.octets = running.octets.saturating_add(octets as u64);
+        Some(running.next)
+    }
+
+    /// Ends what runs of a request here.
+    pub(super) fn take_running(&mut self, stream: StreamId) -> Option<Running> {
+        let index = self.running.iter().position(|running| running.stream == stream)?;
+        Some(self.running.swap_remove(index))
+    }
+
+    pub(super) fn is_expired(&self, now: Instant) -> bool {
+        self.uris().all(|own| own.is_expired(now))
+    }
+
+    /// Whether the session-id of one of its URIs begins like this.
+    pub(crate) fn is_called(&self, beginning: &str) -> bool {
+        self.uris().any(|own| own.id.as_str().starts_with(beginning))
+    }
+
+    /// No more of a message is to be sent: its receiver said so.
+    pub(super) fn stop(&mut self, inward: bool, message: MessageId) {
+        if !self.is_stopped(inward, Some(&message)) {
+            if self.stopped.len() >= STOPPED_MAX {
+                self.stopped.pop_front();
+            }
+            self.stopped.push_back((inward, message));
+        }
+    }
+
+    pub(super) fn is_stopped(&self, inward: bool, message: Option<&MessageId>) -> bool {
+        message.is_some_and(|message| self.stopped.iter().any(|(way, id)| *way == inward && id == message))
+    }
+}
+
+/// Whether a URI names the relay that was asked under another one, whatever sessions of it. Who was asked by a name without
+/// a port may listen on any.
+pub(super) fn same_relay(asked: &[u8], uri: &[u8]) -> bool {
+    let (Ok(asked), Ok(uri)) = (MsrpUri::parse(asked), MsrpUri::parse(uri)) else {
+        return false;
+    };
+    let by_name = asked.port().is_none()
+        && asked.is_secure() == uri.is_secure()
+        && host_matches(asked.host_str(), uri.host_str());
+    by_name || asked.same_authority(&uri)
+}
+
+/// Compares URIs; equal octets, the usual case, need no parsing.
+pub(super) fn same_uri(a: &[u8], b: &[u8]) -> bool {
+    a == b || matches!((MsrpUri::parse(a), MsrpUri::parse(b)), (Ok(a), Ok(b)) if a.same_as(&b))
+}
+
+impl OwnUri {
+    /// Mints a URI (norm A8): the host our certificate proves, the port the client came in by.
+    pub(super) fn mint(session: &SessionId, new: NewUri, core: &mut Core) -> Self {
+        let id = session.mint_uri_id(&mut core.entropy);
+        let scheme = if new.secure { "msrps" } else { "msrp" };
+        let uri = format!("{scheme}://{}:{}/{};tcp", core.settings.hostname, new.port, id.as_str());
+        Self { id, uri: Arc::from(uri.into_bytes()), inner_path: new.inner_path, expires: new.expires }
+    }
+
+    pub(super) fn is_expired(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|at| at <= now)
+    }
+
+    /// Whether it expired so long ago that no transaction can be open that went by it.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|at| at + RESPONSE_TIMEOUT <= now)
+    }
+
+    /// Whether a path is the way back to the client that it was granted to.
+    pub(super) fn leads_inside(&self, path: Path<'_>) -> bool {
+        let inside = Path::new(&self.inner_path);
+        path.as_bytes() == inside.as_bytes()
+            || (path.len() == inside.len() && path.uris().zip(inside.uris()).all(|(a, b)| same_uri(a, b)))
+    }
+}
+
+impl Running {
+    /// Passes the end of the request on to where it went.
+    pub(super) fn end(&self, flag: Flag, core: &mut Core) {
+        let stream = self.stream;
+        match self.next {
+            Outer::Peer(peer) => core.tell_peer(peer, PeerStep::End { stream, flag }),
+            Outer::Session(session) => core.tell_session(session, SessionStep::End { stream, flag }),
+        }
+    }
+}
+
+/// Tells what handed a request to a session that it will not take it, or no more of it.
+pub(super) fn refuse(core: &mut Core, this: SessionRef, running: &Running, status: Status) {
+    let stream = running.stream;
+    match running.giver {
+        Giver::Peer | Giver::Relay => {
+            let status = Some(status);
+            core.tell_peer(stream.peer, PeerStep::Answer { sequence: stream.sequence, status });
+        }
+        Giver::Session(before) if running.transit.wants_answer() => {
+            // It may have ended there already: see the orphans.
+            let mut notice = Notice::for_hop_before(&running.transit, before, stream);
+            notice.extend(running.octets);
+            let place = Outer::Session(this);
+            core.orphans.adopt(place, Failure { notice, status });
+            core.tell_session(before, SessionStep::Broken { stream, status });
+        }
+        Giver::Session(_) => {}
+    }
+}
+
+impl Notice {
+    /// What the session before is told of a request it handed to the next one.
+    pub(super) fn for_hop_before(transit: &Transit, before: SessionRef, stream: StreamId) -> Self {
+        let mut hop = transit.clone();
+        hop.moves = hop.moves.saturating_sub(1);
+        let mut report_to = Vec::new();
+        hop.append_from_path(&mut report_to);
+        let range = transit.head.byte_range();
+        let start = range.map_or(1, |r| r.start);
+        Self {
+            stream,
+            session: before,
+            inward: false,
+            method: transit.method(),
+            failure_report: transit.head.failure_report(),
+            report_to: Arc::from(report_to),
+            message_id: transit.head.message_id(&transit.octets).map(MessageId::new),
+            range: ByteRange {
+                start,
+                end: Some(start.saturating_sub(1)),
+                total: range.and_then(|r| r.total),
+            },
+            moves: transit.moves,
+        }
+    }
+}
+
+impl Session {
+    /// What its outer side is bound to.
+    pub(super) fn outer_side(&self) -> Option<Outer> {
+        match self.outer {
+            OuterSide::Bound { to, .. } => Some(to),
+            OuterSide::Unbound | OuterSide::Lost { .. } => None,
+        }
+    }
+
+    /// All that must hear of its end, or whose end it must hear of, but for its client's own connection. Nothing twice.
+    pub(super) fn bound_to(&self) -> Vec<Outer> {
+        let by = match self.inner {
+            Inner::Client(_) => None,
+            Inner::Relay { by } => by.map(Outer::Peer),
+        };
+        let ahead = self.ahead.as_ref().map(|ahead| Outer::Peer(ahead.peer));
+        let ways = self.ways.iter().map(|way| Outer::Peer(way.peer));
+        let mut all = Vec::new();
+        for side in [by, self.outer_side(), ahead].into_iter().flatten().chain(ways) {
+            if !all.contains(&side) {
+                all.push(side);
+            }
+        }
+        all
+    }
+
+    /// The connections by which requests come from one side.
+    pub(super) fn entrances(&self, inside: bool, me: CoreId) -> impl Iterator<Item = PeerRef> {
+        let present = match (inside, self.outer_side()) {
+            (true, _) => self.inner(me),
+            (false, Some(Outer::Peer(peer))) => Some(peer),
+            (false, _) => None,
+        };
+        let ways = self.ways.iter().filter(move |way| way.inside == inside).map(|way| way.peer);
+        present.into_iter().chain(ways)
+    }
+
+    pub(super) fn is_bound_to(&self, side: Outer) -> bool {
+        self.outer_side() == Some(side)
+    }
+
+    /// Something is gone; whether that was bound to it. Where there is another way to the same relay, that is taken; a
+    /// dial that never succeeded bound nothing: the other side may still come to us.
+    pub(super) fn lose(&mut self, gone: Outer, was_up: bool) -> bool {
+        let ways = self.ways.len();
+        self.ways.retain(|way| Outer::Peer(way.peer) != gone);
+        let lost_way = self.ways.len() < ways;
+        let ahead = self.ahead.take_if(|ahead| Outer::Peer(ahead.peer) == gone).is_some();
+        let inner = match &mut self.inner {
+            Inner::Client(_) => false,
+            Inner::Relay { by } => by.take_if(|by| Outer::Peer(*by) == gone).is_some(),
+        };
+        if inner {
+            let by = self.take_latest_way(true);
+            self.inner = Inner::Relay { by };
+        }
+        let outer = match &self.outer {
+            OuterSide::Bound { to, known } if *to == gone => Some(known.clone()),
+            _ => None,
+        };
+        let Some(known) = outer else {
+            return ahead || inner || lost_way;
+        };
+        match self.take_latest_way(false) {
+            Some(peer) => self.bind_known(Outer::Peer(peer), known),
+            None => self.outer = if was_up { OuterSide::Lost { known } } else { OuterSide::Unbound },
+        }
+        true
+    }
+
+    pub(super) fn take_latest_way(&mut self, inside: bool) -> Option<PeerRef> {
+        let latest = self.ways.iter().rposition(|way| way.inside == inside)?;
+        Some(self.ways.remove(latest).peer)
+    }
+}
+
+impl Session {
+    pub(super) fn has_way(&self, way: Way) -> bool {
+        self.ways.contains(&way)
+    }
+
+    /// Whether a connection serves it, in whatever part.
+    pub(super) fn uses(&self, peer: PeerRef) -> bool {
+        self.is_bound_to(Outer::Peer(peer))
+            || matches!(self.inner, Inner::Relay { by: Some(by) } if by == peer)
+            || self.ahead.as_ref().is_some_and(|ahead| ahead.peer == peer)
+            || self.ways.iter().any(|way| way.peer == peer)
+    }
+
+    /// A request has come by a connection with the relay at one side: what goes there may take it from now on, if it has
+    /// no other way.
+    pub(super) fn take_way(&mut self, way: Way, transit: &Transit, core: &mut Core) {
+        let is_known = self.uses(way.peer);
+        let is_there = self.has_way(way) || (!way.inside && self.is_bound_to(Outer::Peer(way.peer)));
+        match &mut self.inner {
+            Inner::Relay { by } if way.inside && by.is_none() => *by = Some(way.peer),
+            Inner::Relay { by: Some(by) } if way.inside && *by == way.peer => return,
+            _ if is_there => return,
+            _ => self.ways.push(way),
+        }
+        let session = self.me;
+        if self.ways.len() > WAYS_MAX {
+            let eldest = self.ways.remove(0).peer;
+            if !self.uses(eldest) {
+                core.tell_peer(eldest, PeerStep::Unbind { session });
+            }
+        }
+        if !is_known {
+            let nearest = transit.received_from_path().first().unwrap_or_default();
+            let chunk_max = core.settings.chunk_bounds.of_uri(nearest);
+            core.tell_peer(way.peer, PeerStep::Bind { session, chunk_max });
+        }
+    }
+}

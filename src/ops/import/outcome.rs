@@ -1,0 +1,45 @@
+//! What comes of an import beside the config: notes, or an error.
+
+use std::fmt;
+
+/// One thing that was not carried over as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Section and key, or a section alone.
+    pub key: String,
+    /// What became of it and why.
+    pub message: String,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.message)
+    }
+}
+
+/// Whether passwords are in the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secrets {
+    /// As they are: for a file that its owner alone can read.
+    Written,
+    /// Replaced by a word that says so: for eyes and logs.
+    LeftOut,
+}
+
+/// Why a file cannot be imported at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// It is not an INI file.
+    #[error(
+        "line {line}: {message}: correct the line; the file must be one that the other relay starts with"
+    )]
+    NotIni {
+        /// Where, counted from 1.
+        line: usize,
+        /// What the parser missed there.
+        message: String,
+    },
+    /// There is nothing of the other relay in it.
+    #[error("has no section [Relay]: it is not the config.ini of that relay")]
+    NotThatRelay,
+}
