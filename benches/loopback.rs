@@ -8,15 +8,12 @@
     reason = "what cannot be set up cannot be measured"
 )]
 
-#[path = "../tests/loopback/support/mod.rs"]
-mod support;
-
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use support::process::RelayProcess;
-use support::relay::Setup;
-use support::transfer::Outgoing;
+use testkit_net::process::RelayProcess;
+use testkit_net::relay::Setup;
+use testkit_net::transfer::Outgoing;
 
 const FILE_OCTETS: usize = 16 << 20;
 

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use msrprelay::config::Config;
 use msrprelay::control::{User, UserFile};
-use msrprelay::proto::digest::{Challenge, Ha1};
-use msrprelay::runtime::boot::Server;
+use msrprelay::proto::digest::{Challenge, Ha1, NonceUse};
+use msrprelay::runtime::server::Server;
 
 const REALM: &str = "example.com";
 const PASSWORD: &str = "wonderland";
@@ -85,7 +85,8 @@ fn attempt(relay: SocketAddr, user: &str, password: &str) -> (u16, Duration) {
     let value = challenged.lines().find_map(|line| line.strip_prefix("WWW-Authenticate: ")).unwrap();
     let challenge = Challenge::parse(value.as_bytes()).unwrap();
     let ha1 = Ha1::new(challenge.algorithm, user, &challenge.realm, password);
-    let authorization = challenge.answer(user, &ha1, to.as_bytes(), 1, "0123456789abcdef");
+    let authorization =
+        challenge.answer(user, &ha1, to.as_bytes(), NonceUse { nc: 1, cnonce: "0123456789abcdef" });
     let authorization = format!("Authorization: {authorization}\r\n");
     let asked = Instant::now();
     let answered = answer(&mut stream, &to, "answer99", &authorization);

@@ -1,6 +1,6 @@
 //! `Relay` without sockets: what forwarding costs apart from the kernel and TLS, for each chunk and for each octet.
 //!
-//! Both ends are on one core, or on two with the parcels between them carried by hand. `tests/allocations.rs` counts what
+//! Both ends are on one core, or on two with the parcels between them carried by hand. `crates/msrp-relay-core/tests/allocations.rs` counts what
 //! is allocated on the same way.
 #![allow(
     clippy::unwrap_used,
@@ -9,14 +9,9 @@
     reason = "what cannot be set up cannot be measured"
 )]
 
-#[path = "rig.rs"]
-mod rig;
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use msrprelay::proto::head::FailureReport;
-use rig::{Chunks, Rig, Unwatched};
+use testkit_pure::rig::{Chunks, Rig, Unwatched};
 
 const PIECE: usize = 64 << 10;
 

@@ -52,7 +52,7 @@ missing_packages() {
     command -v setpriv > /dev/null || echo util-linux # the same test runs the unit without rights
     command -v groff > /dev/null || echo groff-base # reads the man pages in a test
     command -v openssl > /dev/null || echo openssl # scripts/gen-cert.sh, which a test and the demo run
-    command -v mariadbd > /dev/null || echo mariadb-server-core # tests/accounts; without the service of mariadb-server
+    command -v mariadbd > /dev/null || echo mariadb-server-core # tests/operator/accounts; without the service of mariadb-server
     command -v mariadb > /dev/null || echo mariadb-client-core
     command -v setpriv > /dev/null || echo util-linux # runs it without root's rights
     [ -e /etc/ssl/certs/ca-certificates.crt ] || [ ! -e /etc/debian_version ] || echo ca-certificates # cargo's downloads
@@ -147,15 +147,37 @@ check_licences() {
     cargo fetch --locked --quiet --target x86_64-unknown-linux-gnu && scripts/third-party.sh --check
 }
 
+# `cargo test` with these options, then the seconds that each test binary took.
+run_tests() { # OPTION...
+    local status=0
+    mkdir -p target
+    cargo test "$@" 2>&1 | tee target/gate-tests.log || status=$?
+    awk '
+        / Running | Doc-tests / { name = $1 == "Doc-tests" ? $0 : $2 == "unittests" ? $2 " " $3 " " $4 : $2; sub(/^ +/, "", name) }
+        /^test result: / { printf "%9s %5d tests  %s\n", $NF, $4, name }
+    ' target/gate-tests.log
+    return "$status"
+}
+
+# The same, which must run so many tests: a filter by name that matches nothing passes, too.
+run_this_many_tests() { # COUNT OPTION...
+    local wanted=$1 ran
+    shift
+    run_tests "$@" || return
+    ran=$(awk '/^test result: / { sum += $4 } END { print sum + 0 }' target/gate-tests.log)
+    [ "$ran" = "$wanted" ] || fail "$ran tests were run, not $wanted: the names or the number in test.sh are out of date"
+}
+
 with_rustls=(
     delivery::
     clients::clients_of_tls_1_2_and_1_3_talk_to_each_other
     clients::garbage_instead_of_tls_closes_that_connection_alone
     clients::who_ends_without_close_notify_in_mid_chunk_leaves_an_aborted_chunk_and_no_session
     clients::a_stop_lets_everything_queued_arrive_and_then_ends_in_order
-    broken::
-    paths::
+    abuse::broken::
+    federation::paths::
 )
+with_rustls_count=24
 
 prepare_system
 prepare_tools
@@ -171,10 +193,12 @@ step 'Formatting' cargo fmt --all --check
 step 'Lints' cargo clippy --workspace --all-targets --locked -- -D warnings
 [ "$quick" = yes ] ||
     step 'Docs' env RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --document-private-items
-step 'Tests' cargo test --workspace --locked
+step 'Tests' run_tests --workspace --locked
 # MSRPRELAY_TEST_RECORD_LAYER=rustls cargo test runs all of them so.
-step 'Record layer of rustls' env MSRPRELAY_TEST_RECORD_LAYER=rustls \
-    cargo test --locked --test loopback --test hostile --test peer_relays -- "${with_rustls[@]}"
+export MSRPRELAY_TEST_RECORD_LAYER=rustls
+step 'Record layer of rustls' \
+    run_this_many_tests "$with_rustls_count" --locked --test sockets -- "${with_rustls[@]}"
+unset MSRPRELAY_TEST_RECORD_LAYER
 if [ "$quick" = no ] && [ -e scripts/demo.sh ]; then
     step 'End to end' scripts/demo.sh --size 1M
     for accounts in sqlite mysql; do

@@ -43,7 +43,7 @@
 //!   layer but the pure ones may use them.
 //! * [`fuzz`] holds what the fuzzer runs against [`proto`], [`relay`] and [`msrp_tls`]; only tests use it.
 //!
-//! `tests/layering.rs` holds the purity of [`proto`] and [`relay`]. Names below that are no links are private modules:
+//! The crates, and `clippy.toml` in the pure ones, hold the purity of [`proto`] and [`relay`]. Names below that are no links are private modules:
 //! `cargo doc --document-private-items` shows them.
 //!
 //! # The path of a chunk

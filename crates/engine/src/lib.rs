@@ -23,6 +23,8 @@
 //!
 //! `docs/dev/engine.md` has the details, and the engine's other sharp edges.
 
+#![allow(clippy::disallowed_types, reason = "this crate is the one place that makes executors")]
+
 pub mod deadline;
 pub mod ring;
 pub mod sock;

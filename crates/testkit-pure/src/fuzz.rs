@@ -1,7 +1,7 @@
 //! What the fuzzer runs: for each part of the relay that takes octets from strangers, a function of octets that
 //! panics when a promise is broken.
 //!
-//! The functions are ordinary code, so that `tests/fuzz_seeds.rs` runs them on the committed seeds in `fuzz/seeds`
+//! The functions are ordinary code, so that `tests/sockets/abuse/fuzz_seeds.rs` runs them on the committed seeds in `fuzz/seeds`
 //! and `fuzz/fuzz_targets` needs three lines for each. They use nothing but the public faces of [`msrp_proto`]
 //! and [`msrp_relay_core`], as any caller would. `docs/dev/fuzzing.md` says how to run them and what was found.
 

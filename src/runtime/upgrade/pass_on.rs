@@ -88,7 +88,7 @@ impl PassOn<'_> {
                 speak.notify();
             }
             self.inner.write_all(&plain?).await?;
-            crate::engine::breathe().await;
+            engine::breathe().await;
         }
         self.inner.shutdown_write()
     }
@@ -119,7 +119,7 @@ impl PassOn<'_> {
             let first = std::mem::take(&mut *said.borrow_mut());
             self.outer.write_all(&first).await?;
             self.outer.write_all(&out).await?;
-            crate::engine::breathe().await;
+            engine::breathe().await;
         }
         let mut farewell = std::mem::take(&mut *said.borrow_mut());
         if let Some(tls) = &self.tls {

@@ -1,0 +1,19 @@
+//! The pure core from outside: no socket, a clock that is stepped, everything deterministic.
+//!
+//! One binary, its modules named by what they are about. `rfc` has one test for each requirement that no other module
+//! holds; `sim` is the seeded simulator; `vectors` are worked examples.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests state what must hold")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::disallowed_macros,
+    reason = "the crate is pure, its tests need not be"
+)]
+
+mod auth;
+mod binding;
+mod failure;
+mod limits;
+mod rfc;
+mod sim;
+mod vectors;

@@ -1,0 +1,134 @@
+//! What must hold at every moment: the bounds of queues and tables, and who waits for how long.
+
+use msrp_relay_core::HEAD_OVERHEAD;
+
+use super::Simulation;
+use testkit_pure::Conn;
+
+/// The most that one read brings.
+const READ_MAX: usize = 16_000;
+/// What a connection may make the relay keep beside queued octets, whatever the budget says: unfinished input, one flush,
+/// some answers and REPORTs, some transactions.
+const KEPT_MAX: usize = 192 << 10;
+/// A request to a session takes up at least so much of a read.
+const REQUEST_MIN: usize = 150;
+
+impl Simulation {
+    pub(super) fn check_bounds(&mut self) {
+        self.check_tables();
+        self.check_senders();
+        self.note_what_is_due();
+    }
+
+    /// No core holds more than its connections may make it hold, and all together hold what the budget allows.
+    fn check_tables(&mut self) {
+        let limits = self.bounds.clone();
+        let (mut conns, mut ever) = (vec![0; self.cores], vec![0; self.cores]);
+        for conn in self.world.conns() {
+            let link = self.world.link(conn);
+            ever[link.core] += 1;
+            conns[link.core] += usize::from(!link.gone);
+            if link.paused && !link.gone {
+                *self.seen.entry("a sender paused").or_default() += 1;
+            }
+        }
+        for dial in &self.world.dials {
+            conns[dial.core] += 1;
+            ever[dial.core] += 1;
+        }
+        // Whatever the limits say, what one read has brought is held, each head at a little more than its octets.
+        let read = READ_MAX + READ_MAX / REQUEST_MIN * HEAD_OVERHEAD;
+        let everybody: usize = ever.iter().sum();
+        let mut sum = 0;
+        for core in (0..self.cores).filter(|core| self.world.is_up(*core)).collect::<Vec<_>>() {
+            let sizes = self.world.relay(core).table_sizes();
+            let (conns, ever) = (conns[core], ever[core]);
+            sum += sizes.octets_queued + sizes.bytes_kept;
+            assert!(sizes.peers <= conns, "core {core}: {sizes:?}");
+            // What is left of a connection that is gone is held as before, until it has been written.
+            assert!(
+                sizes.octets_queued <= ever * (limits.queue_octets_high + read),
+                "core {core}: {sizes:?}"
+            );
+            let most = limits.transactions_per_peer_max;
+            // Those that are awaited, and those that are unlikely to be answered.
+            assert!(sizes.transactions <= conns * 2 * (most + 1), "core {core}: {sizes:?}");
+            // Requests that failed here may still be coming in anywhere.
+            let unanswered = conns * (most + 2 * READ_MAX / REQUEST_MIN) + everybody;
+            assert!(sizes.unanswered <= unanswered, "core {core}: {sizes:?}");
+            // An address, and two users.
+            assert!(sizes.counted <= 6, "core {core}: {sizes:?}");
+        }
+        let most = limits.queue_octets_total + everybody * (limits.request_octets_max + read + KEPT_MAX);
+        assert!(sum <= most, "{sum} octets are held and kept, {most} may be");
+    }
+
+    /// What a sender has sent and its receivers have not got is on the wire, or is within the bound.
+    fn check_senders(&self) {
+        let high = self.bounds.queue_octets_high + READ_MAX;
+        for actor in 0..self.actors.len() {
+            let (Some(conn), false) = (self.actors[actor].conn, self.actors[actor].dead) else {
+                continue;
+            };
+            let mut held = 0;
+            for index in 0..self.messages.len() {
+                if self.messages[index].from == actor && !self.is_disturbed(index) {
+                    held += self.messages[index].sent - self.messages[index].octets_delivered();
+                }
+            }
+            held -= self.arriving_from(actor);
+            let link = self.world.link(conn);
+            let wire = link.octets_sent - self.world.octets_taken(conn);
+            assert!(held.saturating_sub(wire) <= high as u64, "{held} octets of actor {actor} are held");
+        }
+    }
+
+    /// What has arrived of chunks that have not ended, of messages that nobody disturbed.
+    fn arriving_from(&self, actor: usize) -> u64 {
+        let mut octets = 0;
+        for conn in self.by_conn.keys() {
+            let Some(frame) = self.world.link(*conn).end.arriving().filter(|frame| frame.is("SEND")) else {
+                continue;
+            };
+            let index = self.message_of(frame);
+            if self.messages[index].from == actor && !self.is_disturbed(index) {
+                octets += frame.body.len() as u64;
+            }
+        }
+        octets
+    }
+
+    /// Whatever was sent and has been taken is with everybody concerned once no parcel is under way.
+    fn note_what_is_due(&mut self) {
+        if !self.world.lanes().is_empty() {
+            return;
+        }
+        for actor in 0..self.actors.len() {
+            let Some(conn) = self.open_conn(actor) else {
+                continue;
+            };
+            let taken = self.world.octets_taken(conn);
+            let flushes = self.world.end(conn).flush;
+            for wait in &mut self.actors[actor].waits {
+                if wait.due.is_none() && wait.until <= taken {
+                    wait.due = Some(flushes);
+                }
+            }
+        }
+        for index in 0..self.messages.len() {
+            let message = &self.messages[index];
+            let (from, to) = (self.open_conn(message.from), self.open_conn(message.to));
+            if let (Some(turn), Some(from), Some(to)) = (&message.turn, from, to)
+                && turn.due.is_none()
+                && turn.until <= self.world.octets_taken(from)
+            {
+                let flushes = self.flushes(to);
+                self.messages[index].turn.as_mut().unwrap().due = Some(flushes);
+            }
+        }
+    }
+
+    fn flushes(&mut self, conn: Conn) -> u64 {
+        self.world.end(conn).flush
+    }
+}

@@ -1,0 +1,235 @@
+//! The end of a run: everything under way arrives, everybody answers, time passes; then the books are balanced.
+
+use std::time::Duration;
+
+use msrp_proto::parser::Flag;
+use msrp_relay_core::CloseReason;
+
+use super::{Link, Sent, Simulation};
+
+/// A session that has expired still tells of what it accepted before, for so long (norm A12).
+const GRACE: Duration = Duration::from_secs(30);
+
+impl Simulation {
+    /// Nothing is held back any more, and nobody behaves badly, until nothing happens.
+    pub(super) fn calm(&mut self) {
+        let faults = std::mem::replace(&mut self.faults, false);
+        self.world.hold_parcels = false;
+        self.world.read_max = 8192;
+        for conn in self.world.conns() {
+            let link = self.world.link_mut(conn);
+            link.window = usize::MAX;
+            link.stalled = false;
+        }
+        self.quiet();
+        for _ in 0..200 {
+            let waits = |conn| !self.world.is_closed(conn) && !self.world.link(conn).wire.is_empty();
+            if !self.world.conns().any(waits) {
+                break;
+            }
+            self.wait_for_rates();
+        }
+        self.faults = faults;
+    }
+
+    pub(super) fn settle(&mut self) {
+        // What has been begun is sent to its end.
+        self.world.hold_parcels = false;
+        self.world.read_max = 8192;
+        for conn in self.world.conns() {
+            let link = self.world.link_mut(conn);
+            link.window = usize::MAX;
+            link.stalled = false;
+        }
+        for _ in 0..20_000 {
+            if (0..self.actors.len())
+                .all(|a| self.actors[a].sending.is_empty() || self.open_conn(a).is_none())
+            {
+                break;
+            }
+            self.send_chunk();
+            if self.dice.chance(5) {
+                self.quiet();
+                self.wait_for_rates();
+            }
+        }
+        self.calm();
+        self.faults = false;
+        self.let_time_pass();
+        for actor in 0..self.actors.len() {
+            while let (Some(conn), Some(octets)) = (self.open_inlet(actor), self.actors[actor].withheld.pop())
+            {
+                self.world.send(conn, octets);
+                self.saw("an answer sent too late");
+            }
+        }
+        self.quiet();
+        self.end_dials();
+        for conn in self.world.conns() {
+            let link = self.world.link(conn);
+            let stuck = !link.gone && link.closing.is_none() && !link.wire.is_empty();
+            assert!(!stuck || self.may_wait(conn), "{conn:?} is not read from any more");
+        }
+        if !self.links.iter().any(|link| link.dangling) {
+            self.world.assert_idle();
+            assert_eq!(self.world.sizes().transactions, 0);
+        }
+    }
+
+    /// Who has sent too much in too short a time is read again after a while.
+    fn wait_for_rates(&mut self) {
+        if self.world.settings.limits.octets_per_second_per_user_max > 0 {
+            self.world.advance(Duration::from_secs(1));
+            self.quiet();
+        }
+    }
+
+    /// Those who kept silent have had their time, and with them those who waited behind them.
+    fn let_time_pass(&mut self) {
+        for _ in 0..50 {
+            let sizes = self.world.sizes();
+            if (sizes.transactions, sizes.unanswered, sizes.octets_queued) == (0, 0, 0) {
+                break;
+            }
+            self.world.advance(Duration::from_secs(31));
+            self.quiet();
+        }
+    }
+
+    /// Dials that came to nothing for so long fail at last, or are still under way when everybody leaves.
+    fn end_dials(&mut self) {
+        if self.world.dials.is_empty() || self.dice.chance(50) {
+            return;
+        }
+        while !self.world.dials.is_empty() {
+            self.world.finish_dial(0, false);
+            self.quiet();
+        }
+        self.let_time_pass();
+        for link in &mut self.links {
+            link.dangling = false;
+        }
+    }
+
+    /// Whether a connection may be left unread: its AUTH is looked up for ever, or it sends to where nobody comes.
+    fn may_wait(&self, conn: super::Conn) -> bool {
+        let dangles = |actor: &usize| self.links.iter().any(|l| l.dangling && l.ends.contains(actor));
+        self.by_conn.get(&conn).is_some_and(dangles)
+            || self.strangers.iter().any(|stranger| stranger.conn == conn && stranger.stuck)
+    }
+
+    pub(super) fn quiet(&mut self) {
+        loop {
+            self.world.run();
+            while !self.world.look_ups.is_empty() || (0..self.world.dials.len()).any(|at| !self.is_never(at))
+            {
+                self.decide();
+                self.world.run();
+            }
+            self.collect();
+            let silent = |s: &Self| s.actors.iter().all(|actor| actor.pending.is_empty());
+            if silent(self) {
+                self.world.run();
+                self.collect();
+                if silent(self) && self.world.look_ups.is_empty() {
+                    return;
+                }
+            }
+            for _ in 0..20 {
+                self.let_answer();
+            }
+            // Nobody answers for the dead.
+            for actor in 0..self.actors.len() {
+                if self.open_inlet(actor).is_none() {
+                    self.actors[actor].pending.clear();
+                }
+            }
+        }
+    }
+
+    pub(super) fn check(&self) {
+        for index in 0..self.messages.len() {
+            self.check_message(index);
+        }
+        for actor in 0..self.actors.len() {
+            if self.open_conn(actor).is_some() {
+                for (tid, sent) in &self.actors[actor].requests {
+                    self.check_request(tid, sent, self.actors[actor].responses.get(tid));
+                }
+            }
+        }
+        for actor in self.actors.iter().filter(|actor| actor.leaving) {
+            // It may have been closed for another reason before that one was read.
+            let ended = actor.conn.is_some_and(|c| self.world.link(c).closing == Some(CloseReason::Ended));
+            assert!(!ended || actor.waits.is_empty(), "somebody left, and was not answered before");
+        }
+        for stranger in self.strangers.iter().filter(|s| !self.world.is_closed(s.conn) && !s.stuck) {
+            for (tid, expected) in &stranger.expected {
+                let answered = stranger.answered.contains(tid);
+                assert!(answered || expected.codes.is_empty(), "{tid} of a stranger was never answered");
+            }
+        }
+    }
+
+    /// What nobody disturbed has arrived, with its end, and was not told of.
+    fn check_message(&self, index: usize) {
+        if self.is_disturbed(index) {
+            return;
+        }
+        let message = &self.messages[index];
+        assert_eq!(message.octets_delivered(), message.sent, "message {index} got lost");
+        assert!(message.failed.is_empty(), "message {index}: false alarm");
+        assert_eq!(message.flag == Some(Flag::Last), message.over, "message {index} has lost its flag");
+        let expected = usize::from(message.success_report && message.over);
+        assert_eq!(message.success_reports, expected, "message {index}");
+    }
+
+    /// What became of a request whose sender is still there.
+    fn check_request(&self, tid: &str, sent: &Sent, response: Option<&u16>) {
+        let (message, start, octets, aborted) = match sent {
+            Sent::Chunk { message, start, octets, aborted } => (*message, *start, *octets, *aborted),
+            Sent::Lie([]) => return,
+            Sent::Nickname | Sent::Auth | Sent::Lie(_) => {
+                assert!(response.is_some() || self.dangles_at(tid), "{tid} was never answered");
+                return;
+            }
+        };
+        let (index, message) = (message, &self.messages[message]);
+        let link = &self.links[message.link];
+        if link.dangling {
+            return;
+        }
+        if message.wish == "yes" {
+            assert!(response.is_some(), "{tid} was never answered");
+        }
+        if aborted || message.wish == "no" || link.core_died || self.is_over(link) {
+            return;
+        }
+        let mut told: Vec<(u64, u64)> = [&*message.delivered, &*message.failed].concat();
+        told.sort_unstable();
+        let mut next = start;
+        for (first, last) in told {
+            if first <= next {
+                next = next.max(last + 1);
+            }
+        }
+        assert!(
+            next >= start + octets,
+            "octet {next} of message {index} ({}) is unaccounted for: {:?}, failed {:?}",
+            message.wish,
+            message.delivered,
+            message.failed
+        );
+    }
+
+    /// Whether a session of the link ended because it had expired: nobody is told of anything through it.
+    fn is_over(&self, link: &Link) -> bool {
+        let over = |end: &usize| self.actors[*end].expires.is_some_and(|at| at + GRACE <= self.world.now);
+        link.ends.iter().any(over)
+    }
+
+    fn dangles_at(&self, tid: &str) -> bool {
+        let sends = |actor: &usize| self.actors[*actor].requests.contains_key(tid);
+        self.links.iter().any(|link| link.dangling && link.ends.iter().any(sends))
+    }
+}

@@ -1,0 +1,564 @@
+//! One or several [`Relay`]s as cores, with a stepped clock and scripted endpoints.
+
+mod cores;
+
+use std::collections::{HashMap, VecDeque};
+use std::mem;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use msrp_proto::digest::{Algorithm, Ha1};
+use msrp_proto::parser::{Parser, ParserLimits, Piece};
+use msrp_relay_core::{
+    ChunkBounds, CloseReason, CoreId, Effect, Event, Expires, Input, Limit, Limits, LookUpAnswer,
+    LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings, Stage, TableSizes, Target, Transport, Who,
+    WriteState,
+};
+
+use crate::{Endpoint, Frame};
+
+pub const HOST: &str = "relay.example.com";
+pub const PORT: u16 = 2855;
+pub const REALM: &str = "example.com";
+/// Where connections come from.
+pub const ADDRESS: &str = "198.51.100.7";
+
+/// A connection of the world: an index that is never used again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct Conn(pub usize);
+
+/// What the test decides about a dial or a look-up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    Now,
+    /// Wait for `World::finish_dial` or `World::finish_look_up`.
+    Hold,
+    Fail,
+}
+
+#[derive(Debug)]
+pub struct Dial {
+    pub core: usize,
+    pub key: PeerKey,
+    pub target: Target,
+    /// In whose turn.
+    pub who: Who,
+}
+
+#[derive(Debug)]
+pub struct LookUp {
+    pub core: usize,
+    pub ticket: LookUpTicket,
+    /// In whose turn.
+    pub who: Who,
+    pub user: String,
+    pub realm: String,
+    pub algorithm: Algorithm,
+}
+
+/// One connection as the runtime and the far end see it.
+pub struct Link {
+    pub core: usize,
+    pub key: PeerKey,
+    pub end: Endpoint,
+    /// Sent by the endpoint, not read by the relay yet.
+    pub wire: VecDeque<u8>,
+    /// All octets ever sent by the endpoint.
+    pub octets_sent: u64,
+    /// Read, not yet parsed.
+    unparsed: Vec<u8>,
+    parser: Parser,
+    pub paused: bool,
+    awake: bool,
+    /// The endpoint sends nothing more.
+    pub ended: bool,
+    /// The endpoint takes nothing.
+    pub stalled: bool,
+    /// Octets the endpoint still takes before it stalls.
+    pub window: usize,
+    pub closing: Option<CloseReason>,
+    /// Neither side has it any more.
+    pub gone: bool,
+}
+
+struct Core {
+    relay: Option<Relay>,
+    incarnation: u16,
+    links: HashMap<PeerKey, Conn>,
+    out: OutBatch,
+    /// An effect is being carried out.
+    applying: bool,
+}
+
+pub struct World {
+    pub now: Instant,
+    cores: Vec<Core>,
+    links: Vec<Link>,
+    parcels: HashMap<(usize, usize), VecDeque<Message>>,
+    pub settings: Settings,
+    /// Passwords by `user@realm`.
+    pub accounts: HashMap<String, String>,
+    pub accounts_up: bool,
+    pub look_up_decision: Decision,
+    pub look_ups: Vec<LookUp>,
+    pub dial_decision: Decision,
+    pub dials: Vec<Dial>,
+    /// Dials that a relay no longer wanted.
+    pub dials_given_up: u64,
+    /// Connections the relay dialled, in order.
+    pub dialled: Vec<(Target, Conn)>,
+    /// Parcels wait for `deliver`.
+    pub hold_parcels: bool,
+    /// Octets per read.
+    pub read_max: usize,
+    pub events: Vec<String>,
+    /// The largest value of `octets_queued` seen on any core.
+    pub queued_max: usize,
+    seeds: u8,
+}
+
+pub fn settings(cores: usize) -> Settings {
+    Settings {
+        hostname: HOST.to_owned(),
+        realm: None,
+        domains: None,
+        ports: vec![PORT],
+        cores: u16::try_from(cores).unwrap(),
+        algorithms: vec![Algorithm::Md5],
+        challenge_lifetime: Duration::from_secs(15),
+        attempts_max: 3,
+        insecure_plain: false,
+        expires: Expires { seconds_min: 60, seconds_default: 600, seconds_max: 3600, enforce_default: false },
+        allow_other_methods: true,
+        relays: None,
+        serves_relays: true,
+        relays_must_prove: false,
+        tls_port: Some(PORT),
+        dial_plain: true,
+        chunk_bounds: ChunkBounds::default(),
+        limits: Limits::default(),
+    }
+}
+
+impl World {
+    pub fn new(cores: usize) -> Self {
+        Self::with(settings(cores))
+    }
+
+    pub fn with(settings: Settings) -> Self {
+        let now = Instant::now();
+        let accounts = [("alice", "1234"), ("bob", "5678"), ("carol", "9abc")]
+            .map(|(user, password)| (format!("{user}@{REALM}"), password.to_owned()));
+        let mut world = Self {
+            now,
+            cores: Vec::new(),
+            links: Vec::new(),
+            parcels: HashMap::new(),
+            settings,
+            accounts: accounts.into(),
+            accounts_up: true,
+            look_up_decision: Decision::Now,
+            look_ups: Vec::new(),
+            dial_decision: Decision::Now,
+            dials: Vec::new(),
+            dials_given_up: 0,
+            dialled: Vec::new(),
+            hold_parcels: false,
+            read_max: 16 << 10,
+            events: Vec::new(),
+            queued_max: 0,
+            seeds: 0,
+        };
+        for index in 0..world.settings.cores {
+            let relay = world.new_relay(index, 0);
+            world.cores.push(Core {
+                relay: Some(relay),
+                incarnation: 0,
+                links: HashMap::new(),
+                out: OutBatch::new(),
+                applying: false,
+            });
+        }
+        world
+    }
+
+    fn new_relay(&mut self, index: u16, incarnation: u16) -> Relay {
+        self.seeds += 1;
+        let me = CoreId { index, incarnation };
+        Relay::new(me, self.settings.clone(), [self.seeds; 32], self.now)
+    }
+
+    // -- connections ---------------------------------------------------------------------------
+
+    /// A TLS connection from outside.
+    pub fn connect(&mut self, core: usize) -> Conn {
+        self.connect_by(core, true)
+    }
+
+    pub fn connect_by(&mut self, core: usize, secure: bool) -> Conn {
+        self.try_connect(core, secure, ADDRESS).unwrap()
+    }
+
+    /// A connection from an address of the test's choice.
+    pub fn try_connect(&mut self, core: usize, secure: bool, address: &str) -> Result<Conn, Limit> {
+        let transport = Transport { secure, port: PORT };
+        let now = self.now;
+        let accepted = self.relay(core).accept(now, transport, address.parse().unwrap());
+        let accepted = accepted.map(|key| self.add_link(core, key));
+        if let Err(limit) = accepted {
+            // The relay leaves it to its runtime to tell of a connection that it does not take.
+            self.events.push(format!("{:?}", Event::LimitReached { limit, peer: None, user: None }));
+        }
+        self.apply(core);
+        accepted
+    }
+
+    /// A connection from outside has got so far that a runtime tells.
+    pub fn advance_to(&mut self, conn: Conn, stage: Stage) {
+        let Link { core, key, .. } = self.links[conn.0];
+        self.input(core, Input::Advanced { peer: key, stage });
+    }
+
+    fn add_link(&mut self, core: usize, key: PeerKey) -> Conn {
+        let conn = Conn(self.links.len());
+        self.links.push(Link {
+            core,
+            key,
+            end: Endpoint::new(conn.0),
+            wire: VecDeque::new(),
+            octets_sent: 0,
+            unparsed: Vec::new(),
+            parser: Parser::new(ParserLimits::default()),
+            paused: false,
+            awake: false,
+            ended: false,
+            stalled: false,
+            window: usize::MAX,
+            closing: None,
+            gone: false,
+        });
+        self.cores[core].links.insert(key, conn);
+        conn
+    }
+
+    pub fn link(&self, conn: Conn) -> &Link {
+        &self.links[conn.0]
+    }
+
+    pub fn link_mut(&mut self, conn: Conn) -> &mut Link {
+        &mut self.links[conn.0]
+    }
+
+    pub fn conns(&self) -> impl Iterator<Item = Conn> + use<> {
+        (0..self.links.len()).map(Conn)
+    }
+
+    pub fn end(&mut self, conn: Conn) -> &mut Endpoint {
+        &mut self.links[conn.0].end
+    }
+
+    pub fn is_closed(&self, conn: Conn) -> bool {
+        self.links[conn.0].gone
+    }
+
+    /// The endpoint sends octets; `run` lets the relay read them.
+    pub fn send(&mut self, conn: Conn, octets: impl AsRef<[u8]>) {
+        let link = &mut self.links[conn.0];
+        link.octets_sent += octets.as_ref().len() as u64;
+        link.wire.extend(octets.as_ref());
+    }
+
+    /// How many of the octets sent have reached the relay, as whole pieces.
+    pub fn octets_taken(&self, conn: Conn) -> u64 {
+        let link = &self.links[conn.0];
+        link.octets_sent - (link.wire.len() + link.unparsed.len()) as u64
+    }
+
+    /// The connection breaks off.
+    pub fn lose(&mut self, conn: Conn) {
+        let link = &mut self.links[conn.0];
+        if link.gone {
+            return;
+        }
+        link.gone = true;
+        link.wire.clear();
+        let (core, key) = (link.core, link.key);
+        self.cores[core].links.remove(&key);
+        self.input(core, Input::Lost { peer: key });
+    }
+
+    /// The endpoint ends its side once all that it has sent is read.
+    pub fn end_of_stream(&mut self, conn: Conn) {
+        while self.read(conn) {}
+        let (core, peer) = (self.link(conn).core, self.link(conn).key);
+        self.input(core, Input::Ended { peer });
+    }
+
+    /// The endpoint ends its side once all it has sent is read; it still takes what comes.
+    pub fn hang_up(&mut self, conn: Conn) {
+        self.links[conn.0].ended = true;
+    }
+
+    /// Takes the frames that arrived whole at the endpoint.
+    pub fn take(&mut self, conn: Conn) -> Vec<Frame> {
+        self.links[conn.0].end.take()
+    }
+
+    /// Runs, then takes the one frame that must have arrived.
+    pub fn take_one(&mut self, conn: Conn) -> Frame {
+        self.run();
+        let mut frames = self.take(conn);
+        assert_eq!(frames.len(), 1, "one frame expected, got {frames:#?}");
+        frames.remove(0)
+    }
+
+    // -- running -------------------------------------------------------------------------------
+
+    pub fn relay(&mut self, core: usize) -> &mut Relay {
+        self.cores[core].relay.as_mut().unwrap()
+    }
+
+    /// Goes on until nothing more happens without time passing or the test deciding something.
+    pub fn run(&mut self) {
+        while self.step_all() {}
+    }
+
+    fn step_all(&mut self) -> bool {
+        let mut progress = false;
+        for n in 0..self.links.len() {
+            progress |= self.read(Conn(n));
+        }
+        progress |= self.decide();
+        if !self.hold_parcels {
+            progress |= self.deliver_all();
+        }
+        for n in 0..self.links.len() {
+            progress |= self.write(Conn(n));
+        }
+        for n in 0..self.links.len() {
+            let link = &mut self.links[n];
+            let answers = link.end.answer_now();
+            progress |= !answers.is_empty();
+            link.octets_sent += answers.len() as u64;
+            link.wire.extend(answers);
+        }
+        progress
+    }
+
+    /// Answers the look-ups and dials that the test does not hold back.
+    fn decide(&mut self) -> bool {
+        let mut progress = false;
+        while self.look_up_decision != Decision::Hold && !self.look_ups.is_empty() {
+            self.finish_look_up(0);
+            progress = true;
+        }
+        while self.dial_decision != Decision::Hold && !self.dials.is_empty() {
+            self.finish_dial(0, self.dial_decision == Decision::Now);
+            progress = true;
+        }
+        progress
+    }
+
+    /// One read of a connection and all that follows from it on its core.
+    pub fn read(&mut self, conn: Conn) -> bool {
+        let read_max = self.read_max;
+        let link = &mut self.links[conn.0];
+        if link.gone || link.paused || link.closing.is_some() {
+            return false;
+        }
+        if link.wire.is_empty() {
+            let (core, peer) = (link.core, link.key);
+            let ended = mem::take(&mut link.ended);
+            if ended {
+                self.input(core, Input::Ended { peer });
+            }
+            return ended;
+        }
+        let octets = link.wire.len().min(read_max);
+        let (front, back) = link.wire.as_slices();
+        let in_front = front.len().min(octets);
+        link.unparsed.extend_from_slice(&front[..in_front]);
+        link.unparsed.extend_from_slice(&back[..octets - in_front]);
+        link.wire.drain(..octets);
+        let (core, peer) = (link.core, link.key);
+        let mut unparsed = mem::take(&mut link.unparsed);
+        let mut parser = link.parser.clone();
+        let mut at = 0;
+        // Like a runtime, whatever has been read is fed, though the relay says Pause meanwhile.
+        while !self.links[conn.0].gone && self.links[conn.0].closing.is_none() {
+            let input = match parser.step(&unparsed[at..]) {
+                Ok(None) => break,
+                Err(_) => Input::Unparseable { peer },
+                Ok(Some(step)) => {
+                    let octets = Bytes::copy_from_slice(&unparsed[at..at + step.consumed]);
+                    at += step.consumed;
+                    match step.piece {
+                        Piece::Head(head) => Input::Head { peer, head, octets },
+                        Piece::Body(_) => Input::Body { peer, octets },
+                        Piece::End(flag) => Input::End { peer, flag },
+                        Piece::Blank => Input::Blank { peer, octets: octets.len() },
+                    }
+                }
+            };
+            self.input(core, input);
+        }
+        unparsed.drain(..at);
+        let bytes = unparsed.len();
+        let link = &mut self.links[conn.0];
+        link.unparsed = unparsed;
+        link.parser = parser;
+        self.input(core, Input::Unfinished { peer, bytes });
+        true
+    }
+
+    /// Lets the relay write to a connection until it has nothing more, as a runtime would.
+    pub fn write(&mut self, conn: Conn) -> bool {
+        let mut progress = false;
+        loop {
+            let link = &mut self.links[conn.0];
+            if link.gone || !link.awake || link.stalled || link.window == 0 {
+                return progress;
+            }
+            progress = true;
+            let (core, key) = (link.core, link.key);
+            let mut out = mem::take(&mut self.cores[core].out);
+            out.clear();
+            let now = self.now;
+            let state = self.relay(core).poll_write(now, key, &mut out);
+            let link = &mut self.links[conn.0];
+            link.window = link.window.saturating_sub(out.len());
+            assert_eq!(out.len(), out.parts().map(<[u8]>::len).sum::<usize>());
+            link.end.flush += u64::from(!out.is_empty());
+            for part in out.parts() {
+                link.end.receive(part);
+            }
+            if out.is_empty() {
+                link.awake = false;
+            }
+            self.cores[core].out = out;
+            self.check_budget(core);
+            self.apply(core);
+            if state == WriteState::Finished {
+                assert!(self.links[conn.0].closing.is_some(), "finished without having been closed");
+                self.lose(conn);
+                return true;
+            }
+        }
+    }
+
+    pub fn input(&mut self, core: usize, input: Input) {
+        if self.cores[core].relay.is_none() {
+            return;
+        }
+        let now = self.now;
+        let relay = self.relay(core);
+        relay.handle(now, input);
+        let queued = self.check_budget(core).octets_queued;
+        self.queued_max = self.queued_max.max(queued);
+        self.apply(core);
+    }
+
+    /// Whatever happens, the memory budget has been told of all that a core keeps, and of no more.
+    fn check_budget(&mut self, core: usize) -> TableSizes {
+        let sizes = self.relay(core).table_sizes();
+        assert_eq!(sizes.bytes_kept, sizes.bytes_counted, "kept, and counted against the budget");
+        sizes
+    }
+
+    /// Does what the relay asks for. What an effect leads to may ask for more: that comes behind what is due already.
+    fn apply(&mut self, core: usize) {
+        while let Some((to, messages)) = self.relay(core).poll_parcel() {
+            let to = usize::from(to.index);
+            self.parcels.entry((core, to)).or_default().extend(messages);
+        }
+        if mem::replace(&mut self.cores[core].applying, true) {
+            return;
+        }
+        while let Some(effect) = self.relay(core).poll_effect() {
+            self.apply_one(core, effect);
+        }
+        self.cores[core].applying = false;
+    }
+
+    fn apply_one(&mut self, core: usize, effect: Effect) {
+        match effect {
+            Effect::Wake(key) => self.with_link(core, key, |link| link.awake = true),
+            Effect::Pause(key) => self.with_link(core, key, |link| {
+                assert!(!link.paused, "paused twice");
+                link.paused = true;
+            }),
+            Effect::Resume(key) => self.with_link(core, key, |link| {
+                assert!(link.paused, "resumed twice");
+                link.paused = false;
+            }),
+            Effect::Close { peer, reason } => {
+                if let Some(at) = self.dials.iter().position(|d| d.core == core && d.key == peer) {
+                    self.dials.remove(at);
+                    self.dials_given_up += 1;
+                    self.input(core, Input::Lost { peer });
+                    return;
+                }
+                self.with_link(core, peer, |link| {
+                    link.closing = Some(reason);
+                    link.awake = true;
+                });
+            }
+            Effect::Abort { peer, reason } => {
+                if let Some(conn) = self.cores[core].links.get(&peer).copied() {
+                    self.links[conn.0].closing = Some(reason);
+                    // The relay has forgotten it, and does not mind to hear that it is gone.
+                    self.lose(conn);
+                }
+            }
+            Effect::Connect { peer, target, who } => {
+                let dial = Dial { core, key: peer, target, who };
+                self.dials.push(dial);
+            }
+            Effect::LookUp { ticket, who, attempt } => {
+                let (user, realm) = (attempt.user().to_owned(), attempt.realm().to_owned());
+                let algorithm = attempt.algorithm();
+                self.look_ups.push(LookUp { core, ticket, who, user, realm, algorithm });
+            }
+            Effect::Event(event) => {
+                if let Event::SessionOpened { session, .. } = &event {
+                    assert!(session.len() < 28, "a session id in a log");
+                }
+                self.events.push(format!("{event:?}"));
+            }
+        }
+    }
+
+    fn with_link(&mut self, core: usize, key: PeerKey, act: impl FnOnce(&mut Link)) {
+        // An effect may name a connection that broke off in the same turn.
+        if let Some(conn) = self.cores[core].links.get(&key) {
+            act(&mut self.links[conn.0]);
+        }
+    }
+
+    /// Ends a dial that was held: the connection is up, or cannot be had.
+    pub fn finish_dial(&mut self, index: usize, up: bool) -> Option<Conn> {
+        let Dial { core, key, target, .. } = self.dials.remove(index);
+        if up {
+            let conn = self.add_link(core, key);
+            self.dialled.push((target, conn));
+            self.input(core, Input::Connected { peer: key });
+            Some(conn)
+        } else {
+            self.input(core, Input::DialFailed { peer: key });
+            None
+        }
+    }
+
+    /// Answers a look-up that was held, from the table of accounts.
+    pub fn finish_look_up(&mut self, index: usize) {
+        let look_up = self.look_ups.remove(index);
+        let (user, realm) = (&look_up.user, &look_up.realm);
+        let answer = match self.accounts.get(&format!("{user}@{realm}")) {
+            _ if !self.accounts_up || self.look_up_decision == Decision::Fail => LookUpAnswer::Unavailable,
+            Some(password) => LookUpAnswer::Found(Ha1::new(look_up.algorithm, user, realm, password)),
+            None => LookUpAnswer::Unknown,
+        };
+        let ticket = look_up.ticket;
+        self.input(look_up.core, Input::LookedUp { ticket, answer });
+    }
+}

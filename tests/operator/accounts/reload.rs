@@ -1,0 +1,91 @@
+//! SIGHUP: the accounts are taken from the config as it is now; nobody who has a session notices.
+
+use std::fs;
+use std::net::SocketAddr;
+
+use tempfile::TempDir;
+
+use super::plain_relay::{Account, config, log_in};
+use testkit_net::account::DOMAIN;
+use testkit_net::bounded;
+use testkit_net::endpoint::Endpoint;
+use testkit_net::mariadb::MariaDb;
+use testkit_net::process::{Process, relay_binary};
+use testkit_net::subscribers::{Database, Proxy};
+
+/// A relay's process with a config that changes.
+struct Reloaded {
+    process: Process,
+    place: TempDir,
+}
+
+impl Reloaded {
+    fn start(accounts: &str) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        fs::write(place.path().join("config.yaml"), config(accounts, "")).unwrap();
+        Self { process: Process::start(relay_binary(), place.path()), place }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.process.addresses[0]
+    }
+
+    /// Exchanges the config and waits until the relay has said what it makes of it.
+    #[track_caller]
+    fn reload(&self, accounts: &str, verdict: &str) {
+        fs::write(self.place.path().join("config.yaml"), config(accounts, "")).unwrap();
+        self.process.reload(verdict);
+    }
+
+    fn log(&self) -> String {
+        self.process.log()
+    }
+
+    fn status(&self, user: &str, password: &str) -> u16 {
+        let mut endpoint = Endpoint::plain(self.address(), "client");
+        Account::of(user, password).attempt(&mut endpoint, self.address().port()).status().unwrap()
+    }
+}
+
+const TAKEN: &str = "The config as it is now is in force";
+const REFUSED: &str = "The config is wrong and is not taken";
+
+fn memory(user: &str, password: &str) -> String {
+    format!("memory: {{users: [{{user: '{user}@{DOMAIN}', password: '{password}'}}]}}")
+}
+
+#[test]
+fn sighup_exchanges_the_accounts_and_leaves_sessions_alone() {
+    bounded(|| {
+        let server = MariaDb::shared();
+        let site = Database::new(&server, Proxy::OpenSips);
+        site.add("carol", DOMAIN, "painter");
+        let relay = Reloaded::start(&memory("alice", "wonderland"));
+        let mut one = log_in(relay.address(), "alice", "wonderland");
+        let mut two = log_in(relay.address(), "alice", "wonderland");
+        let mut live = |words: &[u8]| one.chat(&mut two, words);
+        live(b"as at the start");
+
+        relay.reload(&memory("bob", "builder"), TAKEN);
+        assert_eq!((relay.status("alice", "wonderland"), relay.status("bob", "builder")), (401, 200));
+        live(b"without an account");
+
+        // A file that is wrong changes nothing, and the log says why.
+        relay.reload(&(memory("alice", "wonderland") + ", bakend: sqlite"), REFUSED);
+        assert!(relay.log().contains("auth.bakend: unknown key: did you mean `backend`?"), "{}", relay.log());
+        assert_eq!((relay.status("alice", "wonderland"), relay.status("bob", "builder")), (401, 200));
+        live(b"after a slip");
+
+        relay.reload(&site.keys(""), TAKEN);
+        assert_eq!((relay.status("bob", "builder"), relay.status("carol", "painter")), (401, 200));
+        live(b"from a database");
+
+        // Wrong settings that are well written are taken: clients are told to try again, until they are right.
+        relay.reload(&site.keys(", table: no_such_table"), TAKEN);
+        assert_eq!(relay.status("carol", "painter"), 408);
+        relay.reload(&site.keys(""), TAKEN);
+        assert_eq!(relay.status("carol", "painter"), 200);
+        live(b"to the end");
+        assert!(!relay.log().contains("only-reads") && !relay.log().contains("painter"), "{}", relay.log());
+    });
+}

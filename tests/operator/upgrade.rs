@@ -1,0 +1,533 @@
+//! SIGUSR2: another process takes over, and nobody is refused, cut off, or left without an answer.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use testkit_net::endpoint::Endpoint;
+use testkit_net::frame::fresh_id;
+use testkit_net::process::RelayProcess;
+use testkit_net::relay::Setup;
+use testkit_net::transfer::Outgoing;
+use testkit_net::{assert_same, bounded, contents, until};
+
+/// The processes of one relay, of which the first is started by the test and the others by each other.
+struct Line {
+    relay: RelayProcess,
+    /// The last one, if there are several.
+    last: Option<u32>,
+}
+
+impl Line {
+    fn start(more: &'static str) -> Self {
+        Self { relay: RelayProcess::start(&Setup { more, ..Setup::default() }), last: None }
+    }
+
+    /// Has the last process start another one, and waits until that has taken over.
+    fn upgrade(&mut self) {
+        let taken = "Another process has taken over; this one drains pid=";
+        let before = self.relay.log().matches(taken).count();
+        self.signal("USR2");
+        self.last = Some(until("another process to take over", || {
+            let log = self.relay.log();
+            let pid = log.split(taken).nth(before + 1)?;
+            let (pid, _) = pid.split_once('\n')?;
+            pid.trim().parse().ok()
+        }));
+    }
+
+    /// To the process that accepts.
+    fn signal(&self, name: &str) {
+        match self.last {
+            None => self.relay.signal(name),
+            Some(pid) => {
+                let sent = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
+                assert!(sent.unwrap().success());
+            }
+        }
+    }
+
+    /// The first process ends by itself.
+    fn first_ends(&mut self) {
+        let status = self.relay.wait();
+        assert!(status.success(), "{status}: {}", self.relay.log());
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if let Some(pid) = self.last {
+            let _ = Command::new("kill").arg("-KILL").arg(pid.to_string()).status();
+        }
+    }
+}
+
+#[track_caller]
+fn chat(alice: &mut Endpoint, bob: &mut Endpoint) {
+    for _ in 0..3 {
+        alice.chat(bob, fresh_id().as_bytes());
+        bob.chat(alice, fresh_id().as_bytes());
+    }
+}
+
+#[test]
+fn who_connects_all_the_time_is_never_refused_and_a_file_under_way_arrives_whole() {
+    bounded(|| {
+        let mut line = Line::start("");
+        let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+        let file = contents(1, 24 << 20);
+        let path = bob.path();
+        let over = AtomicBool::new(false);
+        let counts: [AtomicUsize; 3] = Default::default();
+        let (address, trusted) = (line.relay.addresses[0], line.relay.trusted());
+        std::thread::scope(|scope| {
+            let received = scope.spawn(|| bob.receive_file());
+            scope.spawn(|| alice.send_file(&Outgoing::chunks(&path, &file, 50_000)));
+            for (thread, count) in counts.iter().enumerate() {
+                let (over, trusted) = (&over, &trusted);
+                scope.spawn(move || {
+                    while !over.load(Ordering::SeqCst) {
+                        // Any refusal, reset or unexpected status panics.
+                        let user = format!("user{}", 10 * thread + count.load(Ordering::SeqCst) % 10);
+                        let client = Endpoint::tls(address, trusted, &user).log_in(&user, address.port());
+                        client.close();
+                        count.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+            until_each_counts_on(&counts);
+            line.upgrade();
+            until_each_counts_on(&counts);
+            assert_same(&received.join().unwrap().data, &file);
+            over.store(true, Ordering::SeqCst);
+        });
+        println!("log-ins by thread: {counts:?}");
+        chat(&mut alice, &mut bob);
+        alice.close();
+        bob.close();
+        line.first_ends();
+        let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+        chat(&mut alice, &mut bob);
+    });
+}
+
+#[test]
+fn whoever_calls_a_session_of_the_old_process_reaches_it() {
+    bounded(|| {
+        let mut line = Line::start("");
+        // The kernel puts each of them on either core.
+        let mut clients: Vec<_> = (0..8).map(|n| line.relay.client(&format!("user{n}"))).collect();
+        // One has come before, and says its first word after.
+        let mut early = line.relay.stranger("far");
+        line.upgrade();
+        let mut callers = Vec::new();
+        for (n, client) in clients.iter_mut().enumerate() {
+            let mut far = match n {
+                0 => Endpoint::plain(line.relay.addresses[1], "far"),
+                1 => std::mem::replace(&mut early, line.relay.stranger("far")),
+                _ => line.relay.stranger("far"),
+            };
+            chat(&mut far, client);
+            callers.push(far);
+        }
+        // A file each way, larger than all buffers.
+        let (file, back) = (contents(2, 5_000_001), contents(3, 3_000_001));
+        let (far, near) = (&mut callers[5], &mut clients[5]);
+        let (there, here) = (near.path(), far.path());
+        std::thread::scope(|scope| {
+            let far = scope.spawn(|| far.exchange(Some(&Outgoing::giant(&there, &file)), 1));
+            let near = scope.spawn(|| near.exchange(Some(&Outgoing::chunks(&here, &back, 10_000)), 1));
+            assert_same(&near.join().unwrap()[0].data, &file);
+            assert_same(&far.join().unwrap()[0].data, &back);
+        });
+        // The end of the one is the end of the other, whoever closes.
+        for (n, (far, near)) in callers.into_iter().zip(clients).enumerate() {
+            let (one, other) = if n % 2 == 0 { (far, near) } else { (near, far) };
+            one.close();
+            other.close();
+        }
+        line.first_ends();
+        let ended = "The process before this one has ended";
+        until("the end to be noticed", || line.relay.log().contains(ended).then_some(()));
+    });
+}
+
+#[test]
+fn sessions_of_both_processes_reach_each_other_whichever_speaks_first() {
+    bounded(|| {
+        let mut line = Line::start("");
+        let mut old: Vec<_> = (0..6).map(|n| line.relay.client(&format!("user{n}"))).collect();
+        line.upgrade();
+        let mut new: Vec<_> = (6..12).map(|n| line.relay.client(&format!("user{n}"))).collect();
+        for (n, (old, new)) in old.iter_mut().zip(&mut new).enumerate() {
+            if n % 2 == 0 { chat(old, new) } else { chat(new, old) }
+        }
+        let file = contents(4, 4_000_003);
+        for swap in [false, true] {
+            let (one, other) = if swap { (&mut old[3], &mut new[3]) } else { (&mut new[3], &mut old[3]) };
+            let path = other.path();
+            std::thread::scope(|scope| {
+                scope.spawn(|| one.send_file(&Outgoing::giant(&path, &file)));
+                assert_same(&other.receive_file().data, &file);
+            });
+        }
+        old.into_iter().for_each(Endpoint::close);
+        line.first_ends();
+        // Their sessions are gone with their process.
+        let far = &mut new[0];
+        let tid = far.say(&format!("{} msrps://far.invalid:2855/x;tcp", far.relay.clone().unwrap()), b"?");
+        assert_ne!(far.status(&tid), 200);
+    });
+}
+
+#[test]
+fn who_has_connected_before_and_authenticates_after_is_served() {
+    bounded(|| {
+        let mut line = Line::start("");
+        let early: Vec<_> = (0..4).map(|n| line.relay.stranger(&format!("user{n}"))).collect();
+        // Somebody who keeps the old process from ending at once.
+        let alice = line.relay.client("alice");
+        line.upgrade();
+        until("the drain to begin", || line.relay.log().contains("Draining").then_some(()));
+        let port = line.relay.addresses[0].port();
+        for (n, stranger) in early.into_iter().enumerate() {
+            let mut client = stranger.log_in(&format!("user{n}"), port);
+            chat(&mut client, &mut line.relay.client(&format!("user{}", n + 4)));
+            client.close();
+        }
+        alice.close();
+        line.first_ends();
+    });
+}
+
+#[test]
+fn a_program_that_does_not_start_changes_nothing() {
+    bounded(|| {
+        let line = Line::start("");
+        let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+        let (address, trusted) = (line.relay.addresses[0], line.relay.trusted());
+        line.relay.rewrite(&Setup { more: "no_such_key: 1", ..Setup::default() });
+        line.signal("USR2");
+        until("it to be said that nobody takes over", || {
+            line.relay.log().contains("Nobody takes over; this process goes on").then_some(())
+        });
+        assert!(line.relay.log().contains("no_such_key"), "{}", line.relay.log());
+        chat(&mut alice, &mut bob);
+        let [mut carol, mut dave] = ["user1", "user2"]
+            .map(|user| Endpoint::tls(address, &trusted, user).log_in(user, address.port()));
+        chat(&mut carol, &mut dave);
+    });
+}
+
+/// Waits until each of some clients has logged in once more.
+fn until_each_counts_on(counts: &[AtomicUsize]) {
+    let count = || counts.iter().map(|count| count.load(Ordering::SeqCst)).collect::<Vec<_>>();
+    let before = count();
+    until("every client to log in", || {
+        count().iter().zip(&before).all(|(now, before)| now > before).then_some(())
+    });
+}
+
+/// A client that logs in all the time, each time until it works, until `over`. `count`: how often that has been.
+fn knock(line: &Line, over: &AtomicBool, count: &AtomicUsize) {
+    let (address, trusted) = (line.relay.addresses[0], line.relay.trusted());
+    while !over.load(Ordering::SeqCst) {
+        // One that the dead process had accepted is cut off; its next attempt gets in.
+        let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let user = format!("user{}", count.load(Ordering::SeqCst) % 10);
+            Endpoint::tls(address, &trusted, &user).log_in(&user, address.port()).close();
+        }));
+        count.fetch_add(usize::from(attempt.is_ok()), Ordering::SeqCst);
+    }
+}
+
+// The service manager does not notice: the process that took over is not its child.
+#[test]
+fn successor_that_dies_while_its_predecessor_drains_leaves_the_service_to_it() {
+    bounded(|| {
+        let mut line = Line::start("");
+        let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+        let file = contents(5, 24 << 20);
+        let path = bob.path();
+        for round in 1..=2 {
+            let over = AtomicBool::new(false);
+            let counts: [AtomicUsize; 2] = Default::default();
+            std::thread::scope(|scope| {
+                let received = scope.spawn(|| bob.receive_file());
+                scope.spawn(|| alice.send_file(&Outgoing::chunks(&path, &file, 50_000)));
+                line.upgrade();
+                let (line, over) = (&line, &over);
+                for count in &counts {
+                    scope.spawn(move || knock(line, over, count));
+                }
+                line.signal("KILL");
+                until("the predecessor to accept again", || {
+                    (line.relay.log().matches("Accepting connections again").count() == round).then_some(())
+                });
+                until_each_counts_on(&counts);
+                assert_same(&received.join().unwrap().data, &file);
+                over.store(true, Ordering::SeqCst);
+            });
+            line.last = None;
+            chat(&mut alice, &mut bob);
+            let (mut carol, mut dave) = (line.relay.client("user1"), line.relay.client("user2"));
+            chat(&mut carol, &mut dave);
+        }
+        assert!(line.relay.ended().is_none());
+        // And an upgrade that works is possible as ever.
+        line.upgrade();
+        let (mut erin, mut frank) = (line.relay.client("user4"), line.relay.client("user5"));
+        chat(&mut erin, &mut frank);
+        chat(&mut alice, &mut bob);
+        alice.close();
+        bob.close();
+        line.first_ends();
+    });
+}
+
+// Before it listens, after that, and at any moment in between.
+#[test]
+fn successor_that_dies_at_any_stage_costs_no_session_and_no_log_in() {
+    bounded(|| {
+        let mut line = Line::start("");
+        let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+        let (over, count) = (AtomicBool::new(false), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| knock(&line, &over, &count));
+            for round in 0..8 {
+                let lives = line.relay.log().matches("Starting the process that is to take over").count();
+                line.relay.signal("USR2");
+                let log = || line.relay.log();
+                let is_on = || log().matches("Starting the process that is to take over").count() > lives;
+                until("the successor to be started", || is_on().then_some(()));
+                // Each time a little later, from its first instruction on.
+                std::thread::sleep(std::time::Duration::from_millis(round * 25));
+                let child = until("its process", || children(line.relay.pid()).pop());
+                let _ = Command::new("kill").args(["-KILL", &child.to_string()]).status();
+                until("the outcome", || {
+                    let gone = log().matches("Nobody takes over; this process goes on").count();
+                    let back = log().matches("Accepting connections again").count();
+                    (gone + back > lives).then_some(())
+                });
+            }
+            until_each_counts_on(std::slice::from_ref(&count));
+            over.store(true, Ordering::SeqCst);
+        });
+        chat(&mut alice, &mut bob);
+        chat(&mut line.relay.client("user1"), &mut line.relay.client("user2"));
+        line.last = None;
+    });
+}
+
+// There is none that serves then; to a service manager, which follows the other one, only the exit status tells it.
+#[test]
+fn successor_that_dies_while_its_predecessor_ends_makes_that_one_fail() {
+    bounded(|| {
+        let mut line = Line::start("drain_timeout: 1s");
+        // One that does not see the end of its connection keeps the predecessor for a few seconds.
+        let alice = line.relay.client("alice");
+        line.upgrade();
+        until("the drain to be over", || {
+            line.relay.log().contains("stopping with sessions left").then_some(())
+        });
+        line.signal("KILL");
+        line.last = None;
+        assert_eq!(line.relay.wait().code(), Some(1), "{}", line.relay.log());
+        drop(alice);
+    });
+}
+
+// It has closed the listening sockets of both: there is nothing to take back, and it was told to end the service.
+#[test]
+fn successor_that_dies_while_it_drains_itself_leaves_the_end_to_its_predecessor() {
+    bounded(|| {
+        let mut line = Line::start("drain_timeout: 5m");
+        let alice = line.relay.client("alice");
+        line.upgrade();
+        let carol = line.relay.client("user1");
+        line.signal("TERM");
+        let address = line.relay.addresses[0];
+        until("the door to be closed", || std::net::TcpStream::connect(address).is_err().then_some(()));
+        line.signal("KILL");
+        line.last = None;
+        drop(carol);
+        until("its end to be noticed", || {
+            line.relay.log().contains("The process that took over has ended").then_some(())
+        });
+        assert!(!line.relay.log().contains("Accepting connections again"), "{}", line.relay.log());
+        alice.close();
+        line.first_ends();
+    });
+}
+
+/// Sends SIGHUP again and again, until the process is gone.
+fn flood(pid: u32) -> std::process::Child {
+    let script = "n=0; while [ $n -lt 1000000 ] && kill -HUP \"$0\" 2> /dev/null; do n=$((n + 1)); done";
+    Command::new("sh").args(["-c", script, &pid.to_string()]).spawn().unwrap()
+}
+
+fn ends(mut flood: std::process::Child) {
+    let _ = flood.kill();
+    let _ = flood.wait();
+}
+
+#[test]
+fn signal_to_end_is_not_lost_among_reloads() {
+    bounded(|| {
+        let mut line = Line::start("");
+        let flood = flood(line.relay.pid());
+        let taken = "The config as it is now is in force";
+        until("some reloads", || (line.relay.log().matches(taken).count() > 20).then_some(()));
+        line.signal("TERM");
+        line.first_ends();
+        ends(flood);
+    });
+}
+
+#[test]
+fn no_step_of_an_upgrade_is_lost_among_reloads() {
+    bounded(|| {
+        let mut line = Line::start("");
+        let flood = flood(line.relay.pid());
+        let taken = "The config as it is now is in force";
+        until("some reloads", || (line.relay.log().matches(taken).count() > 20).then_some(()));
+        line.upgrade();
+        line.first_ends();
+        ends(flood);
+        let mut alice = line.relay.client("alice");
+        chat(&mut alice, &mut line.relay.client("bob"));
+    });
+}
+
+/// The processes that one has started and that have not been waited for.
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let of = |task: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_to_string(task.ok()?.path().join("children")).ok()
+    };
+    let all: String = tasks.filter_map(of).collect();
+    all.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+// Whoever looks inside sees the sessions of both processes, and can close them.
+#[test]
+fn operator_sees_the_sessions_of_the_process_that_drains() {
+    bounded(|| {
+        let mut line = Line::start("admin: {socket: admin.sock}\nmetrics: {address: \"127.0.0.1:0\"}");
+        let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+        chat(&mut alice, &mut bob);
+        line.upgrade();
+        let mut carol = line.relay.client("user1");
+        let socket = line.relay.certificate().with_file_name("admin.sock");
+        let ask = |arguments: &[&str]| {
+            let mut asked = Command::new(testkit_net::process::relay_binary());
+            asked.args(arguments).arg("--socket").arg(&socket).arg("--json");
+            let output = asked.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let text = String::from_utf8(output.stdout).unwrap();
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<serde_json::Value>>()
+        };
+        let (first, last) = (line.relay.pid(), line.last.unwrap());
+        let states = until("both processes to be seen", || {
+            let states = ask(&["status"]);
+            // The figures are a quarter of a second old.
+            (states.len() == 2 && states[1]["sessions"] == 2).then_some(states)
+        });
+        assert_eq!((&states[0]["pid"], &states[0]["state"]), (&last.into(), &"running".into()));
+        assert_eq!((&states[1]["pid"], &states[1]["state"]), (&first.into(), &"draining".into()));
+        let sessions = ask(&["sessions"]);
+        let of = |user: &str| sessions.iter().find(|session| session["user"] == user).unwrap();
+        assert_eq!(of("alice")["draining_pid"], first);
+        assert_eq!(of("bob")["draining_pid"], first);
+        assert!(of("user1").get("draining_pid").is_none());
+        assert_eq!(ask(&["sessions", "--user", "bob"]).len(), 1);
+        until("the drain to be told of", || {
+            line.relay.log().contains("The process before this one drains sessions=2").then_some(())
+        });
+
+        let closed = ask(&["close", of("bob")["session"].as_str().unwrap()]);
+        assert_eq!(closed[0]["closed"]["user"], "bob");
+        bob.end();
+        ask(&["close", of("user1")["session"].as_str().unwrap()]);
+        carol.end();
+        alice.close();
+        line.first_ends();
+        until("one process to be left", || (ask(&["status"]).len() == 1).then_some(()));
+    });
+}
+
+// It would end the container with itself.
+#[test]
+fn first_process_of_a_container_refuses_an_upgrade_and_goes_on() {
+    let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
+    if !is_root {
+        println!("not root: no process can be the first of its namespace here");
+        return;
+    }
+    bounded(|| {
+        let place = tempfile::tempdir().unwrap();
+        let config = place.path().join("config.yaml");
+        std::fs::write(&config, Setup::default().write(place.path())).unwrap();
+        let log = std::fs::File::create(place.path().join("log")).unwrap();
+        let mut command = Command::new("unshare");
+        command
+            .args(["--pid", "--fork", "--kill-child", testkit_net::process::relay_binary(), "--config"])
+            .arg(&config);
+        let mut outer = command.stderr(log).spawn().unwrap();
+        let said = || std::fs::read_to_string(place.path().join("log")).unwrap_or_default();
+        until("the relay to listen", || said().contains("Listening").then_some(()));
+        let inner = until("its process", || children(outer.id()).pop());
+        // Its signals are caught once it listens; until then the first process of a namespace ignores them.
+        until("the upgrade to be refused", || {
+            let _ = Command::new("kill").args(["-USR2", &inner.to_string()]).status();
+            said().contains("Upgrade refused: this is process 1 of a container").then_some(())
+        });
+        assert!(outer.try_wait().unwrap().is_none());
+        let _ = Command::new("kill").args(["-TERM", &inner.to_string()]).status();
+        let status = until("the relay to end", || outer.try_wait().unwrap());
+        assert!(status.success(), "{status}: {}", said());
+    });
+}
+
+#[test]
+fn one_process_after_the_other_takes_over() {
+    bounded(|| {
+        let mut line = Line::start("");
+        for n in 0..3 {
+            let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+            chat(&mut alice, &mut bob);
+            line.upgrade();
+            chat(&mut alice, &mut bob);
+            alice.close();
+            bob.close();
+            let ended = "The process before this one has ended";
+            until("the old process to end", || (line.relay.log().matches(ended).count() > n).then_some(()));
+        }
+        line.first_ends();
+        let mut alice = line.relay.client("alice");
+        chat(&mut alice, &mut line.relay.client("bob"));
+    });
+}
+
+#[test]
+fn a_second_upgrade_waits_for_the_end_of_the_first_and_a_drain_has_an_end() {
+    bounded(|| {
+        let mut line = Line::start("drain_timeout: 1h");
+        let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+        line.upgrade();
+        chat(&mut alice, &mut bob);
+        line.signal("USR2");
+        until("the second upgrade to be refused", || {
+            line.relay.log().contains("The process before this one still drains").then_some(())
+        });
+        alice.close();
+        bob.close();
+        line.first_ends();
+        assert!(!line.relay.log().contains("stopping with sessions left"), "{}", line.relay.log());
+
+        let mut line = Line::start("drain_timeout: 1s");
+        let _alice = line.relay.client("alice");
+        line.upgrade();
+        line.first_ends();
+        assert!(line.relay.log().contains("stopping with sessions left"), "{}", line.relay.log());
+    });
+}

@@ -1,0 +1,67 @@
+//! A core that dies: alone in its process, because it counts descriptors.
+
+use testkit_net::endpoint::Endpoint;
+use testkit_net::relay::TestRelay;
+use testkit_net::transfer::Outgoing;
+use testkit_net::{alone, assert_same, contents, until};
+
+const OCTETS: usize = 8 << 20;
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Two clients whose sessions are both at home on the core with this index.
+fn pair_on(relay: &TestRelay, core: usize) -> (Endpoint, Endpoint) {
+    // The kernel chooses the core of a connection: try until it has chosen this one twice.
+    let mut found = Vec::new();
+    while found.len() < 2 {
+        let client = relay.client(&format!("user{}", found.len()));
+        if client.core() == core {
+            found.push(client);
+        } else {
+            client.close();
+        }
+    }
+    let bob = found.pop().unwrap();
+    (found.pop().unwrap(), bob)
+}
+
+#[test]
+fn a_core_that_panics_comes_back_and_the_other_cores_sessions_live_on() {
+    alone("core_death::a_core_that_panics_comes_back_and_the_other_cores_sessions_live_on", || {
+        let relay = TestRelay::start();
+        // What is made once, by the first clients, is no leak.
+        drop(relay.client("alice"));
+        until("the first client to be forgotten", || (relay.counted().connections_open == 0).then_some(()));
+        let before = descriptors();
+        for (deaths, in_task) in [(1, true), (2, false)] {
+            let (mut alice, mut bob) = pair_on(&relay, 0);
+            let (mut carol, _dave) = pair_on(&relay, 1);
+            let data = contents(deaths, OCTETS);
+            let path = bob.path();
+            std::thread::scope(|scope| {
+                scope.spawn(|| alice.send_file(&Outgoing::chunks(&path, &data, 10_000)));
+                if in_task {
+                    relay.server.crash_core(1)
+                } else {
+                    relay.server.crash_core_loop(1)
+                }
+                assert_same(&bob.receive_file().data, &data);
+            });
+            until("the core to be started again", || (relay.counted().core_restarts == deaths).then_some(()));
+            // Its clients see the end of their connections.
+            let _ = carol.end();
+            // No listener of the dead core has been left behind to swallow its share.
+            for n in 0..50 {
+                relay.client(&format!("user{n}")).close();
+            }
+            let (mut erin, mut frank) = pair_on(&relay, 1);
+            let path = frank.path();
+            let tid = erin.say(&path, b"Hello again");
+            assert_eq!(erin.status(&tid), 200);
+            assert_eq!(frank.request("SEND").body, b"Hello again");
+        }
+        until("the descriptors to be given back", || (descriptors() <= before).then_some(()));
+    });
+}

@@ -1,0 +1,39 @@
+//! Many sessions at once: pairs on one core and pairs split between two, and nobody's octets in anybody else's file.
+
+use testkit_net::endpoint::Endpoint;
+use testkit_net::relay::{Setup, TestRelay};
+use testkit_net::transfer::Outgoing;
+use testkit_net::{assert_same, bounded, contents, until};
+
+const PAIRS: usize = 25;
+const OCTETS: usize = 400_000;
+
+#[test]
+fn fifty_sessions_on_two_cores_keep_every_octet_whether_split_or_not() {
+    bounded(|| {
+        let relay = TestRelay::with(&Setup::default());
+        let user = |n: usize| format!("user{n}");
+        let mut pairs: Vec<(Endpoint, Endpoint)> =
+            (0..PAIRS).map(|n| (relay.client(&user(2 * n)), relay.client(&user(2 * n + 1)))).collect();
+        std::thread::scope(|scope| {
+            for (n, (alice, bob)) in pairs.iter_mut().enumerate() {
+                let path = bob.path();
+                let chunk = (n % 2 == 0).then_some(10_000);
+                scope.spawn(move || {
+                    let data = contents(n as u64 + 1, OCTETS + n);
+                    alice.send_file(&Outgoing { chunk, ..Outgoing::giant(&path, &data) });
+                });
+                scope.spawn(move || {
+                    assert_same(&bob.receive_file().data, &contents(n as u64 + 1, OCTETS + n))
+                });
+            }
+        });
+        // That both kinds of pairs were among them is chance, but for one in sixteen million.
+        let counted = until("all links to be counted", || {
+            let counted = relay.counted();
+            (counted.links_local + counted.links_split >= PAIRS as u64).then_some(counted)
+        });
+        assert!(counted.links_local > 0, "{counted:?}");
+        assert!(counted.links_split > 0, "{counted:?}");
+    });
+}

@@ -1,0 +1,11 @@
+//! Relays among themselves (RFC 4976, 5.1 and 9.2): who is taken for a relay, clients behind several relays, and what goes
+//! between relays. [`relays`] has scripted clients, [`users`] the `msrp` tool.
+
+mod certificates;
+mod memory;
+mod paths;
+mod refusals;
+mod relays;
+mod transfers;
+mod users;
+mod worked_example;
