@@ -15,7 +15,7 @@ mutants were caught, hung (which counts as caught: a test that does not end is n
 (they do not compile). docs/dev/mutants.md says which of those are expected, and why.
 
   --layer LAYER    proto or relay; default: both
-  --file GLOB      only files that match, as crates/msrp-relay-core/src/session.rs; may be given several times
+  --file GLOB      only files that match, as crates/msrp-relay-core/src/sessions/session.rs; may be given several times
   --shard K/N      only each Nth mutant, beginning with the Kth, K from 0
   --jobs N         builds and tests at a time, each in a copy of the tree; default 1, in place
   --sim-seeds N    seeds of the simulator for each mutant in the last pass; default 24

@@ -87,7 +87,7 @@ async fn open(core: Rc<Shared>, Dial { peer, target, who, given_up }: Dial) {
 
 impl Shared {
     async fn connect(&self, target: &Target, who: Who) -> Result<Link, DialError> {
-        if let Some(home) = target.kin {
+        if let Some(home) = target.other_process {
             return self.connect_to_generation(home, target);
         }
         let config = self.config();

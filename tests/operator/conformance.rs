@@ -227,7 +227,7 @@ fn walk(directory: &Path, found: &mut impl FnMut(&Path, &str)) {
     }
 }
 
-/// `relay/forward/flow.rs` is `relay::forward::flow`; files that only lead to others, or hold a module's tests, add
+/// `relay/outbound/flow.rs` is `relay::outbound::flow`; files that only lead to others, or hold a module's tests, add
 /// nothing.
 fn module_of(path: &Path) -> String {
     let parts = path.with_extension("");

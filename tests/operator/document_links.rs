@@ -3,8 +3,6 @@
 //!
 //! What is checked are plain functions over text. Wrong documents are tried here too, at the end.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -4,8 +4,6 @@
 //! in the page as it was in one run. The test learns what stands for it in this run where the relay first says it, and puts
 //! that in its place from then on. Digests of the page must be right for the nonces of the page.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
-
 use std::collections::HashMap;
 use std::fs;
 use std::io::{Read as _, Write as _};

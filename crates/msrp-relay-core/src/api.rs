@@ -79,7 +79,7 @@ pub enum Input {
     },
     /// The process has no descriptor left for a connection that waits to be accepted.
     NoDescriptor,
-    /// A connection that [`Effect::Connect`](super::Effect::Connect) asked for is up.
+    /// A connection that [`Effect::Connect`] asked for is up.
     Connected {
         /// The connection.
         peer: PeerKey,
@@ -99,7 +99,7 @@ pub enum Input {
         /// The connection.
         peer: PeerKey,
     },
-    /// The answer to [`Effect::LookUp`](super::Effect::LookUp).
+    /// The answer to [`Effect::LookUp`].
     LookedUp {
         /// As in the effect.
         ticket: LookUpTicket,
@@ -149,7 +149,7 @@ pub enum LookUpAnswer {
     Unavailable,
 }
 
-/// What [`Relay::poll_write`](super::Relay::poll_write) leaves to be done.
+/// What [`Relay::poll_write`](crate::Relay::poll_write) leaves to be done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WriteState {
     /// Write the batch, if it holds anything, and call again; with an empty batch: wait to be woken.
@@ -170,13 +170,13 @@ pub struct Transport {
 /// What the caller must do.
 #[derive(Debug)]
 pub enum Effect {
-    /// There is something to write: call [`Relay::poll_write`](super::Relay::poll_write) when the connection can take octets.
+    /// There is something to write: call [`Relay::poll_write`](crate::Relay::poll_write) when the connection can take octets.
     Wake(PeerKey),
     /// Read no more from this connection for now: back-pressure.
     Pause(PeerKey),
     /// Read on.
     Resume(PeerKey),
-    /// Read no more; write what [`Relay::poll_write`](super::Relay::poll_write) still has; close; say [`Input::Lost`](super::Input::Lost).
+    /// Read no more; write what [`Relay::poll_write`](crate::Relay::poll_write) still has; close; say [`Input::Lost`].
     Close {
         /// The connection.
         peer: PeerKey,
@@ -191,7 +191,7 @@ pub enum Effect {
         /// Why.
         reason: CloseReason,
     },
-    /// Open a connection; say [`Input::Connected`](super::Input::Connected) or [`Input::DialFailed`](super::Input::DialFailed).
+    /// Open a connection; say [`Input::Connected`] or [`Input::DialFailed`].
     Connect {
         /// The slot it will have.
         peer: PeerKey,
@@ -200,7 +200,7 @@ pub enum Effect {
         /// In whose turn.
         who: Who,
     },
-    /// Ask the accounts; say [`Input::LookedUp`](super::Input::LookedUp).
+    /// Ask the accounts; say [`Input::LookedUp`].
     LookUp {
         /// To be given back.
         ticket: LookUpTicket,
@@ -227,7 +227,7 @@ pub struct Target {
     /// More URIs follow in To-Path: the next hop is a relay and its certificate must prove its name.
     pub relay: bool,
     /// It is no other host: another process of this relay, and in it the core where the session lives that is meant.
-    pub kin: Option<CoreId>,
+    pub other_process: Option<CoreId>,
 }
 
 /// Things an operator may want to read about.

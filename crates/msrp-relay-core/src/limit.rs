@@ -2,7 +2,7 @@
 //!
 //! What enforces a limit, here or in the runtime, counts and explains it under one of these names,
 //! so that a log line, a counter and the config speak of the same thing. What a limit is worth is in
-//! [`Limits`](super::Limits) and in the config's table, not here.
+//! [`Limits`](crate::Limits) and in the config's table, not here.
 
 /// Writes the list once instead of three times.
 macro_rules! limits {

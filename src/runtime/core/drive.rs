@@ -1,16 +1,15 @@
-//! The relay of one core, and what it has asked for.
+//! The relay of one core.
 //!
 //! Invariants: the relay is borrowed in this file alone, for one step, and never across an await; what the relay asks
-//! for is due in the order in which it was asked. The functions here are all the ways in to the relay.
+//! for is applied in the order in which it was asked. The functions here are all the ways in to the relay.
 //! Must not know: how an effect is applied.
 
 use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
 use std::time::Instant;
 
-use crate::relay::{CoreId, Effect, Limit, Message, OutBatch, PeerKey, Relay, Transport, WriteState};
+use crate::relay::{CoreId, Effect, Message, OutBatch, PeerKey, Relay, WriteState};
 
-/// The relay, and what it has asked for.
+/// The relay, and the buffers that it is polled with.
 #[derive(Debug)]
 pub(super) struct Drive {
     relay: RefCell<Relay>,
@@ -36,8 +35,8 @@ impl Drive {
     }
 
     /// Tells the relay what happened.
-    pub(super) fn feed(&self, feed: impl FnOnce(&mut Relay, Instant)) {
-        feed(&mut self.relay.borrow_mut(), Instant::now());
+    pub(super) fn feed<T>(&self, feed: impl FnOnce(&mut Relay, Instant) -> T) -> T {
+        feed(&mut self.relay.borrow_mut(), Instant::now())
     }
 
     /// Hands one flush of what a connection may be sent to `write`, and a buffer for as long as it needs one.
@@ -51,31 +50,33 @@ impl Drive {
         state
     }
 
-    /// Asks the relay for a slot for one more connection. It has no name for one that it does not take, so what it says
-    /// of that is for the caller to say.
-    pub(super) fn accept(&self, transport: Transport, ip: IpAddr) -> Result<PeerKey, Limit> {
-        self.relay.borrow_mut().accept(Instant::now(), transport, ip)
+    /// Takes what is for other cores and hands it to `send`.
+    pub(super) fn send_parcels(&self, send: impl Fn(CoreId, Vec<Message>)) {
+        while let Some((core, messages)) = self.next_parcel() {
+            send(core, messages);
+        }
     }
 
-    /// The next messages that the relay has for another core.
-    pub(super) fn next_parcel(&self) -> Option<(CoreId, Vec<Message>)> {
-        self.relay.borrow_mut().poll_parcel()
-    }
-
-    /// Applies what is due, unless that is under way. An effect may feed the relay again before it returns, for a task
-    /// runs as soon as it is spawned. What comes of that waits behind the effects that are due already: a resume must
-    /// not overtake the pause before it.
-    pub(super) fn apply_due(&self, mut apply: impl FnMut(Effect)) {
+    /// Applies what the relay asks for, unless that is under way. An effect may feed the relay again before it returns,
+    /// for a task runs as soon as it is spawned. What comes of that waits behind the effects that are due already: a
+    /// resume must not overtake the pause before it.
+    pub(super) fn apply_effects(&self, mut apply: impl FnMut(Effect)) {
         if self.applying.replace(true) {
             return;
         }
-        while let Some(effect) = self.next_due() {
+        while let Some(effect) = self.next_effect() {
             apply(effect);
         }
         self.applying.set(false);
     }
 
-    fn next_due(&self) -> Option<Effect> {
+    // The relay must not be borrowed while what it asked for is applied, so these end the borrow.
+
+    fn next_parcel(&self) -> Option<(CoreId, Vec<Message>)> {
+        self.relay.borrow_mut().poll_parcel()
+    }
+
+    fn next_effect(&self) -> Option<Effect> {
         self.relay.borrow_mut().poll_effect()
     }
 }

@@ -44,10 +44,11 @@ impl Shared {
         address: SocketAddr,
         begin: impl FnOnce(PeerKey) -> bool,
     ) {
-        let accepted = self.drive.accept(transport, address.ip());
+        let accepted = self.drive.feed(|relay, now| relay.accept(now, transport, address.ip()));
         let lost = match accepted {
             // Before the effects: they may speak of this connection.
             Ok(peer) => Some(peer).filter(|peer| !begin(*peer)),
+            // The relay has no name for a connection that it does not take, so its line comes from here.
             Err(limit) => {
                 log::limit_reached(limit, || Felt { address: Some(address), ..Felt::default() });
                 None
@@ -66,10 +67,8 @@ impl Shared {
     }
 
     fn apply(self: &Rc<Self>) {
-        while let Some((core, messages)) = self.drive.next_parcel() {
-            self.mesh.send(core, messages);
-        }
-        self.drive.apply_due(|effect| self.apply_one(effect));
+        self.drive.send_parcels(|core, messages| self.mesh.send(core, messages));
+        self.drive.apply_effects(|effect| self.apply_one(effect));
     }
 
     fn apply_one(self: &Rc<Self>, effect: Effect) {

@@ -94,7 +94,7 @@ impl Applicants {
             Self::None | Self::Own(_) => None,
         };
         let states = self.own().into_iter().chain(behind.into_iter().flat_map(|behind| behind.states()));
-        states.filter_map(|auth| auth.claim.as_deref())
+        states.filter_map(AuthState::claim)
     }
 
     /// Whether the client at the other end waits for something.

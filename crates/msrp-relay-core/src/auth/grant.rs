@@ -10,7 +10,7 @@ use msrp_proto::status::Status;
 
 use super::refuse::{Refusal, auth_response};
 use super::request::AuthRequest;
-use super::state::{AuthState, Claim, Granted, Nonce, Waiting};
+use super::state::{AuthState, Claim, Granted, Nonce, Pending, Waiting};
 use crate::Relay;
 use crate::api::Event;
 use crate::core::Core;
@@ -55,7 +55,7 @@ impl Relay {
         let LookUpTicket { peer: key, number } = ticket;
         let core = &mut self.core;
         let auth = self.peers.get_mut(key).and_then(|peer| peer.applicants.by_ticket(number));
-        let claim = auth.and_then(|auth| auth.claim.take_if(|c| c.waiting.ticket == number));
+        let claim = auth.and_then(|auth| auth.take_claim(number));
         let Some(claim) = claim else {
             // Who asked is gone. A core that has died since has forgotten what it counted.
             if counter.is_some() && counter == core.cores.running(who.counter(core.cores.len())) {
@@ -187,7 +187,7 @@ impl Peers {
         };
         let who = Who::User(claim.user());
         let ticket = LookUpTicket { peer: key, number: claim.waiting.ticket };
-        auth.claim = Some(Box::new(claim));
+        auth.pending = Pending::Place(Box::new(claim));
         if core.cores.running(who.counter(core.cores.len())).is_some() {
             core.tally(who, Tally::Claim { peer: me, ticket });
         } else {

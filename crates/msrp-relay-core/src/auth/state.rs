@@ -2,6 +2,7 @@
 //!
 //! Invariants: a nonce's count strictly rises; at most one AUTH of a client waits for something.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,9 +22,7 @@ pub(crate) struct AuthState {
     pub(super) opaque: String,
     pub(super) failures: u32,
     pub(super) ticket: u32,
-    pub(super) waiting: Option<Waiting>,
-    /// An AUTH in order, whose user may have too many sessions.
-    pub(super) claim: Option<Box<Claim>>,
+    pub(super) pending: Pending,
     /// The user that this connection belongs to.
     pub(super) user: Option<Arc<Verified>>,
     /// Whose password was tried in vain: the beginning of the name.
@@ -36,6 +35,17 @@ pub(super) struct Nonce {
     pub(super) expires: Option<Instant>,
     /// The highest count seen; the next must be higher.
     pub(super) count: u32,
+}
+
+/// What an AUTH of a client waits for.
+#[derive(Debug, Default)]
+pub(super) enum Pending {
+    #[default]
+    Nothing,
+    /// The answer of the accounts.
+    LookUp(Box<Waiting>),
+    /// A place among its user's sessions.
+    Place(Box<Claim>),
 }
 
 /// An AUTH whose user is being looked up.
@@ -51,7 +61,7 @@ pub(super) struct Waiting {
 /// An AUTH that has been checked and needs a place among its user's sessions.
 #[derive(Debug)]
 pub(super) struct Claim {
-    pub(super) waiting: Waiting,
+    pub(super) waiting: Box<Waiting>,
     pub(super) verified: Verified,
     pub(super) ha1: Ha1,
     pub(super) granted: Granted,
@@ -65,8 +75,7 @@ impl AuthState {
             opaque: entropy.nonce(),
             failures: 0,
             ticket: 0,
-            waiting: None,
-            claim: None,
+            pending: Pending::Nothing,
             user: None,
             tried: None,
         }
@@ -82,14 +91,48 @@ impl AuthState {
         self.user.as_ref().map(|user| user.username()).or(self.tried.as_deref())
     }
 
-    /// Bytes of memory that the AUTH takes which is being looked up.
-    pub(crate) fn kept(&self) -> usize {
-        let waiting = self.waiting.as_ref().or_else(|| self.claim.as_deref().map(|claim| &claim.waiting));
-        waiting.map_or(0, |waiting| waiting.request.transit().cost())
+    /// Bytes of memory that the AUTH takes which waits.
+    pub(super) fn kept(&self) -> usize {
+        let waiting = match &self.pending {
+            Pending::Nothing => return 0,
+            Pending::LookUp(waiting) => waiting,
+            Pending::Place(claim) => &claim.waiting,
+        };
+        waiting.request.transit().cost()
     }
 
-    pub(crate) fn is_waiting(&self) -> bool {
-        self.waiting.is_some() || self.claim.is_some()
+    pub(super) fn is_waiting(&self) -> bool {
+        !matches!(self.pending, Pending::Nothing)
+    }
+
+    /// The AUTH that waits for a place.
+    pub(super) fn claim(&self) -> Option<&Claim> {
+        match &self.pending {
+            Pending::Place(claim) => Some(claim),
+            Pending::Nothing | Pending::LookUp(_) => None,
+        }
+    }
+
+    /// The AUTH that waits for the answer with this number, if that is what it waits for.
+    pub(super) fn take_look_up(&mut self, ticket: u32) -> Option<Box<Waiting>> {
+        match mem::take(&mut self.pending) {
+            Pending::LookUp(waiting) if waiting.ticket == ticket => Some(waiting),
+            other => {
+                self.pending = other;
+                None
+            }
+        }
+    }
+
+    /// The same for one that waits for a place.
+    pub(super) fn take_claim(&mut self, ticket: u32) -> Option<Box<Claim>> {
+        match mem::take(&mut self.pending) {
+            Pending::Place(claim) if claim.waiting.ticket == ticket => Some(claim),
+            other => {
+                self.pending = other;
+                None
+            }
+        }
     }
 
     /// Takes a nonce's next use. `None`: never ours, or a replay; else whether it is stale.

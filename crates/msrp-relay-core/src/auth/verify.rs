@@ -9,7 +9,7 @@ use msrp_proto::uri::{MsrpUri, host_matches};
 use super::applicants::Applicants;
 use super::refuse::Refusal;
 use super::request::{AuthRequest, Credentials};
-use super::state::{AuthState, Bound, Claim, Granted, Waiting};
+use super::state::{AuthState, Bound, Claim, Granted, Pending, Waiting};
 use super::through_relay::{Behind, SESSIONS_PART};
 use crate::Relay;
 use crate::api::{Effect, LookUpAnswer};
@@ -53,7 +53,8 @@ impl Relay {
         match judge(peer, &request, &self.sessions, core) {
             Ok(Worthy { ticket, stale, refreshes }) => {
                 if let Some(auth) = peer.applicants.of(&request) {
-                    auth.waiting = Some(Waiting { ticket, request, stale, refreshes });
+                    let waiting = Waiting { ticket, request, stale, refreshes };
+                    auth.pending = Pending::LookUp(Box::new(waiting));
                 }
             }
             Err(refusal) => self.peers.refuse_auth(key, &request, &refusal, core),
@@ -67,7 +68,7 @@ impl Relay {
     pub(crate) fn on_looked_up(&mut self, ticket: LookUpTicket, answer: LookUpAnswer) {
         let LookUpTicket { peer: key, number } = ticket;
         let auth = self.peers.get_mut(key).and_then(|peer| peer.applicants.by_ticket(number));
-        let Some(waiting) = auth.and_then(|auth| auth.waiting.take_if(|w| w.ticket == number)) else {
+        let Some(waiting) = auth.and_then(|auth| auth.take_look_up(number)) else {
             return;
         };
         let request = waiting.request.clone();
@@ -80,7 +81,7 @@ impl Relay {
         }
     }
 
-    fn conclude(&mut self, key: PeerKey, waiting: Waiting, answer: LookUpAnswer) -> Result<(), Refusal> {
+    fn conclude(&mut self, key: PeerKey, waiting: Box<Waiting>, answer: LookUpAnswer) -> Result<(), Refusal> {
         let core = &mut self.core;
         match verify(&waiting, answer, &core.settings)? {
             Outcome::Stale => {

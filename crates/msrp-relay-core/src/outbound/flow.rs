@@ -2,7 +2,7 @@
 //!
 //! Invariant: items stand in the order in which they came; a request's octets are numbered by
 //! counting what was written (RFC 4975, 7.1.1 and 7.3.1), never by what its head claims.
-//! Which flow may write when is not known here: that is [`Outbound`](super::Outbound)'s.
+//! Which flow may write when is not known here: that is [`Outbound`](super::queue::Outbound)'s.
 
 use std::collections::VecDeque;
 use std::mem;

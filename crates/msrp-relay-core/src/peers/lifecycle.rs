@@ -72,7 +72,7 @@ impl Peers {
         self.make_room(false, core).inspect_err(|limit| core.bite(*limit, None))?;
         let (me, now) = (core.me, core.now);
         let transport = Transport { secure: target.secure, port: target.port };
-        let origin = Origin::Dialled { blamed, to_other_process: target.kin.is_some() };
+        let origin = Origin::Dialled { blamed, to_other_process: target.other_process.is_some() };
         let key = self.table.insert_with_key(|key| {
             let mut peer = Peer::dialling(PeerRef { core: me, key }, transport, origin, now);
             peer.bound.push(session);

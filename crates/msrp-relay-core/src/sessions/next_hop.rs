@@ -32,7 +32,7 @@ impl Settings {
             return Err((Status::TIMEOUT, "plain next hop; outbound.plain is refuse"));
         }
         let (secure, host) = (uri.is_secure(), uri.host_str().to_owned());
-        Ok(Target { secure, host, port, by_service: false, relay, kin: None })
+        Ok(Target { secure, host, port, by_service: false, relay, other_process: None })
     }
 
     /// Where to dial for an AUTH whose URI has no port: a domain's relay, or a host at the default port.

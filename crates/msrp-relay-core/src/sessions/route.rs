@@ -269,7 +269,7 @@ impl Relay {
                 // It is this relay: whom else the operator wants to deal with does not matter.
                 let target = Target {
                     relay: beyond,
-                    kin: Some(other.core),
+                    other_process: Some(other.core),
                     ..self.core.settings.target(&uri, false)?
                 };
                 Outer::Peer(self.dial(this, target, user)?)

@@ -41,7 +41,7 @@ fn send_and_success_report_through_one_relay_match_the_worked_example() {
             port: 49300,
             by_service: false,
             relay: false,
-            kin: None
+            other_process: None
         }
     );
     let answer = only(world.take(wren), "200");

@@ -232,7 +232,11 @@ fn other_process_of_this_relay_is_reached_whatever_outbound_relays_says() {
     let there = format!("msrps://{HOST}:{PORT}/{};tcp", URL_SAFE_NO_PAD.encode(raw));
     world.send(alice, Request::bodiless(&format!("{session} {there} {FAR}"), &uri, "m").octets());
     world.run();
-    assert!(world.dialled.iter().any(|(target, _)| target.kin.is_some()), "{:?}", world.take(alice));
+    assert!(
+        world.dialled.iter().any(|(target, _)| target.other_process.is_some()),
+        "{:?}",
+        world.take(alice)
+    );
 }
 
 // "any connection whose peer has proven to be that host leads to the client, on any core; if there is none, one is
