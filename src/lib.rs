@@ -131,18 +131,18 @@
 //!
 //! # Lexicon
 //!
-//! The RFCs' words, each for one thing:
+//! The RFCs' words, each for one thing; `docs/dev/lexicon.md` has all of them, and ours:
 //!
 //! * *message*: what has one Message-ID. *Chunk*: one SEND request, a whole message or a part of one.
 //! * *Transaction*: a request and its response on one hop, named by its *transaction id* (tid).
 //! * *Hop*: two adjacent nodes of a path. *To-Path*, *From-Path*, *Use-Path*: as on the wire.
-//! * *Peer*: whoever is at the other end of one connection: a client, a foreign endpoint, another relay.
+//! * *Peer*: the program at the other end of one connection: a client, a foreign endpoint, another relay.
 //! * *Session*: what an AUTH was granted, and what it leads to: one URI, or two while a client replaces the old one
 //!   before that expires. Its *inner side* is the client's connection,
 //!   its *outer side* the connection, or the other session, that the first request bound it to.
 //! * *Core*: one pinned executor and all that it owns. *Home*: the core that owns a session's client connection; it
 //!   is written into the session id. *Incarnation*: how often a core was started again.
-//! * *Parcel*: what crosses from core to core. *Credit*: octets a sender may have again.
+//! * *Parcel*: what crosses from core to core. *Credit*: bytes a sender may have again.
 //! * *Flush*: what is handed to the kernel in one piece.
 //!
 //! # Where to begin
