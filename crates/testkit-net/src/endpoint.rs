@@ -14,6 +14,9 @@ use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerCon
 use crate::PATIENCE;
 use crate::frame::{Frame, Request, fresh_id};
 
+/// The relay's host name: in its certificate and its URIs. It resolves nowhere.
+pub const HOST: &str = "relay.example.test";
+
 /// How a connection ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
@@ -83,7 +86,7 @@ impl Endpoint {
 
     /// TLS over a connection whose options the test has set.
     pub fn over(stream: TcpStream, config: &Arc<ClientConfig>, name: &str) -> Self {
-        Self::to_host(stream, config, name, crate::relay::HOST)
+        Self::to_host(stream, config, name, HOST)
     }
 
     /// The same with a relay of another name.

@@ -16,8 +16,7 @@ use tempfile::TempDir;
 use crate::account::password;
 use crate::endpoint::Endpoint;
 
-/// The relay's host name: in its certificate and its URIs. It resolves nowhere.
-pub const HOST: &str = "relay.example.test";
+pub use crate::endpoint::HOST;
 
 /// The accounts beside alice and bob: user0, user1, ...
 pub const USERS: usize = 256;
