@@ -203,16 +203,25 @@ impl DerefMut for RelayProcess {
 
 impl RelayProcess {
     pub fn start(setup: &Setup) -> Self {
+        Self::start_program(relay_binary().as_ref(), setup)
+    }
+
+    /// The same with another build of the relay.
+    pub fn start_program(program: &Path, setup: &Setup) -> Self {
         let place = tempfile::tempdir().unwrap();
         let text = setup.write(place.path());
         let client = Arc::new(trusting(place.path()));
-        Self::of(place, &text, client)
+        Self::run(program, place, &text, client)
     }
 
     /// With a config, which may name files of this directory, and what its clients must trust.
     pub fn of(place: TempDir, config_text: &str, client: Arc<ClientConfig>) -> Self {
+        Self::run(relay_binary().as_ref(), place, config_text, client)
+    }
+
+    fn run(program: &Path, place: TempDir, config_text: &str, client: Arc<ClientConfig>) -> Self {
         fs::write(place.path().join("config.yaml"), config_text).unwrap();
-        let process = Process::start(relay_binary(), place.path());
+        let process = Process::start(program, place.path());
         Self { process, client, place }
     }
 
