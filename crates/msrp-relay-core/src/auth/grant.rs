@@ -31,6 +31,16 @@ const URIS_PER_SESSION_MAX: usize = 2;
 /// The connection has a session already, and that is another user's or has all the URIs that it may have.
 const ANOTHER: Refusal = Refusal::Respond(Status::FORBIDDEN, "Open another connection for another session");
 
+/// What a 200 says.
+struct Answer<'a> {
+    /// The URI that is granted or prolonged.
+    uri: &'a [u8],
+    request: &'a AuthRequest,
+    ha1: &'a Ha1,
+    /// For how long.
+    seconds: u64,
+}
+
 /// These need the connections and the sessions at once.
 impl Relay {
     /// Whether a session is asked for that counts among its user's. A client's connection counts once, whatever it has;
@@ -98,7 +108,8 @@ impl Relay {
         if let Some(peer) = self.peers.get_mut(key) {
             peer.prove(&mut self.core);
         }
-        self.peers.accept_auth(key, &uri, &waiting.request, (&ha1, &granted), &mut self.core);
+        let answer = Answer { uri: &uri, request: &waiting.request, ha1: &ha1, seconds: granted.seconds };
+        self.peers.accept_auth(key, &answer, &mut self.core);
         Ok(())
     }
 
@@ -226,14 +237,8 @@ impl Peers {
     }
 
     /// The 200 (RFC 4976, 5.1).
-    fn accept_auth(
-        &mut self,
-        key: PeerKey,
-        own_uri: &[u8],
-        request: &AuthRequest,
-        (ha1, granted): (&Ha1, &Granted),
-        core: &mut Core,
-    ) {
+    fn accept_auth(&mut self, key: PeerKey, answer: &Answer<'_>, core: &mut Core) {
+        let Answer { uri, request, ha1, seconds } = *answer;
         core.stats.auth_ok += 1;
         // In the order in which the client uses them: the way back from here to it is in From-Path.
         let mut use_path = Vec::new();
@@ -241,7 +246,7 @@ impl Peers {
             use_path.extend_from_slice(relay);
             use_path.push(b' ');
         }
-        use_path.extend_from_slice(own_uri);
+        use_path.extend_from_slice(uri);
         let (Some(peer), Some(authorization)) = (self.get_mut(key), request.given()) else {
             return;
         };
@@ -261,7 +266,7 @@ impl Peers {
         auth.failures = 0;
         auth_response(peer, request, Status::OK)
             .header("Use-Path", &use_path)
-            .header_fmt("Expires", format_args!("{}", granted.seconds))
+            .header_fmt("Expires", format_args!("{seconds}"))
             .header("Authentication-Info", info.as_bytes())
             .end(Flag::Last);
         peer.wake(core);

@@ -75,7 +75,7 @@ impl Peers {
     }
 
     /// What was asked by way of a session will not be answered.
-    pub(crate) fn on_abandoned(&mut self, key: PeerKey, session: SessionRef, core: &mut Core) {
+    pub(crate) fn on_abandoned(&self, key: PeerKey, session: SessionRef, core: &mut Core) {
         if let Some(peer) = self.get(key) {
             peer.answer_all(core, |id| id == session);
         }

@@ -62,8 +62,7 @@ impl Peers {
         if let Some(limit) = transit.head.defect().and_then(limit_of) {
             core.bite(limit, Some(key));
         }
-        let readable = transit.head.first_from(&transit.octets).is_some();
-        self.turn_away(key, transit, readable, (Status::BAD_REQUEST, "malformed head"), core);
+        self.turn_away(key, transit, (Status::BAD_REQUEST, "malformed head"), core);
     }
 
     /// CR and LF between frames keep a connection from being idle. They prove nothing of the sender.
@@ -80,7 +79,6 @@ impl Peers {
         &mut self,
         key: PeerKey,
         transit: &Transit,
-        readable: bool,
         (status, why): (Status, &'static str),
         core: &mut Core,
     ) {
@@ -88,6 +86,7 @@ impl Peers {
         let Some(peer) = self.get_mut(key) else {
             return;
         };
+        let readable = transit.head.defect().is_none() || transit.head.first_from(&transit.octets).is_some();
         if readable && transit.wants_answer() {
             peer.refuse(transit, status, core);
             peer.update_pause(core);
@@ -135,22 +134,22 @@ impl Peers {
         };
         if method == Method::Other && !core.settings.allow_other_methods {
             let refusal = (Status::NOT_IMPLEMENTED, "methods.allow_other is false");
-            return self.turn_away(key, &transit, true, refusal, core);
+            return self.turn_away(key, &transit, refusal, core);
         }
         if giver == Giver::Peer && core.settings.relays_must_prove && peer.is_unproven_relay(&transit) {
             let refusal = (Status::FORBIDDEN, "request through a relay that has not proven its name");
-            return self.turn_away(key, &transit, true, refusal, core);
+            return self.turn_away(key, &transit, refusal, core);
         }
         let Some(session) = named.filter(|session| core.cores.is_alive(session.core)) else {
-            return self.turn_away(key, &transit, true, (Status::NO_SESSION, "no such session"), core);
+            return self.turn_away(key, &transit, (Status::NO_SESSION, "no such session"), core);
         };
         if method == Method::Auth && peer.waiting_by(session).any(|other| other.method() == Method::Auth) {
-            return self.turn_away(key, &transit, true, (Status::BAD_REQUEST, "pipelined AUTH"), core);
+            return self.turn_away(key, &transit, (Status::BAD_REQUEST, "pipelined AUTH"), core);
         }
         // One session's requests that are not answered must not keep those of others from being read (norm S14).
         if method != Method::Send && peer.bound.len() > 1 && peer.waiting_by(session).count() >= WAITING_MAX {
             let refusal = (Status::TIMEOUT, "too many requests of this session wait for an answer");
-            return self.turn_away(key, &transit, true, refusal, core);
+            return self.turn_away(key, &transit, refusal, core);
         }
         if known.is_none() {
             peer.receiving.last_route = Some(Box::new(LastRoute { uri: first.to_vec(), session }));
@@ -194,13 +193,7 @@ impl Peers {
             Standing::Proven { .. } | Standing::Probation { .. } => false,
         };
         if spared {
-            return self.turn_away(
-                key,
-                transit,
-                true,
-                (Status::NO_SESSION, "request for another host"),
-                core,
-            );
+            return self.turn_away(key, transit, (Status::NO_SESSION, "request for another host"), core);
         }
         self.close(key, CloseReason::Misaddressed, core);
     }

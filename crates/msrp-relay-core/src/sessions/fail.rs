@@ -240,7 +240,7 @@ impl Sessions {
     }
 
     /// The sessions' part of a core's death.
-    pub(crate) fn forget_core(&mut self, gone: CoreId, core: &mut Core) {
+    pub(crate) fn forget_core(&self, gone: CoreId, core: &mut Core) {
         for session in self.table.values() {
             let me = core.me;
             for outer in session.bound_to().into_iter().filter(|side| side.core() == gone) {
