@@ -419,7 +419,7 @@ fn operator_sees_the_sessions_of_the_process_that_drains() {
         let mut carol = line.relay.client("user1");
         let socket = line.relay.certificate().with_file_name("admin.sock");
         let ask = |arguments: &[&str]| {
-            let mut asked = Command::new(testkit_net::process::relay_binary());
+            let mut asked = Command::new(relay_binary());
             asked.args(arguments).arg("--socket").arg(&socket).arg("--json");
             let output = asked.output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -469,9 +469,7 @@ fn first_process_of_a_container_refuses_an_upgrade_and_goes_on() {
         std::fs::write(&config, Setup::default().write(place.path())).unwrap();
         let log = std::fs::File::create(place.path().join("log")).unwrap();
         let mut command = Command::new("unshare");
-        command
-            .args(["--pid", "--fork", "--kill-child", testkit_net::process::relay_binary(), "--config"])
-            .arg(&config);
+        command.args(["--pid", "--fork", "--kill-child", relay_binary(), "--config"]).arg(&config);
         let mut outer = command.stderr(log).spawn().unwrap();
         let said = || std::fs::read_to_string(place.path().join("log")).unwrap_or_default();
         until("the relay to listen", || said().contains("Listening").then_some(()));

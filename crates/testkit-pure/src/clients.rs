@@ -23,10 +23,10 @@ impl World {
 
     /// AUTH with both rounds and further headers in the second; the answer to the second.
     pub fn auth_round(&mut self, conn: Conn, user: &str, own_uri: &str, more: &str) -> Frame {
-        self.auth_to(conn, user, &relay_uri(), own_uri, more)
+        self.auth_to(conn, user, (&relay_uri(), own_uri), more)
     }
 
-    pub fn auth_to(&mut self, conn: Conn, user: &str, to: &str, own_uri: &str, more: &str) -> Frame {
+    pub fn auth_to(&mut self, conn: Conn, user: &str, (to, own_uri): (&str, &str), more: &str) -> Frame {
         let first = Request::new("AUTH", to, own_uri).octets();
         self.send(conn, first);
         let challenge = self.take_one(conn);

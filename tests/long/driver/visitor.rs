@@ -125,7 +125,7 @@ impl Visitor {
     /// AUTH without credentials, then with them; returns the status.
     pub(crate) fn log_in(&mut self, user: &str, password: &str, expires: Option<u64>) -> Result<u16, String> {
         let relay = self.stage.auth_uri();
-        let frame = self.authenticate(&relay, &relay, user, password, expires)?;
+        let frame = self.authenticate(&relay, &relay, (user, password), expires)?;
         let tally = &self.stage.tally;
         if frame.status() == Some(200) {
             self.session = frame.header("Use-Path");
@@ -144,8 +144,7 @@ impl Visitor {
         &mut self,
         to: &str,
         relay: &str,
-        user: &str,
-        password: &str,
+        (user, password): (&str, &str),
         expires: Option<u64>,
     ) -> Result<Frame, String> {
         let asked = self.ask(Request::new("AUTH", to, &self.uri))?;

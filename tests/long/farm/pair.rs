@@ -321,7 +321,7 @@ fn go_further(
     let far = dice.pick(&others);
     let relay = format!("msrps://{}:{};tcp", host(far), shared.port);
     let nearer = visitor.session.take().unwrap_or_default();
-    let answer = visitor.authenticate(&format!("{nearer} {relay}"), &relay, name, &password(name), None)?;
+    let answer = visitor.authenticate(&format!("{nearer} {relay}"), &relay, (name, &password(name)), None)?;
     let use_path = answer.header("Use-Path").unwrap_or_default();
     if answer.status() != Some(200) || !use_path.starts_with(&format!("{nearer} ")) {
         return Err(format!("AUTH of {name} at relay {} through {}: {answer:?}", far + 1, near + 1));

@@ -558,7 +558,7 @@ fn insecure_plain_auth_is_possible_and_gives_a_plain_uri() {
     let mut world = World::with(settings);
     let conn = world.connect_by(0, false);
     let uri = world.end(conn).uri.clone();
-    let answer = world.auth_to(conn, "alice", "msrp://example.com:2855;tcp", &uri, "");
+    let answer = world.auth_to(conn, "alice", ("msrp://example.com:2855;tcp", &uri), "");
     assert_eq!(answer.status(), 200);
     assert!(answer.header("Use-Path").unwrap().starts_with("msrp://"));
 }
@@ -635,13 +635,13 @@ fn auth_to_its_own_live_uri_prolongs_it() {
     let session = answer.header("Use-Path").unwrap();
     for _ in 0..3 {
         world.advance(Duration::from_secs(50));
-        let answer = world.auth_to(bob, "bob", &session, &bob_uri, "Expires: 60\r\n");
+        let answer = world.auth_to(bob, "bob", (&session, &bob_uri), "Expires: 60\r\n");
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.header("Use-Path").as_deref(), Some(&*session));
         assert_eq!(answer.from_path(), session);
     }
     assert_eq!(world.sizes().sessions, 1);
-    let wrong = world.auth_to(bob, "mallory", &session, &bob_uri, "Expires: 60\r\n");
+    let wrong = world.auth_to(bob, "mallory", (&session, &bob_uri), "Expires: 60\r\n");
     assert_eq!(wrong.status(), 401);
     // Not on another connection, and not once it is over.
     let other = world.connect(0);

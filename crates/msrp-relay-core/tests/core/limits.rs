@@ -301,7 +301,7 @@ fn failed_auths_of_an_address_ban_it_on_every_core_until_the_window_ends() {
         assert_eq!(guess(&mut world, elsewhere, "bob", "5678").status(), 200);
     }
     let uri = world.end(live).uri.clone();
-    assert_eq!(world.auth_to(live, "alice", &session, &uri, "").status(), 200, "a refresh");
+    assert_eq!(world.auth_to(live, "alice", (&session, &uri), "").status(), 200, "a refresh");
     world.advance(world.settings.limits.failure_window);
     let conn = stays(&mut world, 1, "192.0.2.1").unwrap();
     assert_eq!(guess(&mut world, conn, "bob", "5678").status(), 200);
@@ -506,7 +506,7 @@ fn a_relay_that_drains_prolongs_sessions_and_opens_none() {
     // Prolonged, and given another URI.
     for to in [pair.alice_session.clone(), relay_uri()] {
         let uri = pair.alice_uri.clone();
-        assert_eq!(world.auth_to(pair.alice, "alice", &to, &uri, "").status(), 200);
+        assert_eq!(world.auth_to(pair.alice, "alice", (&to, &uri), "").status(), 200);
     }
     world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", b"hello").octets());
     assert_eq!(world.take_one(pair.bob).body, b"hello");
@@ -1028,7 +1028,7 @@ fn a_shorter_time_out_holds_for_connections_that_there_are() {
     let (client, _) = world.client(0, "alice");
     let idle = world.connect(1);
     let (to, uri) = (relay_uri(), world.end(idle).uri.clone());
-    assert_eq!(world.auth_to(idle, "bob", &to, &uri, "Expires: 60\r\n").status(), 200);
+    assert_eq!(world.auth_to(idle, "bob", (&to, &uri), "Expires: 60\r\n").status(), 200);
     world.advance(Duration::from_secs(100));
     assert!(!world.is_closed(idle), "its session is over, and it may stay for an hour");
     reconfigure(&mut world, ORDERS[0], |s| s.limits.idle_timeout = Duration::from_secs(20));

@@ -141,7 +141,7 @@ fn session_is_gone_30_s_after_its_expiry() {
 fn session_prolonged_before_its_expiry_goes_on() {
     let Scene { mut world, alice, bob, to_bob, alice_uri, bob_uri, .. } = shortly_before_expiry();
     let session = to_bob.split(' ').next().unwrap().to_owned();
-    let answer = world.auth_to(bob, "bob", &session, &bob_uri, "Expires: 120\r\n");
+    let answer = world.auth_to(bob, "bob", (&session, &bob_uri), "Expires: 120\r\n");
     assert_eq!(answer.status(), 200);
     world.advance(seconds(60));
     world.send(alice, Request::send(&to_bob, &alice_uri, "mess", b"x").octets());

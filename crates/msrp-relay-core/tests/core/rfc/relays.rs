@@ -418,7 +418,7 @@ fn client_behind_a_relay_may_replace_its_uri() {
     assert_eq!(attempt(&mut world, conn, "bob", "5678", &back_to_wren()).status(), 403, "of another user");
     // AUTH to the live URI prolongs it.
     world.advance(Duration::from_secs(500));
-    assert_eq!(world.auth_to(conn, "alice", &first, &back_to_wren(), "").status(), 200);
+    assert_eq!(world.auth_to(conn, "alice", (&first, &back_to_wren()), "").status(), 200);
     world.advance(Duration::from_secs(500));
     assert_eq!(world.sizes().sessions, 1);
 }

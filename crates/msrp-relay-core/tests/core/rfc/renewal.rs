@@ -253,7 +253,7 @@ fn auth_to_one_of_two_uris_prolongs_that_one() {
     let mut renewed = Renewed { pair, new };
     renewed.say(&mut world, Step::AliceOld);
     let (alice, own) = (renewed.pair.alice, renewed.pair.alice_uri.clone());
-    let answer = world.auth_to(alice, "alice", &renewed.pair.alice_session, &own, "Expires: 3000\r\n");
+    let answer = world.auth_to(alice, "alice", (&renewed.pair.alice_session, &own), "Expires: 3000\r\n");
     assert_eq!(answer.header("Use-Path").as_deref(), Some(&*renewed.pair.alice_session));
     world.advance(Duration::from_secs(601));
     renewed.say(&mut world, Step::AliceOld);
