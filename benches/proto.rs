@@ -9,10 +9,10 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use msrprelay::proto::digest::{Algorithm, Authorization, Challenge, Ha1, NonceUse, check};
-use msrprelay::proto::head::{ByteRange, Rewrite};
-use msrprelay::proto::parser::{Parser, ParserLimits, Piece};
-use msrprelay::proto::uri::MsrpUri;
+use msrp_proto::digest::{Algorithm, Authorization, Challenge, Ha1, NonceUse, check};
+use msrp_proto::head::{ByteRange, Rewrite};
+use msrp_proto::parser::{Parser, ParserLimits, Piece};
+use msrp_proto::uri::MsrpUri;
 
 /// A chunk of a file as it comes in over two relays.
 const HEAD: &str = "MSRP d93kswow9z SEND\r\n\

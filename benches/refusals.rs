@@ -9,9 +9,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use msrp_proto::digest::{Challenge, Ha1, NonceUse};
 use msrprelay::config::Config;
 use msrprelay::control::{User, UserFile};
-use msrprelay::proto::digest::{Challenge, Ha1, NonceUse};
 use msrprelay::runtime::server::Server;
 
 const REALM: &str = "example.com";

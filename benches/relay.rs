@@ -10,7 +10,7 @@
 )]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use msrprelay::proto::head::FailureReport;
+use msrp_proto::head::FailureReport;
 use testkit_pure::rig::{Chunks, Rig, Unwatched};
 
 const PIECE: usize = 64 << 10;

@@ -17,7 +17,7 @@ use super::values::{
     Accounting, Auth, CaSource, Config, Listen, Metrics, Outbound, Sessions, Tls, UnprovenRelays,
 };
 use super::walk::{Problems, spell_duration};
-use crate::proto::digest::Algorithm;
+use msrp_proto::digest::Algorithm;
 
 /// What the kernel takes as the path of a socket, in octets.
 const SOCKET_PATH_MAX: usize = 107;

@@ -11,7 +11,7 @@ use std::path::Path;
 use super::accounts::Backend;
 use super::values::Accounting;
 use super::walk::Problems;
-use crate::files;
+use untrusted::files;
 
 /// Made by the service manager before the relay starts, as deploy/msrprelay.service says.
 const MADE_BY_THE_UNIT: [&str; 3] = ["/run/msrprelay", "/var/log/msrprelay", "/var/lib/msrprelay"];

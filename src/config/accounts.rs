@@ -13,8 +13,8 @@ use serde_yaml::Value;
 
 use super::certificates::{self, readable_by_others};
 use super::walk::{self, Problems, Section};
-use crate::proto::address;
-use crate::proto::digest::{Algorithm, Ha1};
+use msrp_proto::address;
+use msrp_proto::digest::{Algorithm, Ha1};
 
 /// Where accounts are looked up.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ pub struct MemoryUser {
     pub user: String,
     /// The SIP domain, in lower case; the `realm` where the config gave none.
     pub domain: String,
-    /// What proves the user; it covers every algorithm of [`Auth::algorithms`].
+    /// What proves the user; it covers every algorithm of [`Auth::algorithms`](crate::config::Auth::algorithms).
     pub secret: MemorySecret,
 }
 

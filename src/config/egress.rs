@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::values::Outbound;
-use crate::proto::address::{canonical, embedded};
+use msrp_proto::address::{canonical, embedded};
 
 impl Outbound {
     /// True if `address` may be dialled: not in `deny`, and either in `allow` or on the public Internet; and the same of

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use super::walk::{self, Section};
-use crate::proto::parser::ParserLimits;
-use crate::relay::HEAD_OVERHEAD;
+use msrp_proto::parser::ParserLimits;
+use msrp_relay_core::HEAD_OVERHEAD;
 
 /// The `limits:` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn the_limits_that_bite_are_named_as_in_the_config() {
-        use crate::relay::Limit;
+        use msrp_relay_core::Limit;
         let sample = include_str!("../../config.yaml.sample");
         for limit in Limit::ALL {
             let key = limit.key().rsplit('.').next().unwrap_or_default();

@@ -21,8 +21,8 @@ use super::values::{
     PlainPolicy, Sessions, UnprovenRelays,
 };
 use super::walk::{self, Problems, Section};
-use crate::proto::address;
-use crate::proto::digest::{Algorithm, Ha1};
+use msrp_proto::address;
+use msrp_proto::digest::{Algorithm, Ha1};
 
 /// A config before its keys are compared with each other and with the machine.
 pub(super) struct Raw {

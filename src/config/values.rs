@@ -14,7 +14,7 @@ use rustls_pki_types::CertificateDer;
 use super::accounts::Backend;
 use super::certificates::CertifiedPair;
 use super::limits::Limits;
-use crate::proto::digest::Algorithm;
+use msrp_proto::digest::Algorithm;
 
 /// Everything the relay is told at its start.
 #[derive(Debug)]

@@ -16,8 +16,8 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
 use super::together::Together;
 use crate::config::{DnsServers, Limits};
-use crate::proto::address::{self, canonical};
-use crate::srv::{PORT_DEFAULT, SERVICE, order};
+use msrp_proto::address::{self, canonical};
+use msrp_proto::srv::{PORT_DEFAULT, SERVICE, order};
 
 /// Why a name has no addresses for us. Towards a client all of these look alike.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

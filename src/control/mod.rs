@@ -28,9 +28,9 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::config::{Config, DnsServers, Limits};
-use crate::proto::digest::Attempt;
-use crate::relay::Who;
 use crate::telemetry::{Site, Source, gated};
+use msrp_proto::digest::Attempt;
+use msrp_relay_core::Who;
 
 mod accounts;
 mod dns;

@@ -11,8 +11,8 @@ use futures_lite::future::{block_on, poll_once};
 
 use super::reply::Asked;
 use super::*;
-use crate::proto::digest::{Algorithm, Challenge, Ha1, NonceUse};
-use crate::relay::{AddressKey, UserKey};
+use msrp_proto::digest::{Algorithm, Challenge, Ha1, NonceUse};
+use msrp_relay_core::{AddressKey, UserKey};
 
 /// Only against hanging: nothing is right or wrong because of it.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
-use crate::relay::Who;
+use msrp_relay_core::Who;
 
 /// How much may run at once.
 #[derive(Clone, Copy, Debug)]
@@ -209,7 +209,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::relay::UserKey;
+    use msrp_relay_core::UserKey;
 
     const NO_BOUNDS: Bounds = Bounds { running_max: usize::MAX, share_max: usize::MAX };
 

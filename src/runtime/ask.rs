@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::mpsc::{self, SyncSender};
 use std::time::{Duration, Instant};
 
-use crate::relay::{Far, SessionView};
+use msrp_relay_core::{Far, SessionView};
 
 /// The least that must be given of a session's id: the rest of what the log shows may be left out.
 pub const PREFIX_CHARS_MIN: usize = 8;

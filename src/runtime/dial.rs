@@ -19,9 +19,9 @@ use super::conn::{self, Origin};
 use super::core::{Dial, Link, Shared};
 use crate::config::{EndpointTls, Outbound};
 use crate::control::{NoTurn, ResolveError, Turn};
-use crate::proto::address;
-use crate::relay::{CoreId, Holder, Input, Limit, ProvenNames, Target, Transport, Who};
 use crate::telemetry::{LookUpEnd, Site, Source, gated};
+use msrp_proto::address;
+use msrp_relay_core::{CoreId, Holder, Input, Limit, ProvenNames, Target, Transport, Who};
 
 /// Why a next hop could not be reached.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,7 @@
 //! A question is asked on a thread of its own, which may wait; a core answers between two other things, in small slices,
 //! and waits for no reader.
 //!
-//! Invariants: what leaves a core is what [`SessionView`](crate::relay::SessionView) has, and addresses; a core that is
+//! Invariants: what leaves a core is what [`SessionView`](msrp_relay_core::SessionView) has, and addresses; a core that is
 //! dead, stuck or full is reported, not waited for; an inbox is kept here no longer than its core lives.
 
 use std::net::SocketAddr;
@@ -18,8 +18,8 @@ use super::ask::{Ask, Closed, PREFIX_CHARS_MIN, SessionLine, TraceOrder, TracedH
 use super::core::Shared;
 use super::mesh::Parcel;
 use crate::control::AccountsReady;
-use crate::relay::{Found, Input, home_of_prefix};
 use crate::telemetry::{Counters, Snapshot};
+use msrp_relay_core::{Found, Input, home_of_prefix};
 
 /// How long a core may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -17,8 +17,8 @@ use msrp_tls::{TlsConn, TlsError};
 use super::conn::{self, Origin};
 use super::core::{Link, Shared};
 use super::mesh::Migrant;
-use crate::relay::{Input, Transport};
 use crate::telemetry::{Site, Source, gated};
+use msrp_relay_core::{Input, Transport};
 
 /// How long accepting rests when the process has no descriptor or memory left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use tracing::field::{DisplayValue, display};
 
-use crate::proto::status::Status;
-use crate::relay::{Event, Holder, Limit, SessionView, Stats};
 use crate::telemetry::{Counters, Site, Source, gated, pass_limit};
+use msrp_proto::status::Status;
+use msrp_relay_core::{Event, Holder, Limit, SessionView, Stats};
 
 /// Characters of a user name that is not proven: what is longer is no name.
 const STRANGERS_NAME_CHARS_MAX: usize = 64;

@@ -19,7 +19,7 @@ use msrp_tls::TlsConn;
 use super::ask::Ask;
 use super::settings::CoreConfig;
 use super::tasks::Event;
-use crate::relay::{CoreId, Message, ProvenNames, Transport};
+use msrp_relay_core::{CoreId, Message, ProvenNames, Transport};
 
 /// Batches an inbox holds before the outboxes of the other cores begin to fill.
 const INBOX_BATCHES_MAX: usize = 256;

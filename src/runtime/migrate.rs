@@ -19,10 +19,10 @@ use msrp_tls::Client;
 use super::core::{Conn, Shared};
 use super::mesh::{Migrant, Received};
 use super::upgrade::PassOn;
-use crate::proto::head::Head;
-use crate::proto::parser::{Parser, Piece};
-use crate::relay::{CoreId, ProvenNames, Transport};
 use crate::telemetry::{Site, Source, gated};
+use msrp_proto::head::Head;
+use msrp_proto::parser::{Parser, Piece};
+use msrp_relay_core::{CoreId, ProvenNames, Transport};
 
 /// A connection of which it is not known yet where it belongs.
 pub(super) struct Unplaced {

@@ -10,7 +10,7 @@ use engine::run_on_executor;
 use rlimit::{INFINITY, Resource};
 
 use super::tasks::panic_message;
-use crate::ring;
+use engine::ring;
 
 /// Locked memory that an executor's rings and registered buffers need.
 const MEMLOCK_PER_CORE: u64 = 512 << 10;

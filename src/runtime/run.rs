@@ -18,8 +18,8 @@ use super::core::{CoreEnd, CorePlan, Shared};
 use super::mesh::Parcel;
 use super::tasks::panic_message;
 use super::{dial, inspect, listen};
-use crate::relay::Input;
 use crate::telemetry::PUBLISHED_EVERY;
+use msrp_relay_core::Input;
 
 /// Starts a core's thread and returns when the core runs.
 ///

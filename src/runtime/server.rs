@@ -140,7 +140,7 @@ impl Server {
         }
     }
 
-    /// Goes on with another config, as far as that is possible without a restart. Connections and sessions stay. Returns the keys that differ and take a restart; see [`Fixed`]. The log is the caller's to change.
+    /// Goes on with another config, as far as that is possible without a restart. Connections and sessions stay. Returns the keys that differ and take a restart; see [`Fixed`](crate::config::Fixed). The log is the caller's to change.
     ///
     /// # Errors
     /// If certificates, CAs or name servers cannot be used, or the control plane is gone or stuck; then nothing has

@@ -10,8 +10,8 @@ use msrp_tls::{Identity, Roots, TlsSetup, Trust};
 
 use super::error::StartError;
 use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy, UnprovenRelays};
-use crate::relay::{self, ChunkBounds, Expires, Settings};
 use crate::telemetry::Records;
+use msrp_relay_core::{ChunkBounds, Expires, Settings};
 
 /// What a core knows of the config.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ fn settings(config: &Config, listens: &[(u16, bool)]) -> Settings {
         chunk_bounds: ChunkBounds::new(
             config.outbound.max_chunk.iter().map(|(host, bytes)| (host.clone(), narrow(*bytes))),
         ),
-        limits: relay::Limits {
+        limits: msrp_relay_core::Limits {
             queue_octets_high: limits.queue_bytes_high,
             queue_octets_low: limits.queue_bytes_low,
             flush_octets_max: limits.flush_bytes_max,

@@ -27,8 +27,8 @@ use super::tasks::panic_message;
 use super::upgrade::Generations;
 use crate::config::{Config, Fixed};
 use crate::control::Control;
-use crate::relay::{CoreId, Transport};
 use crate::telemetry::{Accounting, Counters, Opened};
+use msrp_relay_core::{CoreId, Transport};
 
 /// A core that has died rests this long at first, then twice as long each time, ...
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(50);

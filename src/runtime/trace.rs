@@ -13,8 +13,8 @@ use std::sync::mpsc::TrySendError;
 use std::time::Instant;
 
 use super::ask::{Direction, TraceOrder, TracedHead, Wanted};
-use crate::proto::parser::{Parser, Piece};
-use crate::relay::OutBatch;
+use msrp_proto::parser::{Parser, Piece};
+use msrp_relay_core::OutBatch;
 
 /// The most bytes of a head that are shown.
 const HEAD_BYTES_MAX: usize = 4096;

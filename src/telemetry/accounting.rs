@@ -16,7 +16,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use crate::config;
 use crate::config::AccountingFormat;
-use crate::files;
+use untrusted::files;
 
 /// Records waiting for the writing thread.
 const RECORDS_WAITING_MAX: usize = 64 * 1024;
@@ -174,12 +174,12 @@ fn json(record: &Record<'_>) -> String {
         #[serde(flatten)]
         record: &'a Record<'a>,
     }
-    crate::text::json(&Line { ended: now(), record })
+    untrusted::text::json(&Line { ended: now(), record })
 }
 
 /// `key=value`, text in quotes, with the escapes of JSON.
 fn text(record: &Record<'_>) -> String {
-    let quoted = |text: &str| crate::text::json(&text);
+    let quoted = |text: &str| untrusted::text::json(&text);
     let or_dash = |text: Option<&String>| text.map_or_else(|| "-".to_owned(), |text| quoted(text));
     format!(
         "{} session={} user={} realm={} duration_seconds={:.3} bytes_from_client={} bytes_to_client={} client={} peer={} \
@@ -259,12 +259,12 @@ mod tests {
         for user in ["alice", "a \"b\" c", "a\nsession=x", "\u{1b}[2J", "\u{9b}\u{7f}\u{202e}\u{2028}", "\\"]
         {
             let json = json(&record(user));
-            assert!(json.chars().all(crate::text::is_plain), "{json}");
+            assert!(json.chars().all(untrusted::text::is_plain), "{json}");
             let read: serde_json::Value = serde_json::from_str(&json).unwrap();
             assert_eq!((&read["user"], &read["client"]), (&user.into(), &"192.0.2.1:5000".into()));
             let text = text(&record(user));
-            assert!(text.chars().all(crate::text::is_plain), "{text}");
-            let quoted = crate::text::json(&user);
+            assert!(text.chars().all(untrusted::text::is_plain), "{text}");
+            let quoted = untrusted::text::json(&user);
             assert!(text.contains(&format!(" user={quoted} realm=\"example.com\" duration_seconds=1.500 ")));
             assert!(text.ends_with("peer=- reason=\"expired\" core=1"), "{text}");
         }

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::relay::Limit;
+use msrp_relay_core::Limit;
 
 /// A number that only counts. Relaxed throughout: readers want a figure, not an order.
 #[derive(Debug, Default)]

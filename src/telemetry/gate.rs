@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::relay::Limit;
+use msrp_relay_core::Limit;
 
 /// How long lines are counted together, from the first of them on.
 pub const WINDOW_SECONDS: u32 = 60;

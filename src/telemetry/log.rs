@@ -22,7 +22,7 @@ use tracing_subscriber::{Registry, reload};
 use super::gate::{Site, Source, gated};
 use super::line::{Line, OURS};
 use crate::config::{Log, LogFormat, LogLevel};
-use crate::text::{self, Form};
+use untrusted::text::{self, Form};
 
 /// Lines waiting for the writing thread. Full: the line is dropped and counted, no thread waits.
 const LINES_WAITING_MAX: usize = 16 * 1024;

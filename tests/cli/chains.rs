@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Output;
 
-use msrprelay::client::Endpoint;
+use msrp_client::Endpoint;
 use serde_json::Value;
 
 use crate::relays::{AUTH_URI, Granting, answer_auth, expect_auth, response, with_script};

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{Name, RData};
-use msrprelay::text::is_plain;
 use rcgen::string::Ia5String;
 use serde_json::Value;
+use untrusted::text::is_plain;
 
 use testkit_net::tool::Tool;
 use testkit_net::zone::Zone;

@@ -3,10 +3,10 @@
 use std::fs;
 use std::process::Command;
 
-use msrprelay::client::{Endpoint, Security, run_on_executor};
-use msrprelay::proto::head::{Kind, Method};
-use msrprelay::proto::parser::Flag;
-use msrprelay::proto::write::{FrameWriter, write_end_line};
+use msrp_client::{Endpoint, Security, run_on_executor};
+use msrp_proto::head::{Kind, Method};
+use msrp_proto::parser::Flag;
+use msrp_proto::write::{FrameWriter, write_end_line};
 
 use crate::limit::{LIMIT, alarm};
 use testkit_net::tool::{Receiver, Tool, errors, status};
@@ -288,7 +288,7 @@ async fn send_message(endpoint: &mut Endpoint, path: &str, headers: &str, body: 
     let frame = format!(
         "MSRP talk1 SEND\r\nTo-Path: {path}\r\nFrom-Path: {own_uri}\r\nMessage-ID: {}\r\nSuccess-Report: yes\r\n\
          {headers}\r\n\r\n{body}\r\n-------talk1$\r\n",
-        msrprelay::client::random_token(12)
+        msrp_client::random_token(12)
     );
     endpoint.outgoing.send(frame.as_bytes()).await.unwrap();
     assert_eq!(next_code(endpoint).await, (false, 200), "{headers}");

@@ -3,12 +3,12 @@
 use std::fs;
 use std::process::Output;
 
-use msrprelay::client::{Endpoint, Frame, ListenSecurity, Listener, run_on_executor};
-use msrprelay::proto::digest::{Algorithm, Authorization, Ha1, check};
-use msrprelay::proto::head::{Kind, Method};
-use msrprelay::proto::parser::Flag;
-use msrprelay::proto::status::Status;
-use msrprelay::proto::write::FrameWriter;
+use msrp_client::{Endpoint, Frame, ListenSecurity, Listener, run_on_executor};
+use msrp_proto::digest::{Algorithm, Authorization, Ha1, check};
+use msrp_proto::head::{Kind, Method};
+use msrp_proto::parser::Flag;
+use msrp_proto::status::Status;
+use msrp_proto::write::FrameWriter;
 use serde_json::Value;
 
 use crate::limit::{LIMIT, alarm};

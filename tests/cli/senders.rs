@@ -3,14 +3,14 @@
 use std::process::Output;
 use std::rc::Rc;
 
-use msrprelay::client::{
+use msrp_client::{
     Endpoint, Event, Frame, Ledger, ListenSecurity, Listener, MessageSpec, MessageStream, Opening, Security,
     Target, open_session, run_on_executor,
 };
-use msrprelay::proto::head::{ByteRange, FailureReport, Kind, Method};
-use msrprelay::proto::parser::Flag;
-use msrprelay::proto::status::Status;
-use msrprelay::proto::write::FrameWriter;
+use msrp_proto::head::{ByteRange, FailureReport, Kind, Method};
+use msrp_proto::parser::Flag;
+use msrp_proto::status::Status;
+use msrp_proto::write::FrameWriter;
 use sha2::{Digest as _, Sha256};
 
 use crate::limit::{LIMIT, alarm};

@@ -95,7 +95,7 @@ fn json_is_one_object_at_both_ends() {
     let sent = tool.send(path.trim_end(), &["j.bin", "--json"]);
     let sent: Value = serde_json::from_slice(&sent.stdout).unwrap();
     let received: Value = serde_json::from_slice(&receiver.wait_with_output().unwrap().stdout).unwrap();
-    let digest = msrprelay::client::hex(&Sha256::digest(&content));
+    let digest = msrp_client::hex(&Sha256::digest(&content));
     for (object, key, expected) in [
         (&sent, "ok", Value::from(true)),
         (&sent, "octets", Value::from(5000)),

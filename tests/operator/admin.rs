@@ -591,7 +591,7 @@ fn a_terminal_is_given_nothing_to_obey_by_any_command() {
                 let output = run(&socket, &[command, json].concat());
                 let said = String::from_utf8([&output.stdout[..], &output.stderr[..]].concat()).unwrap();
                 assert!(said.contains("evil"), "{command:?} {kind}: {said:?}");
-                let plain = |c| c == '\n' || msrprelay::text::is_plain(c);
+                let plain = |c| c == '\n' || untrusted::text::is_plain(c);
                 assert!(said.chars().all(plain), "{command:?} {json:?} {kind}: {said:?}");
                 if !json.is_empty() && kind != "error" {
                     let value: Value = serde_json::from_slice(&output.stdout).unwrap();

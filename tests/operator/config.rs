@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use msrp_proto::digest::Algorithm;
 use msrprelay::config::{
     Accounting, AccountingFormat, Backend, CaSource, Config, ConfigErrors, DnsServers, EndpointTls, Limits,
     LogFormat, LogLevel, MemorySecret, MemoryUser, PlainPolicy, RecordLayer, UnprovenRelays,
 };
-use msrprelay::proto::digest::Algorithm;
 use tempfile::TempDir;
 
 const SAMPLE: &str = include_str!("../../config.yaml.sample");

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use msrprelay::proto::parser::Flag;
+use msrp_proto::parser::Flag;
 use rustls::ProtocolVersion::{TLSv1_2, TLSv1_3};
 use rustls::version::{TLS12, TLS13};
 

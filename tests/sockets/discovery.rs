@@ -7,12 +7,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use msrprelay::client::{
+use msrp_client::{
     AuthOptions, ClientError, Credentials, Endpoint, Located, Security, Trust, authenticate, locate,
     run_on_executor,
 };
+use msrp_relay_core::Limit;
 use msrprelay::config::Config;
-use msrprelay::relay::Limit;
 use msrprelay::runtime::server::Server;
 use msrprelay::telemetry::LookUpEnd;
 use socket2::{Domain, Socket, Type};

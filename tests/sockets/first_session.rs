@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use msrprelay::proto::digest::{Algorithm, Authorization, Challenge, Ha1, NonceUse};
+use msrp_proto::digest::{Algorithm, Authorization, Challenge, Ha1, NonceUse};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 

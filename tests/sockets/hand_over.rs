@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use msrprelay::proto::parser::Flag;
+use msrp_proto::parser::Flag;
 use msrprelay::telemetry::Snapshot;
 use rustls::version::{TLS12, TLS13};
 

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use msrprelay::proto::parser::Flag;
+use msrp_proto::parser::Flag;
 
 use testkit_net::endpoint::{Endpoint, Reader};
 use testkit_net::frame::{Request, end_line, fresh_id};

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use msrprelay::proto::parser::Flag;
+use msrp_proto::parser::Flag;
 
 use testkit_net::endpoint::Endpoint;
 use testkit_net::frame::{Request, fresh_id};

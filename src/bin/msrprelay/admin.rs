@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use msrprelay::ops::admin::{Answer, Head, Request, SOCKET_PATH, Session, Status, ask};
-use msrprelay::text::shown;
 use untrusted::say;
+use untrusted::text::shown;
 
 use crate::report::{Reported, joined, report, report_lines};
 

@@ -11,7 +11,7 @@ use clap::Args;
 use msrprelay::config::{Backend, CaSource, Config, Listen};
 #[cfg(feature = "sqlite")]
 use msrprelay::control::UserFile;
-use msrprelay::files::{self, User};
+use untrusted::files::{self, User};
 use untrusted::say;
 
 use crate::report::{CONFIG_PATH, Reported, joined, report, report_lines};

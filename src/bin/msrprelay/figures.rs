@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use msrprelay::client::{epoch_seconds, validity};
+use msrp_client::{epoch_seconds, validity};
 use msrprelay::config::Config;
-use msrprelay::files;
 use msrprelay::ops::metrics::{Certificate, Endpoint, Facts, Place};
 use msrprelay::runtime::server::Server;
 use msrprelay::telemetry::{Snapshot, Telemetry};
+use untrusted::files;
 
 use crate::report::{Reported, report};
 

@@ -6,10 +6,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use msrprelay::files;
 use msrprelay::ops::import::{self, Imported, Secrets};
-use msrprelay::text;
+use untrusted::files;
 use untrusted::say;
+use untrusted::text;
 
 use crate::report::{Reported, report};
 

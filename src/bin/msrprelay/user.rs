@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use msrprelay::config::{Backend, Config};
 use msrprelay::control::{User, UserFile};
-use msrprelay::{files, text};
 use untrusted::say;
+use untrusted::{files, text};
 
 use crate::report::{CONFIG_PATH, Reported, load, report};
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::config::MemorySecret;
-use crate::proto::digest::{Algorithm, Attempt, Ha1};
+use msrp_proto::digest::{Algorithm, Attempt, Ha1};
 
 /// What a look-up says.
 #[derive(Clone, Debug)]

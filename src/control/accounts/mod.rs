@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use super::together::Together;
 use crate::config::{Auth, Backend};
-use crate::proto::digest::Attempt;
-use crate::relay::Who;
+use msrp_proto::digest::Attempt;
+use msrp_relay_core::Who;
 
 mod answer;
 mod cache;

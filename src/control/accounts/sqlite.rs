@@ -21,9 +21,9 @@ use super::answer::{Answer, Secret, WhyUnavailable};
 use super::health::Health;
 use super::realms::Realms;
 use crate::config;
-use crate::files::{self, Unfinished};
-use crate::proto::digest::{Algorithm, Ha1};
-use crate::text;
+use msrp_proto::digest::{Algorithm, Ha1};
+use untrusted::files::{self, Unfinished};
+use untrusted::text;
 
 /// Look-ups that may wait for the reading thread; the caller has no more than this under way.
 const WAITING_MAX: usize = 1024;

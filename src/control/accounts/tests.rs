@@ -7,8 +7,8 @@ use futures_lite::future::{block_on, poll_once};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::proto::digest::{Algorithm, Challenge, Ha1, NonceUse};
-use crate::relay::AddressKey;
+use msrp_proto::digest::{Algorithm, Challenge, Ha1, NonceUse};
+use msrp_relay_core::AddressKey;
 
 /// Finds all but `nobody`; of `nowhere` it cannot tell, and while it is down of no one.
 #[derive(Debug, Default)]

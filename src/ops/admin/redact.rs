@@ -3,8 +3,8 @@
 //! Invariants: of a header whose name speaks of authentication nothing is left but the name; of the session-id part of a URI
 //! at most the first ten characters, and at most half.
 
-use crate::relay::SessionId;
-use crate::text;
+use msrp_relay_core::SessionId;
+use untrusted::text;
 
 /// What stands where something was taken out.
 const REDACTED: &str = "(redacted)";

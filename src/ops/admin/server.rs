@@ -22,11 +22,11 @@ use super::protocol::{
 };
 use super::redact;
 use crate::config::LogLevel;
-use crate::files;
 use crate::runtime::ask::{Closed, Direction, SessionLine, TracedHead, Wanted};
 use crate::runtime::inspect::{HEADS_WAITING_MAX, Inspector};
 use crate::telemetry::LogControl;
-use crate::text;
+use untrusted::files;
+use untrusted::text;
 
 /// Its owner and the owner's group.
 const MODE: u32 = 0o660;

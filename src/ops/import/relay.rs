@@ -112,7 +112,7 @@ fn address(file: &mut File) -> SocketAddr {
         _ => (value.as_str(), None),
     };
     let host = if host.eq_ignore_ascii_case("any") { "0.0.0.0" } else { host.trim_matches(['[', ']']) };
-    let Some(ip) = crate::proto::address::parse(host) else {
+    let Some(ip) = msrp_proto::address::parse(host) else {
         let message = format!(
             "{value} is no address: {anywhere} is written instead; put the address of that name there"
         );

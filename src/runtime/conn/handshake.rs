@@ -6,9 +6,9 @@ use msrp_tls::{Client, NotARelay, TlsError, Whose};
 
 use super::super::core::{Conn, Link, Phase, Shared};
 use super::super::pool;
-use crate::relay::{Holder, Input, ProvenNames, Target};
 use crate::telemetry::{Site, Source, gated};
-use crate::trust::{Asker, TlsFault, shown_names};
+use msrp_relay_core::{Holder, Input, ProvenNames, Target};
+use msrp_tls::trust::{Asker, TlsFault, shown_names};
 
 /// Bytes as received become bytes as sent by the peer, behind the `rest` that was left over. Returns how many of them
 /// were used.

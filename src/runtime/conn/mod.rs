@@ -20,7 +20,7 @@ use read::Reader;
 use write::Writer;
 
 use super::core::{Conn, Link, Phase, Shared};
-use crate::relay::PeerKey;
+use msrp_relay_core::PeerKey;
 
 /// Takes charge of a connection: from here on its two tasks serve it.
 pub(super) fn start(core: &Rc<Shared>, key: PeerKey, link: Link, origin: Origin) {

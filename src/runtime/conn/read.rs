@@ -18,8 +18,8 @@ use super::super::migrate::{self, Unplaced};
 use super::super::pool::{self, PINNED_FACTOR_MAX};
 use super::handshake;
 use super::write::CLOSE_TIMEOUT;
-use crate::proto::parser::{ParseError, Parser, Piece};
-use crate::relay::{Holder, Input, Limit, ProvenNames, Stage, Target, Transport};
+use msrp_proto::parser::{ParseError, Parser, Piece};
+use msrp_relay_core::{Holder, Input, Limit, ProvenNames, Stage, Target, Transport};
 
 /// How a connection came to be.
 #[derive(Debug)]

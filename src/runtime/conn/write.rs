@@ -9,9 +9,9 @@ use futures_lite::future;
 use msrp_tls::records;
 
 use super::super::core::{Conn, Shared};
-use crate::proto::parser::Parser;
-use crate::relay::{Limit, OutBatch, WriteState};
 use crate::telemetry::{Site, Source, gated};
+use msrp_proto::parser::Parser;
+use msrp_relay_core::{Limit, OutBatch, WriteState};
 
 /// How long a peer may take to close its side after we have closed ours.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::conn::{Conn, Phase};
 use super::shared::Shared;
-use crate::relay::{CloseReason, Input, PeerKey};
+use msrp_relay_core::{CloseReason, Input, PeerKey};
 
 impl Shared {
     /// Where a connection leads to.

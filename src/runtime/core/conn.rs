@@ -15,9 +15,9 @@ use std::time::Instant;
 use engine::sock::Socket;
 use msrp_tls::TlsConn;
 
-use crate::relay::PeerKey;
 use crate::runtime::tasks::Event;
 use crate::runtime::trace::Watchers;
+use msrp_relay_core::PeerKey;
 
 /// A connection.
 #[derive(Debug)]

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::conn::Conn;
-use crate::relay::PeerKey;
 use crate::runtime::tasks::Event;
+use msrp_relay_core::PeerKey;
 
 /// The connections, by the relay's names for them.
 #[derive(Debug, Default)]

@@ -7,8 +7,8 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
-use crate::relay::{PeerKey, Target, Who};
 use crate::runtime::tasks::Event;
+use msrp_relay_core::{PeerKey, Target, Who};
 
 /// A next hop that is to be connected to.
 #[derive(Debug)]

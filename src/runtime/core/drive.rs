@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::time::Instant;
 
-use crate::relay::{CoreId, Effect, Message, OutBatch, PeerKey, Relay, WriteState};
+use msrp_relay_core::{CoreId, Effect, Message, OutBatch, PeerKey, Relay, WriteState};
 
 /// The relay, and the buffers that it is polled with.
 #[derive(Debug)]

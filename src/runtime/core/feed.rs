@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::shared::Shared;
-use crate::relay::{Effect, Event, Input, Limit, OutBatch, PeerKey, Relay, Transport, WriteState};
 use crate::runtime::log::{self, Felt};
+use msrp_relay_core::{Effect, Event, Input, Limit, OutBatch, PeerKey, Relay, Transport, WriteState};
 
 impl Shared {
     /// Tells the relay what happened and does what it asks for.

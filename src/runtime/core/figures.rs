@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use async_channel::Receiver;
 
-use crate::relay::Stats;
 use crate::runtime::log;
 use crate::runtime::mesh::Parcel;
 use crate::runtime::pool::{self, Taken};
 use crate::telemetry::Counters;
+use msrp_relay_core::Stats;
 
 /// What has been published.
 #[derive(Debug)]

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use super::shared::Shared;
 use crate::control::{Answer, Secret, WhyUnavailable};
-use crate::proto::digest::Attempt;
-use crate::relay::{Input, Limit, LookUpAnswer, LookUpTicket, Who};
 use crate::telemetry::LookUpEnd;
+use msrp_proto::digest::Attempt;
+use msrp_relay_core::{Input, Limit, LookUpAnswer, LookUpTicket, Who};
 
 impl Shared {
     pub(super) async fn look_up(self: &Rc<Self>, ticket: LookUpTicket, who: Who, attempt: Attempt) {

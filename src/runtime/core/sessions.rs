@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::shared::Shared;
-use crate::relay::{EndReason, Far, PeerKey, SessionView};
 use crate::runtime::ask::{SessionLine, TraceOrder};
 use crate::runtime::trace::Trace;
 use crate::telemetry::Record;
+use msrp_relay_core::{EndReason, Far, PeerKey, SessionView};
 
 /// How many sessions are looked at before other work is looked for.
 const SLICE: usize = 64;

@@ -16,13 +16,13 @@ use super::dials::Dials;
 use super::drive::Drive;
 use super::figures::Figures;
 use crate::control::ControlHandle;
-use crate::relay::{CoreId, Relay, Transport};
 use crate::runtime::mesh::{Mesh, Parcel};
 use crate::runtime::settings::CoreConfig;
 use crate::runtime::tasks::Tasks;
 use crate::runtime::trace::Trace;
 use crate::runtime::upgrade::Generations;
 use crate::telemetry::Counters;
+use msrp_relay_core::{CoreId, Relay, Transport};
 
 /// One read: large enough that several TLS records come with one system call, small enough to stay
 /// in cache.

@@ -8,9 +8,9 @@ use engine::deadline::Deadline;
 use futures_lite::future;
 
 use super::shared::Shared;
-use crate::relay::{CloseReason, EndReason, Input};
 use crate::runtime::log;
 use crate::runtime::settings::CoreConfig;
+use msrp_relay_core::{CloseReason, EndReason, Input};
 
 /// How long a core that stops waits for its connections to take what is queued for them.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);

@@ -17,8 +17,8 @@ use std::time::Duration;
 use engine::sock::Socket;
 
 use super::line::{GREETING, Line, PACKET_BYTES_MAX, UpgradeError, is_secure, word};
-use crate::proto::address::parse_socket;
-use crate::relay::{CoreId, ProvenNames, Transport};
+use msrp_proto::address::parse_socket;
+use msrp_relay_core::{CoreId, ProvenNames, Transport};
 
 /// A connection for a session of the other process.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use super::super::mesh::{Migrant, Received};
 use super::super::orders::{Order, Orders};
 use super::generation::{Generation, Generations, Heard, Passed};
 use super::line::{GREETING, Line, UpgradeError, is_secure};
-use crate::proto::address::parse_socket;
+use msrp_proto::address::parse_socket;
 
 /// Listening sockets that one process may hand to another.
 const LISTENERS_MAX: usize = 4096;
@@ -193,7 +193,7 @@ mod tests {
     use std::os::fd::AsFd as _;
 
     use super::*;
-    use crate::relay::{ProvenNames, Transport};
+    use msrp_relay_core::{ProvenNames, Transport};
 
     const PATIENCE: Duration = Duration::from_secs(60);
 

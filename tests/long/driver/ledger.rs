@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use msrprelay::proto::parser::Flag;
+use msrp_proto::parser::Flag;
 
 use super::line::End;
 use testkit_net::frame::Frame;

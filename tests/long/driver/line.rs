@@ -8,8 +8,8 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use msrprelay::proto::head::Head;
-use msrprelay::proto::parser::{Flag, Parser, ParserLimits, Piece};
+use msrp_proto::head::Head;
+use msrp_proto::parser::{Flag, Parser, ParserLimits, Piece};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use msrprelay::proto::head::{FailureReport, Head};
-use msrprelay::proto::parser::Flag;
+use msrp_proto::head::{FailureReport, Head};
+use msrp_proto::parser::Flag;
 
 use super::content::{first_difference, seed_of};
 use super::ledger::Piece;
@@ -193,6 +193,6 @@ impl Ear {
 }
 
 fn head_is(current: &Current, method: &[u8]) -> bool {
-    use msrprelay::proto::head::Kind;
+    use msrp_proto::head::Kind;
     matches!(current.head.kind(), Kind::Request(_)) && current.head.method_octets(&current.octets) == method
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use msrprelay::proto::parser::Flag;
+use msrp_proto::parser::Flag;
 
 use super::content::{fill, seed_of};
 use super::ledger::{Chunk, Sent};

@@ -20,7 +20,7 @@ pub(crate) struct Visitor {
     pub(crate) next_nonce: Option<String>,
     frames: VecDeque<Frame>,
     end: Option<End>,
-    partial: Option<(msrprelay::proto::head::Head, Vec<u8>)>,
+    partial: Option<(msrp_proto::head::Head, Vec<u8>)>,
 }
 
 /// How to connect.

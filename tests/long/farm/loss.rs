@@ -8,7 +8,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use msrprelay::proto::parser::Flag;
+use msrp_proto::parser::Flag;
 
 use super::crowd::Shared;
 use super::pair::{Begun, Pair, Side};

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use msrprelay::client::locate;
+use msrp_client::locate;
 
 use super::crowd::Shared;
 use super::relays::{DOMAIN, RELAYS, host, relay_at};

@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use msrprelay::proto::parser::Flag;
+use msrp_proto::parser::Flag;
 
 use super::churn::UNLUCKY;
 use super::door::Door;

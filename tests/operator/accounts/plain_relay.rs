@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use msrp_proto::digest::Algorithm;
 use msrprelay::config::Config;
-use msrprelay::proto::digest::Algorithm;
 use msrprelay::runtime::server::Server;
 use testkit_net::PATIENCE;
 use testkit_net::account::{DOMAIN, Login};

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use msrprelay::proto::digest::Algorithm;
+use msrp_proto::digest::Algorithm;
 use tempfile::TempDir;
 
 use super::plain_relay::{Account, PlainRelay};

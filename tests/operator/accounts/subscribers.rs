@@ -1,6 +1,6 @@
 //! What a database says of its subscribers, and what the relay makes of it.
 
-use msrprelay::proto::digest::Algorithm;
+use msrp_proto::digest::Algorithm;
 
 use super::plain_relay::{Account, PlainRelay};
 use testkit_net::account::DOMAIN;

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use msrprelay::proto::parser::Flag;
+use msrp_proto::parser::Flag;
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 

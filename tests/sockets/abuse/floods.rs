@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use msrprelay::proto::parser::Flag;
+use msrp_proto::parser::Flag;
 
 use super::attack::{Attack, CONNECTION_KIB_MAX, TRANSFER_KIB_MAX};
 use testkit_net::endpoint::{End, Endpoint};

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use msrprelay::proto::parser::Flag;
+use msrp_proto::parser::Flag;
 
 use super::attack::{Attack, CONNECTION_KIB_MAX, two_cores};
 use testkit_net::endpoint::{End, Endpoint};

@@ -1,6 +1,6 @@
 //! Responses from those who were not asked, and from those who were, too often or too early.
 
-use msrprelay::proto::parser::Flag;
+use msrp_proto::parser::Flag;
 
 use super::attack::{Attack, CONNECTION_KIB_MAX, TRANSFER_KIB_MAX};
 use testkit_net::endpoint::Endpoint;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use msrprelay::proto::parser::Flag;
+use msrp_proto::parser::Flag;
 
 use super::attack::{Attack, CONNECTION_KIB_MAX, TRANSFER_KIB_MAX, two_cores};
 use testkit_net::account::DOMAIN;

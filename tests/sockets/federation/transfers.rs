@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use msrprelay::client::{
+use msrp_client::{
     Endpoint, MessageSpec, Security, SendOptions, Source, Target, Trust, run_on_executor, send_message,
 };
 use serde_json::Value;

@@ -14,8 +14,8 @@ use tokio::time::timeout;
 
 use crate::config::{self, Columns, DatabaseServer, SecretColumns};
 use crate::control::accounts::answer::{Answer, Secret};
-use crate::proto::digest::{Algorithm, Ha1};
 use crate::telemetry::{Site, Source, gated};
+use msrp_proto::digest::{Algorithm, Ha1};
 
 /// How long the farewell of a connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
