@@ -8,7 +8,7 @@
 //! Its client is at the other end of one connection, or behind a relay that has proven its name: then any connection
 //! with that relay leads to the client (norm A10).
 //!
-//! Invariants: no session without [`Verified`](msrp_proto::digest::Verified); a session that has expired is over once no
+//! Invariants: no session without [`Verified`]; a session that has expired is over once no
 //! transaction can be open that went through it.
 
 pub(crate) mod fail;
