@@ -16,7 +16,7 @@ last the unit tests. It ends with a table: patch, caught by, seconds. The workin
 stay in target/planted and are used again.
 
   --only TEXT      only patches whose name contains TEXT
-  --sim-seeds N    seeds of the simulator for each patch; default 200
+  --sim-seeds N    seeds of the simulator for each patch; default 640
   --keep           keep the temporary directory with the outputs of the tests, and say where it is
   -h, --help       this text
 
@@ -25,7 +25,7 @@ Exit status: 0 if every patch applied and was caught, 1 if not, 2 for wrong usag
 USAGE
 }
 
-only='' sim_seeds=200 keep=no
+only='' sim_seeds=640 keep=no
 options "--keep" "--only --sim-seeds" "$@"
 number --sim-seeds "$sim_seeds" 1 100000000
 exec < /dev/null

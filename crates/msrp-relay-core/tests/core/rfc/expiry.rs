@@ -136,6 +136,18 @@ fn session_is_gone_30_s_after_its_expiry() {
     assert_eq!(world.sizes().sessions, 0);
 }
 
+// A12, C5: a client whose session has just expired opens another one on its connection. Both end with the connection.
+#[test]
+fn both_sessions_of_a_connection_end_with_it() {
+    let Scene { mut world, bob, bob_uri, .. } = shortly_before_expiry();
+    world.advance(seconds(6));
+    assert_eq!(world.auth_round(bob, "bob", &bob_uri, "").status(), 200);
+    assert_eq!(world.sizes().sessions, 2);
+    world.lose(bob);
+    world.run();
+    assert_eq!(world.sizes().sessions, 0);
+}
+
 // A11: prolonged in time, the same URI goes on; what runs through it does not notice.
 #[test]
 fn session_prolonged_before_its_expiry_goes_on() {
