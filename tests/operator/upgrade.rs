@@ -542,6 +542,7 @@ fn session_and_file_live_through_the_upgrade_from_another_build() {
         let relay = RelayProcess::start_program(&program, &Setup::default());
         let mut line = Line { relay, last: None };
         let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+        let [mut unbound, mut unheard] = ["user2", "user3"].map(|user| line.relay.client(user));
         chat(&mut alice, &mut bob);
         // As a package does: the name leads to another file, the old process keeps its own.
         let next = place.path().join("next");
@@ -557,13 +558,30 @@ fn session_and_file_live_through_the_upgrade_from_another_build() {
         });
         chat(&mut alice, &mut bob);
         // A client of the new process reaches one of the old, and the other way about.
-        let mut carol = line.relay.client("user1");
-        chat(&mut carol, &mut alice);
-        alice.close();
-        bob.close();
-        carol.close();
+        let [mut carol, mut dave] = ["user4", "user5"].map(|user| line.relay.client(user));
+        chat(&mut carol, &mut unbound);
+        chat(&mut unheard, &mut dave);
+        for client in [alice, bob, unbound, unheard, carol, dave] {
+            client.close();
+        }
         line.first_ends();
         let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+        chat(&mut alice, &mut bob);
+    });
+}
+
+#[test]
+fn session_of_the_new_process_is_told_506_for_a_bound_one_of_the_old() {
+    bounded(|| {
+        let mut line = Line::start("");
+        let (mut alice, mut bob) = (line.relay.client("alice"), line.relay.client("bob"));
+        chat(&mut alice, &mut bob);
+        line.upgrade();
+        let mut carol = line.relay.client("user1");
+        let tid = carol.say(&alice.path(), b"May I?");
+        // Her own process has taken it, and learns from the other one that it is refused.
+        assert_eq!(carol.status(&tid), 200);
+        assert_eq!(carol.request("REPORT").header("Status").unwrap(), "000 506 Session Already In Use");
         chat(&mut alice, &mut bob);
     });
 }
