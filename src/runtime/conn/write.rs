@@ -42,15 +42,17 @@ impl Writer {
 
     pub(super) async fn run(self) {
         loop {
-            self.conn.writing.rest().await;
+            self.conn.writing.wanted().await;
             loop {
                 if self.conn.is_over() {
                     return;
                 }
                 let mut out = self.core.buffers.take();
+                self.conn.writing.has_in_hand(true);
                 let next = self.next_flush(&mut out);
                 let empty = out.is_empty();
                 let written = self.write_flush(&out).await;
+                self.conn.writing.has_in_hand(false);
                 self.core.buffers.give(out);
                 if let Err(error) = written {
                     tracing::debug!(address = %self.conn.address(), reason = %error, "Connection gone");

@@ -127,11 +127,15 @@ impl Writing {
         self.wanted.notify();
     }
 
-    /// The writer has nothing in hand until there may be something to write.
-    pub(crate) async fn rest(&self) {
-        self.in_hand.set(false);
+    /// Waits until there may be something to write.
+    pub(crate) async fn wanted(&self) {
         self.wanted.wait().await;
-        self.in_hand.set(true);
+    }
+
+    /// Whether the writer has a flush that is not all with the kernel. Not while it only waits for its turn: what the peer
+    /// answers may be there before that, and its first request would find a connection that seems busy.
+    pub(crate) fn has_in_hand(&self, flush: bool) {
+        self.in_hand.set(flush);
     }
 }
 
