@@ -9,7 +9,7 @@ use super::walk::{self, Section};
 use msrp_proto::parser::ParserLimits;
 use msrp_relay_core::HEAD_OVERHEAD;
 
-/// The `limits:` section.
+/// The `limits:` section: a table, a field for each key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The longest head of a frame, start line and headers together, in octets.

@@ -1,4 +1,6 @@
 //! Looking inside a running relay: the commands as an operator gives them, and the socket below as anybody may abuse it.
+//!
+//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,4 +1,6 @@
 //! The config as an operator meets it: what is accepted, what is refused, and in which words.
+//!
+//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt};

@@ -1,5 +1,7 @@
 //! The metrics of the real program after a known conversation; who may ask for them, and how; and that the pages, the
 //! dashboard and the alert rules speak of metrics that there are.
+//!
+//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};

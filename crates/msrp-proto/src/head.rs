@@ -21,7 +21,7 @@ pub use build::TID_BYTES_MAX;
 pub(super) use build::{CheckedPath, Ending, HeadBuilder, Tid};
 pub use rewrite::Rewrite;
 
-/// A frame's start line and headers, as offsets into their octets.
+/// A frame's start line and headers, as a table of offsets into their bytes.
 ///
 /// Methods that return octets take the octets the head was parsed from: `input[..consumed]` of the step that
 /// yielded it. Given other octets they return nonsense or nothing, but never panic.

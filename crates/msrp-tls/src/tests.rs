@@ -1,4 +1,6 @@
 //! Both ends in memory: ours against ours, and each of ours against rustls' buffered connections.
+//!
+//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
 
 use std::io::{Read, Write};
 use std::sync::OnceLock;

@@ -1,4 +1,6 @@
 //! AUTH with the relay as its target: challenge, check, session (RFC 4976, 5.1, 6.3, 9.1).
+//!
+//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
 
 use std::time::Duration;
 

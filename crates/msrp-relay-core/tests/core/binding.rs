@@ -1,4 +1,6 @@
 //! Two ends and the relay between them: binding, forwarding, streaming (RFC 4976, 6.4).
+//!
+//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
 
 use std::time::Duration;
 

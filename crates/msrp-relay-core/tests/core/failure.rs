@@ -1,4 +1,6 @@
 //! What goes wrong is told once, to whoever wants to know (RFC 4976, 6.4.1 and 6.4.3).
+//!
+//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
 
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! Limits that hold for the whole process: by address, by user, over all cores; the memory budget; the
 //! times after which a connection goes (norms C2, C5, S3, S10, S14).
+//!
+//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
 
 use std::time::{Duration, Instant};
 

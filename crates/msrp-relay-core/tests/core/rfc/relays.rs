@@ -1,5 +1,7 @@
 //! Relays that have proven their names, and the clients behind them (RFC 4976, 5.1, 6.1, 6.3 and 9.2; norms A9, A10, A13
 //! to A16, S14). This relay is the outer one in the first half, the inner one in the second.
+//!
+//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
 
 use std::collections::HashSet;
 use std::time::Duration;

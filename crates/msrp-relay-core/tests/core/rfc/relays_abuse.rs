@@ -1,5 +1,7 @@
 //! What relays, their clients and strangers may try with sessions behind relays, and do not get (norms A10, A13 to A16, S2,
 //! S14). Each of these was possible once.
+//!
+//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
 
 use std::time::Duration;
 

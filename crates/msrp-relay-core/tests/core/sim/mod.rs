@@ -205,6 +205,7 @@ struct Link {
     bound: bool,
 }
 
+/// A row of the table of messages: what was sent of it, and what has become of that.
 struct Message {
     link: usize,
     /// Which of the link's paths it takes.
