@@ -185,6 +185,8 @@ prepare_rust
 # io_uring counts against locked memory on older kernels, and the tests open many sockets.
 raise_limit -l 65536
 raise_limit -n 65536
+# Most tests over sockets wait for a peer or for a time limit, not for a CPU.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
 
 step 'Scripts' check_scripts
 step 'Alerts' check_alerts
