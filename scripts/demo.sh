@@ -55,8 +55,8 @@ need libc-bin getconf
 cd "$root"
 # shellcheck source-path=SCRIPTDIR source=demo/accounts.sh
 . scripts/demo/accounts.sh
-# See Cargo.toml: optimised where a message passes, and compiled in a third of the time of a release.
-profile=demo first_build='The first build compiles all that the relay is made of: about 6 minutes of CPU. Cargo shows what it is at.'
+# See Cargo.toml: optimised where a message passes, and sooner compiled than a release.
+profile=demo first_build='The first build compiles all that the relay is made of: some minutes. Cargo shows what it is at.'
 features=(--no-default-features)
 [ "$accounts" = memory ] || features+=(--features "$accounts")
 [ "$full" = no ] || features=()
