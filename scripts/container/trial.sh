@@ -226,6 +226,20 @@ health() {
     echo "healthy, not healthy while it stands still, healthy again"
 }
 
+# The README's shortest command, as it stands there, with what the page has put into /etc/msrprelay.
+command_of_the_front_page() {
+    local command container
+    command=$(sed -n '/^podman run /,/[^\\]$/p' README.md)
+    [ -n "$command" ] || fail "the README has no podman run"
+    echo "\$ $command"
+    container=$(in_clone "$command")
+    comes_true 20 '' listening "$container" || fail "the relay does not start"
+    show_log "$container"
+    send_a_file
+    quiet_podman stop --time 15 "$container" > /dev/null
+    quiet_podman rm "$container" > /dev/null
+}
+
 stop_unit() {
     quiet_podman kill --signal TERM msrprelay > /dev/null
     comes_true 20 '' is_gone msrprelay || fail "the relay does not end"
@@ -305,6 +319,7 @@ try_it() {
     step 'Sending a file' send_a_file
     step 'Health' health
     step 'Stopping' stop_unit
+    step 'The command of the front page' command_of_the_front_page
     step 'Under the default profile' under_the_default
     step 'As another user' as_another_user
     step 'Under the profile for Kubernetes' with_the_profile_for_kubernetes
