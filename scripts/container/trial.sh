@@ -180,7 +180,7 @@ add_bob() {
 }
 
 send_a_file() {
-    local options=(--relay "$host" --ca /work/clone/$host.crt) receiver
+    local options=(--relay "$host" --ca "/work/clone/$host.crt") receiver
     rm -rf "$scratch/inbox" "$scratch/bob.path"
     mkdir "$scratch/inbox"
     head -c 20M /dev/urandom > "$scratch/film.bin"
