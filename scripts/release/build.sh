@@ -18,7 +18,7 @@ build_release() { # TREE OUT
         export SOURCE_DATE_EPOCH=$epoch CARGO_INCREMENTAL=0 LC_ALL=C TZ=UTC
         umask 022
         paths_away "$tree"
-        cd "$tree"
+        cd "$tree" || exit
         logged "$scratch/build.log" "the packages cannot be built" scripts/package.sh --only-build --profile "$profile"
         sed -n '/^target\/debian/p' "$scratch/build.log"
         cp target/debian/*.deb "$made/"
@@ -26,7 +26,7 @@ build_release() { # TREE OUT
         bill_of_materials > "$made/$name.cdx.json"
         cp deploy/debian/copyright "$made/$name-third-party.txt"
         build_facts > "$made/$name-build.txt"
-        cd "$made"
+        cd "$made" || exit
         sha256sum -- *.deb *.tar.gz *.json *.txt > SHA256SUMS
     )
 }
