@@ -54,7 +54,7 @@ check_programs() { # TREE
         fail "the programs need glibc $needed, and Debian 12 has $newest_glibc: build on Debian 12"
     echo "needs glibc $needed, and Debian 12 has $newest_glibc"
     for program in "$1"/target/package/bin/*; do
-        ! readelf --sections --wide "$program" | grep -q '\.debug_' || fail "${program##*/} has its debug symbols in it"
+        ! readelf --sections --wide "$program" | grep -qE '\.debug_(info|line|str)' || fail "${program##*/} has its debug symbols in it"
         echo "${program##*/} $(readelf --notes "$program" | sed -n 's/^ *\(Build ID: .*\)/\1/p'), linked to $(readelf --dynamic "$program" |
             sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' | tr '\n' ' ')"
     done
