@@ -76,7 +76,7 @@ build_image() { # TAG [OPTION...]
     shift
     epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
     # A health check is not in the OCI's format of images.
-    logged "$work/build.log" "the image cannot be built" podman build --format docker --timestamp "$epoch" "$@" \
+    logged "$work/build.log" "the image cannot be built" podman build --format docker --layers=false --timestamp "$epoch" "$@" \
         --build-arg BASE="$base" --tag "localhost/msrprelay:$tag" --file deploy/container/Containerfile "$work/context"
     podman image inspect "localhost/msrprelay:$tag" |
         jq -r '.[0] | "\(.RepoTags[0]): \(.Size / 1048576 | floor) MiB, user \(.Config.User), layers \(.RootFS.Layers | map(.[7:23]) | join(" "))"'
@@ -98,6 +98,7 @@ if [ "$try" = no ]; then
     import_base
     step 'Building the image' build_image "$version"
     podman tag "localhost/msrprelay:$version" localhost/msrprelay:latest
+    [ "$base" != localhost/msrprelay-base ] || podman rmi "$base" > /dev/null
     echo "localhost/msrprelay:latest is version $version; it needs --security-opt seccomp=deploy/container/seccomp.json"
     exit
 fi
