@@ -40,7 +40,7 @@ exec < /dev/null
 work=target/container
 # What is from a newer Debian.
 newer=$work/newer
-version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | sed -n 1p)
 
 [ "$(id -u)" = 0 ] || fail "run it as root: it makes a Debian root, and --try makes namespaces"
 

@@ -16,7 +16,7 @@ fetch_newer() {
         return
     fi
     mkdir -p "$place/lists/partial" "$place/cache/archives/partial"
-    uri=$(sed -n 's/^URIs: //p' /etc/apt/sources.list.d/debian.sources | head -n 1)
+    uri=$(sed -n 's/^URIs: //p' /etc/apt/sources.list.d/debian.sources | sed -n 1p)
     [ -n "$uri" ] || fail "/etc/apt/sources.list.d/debian.sources names no URI"
     printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s trixie main\n' "$uri" > "$place/sources.list"
     apt=(apt-get -qq -o "Dir::Etc::sourcelist=$PWD/$place/sources.list" -o Dir::Etc::sourceparts=/dev/null
@@ -128,7 +128,7 @@ in_clone() { # COMMAND
 
 generate_unit() {
     local loader generator
-    loader=$(find "$PWD/$newer/root" -name ld-linux-x86-64.so.2 ! -type l | head -n 1)
+    loader=$(find "$PWD/$newer/root" -name ld-linux-x86-64.so.2 ! -type l | sed -n 1p)
     generator=("$loader" --library-path "${loader%/*}" "$newer/root/usr/libexec/podman/quadlet")
     QUADLET_UNIT_DIRS=/etc/containers/systemd "${generator[@]}" -dryrun > "$scratch/unit" 2> "$scratch/unit.log" ||
         { cat "$scratch/unit.log" >&2; fail "the Quadlet unit is refused"; }
@@ -140,7 +140,7 @@ generate_unit() {
 # systemd, and limits beyond its own.
 unit_command() { # KEY
     local command
-    command=$(sed -n "s/^$1=-\{0,1\}//p" "$scratch/unit" | head -n 1)
+    command=$(sed -n "s/^$1=-\{0,1\}//p" "$scratch/unit" | sed -n 1p)
     [ -n "$command" ] || fail "the unit has no $1"
     command=$(sed -e 's/%t/\/run/g; s/%N/msrprelay/g; s/ --cgroups=split//; s/ --rm / /; s/ --ulimit [^ ]*//g' <<< "$command")
     bash -c "$command" 2> >(grep -v 'systemd connection' >&2)
@@ -252,7 +252,7 @@ is_gone() { # CONTAINER
 }
 
 listening() { # CONTAINER
-    podman logs "$1" 2>&1 | grep -q 'Listening' || is_gone "$1"
+    podman logs "$1" 2>&1 | grep 'Listening' > /dev/null || is_gone "$1"
 }
 
 # A user that the image does not know. Config, key and accounts must be his; the accounts are a directory of the host, for

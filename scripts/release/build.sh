@@ -73,9 +73,9 @@ build_facts() {
     rustc --version
     cargo --version
     cargo deb --version | sed 's/^/cargo-deb /'
-    cc --version | sed 1q
-    ld --version | sed 1q
-    dpkg-deb --version | sed 1q
+    cc --version | sed -n 1p
+    ld --version | sed -n 1p
+    dpkg-deb --version | sed -n 1p
     echo "needs glibc: $(needed_glibc target/package/bin/msrprelay target/package/bin/msrp)"
 }
 

@@ -7,7 +7,7 @@ check_words() {
     at_commit Cargo.toml | grep -x "version = \"$version\"" > /dev/null || fail "Cargo.toml of that commit has another version than $version"
     at_commit CHANGELOG.md | grep -E "^## \[$version\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$" > /dev/null ||
         fail "CHANGELOG.md has no heading '## [$version] - DATE'"
-    at_commit deploy/debian/changelog | head -n 1 | grep -F "msrprelay ($version-1) " > /dev/null ||
+    at_commit deploy/debian/changelog | sed -n 1p | grep -F "msrprelay ($version-1) " > /dev/null ||
         fail "deploy/debian/changelog does not begin with $version-1"
     at_commit CHANGELOG.md | grep "^## \[$version\]"
     echo "commit $commit of $(date -u -d "@$epoch" +%FT%TZ)"
@@ -54,7 +54,7 @@ check_programs() { # TREE
         fail "the programs need glibc $needed, and Debian 12 has $newest_glibc: build on Debian 12"
     echo "needs glibc $needed, and Debian 12 has $newest_glibc"
     for program in "$1"/target/package/bin/*; do
-        ! readelf --sections --wide "$program" | grep -qE '\.debug_(info|line|str)' || fail "${program##*/} has its debug symbols in it"
+        ! readelf --sections --wide "$program" | grep -E '\.debug_(info|line|str)' > /dev/null || fail "${program##*/} has its debug symbols in it"
         echo "${program##*/} $(readelf --notes "$program" | sed -n 's/^ *\(Build ID: .*\)/\1/p'), linked to $(readelf --dynamic "$program" |
             sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' | tr '\n' ' ')"
     done
