@@ -147,7 +147,7 @@ impl Shared {
     /// Waits until the user may have one more connect under way. `None`: the control thread is gone, and with it
     /// the count; better one too many than none at all.
     async fn turn_to_dial(&self, who: Who) -> Result<Option<Turn>, DialError> {
-        match self.control.turn_to_dial(who).await {
+        match engine::from_outside(self.control.turn_to_dial(who)).await {
             Ok(turn) => Ok(Some(turn)),
             Err(NoTurn::Gone) => Ok(None),
             Err(NoTurn::Full) => {
@@ -177,9 +177,9 @@ impl Shared {
         let asked = Instant::now();
         let host = target.host.clone();
         let found = match target.by_service {
-            true => self.control.locate(who, host).await,
+            true => engine::from_outside(self.control.locate(who, host)).await,
             false => {
-                let found = self.control.resolve(who, host).await;
+                let found = engine::from_outside(self.control.resolve(who, host)).await;
                 found.map(|all| all.into_iter().map(|ip| SocketAddr::new(ip, target.port)).collect())
             }
         };

@@ -28,7 +28,13 @@ const RECOVERY_PAUSE: Duration = Duration::from_millis(2);
 /// Accepts connections on these sockets, until the core stops accepting.
 pub(super) fn listen(core: &Rc<Shared>, listeners: Vec<(socket2::Socket, Transport)>) {
     for (socket, transport) in listeners {
-        let listener = Acceptor::new(socket);
+        let listener = match Acceptor::new(socket) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(reason = %error, port = transport.port, "Cannot accept connections");
+                continue;
+            }
+        };
         let accepting = Rc::clone(core);
         core.tasks.spawn(async move { accept(&accepting, listener, transport).await });
     }

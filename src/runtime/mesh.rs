@@ -141,7 +141,7 @@ impl Mesh {
         if let Some((there, inbox)) = inbox
             && there == to
         {
-            let _ = inbox.send(Delivery::Adopt(connection)).await;
+            let _ = engine::from_outside(inbox.send(Delivery::Adopt(connection))).await;
         }
     }
 
@@ -179,7 +179,7 @@ impl Outbox {
                 match inbox {
                     Some(inbox) if !messages.is_empty() => {
                         // A core that is gone needs none of it.
-                        let _ = inbox.send(Delivery::Messages(messages)).await;
+                        let _ = engine::from_outside(inbox.send(Delivery::Messages(messages))).await;
                     }
                     _ => break,
                 }

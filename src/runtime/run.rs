@@ -104,7 +104,7 @@ async fn tick(core: Rc<Shared>) {
 
 /// Empties the inbox until the core is told to stop.
 async fn read_inbox(core: &Rc<Shared>, inbox: &Receiver<Delivery>) {
-    while let Ok(delivery) = inbox.recv().await {
+    while let Ok(delivery) = engine::from_outside(inbox.recv()).await {
         match delivery {
             Delivery::Messages(messages) => core.feed(messages.into_iter().map(Input::Message)),
             Delivery::Adopt(migrant) => listen::take_over(core, *migrant),

@@ -26,18 +26,25 @@
 #![allow(clippy::disallowed_types, reason = "this crate is the one place that makes executors")]
 
 pub mod deadline;
+mod look;
+mod outside;
 pub mod ring;
 pub mod sock;
 mod turn;
 mod watch;
 
+pub use outside::from_outside;
 pub use turn::{breathe, has_looked};
 
 use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::time::Duration;
 
-use glommio::{Latency, LocalExecutor, LocalExecutorBuilder, Placement, Shares};
+use glommio::{Latency, LocalExecutor, LocalExecutorBuilder, Placement, Shares, Task};
 
+use look::Looks;
 use turn::Turns;
 use watch::{Tone, Watched};
 
@@ -66,6 +73,8 @@ impl EngineError {
 pub struct Engine {
     /// Dropped first: it is knocked at as long as this is there.
     watched: Watched,
+    looks: Rc<Looks>,
+    asleep: OwnedFd,
     executor: LocalExecutor,
 }
 
@@ -80,16 +89,19 @@ impl Engine {
             .preempt_timer(NEVER)
             .make()
             .map_err(|error| EngineError { reason: error.to_string() })?;
-        let watched = Watched::begin().map_err(|error| EngineError { reason: error.to_string() })?;
+        let because = |error: io::Error| EngineError { reason: error.to_string() };
+        let looks = Rc::new(Looks::new().map_err(because)?);
+        let asleep = looks.asleep().map_err(because)?;
+        let watched = Watched::begin().map_err(because)?;
         // Outside `run` a new task is polled on the spot: so knocks have a waker before the first turn.
         drop(executor.spawn(watched.answer(Tone::Soft)).detach());
-        Ok(Self { watched, executor })
+        Ok(Self { watched, looks, asleep, executor })
     }
 
     /// Runs a future to its end.
     pub fn run<T>(self, future: impl Future<Output = T>) -> T {
         // The last one is dropped first, also where the future panics.
-        let Self { executor, watched } = self;
+        let Self { executor, watched, looks, asleep } = self;
         executor.run(async {
             // A wake of a task of this queue from another thread ends the turn that is under way.
             let urgent =
@@ -104,7 +116,13 @@ impl Engine {
             // Without one, for want of a descriptor, knocks alone end turns.
             let turns = Turns::begin().ok();
             let tells = turns.as_ref().map(|turns| glommio::spawn_local(turns.tell()));
+            looks.begin();
+            let looking = spawn_last(looks.go_on(asleep));
             let output = future.await;
+            Looks::end();
+            if let Some(looking) = looking {
+                looking.cancel().await;
+            }
             if let Some(turns) = turns {
                 turns.end();
             }
@@ -114,6 +132,13 @@ impl Engine {
             output
         })
     }
+}
+
+/// Spawns a task that runs when no other task is due.
+fn spawn_last(task: impl Future<Output = ()> + 'static) -> Option<Task<()>> {
+    let last = glommio::executor().create_task_queue(Shares::Static(1), Latency::NotImportant, "look");
+    // It was just made.
+    glommio::spawn_local_into(task, last).ok()
 }
 
 /// Runs a future to its end on an executor of its own, in this thread; on one CPU only if that is given.

@@ -7,7 +7,7 @@
 //! - a waiting [`Socket`] holds no buffer, and none of its borrows outlives a poll;
 //! - no descriptor is inherited by a child process.
 //!
-//! The only file with `unsafe`: glommio takes and lends descriptors as numbers. It must not know TLS or MSRP.
+//! Whether a socket is ready is seen by `look`. Must not know TLS or MSRP.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -15,17 +15,18 @@ use std::io;
 use std::mem;
 use std::net::{Shutdown, SocketAddr};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::pin::Pin;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use futures_lite::{AsyncRead, AsyncWrite, future};
-use glommio::net::{TcpListener, TcpStream};
+use futures_lite::future;
+use glommio::net::TcpStream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, acceptfrom_with, recv, send};
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 
 use crate::deadline::Deadline;
+use crate::look::Descriptor;
 use msrp_proto::address::canonical_socket;
 
 /// Bytes the kernel may hold unsent before a socket stops being writable. It bounds what a waiting frame waits for
@@ -184,39 +185,41 @@ pub enum AcceptError {
 }
 
 /// One core's listening socket.
-///
-/// Drop it only with its executor, or after [`Listeners::stop`]: on an executor that runs on, an accept that was pending
-/// stays with the kernel until the next turn, and a connection it takes in the meantime is lost.
 #[derive(Debug)]
 pub struct Acceptor {
-    listener: Listener,
-    /// Which descriptor that is: glommio does not lend it.
-    number: RawFd,
+    listener: Descriptor,
 }
 
 impl Acceptor {
     /// Takes a socket that listens, see [`Listeners::for_core`]. Must be called on the executor that will accept.
-    #[expect(unsafe_code, reason = "glommio takes over a listening socket only as a number")]
-    pub fn new(socket: socket2::Socket) -> Self {
-        let number = socket.into_raw_fd();
-        // SAFETY: `into_raw_fd` gave up the ownership of an open descriptor, which the listener takes over and closes.
-        let listener = unsafe { TcpListener::from_raw_fd(number) };
-        Self { listener: Listener(listener), number }
+    ///
+    /// # Errors
+    /// No memory for it in the kernel.
+    pub fn new(socket: socket2::Socket) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        // What is accepted inherits them.
+        set_options(&socket)?;
+        Ok(Self { listener: Descriptor::new(socket.into())? })
     }
 
     /// Waits for a connection; its options are set. One that is gone before it can be accepted is skipped.
+    ///
+    /// Dropping the future loses nothing.
     pub async fn accept(&self) -> Result<(Socket, SocketAddr), AcceptError> {
+        const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
         let mut failures = 0;
         loop {
-            match self.listener.0.accept().await {
-                // Fails only if the peer is gone already.
-                Ok(stream) => {
-                    if let (Ok(peer), Ok(socket)) = (stream.peer_addr(), Socket::new(stream)) {
+            let accepted = poll_fn(|cx| {
+                self.listener.poll_read(cx, |listener| acceptfrom_with(listener, FLAGS), |_| false)
+            });
+            match accepted.await {
+                Ok((descriptor, peer)) => {
+                    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                    if let (Some(peer), Ok(socket)) = (peer, Socket::with_options(descriptor)) {
                         return Ok((socket, canonical_socket(peer)));
                     }
                 }
                 Err(error) => {
-                    let error = io::Error::from(error);
                     if let Some(refusal) = refusal(error.raw_os_error()) {
                         return Err(refusal(error));
                     }
@@ -231,24 +234,11 @@ impl Acceptor {
             crate::breathe().await;
         }
     }
-}
 
-impl Acceptor {
     /// Whether a connection waits now. An accept that found no descriptor does not tell: the kernel asks for that first.
-    #[expect(unsafe_code, reason = "glommio's listener lends its descriptor not at all")]
     pub fn is_connection_waiting(&self) -> bool {
-        // SAFETY: the listener owns the descriptor and closes it when dropped, which the borrow forbids while it lasts.
-        let listener = unsafe { BorrowedFd::borrow_raw(self.number) };
-        let mut look = [PollFd::from_borrowed_fd(listener, PollFlags::IN)];
+        let mut look = [PollFd::new(&self.listener, PollFlags::IN)];
         poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
-    }
-}
-
-struct Listener(TcpListener);
-
-impl std::fmt::Debug for Listener {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.0.local_addr())
     }
 }
 
@@ -276,45 +266,39 @@ fn refusal(code: Option<i32>) -> Option<fn(io::Error) -> AcceptError> {
 /// read, or both write.
 #[derive(Debug)]
 pub struct Socket {
-    stream: RefCell<TcpStream>,
+    descriptor: Descriptor,
 }
 
 impl Socket {
-    /// Takes a connected stream and sets its options: no delay of small frames, a bound on what lies unsent in the kernel,
-    /// keepalive, not inherited by children.
-    pub fn new(stream: TcpStream) -> io::Result<Self> {
-        let options = descriptor(&stream);
-        let options = SockRef::from(&options);
-        // glommio accepts without CLOEXEC where a connection is waiting already.
+    /// Takes over a connection that another executor gave up (see [`Socket::duplicate`]), or another process, and sets its
+    /// options: no delay of small frames, a bound on what lies unsent in the kernel, keepalive, not inherited by children.
+    pub fn adopt(descriptor: OwnedFd) -> io::Result<Self> {
+        let options = SockRef::from(&descriptor);
         options.set_cloexec(true)?;
-        if options.domain()? == Domain::UNIX {
-            // A connection that another process has deciphered.
-            return Ok(Self { stream: RefCell::new(stream) });
+        // The other kind is a connection that another process has deciphered.
+        if options.domain()? != Domain::UNIX {
+            set_options(&options)?;
         }
-        options.set_tcp_nodelay(true)?;
-        options.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
-        options.set_tcp_keepalive(&KEEPALIVE)?;
-        Ok(Self { stream: RefCell::new(stream) })
+        Self::with_options(descriptor)
     }
 
-    /// Takes over a connection that another executor gave up; see [`Socket::duplicate`].
-    #[expect(unsafe_code, reason = "glommio takes over a stream only as a number")]
-    pub fn adopt(descriptor: OwnedFd) -> io::Result<Self> {
-        // SAFETY: `into_raw_fd` gives up the ownership of an open descriptor, which the stream takes over and closes.
-        let stream = unsafe { TcpStream::from_raw_fd(descriptor.into_raw_fd()) };
-        Self::new(stream)
+    /// Takes a connection whose options are set.
+    fn with_options(descriptor: OwnedFd) -> io::Result<Self> {
+        Ok(Self { descriptor: Descriptor::new(descriptor)? })
     }
 
     /// The connection once more, for another executor. Whoever goes on with it must be the only one: drop this socket
     /// without having shut it down, which leaves the connection open.
     pub fn duplicate(&self) -> io::Result<OwnedFd> {
-        descriptor(&self.stream.borrow()).try_clone_to_owned()
+        self.descriptor.duplicate()
     }
 
     /// Connects to `address`; `timeout` must not be zero. Fails with [`io::ErrorKind::TimedOut`] when it is over.
+    #[expect(unsafe_code, reason = "glommio's stream gives its descriptor back only as a number")]
     pub async fn connect(address: SocketAddr, timeout: Duration) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(address, timeout).await?;
-        Self::new(stream)
+        // SAFETY: `into_raw_fd` gives up the ownership of an open descriptor.
+        Self::adopt(unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) })
     }
 
     /// Waits for bytes from the peer and shows them to `take`, behind those `kept` from before. `take` is called once, may
@@ -342,10 +326,11 @@ impl Socket {
                 // A read into no room would look like the end of the stream.
                 _ => return Poll::Ready(Err(io::ErrorKind::InvalidInput.into())),
             };
-            let read = {
-                let mut stream = self.stream.borrow_mut();
-                ready!(Pin::new(&mut *stream).poll_read(cx, room))?
-            };
+            let wanted = room.len();
+            let receive =
+                |socket: BorrowedFd<'_>| recv(socket, &mut *room, RecvFlags::DONTWAIT).map(|(_, read)| read);
+            // What does not fill the buffer is all there is.
+            let read = ready!(self.descriptor.poll_read(cx, receive, |read| *read < wanted))?;
             if read == 0 {
                 return Poll::Ready(Ok(None));
             }
@@ -361,7 +346,8 @@ impl Socket {
 
     /// Writes what the socket takes at once, waiting until it takes some. Returns how many bytes that were.
     pub async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes)).await
+        const FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+        poll_fn(|cx| self.descriptor.poll_write(cx, |socket| send(socket, bytes, FLAGS))).await
     }
 
     /// Writes all `bytes`, waiting as often as needed. A future dropped halfway has written an unknown part of them.
@@ -388,8 +374,7 @@ impl Socket {
 
     /// Closing it will reset the connection, so that the kernel does not go on with it either.
     pub fn reset_when_closed(&self) -> io::Result<()> {
-        let stream = self.stream.borrow();
-        SockRef::from(&descriptor(&stream)).set_linger(Some(Duration::ZERO))
+        SockRef::from(&self.descriptor).set_linger(Some(Duration::ZERO))
     }
 
     /// Closes in order: tells the peer, then throws away what it still sends until it closes as well, `deadline` is
@@ -415,25 +400,35 @@ impl Socket {
             false
         };
         let closed = self.shutdown_write().is_ok() && future::or(drained, too_late).await;
-        // Not left to the drop: the ring may hold on to the socket a little longer than we do.
         let _ = self.shutdown_both();
         closed
     }
 
     /// The peer's address and port.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        Ok(canonical_socket(self.stream.borrow().peer_addr()?))
+        address(SockRef::from(&self.descriptor).peer_addr()?)
     }
 
     /// Our address and port.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(canonical_socket(self.stream.borrow().local_addr()?))
+        address(SockRef::from(&self.descriptor).local_addr()?)
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        let stream = self.stream.borrow();
-        SockRef::from(&descriptor(&stream)).shutdown(how)
+        SockRef::from(&self.descriptor).shutdown(how)
     }
+}
+
+/// No delay of small frames, a bound on what lies unsent in the kernel, keepalive.
+fn set_options(socket: &socket2::Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)
+}
+
+fn address(address: socket2::SockAddr) -> io::Result<SocketAddr> {
+    let address = address.as_socket().ok_or_else(|| io::Error::other("not an internet address"))?;
+    Ok(canonical_socket(address))
 }
 
 /// An empty rest gives its memory back: most connections are idle most of the time.
@@ -446,18 +441,13 @@ fn keep(kept: &mut Vec<u8>, rest: &[u8]) {
     }
 }
 
-#[expect(unsafe_code, reason = "glommio's stream lends its descriptor only as a number")]
-fn descriptor(stream: &TcpStream) -> BorrowedFd<'_> {
-    // SAFETY: the stream owns the descriptor and closes it when dropped, which the borrow forbids while it lasts.
-    unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 mod tests {
     use std::cell::Cell;
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::os::fd::AsRawFd;
     use std::rc::Rc;
 
     use super::*;
@@ -487,7 +477,7 @@ mod tests {
     /// A pair of connected sockets: the accepted one and the dialled one.
     async fn pair() -> (Socket, Socket) {
         let listeners = Listeners::bind(LOOPBACK, cores(1), 16).unwrap();
-        let acceptor = Acceptor::new(listeners.for_core(0, cores(1)).unwrap().remove(0));
+        let acceptor = Acceptor::new(listeners.for_core(0, cores(1)).unwrap().remove(0)).unwrap();
         let dialled = Socket::connect(listeners.address(), LONG).await.unwrap();
         let (accepted, peer) = acceptor.accept().await.unwrap();
         assert_eq!(peer, dialled.local_addr().unwrap());
@@ -497,7 +487,7 @@ mod tests {
     /// An accepted socket, and a plain client that is driven from a thread of its own.
     async fn accepted_from_std() -> (Socket, std::net::TcpStream) {
         let listeners = Listeners::bind(LOOPBACK, cores(1), 16).unwrap();
-        let acceptor = Acceptor::new(listeners.for_core(0, cores(1)).unwrap().remove(0));
+        let acceptor = Acceptor::new(listeners.for_core(0, cores(1)).unwrap().remove(0)).unwrap();
         let client = std::net::TcpStream::connect(listeners.address()).unwrap();
         (acceptor.accept().await.unwrap().0, client)
     }
@@ -594,7 +584,7 @@ mod tests {
         let listeners = Listeners::bind(LOOPBACK, cores(1), 16).unwrap();
         let core = listeners.for_core(0, cores(1)).unwrap().remove(0);
         run(async {
-            let acceptor = Acceptor::new(core);
+            let acceptor = Acceptor::new(core).unwrap();
             let _client = std::net::TcpStream::connect(listeners.address()).unwrap();
             acceptor.accept().await.unwrap();
             // A pending accept, too, must not take the socket down with it.
@@ -602,7 +592,7 @@ mod tests {
         });
         let _client = std::net::TcpStream::connect(listeners.address()).unwrap();
         run(async {
-            let acceptor = Acceptor::new(listeners.for_core(0, cores(1)).unwrap().remove(0));
+            let acceptor = Acceptor::new(listeners.for_core(0, cores(1)).unwrap().remove(0)).unwrap();
             acceptor.accept().await.unwrap();
         });
     }
@@ -611,7 +601,7 @@ mod tests {
     fn stopping_ends_a_pending_accept_and_refuses_newcomers() {
         let listeners = Rc::new(Listeners::bind(LOOPBACK, cores(2), 16).unwrap());
         run(async {
-            let acceptor = Acceptor::new(listeners.for_core(1, cores(2)).unwrap().remove(0));
+            let acceptor = Acceptor::new(listeners.for_core(1, cores(2)).unwrap().remove(0)).unwrap();
             let stop = Rc::clone(&listeners);
             let stopper = glommio::spawn_local(async move { stop.stop() });
             let error = acceptor.accept().await.unwrap_err();
@@ -636,7 +626,7 @@ mod tests {
         run(async {
             // Accepted at once, accepted after waiting, dialled: three ways for a descriptor to come to be.
             let listeners = Listeners::bind(LOOPBACK, cores(1), 16).unwrap();
-            let acceptor = Acceptor::new(listeners.for_core(0, cores(1)).unwrap().remove(0));
+            let acceptor = Acceptor::new(listeners.for_core(0, cores(1)).unwrap().remove(0)).unwrap();
             let address = listeners.address();
             let dialler = glommio::spawn_local(async move { Socket::connect(address, LONG).await });
             let (waited_for, _) = acceptor.accept().await.unwrap();
@@ -645,14 +635,12 @@ mod tests {
             let (at_once, _) = acceptor.accept().await.unwrap();
 
             for socket in [waited_for, dialled, at_once] {
-                let stream = socket.stream.borrow();
-                let descriptor = descriptor(&stream);
-                let options = SockRef::from(&descriptor);
+                let options = SockRef::from(&socket.descriptor);
                 assert!(options.tcp_nodelay().unwrap());
                 assert_eq!(options.tcp_notsent_lowat().unwrap(), UNSENT_BYTES_MAX);
                 assert!(options.keepalive().unwrap());
                 assert_eq!(options.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
-                assert!(closes_on_exec(descriptor.as_raw_fd()));
+                assert!(closes_on_exec(socket.descriptor.as_fd().as_raw_fd()));
             }
             let listening = listeners.for_core(0, cores(1)).unwrap().remove(0);
             assert!(closes_on_exec(listening.as_raw_fd()));

@@ -94,8 +94,12 @@ impl Turns {
     }
 
     async fn wait_for_look(&self) {
-        if !self.is_asked.replace(true) && self.sends.send(&[0]).await.is_err() {
-            return self.is_asked.set(false);
+        if !self.is_asked.replace(true) {
+            // Tasks that stay runnable without breathing would keep the task that looks from it.
+            crate::look::look();
+            if self.sends.send(&[0]).await.is_err() {
+                return self.is_asked.set(false);
+            }
         }
         let before = self.looks.get();
         let mut is_waiting = false;
@@ -120,6 +124,11 @@ pub async fn breathe() {
         Some(turns) => turns.wait_for_look().await,
         None => glommio::executor().yield_if_needed().await,
     }
+}
+
+/// Whether tasks wait for the engine to look.
+pub(crate) fn is_look_wanted() -> bool {
+    TURNS.with_borrow(|turns| turns.as_ref().is_some_and(|turns| turns.is_asked.get()))
 }
 
 /// Tells that the task that calls this was woken by a look of its executor.

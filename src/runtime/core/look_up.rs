@@ -12,7 +12,7 @@ use msrp_relay_core::{Input, Limit, LookUpAnswer, LookUpTicket, Who};
 impl Shared {
     pub(super) async fn look_up(self: &Rc<Self>, ticket: LookUpTicket, who: Who, attempt: Attempt) {
         let asked = Instant::now();
-        let found = self.control.look_up(who, attempt.clone()).await;
+        let found = engine::from_outside(self.control.look_up(who, attempt.clone())).await;
         self.counters.looked_up(end_of(&found), asked.elapsed());
         let ha1 = Secret::ha1(found.secret(), attempt.user(), attempt.realm(), attempt.algorithm());
         let answer = match found {

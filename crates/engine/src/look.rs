@@ -1,0 +1,327 @@
+//! Looks at the sockets of an executor, and waits for them, without a turn of the engine for each.
+//!
+//! A turn of the engine that ends in sleep costs about nine system calls, and most of the CPU of a message that comes alone.
+//! So the sockets of an executor stand in one epoll instance. The engine waits for that as for one socket; once it has
+//! woken, a task of its own queue looks at it, lets all other tasks run out, and waits for the next event itself: one call
+//! where the engine would need a turn. Only when nothing has come for a moment ([`WAIT`]) does the engine sleep, and for
+//! as long as something comes it has a turn every [`STRETCH`] for its timers and connects.
+//!
+//! Invariants: a socket is registered once, edge-triggered, from its making to its end, and belongs to no more than one
+//! executor at a time; readiness is remembered until a call has found that there is none left; the executor does not wait here
+//! while a task is due, nor for longer than a [`WAIT`]; what other threads wake ([`outside`](crate::outside)) ends the wait.
+//! Must not know: what is read and written.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use futures_lite::AsyncRead;
+use glommio::net::TcpStream;
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+
+use crate::outside::Mailbox;
+use crate::turn;
+
+/// How long the executor waits here for the next event before the engine sleeps. The answer to what was just sent comes
+/// within this, or is rare enough for a turn of its own.
+const WAIT: Duration = Duration::from_millis(1);
+const WAIT_TIME: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+const NO_TIME: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+/// How long the engine goes without a turn: what only the engine looks at waits for so long, and for a [`WAIT`].
+const STRETCH: Duration = Duration::from_millis(1);
+/// Events of one look. What is beyond comes with the next.
+const EVENTS_MAX: usize = 256;
+/// The event that stands for other threads.
+const MAIL: u64 = u64::MAX;
+
+thread_local! {
+    static LOOKS: RefCell<Option<Rc<Looks>>> = const { RefCell::new(None) };
+}
+
+/// The sockets of the executor of this thread.
+pub(crate) struct Looks {
+    epoll: OwnedFd,
+    spots: RefCell<Spots>,
+    events: RefCell<Vec<epoll::Event>>,
+    mailbox: Arc<Mailbox>,
+}
+
+impl fmt::Debug for Looks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Looks").field("epoll", &self.epoll).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Spots {
+    all: Vec<Option<Rc<Spot>>>,
+    free: Vec<usize>,
+}
+
+/// What is known of a socket, and who waits for it.
+#[derive(Debug, Default)]
+struct Spot {
+    is_readable: Cell<bool>,
+    /// The peer sends no more, or the socket has failed: a read finds that, and there may be no further event.
+    has_ended: Cell<bool>,
+    is_watched_for_room: Cell<bool>,
+    reader: RefCell<Option<Waker>>,
+    writer: RefCell<Option<Waker>>,
+}
+
+impl Looks {
+    pub(crate) fn new() -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let mailbox = Arc::new(Mailbox::new()?);
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, mailbox.bell(), epoll::EventData::new_u64(MAIL), flags)?;
+        let events = RefCell::new(Vec::with_capacity(EVENTS_MAX));
+        Ok(Self { epoll, spots: RefCell::default(), events, mailbox })
+    }
+
+    /// From here on these are the sockets of the executor of this thread.
+    pub(crate) fn begin(self: &Rc<Self>) {
+        LOOKS.set(Some(Rc::clone(self)));
+    }
+
+    /// No socket is made on this thread from here on, and no task waits for another thread through the mailbox.
+    pub(crate) fn end() {
+        LOOKS.set(None);
+    }
+
+    /// Those of the executor of this thread, if it runs.
+    fn here() -> Option<Rc<Self>> {
+        LOOKS.with_borrow(|looks| looks.as_ref().map(Rc::clone))
+    }
+
+    /// Where other threads leave their wakes for the executor of this thread, if it runs.
+    pub(crate) fn mailbox() -> Option<Arc<Mailbox>> {
+        LOOKS.with_borrow(|looks| looks.as_ref().map(|looks| Arc::clone(&looks.mailbox)))
+    }
+
+    /// The task that looks and waits. It does not end. `asleep` is [`Self::asleep`].
+    pub(crate) async fn go_on(self: Rc<Self>, mut asleep: OwnedFd) {
+        loop {
+            let began = Instant::now();
+            asleep = self.wait_in_engine(asleep).await;
+            let had_turn = Instant::now();
+            let mut is_dense = had_turn - began < WAIT;
+            self.look(&NO_TIME);
+            while is_dense {
+                // All that is due runs: this queue has the least share, and the others run until they have no more.
+                glommio::executor().yield_task_queue_now().await;
+                if turn::is_look_wanted() || had_turn.elapsed() >= STRETCH {
+                    break;
+                }
+                let is_empty = self.mailbox.may_sleep();
+                is_dense = self.look(if is_empty { &WAIT_TIME } else { &NO_TIME });
+            }
+        }
+    }
+
+    /// Wakes those whose sockets have become ready, or whom another thread has woken, after waiting for the first of them.
+    /// Returns whether there was any.
+    fn look(&self, wait: &Timespec) -> bool {
+        let mut events = self.events.borrow_mut();
+        let waited = epoll::wait(&self.epoll, spare_capacity(&mut events), Some(wait));
+        debug_assert!(matches!(waited, Ok(_) | Err(Errno::INTR)), "{waited:?}");
+        let mut has_woken = self.mailbox.collect();
+        for event in events.drain(..) {
+            let spots = self.spots.borrow();
+            let index = usize::try_from(event.data.u64()).unwrap_or(usize::MAX);
+            if let Some(Some(spot)) = spots.all.get(index) {
+                spot.happened(event.flags);
+                has_woken = true;
+            }
+        }
+        has_woken
+    }
+
+    /// What the engine waits for: it takes a descriptor for itself.
+    pub(crate) fn asleep(&self) -> io::Result<OwnedFd> {
+        self.epoll.try_clone()
+    }
+
+    /// Lets the engine sleep until there is something to look at.
+    #[expect(
+        unsafe_code,
+        reason = "the engine waits for nothing but sockets, which it takes and gives back as numbers"
+    )]
+    async fn wait_in_engine(&self, asleep: OwnedFd) -> OwnedFd {
+        if !self.mailbox.may_sleep() {
+            // The engine has its turn all the same.
+            self.mailbox.ring();
+        }
+        // SAFETY: `into_raw_fd` gives up the ownership of an open descriptor, which the stream takes over and closes.
+        let mut stream = unsafe { TcpStream::from_raw_fd(asleep.into_raw_fd()) };
+        // A stream that is made anew is polled for readiness first. Then it is read from, which fails: it is no socket.
+        let _ = poll_fn(|cx| Pin::new(&mut stream).poll_read(cx, &mut [0])).await;
+        // SAFETY: `into_raw_fd` gives up the ownership of an open descriptor.
+        unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) }
+    }
+}
+
+impl Spot {
+    fn happened(&self, flags: epoll::EventFlags) {
+        use epoll::EventFlags as Flags;
+        let has_ended = flags.intersects(Flags::RDHUP | Flags::HUP | Flags::ERR);
+        if has_ended {
+            self.has_ended.set(true);
+        }
+        if has_ended || flags.contains(Flags::IN) {
+            self.is_readable.set(true);
+            wake(&self.reader);
+        }
+        if has_ended || flags.contains(Flags::OUT) {
+            wake(&self.writer);
+        }
+    }
+}
+
+fn wake(waiting: &RefCell<Option<Waker>>) {
+    if let Some(waker) = waiting.take() {
+        waker.wake();
+    }
+}
+
+fn wait(waiting: &RefCell<Option<Waker>>, cx: &Context<'_>) {
+    let mut waiting = waiting.borrow_mut();
+    if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        *waiting = Some(cx.waker().clone());
+    }
+}
+
+/// Looks at the sockets of the executor of this thread, without waiting.
+pub(crate) fn look() {
+    if let Some(looks) = Looks::here() {
+        looks.look(&NO_TIME);
+    }
+}
+
+/// A descriptor that the executor of this thread looks at until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Descriptor {
+    looks: Rc<Looks>,
+    index: usize,
+    spot: Rc<Spot>,
+    descriptor: OwnedFd,
+    /// The kernel forgets a descriptor by itself only when the last duplicate is closed.
+    has_duplicate: Cell<bool>,
+}
+
+impl Descriptor {
+    pub(crate) fn new(descriptor: OwnedFd) -> io::Result<Self> {
+        let looks = Looks::here().ok_or_else(|| io::Error::other("there is no executor on this thread"))?;
+        let spot = Rc::new(Spot::default());
+        let index = looks.spots.borrow_mut().put(Rc::clone(&spot));
+        let new = Self { looks, index, spot, descriptor, has_duplicate: Cell::new(false) };
+        epoll::add(&new.looks.epoll, &new.descriptor, new.data(), FLAGS)?;
+        Ok(new)
+    }
+
+    /// The descriptor once more. Whoever goes on with it must be the only one.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.has_duplicate.set(true);
+        self.descriptor.try_clone()
+    }
+
+    /// Tries `receive` when there may be something, and waits while there is not. `is_all` says of what came whether it
+    /// was all there is; after more than that there is another try before the next wait.
+    pub(crate) fn poll_read<T>(
+        &self,
+        cx: &Context<'_>,
+        mut receive: impl FnMut(BorrowedFd<'_>) -> Result<T, Errno>,
+        is_all: impl FnOnce(&T) -> bool,
+    ) -> Poll<io::Result<T>> {
+        while self.spot.is_readable.get() {
+            match receive(self.descriptor.as_fd()) {
+                Ok(received) => {
+                    if is_all(&received) && !self.spot.has_ended.get() {
+                        self.spot.is_readable.set(false);
+                    }
+                    return Poll::Ready(Ok(received));
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.spot.is_readable.set(false),
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+        wait(&self.spot.reader, cx);
+        Poll::Pending
+    }
+
+    /// Tries `send`, and waits while there is no room.
+    pub(crate) fn poll_write<T>(
+        &self,
+        cx: &Context<'_>,
+        mut send: impl FnMut(BorrowedFd<'_>) -> Result<T, Errno>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            match send(self.descriptor.as_fd()) {
+                Ok(sent) => return Poll::Ready(Ok(sent)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+        if !self.spot.is_watched_for_room.replace(true) {
+            // Looks at once whether there is room by now. Most sockets never need it.
+            let flags = FLAGS | epoll::EventFlags::OUT;
+            epoll::modify(&self.looks.epoll, &self.descriptor, self.data(), flags)?;
+        }
+        wait(&self.spot.writer, cx);
+        Poll::Pending
+    }
+
+    fn data(&self) -> epoll::EventData {
+        epoll::EventData::new_u64(self.index as u64)
+    }
+}
+
+const FLAGS: epoll::EventFlags =
+    epoll::EventFlags::IN.union(epoll::EventFlags::RDHUP).union(epoll::EventFlags::ET);
+
+impl AsFd for Descriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        if self.has_duplicate.get() {
+            // It can only fail where it was never added.
+            let _ = epoll::delete(&self.looks.epoll, &self.descriptor);
+        }
+        self.looks.spots.borrow_mut().take(self.index);
+    }
+}
+
+impl Spots {
+    fn put(&mut self, spot: Rc<Spot>) -> usize {
+        if let Some(index) = self.free.pop() {
+            if let Some(slot) = self.all.get_mut(index) {
+                *slot = Some(spot);
+            }
+            return index;
+        }
+        self.all.push(Some(spot));
+        self.all.len() - 1
+    }
+
+    fn take(&mut self, index: usize) {
+        if self.all.get_mut(index).is_some_and(|slot| mem::take(slot).is_some()) {
+            self.free.push(index);
+        }
+    }
+}

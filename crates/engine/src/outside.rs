@@ -1,0 +1,167 @@
+//! Wakes from other threads, for tasks of an executor.
+//!
+//! A waker of the engine in another thread's hands wakes an executor only where the engine sleeps, and its task must not
+//! end meanwhile (`docs/dev/engine.md`). So another thread gets a waker of ours: it is left in the executor's
+//! mailbox, with a ring if the executor sleeps. The task's own waker never leaves its thread.
+//!
+//! Invariants: an executor that sleeps is rung for what is left in its mailbox, once; one that is about to sleep looks into
+//! its mailbox first, under the lock under which others leave something there.
+//! Must not know: what a task waits for.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Wake, Waker};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::look::Looks;
+
+thread_local! {
+    /// Who of this thread waits for other threads.
+    static WAITING: RefCell<Waiting> = RefCell::default();
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    last: u64,
+    wakers: HashMap<u64, Waker>,
+}
+
+/// Where other threads leave their wakes for an executor.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    bell: OwnedFd,
+    left: Mutex<Left>,
+}
+
+#[derive(Debug, Default)]
+struct Left {
+    /// Each at most once.
+    callers: Vec<Arc<Caller>>,
+    /// The executor sleeps, or is about to: it must be rung for.
+    is_asleep: bool,
+}
+
+impl Mailbox {
+    pub(crate) fn new() -> io::Result<Self> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { bell, left: Mutex::default() })
+    }
+
+    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    /// The executor is about to sleep. Returns whether it may: nothing has been left.
+    pub(crate) fn may_sleep(&self) -> bool {
+        let mut left = lock(&self.left);
+        left.is_asleep = left.callers.is_empty();
+        left.is_asleep
+    }
+
+    /// The executor does not sleep any more. Wakes whom others have woken; returns whether there was any.
+    pub(crate) fn collect(&self) -> bool {
+        let callers = {
+            let mut left = lock(&self.left);
+            left.is_asleep = false;
+            mem::take(&mut left.callers)
+        };
+        for caller in &callers {
+            // Before its task looks: what happens from here on must wake it again.
+            caller.has_called.store(false, Ordering::Release);
+            let waker = WAITING.with_borrow(|waiting| waiting.wakers.get(&caller.number).cloned());
+            waker.into_iter().for_each(Waker::wake);
+        }
+        !callers.is_empty()
+    }
+
+    pub(crate) fn ring(&self) {
+        // Fails only if it has been rung 2^64 times and not been heard.
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+
+    fn leave(&self, caller: Arc<Caller>) {
+        let must_ring = {
+            let mut left = lock(&self.left);
+            left.callers.push(caller);
+            mem::replace(&mut left.is_asleep, false)
+        };
+        if must_ring {
+            self.ring();
+        }
+    }
+}
+
+/// Nothing panics while it is held.
+fn lock(left: &Mutex<Left>) -> MutexGuard<'_, Left> {
+    left.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What other threads get for a waker.
+#[derive(Debug)]
+struct Caller {
+    mailbox: Arc<Mailbox>,
+    /// Whose place it is.
+    number: u64,
+    /// It is in the mailbox.
+    has_called: AtomicBool,
+}
+
+impl Wake for Caller {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.has_called.swap(true, Ordering::AcqRel) {
+            self.mailbox.leave(Arc::clone(self));
+        }
+    }
+}
+
+/// A place among those who wait, until it is dropped.
+struct Place(u64);
+
+impl Place {
+    fn new() -> Self {
+        WAITING.with_borrow_mut(|waiting| {
+            waiting.last += 1;
+            Self(waiting.last)
+        })
+    }
+
+    fn keep(&self, waker: &Waker) {
+        WAITING.with_borrow_mut(|waiting| match waiting.wakers.get_mut(&self.0) {
+            Some(kept) => kept.clone_from(waker),
+            None => drop(waiting.wakers.insert(self.0, waker.clone())),
+        });
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let waker = WAITING.try_with(|waiting| waiting.borrow_mut().wakers.remove(&self.0));
+        drop(waker);
+    }
+}
+
+/// Awaits what another thread brings about. On a thread without an executor of this crate, simply awaits it.
+pub async fn from_outside<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let Some(mailbox) = Looks::mailbox() else { return future.await };
+    let place = Place::new();
+    let waker =
+        Waker::from(Arc::new(Caller { mailbox, number: place.0, has_called: AtomicBool::new(false) }));
+    poll_fn(|cx| {
+        place.keep(cx.waker());
+        future.as_mut().poll(&mut Context::from_waker(&waker))
+    })
+    .await
+}
