@@ -22,7 +22,7 @@
 //! |---|---|
 //! | [`msrp_proto`] | Bytes: parser, heads, URIs, digests, the order of SRV records. No socket, clock, randomness, log, or async |
 //! | [`msrp_relay_core`] | Decides: one pure state machine per core. Time and its random seed are given to it; what must be done comes out as effects |
-//! | [`engine`] | Makes every executor and keeps it from sleeping over tasks that are due; sockets, deadlines; the only `unsafe`. What of glommio can bite stands in `docs/dev/engine.md` |
+//! | [`engine`] | Makes every executor and keeps it from sleeping over tasks that are due; sockets, deadlines. What of glommio can bite stands in `docs/dev/engine.md` |
 //! | [`msrp_tls`] | TLS as bytes to bytes, a record layer of its own, and [certificates](msrp_tls::trust): whom a peer's lead to, at a bounded cost |
 //! | [`msrp_client`] | An MSRP endpoint, and how it finds a domain's relays. It shares the grammar with the relay, and certificates, nothing else |
 //! | `msrp-cli` | The `msrp` tool as a library. No database driver is linked into it |
@@ -113,7 +113,7 @@
 //! | Only owned values cross cores; the task that empties an inbox never waits for another inbox | `runtime::mesh` |
 //! | Listening sockets outlive their cores; a core that dies takes no other with it | [`runtime::server`], `runtime::supervisor` |
 //! | What cores know of the config is one immutable value, swapped whole | `runtime::settings` |
-//! | A port that anybody listens on is refused; the only `unsafe` code | [`engine::sock`] |
+//! | A port that anybody listens on is refused | [`engine::sock`] |
 //! | What is dialled is judged after the name has been resolved | `runtime::dial`, [`config::Outbound::permits`] |
 //! | Every request is answered in time; a broken backend is never "no such user" | [`control`] |
 //! | In look-ups and connects no asker waits for another's beyond its turn | `control::turns` |

@@ -156,7 +156,6 @@ pub(crate) fn count(counters: &Counters, event: &Event) {
 
 /// Adds to the core's counters what happened since the last time.
 pub(crate) fn publish(counters: &Counters, before: &Stats, now: &Stats) {
-    counters.heartbeats.add(1);
     counters.sessions_opened.add(now.sessions_opened - before.sessions_opened);
     counters.sessions_open.add(now.sessions_opened - before.sessions_opened);
     counters.sessions_open.sub(now.sessions_closed - before.sessions_closed);

@@ -90,14 +90,27 @@ async fn run(mut plan: CorePlan) -> CoreEnd {
     end
 }
 
+/// Beats of a core while its relay is fed. One that is idle sleeps through so many of them, and makes up for them: what it
+/// costs is waking up.
+const BEATS_ASLEEP_MAX: u32 = 4;
+
 async fn tick(core: Rc<Shared>) {
     loop {
-        Deadline::after(PUBLISHED_EVERY).await;
+        let began = Instant::now();
+        let due = core.with_relay(|relay| relay.next_deadline()).map(|at| at.max(began + PUBLISHED_EVERY));
+        let idle_until = began + PUBLISHED_EVERY * BEATS_ASLEEP_MAX;
+        let fed = async {
+            core.fed.wait().await;
+            Deadline::at(began + PUBLISHED_EVERY).await;
+        };
+        future::or(fed, Deadline::at(due.map_or(idle_until, |due| due.min(idle_until)))).await;
         let due = core.with_relay(|relay| relay.next_deadline().is_some_and(|at| at <= Instant::now()));
         if due {
             core.feed([Input::Tick]);
         }
-        core.publish();
+        let beats = began.elapsed().as_millis() / PUBLISHED_EVERY.as_millis();
+        // One that was kept from it for longer has not been at work.
+        core.publish(u64::try_from(beats).unwrap_or(u64::MAX).clamp(1, BEATS_ASLEEP_MAX.into()));
         core.end_traces();
     }
 }

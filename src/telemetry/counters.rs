@@ -153,7 +153,7 @@ counters! {
     connections_passed_on,
     /// Messages sent to other cores.
     messages_sent,
-    /// Times this core has published these numbers: four a second, whatever else it does. One that stands still belongs
+    /// Quarters of a second that this core has lived through, told as it publishes. One that stands still belongs
     /// to a core that is dead or stuck.
     heartbeats,
     /// Times this core was started again after a panic.

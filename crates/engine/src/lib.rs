@@ -38,7 +38,6 @@ pub use turn::{breathe, has_looked};
 
 use std::future::Future;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -74,7 +73,6 @@ pub struct Engine {
     /// Dropped first: it is knocked at as long as this is there.
     watched: Watched,
     looks: Rc<Looks>,
-    asleep: OwnedFd,
     executor: LocalExecutor,
 }
 
@@ -91,17 +89,16 @@ impl Engine {
             .map_err(|error| EngineError { reason: error.to_string() })?;
         let because = |error: io::Error| EngineError { reason: error.to_string() };
         let looks = Rc::new(Looks::new().map_err(because)?);
-        let asleep = looks.asleep().map_err(because)?;
         let watched = Watched::begin().map_err(because)?;
         // Outside `run` a new task is polled on the spot: so knocks have a waker before the first turn.
         drop(executor.spawn(watched.answer(Tone::Soft)).detach());
-        Ok(Self { watched, looks, asleep, executor })
+        Ok(Self { watched, looks, executor })
     }
 
     /// Runs a future to its end.
     pub fn run<T>(self, future: impl Future<Output = T>) -> T {
         // The last one is dropped first, also where the future panics.
-        let Self { executor, watched, looks, asleep } = self;
+        let Self { executor, watched, looks } = self;
         executor.run(async {
             // A wake of a task of this queue from another thread ends the turn that is under way.
             let urgent =
@@ -117,7 +114,7 @@ impl Engine {
             let turns = Turns::begin().ok();
             let tells = turns.as_ref().map(|turns| glommio::spawn_local(turns.tell()));
             looks.begin();
-            let looking = spawn_last(looks.go_on(asleep));
+            let looking = spawn_last(looks.go_on());
             let output = future.await;
             Looks::end();
             if let Some(looking) = looking {

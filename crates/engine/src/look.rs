@@ -16,7 +16,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -109,11 +109,11 @@ impl Looks {
         LOOKS.with_borrow(|looks| looks.as_ref().map(|looks| Arc::clone(&looks.mailbox)))
     }
 
-    /// The task that looks and waits. It does not end. `asleep` is [`Self::asleep`].
-    pub(crate) async fn go_on(self: Rc<Self>, mut asleep: OwnedFd) {
+    /// The task that looks and waits. It does not end.
+    pub(crate) async fn go_on(self: Rc<Self>) {
         loop {
             let began = Instant::now();
-            asleep = self.wait_in_engine(asleep).await;
+            self.wait_in_engine().await;
             let had_turn = Instant::now();
             let mut is_dense = had_turn - began < WAIT;
             self.look(&NO_TIME);
@@ -147,27 +147,20 @@ impl Looks {
         has_woken
     }
 
-    /// What the engine waits for: it takes a descriptor for itself.
-    pub(crate) fn asleep(&self) -> io::Result<OwnedFd> {
-        self.epoll.try_clone()
-    }
-
     /// Lets the engine sleep until there is something to look at.
-    #[expect(
-        unsafe_code,
-        reason = "the engine waits for nothing but sockets, which it takes and gives back as numbers"
-    )]
-    async fn wait_in_engine(&self, asleep: OwnedFd) -> OwnedFd {
+    async fn wait_in_engine(&self) {
         if !self.mailbox.may_sleep() {
             // The engine has its turn all the same.
             self.mailbox.ring();
         }
-        // SAFETY: `into_raw_fd` gives up the ownership of an open descriptor, which the stream takes over and closes.
-        let mut stream = unsafe { TcpStream::from_raw_fd(asleep.into_raw_fd()) };
-        // A stream that is made anew is polled for readiness first. Then it is read from, which fails: it is no socket.
+        // The engine takes a descriptor for itself, and waits for nothing but sockets, which it does not tell from others.
+        let Ok(epoll) = self.epoll.try_clone() else {
+            // No descriptor is left. What other threads leave is found a little later then.
+            return glommio::timer::sleep(WAIT).await;
+        };
+        let mut stream = TcpStream::from(socket2::Socket::from(epoll));
+        // One that is made anew is polled for readiness first. Then it is read from, which fails: it is no socket.
         let _ = poll_fn(|cx| Pin::new(&mut stream).poll_read(cx, &mut [0])).await;
-        // SAFETY: `into_raw_fd` gives up the ownership of an open descriptor.
-        unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) }
     }
 }
 
@@ -323,5 +316,123 @@ impl Spots {
         if self.all.get_mut(index).is_some_and(|slot| mem::take(slot).is_some()) {
             self.free.push(index);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use futures_lite::future;
+    use rustix::net::{RecvFlags, recv};
+
+    use super::*;
+    use crate::run_on_executor;
+
+    /// Longer than any of this takes, on a machine that is busy with other things.
+    const LONG: Duration = Duration::from_secs(120);
+
+    fn pair() -> (Descriptor, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Descriptor::new(ours.into()).unwrap(), theirs)
+    }
+
+    async fn read(descriptor: &Descriptor) -> io::Result<Vec<u8>> {
+        poll_fn(|cx| {
+            let mut room = [0; 64];
+            let receive = |socket: BorrowedFd<'_>| {
+                let read = recv(socket, &mut room, RecvFlags::DONTWAIT).map(|(_, read)| read)?;
+                Ok(room.get(..read).unwrap_or_default().to_vec())
+            };
+            descriptor.poll_read(cx, receive, |read| read.len() < 64)
+        })
+        .await
+    }
+
+    #[test]
+    fn the_end_that_has_come_with_the_last_bytes_is_read() {
+        let read = run_on_executor(None, async {
+            let (ours, mut theirs) = pair();
+            theirs.write_all(b"last").unwrap();
+            drop(theirs);
+            (read(&ours).await.unwrap(), read(&ours).await.unwrap())
+        });
+        assert_eq!(read.unwrap(), (b"last".to_vec(), Vec::new()));
+    }
+
+    #[test]
+    fn bytes_that_come_while_no_task_reads_are_not_forgotten() {
+        let read = run_on_executor(None, async {
+            let (ours, mut theirs) = pair();
+            assert!(future::poll_once(read(&ours)).await.is_none());
+            theirs.write_all(b"x").unwrap();
+            // Seen by a look without a reader.
+            look();
+            read(&ours).await.unwrap()
+        });
+        assert_eq!(read.unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_descriptor_that_another_goes_on_with_wakes_no_successor_in_its_place() {
+        let ran = run_on_executor(None, async {
+            let (ours, mut theirs) = pair();
+            let duplicate = ours.duplicate().unwrap();
+            let place = ours.index;
+            drop(ours);
+            let (successor, _peer) = pair();
+            assert_eq!(successor.index, place);
+            let ours = Descriptor::new(duplicate).unwrap();
+            theirs.write_all(b"x").unwrap();
+            look();
+            assert!(!successor.spot.is_readable.get());
+            assert_eq!(read(&ours).await.unwrap(), b"x");
+        });
+        ran.unwrap();
+    }
+
+    #[test]
+    fn the_engine_has_its_turns_while_sockets_keep_the_executor_busy() {
+        let fired = run_on_executor(None, async {
+            let fired = Rc::new(Cell::new(false));
+            let fires = Rc::clone(&fired);
+            let timer = glommio::spawn_local(async move {
+                glommio::timer::sleep(Duration::from_millis(5)).await;
+                fires.set(true);
+            });
+            let (ours, mut theirs) = pair();
+            let began = Instant::now();
+            while !fired.get() && began.elapsed() < LONG {
+                // Comes while the executor waits here, not before.
+                let writes = glommio::spawn_local(async move {
+                    glommio::executor().yield_task_queue_now().await;
+                    theirs.write_all(b"x").unwrap();
+                    theirs
+                });
+                read(&ours).await.unwrap();
+                theirs = writes.await;
+            }
+            drop(timer);
+            fired.get()
+        });
+        assert!(fired.unwrap());
+    }
+
+    #[test]
+    fn a_place_is_used_again() {
+        let ran = run_on_executor(None, async {
+            let places: Vec<_> = (0..3).map(|_| pair().0.index).collect();
+            assert_eq!(places, [places[0]; 3]);
+        });
+        ran.unwrap();
+    }
+
+    #[test]
+    fn without_an_executor_there_is_no_descriptor() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        assert!(Descriptor::new(ours.into()).is_err());
     }
 }

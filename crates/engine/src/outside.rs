@@ -165,3 +165,112 @@ pub async fn from_outside<T>(future: impl Future<Output = T>) -> T {
     })
     .await
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use std::sync::Condvar;
+    use std::task::Poll;
+
+    use futures_lite::future;
+
+    use super::*;
+    use crate::run_on_executor;
+
+    /// What another thread brings about.
+    #[derive(Default)]
+    struct Thing {
+        has_come: bool,
+        waker: Option<Waker>,
+    }
+
+    type Shared = Arc<(Mutex<Thing>, Condvar)>;
+
+    async fn comes((thing, is_waited_for): &(Mutex<Thing>, Condvar)) {
+        poll_fn(|cx| {
+            let mut thing = thing.lock().unwrap();
+            thing.waker = Some(cx.waker().clone());
+            is_waited_for.notify_one();
+            if mem::take(&mut thing.has_come) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// Brings it about so many times, each time when it is waited for.
+    fn bring((thing, is_waited_for): &(Mutex<Thing>, Condvar), times: usize) {
+        for _ in 0..times {
+            let thing = thing.lock().unwrap();
+            let mut thing = is_waited_for.wait_while(thing, |thing| thing.waker.is_none()).unwrap();
+            thing.has_come = true;
+            let waker = thing.waker.take().unwrap();
+            drop(thing);
+            waker.wake();
+        }
+    }
+
+    #[test]
+    fn a_task_is_woken_by_another_thread_each_time() {
+        const TIMES: usize = 200;
+        let thing = Shared::default();
+        let brings = Arc::clone(&thing);
+        let bringing = std::thread::spawn(move || bring(&brings, TIMES));
+        let ran = run_on_executor(None, async {
+            for time in 0..TIMES {
+                from_outside(comes(&thing)).await;
+                // As it sleeps, and as it is about to.
+                if time % 20 == 0 {
+                    glommio::timer::sleep(std::time::Duration::from_millis(5)).await;
+                }
+            }
+        });
+        ran.unwrap();
+        bringing.join().unwrap();
+    }
+
+    #[test]
+    fn a_wake_for_a_task_that_waits_no_more_goes_nowhere() {
+        let ran = run_on_executor(None, async {
+            let thing = Shared::default();
+            {
+                let mut waits = pin!(from_outside(comes(&thing)));
+                assert!(future::poll_once(&mut waits).await.is_none());
+                assert_eq!(WAITING.with_borrow(|waiting| waiting.wakers.len()), 1);
+            }
+            assert!(WAITING.with_borrow(|waiting| waiting.wakers.is_empty()));
+            let late = Arc::clone(&thing);
+            std::thread::spawn(move || bring(&late, 1)).join().unwrap();
+            from_outside(comes(&thing)).await;
+        });
+        ran.unwrap();
+    }
+
+    #[test]
+    fn an_executor_that_sleeps_is_rung_for_once_and_one_that_has_mail_does_not_sleep() {
+        let mailbox = Arc::new(Mailbox::new().unwrap());
+        let caller = |number| {
+            let mailbox = Arc::clone(&mailbox);
+            Arc::new(Caller { mailbox, number, has_called: AtomicBool::new(false) })
+        };
+        let (one, other) = (caller(1), caller(2));
+        let rings = || {
+            let mut count = [0; 8];
+            rustix::io::read(mailbox.bell(), &mut count).map_or(0, |_| u64::from_ne_bytes(count))
+        };
+        assert!(mailbox.may_sleep());
+        for _ in 0..3 {
+            one.wake_by_ref();
+            other.wake_by_ref();
+        }
+        assert_eq!((rings(), lock(&mailbox.left).callers.len()), (1, 2));
+        assert!(!mailbox.may_sleep());
+        assert!(mailbox.collect());
+        one.wake_by_ref();
+        assert_eq!((rings(), mailbox.collect(), mailbox.collect()), (0, true, false));
+        assert!(mailbox.may_sleep());
+    }
+
+    #[test]
+    fn without_an_executor_it_is_simply_awaited() {
+        assert_eq!(future::block_on(from_outside(async { 7 })), 7);
+    }
+}

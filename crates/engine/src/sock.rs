@@ -15,14 +15,15 @@ use std::io;
 use std::mem;
 use std::net::{Shutdown, SocketAddr};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
 use futures_lite::future;
-use glommio::net::TcpStream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, acceptfrom_with, recv, send};
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_error;
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, acceptfrom_with, getpeername, recv, send};
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 
 use crate::deadline::Deadline;
@@ -293,12 +294,25 @@ impl Socket {
         self.descriptor.duplicate()
     }
 
-    /// Connects to `address`; `timeout` must not be zero. Fails with [`io::ErrorKind::TimedOut`] when it is over.
-    #[expect(unsafe_code, reason = "glommio's stream gives its descriptor back only as a number")]
+    /// Connects to `address`. Fails with [`io::ErrorKind::TimedOut`] when `timeout` is over.
     pub async fn connect(address: SocketAddr, timeout: Duration) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(address, timeout).await?;
-        // SAFETY: `into_raw_fd` gives up the ownership of an open descriptor.
-        Self::adopt(unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) })
+        let kind = Type::STREAM.nonblocking();
+        let socket = socket2::Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+        set_options(&socket)?;
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => {
+                return Err(error);
+            }
+            Ok(()) | Err(_) => {}
+        }
+        let connecting = Self::with_options(socket.into())?;
+        let connected = poll_fn(|cx| connecting.descriptor.poll_write(cx, is_connected));
+        let too_late = async {
+            Deadline::after(timeout).await;
+            Err(io::ErrorKind::TimedOut.into())
+        };
+        future::or(connected, too_late).await?;
+        Ok(connecting)
     }
 
     /// Waits for bytes from the peer and shows them to `take`, behind those `kept` from before. `take` is called once, may
@@ -424,6 +438,16 @@ fn set_options(socket: &socket2::Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     socket.set_tcp_keepalive(&KEEPALIVE)
+}
+
+/// What has come of a connect; [`Errno::AGAIN`]: nothing yet.
+fn is_connected(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    socket_error(socket)??;
+    match getpeername(socket) {
+        Ok(_) => Ok(()),
+        Err(Errno::NOTCONN) => Err(Errno::AGAIN),
+        Err(error) => Err(error),
+    }
 }
 
 fn address(address: socket2::SockAddr) -> io::Result<SocketAddr> {

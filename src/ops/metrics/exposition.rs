@@ -192,9 +192,11 @@ impl Seen {
         }
         let counters: [OfCore; 5] = [
             ("core_restarts", "Times the core was started again after a panic.", |core| core.core_restarts),
-            ("core_heartbeats", "Times the core has published its figures: four a second.", |core| {
-                core.heartbeats
-            }),
+            (
+                "core_heartbeats",
+                "Quarters of a second that the core has lived through: four a second.",
+                |core| core.heartbeats,
+            ),
             ("core_messages_sent", "Messages sent to other cores.", |core| core.messages_sent),
             ("connections_accepted", "Connections accepted.", |core| core.connections_accepted),
             ("sessions_opened", "Sessions opened.", |core| core.sessions_opened),

@@ -18,7 +18,7 @@ use super::figures::Figures;
 use crate::control::ControlHandle;
 use crate::runtime::mesh::{Delivery, Mesh};
 use crate::runtime::settings::CoreConfig;
-use crate::runtime::tasks::Tasks;
+use crate::runtime::tasks::{Event, Tasks};
 use crate::runtime::trace::Trace;
 use crate::runtime::upgrade::Generations;
 use crate::telemetry::Counters;
@@ -57,6 +57,8 @@ pub(crate) type OwnConfig = Rc<Arc<CoreConfig>>;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(super) drive: Drive,
+    /// The relay has been told something.
+    pub(crate) fed: Event,
     pub(super) conns: Conns,
     pub(crate) dials: Dials,
     pub(super) figures: Figures,
@@ -85,6 +87,7 @@ impl Shared {
         let cores = usize::from(settings.cores);
         Self {
             drive: Drive::new(Relay::new(plan.id, settings, plan.seed, Instant::now())),
+            fed: Event::default(),
             conns: Conns::default(),
             dials: Dials::default(),
             figures: Figures::new(plan.inbox),

@@ -46,13 +46,14 @@ impl Shared {
     pub(crate) async fn close_all(self: &Rc<Self>) {
         self.feed([Input::Shutdown]);
         future::or(self.conns.emptied(), Deadline::after(STOP_TIMEOUT)).await;
-        self.publish();
+        self.publish(1);
     }
 
     /// Adds to the counters what happened since the last time.
-    pub(crate) fn publish(&self) {
+    pub(crate) fn publish(&self, beats: u64) {
         let (stats, bytes_used) = self.with_relay(|relay| (*relay.stats(), relay.bytes_used()));
         let counters = &self.counters;
+        counters.heartbeats.add(beats);
         self.figures.publish(counters, stats);
         self.figures.publish_usage(counters);
         counters.queue_bytes.set(bytes_used as u64);
