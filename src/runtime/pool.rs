@@ -5,10 +5,14 @@
 //! all bytes of a file went through fresh pages, at a fifth of the relay's CPU time.
 //!
 //! Invariants: a thread keeps at most [`SPARE_MAX`] buffers; a buffer is lent to one reader, then shared by references
-//! until the last of them is gone, wherever that is; the next reader never sees another's bytes. What a reference keeps in
-//! memory is at most [`PINNED_FACTOR_MAX`] times what the buffer holds, for queues count by length.
+//! until the last of them is gone, wherever that is; the next reader never sees another's bytes. Queues count by length, so
+//! what a reference keeps in memory is at most [`PINNED_FACTOR_MAX`] times its length, but for [`PINNED_BYTES_FREE`] of each
+//! core: as a rule all of a buffer is written within a turn, and small pieces need not be moved out of it.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
@@ -20,10 +24,14 @@ const SPARE_MAX: usize = 16;
 const SMALL_BYTES: usize = BUFFER_BYTES / PINNED_FACTOR_MAX;
 
 /// Queued bytes are counted by their length; the buffer they point into is at most so many times as long.
-pub(super) const PINNED_FACTOR_MAX: usize = 4;
+const PINNED_FACTOR_MAX: usize = 4;
+/// While no more than this is lent, whatever points into it keeps it.
+const PINNED_BYTES_FREE: usize = 4 << 20;
 
 thread_local! {
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    /// What this thread has lent and has not been given back, by whatever thread.
+    static OUT: Arc<AtomicUsize> = Arc::default();
     static TAKEN: Cell<Taken> = const { Cell::new(Taken { reused: 0, allocated: 0 }) };
 }
 
@@ -56,30 +64,63 @@ pub(super) fn take(room: usize) -> Vec<u8> {
 
 /// Makes a buffer that is filled something to be shared.
 pub(super) fn freeze(mut buffer: Vec<u8>) -> Bytes {
-    let sparse = buffer.capacity() > PINNED_FACTOR_MAX * buffer.len();
-    if buffer.capacity() != BUFFER_BYTES {
-        if sparse {
+    if buffer.is_empty() {
+        return Bytes::new();
+    }
+    if buffer.capacity() > PINNED_FACTOR_MAX * buffer.len() {
+        if buffer.capacity() == BUFFER_BYTES {
+            let copy = buffer.as_slice().to_vec();
+            give(std::mem::replace(&mut buffer, copy));
+        } else {
             buffer.shrink_to_fit();
         }
-        return buffer.into();
     }
     // Given back when it is dropped.
-    let lent = Lent(buffer);
-    if sparse { Bytes::copy_from_slice(&lent.0) } else { Bytes::from_owner(lent) }
+    Bytes::from_owner(Lent::new(buffer))
+}
+
+/// A part of what a buffer holds: by reference, unless it would keep much more in memory than it is counted for.
+pub(super) fn part(bytes: &Bytes, range: Range<usize>) -> Bytes {
+    let wanted = bytes.get(range.clone()).unwrap_or_default();
+    let is_little = wanted.len() * PINNED_FACTOR_MAX < bytes.len();
+    if is_little && OUT.with(|out| out.load(Ordering::Relaxed)) > PINNED_BYTES_FREE {
+        Bytes::copy_from_slice(wanted)
+    } else {
+        bytes.slice(range)
+    }
 }
 
 /// A buffer that returns to the spare ones of the thread where it is dropped.
-struct Lent(Vec<u8>);
+struct Lent {
+    buffer: Vec<u8>,
+    /// Of the thread that has lent it.
+    out: Arc<AtomicUsize>,
+}
+
+impl Lent {
+    fn new(buffer: Vec<u8>) -> Self {
+        let out = OUT.with(Arc::clone);
+        out.fetch_add(buffer.capacity(), Ordering::Relaxed);
+        Self { buffer, out }
+    }
+}
 
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        &self.buffer
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let mut buffer = std::mem::take(&mut self.0);
+        self.out.fetch_sub(self.buffer.capacity(), Ordering::Relaxed);
+        give(std::mem::take(&mut self.buffer));
+    }
+}
+
+/// Keeps a buffer for the next reader of this thread, if it is of that kind and there is room.
+fn give(mut buffer: Vec<u8>) {
+    if buffer.capacity() == BUFFER_BYTES {
         buffer.clear();
         // Fails only while the thread ends.
         let _ = SPARE.try_with(|spare| {
@@ -131,6 +172,21 @@ mod tests {
         });
         assert_eq!(small, [1][..]);
         assert_eq!(spare(), 1);
+    }
+
+    #[test]
+    fn little_keeps_a_buffer_only_while_not_much_is_lent() {
+        let few = freeze(filled(BUFFER_BYTES));
+        let little = part(&few, 0..10);
+        assert_eq!(little.as_ptr(), few.as_ptr(), "by reference");
+        let many: Vec<_> =
+            (0..=PINNED_BYTES_FREE / BUFFER_BYTES).map(|_| freeze(filled(BUFFER_BYTES))).collect();
+        assert_ne!(part(&few, 0..10).as_ptr(), few.as_ptr(), "moved out");
+        assert_eq!(part(&few, 0..SMALL_BYTES).as_ptr(), few.as_ptr(), "enough of it");
+        // They may come back anywhere.
+        assert!(std::thread::spawn(move || drop(many)).join().is_ok());
+        assert_eq!(part(&few, 0..10).as_ptr(), few.as_ptr(), "by reference again");
+        assert_eq!(little, [7; 10][..]);
     }
 
     #[test]

@@ -131,9 +131,12 @@ impl Engine {
     }
 }
 
+/// The share of the CPU of a queue that is to wait for all others, whose share is 1000.
+const LAST: usize = 10;
+
 /// Spawns a task that runs when no other task is due.
 fn spawn_last(task: impl Future<Output = ()> + 'static) -> Option<Task<()>> {
-    let last = glommio::executor().create_task_queue(Shares::Static(1), Latency::NotImportant, "look");
+    let last = glommio::executor().create_task_queue(Shares::Static(LAST), Latency::NotImportant, "look");
     // It was just made.
     glommio::spawn_local_into(task, last).ok()
 }

@@ -53,6 +53,8 @@ pub(crate) struct Looks {
     epoll: OwnedFd,
     spots: RefCell<Spots>,
     events: RefCell<Vec<epoll::Event>>,
+    /// The task that looks waits in the engine.
+    is_asleep: Cell<bool>,
     mailbox: Arc<Mailbox>,
 }
 
@@ -86,7 +88,7 @@ impl Looks {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&epoll, mailbox.bell(), epoll::EventData::new_u64(MAIL), flags)?;
         let events = RefCell::new(Vec::with_capacity(EVENTS_MAX));
-        Ok(Self { epoll, spots: RefCell::default(), events, mailbox })
+        Ok(Self { epoll, spots: RefCell::default(), events, is_asleep: Cell::new(false), mailbox })
     }
 
     /// From here on these are the sockets of the executor of this thread.
@@ -113,12 +115,16 @@ impl Looks {
     pub(crate) async fn go_on(self: Rc<Self>) {
         loop {
             let began = Instant::now();
+            self.is_asleep.set(true);
             self.wait_in_engine().await;
+            self.is_asleep.set(false);
             let had_turn = Instant::now();
             let mut is_dense = had_turn - began < WAIT;
             self.look(&NO_TIME);
             while is_dense {
-                // All that is due runs: this queue has the least share, and the others run until they have no more.
+                // All that is due runs: this queue has the least share, and the others run until they have no more. Twice:
+                // one that the engine has just woken comes a little after the one that was there.
+                glommio::executor().yield_task_queue_now().await;
                 glommio::executor().yield_task_queue_now().await;
                 if turn::is_look_wanted() || had_turn.elapsed() >= STRETCH {
                     break;
@@ -137,9 +143,9 @@ impl Looks {
         debug_assert!(matches!(waited, Ok(_) | Err(Errno::INTR)), "{waited:?}");
         let mut has_woken = self.mailbox.collect();
         for event in events.drain(..) {
-            let spots = self.spots.borrow();
             let index = usize::try_from(event.data.u64()).unwrap_or(usize::MAX);
-            if let Some(Some(spot)) = spots.all.get(index) {
+            let spot = self.spots.borrow().all.get(index).cloned().flatten();
+            if let Some(spot) = spot {
                 spot.happened(event.flags);
                 has_woken = true;
             }
@@ -196,8 +202,11 @@ fn wait(waiting: &RefCell<Option<Waker>>, cx: &Context<'_>) {
 
 /// Looks at the sockets of the executor of this thread, without waiting.
 pub(crate) fn look() {
-    if let Some(looks) = Looks::here() {
-        looks.look(&NO_TIME);
+    let Some(looks) = Looks::here() else { return };
+    looks.look(&NO_TIME);
+    // The ring for what was found may not reach the task that waits in the engine any more: it must be rung for again.
+    while looks.is_asleep.get() && !looks.mailbox.may_sleep() {
+        looks.mailbox.collect();
     }
 }
 

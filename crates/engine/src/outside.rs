@@ -171,6 +171,7 @@ pub async fn from_outside<T>(future: impl Future<Output = T>) -> T {
 mod tests {
     use std::sync::Condvar;
     use std::task::Poll;
+    use std::time::Duration;
 
     use futures_lite::future;
 
@@ -219,11 +220,37 @@ mod tests {
                 from_outside(comes(&thing)).await;
                 // As it sleeps, and as it is about to.
                 if time % 20 == 0 {
-                    glommio::timer::sleep(std::time::Duration::from_millis(5)).await;
+                    glommio::timer::sleep(Duration::from_millis(5)).await;
                 }
             }
         });
         ran.unwrap();
+        bringing.join().unwrap();
+    }
+
+    #[test]
+    fn a_look_in_between_does_not_keep_later_wakes_from_an_executor_that_sleeps() {
+        const TIMES: usize = 20;
+        let thing = Shared::default();
+        let brings = Arc::clone(&thing);
+        let bringing = std::thread::spawn(move || bring(&brings, TIMES));
+        let came = run_on_executor(None, async {
+            let comes = async {
+                for _ in 0..TIMES {
+                    // Long enough for the task that looks to leave the waiting to the engine.
+                    glommio::timer::sleep(Duration::from_millis(5)).await;
+                    crate::look::look();
+                    from_outside(comes(&thing)).await;
+                }
+                true
+            };
+            let late = async {
+                glommio::timer::sleep(Duration::from_secs(120)).await;
+                false
+            };
+            future::or(comes, late).await
+        });
+        assert!(came.unwrap());
         bringing.join().unwrap();
     }
 

@@ -3,11 +3,9 @@
 use std::cell::Cell;
 use std::io;
 use std::mem;
-use std::ops::Range;
 use std::rc::Rc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use engine::deadline::Deadline;
 use futures_lite::future;
 use msrp_tls::TlsError;
@@ -15,7 +13,7 @@ use msrp_tls::TlsError;
 use super::super::core::{Conn, Phase, Shared};
 use super::super::mesh::Received;
 use super::super::migrate::{self, Unplaced};
-use super::super::pool::{self, PINNED_FACTOR_MAX};
+use super::super::pool::{self, part};
 use super::handshake;
 use super::write::CLOSE_TIMEOUT;
 use msrp_proto::parser::{FramePart, ParseError, Parser};
@@ -373,17 +371,6 @@ async fn in_time<T>(until: Option<Instant>, received: impl Future<Output = Optio
             };
             future::or(received, too_late).await
         }
-    }
-}
-
-/// A part of what one read brought: by reference, unless it would keep much more in memory than it
-/// is counted for.
-fn part(bytes: &Bytes, range: Range<usize>) -> Bytes {
-    let wanted = bytes.get(range.clone()).unwrap_or_default();
-    if wanted.len() * PINNED_FACTOR_MAX < bytes.len() {
-        Bytes::copy_from_slice(wanted)
-    } else {
-        bytes.slice(range)
     }
 }
 

@@ -63,7 +63,7 @@ impl Shared {
 
     /// The core is over: what it still counts as open is not.
     pub(crate) fn end(&self, end: &CoreEnd) {
-        self.publish();
+        self.publish(1);
         self.counters.connections_open.sub(self.conns.len() as u64);
         self.figures.end(&self.counters);
         // Sessions whose clients did not close their side in time, or that a panic has cut off.
