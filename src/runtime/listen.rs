@@ -69,6 +69,8 @@ async fn accept(core: &Rc<Shared>, listener: Acceptor, transport: Transport) {
         }
         // After each: what it costs to make room for a newcomer is given back by others' tasks, and they come first.
         future::yield_now().await;
+        // Connections may come faster than they are taken.
+        engine::breathe().await;
     }
 }
 

@@ -224,7 +224,8 @@ pub(crate) struct Descriptor {
 impl Descriptor {
     pub(crate) fn new(descriptor: OwnedFd) -> io::Result<Self> {
         let looks = Looks::here().ok_or_else(|| io::Error::other("there is no executor on this thread"))?;
-        let spot = Rc::new(Spot::default());
+        // There may be something already: tried at once, a connection that is gone does not wait for a look.
+        let spot = Rc::new(Spot { is_readable: Cell::new(true), ..Spot::default() });
         let index = looks.spots.borrow_mut().put(Rc::clone(&spot));
         let new = Self { looks, index, spot, descriptor, has_duplicate: Cell::new(false) };
         epoll::add(&new.looks.epoll, &new.descriptor, new.data(), FLAGS)?;
@@ -394,6 +395,7 @@ mod tests {
             drop(ours);
             let (successor, _peer) = pair();
             assert_eq!(successor.index, place);
+            successor.spot.is_readable.set(false);
             let ours = Descriptor::new(duplicate).unwrap();
             theirs.write_all(b"x").unwrap();
             look();
