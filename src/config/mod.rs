@@ -23,7 +23,7 @@ mod values;
 mod walk;
 
 pub use accounts::{
-    Backend, Columns, MemorySecret, MemoryUser, Mysql, SecretColumns, Server as DatabaseServer, ServerTls,
+    Backend, Columns, Database, MemorySecret, MemoryUser, SecretColumns, Server as DatabaseServer, ServerTls,
     Sqlite,
 };
 pub use certificates::CertifiedPair;

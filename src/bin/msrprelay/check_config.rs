@@ -116,6 +116,9 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
         Backend::Mysql(mysql) => {
             format!("in MySQL, {}, table {}", mysql.server, mysql.columns.table.join("."))
         }
+        Backend::Postgres(postgres) => {
+            format!("in PostgreSQL, {}, table {}", postgres.server, postgres.columns.table.join("."))
+        }
     };
     let listen = |listen: &Listen| match listen.tls {
         true => format!("{} (TLS)", listen.address),
