@@ -12,6 +12,8 @@ use super::plain_relay::{Account, PlainRelay};
 use testkit_net::bounded;
 use testkit_net::endpoint::Endpoint;
 use testkit_net::mariadb::MariaDb;
+use testkit_net::postgres::Postgres;
+use testkit_net::sql::SqlServer;
 use testkit_net::subscribers::{Database, Proxy};
 
 /// How many authenticate at the same time, and for how long.
@@ -37,12 +39,17 @@ fn figures_of_each_backend_at_64_clients() {
         }
         measure("sqlite", &format!("backend: sqlite, sqlite: {{path: '{}'}}", path.display()));
 
-        let server = MariaDb::start(&["--innodb-buffer-pool-size=256M"]);
-        let site = Database::new(&server, Proxy::OpenSips);
-        site.add_many(100_000);
-        measure("mysql, 100,000 subscribers", &site.keys(""));
-        measure("mysql, remembered", &(site.keys("") + ", cache: 1h"));
+        measure_database::<MariaDb>();
+        measure_database::<Postgres>();
     });
+}
+
+fn measure_database<S: SqlServer>() {
+    let server = S::start_large();
+    let site = Database::<S>::new(&server, Proxy::OpenSips);
+    site.add_many(100_000);
+    measure(&format!("{}, 100,000 subscribers", S::BACKEND), &site.keys(""));
+    measure(&format!("{}, remembered", S::BACKEND), &(site.keys("") + ", cache: 1h"));
 }
 
 /// What the thread of a data core is in, looked at a thousand times a second while every look-up hangs.
@@ -50,12 +57,12 @@ fn figures_of_each_backend_at_64_clients() {
 #[ignore = "prints figures; takes the whole machine"]
 fn figures_of_what_a_data_core_waits_in() {
     bounded(|| {
-        let server = MariaDb::start(&[]);
+        let server = MariaDb::start();
         let site = Database::new(&server, Proxy::OpenSips);
         site.add_many(CLIENTS);
         let relay = PlainRelay::start(&site.keys_as_they_are(""));
         assert_eq!(relay.status("user1", "secret of user1"), 200);
-        let lock = server.lock(&format!("{}.subscriber", site.name));
+        let lock = site.lock();
         let began = Instant::now();
         let refused = AtomicUsize::new(0);
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();

@@ -11,6 +11,7 @@ use testkit_net::bounded;
 use testkit_net::endpoint::Endpoint;
 use testkit_net::mariadb::MariaDb;
 use testkit_net::process::{Process, relay_binary};
+use testkit_net::sql::SqlServer as _;
 use testkit_net::subscribers::{Database, Proxy};
 
 /// A relay's process with a config that changes.
@@ -58,7 +59,7 @@ fn memory(user: &str, password: &str) -> String {
 fn sighup_exchanges_the_accounts_and_leaves_sessions_alone() {
     bounded(|| {
         let server = MariaDb::shared();
-        let site = Database::new(&server, Proxy::OpenSips);
+        let site = Database::<MariaDb>::new(&server, Proxy::OpenSips);
         site.add("carol", DOMAIN, "painter");
         let relay = Reloaded::start(&memory("alice", "wonderland"));
         let mut one = log_in(relay.address(), "alice", "wonderland");
