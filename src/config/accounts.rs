@@ -415,14 +415,14 @@ impl RawDatabase {
 /// What deserves the operator's attention about the chosen backend.
 pub(super) fn warn(
     backend: &Backend,
-    users_written: usize,
+    (users_written, shared_secrets): (usize, usize),
     lookup_timeout: Duration,
     origin: &str,
     warnings: &mut Vec<String>,
 ) {
-    let mut holds_secrets = users_written > 0;
+    let mut holds_secrets = users_written + shared_secrets > 0;
     match backend {
-        Backend::Memory(users) if users.is_empty() => {
+        Backend::Memory(users) if users.is_empty() && shared_secrets == 0 => {
             warnings.push("auth.memory.users: is empty, so nobody can authenticate: add a user".to_owned())
         }
         Backend::Memory(_) => {}

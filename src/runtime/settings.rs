@@ -10,6 +10,7 @@ use msrp_tls::{Identity, Roots, TlsSetup, Trust};
 
 use super::error::StartError;
 use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy, UnprovenRelays};
+use crate::control::SharedSecrets;
 use crate::telemetry::Records;
 use msrp_relay_core::{ChunkBounds, Expires, Settings};
 
@@ -22,6 +23,7 @@ pub(crate) struct CoreConfig {
     pub(crate) outbound: Outbound,
     pub(crate) tls: TlsSetup,
     pub(crate) log_failures: bool,
+    pub(crate) shared_secrets: SharedSecrets,
     /// Where accounting records go.
     pub(crate) records: Records,
 }
@@ -31,6 +33,7 @@ impl CoreConfig {
     pub(super) fn new(config: Config, listens: &[(u16, bool)], tls: TlsSetup, records: Records) -> Arc<Self> {
         Arc::new(Self {
             relay: settings(&config, listens),
+            shared_secrets: SharedSecrets::new(&config.auth.shared_secrets),
             limits: config.limits,
             outbound: config.outbound,
             tls,
@@ -77,6 +80,7 @@ fn settings(config: &Config, listens: &[(u16, bool)]) -> Settings {
         ports: listens.iter().map(|(port, _)| *port).collect(),
         cores: u16::try_from(config.cores.len()).unwrap_or(u16::MAX),
         algorithms: config.auth.algorithms.clone(),
+        timed_names: SharedSecrets::names(&config.auth.shared_secrets),
         challenge_lifetime: config.auth.challenge_lifetime,
         max_attempts: config.auth.max_attempts,
         insecure_plain: config.auth.insecure_plain,

@@ -7,7 +7,7 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use msrp_proto::digest::{Algorithm, Ha1};
+use msrp_proto::digest::{Algorithm, Ha1, TimedNames};
 use msrp_proto::parser::{FramePart, Parser, ParserLimits};
 use msrp_relay_core::{
     ChunkBounds, CloseReason, CoreId, Effect, Event, Expires, Input, Limit, Limits, LookUpAnswer,
@@ -135,6 +135,7 @@ pub fn settings(cores: usize) -> Settings {
         relays_must_prove: false,
         tls_port: Some(PORT),
         dial_plain: true,
+        timed_names: TimedNames::None,
         chunk_bounds: ChunkBounds::default(),
         limits: Limits::default(),
     }

@@ -1,7 +1,7 @@
-//! Asking the control plane for an account.
+//! What proves the user that an AUTH names: a shared secret, here and at once, or the control plane's accounts.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::shared::Shared;
 use crate::control::{Answer, Secret, WhyUnavailable};
@@ -11,6 +11,10 @@ use msrp_relay_core::{Input, Limit, LookUpAnswer, LookUpTicket, Who};
 
 impl Shared {
     pub(super) async fn look_up(self: &Rc<Self>, ticket: LookUpTicket, who: Who, attempt: Attempt) {
+        if let Some(proven) = self.config().shared_secrets.judge(&attempt, SystemTime::now()) {
+            let answer = proven.map_or(LookUpAnswer::Unknown, LookUpAnswer::Found);
+            return self.feed([Input::LookedUp { ticket, answer }]);
+        }
         let asked = Instant::now();
         let found = self.control.look_up(who, attempt.clone()).await;
         self.counters.looked_up(end_of(&found), asked.elapsed());

@@ -109,14 +109,15 @@ impl Peers {
         core.stats.auth_failed += 1;
         let source = peer.origin.source().filter(|_| !through_relay);
         let culprit = peer.me;
+        let names = core.settings.timed_names;
         let Some(auth) = peer.applicants.of(request) else {
             return;
         };
         auth.failures += 1;
         let too_many = auth.failures >= core.settings.max_attempts;
         // For the user that was named, whether or not there is one: who exists must not show (norm S9).
-        auth.tried = named.map(|a| beginning(&a.username));
-        let user = named.map(|a| UserKey::new(&a.username, &a.realm));
+        auth.tried = named.map(|a| beginning(names.user_of(&a.username)));
+        let user = named.map(|a| UserKey::new(names.user_of(&a.username), &a.realm));
         let blamed = [source.map(Who::Address), user.map(Who::User)];
         for who in blamed.into_iter().flatten() {
             core.tally(who, Tally::Failed { offence: request.offence(), culprit });

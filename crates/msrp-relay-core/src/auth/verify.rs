@@ -150,7 +150,8 @@ fn judge(
     }
     // A client with a session is not locked out by others who guess at the password.
     let source = peer.origin.source().filter(|_| !request.is_through_relay());
-    let user = UserKey::new(&authorization.username, &authorization.realm);
+    let named = core.settings.timed_names.user_of(&authorization.username);
+    let user = UserKey::new(named, &authorization.realm);
     let suspects = [source.map(Who::Address), Some(Who::User(user))];
     let is_banned = |who: &Who| core.bans.is_banned(*who, request.offence(), core.now);
     if own.is_empty() && suspects.iter().flatten().any(is_banned) {
@@ -254,7 +255,8 @@ fn verify(waiting: &Waiting, answer: LookUpAnswer, settings: &Settings) -> Resul
         }
     };
     let verified = check(authorization, &ha1, "AUTH", waiting.request.to())
-        .ok_or(Refusal::Wrong("unknown user or wrong password"))?;
+        .ok_or(Refusal::Wrong("unknown user or wrong password"))?
+        .of_user(settings.timed_names);
     if waiting.stale {
         return Ok(Outcome::Stale);
     }

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::mem;
 
 use super::{Core, DOMAIN, HOST, PORT, World};
-use msrp_proto::digest::Algorithm;
+use msrp_proto::digest::{Algorithm, TimedNames};
 use msrp_relay_core::{ChunkBounds, Expires, Input, Limits, Relay, Settings};
 
 /// A relay's settings, chosen by two bytes.
@@ -32,6 +32,7 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
         relays_must_prove: false,
         tls_port: Some(PORT),
         dial_plain: !is_set(6),
+        timed_names: TimedNames::None,
         chunk_bounds: if limits / 27 % 3 == 1 { chunk_bounds() } else { ChunkBounds::default() },
         limits: Limits {
             queue_bytes_high: 54 << 10,

@@ -1,0 +1,140 @@
+//! Credentials that expire by themselves: made from a secret that the relay shares with a web back end, as TURN servers and
+//! Kamailio's `auth_ephemeral` do it.
+//!
+//! The user name is `EXPIRY:user`, the expiry in Unix seconds; the password is base64(HMAC(secret, user name)). No account is
+//! looked up, so a core judges them by itself.
+//!
+//! Invariants: a name of that shape is judged here and nowhere else, whether it is good or not; what has expired costs the
+//! same work as what has not, and as a wrong password; no secret and no password is ever printed by `Debug`.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::config::{SecretAlgorithm, SharedSecret};
+use msrp_proto::digest::{Attempt, Ha1, TimedName, TimedNames};
+
+/// How much the clock of who makes credentials may be ahead.
+const CLOCK_GRACE: Duration = Duration::from_secs(60);
+
+/// The list of the config, ready for use.
+#[derive(Debug, Default)]
+pub struct SharedSecrets {
+    names: TimedNames,
+    secrets: Vec<Secret>,
+}
+
+struct Secret {
+    key: hmac::Key,
+    ttl_max: Duration,
+    without_user: bool,
+}
+
+/// What a client logs in with.
+pub struct Credential {
+    /// `EXPIRY:user`.
+    pub username: String,
+    /// What proves it, until then.
+    pub password: String,
+    /// Unix seconds.
+    pub expires: u64,
+}
+
+/// Why there is no credential.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SignError {
+    /// The config has no secret.
+    #[error("there is no secret to sign with: add one to auth.shared_secrets")]
+    NoSecret,
+    /// It would be refused.
+    #[error("longer than auth.shared_secrets[0].ttl_max ({0:?}) allows")]
+    TooLong(Duration),
+}
+
+impl SharedSecrets {
+    /// As the config has them; the first one signs.
+    #[must_use]
+    pub fn new(settings: &[SharedSecret]) -> Self {
+        let secret = |settings: &SharedSecret| {
+            let algorithm = match settings.algorithm {
+                SecretAlgorithm::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+                SecretAlgorithm::Sha256 => hmac::HMAC_SHA256,
+            };
+            Secret {
+                key: hmac::Key::new(algorithm, settings.secret.as_bytes()),
+                ttl_max: settings.ttl_max,
+                without_user: settings.without_user,
+            }
+        };
+        Self { names: Self::names(settings), secrets: settings.iter().map(secret).collect() }
+    }
+
+    /// Which names are judged by these secrets, and reach no backend.
+    #[must_use]
+    pub fn names(settings: &[SharedSecret]) -> TimedNames {
+        match settings {
+            [] => TimedNames::None,
+            _ if settings.iter().any(|secret| secret.without_user) => TimedNames::Bare,
+            _ => TimedNames::WithColon,
+        }
+    }
+
+    /// `None`: the name is none of ours. Otherwise what the client has proven to know, if that is good now.
+    #[must_use]
+    pub fn judge(&self, attempt: &Attempt, now: SystemTime) -> Option<Option<Ha1>> {
+        let name = self.names.parse(attempt.user())?;
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut proven = None;
+        for secret in &self.secrets {
+            let password = secret.password(attempt.user());
+            let ha1 = Ha1::new(attempt.algorithm(), attempt.user(), attempt.realm(), &password);
+            // Both, whatever the first says: expired or never right, it takes as long.
+            if attempt.proves(&ha1) & secret.admits(name, now) {
+                proven = Some(ha1);
+            }
+        }
+        Some(proven)
+    }
+
+    /// A credential that is good for so long, by the first secret.
+    ///
+    /// # Errors
+    /// If there is no secret, or that one allows no credential of such a length.
+    pub fn sign(&self, user: &str, ttl: Duration, now: SystemTime) -> Result<Credential, SignError> {
+        let secret = self.secrets.first().ok_or(SignError::NoSecret)?;
+        if ttl > secret.ttl_max {
+            return Err(SignError::TooLong(secret.ttl_max));
+        }
+        let expires = (now.duration_since(UNIX_EPOCH).unwrap_or_default() + ttl).as_secs();
+        let username = format!("{expires}:{user}");
+        let password = secret.password(&username);
+        Ok(Credential { username, password, expires })
+    }
+}
+
+impl Secret {
+    fn password(&self, username: &str) -> String {
+        STANDARD.encode(hmac::sign(&self.key, username.as_bytes()))
+    }
+
+    fn admits(&self, name: TimedName<'_>, now: Duration) -> bool {
+        let latest = (now + self.ttl_max + CLOCK_GRACE).as_secs();
+        let is_good_now = now.as_secs() < name.expires && name.expires <= latest;
+        is_good_now && (self.without_user || !name.user.is_empty())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential").field("username", &self.username).finish_non_exhaustive()
+    }
+}
