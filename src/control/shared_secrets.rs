@@ -138,3 +138,64 @@ impl fmt::Debug for Credential {
         f.debug_struct("Credential").field("username", &self.username).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+    fn secret(algorithm: SecretAlgorithm) -> SharedSecret {
+        let ttl_max = Duration::from_secs(3600);
+        SharedSecret { secret: SECRET.to_owned(), algorithm, ttl_max, without_user: false }
+    }
+
+    fn password(algorithm: SecretAlgorithm, name: &str) -> String {
+        SharedSecrets::new(&[secret(algorithm)]).secrets.first().unwrap().password(name)
+    }
+
+    // Made by `printf %s NAME | openssl dgst -binary -sha1 -hmac SECRET | base64`, and taken by the auth_ephemeral of
+    // Kamailio 5.6.3, as scripts/interop-credentials.sh shows.
+    #[test]
+    fn passwords_are_those_of_other_implementations() {
+        for (algorithm, name, expected) in [
+            (SecretAlgorithm::Sha1, "1764400000:alice", "Q7+6XwwR4G0SpcsIzgRHs9waVZk="),
+            (SecretAlgorithm::Sha256, "1764400000:alice", "Tp+yxTlh4cFj0O1XBnx6rCk/Bs+/3Xp5KCz0mZjQtE4="),
+            (SecretAlgorithm::Sha1, "4102444800:bob", "mMDTi3tAR8fyPeRthMS3WmcIyyA="),
+            (SecretAlgorithm::Sha256, "4102444800:bob", "7Lbhz5u+etWqTKo3MNEmdhpM5GLtFzU79LC8FB/1Q4Q="),
+            (SecretAlgorithm::Sha1, "4102444800", "Qu8E0spPS1v7zZptAQc/SB8LEN8="),
+            (SecretAlgorithm::Sha256, "4102444800", "5zcIwf2iEUqZLloBT5xyFkjDDFbMgzqJg4chkwK0xIQ="),
+        ] {
+            assert_eq!(password(algorithm, name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn credential_is_good_from_now_until_its_expiry_and_no_longer_than_allowed() {
+        let secrets = SharedSecrets::new(&[secret(SecretAlgorithm::Sha1)]);
+        let secret = secrets.secrets.first().unwrap();
+        let now = Duration::from_secs(1_764_400_000);
+        let admits = |expires: u64, user| secret.admits(TimedName { expires, user }, now);
+        let now = now.as_secs();
+        for (expires, good) in [
+            (now - 1, false),
+            (now, false),
+            (now + 1, true),
+            (now + 3660, true),
+            (now + 3661, false),
+            (u64::MAX, false),
+        ] {
+            assert_eq!(admits(expires, "alice"), good, "{expires}");
+            assert!(!admits(expires, ""));
+        }
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let secrets = SharedSecrets::new(&[secret(SecretAlgorithm::Sha1)]);
+        let made = secrets.sign("alice", Duration::from_secs(60), SystemTime::now()).unwrap();
+        let shown = format!("{secrets:?} {made:?} {:?}", secret(SecretAlgorithm::Sha1));
+        assert!(!shown.contains(SECRET) && !shown.contains(&made.password), "{shown}");
+    }
+}

@@ -26,5 +26,6 @@ mod figures;
 mod outages;
 mod plain_relay;
 mod reload;
+mod shared_secrets;
 mod sqlite;
 mod subscribers;
