@@ -95,7 +95,10 @@ fn what_the_sample_offers_in_comments_is_accepted() {
     let uncommented: Vec<_> = SAMPLE
         .lines()
         .filter(|line| {
-            !line.contains("users: []") && !line.contains("relay.crt") && !line.contains("relay.key")
+            !line.contains("users: []")
+                && !line.contains("shared_secrets: []")
+                && !line.contains("relay.crt")
+                && !line.contains("relay.key")
         })
         .map(|line| match line.trim_start().strip_prefix('#') {
             Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || rest.starts_with("  - {")) => {
@@ -108,6 +111,7 @@ fn what_the_sample_offers_in_comments_is_accepted() {
     let config = place.load(&text).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
     assert_eq!(config.tls.certificates.len(), 2);
     assert_eq!(users(&config).len(), 2);
+    assert_eq!(config.auth.shared_secrets.len(), 1);
     assert_eq!(config.realm.as_deref(), Some("example.com"));
     assert_eq!(config.metrics.map(|metrics| metrics.address.port()), Some(9285));
 }
@@ -394,7 +398,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("cores: [65000]", "cores[0]: CPU 65000 is not open to this process, "),
     ("cores: [one]", "cores: is neither: "),
     // Accounts
-    ("auth: {backend: ldap}", "auth.backend: \"ldap\" is not known here: write memory or sqlite or mysql"),
+    (
+        "auth: {backend: ldap}",
+        "auth.backend: \"ldap\" is not known here: write memory or sqlite or mysql or postgres",
+    ),
     ("auth: {backend: mysql}", "auth.mysql.url: is missing, but auth.backend is mysql: "),
     ("auth: {mysql: {url: x}}", "auth.mysql.url: is not the URL of a database: "),
     ("auth: {mysql: {url: 'mysql://u:p@h'}}", "auth.mysql.url: names no database: "),
@@ -434,6 +441,73 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("auth: {mysql: {connections_max: 0}}", "auth.mysql.connections_max: 0 is below 1: write 1 to 256"),
     ("auth: {mysql: {query_timeout: 10ms}}", "auth.mysql.query_timeout: 10ms is below 100ms: "),
+    (
+        "auth: {backend: postgres}",
+        "auth.postgres.url: is missing, but auth.backend is postgres: write it as postgres://",
+    ),
+    ("auth: {postgres: {url: x}}", "auth.postgres.url: is not the URL of a database: "),
+    ("auth: {postgres: {url: 'mysql://u:p@h/d'}}", "auth.postgres.url: is not the URL of a database: "),
+    ("auth: {postgres: {url: 'postgres://u:p@h'}}", "auth.postgres.url: names no database: "),
+    ("auth: {postgres: {url: 'postgres://h/d'}}", "auth.postgres.url: names no user: "),
+    ("auth: {postgres: {url: 'postgres://u:p@/d'}}", "auth.postgres.url: names no host: "),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h/d?sslrootcert=x'}}",
+        "auth.postgres.url: has an option that is not known here: write sslmode, ",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h/d?sslmode=prefer'}}",
+        "auth.postgres.url: would go on in clear if the server has no TLS: write sslmode=verify-full, or disable",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h/d?sslmode=full'}}",
+        "auth.postgres.url: has an sslmode that is not known here: write disable, require, verify-ca or verify-full",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h/d?host=/s&sslmode=require'}}",
+        "auth.postgres.url: has a socket of this machine, which knows no TLS: ",
+    ),
+    (
+        "auth: {backend: postgres, postgres: {url: 'postgres://u:p@h/d', ca: relay.crt}}",
+        "auth.postgres.ca: does nothing without TLS: write ?sslmode=verify-full behind auth.postgres.url",
+    ),
+    (
+        "auth: {backend: postgres, postgres: {url: 'postgres://u:p@h/d?sslmode=require', ca: relay.crt}}",
+        "auth.postgres.ca: does nothing with sslmode=require: write ?sslmode=verify-full behind auth.postgres.url",
+    ),
+    (
+        "auth: {backend: postgres, algorithms: [sha-256], postgres: {url: 'postgres://u:p@h/d'}}",
+        "auth.postgres.ha1_sha256_column: is missing, but auth.algorithms offers sha-256: ",
+    ),
+    (
+        "auth: {postgres: {connections_max: 257}}",
+        "auth.postgres.connections_max: 257 is above 256: write 1 to 256",
+    ),
+    (
+        "auth: {shared_secrets: [{}]}",
+        "auth.shared_secrets[0].secret: is missing: write what `openssl rand -hex 32` prints",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: short}]}",
+        "auth.shared_secrets[0].secret: has 5 bytes: write 16 to 1024, ",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: 0123456789abcdefg, algorithm: md5}]}",
+        "auth.shared_secrets[0].algorithm: \"md5\" is not known here: write sha-1 or sha-256",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: 0123456789abcdefg, ttl_max: 31d}]}",
+        "auth.shared_secrets[0].ttl_max: 31d is above 30d: write 1m to 30d",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: 0123456789abcdefg}, {secret: 0123456789abcdefg}]}",
+        "auth.shared_secrets[1].secret: is there twice: remove one",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: 0123456789abcdef1}, {secret: 0123456789abcdef2}, {secret: 0123456789abcdef3}, \
+         {secret: 0123456789abcdef4}, {secret: 0123456789abcdef5}, {secret: 0123456789abcdef6}, \
+         {secret: 0123456789abcdef7}, {secret: 0123456789abcdef8}, {secret: 0123456789abcdef9}]}",
+        "auth.shared_secrets: has 9 entries, 8 at most: remove old ones",
+    ),
     ("auth: {cache: 2h}", "auth.cache: 2h is above 1h: write 1s to 1h"),
     ("auth: {cache: never}", "auth.cache: \"never\" is not a length of time: "),
     ("auth: {cache_entries_max: 1}", "auth.cache_entries_max: 1 is below 16: write 16 to 1048576"),
@@ -905,6 +979,34 @@ fn no_part_of_a_database_url_is_ever_repeated() {
         let told = problems.concat();
         assert!(!told.contains("S3cr") && !told.contains("relay"), "{told}");
     }
+    for url in [
+        "postgres://relay:S3cr?et@db.example.com/opensips",
+        "postgres://relay:S3cr#et@db.example.com/opensips",
+        "postgres://relay:S3cr/et@db.example.com/opensips",
+        "postgres://relay:S3cr:et@db.example.com/opensips",
+        "postgres://relay:S3cr@et@db.example.com/opensips",
+        "postgres://relay:S3cr?sslmode=S3cret@db.example.com/opensips",
+        "postgres:S3cret",
+        "S3cret",
+        "postgres://relay:S3cret@db.example.com:S3cret/opensips",
+        "postgres://relay:S3cret@db.example.com/opensips?sslmode=S3cret",
+        "postgres://relay:S3cret@db.example.com/opensips?password=S3cret",
+        "mysql://relay:S3cret@db.example.com/opensips",
+    ] {
+        let problems =
+            place.refuse(&format!("{TLS}\nauth: {{backend: postgres, postgres: {{url: '{url}'}}}}"));
+        assert!(problems.iter().all(|problem| problem.starts_with("auth.postgres.url: ")), "{problems:?}");
+        let told = problems.concat();
+        assert!(!told.contains("S3cr") && !told.contains("relay"), "{told}");
+    }
+    let accepted = place.accept(
+        "auth: {backend: postgres, postgres: {url: 'postgresql://relay:S3%40%3A%2Fcret@db.example.com/opensips?sslmode=verify-full'}}",
+    );
+    let Backend::Postgres(postgres) = &accepted.auth.backend else { panic!("{accepted:?}") };
+    assert_eq!(postgres.server.password.as_deref(), Some("S3@:/cret"));
+    assert_eq!(postgres.server.to_string(), "opensips at db.example.com:5432");
+    assert!(!format!("{accepted:#?}").contains("S3"));
+    assert!(accepted.warnings.is_empty(), "{:?}", accepted.warnings);
     let accepted = place.accept(
         "auth: {backend: mysql, mysql: {url: 'mysql://relay:S3%40%3A%2Fcret@db.example.com/opensips?require_ssl=true'}}",
     );
@@ -919,8 +1021,9 @@ fn no_part_of_a_database_url_is_ever_repeated() {
 fn what_crosses_the_network_in_clear_is_warned_of() {
     let place = Place::new();
     let warned = |url: &str| {
-        let config = place.accept(&format!("auth: {{backend: mysql, mysql: {{url: '{url}'}}}}"));
-        config.warnings.iter().any(|warning| warning.starts_with("auth.mysql.url: "))
+        let (backend, _) = url.split_once(':').unwrap();
+        let config = place.accept(&format!("auth: {{backend: {backend}, {backend}: {{url: '{url}'}}}}"));
+        config.warnings.iter().any(|warning| warning.starts_with(&format!("auth.{backend}.url: ")))
     };
     for safe in [
         "mysql://u:p@localhost/d",
@@ -928,11 +1031,20 @@ fn what_crosses_the_network_in_clear_is_warned_of() {
         "mysql://u:p@[::1]/d",
         "mysql://u:p@db.example.com/d?socket=/run/mysqld.sock",
         "mysql://u:p@db.example.com/d?require_ssl=true",
+        "postgres://u:p@localhost/d",
+        "postgres://u:p@[::1]/d",
+        "postgres://u@db.example.com/d?host=/run/postgresql",
+        "postgres://u@%2Frun%2Fpostgresql/d",
+        "postgres://u:p@db.example.com/d?sslmode=verify-full",
+        "postgres://u:p@db.example.com/d?sslmode=verify-ca",
     ] {
         assert!(!warned(safe), "{safe}");
     }
     assert!(warned("mysql://u:p@db.example.com/d"));
     assert!(warned("mysql://u:p@db.example.com/d?require_ssl=true&verify_ca=false"));
+    assert!(warned("postgres://u:p@db.example.com/d"));
+    assert!(warned("postgres://u:p@db.example.com/d?sslmode=disable"));
+    assert!(warned("postgres://u:p@db.example.com/d?sslmode=require"));
 }
 
 #[test]

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use msrprelay::config::{SecretAlgorithm, SharedSecret};
+use msrprelay::control::SharedSecrets;
 
 use super::plain_relay::{Account, PlainRelay};
 use testkit_net::bounded;
@@ -39,6 +42,20 @@ fn figures_of_each_backend_at_64_clients() {
         }
         measure("sqlite", &format!("backend: sqlite, sqlite: {{path: '{}'}}", path.display()));
 
+        let secret = "0123456789abcdef0123456789abcdef";
+        let keys = format!("shared_secrets: [{{secret: '{secret}'}}]");
+        let ttl_max = Duration::from_secs(86_400);
+        let settings = SharedSecret {
+            secret: secret.to_owned(),
+            algorithm: SecretAlgorithm::Sha1,
+            ttl_max,
+            without_user: false,
+        };
+        let secrets = SharedSecrets::new(&[settings]);
+        measure_with("shared secret", &keys, &|user| {
+            let made = secrets.sign(user, Duration::from_secs(3600), SystemTime::now()).unwrap();
+            (made.username, made.password)
+        });
         measure_database::<MariaDb>();
         measure_database::<Postgres>();
     });
@@ -93,6 +110,11 @@ fn figures_of_what_a_data_core_waits_in() {
 }
 
 fn measure(what: &str, accounts: &str) {
+    measure_with(what, accounts, &|user| (user.to_owned(), format!("secret of {user}")));
+}
+
+/// `login` says what name and password a user logs in with.
+fn measure_with(what: &str, accounts: &str, login: &(dyn Fn(&str) -> (String, String) + Sync)) {
     let relay = PlainRelay::start(accounts);
     let done = AtomicUsize::new(0);
     let before = threads();
@@ -101,7 +123,8 @@ fn measure(what: &str, accounts: &str) {
         let (relay, done) = (&relay, &done);
         for n in 1..=CLIENTS {
             scope.spawn(move || {
-                let (user, password) = (format!("user{n}"), format!("secret of user{n}"));
+                let user = format!("user{n}");
+                let (name, password) = login(&user);
                 let mut connection = Endpoint::plain(relay.address, &user);
                 let mut uses = 0;
                 while began.elapsed() < TIME {
@@ -110,7 +133,7 @@ fn measure(what: &str, accounts: &str) {
                         connection = Endpoint::plain(relay.address, &user);
                         uses = 0;
                     }
-                    let answer = Account::of(&user, &password).attempt(&mut connection, relay.address.port());
+                    let answer = Account::of(&name, &password).attempt(&mut connection, relay.address.port());
                     assert_eq!(answer.status(), Some(200), "{answer:?}");
                     uses += 1;
                     done.fetch_add(1, Ordering::Relaxed);

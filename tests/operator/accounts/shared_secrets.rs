@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -53,6 +53,17 @@ fn by_openssl(hash: &str, secret: &str, name: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+/// A client of that name with a session.
+#[track_caller]
+fn client(address: SocketAddr, name: &str, credential: &Credential) -> Endpoint {
+    let mut endpoint = Endpoint::plain(address, name);
+    let account = Account::of(&credential.username, &credential.password);
+    let answer = account.attempt(&mut endpoint, address.port());
+    assert_eq!(answer.status(), Some(200), "{answer:?}");
+    endpoint.relay = Some(answer.required("Use-Path"));
+    endpoint
+}
+
 #[track_caller]
 fn status(relay: &PlainRelay, credential: &Credential) -> u16 {
     relay.status(&credential.username, &credential.password)
@@ -63,8 +74,8 @@ fn credential_opens_a_session_while_no_account_can_be_looked_up() {
     bounded(|| {
         let relay = PlainRelay::start(&keys());
         let (alice, bob) = (of("alice"), of("bob"));
-        let mut from = relay.client(&alice.username, &alice.password);
-        let mut to = relay.client(&bob.username, &bob.password);
+        let mut from = client(relay.address, "alice", &alice);
+        let mut to = client(relay.address, "bob", &bob);
         from.chat(&mut to, b"Hello");
         // What is wrong with it is a verdict, not an outage: no backend was asked.
         assert_eq!(relay.status(&alice.username, "wrong"), 401);
@@ -129,8 +140,8 @@ fn session_outlives_its_credential_and_is_renewed_by_a_fresh_one_of_the_same_use
         let relay = PlainRelay::start(&keys());
         let short = signed(SECRET, SecretAlgorithm::Sha1, "alice", 3);
         let bob = of("bob");
-        let mut alice = relay.client(&short.username, &short.password);
-        let mut bob_there = relay.client(&bob.username, &bob.password);
+        let mut alice = client(relay.address, "alice", &short);
+        let mut bob_there = client(relay.address, "bob", &bob);
         until("the credential to expire", || (now() >= short.expires).then_some(()));
         alice.chat(&mut bob_there, b"still here");
         let uri = alice.relay.clone().unwrap();
@@ -160,7 +171,7 @@ fn failures_and_sessions_are_counted_for_the_part_behind_the_colon() {
         let relay = PlainRelay::with(&keys(), "limits: {sessions_per_user_max: 1}");
         let [first, second] = [600, 1200].map(|ttl| signed(SECRET, SecretAlgorithm::Sha1, "alice", ttl));
         assert_ne!(first.username, second.username);
-        let _there = relay.client(&first.username, &first.password);
+        let _there = client(relay.address, "alice", &first);
         assert_eq!(status(&relay, &second), 403);
         assert_eq!(status(&relay, &bob), 200);
     });
@@ -278,7 +289,7 @@ fn accounting_and_log_name_the_user_behind_the_colon() {
         fs::write(place.path().join("config.yaml"), config(&keys(), more)).unwrap();
         let relay = Process::start(relay_binary(), place.path());
         let made = of("alice");
-        drop(super::plain_relay::log_in(relay.addresses[0], &made.username, &made.password));
+        drop(client(relay.addresses[0], "alice", &made));
         let record = until("the record", || {
             let text = fs::read_to_string(place.path().join("sessions.json")).unwrap_or_default();
             text.ends_with('\n').then(|| serde_json::from_str::<Value>(&text).unwrap())
