@@ -65,8 +65,10 @@ in_postgres() {
     local as own server_password
     make_database
     # Its owner comes in by the socket, whose directory is its own; the relay by SCRAM.
+    (umask 077 && echo "$server_password" > "$database/password")
+    chown --reference="$database" "$database/password"
     logged "$scratch/database.log" "no database" \
-        "${as[@]}" -- initdb -D "$database/data" -U postgres -A scram-sha-256 --pwfile=/dev/stdin --no-sync <<< "$server_password"
+        "${as[@]}" -- initdb -D "$database/data" -U postgres -A scram-sha-256 --pwfile="$database/password" --no-sync
     start "$scratch/database.log" \
         "${as[@]}" -- postgres -D "$database/data" -k "$database" -c listen_addresses= -c fsync=off
     export PGPASSWORD=$server_password

@@ -1,6 +1,6 @@
 //! How fast each backend is. No test: it prints figures, and needs the machine for itself.
 //!
-//! `cargo test --release --test operator -- --ignored --nocapture --test-threads 1 accounts::figures`
+//! `cargo test --profile demo --test operator -- --ignored --nocapture --test-threads 1 accounts::figures`
 
 use std::collections::BTreeMap;
 use std::fs;
