@@ -91,7 +91,7 @@ impl Core {
         if to == self.me {
             self.inbox.push_back(message);
         } else if !self.cores.has_ended(to) {
-            self.stats.parcels += 1;
+            self.stats.messages_sent += 1;
             self.effects.parcel(to, message);
         }
     }

@@ -11,7 +11,7 @@
 //! # How it is built
 //! Three tables, each with its handlers: `peers`, the connections; `sessions`; `quota`, what this core counts for all.
 //! A handler touches its own table and the context, `core`. What another table must do is a [`Message`] to a session, a
-//! connection or a core: on one core through the inbox, between cores as a parcel. Here is the dispatch. What needs two
+//! connection or a core: on one core through the inbox, between cores in a delivery. Here is the dispatch. What needs two
 //! tables at once is `impl Relay` in `sessions::route` and `sessions::fail`, where a connection may have to be found or
 //! opened, and in `auth`, where a session is made for one.
 //!
