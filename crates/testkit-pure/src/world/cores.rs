@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use msrp_relay_core::{Input, TableSizes};
 
-use super::World;
+use super::{Conn, Parcel, World};
 
 impl World {
     // -- parcels -------------------------------------------------------------------------------
@@ -23,18 +23,30 @@ impl World {
     pub fn deliver(&mut self, lane: (usize, usize), count: usize) -> usize {
         let mut delivered = 0;
         while delivered < count {
-            let Some(message) = self.parcels.get_mut(&lane).and_then(VecDeque::pop_front) else {
+            let Some(parcel) = self.parcels.get_mut(&lane).and_then(VecDeque::pop_front) else {
                 break;
             };
             delivered += 1;
-            self.input(lane.1, Input::Message(message));
+            match parcel {
+                Parcel::Message(message) => self.input(lane.1, Input::Message(message)),
+                Parcel::Moves(conn, traveller) => self.arrive(lane.1, conn, *traveller),
+            }
         }
         delivered
     }
 
-    /// Loses what is under way.
-    pub fn drop_parcels(&mut self, lane: (usize, usize)) {
-        self.parcels.remove(&lane);
+    /// Loses what is under way. Returns the connections that were.
+    pub fn drop_parcels(&mut self, lane: (usize, usize)) -> Vec<Conn> {
+        let mut lost = Vec::new();
+        for parcel in self.parcels.remove(&lane).unwrap_or_default() {
+            if let Parcel::Moves(conn, _) = parcel {
+                let link = &mut self.links[conn.0];
+                link.gone = true;
+                link.wire.clear();
+                lost.push(conn);
+            }
+        }
+        lost
     }
 
     pub fn deliver_all(&mut self) -> bool {
@@ -124,6 +136,7 @@ impl World {
             sum.bytes_counted += sizes.bytes_counted;
             sum.counted += sizes.counted;
             sum.newcomers += sizes.newcomers;
+            sum.moving += sizes.moving;
         }
         sum
     }

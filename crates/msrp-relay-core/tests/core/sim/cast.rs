@@ -175,7 +175,7 @@ impl Simulation {
 
     /// Others begin to talk while everything is under way.
     pub(super) fn newcomers(&mut self) {
-        if self.links.len() < 7 {
+        if self.links.len() < 7 && !self.drains {
             // They authenticate at once; all else goes on as slowly as before.
             self.world.look_up_decision = Decision::Now;
             self.world.hold_parcels = false;

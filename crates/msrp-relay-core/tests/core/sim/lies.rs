@@ -7,11 +7,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::{Expected, Sent, Simulation, Stranger};
 use testkit_pure::frame::response;
-use testkit_pure::{Conn, Frame, HOST, Request, answer_challenge, relay_uri};
+use testkit_pure::{Conn, Frame, HOST, Reader, Request, answer_challenge, relay_uri};
 
 /// Who is bound may be told so, or, should its session end meanwhile, that there is none.
 const THIEF: &[u16] = &[506, 481];
 const UNKNOWN: &[u16] = &[481];
+/// It may be answered by the client itself, or not in time.
+const CLAIM: &[u16] = &[200, 408, 413, 500, 506, 481];
 const BAD: &[u16] = &[400];
 const SILENCE: &[u16] = &[];
 /// No credentials that are right: 400 while a look-up is under way, 403 for another user's client.
@@ -188,6 +190,7 @@ impl Simulation {
         }
         match self.dice.below(if self.lies { 10 } else { 4 }) {
             0..=3 => self.authenticate(at),
+            4 if self.faults && self.dice.chance(50) => self.claim_meeting_session(at),
             4 | 5 => self.claim_bound_session(at),
             6 => self.use_stolen_session(at),
             7 => self.forge_report(at),
@@ -245,6 +248,28 @@ impl Simulation {
             _ => Request::send(&to, from, "thief00", b"stolen"),
         };
         self.say(at, &request, THIEF, "a second claim refused");
+    }
+
+    /// A second connection that sends to a session which is about to be bound to another one: either may have it.
+    fn claim_meeting_session(&mut self, at: usize) {
+        let is_parked = |actor: &usize| {
+            self.open_conn(*actor).is_some_and(|conn| self.world.link(conn).reader != Reader::Reads)
+        };
+        let meeting: Vec<usize> =
+            (0..self.links.len()).filter(|link| self.links[*link].ends.iter().any(is_parked)).collect();
+        if meeting.is_empty() {
+            return;
+        }
+        let link = self.dice.pick(&meeting);
+        let end = self.dice.pick(&self.links[link].ends);
+        let Some(session) = self.actors[end].session.clone() else {
+            return;
+        };
+        self.fault_of(end);
+        let to = format!("{session} {}", self.actors[end].uri);
+        let request = Request::new("NICKNAME", &to, &self.strangers[at].uri);
+        self.say(at, &request, CLAIM, "a session claimed while it meets another");
+        self.saw("a session claimed while it meets another");
     }
 
     /// A client's URI on a connection that is not that client's: it leads nowhere.
