@@ -19,6 +19,18 @@ impl World {
         lanes
     }
 
+    /// Connections between two cores, and those.
+    pub fn travellers(&self) -> Vec<((usize, usize), Conn)> {
+        let of_lane = |lane: (usize, usize)| {
+            let parcels = self.parcels.get(&lane).into_iter().flatten();
+            parcels.filter_map(move |parcel| match parcel {
+                Parcel::Moves(conn, _) => Some((lane, *conn)),
+                Parcel::Message(_) => None,
+            })
+        };
+        self.lanes().into_iter().flat_map(of_lane).collect()
+    }
+
     /// Hands over at most `count` parcels of one lane, in order.
     pub fn deliver(&mut self, lane: (usize, usize), count: usize) -> usize {
         let mut delivered = 0;

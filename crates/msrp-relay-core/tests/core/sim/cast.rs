@@ -117,7 +117,8 @@ impl Simulation {
     }
 
     pub(super) fn add_link(&mut self) -> Option<()> {
-        match if self.crowd { 2 } else { self.dice.below(7) } {
+        let shape = if self.crowd { 2 } else { self.dice.below(7) };
+        match if self.pairs { 0 } else { shape } {
             0 | 1 => {
                 let (a, a_session) = self.client()?;
                 let (b, b_session) = self.client()?;

@@ -13,7 +13,6 @@ impl Simulation {
             0..=29 => self.come_in(),
             30..=41 => self.lose_somebody(),
             42..=45 => self.kill(),
-            80..=89 => self.kill_a_meeting(),
             46..=51 => self.babble(),
             52..=55 => self.leave(),
             56..=61 if self.jumps => self.jump(),
@@ -149,20 +148,18 @@ impl Simulation {
     }
 
     /// The same for a core of two that are about to come together.
-    fn kill_a_meeting(&mut self) {
-        let meets = |conn: &testkit_pure::Conn| {
-            let link = self.world.link(*conn);
-            !link.gone && (link.travels || link.reader == Reader::Parked)
-        };
-        let conns = self.world.conns().filter(meets).collect::<Vec<_>>();
+    pub(super) fn kill_a_meeting(&mut self) {
+        let travellers = self.world.travellers();
+        let is_parked = |conn: &testkit_pure::Conn| self.world.link(*conn).reader == Reader::Parked;
+        let parked: Vec<_> = self.world.conns().filter(is_parked).collect();
         let running = (0..self.cores).filter(|core| self.world.is_up(*core)).count();
-        if conns.is_empty() || running < 2 || self.dice.chance(70) {
+        if travellers.is_empty() && parked.is_empty() || running < 2 || self.dice.chance(40) {
             return;
         }
-        let conn = self.dice.pick(&conns);
-        let core = match self.dice.chance(50) {
-            true => self.world.link(conn).core,
-            false => self.any_core(),
+        let core = match travellers.first() {
+            Some((lane, _)) => self.dice.pick(&[lane.0, lane.0, lane.1]),
+            None if self.dice.chance(50) => self.any_core(),
+            None => self.world.link(parked[0]).core,
         };
         if self.world.is_up(core) {
             self.kill_core(core);

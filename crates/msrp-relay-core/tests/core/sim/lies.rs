@@ -167,10 +167,21 @@ impl Simulation {
     // -- strangers -----------------------------------------------------------------------------
 
     pub(super) fn stranger(&mut self) {
+        if let Some(at) = self.any_stranger() {
+            match self.dice.below(if self.lies { 10 } else { 4 }) {
+                0..=3 => self.authenticate(at),
+                4 | 5 => self.claim_bound_session(at),
+                6 => self.use_stolen_session(at),
+                7 => self.forge_report(at),
+                _ => self.replay(at),
+            }
+        }
+    }
+
+    /// One of them, or a new one; now and then one goes.
+    fn any_stranger(&mut self) -> Option<usize> {
         if self.strangers.is_empty() || self.strangers.len() < 4 && self.dice.chance(20) {
-            let Some(conn) = self.connect() else {
-                return;
-            };
+            let conn = self.connect()?;
             self.strangers.push(Stranger {
                 conn,
                 uri: self.world.end(conn).uri.clone(),
@@ -186,16 +197,9 @@ impl Simulation {
         if self.world.is_closed(conn) || self.dice.chance(8) {
             self.strangers.swap_remove(at);
             self.world.lose(conn);
-            return;
+            return None;
         }
-        match self.dice.below(if self.lies { 10 } else { 4 }) {
-            0..=3 => self.authenticate(at),
-            4 if self.faults && self.dice.chance(50) => self.claim_meeting_session(at),
-            4 | 5 => self.claim_bound_session(at),
-            6 => self.use_stolen_session(at),
-            7 => self.forge_report(at),
-            _ => self.replay(at),
-        }
+        Some(at)
     }
 
     fn say(&mut self, at: usize, request: &Request, codes: &'static [u16], refusal: &'static str) {
@@ -251,7 +255,7 @@ impl Simulation {
     }
 
     /// A second connection that sends to a session which is about to be bound to another one: either may have it.
-    fn claim_meeting_session(&mut self, at: usize) {
+    pub(super) fn claim(&mut self) {
         let is_parked = |actor: &usize| {
             self.open_conn(*actor).is_some_and(|conn| self.world.link(conn).reader != Reader::Reads)
         };
@@ -260,6 +264,9 @@ impl Simulation {
         if meeting.is_empty() {
             return;
         }
+        let Some(at) = self.any_stranger() else {
+            return;
+        };
         let link = self.dice.pick(&meeting);
         let end = self.dice.pick(&self.links[link].ends);
         let Some(session) = self.actors[end].session.clone() else {

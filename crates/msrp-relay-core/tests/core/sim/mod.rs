@@ -299,6 +299,8 @@ struct Simulation {
     never: HashSet<(usize, PeerKey)>,
     /// Everybody talks to foreign connections that serve several sessions.
     crowd: bool,
+    /// Everybody is a client of ours and talks to another one: they come together wherever they can.
+    pairs: bool,
     faults: bool,
     lies: bool,
     /// Time may pass by more than an answer may take.
@@ -334,6 +336,7 @@ impl Simulation {
         if crowd {
             limits.transactions_per_peer_max = 4096;
         }
+        let pairs = !crowd && cores > 1 && dice.chance(50);
         let faults = !crowd && dice.chance(65);
         let lies = dice.chance(60);
         let jumps = faults && dice.chance(30);
@@ -353,6 +356,7 @@ impl Simulation {
             strangers: Vec::new(),
             never: HashSet::new(),
             crowd,
+            pairs,
             faults,
             lies,
             jumps,
@@ -365,7 +369,7 @@ impl Simulation {
 
     fn run(mut self) -> Outcome {
         self.world.dial_decision = Decision::Hold;
-        self.world.meets = self.dice.chance(80);
+        self.world.meets = self.pairs || self.dice.chance(60);
         for _ in 0..1 + self.dice.below(4) {
             self.add_link();
         }
@@ -418,7 +422,7 @@ impl Simulation {
     }
 
     fn step(&mut self) {
-        match self.dice.below(202) {
+        match self.dice.below(if self.pairs { 212 } else { 202 }) {
             0..=19 => self.new_message(),
             20..=59 => self.send_chunk(),
             60..=99 => self.let_read(),
@@ -436,6 +440,9 @@ impl Simulation {
             193..=195 if self.lies => self.lie(),
             196..=199 if self.faults => self.fault(),
             200 => self.reconfigure(),
+            202..=205 => self.newcomers(),
+            206..=209 if self.faults => self.kill_a_meeting(),
+            210 if self.faults => self.claim(),
             _ => self.let_answer(),
         }
         self.collect();
