@@ -258,6 +258,10 @@ pub enum Event {
     SessionMoved {
         /// Prefix of its id.
         session: String,
+        /// The user.
+        user: String,
+        /// The realm.
+        realm: String,
         /// Its client's connection, as it is called here.
         peer: PeerKey,
         /// Where it was opened.

@@ -289,11 +289,13 @@ impl Relay {
         let this = SessionRef { core: me, id: session.me.id };
         let key = self.peers.arrive(peer, this, rate, &mut self.core);
         session.arrive(this, key);
-        let prefix = session.me.id.prefix().to_owned();
+        let view = session.view(now);
         self.sessions.insert(session, &mut self.core);
         self.core.stats.sessions_moved_in += 1;
         self.core.stats.links_local += 1;
-        self.core.effects.event(Event::SessionMoved { session: prefix, peer: key, from: arrival.guest.core });
+        let (session, user, realm) = (view.session, view.user, view.realm);
+        let from = arrival.guest.core;
+        self.core.effects.event(Event::SessionMoved { session, user, realm, peer: key, from });
         for step in arrival.held {
             self.core.tell_session(this, step);
         }
