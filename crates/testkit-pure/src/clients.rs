@@ -30,6 +30,10 @@ impl World {
         let first = Request::new("AUTH", to, own_uri).bytes();
         self.send(conn, first);
         let challenge = self.take_one(conn);
+        if challenge.status() == 403 {
+            // Of clients behind relays, where memory is short.
+            return challenge;
+        }
         assert_eq!(challenge.status(), 401, "{challenge:?}");
         let password = self.accounts.get(&format!("{user}@{REALM}")).cloned().unwrap_or_default();
         let authorization = answer_challenge(&challenge, user, &password, to, 1);
