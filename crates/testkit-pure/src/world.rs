@@ -346,6 +346,17 @@ impl World {
         frames.remove(0)
     }
 
+    /// The same; `None` if the relay has closed the connection without a word.
+    pub fn take_one_unless_closed(&mut self, conn: Conn) -> Option<Frame> {
+        self.run();
+        let mut frames = self.take(conn);
+        if frames.is_empty() && self.is_closed(conn) {
+            return None;
+        }
+        assert_eq!(frames.len(), 1, "one frame expected, got {frames:#?}");
+        frames.pop()
+    }
+
     // -- running -------------------------------------------------------------------------------
 
     pub fn relay(&mut self, core: usize) -> &mut Relay {
