@@ -2,6 +2,7 @@
 
 use msrp_proto::head::FailureReport;
 use msrp_proto::parser::Flag;
+use msrp_relay_core::{CloseReason, Limit};
 
 use super::cast;
 use super::{DIALLED_CHUNK_MAX, Link, Message, Sent, Simulation};
@@ -11,6 +12,18 @@ impl Simulation {
     pub(super) fn collect(&mut self) {
         let mut conns: Vec<(Conn, usize)> = self.by_conn.iter().map(|(c, a)| (*c, *a)).collect();
         conns.sort_unstable();
+        for (conn, actor) in &conns {
+            // Somebody of whom nothing is proven yet, though its first request may be under way, makes room.
+            let made_room = CloseReason::Limit(Limit::QueueBytesTotal);
+            if self.world.link(*conn).closing == Some(made_room) && !self.actors[*actor].dead {
+                // A relay's further connection proves itself with its first request.
+                let is_client = self.actors[*actor].session.is_some() && self.actors[*actor].inlet.is_none();
+                assert!(!is_client, "a client made room");
+                self.actors[*actor].dead = true;
+                self.fault_of(*actor);
+                self.saw("a newcomer turned away");
+            }
+        }
         for (conn, actor) in conns {
             for frame in self.world.take(conn) {
                 self.arrived(actor, conn, frame);
