@@ -78,13 +78,13 @@ impl Setup {
             .collect();
         format!(
             "listen:\n{listen}tls: {{certificate: {}, key: {}, record_layer: {}}}\ncores: {}\n\
-             auth:\n  insecure_plain: {}\n  memory:\n    users:\n{users}\
+             auth:\n{}  memory:\n    users:\n{users}\
              outbound: {}\n{}\n",
             certificate.display(),
             key.display(),
             record_layer(),
             self.cores,
-            self.plain_auth,
+            if self.plain_auth { "  insecure_plain: true\n" } else { "" },
             self.outbound,
             self.more
         )
