@@ -238,11 +238,11 @@ impl Simulation {
     /// The relay answers a SEND itself: that must not have waited behind more than one flush. (A chunk of
     /// which nothing but the head has been written is not cut, so there may be one flush in between.)
     fn stop_waiting(&mut self, actor: usize, frame: &Frame) {
-        // When a core dies, all is answered at once that waited for it, with REPORTs: more than a flush by themselves.
-        let core_died = self.links.iter().any(|link| link.core_died && link.ends.contains(&actor));
+        // When something breaks, all that waited for it is told of at once: that is more than a flush by itself.
+        let is_flooded = self.links.iter().any(|link| link.faulty && link.ends.contains(&actor));
         let waits = &mut self.actors[actor].waits;
         if let Some(at) = waits.iter().position(|wait| wait.tid == frame.tid())
-            && let Some(due) = waits.remove(at).due.filter(|_| !core_died)
+            && let Some(due) = waits.remove(at).due.filter(|_| !is_flooded)
         {
             self.seen.entry("a wait for an answer judged").and_modify(|n| *n += 1).or_insert(1);
             assert!(frame.flush <= due + 2, "a response waited for {} flushes", frame.flush - due);
