@@ -138,21 +138,21 @@ impl Mesh {
     }
 
     /// Returns the connections that were under way to the core's life before.
-    pub(crate) fn core_up(&self, core: CoreId, inbox: Sender<Delivery>) -> Vec<Box<Mover>> {
+    pub(crate) fn core_up(&self, core: CoreId, inbox: Sender<Delivery>) -> Vec<Mover> {
         let Some(outbox) = self.outboxes.get(usize::from(core.index)) else { return Vec::new() };
         *outbox.inbox.borrow_mut() = Some((core, inbox));
         outbox.lose()
     }
 
     /// Returns the connections that were under way to it.
-    pub(crate) fn core_down(&self, core: CoreId) -> Vec<Box<Mover>> {
+    pub(crate) fn core_down(&self, core: CoreId) -> Vec<Mover> {
         let Some(outbox) = self.outboxes.get(usize::from(core.index)) else { return Vec::new() };
         outbox.inbox.borrow_mut().take_if(|(there, _)| *there == core);
         outbox.lose()
     }
 
     /// This core is over: the connections that have not left it.
-    pub(crate) fn lost(&self) -> Vec<Box<Mover>> {
+    pub(crate) fn lost(&self) -> Vec<Mover> {
         self.outboxes.iter().flat_map(Outbox::lose).collect()
     }
 
@@ -206,10 +206,10 @@ impl Mesh {
 
 impl Outbox {
     /// Nothing of what waits is sent any more. Returns the connections among it.
-    fn lose(&self) -> Vec<Box<Mover>> {
+    fn lose(&self) -> Vec<Mover> {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         let connections = waiting.into_iter().filter_map(|delivery| match delivery {
-            Delivery::Arrive(mover) => Some(mover),
+            Delivery::Arrive(mover) => Some(*mover),
             _ => None,
         });
         connections.collect()

@@ -52,7 +52,7 @@ fn published(relay: &TestRelay) -> Snapshot {
 fn exchange(alice: &mut Endpoint, bob: &mut Endpoint, n: u64) {
     let [there, back] = [2 * n, 2 * n + 1].map(|seed| contents(seed, FILE_BYTES));
     let (to_alice, to_bob) = (alice.path(), bob.path());
-    let chunk = (n % 2 == 0).then_some(10_000);
+    let chunk = n.is_multiple_of(2).then_some(10_000);
     thread::scope(|scope| {
         let outgoing = Outgoing { chunk, ..Outgoing::giant(&to_bob, &there) };
         let alice = scope.spawn(move || alice.exchange(Some(&outgoing), 1).remove(0));

@@ -98,6 +98,7 @@ pub enum Reader {
 }
 
 /// What is under way from core to core.
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are messages, which travel unboxed")]
 enum Parcel {
     Message(Message),
     Moves(Conn, Box<Traveller>),
