@@ -299,6 +299,10 @@ impl Simulation {
     fn forge_report(&mut self, at: usize) {
         let link = self.dice.below(self.links.len());
         let link = &self.links[link];
+        // Of one that it has claimed before it may be the other side.
+        if link.faulty {
+            return;
+        }
         let end = self.dice.pick(&link.ends);
         let Some(session) = &self.actors[end].session else {
             return;
