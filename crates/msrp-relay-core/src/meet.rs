@@ -507,6 +507,12 @@ impl Core {
 
     /// A session is over: who expects it is told, and so is its home, if it has moved.
     pub(crate) fn tell_of_end(&mut self, session: &Session) {
+        if !matches!(session.progress, Progress::None)
+            && let Some(key) = session.client()
+        {
+            // It may have expired: its client's connection lives on, and is refused what it waits with.
+            self.effects.push(Effect::GoOn(key));
+        }
         if let Progress::Agreed { host, .. } = session.progress {
             self.tell_session(host, SessionStep::Stay { guest: session.me });
         }

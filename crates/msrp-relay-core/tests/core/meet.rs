@@ -378,6 +378,25 @@ fn a_session_that_has_moved_ends_when_it_expires() {
     line.world.close_all();
 }
 
+// The connection outlives it, and is not left unread.
+#[test]
+fn a_session_that_expires_while_it_waits_lets_its_reader_go_on() {
+    let mut line = apart();
+    let uri = line.from_uri.clone();
+    let alice = line.path.split(' ').next().unwrap().to_owned();
+    line.world.auth_to(line.from, "alice", (&alice, &uri), "Expires: 60\r\n");
+    line.world.hold_parcels = true;
+    send(&mut line, "mess", b"hello");
+    line.world.run();
+    assert_eq!(line.world.link(line.from).reader, Reader::Parked);
+    line.world.advance(Duration::from_secs(91));
+    assert_eq!(only(line.world.take(line.from), "481").status(), 481);
+    line.world.hold_parcels = false;
+    line.world.run();
+    assert_eq!(line.world.relay(1).arriving(), 0);
+    line.world.close_all();
+}
+
 // S10: what moves is counted once, where it is; a user's rate goes along.
 #[test]
 fn sessions_that_move_count_among_their_users_as_before() {
