@@ -100,13 +100,13 @@ fn pairs_on_two_cores_are_on_one_after_their_first_message() {
             (PAIRS as u64, PAIRS as u64, 0),
             "{all:?}"
         );
-        let parcels = published(&relay).parcels_sent;
+        let messages = published(&relay).messages_sent;
         for (n, (alice, bob)) in pairs.iter_mut().enumerate() {
             exchange(alice, bob, n as u64);
             bob.chat(alice, b"and back");
         }
         let all = published(&relay);
-        assert_eq!(all.parcels_sent, parcels, "something crossed between the cores: {all:?}");
+        assert_eq!(all.messages_sent, messages, "something crossed between the cores: {all:?}");
         assert_eq!((all.sessions_open, all.connections_open), (2 * PAIRS as u64, 2 * PAIRS as u64));
         drop(pairs);
         until("all to be forgotten", || (relay.counted().sessions_open == 0).then_some(()));

@@ -362,7 +362,7 @@ impl Relay {
     fn agree(&mut self, this: SessionRef, guest: &Guest) -> Result<Answer, Stay> {
         let is_full = self.core.is_stopping()
             || self.core.memory.is_pressed()
-            || self.peers.len() + self.peers.expected >= self.core.settings.limits.connections_max;
+            || self.peers.len() + self.peers.expected >= self.core.settings.limits.connections_per_core_max;
         let session = self.sessions.get_mut(this).ok_or(Stay::Taken)?;
         let path = Path::new(&guest.path);
         let own = path.first().and_then(|uri| session.named_by(uri));

@@ -99,9 +99,9 @@ pub enum Reader {
 
 /// What is under way from core to core.
 #[expect(clippy::large_enum_variant, reason = "nearly all of them are messages, which travel unboxed")]
-enum Parcel {
+enum Delivery {
     Message(Message),
-    Moves(Conn, Box<Traveller>),
+    Arrive(Conn, Box<Traveller>),
 }
 
 struct Core {
@@ -117,7 +117,7 @@ pub struct World {
     pub now: Instant,
     cores: Vec<Core>,
     links: Vec<Link>,
-    parcels: HashMap<(usize, usize), VecDeque<Parcel>>,
+    deliveries: HashMap<(usize, usize), VecDeque<Delivery>>,
     pub settings: Settings,
     /// Passwords by `user@realm`.
     pub accounts: HashMap<String, String>,
@@ -130,8 +130,8 @@ pub struct World {
     pub dials_given_up: u64,
     /// Connections the relay dialled, in order.
     pub dialled: Vec<(Target, Conn)>,
-    /// Parcels wait for `deliver`.
-    pub hold_parcels: bool,
+    /// Messages between cores wait for `deliver`.
+    pub hold_messages: bool,
     /// Two sessions on two cores may come together; otherwise they stay where they are.
     pub meets: bool,
     /// The runtime has something to write wherever a connection could move.
@@ -180,7 +180,7 @@ impl World {
             now,
             cores: Vec::new(),
             links: Vec::new(),
-            parcels: HashMap::new(),
+            deliveries: HashMap::new(),
             settings,
             accounts: accounts.into(),
             accounts_up: true,
@@ -190,7 +190,7 @@ impl World {
             dials: Vec::new(),
             dials_given_up: 0,
             dialled: Vec::new(),
-            hold_parcels: false,
+            hold_messages: false,
             meets: false,
             never_quiet: false,
             read_max: 16 << 10,
@@ -375,7 +375,7 @@ impl World {
             progress |= self.read(Conn(n));
         }
         progress |= self.decide();
-        if !self.hold_parcels {
+        if !self.hold_messages {
             progress |= self.deliver_all();
         }
         for n in 0..self.links.len() {
@@ -512,7 +512,7 @@ impl World {
                 let to = usize::from(traveller.to().index);
                 self.cores[core].links.remove(&key);
                 (link.core, link.travels) = (to, true);
-                self.parcels.entry((core, to)).or_default().push_back(Parcel::Moves(conn, traveller));
+                self.deliveries.entry((core, to)).or_default().push_back(Delivery::Arrive(conn, traveller));
             }
         }
     }
@@ -596,9 +596,12 @@ impl World {
 
     /// Does what the relay asks for. What an effect leads to may ask for more: that comes behind what is due already.
     fn apply(&mut self, core: usize) {
-        while let Some((to, messages)) = self.relay(core).poll_parcel() {
+        while let Some((to, messages)) = self.relay(core).poll_messages() {
             let to = usize::from(to.index);
-            self.parcels.entry((core, to)).or_default().extend(messages.into_iter().map(Parcel::Message));
+            self.deliveries
+                .entry((core, to))
+                .or_default()
+                .extend(messages.into_iter().map(Delivery::Message));
         }
         if mem::replace(&mut self.cores[core].applying, true) {
             return;

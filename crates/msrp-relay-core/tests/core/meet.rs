@@ -52,7 +52,7 @@ fn the_sender_of_the_first_message_moves_to_its_receiver() {
     assert_eq!((left.sessions_moved_out, came.sessions_moved_in), (1, 1));
     assert_eq!((left.sessions_open(), came.sessions_open()), (0, 2));
     assert_eq!((came.links_local, came.links_split + left.links_split), (1, 0));
-    let before = left.parcels + came.parcels;
+    let before = left.messages_sent + came.messages_sent;
     for (size, back) in [(0, false), (70_000, false), (300, true), (70_000, true)] {
         let body = pattern(size);
         send(&mut line, "mess", &body);
@@ -62,7 +62,7 @@ fn the_sender_of_the_first_message_moves_to_its_receiver() {
             line = line.reversed();
         }
     }
-    let after = stats(&mut line, 0).parcels + stats(&mut line, 1).parcels;
+    let after = stats(&mut line, 0).messages_sent + stats(&mut line, 1).messages_sent;
     assert_eq!(after, before, "something crossed between the cores");
     assert_eq!(line.world.relay(0).table_sizes().moving, 1, "its home knows where it went");
     line.world.close_all();
@@ -73,7 +73,7 @@ fn the_sender_of_the_first_message_moves_to_its_receiver() {
 fn requests_pipelined_behind_the_first_follow_it() {
     let mut line = apart();
     line.world.read_max = 700;
-    line.world.hold_parcels = true;
+    line.world.hold_messages = true;
     let bodies: Vec<Vec<u8>> = [900, 0, 3000, 1].map(pattern).into();
     send(&mut line, "mess0", &bodies[0]);
     line.world.run();
@@ -86,7 +86,7 @@ fn requests_pipelined_behind_the_first_follow_it() {
     assert!(line.world.link(line.from).travels);
     send(&mut line, "mess2", &bodies[2]);
     line.world.run();
-    line.world.hold_parcels = false;
+    line.world.hold_messages = false;
     send(&mut line, "mess3", &bodies[3]);
     line.world.run();
     let frames = line.world.take(line.to);
@@ -103,7 +103,7 @@ fn requests_pipelined_behind_the_first_follow_it() {
 fn what_the_host_sends_to_a_guest_on_its_way_waits_for_it() {
     for comes in [true, false] {
         let mut line = apart();
-        line.world.hold_parcels = true;
+        line.world.hold_messages = true;
         send(&mut line, "first", b"hello");
         line.world.run();
         line.world.deliver((0, 1), usize::MAX);
@@ -113,7 +113,7 @@ fn what_the_host_sends_to_a_guest_on_its_way_waits_for_it() {
         line.world.run();
         assert!(line.world.take(line.from).is_empty());
         line.world.never_quiet = !comes;
-        line.world.hold_parcels = false;
+        line.world.hold_messages = false;
         line.world.run();
         let frames: Vec<_> =
             line.world.take(line.from).into_iter().filter(|frame| frame.is("SEND")).collect();
@@ -136,14 +136,14 @@ fn what_the_host_sends_to_a_guest_on_its_way_waits_for_it() {
 #[test]
 fn of_two_that_ask_for_each_other_one_moves() {
     let mut line = apart();
-    line.world.hold_parcels = true;
+    line.world.hold_messages = true;
     send(&mut line, "there", b"from alice");
     let back = Request::send(&line.back, &line.to_uri, "back", b"from bob");
     line.world.send(line.to, back.bytes());
     line.world.run();
     let parked = [line.from, line.to].map(|conn| line.world.link(conn).reader);
     assert_eq!(parked, [Reader::Parked; 2]);
-    line.world.hold_parcels = false;
+    line.world.hold_messages = false;
     line.world.run();
     let frames = |line: &mut Line, conn| -> Vec<_> {
         line.world.take(conn).into_iter().filter(|frame| frame.is("SEND")).collect()
@@ -242,7 +242,7 @@ fn stays(mut line: Line, why: Stay) {
 #[test]
 fn a_core_without_room_is_not_moved_to() {
     let mut settings = settings(2);
-    settings.limits = Limits { connections_max: 1, ..settings.limits };
+    settings.limits = Limits { connections_per_core_max: 1, ..settings.limits };
     stays(apart_in(World::with(settings)), Stay::Full);
 }
 
@@ -268,15 +268,15 @@ fn a_connection_that_is_not_at_rest_stays() {
 #[test]
 fn the_place_of_a_guest_is_kept() {
     let mut settings = settings(2);
-    settings.limits = Limits { connections_max: 2, ..settings.limits };
+    settings.limits = Limits { connections_per_core_max: 2, ..settings.limits };
     let mut line = apart_in(World::with(settings));
-    line.world.hold_parcels = true;
+    line.world.hold_messages = true;
     send(&mut line, "mess", b"hello");
     line.world.run();
     line.world.deliver((0, 1), usize::MAX);
     assert_eq!(line.world.relay(1).arriving(), 1);
     assert!(line.world.try_connect(1, true, "192.0.2.1").is_err(), "there is no room left");
-    line.world.hold_parcels = false;
+    line.world.hold_messages = false;
     assert_eq!(arrived(&mut line), b"hello");
     assert_eq!(line.world.link(line.from).core, 1);
     line.world.close_all();
@@ -287,7 +287,7 @@ fn the_place_of_a_guest_is_kept() {
 fn the_death_of_the_host_releases_the_reader() {
     for answered in [false, true] {
         let mut line = apart();
-        line.world.hold_parcels = true;
+        line.world.hold_messages = true;
         send(&mut line, "mess", b"hello");
         line.world.run();
         line.world.deliver((0, 1), usize::MAX);
@@ -295,7 +295,7 @@ fn the_death_of_the_host_releases_the_reader() {
             line.world.deliver((1, 0), usize::MAX);
         }
         line.world.kill_core(1, true);
-        line.world.hold_parcels = false;
+        line.world.hold_messages = false;
         line.world.run();
         assert_eq!(only(line.world.take(line.from), "481").status(), 481);
         assert_eq!(line.world.link(line.from).core, 0);
@@ -308,7 +308,7 @@ fn the_death_of_the_host_releases_the_reader() {
 #[test]
 fn the_death_of_the_guests_core_frees_the_place() {
     let mut line = apart();
-    line.world.hold_parcels = true;
+    line.world.hold_messages = true;
     send(&mut line, "mess", b"hello");
     line.world.run();
     line.world.deliver((0, 1), usize::MAX);
@@ -316,10 +316,10 @@ fn the_death_of_the_guests_core_frees_the_place() {
     line.world.send(line.to, request.bytes());
     line.world.run();
     line.world.take(line.to);
-    line.world.drop_parcels((0, 1));
-    line.world.drop_parcels((1, 0));
+    line.world.drop_messages((0, 1));
+    line.world.drop_messages((1, 0));
     line.world.kill_core(0, false);
-    line.world.hold_parcels = false;
+    line.world.hold_messages = false;
     line.world.run();
     // It was answered 200 before.
     assert_eq!(only(line.world.take(line.to), "REPORT").reported(), 481);
@@ -385,13 +385,13 @@ fn a_session_that_expires_while_it_waits_lets_its_reader_go_on() {
     let uri = line.from_uri.clone();
     let alice = line.path.split(' ').next().unwrap().to_owned();
     line.world.auth_to(line.from, "alice", (&alice, &uri), "Expires: 60\r\n");
-    line.world.hold_parcels = true;
+    line.world.hold_messages = true;
     send(&mut line, "mess", b"hello");
     line.world.run();
     assert_eq!(line.world.link(line.from).reader, Reader::Parked);
     line.world.advance(Duration::from_secs(91));
     assert_eq!(only(line.world.take(line.from), "481").status(), 481);
-    line.world.hold_parcels = false;
+    line.world.hold_messages = false;
     line.world.run();
     assert_eq!(line.world.relay(1).arriving(), 0);
     line.world.close_all();
@@ -423,7 +423,7 @@ fn sessions_that_move_count_among_their_users_as_before() {
 fn a_relay_that_stops_lets_no_reader_wait() {
     for delivered in [false, true] {
         let mut line = apart();
-        line.world.hold_parcels = true;
+        line.world.hold_messages = true;
         send(&mut line, "mess", b"hello");
         line.world.run();
         if delivered {
@@ -436,7 +436,7 @@ fn a_relay_that_stops_lets_no_reader_wait() {
             for core in [0, 1] {
                 line.world.input(core, input());
             }
-            line.world.hold_parcels = false;
+            line.world.hold_messages = false;
             line.world.run();
         }
         assert!(line.world.is_closed(line.from) && line.world.is_closed(line.to), "{delivered}");

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use msrp_relay_core::{Input, TableSizes};
 
-use super::{Conn, Parcel, World};
+use super::{Conn, Delivery, World};
 
 impl World {
-    // -- parcels -------------------------------------------------------------------------------
+    // -- messages between cores --------------------------------------------------------------
 
-    /// Ordered pairs of cores with parcels under way.
+    /// Ordered pairs of cores with messages between cores under way.
     pub fn lanes(&self) -> Vec<(usize, usize)> {
         let mut lanes: Vec<_> =
-            self.parcels.iter().filter(|(_, queue)| !queue.is_empty()).map(|(lane, _)| *lane).collect();
+            self.deliveries.iter().filter(|(_, queue)| !queue.is_empty()).map(|(lane, _)| *lane).collect();
         lanes.sort_unstable();
         lanes
     }
@@ -22,36 +22,36 @@ impl World {
     /// Connections between two cores, and those.
     pub fn travellers(&self) -> Vec<((usize, usize), Conn)> {
         let of_lane = |lane: (usize, usize)| {
-            let parcels = self.parcels.get(&lane).into_iter().flatten();
-            parcels.filter_map(move |parcel| match parcel {
-                Parcel::Moves(conn, _) => Some((lane, *conn)),
-                Parcel::Message(_) => None,
+            let deliveries = self.deliveries.get(&lane).into_iter().flatten();
+            deliveries.filter_map(move |delivery| match delivery {
+                Delivery::Arrive(conn, _) => Some((lane, *conn)),
+                Delivery::Message(_) => None,
             })
         };
         self.lanes().into_iter().flat_map(of_lane).collect()
     }
 
-    /// Hands over at most `count` parcels of one lane, in order.
+    /// Hands over at most `count` messages or connections of one lane, in order.
     pub fn deliver(&mut self, lane: (usize, usize), count: usize) -> usize {
         let mut delivered = 0;
         while delivered < count {
-            let Some(parcel) = self.parcels.get_mut(&lane).and_then(VecDeque::pop_front) else {
+            let Some(delivery) = self.deliveries.get_mut(&lane).and_then(VecDeque::pop_front) else {
                 break;
             };
             delivered += 1;
-            match parcel {
-                Parcel::Message(message) => self.input(lane.1, Input::Message(message)),
-                Parcel::Moves(conn, traveller) => self.arrive(lane.1, conn, *traveller),
+            match delivery {
+                Delivery::Message(message) => self.input(lane.1, Input::Message(message)),
+                Delivery::Arrive(conn, traveller) => self.arrive(lane.1, conn, *traveller),
             }
         }
         delivered
     }
 
     /// Loses what is under way. Returns the connections that were.
-    pub fn drop_parcels(&mut self, lane: (usize, usize)) -> Vec<Conn> {
+    pub fn drop_messages(&mut self, lane: (usize, usize)) -> Vec<Conn> {
         let mut lost = Vec::new();
-        for parcel in self.parcels.remove(&lane).unwrap_or_default() {
-            if let Parcel::Moves(conn, _) = parcel {
+        for delivery in self.deliveries.remove(&lane).unwrap_or_default() {
+            if let Delivery::Arrive(conn, _) = delivery {
                 let link = &mut self.links[conn.0];
                 link.gone = true;
                 link.wire.clear();
