@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use msrp_relay_core::Limit;
+use msrp_relay_core::{Limit, Stay};
 
 /// A number that only counts. Relaxed throughout: readers want a figure, not an order.
 #[derive(Debug, Default)]
@@ -111,6 +111,8 @@ counters! {
     sessions_opened,
     /// Sessions open now.
     sessions_open,
+    /// Sessions that came from another core, to the one that they are bound to.
+    sessions_moved,
     /// AUTH requests answered 200.
     auth_ok,
     /// AUTH requests refused after a digest was checked.
@@ -186,6 +188,8 @@ counters! {
 
     /// How often each limit was reached, by [`Limit::ALL`].
     limits_reached[Limit::COUNT],
+    /// Sessions that stayed though they are for one on another core, by [`Stay::ALL`].
+    sessions_stayed[Stay::COUNT],
     /// AUTH requests refused, by [`STATUSES`], then all others.
     auth_refused[STATUSES.len() + 1],
     /// REPORTs of this relay's own, likewise.
@@ -247,6 +251,11 @@ impl Counters {
         self.limits_reached[limit as usize].add(times);
     }
 
+    /// So many sessions more have stayed where they are.
+    pub fn session_stayed(&self, why: Stay, times: u64) {
+        self.sessions_stayed[why as usize].add(times);
+    }
+
     /// An AUTH was refused with this code.
     pub fn auth_refused(&self, code: u16) {
         self.auth_refused[status_index(code)].add(1);
@@ -300,6 +309,11 @@ impl Snapshot {
     /// How often each limit was reached.
     pub fn limits_reached(&self) -> impl Iterator<Item = (Limit, u64)> {
         Limit::ALL.iter().copied().zip(self.limits_reached)
+    }
+
+    /// How many sessions stayed though they are for one on another core, by why.
+    pub fn sessions_stayed(&self) -> impl Iterator<Item = (Stay, u64)> {
+        Stay::ALL.into_iter().zip(self.sessions_stayed)
     }
 
     /// How many AUTHs were refused with each code; `None` stands for all codes not in [`STATUSES`].

@@ -156,6 +156,7 @@ fn every_query_of_the_dashboard_finds_something_and_no_alert_fires_at_a_relay_un
             listen: &[("127.0.0.1:0", true), ("127.0.0.1:0", false)],
             cores: "auto",
             rsa: false,
+            plain_auth: false,
             outbound: "{plain: allow, allow: [\"127.0.0.0/8\", \"::1/128\"]}",
             more,
         });

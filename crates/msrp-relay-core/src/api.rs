@@ -191,6 +191,9 @@ pub enum Effect {
         /// Why.
         reason: CloseReason,
     },
+    /// The reader of this connection, which [`Relay::meet`](crate::Relay::meet) has parked, goes on: call
+    /// [`Relay::depart`](crate::Relay::depart).
+    GoOn(PeerKey),
     /// Open a connection; say [`Input::Connected`] or [`Input::DialFailed`].
     Connect {
         /// The slot it will have.
@@ -250,6 +253,19 @@ pub enum Event {
     SessionRenewed {
         /// Prefix of its id.
         session: String,
+    },
+    /// A session has come from another core, to the one that it is bound to.
+    SessionMoved {
+        /// Prefix of its id.
+        session: String,
+        /// The user.
+        user: String,
+        /// The realm.
+        realm: String,
+        /// Its client's connection, as it is called here.
+        peer: PeerKey,
+        /// Where it was opened.
+        from: CoreId,
     },
     /// A session is over.
     SessionClosed {

@@ -14,8 +14,9 @@ use bytes::Bytes;
 use msrp_proto::parser::Flag;
 use msrp_proto::status::Status;
 
-use crate::ids::{CoreId, LookUpTicket, PeerRef, SessionRef, StreamId};
+use crate::ids::{CoreId, LookUpTicket, PeerRef, SessionId, SessionRef, StreamId};
 use crate::limit::Limit;
+use crate::meet::{Answer, Guest};
 use crate::quota::who::{AddressKey, Offence, Tally, UserKey, Who};
 use crate::reason::{CloseReason, EndReason};
 use crate::request::{Giver, Neighbour, Notice, SessionSide, Transit};
@@ -117,6 +118,23 @@ pub enum SessionStep {
         before: Option<SessionRef>,
         /// The connection that is held up.
         source: PeerRef,
+    },
+    /// A session of another core wants to be bound to this one, and to come here.
+    Meet {
+        /// That one.
+        guest: Guest,
+    },
+    /// The session that it wants to be bound to has answered.
+    Met {
+        /// The session that was asked.
+        host: SessionRef,
+        /// What it says.
+        answer: Answer,
+    },
+    /// A guest that the session expects stays where it is.
+    Stay {
+        /// The guest.
+        guest: SessionRef,
     },
 }
 
@@ -273,6 +291,11 @@ pub enum CoreStep {
         /// Its connections.
         count: u32,
     },
+    /// A session that the core has minted, and that went elsewhere, is over.
+    Gone {
+        /// The session.
+        session: SessionId,
+    },
     /// How many sessions of a user there are on all cores; the core has some of them.
     Share {
         /// The user.
@@ -321,6 +344,17 @@ impl SessionStep {
     fn origin(&self) -> Option<CoreId> {
         match self {
             Self::Head { stream, .. } => Some(stream.peer.core),
+            Self::Meet { guest: Guest { session, .. } } | Self::Stay { guest: session } => Some(session.core),
+            Self::Met { host, .. } => Some(host.core),
+            _ => None,
+        }
+    }
+
+    /// The request that it hands on, and the bytes that it holds against its sender's credit.
+    pub(crate) fn load(&self) -> Option<(StreamId, usize)> {
+        match self {
+            Self::Head { stream, transit, .. } => Some((*stream, transit.cost())),
+            Self::Body { stream, bytes } => Some((*stream, bytes.len())),
             _ => None,
         }
     }
@@ -360,7 +394,7 @@ impl CoreStep {
             Self::Tally { from, .. } | Self::Borrow { borrower: from } | Self::Lend { from, .. } => {
                 Some(*from)
             }
-            Self::Ban { .. } | Self::Newcomers { .. } | Self::Share { .. } => None,
+            Self::Ban { .. } | Self::Newcomers { .. } | Self::Share { .. } | Self::Gone { .. } => None,
         }
     }
 }

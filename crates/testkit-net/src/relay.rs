@@ -27,6 +27,8 @@ pub struct Setup {
     pub listen: &'static [(&'static str, bool)],
     pub cores: &'static str,
     pub rsa: bool,
+    /// Whether clients may authenticate without TLS.
+    pub plain_auth: bool,
     /// Whom the certificate is for, and so the name of the relay.
     pub host: &'static str,
     /// What may be dialled: the section `outbound`.
@@ -41,6 +43,7 @@ impl Default for Setup {
             listen: &[("127.0.0.1:0", true), ("127.0.0.1:0", false)],
             cores: "auto",
             rsa: false,
+            plain_auth: false,
             host: HOST,
             outbound: "{plain: allow, allow: [\"127.0.0.0/8\", \"::1/128\"]}",
             more: "",
@@ -75,12 +78,13 @@ impl Setup {
             .collect();
         format!(
             "listen:\n{listen}tls: {{certificate: {}, key: {}, record_layer: {}}}\ncores: {}\n\
-             auth:\n  memory:\n    users:\n{users}\
+             auth:\n{}  memory:\n    users:\n{users}\
              outbound: {}\n{}\n",
             certificate.display(),
             key.display(),
             record_layer(),
             self.cores,
+            if self.plain_auth { "  insecure_plain: true\n" } else { "" },
             self.outbound,
             self.more
         )

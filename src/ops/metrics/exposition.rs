@@ -190,7 +190,7 @@ impl Seen {
         for (name, help, value) in gauges {
             page.gauge(&format!("msrprelay_{name}"), help, each(value))?;
         }
-        let counters: [OfCore; 5] = [
+        let counters: [OfCore; 6] = [
             ("core_restarts", "Times the core was started again after a panic.", |core| core.core_restarts),
             ("core_heartbeats", "Times the core has published its figures: four a second.", |core| {
                 core.heartbeats
@@ -198,6 +198,11 @@ impl Seen {
             ("core_messages_sent", "Messages sent to other cores.", |core| core.messages_sent),
             ("connections_accepted", "Connections accepted.", |core| core.connections_accepted),
             ("sessions_opened", "Sessions opened.", |core| core.sessions_opened),
+            (
+                "sessions_moved",
+                "Sessions that came from another core, to the session that they are bound to.",
+                |core| core.sessions_moved,
+            ),
         ];
         for (name, help, value) in counters {
             page.counter(&format!("msrprelay_{name}"), help, each(value))?;
@@ -307,6 +312,11 @@ fn clients(all: &Snapshot, page: &mut Page<'_>) -> fmt::Result {
         "Sessions bound to their other side, a connection or a session, by whether that is on the same core.",
         [("local", all.links_local), ("split", all.links_split)]
             .map(|(kind, links)| (label("kind", kind), links)),
+    )?;
+    page.counter(
+        "msrprelay_sessions_stayed",
+        "Sessions whose other side is a session on another core, and that did not move there; the label says why.",
+        all.sessions_stayed().map(|(why, times)| (label("reason", why.as_str()), times)),
     )?;
     page.counter(
         "msrprelay_connections_moved",

@@ -14,12 +14,12 @@ use msrp_tls::TlsError;
 
 use super::super::core::{Conn, Phase, Shared};
 use super::super::mesh::Received;
-use super::super::migrate::{self, Unplaced};
+use super::super::migrate::{self, Next, Unplaced};
 use super::super::pool::{self, PINNED_FACTOR_MAX};
 use super::handshake;
 use super::write::CLOSE_TIMEOUT;
-use msrp_proto::parser::{FramePart, ParseError, Parser};
-use msrp_relay_core::{Holder, Input, Limit, ProvenNames, Stage, Target, Transport};
+use msrp_proto::parser::{FramePart, ParseError, Parser, Step};
+use msrp_relay_core::{Holder, Input, Limit, Meeting, ProvenNames, Stage, Target, Transport};
 
 /// How a connection came to be.
 #[derive(Debug)]
@@ -31,6 +31,15 @@ pub(in crate::runtime) enum Origin {
     /// Another core, or another process, has accepted it, and received so much from it. It may have seen which relay is
     /// at the other end.
     Moved { proven: Option<ProvenNames>, received: Received },
+    /// It has come here from another core with its session, and with so much that has been received from it.
+    Arrived(Received),
+}
+
+/// What was read and not fed, from a head on that the relay wants to wait with.
+struct Held {
+    bytes: Bytes,
+    at: usize,
+    head: Step,
 }
 
 /// Why reading ended.
@@ -67,6 +76,8 @@ pub(super) struct Reader {
     /// The beginning of a head, or of an end-line.
     rest: Vec<u8>,
     told: Told,
+    /// Whether the relay is asked about each head: until its client's session is bound.
+    asks: bool,
 }
 
 /// What the relay has been told of the connection.
@@ -91,6 +102,7 @@ impl Reader {
             record_until: None,
             rest: Vec::new(),
             told: Told { stage: Stage::Silent, unfinished: 0 },
+            asks: true,
         };
         let (mut known, mut plain) = (None, Vec::new());
         match origin {
@@ -99,6 +111,13 @@ impl Reader {
                 reader.target = Some(target);
                 // A peer that was called has nothing to prove.
                 reader.told.stage = Stage::Asking;
+                reader.asks = false;
+            }
+            Origin::Arrived(received) => {
+                reader.told.stage = Stage::Asking;
+                reader.asks = false;
+                reader.records = received.records;
+                plain = received.plain;
             }
             Origin::Moved { proven, received } => {
                 known = proven;
@@ -192,7 +211,8 @@ impl Reader {
     async fn read(&mut self, proven: Option<ProvenNames>, plain: Vec<u8>) -> ReadEnd {
         self.watch_record(true);
         let mut before = Some(plain).filter(|plain| !plain.is_empty());
-        if self.conn.is_up() {
+        // Who is at the other end of one that came with its session is known.
+        if self.conn.is_up() && self.told.stage == Stage::Silent {
             handshake::identify(&self.core, &self.conn, proven);
         }
         if let Err(error) = handshake::begin(&self.conn) {
@@ -219,14 +239,42 @@ impl Reader {
                 return ReadEnd::HandedOver;
             };
             self.records = received.records;
-            if let Err(error) = self.parse(received.plain) {
-                return ReadEnd::Unparseable(error);
+            let mut held = match self.parse(pool::freeze(received.plain), 0, None) {
+                Ok(held) => held,
+                Err(error) => return ReadEnd::Unparseable(error),
+            };
+            while let Some(Held { bytes, at, head }) = held {
+                // Boxed: nearly every reader does this at most once.
+                if let Some(end) = Box::pin(self.wait_to_meet(bytes.get(at..).unwrap_or_default())).await {
+                    return end;
+                }
+                held = match self.parse(bytes, at, Some(head)) {
+                    Ok(held) => held,
+                    Err(error) => return ReadEnd::Unparseable(error),
+                };
             }
             if self.conn.link.is_closed_by_peer() {
                 return ReadEnd::Ended("closed by the peer");
             }
             self.watch_head();
             engine::breathe().await;
+        }
+    }
+
+    /// The relay wants to wait with a head, and so with everything from there on: its connection may belong on another core.
+    /// Returns when the head is to be fed here, or says how reading ends.
+    async fn wait_to_meet(&mut self, held: &[u8]) -> Option<ReadEnd> {
+        let (core, conn) = (&self.core, &self.conn);
+        loop {
+            future::or(conn.reading.may_go_on(), conn.reading.stopped()).await;
+            if conn.is_ending() {
+                return Some(ReadEnd::Closing);
+            }
+            match migrate::depart(core, conn, &mut self.records, held) {
+                Next::Wait => {}
+                Next::GoOn => return None,
+                Next::Left => return Some(ReadEnd::HandedOver),
+            }
         }
     }
 
@@ -303,16 +351,25 @@ impl Reader {
         self.conn.phase.set(Phase::Up { head_until });
     }
 
-    /// Cuts what was received into pieces and feeds them to the relay in one go. Keeps what is left.
-    fn parse(&mut self, plain: Vec<u8>) -> Result<(), ParseError> {
-        let Self { core, conn, parser, told, .. } = self;
+    /// Cuts what was received, from `at` on, into pieces and feeds them to the relay in one go. Keeps what is left, and
+    /// gives back what the relay wants to wait with. `first`: a head that was cut before, and may be fed now.
+    fn parse(
+        &mut self,
+        bytes: Bytes,
+        mut at: usize,
+        mut first: Option<Step>,
+    ) -> Result<Option<Held>, ParseError> {
+        let Self { core, conn, parser, told, asks, .. } = self;
         let (peer, records) = (conn.key, self.records.len());
-        let bytes = pool::freeze(plain);
-        let mut at = 0;
         let mut failure = None;
+        let mut held = None;
         core.feed_with(|relay, now| {
             loop {
-                let step = match parser.step(bytes.get(at..).unwrap_or_default()) {
+                let may = first.is_some();
+                let step = match first
+                    .take()
+                    .map_or_else(|| parser.step(bytes.get(at..).unwrap_or_default()), |step| Ok(Some(step)))
+                {
                     Ok(Some(step)) => step,
                     Ok(None) => break,
                     Err(error) => {
@@ -320,6 +377,20 @@ impl Reader {
                         break;
                     }
                 };
+                if *asks
+                    && !may
+                    && let FramePart::Head(head) = &step.piece
+                {
+                    let text = bytes.get(at..at + step.consumed).unwrap_or_default();
+                    match relay.meet(now, peer, head, text) {
+                        Meeting::Never => *asks = false,
+                        Meeting::NotNow => {}
+                        Meeting::Asked => {
+                            held = Some(step);
+                            break;
+                        }
+                    }
+                }
                 let input = match step.piece {
                     FramePart::Head(head) => {
                         conn.watchers.received(bytes.get(at..at + step.consumed).unwrap_or_default());
@@ -343,11 +414,12 @@ impl Reader {
             // A head that was incomplete is complete now; if another has begun, its time begins.
             conn.phase.set(Phase::Up { head_until: None });
         }
-        match failure {
-            Some(error) => Err(error),
-            None => {
+        match (failure, held) {
+            (Some(error), _) => Err(error),
+            (None, Some(head)) => Ok(Some(Held { bytes, at, head })),
+            (None, None) => {
                 self.rest = bytes.get(at..).unwrap_or_default().to_vec();
-                Ok(())
+                Ok(None)
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use msrp_proto::head::FailureReport;
 use msrp_proto::parser::Flag;
+use msrp_relay_core::{CloseReason, Limit};
 
 use super::cast;
 use super::{DIALLED_CHUNK_MAX, Link, Message, Sent, Simulation};
@@ -11,6 +12,18 @@ impl Simulation {
     pub(super) fn collect(&mut self) {
         let mut conns: Vec<(Conn, usize)> = self.by_conn.iter().map(|(c, a)| (*c, *a)).collect();
         conns.sort_unstable();
+        for (conn, actor) in &conns {
+            // Somebody of whom nothing is proven yet, though its first request may be under way, makes room.
+            let made_room = CloseReason::Limit(Limit::QueueBytesTotal);
+            if self.world.link(*conn).closing == Some(made_room) && !self.actors[*actor].dead {
+                // A relay's further connection proves itself with its first request.
+                let is_client = self.actors[*actor].session.is_some() && self.actors[*actor].inlet.is_none();
+                assert!(!is_client, "a client made room");
+                self.actors[*actor].dead = true;
+                self.fault_of(*actor);
+                self.saw("a newcomer turned away");
+            }
+        }
         for (conn, actor) in conns {
             for frame in self.world.take(conn) {
                 self.arrived(actor, conn, frame);
@@ -225,9 +238,11 @@ impl Simulation {
     /// The relay answers a SEND itself: that must not have waited behind more than one flush. (A chunk of
     /// which nothing but the head has been written is not cut, so there may be one flush in between.)
     fn stop_waiting(&mut self, actor: usize, frame: &Frame) {
+        // When something breaks, all that waited for it is told of at once: that is more than a flush by itself.
+        let is_flooded = self.links.iter().any(|link| link.faulty && link.ends.contains(&actor));
         let waits = &mut self.actors[actor].waits;
         if let Some(at) = waits.iter().position(|wait| wait.tid == frame.tid())
-            && let Some(due) = waits.remove(at).due
+            && let Some(due) = waits.remove(at).due.filter(|_| !is_flooded)
         {
             self.seen.entry("a wait for an answer judged").and_modify(|n| *n += 1).or_insert(1);
             assert!(frame.flush <= due + 2, "a response waited for {} flushes", frame.flush - due);

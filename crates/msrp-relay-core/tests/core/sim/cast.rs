@@ -7,7 +7,7 @@ use msrp_relay_core::{Input, Limit, ProvenNames};
 
 use super::{Actor, Link, Simulation};
 use testkit_pure::frame::pattern;
-use testkit_pure::{ADDRESS, Conn, Decision, HOST};
+use testkit_pure::{ADDRESS, Conn, Decision, Frame, HOST, relay_uri};
 
 /// More than a message has bytes.
 const BYTES: usize = 1 << 18;
@@ -43,12 +43,21 @@ impl Simulation {
         }
     }
 
+    /// The answer to an AUTH. A newcomer makes room where memory is short.
+    fn log_in(&mut self, conn: Conn, uri: &str, more: &str) -> Option<Frame> {
+        let answer = self.world.try_auth_to(conn, "alice", (&relay_uri(), uri), more);
+        if answer.is_none() {
+            self.saw("a newcomer turned away");
+        }
+        answer
+    }
+
     fn client(&mut self) -> Option<(usize, String)> {
         let conn = self.connect()?;
         let uri = self.world.end(conn).uri.clone();
         let expires = self.jumps && self.dice.chance(40);
         let more = if expires { format!("Expires: {EXPIRES_SECONDS}\r\n") } else { String::new() };
-        let granted = self.world.auth_round(conn, "alice", &uri, &more);
+        let granted = self.log_in(conn, &uri, &more)?;
         let session = granted.header("Use-Path").unwrap();
         let index = self.add_actor(Some(conn), uri);
         self.actors[index].session = Some(session.clone());
@@ -62,7 +71,7 @@ impl Simulation {
         let conn = self.relay(&host)?;
         let own = self.world.end(conn).uri.clone();
         let back = format!("msrps://{host}:2855/s1;tcp {own}");
-        let granted = self.world.auth_round(conn, "alice", &back, "");
+        let granted = self.log_in(conn, &back, "")?;
         let Some(use_path) = granted.header("Use-Path") else {
             // Memory is short.
             assert_eq!(granted.status(), 403, "{granted:?}");
@@ -117,7 +126,8 @@ impl Simulation {
     }
 
     pub(super) fn add_link(&mut self) -> Option<()> {
-        match if self.crowd { 2 } else { self.dice.below(7) } {
+        let shape = if self.crowd { 2 } else { self.dice.below(7) };
+        match if self.pairs { 0 } else { shape } {
             0 | 1 => {
                 let (a, a_session) = self.client()?;
                 let (b, b_session) = self.client()?;
@@ -175,7 +185,7 @@ impl Simulation {
 
     /// Others begin to talk while everything is under way.
     pub(super) fn newcomers(&mut self) {
-        if self.links.len() < 7 {
+        if self.links.len() < 7 && !self.drains {
             // They authenticate at once; all else goes on as slowly as before.
             self.world.look_up_decision = Decision::Now;
             self.world.hold_messages = false;

@@ -336,6 +336,8 @@ impl World {
             Effect::Resume(key) => self.with_link(core, key, |link| {
                 assert!(mem::replace(&mut link.paused, false), "resumed twice");
             }),
+            // Here no reader asks to move.
+            Effect::GoOn(_) => {}
             Effect::Close { peer, .. } => {
                 if let Some(at) = self.dials.iter().position(|dial| dial.core == core && dial.key == peer) {
                     self.dials.remove(at);
