@@ -4,15 +4,20 @@ use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use super::shared::Shared;
-use crate::control::{Answer, Secret, WhyUnavailable};
-use crate::telemetry::LookUpEnd;
+use crate::control::{Answer, Objection, Secret, Verdict, WhyUnavailable};
+use crate::telemetry::{CredentialEnd, LookUpEnd};
 use msrp_proto::digest::Attempt;
 use msrp_relay_core::{Input, Limit, LookUpAnswer, LookUpTicket, Who};
 
 impl Shared {
     pub(super) async fn look_up(self: &Rc<Self>, ticket: LookUpTicket, who: Who, attempt: Attempt) {
-        if let Some(proven) = self.config().shared_secrets.judge(&attempt, SystemTime::now()) {
-            let answer = proven.map_or(LookUpAnswer::Unknown, LookUpAnswer::Found);
+        if let Some(verdict) = self.config().shared_secrets.judge(&attempt, SystemTime::now()) {
+            self.counters.credential_judged(end_of_credential(&verdict));
+            let answer = match verdict {
+                Verdict::Good(ha1) => LookUpAnswer::Found(ha1),
+                Verdict::Bad(objection) => LookUpAnswer::Refused(objection.as_str()),
+                Verdict::Wrong => LookUpAnswer::Unknown,
+            };
             return self.feed([Input::LookedUp { ticket, answer }]);
         }
         let asked = Instant::now();
@@ -32,6 +37,16 @@ impl Shared {
             }
         };
         self.feed([Input::LookedUp { ticket, answer }]);
+    }
+}
+
+fn end_of_credential(verdict: &Verdict) -> CredentialEnd {
+    match verdict {
+        Verdict::Good(_) => CredentialEnd::Good,
+        Verdict::Bad(Objection::Expired) => CredentialEnd::Expired,
+        Verdict::Bad(Objection::TooLong) => CredentialEnd::TooLong,
+        Verdict::Bad(Objection::NoUser) => CredentialEnd::NoUser,
+        Verdict::Wrong => CredentialEnd::Wrong,
     }
 }
 
