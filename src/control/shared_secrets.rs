@@ -106,6 +106,12 @@ impl SharedSecrets {
         Self { names: SharedSecret::timed_names(settings), secrets: settings.iter().map(secret).collect() }
     }
 
+    /// Whether a name is judged here, and nowhere else.
+    #[must_use]
+    pub fn take(&self, name: &str) -> bool {
+        self.names.parse(name).is_some()
+    }
+
     /// `None`: the name is none of ours.
     #[must_use]
     pub fn judge(&self, attempt: &Attempt, now: SystemTime) -> Option<Verdict> {

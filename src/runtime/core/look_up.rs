@@ -25,6 +25,8 @@ impl Shared {
         self.counters.looked_up(end_of(&found), asked.elapsed());
         let ha1 = Secret::ha1(found.secret(), attempt.user(), attempt.realm(), attempt.algorithm());
         let answer = match found {
+            // A reload has made it one meanwhile: an account of such a name would pass for the user it is called after.
+            _ if self.config().shared_secrets.take(attempt.user()) => LookUpAnswer::Unknown,
             Answer::Found(_) | Answer::Unknown => ha1.map_or(LookUpAnswer::Unknown, LookUpAnswer::Found),
             Answer::Unavailable(why) => {
                 match why {
