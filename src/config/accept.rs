@@ -67,7 +67,7 @@ impl TryFrom<Raw> for Config {
             Opened { backend: &backend, accounting, admin }.check(&mut problems, &mut warnings);
         }
         warn(&raw, &hostname, &mut warnings);
-        let beside = (users_written, shared_secrets.len());
+        let beside = (users_written, shared_secrets.as_slice());
         accounts::warn(&backend, beside, raw.limits.lookup_timeout, &raw.origin, &mut warnings);
 
         if !problems.is_empty() {

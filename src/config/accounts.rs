@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+use rustls_pki_types::ServerName;
 use serde_yaml::Value;
 
 use super::certificates::{self, readable_by_others};
+use super::shared_secrets::SharedSecret;
 use super::walk::{self, Problems, Section};
 use msrp_proto::address;
 use msrp_proto::digest::{Algorithm, Ha1};
@@ -249,6 +252,8 @@ struct Dialect {
     tls: &'static str,
     /// What turns it on and verifies nothing.
     unverified: &'static str,
+    /// What in the URL is to leave the name in the certificate unchecked, where that does not work.
+    checks_the_name: Option<&'static str>,
     read: fn(&Value) -> Result<Server, String>,
 }
 
@@ -257,6 +262,7 @@ const MYSQL: Dialect = Dialect {
     example: "mysql://user:password@host/database",
     tls: "?require_ssl=true",
     unverified: "verify_ca=false",
+    checks_the_name: Some("verify_identity=false"),
     read: mysql_server,
 };
 
@@ -265,6 +271,7 @@ const POSTGRES: Dialect = Dialect {
     example: "postgres://user:password@host/database",
     tls: "?sslmode=verify-full",
     unverified: "sslmode=require",
+    checks_the_name: None,
     read: postgres_server,
 };
 
@@ -415,17 +422,27 @@ impl RawDatabase {
 /// What deserves the operator's attention about the chosen backend.
 pub(super) fn warn(
     backend: &Backend,
-    (users_written, shared_secrets): (usize, usize),
+    (users_written, shared_secrets): (usize, &[SharedSecret]),
     lookup_timeout: Duration,
     origin: &str,
     warnings: &mut Vec<String>,
 ) {
-    let mut holds_secrets = users_written + shared_secrets > 0;
+    let mut holds_secrets = users_written > 0 || !shared_secrets.is_empty();
     match backend {
-        Backend::Memory(users) if users.is_empty() && shared_secrets == 0 => {
+        Backend::Memory(users) if users.is_empty() && shared_secrets.is_empty() => {
             warnings.push("auth.memory.users: is empty, so nobody can authenticate: add a user".to_owned())
         }
-        Backend::Memory(_) => {}
+        Backend::Memory(users) => {
+            let names = SharedSecret::timed_names(shared_secrets);
+            if let Some(MemoryUser { user, domain, .. }) =
+                users.iter().find(|user| names.parse(&user.user).is_some())
+            {
+                warnings.push(format!(
+                    "auth.memory.users: {user}@{domain} is taken for a credential of auth.shared_secrets, and cannot log in: \
+                     give that user another name, or take without_user out"
+                ));
+            }
+        }
         _ if users_written > 0 => warnings.push(
             "auth.memory.users: is not used, because auth.backend is another: remove the users".to_owned(),
         ),
@@ -478,6 +495,12 @@ impl Server {
                 dialect.unverified,
                 dialect.key("ca")
             )),
+            Some(ServerTls { verify_name: false, .. }) => dialect.checks_the_name.map(|option| {
+                format!(
+                    "{url}: {option} has no effect: the driver checks the name in the certificate wherever it checks who \
+                     vouches for it: take that out, and name the server as its certificate does"
+                )
+            }),
             _ => None,
         }
     }
@@ -527,8 +550,12 @@ fn mysql_server(value: &Value) -> Result<Server, String> {
     if tls.is_some() && socket.is_some() {
         return Err("has a socket of this machine, which knows no TLS: take require_ssl out".to_owned());
     }
+    let host = parsed.ip_or_hostname().trim_matches(['[', ']']).to_owned();
+    if socket.is_none() {
+        check_host(&host, REMEDY)?;
+    }
     Ok(Server {
-        host: parsed.ip_or_hostname().trim_matches(['[', ']']).to_owned(),
+        host,
         port: parsed.tcp_port(),
         socket,
         user: parsed.user().map(str::to_owned),
@@ -536,6 +563,21 @@ fn mysql_server(value: &Value) -> Result<Server, String> {
         database: database.to_owned(),
         tls,
     })
+}
+
+/// Each driver would find out when it connects, and say less.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+fn check_host(host: &str, remedy: &str) -> Result<(), String> {
+    if host.contains(',') {
+        return Err(
+            "names several hosts: write one, such as a name or an address that leads to the server in charge"
+                .to_owned(),
+        );
+    }
+    match address::parse(host).is_some() || ServerName::try_from(host).is_ok() {
+        true => Ok(()),
+        false => Err(format!("is not the URL of a database: {remedy}")),
+    }
 }
 
 #[cfg(not(feature = "postgres"))]
@@ -553,7 +595,8 @@ fn postgres_server(value: &Value) -> Result<Server, String> {
     let (text, options) = text.split_once('?').unwrap_or((&text, ""));
     let rest = ["postgres://", "postgresql://"].iter().find_map(|scheme| text.strip_prefix(scheme));
     let rest = rest.filter(|rest| !rest.contains('#')).ok_or_else(malformed)?;
-    if options.contains(['@', '?', '#', ':']) || options.contains('/') && !options.contains("host=/") {
+    // What stands behind the `?` of a password that is badly written.
+    if options.contains(['@', '?', '#']) {
         return Err(malformed());
     }
     let (authority, database) = rest.split_once('/').ok_or_else(|| format!("names no database: {REMEDY}"))?;
@@ -577,11 +620,21 @@ fn postgres_server(value: &Value) -> Result<Server, String> {
     if database.is_empty() {
         return Err(format!("names no database: {REMEDY}"));
     }
+    if place.contains(',') {
+        check_host(place, REMEDY)?;
+    }
     let (host, port) = match place.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| malformed())?),
+        Some((host, port)) if !port.ends_with(']') => (host, port_number(port).ok_or_else(malformed)?),
         _ => (place, 5432),
     };
-    let host = decode(host.trim_matches(['[', ']']))?;
+    let host = match (host.strip_prefix('['), host.contains([':', '[', ']'])) {
+        (None, false) => decode(host)?,
+        (Some(rest), _) => {
+            let address = rest.strip_suffix(']').and_then(address::parse).ok_or_else(malformed)?;
+            address.to_string()
+        }
+        (None, true) => return Err(malformed()),
+    };
     let mut server = Server {
         socket: host.starts_with('/').then(|| host.clone()),
         host,
@@ -597,6 +650,10 @@ fn postgres_server(value: &Value) -> Result<Server, String> {
                 server.socket = Some(decode(directory)?)
             }
             Some(("sslmode", mode)) => server.tls = ssl_mode(mode)?,
+            Some(("sslrootcert", _)) => {
+                return Err("has sslrootcert: name the CA in auth.postgres.ca, or leave it to the system's authorities"
+                    .to_owned());
+            }
             _ => {
                 return Err("has an option that is not known here: write sslmode, host=/directory".to_owned());
             }
@@ -605,10 +662,19 @@ fn postgres_server(value: &Value) -> Result<Server, String> {
     if server.tls.is_some() && server.socket.is_some() {
         return Err("has a socket of this machine, which knows no TLS: take sslmode out".to_owned());
     }
-    if server.host.is_empty() && server.socket.is_none() {
-        return Err(format!("names no host: {REMEDY}"));
+    if server.socket.is_none() {
+        if server.host.is_empty() {
+            return Err(format!("names no host: {REMEDY}"));
+        }
+        check_host(&server.host, REMEDY)?;
     }
     Ok(server)
+}
+
+#[cfg(feature = "postgres")]
+fn port_number(text: &str) -> Option<u16> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|port| is_number && *port != 0)
 }
 
 #[cfg(feature = "postgres")]

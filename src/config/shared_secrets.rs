@@ -8,11 +8,14 @@ use std::time::Duration;
 use serde_yaml::Value;
 
 use super::walk::{self, Problems, Section};
+use msrp_proto::digest::TimedNames;
 
 /// Secrets there may be: the one that signs, and those that are on their way in or out. Each costs an AUTH two hashes.
 const SECRETS_MAX: usize = 8;
 /// A secret that can be guessed opens every account: whoever has one credential can try guesses by himself.
 const SECRET_BYTES: (usize, usize) = (16, 1024);
+/// What the sample and the documentation have in its place.
+const NO_SECRET: &str = "write here what openssl rand -hex 32 prints";
 /// How long credentials may be good.
 const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(30 * 86_400));
 
@@ -37,6 +40,29 @@ pub enum SecretAlgorithm {
     Sha1,
     /// As both can have it.
     Sha256,
+}
+
+impl SharedSecret {
+    /// Which names are judged by these, and reach no backend.
+    #[must_use]
+    pub fn timed_names(all: &[Self]) -> TimedNames {
+        match all {
+            [] => TimedNames::None,
+            _ if all.iter().any(|secret| secret.without_user) => TimedNames::Bare,
+            _ => TimedNames::WithColon,
+        }
+    }
+}
+
+/// For people: what it takes, and nothing of what it is.
+impl fmt::Display for SharedSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let algorithm = match self.algorithm {
+            SecretAlgorithm::Sha1 => "sha-1",
+            SecretAlgorithm::Sha256 => "sha-256",
+        };
+        write!(f, "{algorithm} up to {}", walk::spell_duration(self.ttl_max))
+    }
 }
 
 impl fmt::Debug for SharedSecret {
@@ -79,13 +105,18 @@ impl RawSharedSecret {
 }
 
 fn secret(value: &Value) -> Result<String, String> {
+    const REMEDY: &str = "such as `openssl rand -hex 32` prints";
     let text = walk::text(value)?;
     let (min, max) = SECRET_BYTES;
+    if text.trim() == NO_SECRET {
+        return Err("is the text of the documentation, which everybody knows: write what `openssl rand -hex 32` prints".to_owned());
+    }
+    if text.trim() != text {
+        return Err("begins or ends with white space, which others may leave out: remove it".to_owned());
+    }
     match text.len() {
         bytes if (min..=max).contains(&bytes) => Ok(text),
-        bytes => {
-            Err(format!("has {bytes} bytes: write {min} to {max}, such as `openssl rand -hex 32` prints"))
-        }
+        bytes => Err(format!("has {bytes} bytes: write {min} to {max}, {REMEDY}")),
     }
 }
 

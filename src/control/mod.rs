@@ -46,7 +46,7 @@ pub use accounts::{User, UserFile, UserFileError};
 pub use dns::ResolveError;
 use dns::Resolver;
 use reply::{Reply, reply};
-pub use shared_secrets::{Credential, SharedSecrets, SignError};
+pub use shared_secrets::{Credential, Objection, SharedSecrets, SignError, Verdict};
 use turns::{Bounds, Turns, Waiting};
 
 /// Look-ups under way at once, of each kind; the others wait in the queue.

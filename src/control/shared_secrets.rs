@@ -33,6 +33,40 @@ struct Secret {
     without_user: bool,
 }
 
+/// What became of a credential.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It is good now; what the client has proven to know.
+    Good(Ha1),
+    /// One of the secrets has signed it, and yet it opens nothing.
+    Bad(Objection),
+    /// None of the secrets has signed it, or the client does not know the password.
+    Wrong,
+}
+
+/// Why a credential that is signed opens nothing. For the operator: to the client it is a wrong password.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Objection {
+    /// It was good once.
+    Expired,
+    /// It is good for longer than the secret's `ttl_max`.
+    TooLong,
+    /// It is an expiry alone, which the config does not allow.
+    NoUser,
+}
+
+impl Objection {
+    /// For the log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "the credential has expired",
+            Self::TooLong => "the credential is good for longer than ttl_max",
+            Self::NoUser => "the credential names no user",
+        }
+    }
+}
+
 /// What a client logs in with.
 pub struct Credential {
     /// `EXPIRY:user`.
@@ -69,34 +103,35 @@ impl SharedSecrets {
                 without_user: settings.without_user,
             }
         };
-        Self { names: Self::names(settings), secrets: settings.iter().map(secret).collect() }
+        Self { names: SharedSecret::timed_names(settings), secrets: settings.iter().map(secret).collect() }
     }
 
-    /// Which names are judged by these secrets, and reach no backend.
+    /// Whether a name is judged here, and nowhere else.
     #[must_use]
-    pub fn names(settings: &[SharedSecret]) -> TimedNames {
-        match settings {
-            [] => TimedNames::None,
-            _ if settings.iter().any(|secret| secret.without_user) => TimedNames::Bare,
-            _ => TimedNames::WithColon,
-        }
+    pub fn take(&self, name: &str) -> bool {
+        self.names.parse(name).is_some()
     }
 
-    /// `None`: the name is none of ours. Otherwise what the client has proven to know, if that is good now.
+    /// `None`: the name is none of ours.
     #[must_use]
-    pub fn judge(&self, attempt: &Attempt, now: SystemTime) -> Option<Option<Ha1>> {
+    pub fn judge(&self, attempt: &Attempt, now: SystemTime) -> Option<Verdict> {
         let name = self.names.parse(attempt.user())?;
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut proven = None;
+        let mut verdict = Verdict::Wrong;
+        // By all of them, whatever the first says: expired or never right, it takes as long.
         for secret in &self.secrets {
             let password = secret.password(attempt.user());
             let ha1 = Ha1::new(attempt.algorithm(), attempt.user(), attempt.realm(), &password);
-            // Both, whatever the first says: expired or never right, it takes as long.
-            if attempt.proves(&ha1) & secret.admits(name, now) {
-                proven = Some(ha1);
+            let objection = secret.objection(name, now);
+            match (attempt.proves(&ha1), objection) {
+                (true, None) => verdict = Verdict::Good(ha1),
+                (true, Some(objection)) if !matches!(verdict, Verdict::Good(_)) => {
+                    verdict = Verdict::Bad(objection);
+                }
+                _ => {}
             }
         }
-        Some(proven)
+        Some(verdict)
     }
 
     /// A credential that is good for so long, by the first secret.
@@ -120,10 +155,16 @@ impl Secret {
         STANDARD.encode(hmac::sign(&self.key, username.as_bytes()))
     }
 
-    fn admits(&self, name: TimedName<'_>, now: Duration) -> bool {
+    /// What there is to be said against a name that this secret has signed.
+    fn objection(&self, name: TimedName<'_>, now: Duration) -> Option<Objection> {
         let latest = (now + self.ttl_max + CLOCK_GRACE).as_secs();
-        let is_good_now = now.as_secs() < name.expires && name.expires <= latest;
-        is_good_now && (self.without_user || !name.user.is_empty())
+        if name.expires <= now.as_secs() {
+            Some(Objection::Expired)
+        } else if name.expires > latest {
+            Some(Objection::TooLong)
+        } else {
+            (name.user.is_empty() && !self.without_user).then_some(Objection::NoUser)
+        }
     }
 }
 
@@ -176,18 +217,19 @@ mod tests {
         let secrets = SharedSecrets::new(&[secret(SecretAlgorithm::Sha1)]);
         let secret = secrets.secrets.first().unwrap();
         let now = Duration::from_secs(1_764_400_000);
-        let admits = |expires: u64, user| secret.admits(TimedName { expires, user }, now);
+        let objection = |expires: u64, user| secret.objection(TimedName { expires, user }, now);
         let now = now.as_secs();
-        for (expires, good) in [
-            (now - 1, false),
-            (now, false),
-            (now + 1, true),
-            (now + 3660, true),
-            (now + 3661, false),
-            (u64::MAX, false),
+        for (expires, of_alice, of_nobody) in [
+            (0, Some(Objection::Expired), Some(Objection::Expired)),
+            (now - 1, Some(Objection::Expired), Some(Objection::Expired)),
+            (now, Some(Objection::Expired), Some(Objection::Expired)),
+            (now + 1, None, Some(Objection::NoUser)),
+            (now + 3660, None, Some(Objection::NoUser)),
+            (now + 3661, Some(Objection::TooLong), Some(Objection::TooLong)),
+            (u64::MAX, Some(Objection::TooLong), Some(Objection::TooLong)),
         ] {
-            assert_eq!(admits(expires, "alice"), good, "{expires}");
-            assert!(!admits(expires, ""));
+            assert_eq!(objection(expires, "alice"), of_alice, "{expires}");
+            assert_eq!(objection(expires, ""), of_nobody, "{expires}");
         }
     }
 

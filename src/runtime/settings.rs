@@ -9,7 +9,7 @@ use std::sync::Arc;
 use msrp_tls::{Identity, Roots, TlsSetup, Trust};
 
 use super::error::StartError;
-use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy, UnprovenRelays};
+use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy, SharedSecret, UnprovenRelays};
 use crate::control::SharedSecrets;
 use crate::telemetry::Records;
 use msrp_relay_core::{ChunkBounds, Expires, Settings};
@@ -80,7 +80,7 @@ fn settings(config: &Config, listens: &[(u16, bool)]) -> Settings {
         ports: listens.iter().map(|(port, _)| *port).collect(),
         cores: u16::try_from(config.cores.len()).unwrap_or(u16::MAX),
         algorithms: config.auth.algorithms.clone(),
-        timed_names: SharedSecrets::names(&config.auth.shared_secrets),
+        timed_names: SharedSecret::timed_names(&config.auth.shared_secrets),
         challenge_lifetime: config.auth.challenge_lifetime,
         max_attempts: config.auth.max_attempts,
         insecure_plain: config.auth.insecure_plain,

@@ -194,6 +194,8 @@ counters! {
     auth_refused[STATUSES.len() + 1],
     /// REPORTs of this relay's own, likewise.
     reports[STATUSES.len() + 1],
+    /// What became of credentials that expire by themselves, by [`CredentialEnd::ALL`].
+    credentials[CredentialEnd::ALL.len()],
     /// How account look-ups ended, by [`LookUpEnd::ALL`].
     look_ups[LookUpEnd::ALL.len()],
     /// How name look-ups ended, likewise.
@@ -242,6 +244,38 @@ impl LookUpEnd {
     }
 }
 
+/// What became of a credential that expires by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CredentialEnd {
+    /// It was good.
+    Good,
+    /// It was good once.
+    Expired,
+    /// It is good for longer than it may be.
+    TooLong,
+    /// It names no user, and must.
+    NoUser,
+    /// No secret has signed it.
+    Wrong,
+}
+
+impl CredentialEnd {
+    /// All of them, in the order of their counters.
+    pub const ALL: [Self; 5] = [Self::Good, Self::Expired, Self::TooLong, Self::NoUser, Self::Wrong];
+
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Expired => "expired",
+            Self::TooLong => "too_long",
+            Self::NoUser => "no_user",
+            Self::Wrong => "wrong",
+        }
+    }
+}
+
 /// How often each core publishes what it has counted, and by that shows that it works.
 pub const PUBLISHED_EVERY: Duration = Duration::from_millis(250);
 
@@ -264,6 +298,11 @@ impl Counters {
     /// A REPORT of our own was sent with this code.
     pub fn report_sent(&self, code: u16) {
         self.reports[status_index(code)].add(1);
+    }
+
+    /// A credential that expires by itself was judged.
+    pub fn credential_judged(&self, end: CredentialEnd) {
+        self.credentials[end as usize].add(1);
     }
 
     /// An account was looked up.
@@ -326,6 +365,11 @@ impl Snapshot {
         STATUSES.into_iter().map(Some).chain([None]).zip(self.reports)
     }
 
+    /// What became of credentials that expire by themselves.
+    pub fn credentials(&self) -> impl Iterator<Item = (CredentialEnd, u64)> {
+        CredentialEnd::ALL.into_iter().zip(self.credentials)
+    }
+
     /// Account look-ups.
     #[must_use]
     pub fn look_ups(&self) -> LookUps {
@@ -383,6 +427,9 @@ mod tests {
     #[test]
     fn kinds_are_listed_in_the_order_of_their_counters() {
         for (at, end) in LookUpEnd::ALL.into_iter().enumerate() {
+            assert_eq!(end as usize, at);
+        }
+        for (at, end) in CredentialEnd::ALL.into_iter().enumerate() {
             assert_eq!(end as usize, at);
         }
         assert!(LOOK_UP_SECONDS.is_sorted() && STATUSES.is_sorted());

@@ -85,6 +85,17 @@ fn the_sample_says_what_the_defaults_are() {
     assert_eq!(format!("{sample:#?}"), format!("{defaults:#?}"));
 }
 
+/// What the sample and docs/operate/accounts.md have where a secret belongs.
+const NO_SECRET: &str = "write here what openssl rand -hex 32 prints";
+
+#[test]
+fn page_about_accounts_has_no_secret_that_could_be_copied() {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operate/accounts.md")).unwrap();
+    let secrets: Vec<_> = page.lines().filter_map(|line| line.split_once("secret: \"")).collect();
+    assert!(!secrets.is_empty());
+    assert!(secrets.iter().all(|(_, rest)| rest.starts_with(NO_SECRET)), "{secrets:?}");
+}
+
 #[test]
 fn what_the_sample_offers_in_comments_is_accepted() {
     let place = Place::new();
@@ -108,6 +119,10 @@ fn what_the_sample_offers_in_comments_is_accepted() {
         })
         .collect();
     let text = uncommented.join("\n").replace("/etc/msrprelay/tls/", "");
+    // What stands there for a secret is none: everybody can read it.
+    let refused = place.load(&text).unwrap_err().to_string();
+    assert!(refused.contains("auth.shared_secrets[0].secret: is the text of the documentation"), "{refused}");
+    let text = text.replace(NO_SECRET, "0123456789abcdef0123456789abcdef");
     let config = place.load(&text).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
     assert_eq!(config.tls.certificates.len(), 2);
     assert_eq!(users(&config).len(), 2);
@@ -451,8 +466,39 @@ const REFUSED: &[(&str, &str)] = &[
     ("auth: {postgres: {url: 'postgres://h/d'}}", "auth.postgres.url: names no user: "),
     ("auth: {postgres: {url: 'postgres://u:p@/d'}}", "auth.postgres.url: names no host: "),
     (
-        "auth: {postgres: {url: 'postgres://u:p@h/d?sslrootcert=x'}}",
+        "auth: {postgres: {url: 'postgres://u:p@h/d?connect_timeout=2'}}",
         "auth.postgres.url: has an option that is not known here: write sslmode, ",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h/d?sslmode=verify-full&sslrootcert=/etc/db-ca.crt'}}",
+        "auth.postgres.url: has sslrootcert: name the CA in auth.postgres.ca, or leave it to the system's authorities",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h/d?sslmode=verify-full&sslrootcert=system'}}",
+        "auth.postgres.url: has sslrootcert: name the CA in auth.postgres.ca, or leave it to the system's authorities",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@one.example,two.example/d'}}",
+        "auth.postgres.url: names several hosts: write one, such as a name or an address that leads to the server in charge",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@one.example:5432,two.example:5432/d'}}",
+        "auth.postgres.url: names several hosts: ",
+    ),
+    ("auth: {postgres: {url: 'postgres://u:p@::1/d'}}", "auth.postgres.url: is not the URL of a database: "),
+    ("auth: {postgres: {url: 'postgres://u:p@[::1/d'}}", "auth.postgres.url: is not the URL of a database: "),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@a host/d'}}",
+        "auth.postgres.url: is not the URL of a database: ",
+    ),
+    ("auth: {postgres: {url: 'postgres://u:p@h:0/d'}}", "auth.postgres.url: is not the URL of a database: "),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h:+5432/d'}}",
+        "auth.postgres.url: is not the URL of a database: ",
+    ),
+    (
+        "auth: {mysql: {url: 'mysql://u:p@one.example,two.example/d'}}",
+        "auth.mysql.url: names several hosts: ",
     ),
     (
         "auth: {postgres: {url: 'postgres://u:p@h/d?sslmode=prefer'}}",
@@ -489,6 +535,18 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "auth: {shared_secrets: [{secret: short}]}",
         "auth.shared_secrets[0].secret: has 5 bytes: write 16 to 1024, ",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: 'write here what openssl rand -hex 32 prints'}]}",
+        "auth.shared_secrets[0].secret: is the text of the documentation, which everybody knows: write what `openssl rand -hex 32` prints",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: \"0123456789abcdefg\\n\"}]}",
+        "auth.shared_secrets[0].secret: begins or ends with white space, which others may leave out: remove it",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: ' 0123456789abcdefg'}]}",
+        "auth.shared_secrets[0].secret: begins or ends with white space, ",
     ),
     (
         "auth: {shared_secrets: [{secret: 0123456789abcdefg, algorithm: md5}]}",
@@ -813,6 +871,42 @@ fn what_is_unwise_is_a_warning() {
     assert!(place.accept("").warnings[0].starts_with("auth.memory.users: is empty"));
     assert!(place.accept("auth: {insecure_plain: true}").warnings[0].starts_with("auth.insecure_plain: "));
 
+    // Who is called like a credential is taken for one, and never found among the users.
+    for (without_user, name, warned) in
+        [(true, "4915112345678", true), (false, "4915112345678", false), (true, "alice", false)]
+    {
+        let auth = format!(
+            "auth: {{memory: {{users: [{{user: {name}@b.example, password: x}}]}}, \
+             shared_secrets: [{{secret: 0123456789abcdefg, without_user: {without_user}}}]}}"
+        );
+        let warnings = place.accept(&auth).warnings;
+        let about_it = |warning: &String| {
+            warning.starts_with(
+                "auth.memory.users: 4915112345678@b.example is taken for a credential of auth.shared_secrets",
+            )
+        };
+        assert_eq!(
+            (warnings.len(), warnings.iter().any(about_it)),
+            (usize::from(warned), warned),
+            "{warnings:?}"
+        );
+    }
+    let database = |options: &str| {
+        place
+            .accept(&format!(
+                "auth: {{backend: mysql, mysql: {{url: 'mysql://u:p@db.example.com/d?{options}'}}}}"
+            ))
+            .warnings
+    };
+    assert_eq!(database("require_ssl=true"), Vec::<String>::new());
+    let warnings = database("require_ssl=true&verify_identity=false");
+    assert!(
+        warnings.len() == 1
+            && warnings[0].starts_with("auth.mysql.url: verify_identity=false has no effect: "),
+        "{warnings:?}"
+    );
+    assert_eq!(database("require_ssl=true&verify_ca=false&verify_identity=false").len(), 1);
+
     let open = place.write("open.yaml", &format!("{TLS}\n{user}"), 0o644);
     let warnings = Config::load(&open).unwrap().warnings;
     assert!(
@@ -867,6 +961,12 @@ fn check_config_prints_ok_or_every_problem() {
     let (code, out, _) = check(TLS);
     assert_eq!(code, Some(0));
     assert!(out.starts_with("OK: ") && out.contains("relay.example.com"), "{out}");
+    let (code, out, _) = check(&format!(
+        "{TLS}\nauth: {{shared_secrets: [{{secret: 0123456789abcdefg}}, {{secret: fedcba9876543210f, algorithm: sha-256, ttl_max: 1h}}]}}"
+    ));
+    assert_eq!(code, Some(0));
+    assert!(out.contains("  credentials  sha-1 up to 1d (signs), sha-256 up to 1h\n"), "{out}");
+    assert!(!out.contains("0123456789") && !out.contains("fedcba"), "{out}");
     let (code, out, err) = check("hostname: 17\nlog: {level: loud}");
     assert_eq!((code, out.as_str()), (Some(1), ""));
     assert_eq!(err.lines().count(), 3, "{err}");

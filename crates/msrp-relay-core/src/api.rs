@@ -145,6 +145,8 @@ pub enum LookUpAnswer {
     Found(Ha1),
     /// There is no such user.
     Unknown,
+    /// The user has proven what opens nothing, for a reason that is for the log alone: to the client, as if unknown.
+    Refused(&'static str),
     /// The accounts could not be asked: never to be taken for a wrong password.
     Unavailable,
 }

@@ -347,6 +347,11 @@ fn clients(all: &Snapshot, page: &mut Page<'_>) -> fmt::Result {
 }
 
 fn look_ups(all: &Snapshot, page: &mut Page<'_>) -> fmt::Result {
+    page.counter(
+        "msrprelay_credentials",
+        "Credentials of auth.shared_secrets that clients showed, by what became of them.",
+        all.credentials().map(|(end, times)| (label("outcome", end.as_str()), times)),
+    )?;
     let both = [("accounts", all.look_ups()), ("names", all.resolves())];
     page.counter(
         "msrprelay_lookups",

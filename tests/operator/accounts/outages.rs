@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::plain_relay::{Account, PlainRelay};
+use super::plain_relay::{Account, PlainRelay, config};
 use testkit_net::account::DOMAIN;
 use testkit_net::endpoint::Endpoint;
 use testkit_net::postgres::Postgres;
+use testkit_net::process::{Process, relay_binary};
 use testkit_net::sql::SqlServer;
-use testkit_net::subscribers::{Database, Proxy, RELAY_PASSWORD, keys_of};
+use testkit_net::subscribers::{Database, PATIENT, Proxy, RELAY_PASSWORD, keys_of};
 use testkit_net::transfer::Outgoing;
 use testkit_net::{bounded, contents, until};
 
@@ -499,5 +500,113 @@ fn a_flood_of_look_ups_while_nothing_moves_is_bounded<S: SqlServer>() {
         drop(lock);
         until("the relay to find its database", || relay.server.accounts_ready().then_some(()));
         assert_eq!(relay.status("user1", "secret of user1"), 200, "{limits:?}");
+    });
+}
+
+/// What the log says of accounts that cannot be asked.
+#[track_caller]
+fn said(keys: &str) -> String {
+    let place = tempfile::tempdir().unwrap();
+    std::fs::write(place.path().join("config.yaml"), config(keys, "")).unwrap();
+    let relay = Process::start(relay_binary(), place.path());
+    until("the log to say it", || {
+        let log = relay.log();
+        log.lines().find(|line| line.contains("Accounts are unavailable")).map(str::to_owned)
+    })
+}
+
+// The table of docs/operate/accounts.md.
+#[test]
+fn log_says_what_is_wrong_with_a_postgres_and_what_to_do_about_it() {
+    type S = Postgres;
+    bounded(|| {
+        let server = S::start();
+        let site = Database::<S>::new(&server, Proxy::OpenSips);
+        let name = &site.name;
+        let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let keys = site.keys("");
+        for (keys, code, remedy) in [
+            (
+                keys.replace(RELAY_PASSWORD, "S3cret"),
+                "ERROR 28P01: ",
+                "correct user and password in auth.postgres.url",
+            ),
+            (
+                keys.replace(&format!(":{RELAY_PASSWORD}@"), "@"),
+                "it asks for a password: ",
+                "write it into auth.postgres.url",
+            ),
+            (
+                keys.replace(&format!("/{name}?"), "/nowhere?"),
+                "ERROR 3D000: ",
+                "correct the database in auth.postgres.url",
+            ),
+            (site.keys(", table: gone"), "ERROR 42P01: ", "correct auth.postgres.table"),
+            (site.keys(", table: gone.subscriber"), "ERROR 42P01: ", "correct auth.postgres.table"),
+            (
+                site.keys(", ha1_column: gone"),
+                "ERROR 42703: ",
+                "correct the names of the columns under auth.postgres",
+            ),
+            (
+                site.keys(", cleartext_passwords: true"),
+                "ERROR 42501: ",
+                "GRANT the relay's account SELECT on the columns it reads",
+            ),
+            (
+                keys_of::<S>(&format!("postgres://u:S3cret@127.0.0.1:{closed}/d"), PATIENT),
+                "Connection refused",
+                "see whether it runs, or correct host and port in auth.postgres.url",
+            ),
+            (
+                keys_of::<S>("postgres://u:S3cret@localhost/d?host=/nowhere", PATIENT),
+                "No such file",
+                "see whether it runs, or correct host and port in auth.postgres.url",
+            ),
+        ] {
+            let line = said(&keys);
+            assert!(line.contains(code) && line.contains(remedy), "{keys}\n{line}");
+            assert!(!line.contains("S3cret") && !line.contains(RELAY_PASSWORD), "{line}");
+        }
+        server.limit_connections(name, 0);
+        let line = said(&keys);
+        assert!(
+            line.contains("ERROR 53300: ") && line.contains("lower auth.postgres.connections_max"),
+            "{line}"
+        );
+    });
+}
+
+#[test]
+fn log_says_what_is_wrong_with_the_tls_of_a_postgres() {
+    type S = Postgres;
+    bounded(|| {
+        let place = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(vec!["db.example.net".to_owned()]).unwrap();
+        let [certificate, key] = ["crt", "key"].map(|end| place.path().join(format!("own.{end}")));
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let server = S::over_tcp(place, Some((&certificate, &key)));
+        let site = Database::<S>::new(&server, Proxy::OpenSips);
+        let plain = S::over_tcp(tempfile::tempdir().unwrap(), None);
+        let clear = Database::<S>::new(&plain, Proxy::OpenSips);
+        let ca = format!(", ca: '{}'", certificate.display());
+        for (keys, why, remedy) in [
+            (
+                site.keys_over_tcp("", ""),
+                "ERROR 28000: ",
+                "write ?sslmode=verify-full behind auth.postgres.url",
+            ),
+            (
+                site.keys_over_tcp(S::TLS, ""),
+                "invalid peer certificate: ",
+                "name the CA of its certificate in auth.postgres.ca",
+            ),
+            (site.keys_over_tcp(S::TLS, &ca), "not valid for name", "and the host that it is for"),
+            (clear.keys_over_tcp(S::TLS, ""), "it knows no TLS: ", "turn TLS on there"),
+        ] {
+            let line = said(&keys);
+            assert!(line.contains(why) && line.contains(remedy), "{keys}\n{line}");
+        }
     });
 }

@@ -131,6 +131,13 @@ fn expired_and_far_too_long_lived_ones_are_refused_like_a_wrong_password() {
             assert_eq!(refusal(&name, &by_openssl("sha1", SECRET, &name)), wrong, "{name}");
         }
         assert_eq!(status(&relay, &good), 200);
+        // The operator is told them apart.
+        let counted = [1, 2, 3, 1, 1];
+        until("them to be counted", || {
+            let of_core = &relay.server.counters()[0];
+            of_core.credentials().map(|(_, times)| times).eq(counted).then_some(())
+        });
+        assert_eq!(relay.server.counters()[0].look_ups().ends, [0; 5]);
     });
 }
 
@@ -196,6 +203,103 @@ fn name_of_digits_is_a_user_unless_the_config_says_that_it_is_an_expiry() {
         assert_eq!(bare.status(&number, &made), 403);
         let other = format!("{}:", now() + 600);
         assert_eq!(bare.status(&other, &by_openssl("sha1", SECRET, &other)), 200);
+    });
+}
+
+#[test]
+fn user_of_a_credential_may_be_called_anything_that_a_digest_can_say() {
+    bounded(|| {
+        let relay = PlainRelay::with(&keys(), "limits: {sessions_per_user_max: 1}");
+        for user in [
+            "al\"i\\ce",
+            "a:b",
+            "1764400000:alice",
+            ":",
+            "j\u{fc}rgen",
+            "\u{661}",
+            "a b",
+            "50%25",
+            "+4915112345678",
+            "' OR 1=1 -- ",
+            "alice@example.com",
+            "ALICE",
+            "alice",
+        ] {
+            let [first, second] = [600, 1200].map(|ttl| signed(SECRET, SecretAlgorithm::Sha1, user, ttl));
+            let _there = client(relay.address, "client", &first);
+            // Each of them is one user, and none of the others.
+            assert_eq!(status(&relay, &second), 403, "{user}");
+        }
+    });
+}
+
+#[test]
+fn expiry_is_taken_as_it_is_written_and_signed() {
+    bounded(|| {
+        let relay = PlainRelay::start(&keys());
+        let soon = now() + 600;
+        for (name, expected) in [
+            (format!("{soon}:alice"), 200),
+            (format!("00000000000000000000000000{soon}:alice"), 200),
+            (format!("99999999999999999999{soon}:alice"), 401),
+            (format!("{}:alice", u64::MAX), 401),
+            (format!("{}:alice", u128::from(u64::MAX) + 1 + u128::from(soon)), 401),
+            ("0:alice".to_owned(), 401),
+        ] {
+            assert_eq!(relay.status(&name, &by_openssl("sha1", SECRET, &name)), expected, "{name}");
+        }
+        // Names of no such shape are the backend's, which is silent here, whoever has signed them.
+        for name in [
+            format!("-{soon}:alice"),
+            format!("+{soon}:alice"),
+            format!(" {soon}:alice"),
+            format!("{soon} :alice"),
+            format!("{soon}.0:alice"),
+            format!("0x{soon:x}:alice"),
+            format!("alice:{soon}"),
+            format!("\u{ff11}{soon}:alice"),
+            format!("{soon}"),
+            format!("{soon}\u{ff1a}alice"),
+        ] {
+            assert_eq!(relay.status(&name, &by_openssl("sha1", SECRET, &name)), 408, "{name}");
+        }
+    });
+}
+
+#[test]
+fn log_says_what_was_wrong_with_a_credential_and_whose_it_was() {
+    bounded(|| {
+        let place = tempfile::tempdir().unwrap();
+        let keys = format!("log_failures: true, shared_secrets: [{{secret: '{SECRET}', ttl_max: 1h}}]");
+        fs::write(place.path().join("config.yaml"), config(&keys, "")).unwrap();
+        let relay = Process::start(relay_binary(), place.path());
+        let attempt = |name: &str, password: &str| {
+            let mut endpoint = Endpoint::plain(relay.addresses[0], "client");
+            let answer = Account::of(name, password).attempt(&mut endpoint, relay.addresses[0].port());
+            assert_eq!(answer.status(), Some(401), "{name}");
+        };
+        let signed = |name: &str| attempt(name, &by_openssl("sha1", SECRET, name));
+        signed(&format!("{}:alice", now() - 1));
+        signed(&format!("{}:bob", now() + 7200));
+        signed(&format!("{}:", now() + 600));
+        attempt(&format!("{}:carol", now() - 1), "guess");
+        for (reason, user) in [
+            ("the credential has expired", "alice"),
+            ("the credential is good for longer than ttl_max", "bob"),
+            ("unknown user or wrong password", "carol"),
+        ] {
+            until(reason, || {
+                let log = relay.log();
+                let line = log.lines().find(|line| line.contains(&format!("reason=\"{reason}\"")))?;
+                assert!(
+                    line.contains("AUTH refused") && line.contains(&format!("user=\"{user}\"")),
+                    "{line}"
+                );
+                Some(())
+            });
+        }
+        until("the third", || relay.log().contains("reason=\"the credential names no user\"").then_some(()));
+        assert!(!relay.log().contains(SECRET));
     });
 }
 
@@ -319,12 +423,18 @@ fn web_back_end_of_the_page_makes_credentials_that_the_relay_takes() {
         let mut command = Command::new("python3");
         command.args(["-c", &program]).env("MSRP_SECRET", SECRET).env("PORT", port.to_string());
         let mut back_end = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let mut stream = until("the back end", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok());
-        write!(stream, "POST / HTTP/1.0\r\nX-Remote-User: alice\r\nContent-Length: 0\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        let asked = |headers: &str| {
+            let mut stream = until("the back end", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok());
+            write!(stream, "POST / HTTP/1.0\r\n{headers}Content-Length: 0\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        let (answer, of_nobody) = (asked("X-Remote-User: alice\r\n"), asked(""));
         back_end.kill().unwrap();
         back_end.wait().unwrap();
+        // Who has not logged in gets none.
+        assert!(of_nobody.contains(" 403 ") && !of_nobody.contains("password"), "{of_nobody}");
         let made: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
         let relay = PlainRelay::start(&keys());
         let text = |key: &str| made[key].as_str().unwrap().to_owned();
@@ -339,12 +449,13 @@ fn script_that_opensips_runs_makes_credentials_that_the_relay_takes() {
         let place = tempfile::tempdir().unwrap();
         let secret = place.path().join("secret");
         fs::write(&secret, format!("{SECRET}\n")).unwrap();
-        let script = example("OpenSIPS", "sh").replace("/etc/opensips/msrp-secret", secret.to_str().unwrap());
+        let script =
+            example("OpenSIPS", "python").replace("/etc/opensips/msrp-secret", secret.to_str().unwrap());
         assert!(script.contains(secret.to_str().unwrap()));
         let name = format!("{}:alice", now() + 3600);
         // As its exec module writes it.
         for written in [name.clone(), format!("{name}\n")] {
-            let mut command = Command::new("sh");
+            let mut command = Command::new("python3");
             command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
             let mut child = command.spawn().unwrap();
             child.stdin.take().unwrap().write_all(written.as_bytes()).unwrap();

@@ -72,12 +72,12 @@ impl Peers {
             Refusal::RespondAndClose(status, reason) => (*status, reason.as_str()),
         };
         let through_relay = request.is_through_relay();
-        let named = request.given();
+        let (named, names) = (request.given(), core.settings.timed_names);
         core.effects.event(Event::AuthRefused {
             peer: key,
             status,
             why,
-            user: named.map(|named| named.username.clone().into_owned()),
+            user: named.map(|named| names.user_of(&named.username).to_owned()),
             relay: through_relay.then(|| authority_of_first(request.way_back().as_bytes())),
         });
         let Some(peer) = self.get_mut(key) else {
@@ -109,7 +109,6 @@ impl Peers {
         core.stats.auth_failed += 1;
         let source = peer.origin.source().filter(|_| !through_relay);
         let culprit = peer.me;
-        let names = core.settings.timed_names;
         let Some(auth) = peer.applicants.of(request) else {
             return;
         };

@@ -23,6 +23,9 @@ use crate::reason::CloseReason;
 use crate::sessions::Sessions;
 use crate::settings::{Expires, Settings};
 
+/// The reason in the log, which does not tell who exists either.
+const WRONG: &str = "unknown user or wrong password";
+
 /// An AUTH that is worth a look-up.
 struct Worthy {
     ticket: u32,
@@ -246,16 +249,18 @@ fn verify(waiting: &Waiting, answer: LookUpAnswer, settings: &Settings) -> Resul
     let Some(authorization) = waiting.request.given() else {
         return Err(Refusal::Malformed("malformed credentials"));
     };
-    let ha1 = match answer {
-        LookUpAnswer::Found(ha1) => ha1,
+    let dummy = Ha1::dummy(authorization.algorithm);
+    let (ha1, why) = match answer {
+        LookUpAnswer::Found(ha1) => (ha1, WRONG),
         // The same work as for a known user: who exists must not show in the time it takes.
-        LookUpAnswer::Unknown => Ha1::dummy(authorization.algorithm),
+        LookUpAnswer::Unknown => (dummy, WRONG),
+        LookUpAnswer::Refused(why) => (dummy, why),
         LookUpAnswer::Unavailable => {
             return Err(Refusal::Respond(Status::TIMEOUT, "accounts unavailable"));
         }
     };
     let verified = check(authorization, &ha1, "AUTH", waiting.request.to())
-        .ok_or(Refusal::Wrong("unknown user or wrong password"))?
+        .ok_or(Refusal::Wrong(why))?
         .of_user(settings.timed_names);
     if waiting.stale {
         return Ok(Outcome::Stale);
