@@ -16,9 +16,7 @@ impl Simulation {
             // Somebody of whom nothing is proven yet, though its first request may be under way, makes room.
             let made_room = CloseReason::Limit(Limit::QueueBytesTotal);
             if self.world.link(*conn).closing == Some(made_room) && !self.actors[*actor].dead {
-                // A relay's further connection proves itself with its first request.
-                let is_client = self.actors[*actor].session.is_some() && self.actors[*actor].inlet.is_none();
-                assert!(!is_client, "a client made room");
+                assert!(!self.is_proven(*actor, *conn), "{conn:?} of actor {actor} made room");
                 self.actors[*actor].dead = true;
                 self.fault_of(*actor);
                 self.saw("a newcomer turned away");
@@ -34,6 +32,14 @@ impl Simulation {
                 self.arrived_at_stranger(at, &frame);
             }
         }
+    }
+
+    /// Whether a session was granted by a connection, or something that came from it was passed on.
+    fn is_proven(&self, actor: usize, conn: Conn) -> bool {
+        let Actor { session, inlet, conn: outlet, .. } = &self.actors[actor];
+        let is_client = session.is_some() && inlet.is_none_or(|inlet| inlet == conn);
+        let is_heard = self.messages.iter().any(|m| m.from == actor && !m.delivered.is_empty());
+        is_client || is_heard && *outlet == Some(conn)
     }
 
     fn arrived(&mut self, actor: usize, conn: Conn, frame: Frame) {
