@@ -253,6 +253,7 @@ impl Relay {
         let Self { quota, sessions, core, .. } = self;
         match step {
             CoreStep::Gone { session } => sessions.forget_departed(session),
+            CoreStep::Renamed { session, uris } => sessions.rename_departed(session, uris),
             CoreStep::Tally { from, who, tally } => quota.on_tally(from, who, tally, core),
             CoreStep::Ban { who, offence, until, culprit } => core.on_ban((who, offence), until, culprit),
             CoreStep::Newcomers { source, count } => core.newcomers.told(source, count),

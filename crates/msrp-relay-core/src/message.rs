@@ -20,6 +20,7 @@ use crate::meet::{Answer, Guest};
 use crate::quota::who::{AddressKey, Offence, Tally, UserKey, Who};
 use crate::reason::{CloseReason, EndReason};
 use crate::request::{Giver, Neighbour, Notice, SessionSide, Transit};
+use crate::sessions::session::OwnUri;
 
 /// A step, in the envelope that says who takes it. The address is read from the envelope alone.
 #[derive(Debug)]
@@ -296,6 +297,13 @@ pub enum CoreStep {
         /// The session.
         session: SessionId,
     },
+    /// The same is called otherwise, or lives longer.
+    Renamed {
+        /// The session.
+        session: SessionId,
+        /// Its URIs.
+        uris: Vec<OwnUri>,
+    },
     /// How many sessions of a user there are on all cores; the core has some of them.
     Share {
         /// The user.
@@ -394,7 +402,11 @@ impl CoreStep {
             Self::Tally { from, .. } | Self::Borrow { borrower: from } | Self::Lend { from, .. } => {
                 Some(*from)
             }
-            Self::Ban { .. } | Self::Newcomers { .. } | Self::Share { .. } | Self::Gone { .. } => None,
+            Self::Ban { .. }
+            | Self::Newcomers { .. }
+            | Self::Share { .. }
+            | Self::Gone { .. }
+            | Self::Renamed { .. } => None,
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::core::Core;
 use crate::ids::{CoreId, Entropy, PeerRef, SecretHasher, SessionId, SessionKey, SessionRef, UriId};
 use crate::limit::Limit;
 use crate::meet::Progress;
-use crate::message::{PeerStep, SessionStep};
+use crate::message::{CoreStep, PeerStep, SessionStep};
 use crate::quota::who::{Share, UserKey, Who};
 use crate::reason::{CloseReason, EndReason};
 
@@ -67,7 +67,7 @@ pub(crate) struct Sessions {
 struct Departed {
     /// Where it is.
     core: CoreId,
-    /// The URIs that it had when it went.
+    /// Its URIs.
     uris: Vec<OwnUri>,
 }
 
@@ -227,12 +227,30 @@ impl Sessions {
         self.departed.remove(&session);
     }
 
+    /// A session that has gone tells which URIs it has by now.
+    pub(crate) fn rename_departed(&mut self, session: SessionId, uris: Vec<OwnUri>) {
+        if let Some(departed) = self.departed.get_mut(&session) {
+            departed.uris = uris;
+        }
+    }
+
+    /// The home of a session that has moved answers for its URIs, and has to know them.
+    fn tell_home(&self, session: SessionRef, core: &mut Core) {
+        let home = session.id.home();
+        if home != core.me
+            && let Some(session) = self.get(session)
+        {
+            let uris = session.uris().cloned().collect();
+            core.tell_core(home, CoreStep::Renamed { session: session.me.id, uris });
+        }
+    }
+
     pub(crate) fn forget_departed_to(&mut self, gone: CoreId) {
         self.departed.retain(|_, departed| departed.core != gone);
     }
 
     /// Why a request for a session that is not here is refused. One that has moved is bound: it is as if it were asked
-    /// (RFC 4975, 5.4). The URIs that it got since are known where it is.
+    /// (RFC 4975, 5.4).
     pub(super) fn refusal_of_absent(&self, session: SessionRef, to_path: Path<'_>, now: Instant) -> Refusal {
         let absent = (Status::NO_SESSION, "no such session");
         let Some(departed) = self.departed.get(&session.id) else {
@@ -250,8 +268,8 @@ impl Sessions {
     pub(crate) fn prolong(
         &mut self,
         session: SessionRef,
-        uri: UriId,
-        expires: Option<Instant>,
+        (uri, expires): (UriId, Option<Instant>),
+        core: &mut Core,
     ) -> Option<Arc<[u8]>> {
         let key = *self.by_id.get(&session.id)?;
         self.forget_ending(key);
@@ -261,6 +279,7 @@ impl Sessions {
             Arc::clone(&own.uri)
         });
         self.note_ending(key);
+        self.tell_home(session, core);
         prolonged
     }
 
@@ -281,6 +300,7 @@ impl Sessions {
         });
         self.recount(session, core);
         self.note_ending(key);
+        self.tell_home(session, core);
         renewed
     }
 

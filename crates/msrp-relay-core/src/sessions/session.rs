@@ -75,7 +75,7 @@ pub(crate) struct NewUri {
 /// One of a session's URIs. A client replaces its URI before that expires (RFC 4976, 9.4); until then both are the
 /// session's, whichever the client or the other side uses.
 #[derive(Clone, Debug)]
-pub(crate) struct OwnUri {
+pub struct OwnUri {
     pub(super) id: UriId,
     /// As in Use-Path, and so as in every path.
     pub(super) uri: Arc<[u8]>,

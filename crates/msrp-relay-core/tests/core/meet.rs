@@ -1,6 +1,8 @@
 //! Two sessions on two cores come together on one when they bind: who moves, what moves along, who is told what, and what
 //! happens if something else happens meanwhile. The simulator does all of it at every moment; these say what it comes to.
 
+mod interleavings;
+
 use std::time::Duration;
 
 use msrp_relay_core::{Found, Input, Limits, Stats, Stay, home_of_prefix};
@@ -181,6 +183,33 @@ fn others_are_refused_at_the_home_of_a_session_that_has_moved() {
     line.world.lose(line.from);
     line.world.run();
     assert_eq!(line.world.relay(0).table_sizes().moving, 0, "its home forgets it with its end");
+    line.world.close_all();
+}
+
+// The home answers for the URIs that the session has now: it is told of each change.
+#[test]
+fn the_home_of_a_session_that_has_moved_knows_its_further_uris() {
+    let mut line = apart();
+    let alice = line.path.split(' ').next().unwrap().to_owned();
+    let uri = line.from_uri.clone();
+    line.world.auth_to(line.from, "alice", (&alice, &uri), "Expires: 60\r\n");
+    line.bind();
+    let other = line.world.auth_to(line.from, "alice", (&relay_uri(), &uri), "").header("Use-Path").unwrap();
+    let refusal = |line: &mut Line, session: &str| {
+        let thief = line.world.connect(0);
+        let (to, own) = (format!("{session} {uri}"), line.world.end(thief).uri.clone());
+        line.world.send(thief, Request::send(&to, &own, "thief", b"stolen").bytes());
+        line.world.take_one(thief).status()
+    };
+    assert_eq!([&alice, &other].map(|session| refusal(&mut line, session)), [506, 506]);
+    // Its whole id, as it stands in the URI that it has now.
+    let id = other.rsplit('/').next().unwrap().split(';').next().unwrap();
+    assert!(matches!(line.world.relay(0).find_session(id), Found::Moved(core) if core.index == 1));
+    // One that is prolonged lives on there, too; one that is not is over.
+    line.world.advance(Duration::from_secs(30));
+    line.world.auth_to(line.from, "alice", (&other, &line.from_uri.clone()), "Expires: 120\r\n");
+    line.world.advance(Duration::from_secs(60));
+    assert_eq!([&alice, &other].map(|session| refusal(&mut line, session)), [481, 506]);
     line.world.close_all();
 }
 

@@ -190,6 +190,7 @@ impl Simulation {
                 challenge: None,
                 authorization: None,
                 stuck: false,
+                claims: HashSet::new(),
             });
         }
         let at = self.dice.below(self.strangers.len());
@@ -273,6 +274,7 @@ impl Simulation {
             return;
         };
         self.fault_of(end);
+        self.strangers[at].claims.insert(end);
         let to = format!("{session} {}", self.actors[end].uri);
         let request = Request::new("NICKNAME", &to, &self.strangers[at].uri);
         self.say(at, &request, CLAIM, "a session claimed while it meets another");
@@ -298,12 +300,11 @@ impl Simulation {
     /// A REPORT by somebody who has received nothing.
     fn forge_report(&mut self, at: usize) {
         let link = self.dice.below(self.links.len());
-        let link = &self.links[link];
-        // Of one that it has claimed before it may be the other side.
-        if link.faulty {
+        let end = self.dice.pick(&self.links[link].ends);
+        // Of one that it has claimed it may be the other side, who may report.
+        if self.strangers[at].claims.contains(&end) {
             return;
         }
-        let end = self.dice.pick(&link.ends);
         let Some(session) = &self.actors[end].session else {
             return;
         };

@@ -167,6 +167,8 @@ struct Actor {
     requests: HashMap<String, Sent>,
     /// SENDs that the relay has to answer itself, oldest first.
     waits: Vec<Wait>,
+    /// Bytes of responses and REPORTs that came on the connection by which it sends, with their flush.
+    told: Vec<(u64, usize)>,
     /// Transaction ids the relay has used here.
     tids: HashSet<String>,
     /// The flush of a connection in which the last SEND began to arrive there.
@@ -272,6 +274,8 @@ struct Stranger {
     authorization: Option<String>,
     /// Its AUTH will be looked up for ever.
     stuck: bool,
+    /// The actors whose sessions it has asked for when they were free.
+    claims: HashSet<usize>,
 }
 
 #[derive(Debug)]
@@ -287,6 +291,8 @@ struct Simulation {
     dice: Dice,
     /// The limits at first, which no later ones exceed.
     bounds: Limits,
+    /// The least that a flush which is not the last may have had, by the limits until now.
+    flush_bytes_min: usize,
     world: World,
     actors: Vec<Actor>,
     links: Vec<Link>,
@@ -311,6 +317,9 @@ struct Simulation {
     aged: u64,
     seen: Seen,
 }
+
+/// What a flush is cut down to while memory is short.
+const PRESSED_FLUSH_MAX: usize = 16 << 10;
 
 /// With some seeds, the most bytes of a chunk towards whom the relay dialled.
 const DIALLED_CHUNK_MAX: u32 = 1024;
@@ -347,6 +356,7 @@ impl Simulation {
             seed,
             dice,
             bounds: settings.limits.clone(),
+            flush_bytes_min: settings.limits.flush_bytes_max.min(PRESSED_FLUSH_MAX),
             world: World::with(settings),
             actors: Vec::new(),
             links: Vec::new(),

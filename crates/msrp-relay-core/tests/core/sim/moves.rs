@@ -65,6 +65,7 @@ impl Simulation {
         limits.queue_bytes_total = self.dice.pick(&[limits.queue_bytes_total, 192 << 10]);
         limits.flush_bytes_max = self.dice.pick(&[limits.flush_bytes_max, 3 << 10]);
         limits.sessions_per_user_max = self.dice.pick(&[0, 1000]);
+        self.flush_bytes_min = self.flush_bytes_min.min(settings.limits.flush_bytes_max);
         self.world.settings = settings.clone();
         let cores = self.cores;
         let first = self.dice.below(cores);

@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::mem;
 
-use super::{Core, DOMAIN, HOST, PORT, World};
+use super::{Core, DOMAIN, Delivery, HOST, PORT, World};
 use msrp_proto::digest::{Algorithm, TimedNames};
 use msrp_relay_core::{ChunkBounds, Expires, Input, Limits, Relay, Settings};
 
@@ -115,9 +115,11 @@ impl World {
     pub(in crate::fuzz::conversation) fn kill(&mut self, index: usize, again: bool, last_words: bool) {
         let lanes: Vec<_> = self.lanes.keys().copied().filter(|(from, _)| *from == index).collect();
         for lane in lanes {
-            for message in self.lanes.remove(&lane).into_iter().flatten() {
-                if last_words {
-                    self.input(lane.1, Input::Message(message));
+            for delivery in self.lanes.remove(&lane).into_iter().flatten() {
+                match delivery {
+                    delivery if last_words => self.hand_over(lane.1, delivery),
+                    Delivery::Arrive(number, _) => self.links[number].gone = true,
+                    Delivery::Message(_) => {}
                 }
             }
         }
