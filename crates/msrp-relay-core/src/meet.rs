@@ -13,6 +13,7 @@
 //! | host | `Met(Refused)` | it is not free, or its core has no room | the guest's request is fed as ever |
 //! | host | `Met(Crossed)` | it asks for the guest itself, and its id is the larger one | the guest hosts, its reader stays parked |
 //! | guest | `Stay` | it has agreed, and is not at rest any more | the host speaks to it where it is |
+//! | guest's new core | [`CoreStep::Renamed`] | the session that has moved has another URI, or for longer | its home answers for it, too |
 //! | guest's new core | [`CoreStep::Gone`] | the session that has moved is over | its home forgets where it went |
 //!
 //! Invariants: a session moves at most once, and never without being bound by that; no byte of it is held in two places; what

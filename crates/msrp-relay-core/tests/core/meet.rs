@@ -447,6 +447,41 @@ fn sessions_that_move_count_among_their_users_as_before() {
     line.world.close_all();
 }
 
+// S10: of the two cores' parts of what an address has one becomes smaller and the other as much larger.
+#[test]
+fn connections_that_move_count_for_their_address_as_before() {
+    let mut settings = settings(2);
+    settings.limits = Limits { connections_per_address_max: 2, ..settings.limits };
+    let mut line = apart_in(World::with(settings));
+    let comes_in = |line: &mut Line| {
+        let third = line.world.connect(0);
+        line.world.run();
+        let is_in = !line.world.is_closed(third);
+        line.world.lose(third);
+        line.world.run();
+        is_in
+    };
+    assert!(!comes_in(&mut line), "before");
+    line.bind();
+    assert_eq!(line.world.link(line.from).core, 1);
+    assert!(!comes_in(&mut line), "after it");
+    line.world.lose(line.from);
+    line.world.run();
+    assert!(comes_in(&mut line), "one has gone");
+    // A core that dies takes what it has along, that which has moved there included.
+    let mut line = apart_in(World::with(line.world.settings.clone()));
+    line.bind();
+    line.world.kill_core(1, true);
+    line.world.run();
+    let mut two = || {
+        let conn = line.world.connect(0);
+        line.world.run();
+        !line.world.is_closed(conn)
+    };
+    assert_eq!([two(), two(), two()], [true, true, false]);
+    line.world.close_all();
+}
+
 // Nothing more is read: what was held is not fed, here or there, and both connections end in order.
 #[test]
 fn a_relay_that_stops_lets_no_reader_wait() {
