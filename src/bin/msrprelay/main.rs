@@ -30,7 +30,7 @@ Examples:
   msrprelay --config ./relay.yaml        run with another config
   msrprelay check-config ./relay.yaml    report everything that is wrong with it
   msrprelay user add alice@example.com   add a user to auth.sqlite.path
-  msrprelay credential alice@example.com make a password that expires in an hour (auth.shared_secrets)
+  msrprelay credential alice@example.com make a password that expires (an hour)
   msrprelay sessions                     see who is connected to a running relay
   msrprelay import-config config.ini     see the Python relay's config as ours
 
