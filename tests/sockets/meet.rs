@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Shutdown;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
 use msrprelay::telemetry::Snapshot;
@@ -195,6 +196,63 @@ fn short_sessions_leave_every_count_table_and_descriptor_as_it_was() {
         // Where there is nothing to remember, there is room for all of it again: nobody is refused.
         let users: BTreeSet<_> = (0..100).map(|n| format!("user{n}")).collect();
         users.iter().for_each(|user| relay.client(user).close());
+    });
+}
+
+/// Both send, or alice alone. Each is answered, or sees the end of its connection.
+fn say_at_once(alice: &mut Endpoint, bob: &mut Endpoint, both: bool) {
+    let crossing = both.then(|| bob.say(&alice.path(), b"Hello"));
+    let tid = alice.say(&bob.path(), b"Hello");
+    for (client, tid) in [(alice, Some(tid)), (bob, crossing)] {
+        while let Some(tid) = &tid
+            && let Ok(frame) = client.reader.next_frame()
+            && frame.tid() != *tid
+        {}
+    }
+}
+
+// Sessions may be anywhere when their core dies: parked, agreed upon, in an inbox, in an outbox. Nobody connects meanwhile: this
+// is about those who have.
+#[test]
+fn a_core_that_dies_while_pairs_come_together_leaves_nothing_behind() {
+    alone("meet::a_core_that_dies_while_pairs_come_together_leaves_nothing_behind", || {
+        let relay = relay();
+        for n in 0..20 {
+            short_session(&relay, n);
+        }
+        let is_idle = || {
+            let cores = relay.server.counters();
+            let is_idle = cores.iter().all(|core| {
+                core.connections_open + core.sessions_open + core.queue_bytes + core.outbox_waiting == 0
+            });
+            is_idle.then_some(())
+        };
+        until("the first to be forgotten", is_idle);
+        let before = descriptors();
+        for death in 1..=3 {
+            let user = |n: usize| relay.client(&format!("user{n}"));
+            let mut pairs: Vec<_> = (0..PAIRS).map(|n| (user(2 * n), user(2 * n + 1))).collect();
+            thread::scope(|scope| {
+                for (n, (alice, bob)) in pairs.iter_mut().enumerate() {
+                    // A client whose core is gone may find that out by writing: what it cannot do is wait for ever.
+                    scope.spawn(move || {
+                        let end =
+                            catch_unwind(AssertUnwindSafe(|| say_at_once(alice, bob, n.is_multiple_of(2))));
+                        let text = end.err().and_then(|panic| panic.downcast::<String>().ok());
+                        assert!(!text.is_some_and(|text| text.contains("nothing came")), "pair {n} waits");
+                    });
+                }
+                relay.server.crash_core((death % 2) as usize);
+            });
+            until("the core to be started again", || (relay.counted().core_restarts == death).then_some(()));
+            drop(pairs);
+            until("all to be forgotten", is_idle);
+            until("all descriptors to be closed", || (descriptors() <= before).then_some(()));
+        }
+        let moved = relay.counted().sessions_moved;
+        let (mut alice, mut bob) = (client_on(&relay, 0, 0), client_on(&relay, 0, 1));
+        alice.chat(&mut bob, b"Hello");
+        until("the last to have moved", || (relay.counted().sessions_moved > moved).then_some(()));
     });
 }
 
