@@ -10,9 +10,8 @@ use bytes::Bytes;
 use msrp_proto::digest::{Algorithm, Ha1};
 use msrp_proto::parser::{FramePart, Parser, ParserLimits};
 use msrp_relay_core::{
-    ChunkBounds, CloseReason, CoreId, Effect, Event, Expires, Input, Limit, Limits, LookUpAnswer,
-    LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings, Stage, TableSizes, Target, Transport, Who,
-    WriteState,
+    CloseReason, CoreId, Effect, Event, Expires, Input, Limit, Limits, LookUpAnswer, LookUpTicket, MaxChunk,
+    Message, OutBatch, PeerKey, Relay, Settings, Stage, TableSizes, Target, Transport, Who, WriteState,
 };
 
 use crate::{Endpoint, Frame};
@@ -128,14 +127,19 @@ pub fn settings(cores: usize) -> Settings {
         challenge_lifetime: Duration::from_secs(15),
         max_attempts: 3,
         insecure_plain: false,
-        expires: Expires { seconds_min: 60, seconds_default: 600, seconds_max: 3600, enforce_default: false },
-        allow_other_methods: true,
+        sessions: Expires {
+            expires_min: 60,
+            expires_default: 600,
+            expires_max: 3600,
+            enforce_default: false,
+        },
+        methods_allow_other: true,
         relays: None,
         serves_relays: true,
-        relays_must_prove: false,
+        unproven_relays_refused: false,
         tls_port: Some(PORT),
-        dial_plain: true,
-        chunk_bounds: ChunkBounds::default(),
+        outbound_plain: true,
+        max_chunk: MaxChunk::default(),
         limits: Limits::default(),
     }
 }
