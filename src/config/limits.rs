@@ -1,7 +1,7 @@
 //! The table of limits: every bound of the section `limits:`, in one place.
 //!
 //! Each has a unit, what it holds for (a connection, an address, the process), a default, a floor below which the protocol
-//! would no longer work and a ceiling above which it would no longer protect. RFC 4975 and 4976 leave nearly all of them to
+//! would not work, and a ceiling above which it would not protect. RFC 4975 and 4976 leave nearly all of them to
 //! us. The sample and the table in `docs/operate/configuration.md` are compared with this one; what is counted and logged
 //! when a limit is reached is [`msrp_relay_core::Limit`], which goes by the same key.
 
@@ -103,7 +103,7 @@ const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-// The floors of the head leave room for two relays' URIs and a digest. A time of 0 or a number of 0 is "any" where it says so.
+// The floors of the head leave room for two relays' URIs and a digest.
 limits! {
     /// The longest head of a frame, start line and headers together, in bytes.
     head_bytes_max: Size(16 << 10, 2 << 10 => 1 << 20), "bytes" per "frame";
@@ -125,12 +125,12 @@ limits! {
     queue_bytes_high: Size(256 << 10, 32 << 10 => 16 << 20), "bytes" per "connection";
     /// Bytes queued towards one peer at which a paused sender goes on; below `queue_bytes_high`.
     queue_bytes_low: Size(128 << 10, 16 << 10 => 8 << 20), "bytes" per "connection";
-    /// Bytes queued towards all peers of the process together, and all else that they make it keep in memory (open
-    /// transactions, answers, REPORTs, unfinished input, clients behind relays), at which no more connections are
-    /// taken and each of those there are is read only as far as its request needs. Divided among the cores, which
-    /// lend each other what they do not need.
+    /// Bytes queued towards all peers of the process, plus all else that peers make it keep in memory (open
+    /// transactions, answers, REPORTs, unfinished input, clients behind relays). At this limit the relay takes no more
+    /// connections, and reads from each existing one only as far as its request needs. It is divided among the cores,
+    /// which lend each other what they do not need.
     queue_bytes_total: Size(512 << 20, 16 << 20 => 1 << 40), "bytes" per "process";
-    /// The most bytes handed to the socket in one piece: a waiting frame waits that long at most.
+    /// The most bytes handed to the socket at once: a waiting frame waits no longer than they take.
     flush_bytes_max: Size(128 << 10, 16 << 10 => 1 << 20), "bytes" per "write";
     /// The most connections the whole process holds at once. One more takes the place of the one that has proven least.
     connections_max: Count(1 << 16, 16 => 4 << 20), "connections" per "process";
@@ -141,15 +141,15 @@ limits! {
     /// The most connections that have neither authenticated nor had a request forwarded, in percent of
     /// `connections_max`. One more takes the place of another of them.
     unauthenticated_percent_max: Count(20, 1 => 100), "% of `connections_max`" per "process";
-    /// Requests refused to a connection that has neither, after which it is closed.
+    /// Requests refused to a connection that has done neither, after which it is closed.
     refused_requests_max: Count(16, 1 => 1024), "requests" per "connection";
-    /// Failed AUTHs from one address within `failure_window`, after which it is refused for the rest of
-    /// it; 0 is any number.
+    /// Failed AUTHs from one address within `failure_window`, after which it is refused for the rest of the window; 0
+    /// is any number.
     auth_failures_per_address_max: Count(100, 0 => 1 << 20), "AUTHs in a window" per "address";
     /// The same for one user, whether or not there is such a user.
     auth_failures_per_user_max: Count(1000, 0 => 1 << 20), "AUTHs in a window" per "user";
-    /// Next hops that could not be connected to for one user within `failure_window`, after which none is
-    /// tried for the rest of it; 0 is any number.
+    /// Failed connects to next hops for one user within `failure_window`, after which none is tried for the rest of the
+    /// window; 0 is any number.
     dial_failures_per_user_max: Count(100, 0 => 1 << 20), "connects in a window" per "user";
     /// The most connections with a session of one user; 0 is any number.
     sessions_per_user_max: Count(0, 0 => 1 << 20), "connections" per "user";
@@ -167,19 +167,19 @@ limits! {
     dials_per_user_max: Count(32, 1 => 1 << 20), "connects" per "user";
     /// The most addresses of one host name that are tried.
     addresses_per_name_max: Count(16, 1 => 64), "addresses" per "host name";
-    /// How long failures are counted together, and so how long a ban can last.
+    /// How long failures are counted together, and so the longest ban.
     failure_window: Time(seconds(300), seconds(1) => seconds(86_400)), "time" per "window";
     /// How long a TLS handshake may take.
     handshake_timeout: Time(seconds(10), seconds(1) => seconds(60)), "time" per "connection";
     /// How long a new connection may go without a request that succeeds; includes the handshake.
     first_request_timeout: Time(seconds(30), seconds(1) => seconds(600)), "time" per "connection";
-    /// How long the rest of a head may take from its first byte on.
+    /// How long the rest of a head may take after its first byte.
     head_timeout: Time(seconds(10), seconds(1) => seconds(60)), "time" per "frame";
-    /// How long the rest of a TLS record may take from its first byte on, not counting the time in which the
-    /// connection is not read from. A record is in memory until it is complete.
+    /// How long the rest of a TLS record may take after its first byte, without the time in which the connection is
+    /// paused. A record is in memory until it is complete.
     record_timeout: Time(seconds(60), seconds(1) => seconds(600)), "time" per "TLS record";
-    /// How long a receiver that takes nothing may hold up the other sessions of a connection, such as
-    /// another relay's; then what waits for it from there is refused with 413.
+    /// How long a receiver that takes nothing may hold up the other sessions of a connection, such as another relay's.
+    /// After that, what waits for it from that connection is refused with 413.
     stall_timeout: Time(seconds(5), seconds(1) => seconds(600)), "time" per "receiver";
     /// How long a peer may take nothing of what is written to it.
     write_timeout: Time(seconds(30), seconds(1) => seconds(3600)), "time" per "connection";
@@ -192,7 +192,7 @@ limits! {
 }
 
 impl Limits {
-    /// The limits as the parser of frames wants them.
+    /// The limits that the parser needs.
     #[must_use]
     pub fn parser(&self) -> ParserLimits {
         ParserLimits {
@@ -220,8 +220,8 @@ impl Limits {
         self.compare(section);
     }
 
-    /// The most that a request which must be complete before it is written can cost in a queue: a head, the
-    /// longest body of a request other than SEND (RFC 4975, 7.1), and what is kept beside a head.
+    /// The most that a request which must be complete before it is written can cost in a queue: a head, the longest
+    /// body of a request other than SEND (RFC 4975, 7.1), and what is kept beside a head.
     #[must_use]
     pub fn request_bytes_max(&self) -> usize {
         self.head_bytes_max + 10_240 + HEAD_OVERHEAD

@@ -7,7 +7,7 @@ use crate::limit::Limit;
 pub enum CloseReason {
     /// Frames cannot be told apart any more (C4).
     Unparseable,
-    /// A request for another host; on a connection that sessions live by, too many of them in a row (C3).
+    /// AUTH for a name that is not ours (C3).
     Misaddressed,
     /// AUTH on a connection without TLS (A1).
     AuthWithoutTls,
