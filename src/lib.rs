@@ -144,7 +144,9 @@
 //!
 //! # Where to begin
 //!
-//! To see what the relay does: [`msrp_relay_core`], its first page. To follow a byte: `runtime::conn`, then
+//! To see how the parts work together: `docs/dev/architecture.md`, with a drawing of a session and its sides, who is told what
+//! when a core dies, and recipes for a new limit, counter, account backend or transport. To see what the relay does:
+//! [`msrp_relay_core`], its first page. To follow a byte: `runtime::conn`, then
 //! `msrp_relay_core::outbound`. To see how it starts and recovers: `runtime::supervisor`. To change what is on the wire:
 //! [`msrp_proto::head`].
 

@@ -2,7 +2,7 @@
 //! how many of them strangers may cause), in `counters` what each core counts, and in `accounting` a record for each
 //! session.
 //!
-//! Must not know: what is logged or counted, or why.
+//! Must not know: when anything is logged or counted, or why.
 
 mod accounting;
 mod counters;

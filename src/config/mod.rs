@@ -5,7 +5,7 @@
 //!
 //! Invariants: no key is silently ignored, neither an unknown one nor one whose function does not exist;
 //! every problem names its key path, what is wrong and what to do; secrets are in neither problems nor `Debug`.
-//! Must not know: glommio, sockets, how any of it is used. `serde_yaml` is known to this module alone.
+//! Must not know: glommio, sockets, how any of it is used. The reader of YAML is known to this module alone.
 
 use std::fs;
 use std::path::Path;

@@ -443,6 +443,9 @@ fn edits(from: &str, to: &str) -> usize {
 /// A length of time as the config spells it: in the largest unit that leaves nothing over.
 pub(super) fn spell_duration(time: Duration) -> String {
     let millis = time.as_millis();
+    if millis == 0 {
+        return "0s".to_owned();
+    }
     for (unit, length) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)] {
         if millis >= length && millis.is_multiple_of(length) {
             return format!("{}{unit}", millis / length);
@@ -497,7 +500,7 @@ mod tests {
 
     #[test]
     fn spelling_and_reading_are_inverse() {
-        for millis in [1, 250, 1000, 1500, 60_000, 90_000, 3_600_000, 86_400_000] {
+        for millis in [0, 1, 250, 1000, 1500, 60_000, 90_000, 3_600_000, 86_400_000] {
             let time = Duration::from_millis(millis);
             assert_eq!(duration(&yaml(&spell_duration(time))), Ok(time));
         }

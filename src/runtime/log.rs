@@ -177,14 +177,12 @@ pub(crate) fn publish(counters: &Counters, before: &Stats, now: &Stats) {
         counters.session_stayed(why, now - before);
     }
     counters.auth_ok.add(now.auth_ok - before.auth_ok);
-    counters.auth_failed.add(now.auth_failed - before.auth_failed);
     counters.auth_challenged.add(now.auth_challenged - before.auth_challenged);
     counters.auth_out_of_bounds.add(now.auth_out_of_bounds - before.auth_out_of_bounds);
     counters.chunks_in.add(now.chunks_in - before.chunks_in);
     counters.chunks_out.add(now.chunks_out - before.chunks_out);
     counters.body_bytes_in.add(now.body_bytes_in - before.body_bytes_in);
     counters.body_bytes_out.add(now.body_bytes_out - before.body_bytes_out);
-    counters.reports_sent.add(now.reports_sent - before.reports_sent);
     counters.links_local.add(now.links_local - before.links_local);
     counters.links_split.add(now.links_split - before.links_split);
     counters.dials.add(now.dials - before.dials);

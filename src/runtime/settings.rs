@@ -12,7 +12,7 @@ use super::error::StartError;
 use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy, SharedSecret, UnprovenRelays};
 use crate::control::SharedSecrets;
 use crate::telemetry::Records;
-use msrp_relay_core::{ChunkBounds, Expires, Settings};
+use msrp_relay_core::{Expires, MaxChunk, Settings};
 
 /// What a core knows of the config.
 #[derive(Debug)]
@@ -84,19 +84,19 @@ fn settings(config: &Config, listens: &[(u16, bool)]) -> Settings {
         challenge_lifetime: config.auth.challenge_lifetime,
         max_attempts: config.auth.max_attempts,
         insecure_plain: config.auth.insecure_plain,
-        expires: Expires {
-            seconds_min: config.sessions.expires_min.as_secs(),
-            seconds_default: config.sessions.expires_default.as_secs(),
-            seconds_max: config.sessions.expires_max.as_secs(),
+        sessions: Expires {
+            expires_min: config.sessions.expires_min.as_secs(),
+            expires_default: config.sessions.expires_default.as_secs(),
+            expires_max: config.sessions.expires_max.as_secs(),
             enforce_default: config.sessions.enforce_default,
         },
-        allow_other_methods: config.methods.allow_other,
+        methods_allow_other: config.methods.allow_other,
         relays: Some(&config.outbound.relays).filter(|relays| !relays.is_empty()).cloned(),
         serves_relays: config.tls.client_ca.is_some(),
-        relays_must_prove: config.tls.unproven_relays == UnprovenRelays::Refuse,
+        unproven_relays_refused: config.tls.unproven_relays == UnprovenRelays::Refuse,
         tls_port: listens.iter().find(|(_, secure)| *secure).map(|(port, _)| *port),
-        dial_plain: config.outbound.plain == PlainPolicy::Allow,
-        chunk_bounds: ChunkBounds::new(
+        outbound_plain: config.outbound.plain == PlainPolicy::Allow,
+        max_chunk: MaxChunk::new(
             config.outbound.max_chunk.iter().map(|(host, bytes)| (host.clone(), narrow(*bytes))),
         ),
         limits: msrp_relay_core::Limits {

@@ -1,7 +1,9 @@
 //! What each core counts.
 //!
-//! Invariant: a counter is written by the one core that owns its [`Counters`] and read by any thread, without order between
-//! two of them. Must not know: what is counted, or why.
+//! Invariants: the core that owns a [`Counters`] writes to it, and the supervisor, where a dead core cannot: `up` and
+//! `core_restarts`. Any thread reads it, without order between two counters. Which metric shows which counter is in
+//! `ops::metrics`; a test finds a counter that none shows, and one that nothing counts.
+//! Must not know: when anything is counted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -83,6 +85,12 @@ macro_rules! counters {
         }
 
         impl Snapshot {
+            /// Every number by the name of its counter, all kinds of one in a row, so that a test can try each alone.
+            pub fn each_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut u64)> {
+                let single = [$((stringify!($name), &mut self.$name),)*].into_iter();
+                single$(.chain(self.$kinds.iter_mut().map(|number| (stringify!($kinds), number))))*
+            }
+
             /// The names and values of the single ones, in a fixed order.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)*].into_iter()
@@ -115,22 +123,18 @@ counters! {
     sessions_moved,
     /// AUTH requests answered 200.
     auth_ok,
-    /// AUTH requests refused after a digest was checked.
-    auth_failed,
     /// AUTH requests without credentials, or with a challenge that is over, that were challenged.
     auth_challenged,
     /// AUTH requests whose Expires is out of bounds.
     auth_out_of_bounds,
-    /// Chunks received, counted at their end.
+    /// Chunks received, counted at their head.
     chunks_in,
-    /// Chunks sent on, counted at their end.
+    /// Chunks sent on, the pieces of one that was cut each for itself, counted at their head.
     chunks_out,
     /// Body bytes received.
     body_bytes_in,
     /// Body bytes sent on.
     body_bytes_out,
-    /// REPORTs that this relay made itself.
-    reports_sent,
     /// Sessions bound to another side, a connection or a session, on this core.
     links_local,
     /// Sessions bound to another side on another core.

@@ -453,6 +453,53 @@ fn config_on_the_front_page_is_the_packages() {
     assert_eq!(serde_yaml::from_str::<serde_yaml::Value>(text).unwrap(), page);
 }
 
+/// What is wrong with the blocks of a page for operators: only those of the kind `sh` are looked at for commands.
+fn unclear_blocks(text: &str) -> Vec<String> {
+    const KINDS: [&str; 6] = ["sh", "text", "yaml", "json", "sql", "python"];
+    const COMMANDS: [&str; 12] = [
+        "$ ",
+        "# ",
+        "msrp ",
+        "msrprelay ",
+        "scripts/",
+        "systemctl ",
+        "apt-get ",
+        "cargo ",
+        "curl ",
+        "podman ",
+        "docker ",
+        "sudo ",
+    ];
+    let mut problems = Vec::new();
+    let mut kind: Option<&str> = None;
+    for line in text.lines().map(str::trim) {
+        match (kind, line.strip_prefix("```")) {
+            (Some(_), Some(_)) => kind = None,
+            (None, Some(begins)) => {
+                kind = Some(begins);
+                if !KINDS.contains(&begins) {
+                    problems.push(format!("```{begins}: write one of {}", KINDS.join(", ")));
+                }
+            }
+            (Some("text"), None) if COMMANDS.iter().any(|command| line.starts_with(command)) => {
+                problems.push(format!("{line}: a command: write ```sh"));
+            }
+            _ => {}
+        }
+    }
+    problems
+}
+
+#[test]
+fn blocks_of_the_operators_pages_say_whether_they_hold_commands() {
+    let documents = documents();
+    for (name, text) in
+        documents.iter().filter(|(name, _)| *name == "README.md" || name.starts_with("docs/operate/"))
+    {
+        assert_eq!(unclear_blocks(text), Vec::<String>::new(), "{name}");
+    }
+}
+
 // -- the checks themselves -------------------------------------------------------------------------
 
 #[test]
@@ -466,6 +513,12 @@ fn a_link_that_leads_nowhere_is_found() {
     assert!(broken_links(&documents, |path| path == "x").is_empty());
     let fewer = BTreeMap::from([("docs/a.md".to_owned(), "[a](b.md) [c](#b-page)".to_owned())]);
     assert_eq!(broken_links(&fewer, |_| false).len(), 2);
+}
+
+#[test]
+fn a_block_that_hides_commands_is_found() {
+    let text = "```sh\nls\n```\n```\nls\n```\n  ```console\n$ ls\n  ```\n```text\n$ ls\nls\n```\nmsrp send\n";
+    assert_eq!(unclear_blocks(text).len(), 3, "{:?}", unclear_blocks(text));
 }
 
 #[test]

@@ -18,4 +18,5 @@ mod one_place;
 mod process;
 mod reload;
 mod service;
+mod tables;
 mod upgrade;

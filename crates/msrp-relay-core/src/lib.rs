@@ -12,10 +12,12 @@
 //!
 //! # How it is built
 //! Three tables, each with its handlers: `peers`, the connections; `sessions`; `quota`, what this core counts for all.
-//! A handler touches its own table and the context, `core`. What another table must do is a [`Message`] to a session, a
+//! A handler touches its own table and the context, `core`. A table's methods are called by its own handlers and by the
+//! dispatch, and by no other table. What another table must do is a [`Message`] to a session, a
 //! connection or a core: on one core through the inbox, between cores in a delivery. Here is the dispatch. What needs two
 //! tables at once is `impl Relay` in `sessions::route` and `sessions::fail`, where a connection may have to be found or
-//! opened, in `auth`, where a session is made for one, and in `meet`, where both move to another core.
+//! opened, in `auth`, where a session is made for one, in `meet`, where both move to another core, and in `change`, of
+//! which all tables hear.
 //!
 //! # Invariants
 //! Only the relay of the core that owns a connection writes to it; a request is answered at most once; what is queued for
@@ -68,7 +70,7 @@ pub use quota::newcomers::Stage;
 pub use quota::who::{AddressKey, Offence, Tally, UserKey, Who};
 pub use reason::{CloseReason, EndReason};
 pub use request::{Giver, HEAD_OVERHEAD, Neighbour, Notice, SessionSide, Transit};
-pub use settings::{ChunkBounds, Expires, Limits, Settings};
+pub use settings::{Expires, Limits, MaxChunk, Settings};
 pub use stats::{Stats, TableSizes};
 pub use view::{Far, Found, Holder, SessionHandle, SessionState, SessionView, home_of_prefix};
 

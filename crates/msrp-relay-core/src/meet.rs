@@ -331,7 +331,7 @@ impl Relay {
         }
         let binds = match head.kind() {
             Kind::Request(Method::Send) => true,
-            Kind::Request(Method::Other) => core.settings.allow_other_methods,
+            Kind::Request(Method::Other) => core.settings.methods_allow_other,
             Kind::Request(_) | Kind::Response(_) => false,
         };
         let path = head.to_path(bytes);

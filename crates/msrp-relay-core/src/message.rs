@@ -204,7 +204,7 @@ pub enum PeerStep {
     Bind {
         /// The session.
         session: SessionRef,
-        /// The most bytes in one chunk towards it; see [`Settings::chunk_bounds`](crate::Settings).
+        /// The most bytes in one chunk towards it; see [`Settings::max_chunk`](crate::Settings).
         chunk_max: Option<u32>,
     },
     /// A session is no longer bound to the connection; one we dialled closes once all is written.

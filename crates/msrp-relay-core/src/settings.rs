@@ -32,22 +32,22 @@ pub struct Settings {
     /// AUTH accepted without TLS: for debugging only.
     pub insecure_plain: bool,
     /// How long a session may last.
-    pub expires: Expires,
+    pub sessions: Expires,
     /// Methods beyond AUTH, SEND, REPORT and NICKNAME are forwarded.
-    pub allow_other_methods: bool,
+    pub methods_allow_other: bool,
     /// Relays that may be next hops, and whose clients may ask for sessions through them: host names, `*.` for one label;
     /// absent: any that prove their name.
     pub relays: Option<Vec<String>>,
     /// Other relays may ask for sessions for their clients.
     pub serves_relays: bool,
     /// Requests that come through a relay which has not proven its name are refused.
-    pub relays_must_prove: bool,
+    pub unproven_relays_refused: bool,
     /// The port in the URIs of clients whose relay asked by a connection that we had opened.
     pub tls_port: Option<u16>,
     /// `msrp` next hops may be dialled.
-    pub dial_plain: bool,
+    pub outbound_plain: bool,
     /// What some peers take in one chunk.
-    pub chunk_bounds: ChunkBounds,
+    pub max_chunk: MaxChunk,
     /// Bounds.
     pub limits: Limits,
 }
@@ -56,11 +56,11 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug)]
 pub struct Expires {
     /// The least that is granted.
-    pub seconds_min: u64,
+    pub expires_min: u64,
     /// Announced where the client asked for nothing.
-    pub seconds_default: u64,
+    pub expires_default: u64,
     /// The most that is granted.
-    pub seconds_max: u64,
+    pub expires_max: u64,
     /// Whether the announced default ends the session too.
     pub enforce_default: bool,
 }
@@ -86,9 +86,9 @@ impl Settings {
 /// The most body bytes of one SEND towards some peers, by the hosts in their URIs. A peer that is not among them takes
 /// chunks of any length. Asked when a connection is dialled or a session bound to one, never for a chunk.
 #[derive(Clone, Debug, Default)]
-pub struct ChunkBounds(Vec<(String, u32)>);
+pub struct MaxChunk(Vec<(String, u32)>);
 
-impl ChunkBounds {
+impl MaxChunk {
     /// Each host is a name, an address without brackets, or `*.` and a name: whatever has one label before that.
     pub fn new(bounds: impl IntoIterator<Item = (String, u32)>) -> Self {
         Self(bounds.into_iter().collect())
@@ -193,13 +193,13 @@ impl Default for Limits {
 
 #[cfg(test)]
 mod tests {
-    use super::ChunkBounds;
+    use super::MaxChunk;
 
     // I14: hosts are compared as URIs are; `*` is one label.
     #[test]
     fn the_whole_name_decides_before_the_wildcard() {
         let bounds = [("*.example.org", 1), ("kam.example.org", 2), ("192.0.2.7", 3), ("2001:db8::7", 4)];
-        let bounds = ChunkBounds::new(bounds.map(|(host, bytes)| (host.to_owned(), bytes)));
+        let bounds = MaxChunk::new(bounds.map(|(host, bytes)| (host.to_owned(), bytes)));
         for (host, bound) in [
             ("a.example.org", Some(1)),
             ("KAM.Example.Org", Some(2)),
@@ -215,6 +215,6 @@ mod tests {
         assert_eq!(bounds.of_uri(b"msrps://[2001:db8::7]:2855/x;tcp"), Some(4));
         assert_eq!(bounds.of_uri(b"msrps://alice@kam.example.org:2855/x;tcp"), Some(2));
         assert_eq!(bounds.of_uri(b"no URI"), None);
-        assert_eq!(ChunkBounds::default().of_host("kam.example.org"), None);
+        assert_eq!(MaxChunk::default().of_host("kam.example.org"), None);
     }
 }

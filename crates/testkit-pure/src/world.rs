@@ -10,8 +10,8 @@ use bytes::Bytes;
 use msrp_proto::digest::{Algorithm, Ha1, TimedNames};
 use msrp_proto::parser::{FramePart, Parser, ParserLimits};
 use msrp_relay_core::{
-    ChunkBounds, CloseReason, CoreId, Departure, Effect, Event, Expires, Input, Limit, Limits, LookUpAnswer,
-    LookUpTicket, Meeting, Message, OutBatch, PeerKey, Relay, Settings, Stage, TableSizes, Target, Transport,
+    CloseReason, CoreId, Departure, Effect, Event, Expires, Input, Limit, Limits, LookUpAnswer, LookUpTicket,
+    MaxChunk, Meeting, Message, OutBatch, PeerKey, Relay, Settings, Stage, TableSizes, Target, Transport,
     Traveller, Who, WriteState,
 };
 
@@ -155,15 +155,20 @@ pub fn settings(cores: usize) -> Settings {
         challenge_lifetime: Duration::from_secs(15),
         max_attempts: 3,
         insecure_plain: false,
-        expires: Expires { seconds_min: 60, seconds_default: 600, seconds_max: 3600, enforce_default: false },
-        allow_other_methods: true,
+        sessions: Expires {
+            expires_min: 60,
+            expires_default: 600,
+            expires_max: 3600,
+            enforce_default: false,
+        },
+        methods_allow_other: true,
         relays: None,
         serves_relays: true,
-        relays_must_prove: false,
+        unproven_relays_refused: false,
         tls_port: Some(PORT),
-        dial_plain: true,
+        outbound_plain: true,
         timed_names: TimedNames::None,
-        chunk_bounds: ChunkBounds::default(),
+        max_chunk: MaxChunk::default(),
         limits: Limits::default(),
     }
 }

@@ -224,7 +224,7 @@ impl Seen {
         };
         page.counter(
             "msrprelay_chunks",
-            "Chunks received and sent on, counted at their end.",
+            "Chunks received and sent on, the pieces of one that was cut each for itself, counted at their head.",
             both(|core| [core.chunks_in, core.chunks_out], "direction", ["in", "out"]),
         )?;
         page.counter(

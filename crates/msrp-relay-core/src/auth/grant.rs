@@ -173,7 +173,7 @@ impl Relay {
             None => peer.role = Role::Client { sessions: vec![session] },
         }
         if through_relay {
-            let chunk_max = core.settings.chunk_bounds.of_uri(request.nearest());
+            let chunk_max = core.settings.max_chunk.of_uri(request.nearest());
             core.tell_peer(peer.me, PeerStep::Bind { session, chunk_max });
         }
         core.effects.event(Event::SessionOpened {

@@ -295,11 +295,11 @@ impl Settings {
     }
 
     fn grant(&self, asked: Option<u64>) -> Result<Granted, Bound> {
-        let Expires { seconds_min, seconds_default, seconds_max, enforce_default } = self.expires;
+        let Expires { expires_min, expires_default, expires_max, enforce_default } = self.sessions;
         match asked {
-            None => Ok(Granted { seconds: seconds_default, enforced: enforce_default }),
-            Some(seconds) if seconds < seconds_min => Err(Bound::Min(seconds_min)),
-            Some(seconds) if seconds > seconds_max => Err(Bound::Max(seconds_max)),
+            None => Ok(Granted { seconds: expires_default, enforced: enforce_default }),
+            Some(seconds) if seconds < expires_min => Err(Bound::Min(expires_min)),
+            Some(seconds) if seconds > expires_max => Err(Bound::Max(expires_max)),
             Some(seconds) => Ok(Granted { seconds, enforced: true }),
         }
     }

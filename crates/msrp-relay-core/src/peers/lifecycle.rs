@@ -79,7 +79,7 @@ impl Peers {
             peer.bound.push(session);
             // It is given bytes, and ours to read, only once it has proven this.
             peer.names = ProvenNames::new([target.host.as_str()]).filter(|_| target.relay && target.secure);
-            peer.out.bound_chunks(core.settings.chunk_bounds.of_host(&target.host));
+            peer.out.bound_chunks(core.settings.max_chunk.of_host(&target.host));
             peer
         });
         core.stats.dials += 1;

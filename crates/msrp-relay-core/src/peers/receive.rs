@@ -133,11 +133,11 @@ impl Peers {
                 named_session(first).map(|id| peer.find_own(id).unwrap_or_else(|| SessionRef::of_wire(id)))
             }
         };
-        if method == Method::Other && !core.settings.allow_other_methods {
+        if method == Method::Other && !core.settings.methods_allow_other {
             let refusal = (Status::NOT_IMPLEMENTED, "methods.allow_other is false");
             return self.turn_away(key, &transit, refusal, core);
         }
-        if giver == Giver::Peer && core.settings.relays_must_prove && peer.is_unproven_relay(&transit) {
+        if giver == Giver::Peer && core.settings.unproven_relays_refused && peer.is_unproven_relay(&transit) {
             let refusal = (Status::FORBIDDEN, "request through a relay that has not proven its name");
             return self.turn_away(key, &transit, refusal, core);
         }

@@ -28,7 +28,7 @@ impl Settings {
         if relay && !self.admits(uri.host_str()) {
             return Err((Status::TIMEOUT, "relay that is not in outbound.relays"));
         }
-        if !uri.is_secure() && !self.dial_plain {
+        if !uri.is_secure() && !self.outbound_plain {
             return Err((Status::TIMEOUT, "plain next hop; outbound.plain is refuse"));
         }
         let (secure, host) = (uri.is_secure(), uri.host_str().to_owned());

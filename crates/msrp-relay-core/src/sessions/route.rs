@@ -170,7 +170,7 @@ impl Relay {
         let known = self.peers.with_relay_of(nearest).map(|peer| peer.me);
         let peer = match known {
             Some(peer) => {
-                let chunk_max = self.core.settings.chunk_bounds.of_uri(nearest);
+                let chunk_max = self.core.settings.max_chunk.of_uri(nearest);
                 self.core.tell_peer(peer, PeerStep::Bind { session: this, chunk_max });
                 peer
             }
@@ -351,7 +351,7 @@ impl Relay {
         let is_used = matches!(from, Neighbour::Peer(peer) if session.uses(peer));
         session.bind(from, Arc::from(previous));
         if let Neighbour::Peer(peer) = from {
-            let chunk_max = self.core.settings.chunk_bounds.of_uri(previous);
+            let chunk_max = self.core.settings.max_chunk.of_uri(previous);
             self.core.count_link(peer.core);
             if !is_used {
                 self.core.tell_peer(peer, PeerStep::Bind { session: this, chunk_max });
@@ -399,7 +399,7 @@ impl Relay {
             running.next = Neighbour::Peer(comer);
         }
         let queued = dial.out.release();
-        let chunk_max = self.core.settings.chunk_bounds.of_uri(previous);
+        let chunk_max = self.core.settings.max_chunk.of_uri(previous);
         dial.bound.clear();
         self.core.count_link(comer.core);
         self.core.tell_peer(comer, PeerStep::Bind { session: this, chunk_max });

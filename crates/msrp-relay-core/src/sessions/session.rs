@@ -613,7 +613,7 @@ impl Session {
         }
         if !is_known {
             let nearest = transit.received_from_path().first().unwrap_or_default();
-            let chunk_max = core.settings.chunk_bounds.of_uri(nearest);
+            let chunk_max = core.settings.max_chunk.of_uri(nearest);
             core.tell_peer(connection.peer, PeerStep::Bind { session, chunk_max });
         }
     }

@@ -646,7 +646,7 @@ fn other_requests_are_answered_end_to_end() {
 #[test]
 fn unknown_method_gets_501_where_not_allowed() {
     let mut settings = settings(1);
-    settings.allow_other_methods = false;
+    settings.methods_allow_other = false;
     let mut world = World::with(settings);
     let pair = world.pair(0, 0);
     let request = Request::new("FUTURE", &pair.to_bob, &pair.alice_uri);
@@ -823,7 +823,7 @@ fn same_uri_twice_in_a_path_gets_400() {
 #[test]
 fn next_hop_that_cannot_be_dialled_gets_408() {
     let mut settings = settings(1);
-    settings.dial_plain = false;
+    settings.outbound_plain = false;
     let mut world = World::with(settings);
     let (alice, session) = world.client(0, "alice");
     let uri = world.end(alice).uri.clone();

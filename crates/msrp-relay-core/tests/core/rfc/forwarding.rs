@@ -169,7 +169,7 @@ fn body_of_another_request_may_have_10240_bytes_and_no_more() {
 #[test]
 fn refused_methods_of_a_peer_that_does_not_read_are_bounded() {
     let mut settings = settings(1);
-    settings.allow_other_methods = false;
+    settings.methods_allow_other = false;
     let mut world = World::with(settings);
     let pair = world.pair(0, 0);
     world.link_mut(pair.alice).stalled = true;

@@ -9,7 +9,7 @@ use testkit_pure::{Decision, Frame, HOST, Request, World, auth_with, challenged,
 
 /// Every kind of frame that this relay makes itself.
 fn own_frames() -> Vec<Frame> {
-    let settings = Settings { allow_other_methods: false, ..settings(1) };
+    let settings = Settings { methods_allow_other: false, ..settings(1) };
     let mut world = World::with(settings);
     let mut frames = Vec::new();
 

@@ -311,7 +311,7 @@ fn answer_to_an_unknown_method_comes_back_with_its_headers() {
 
 #[test]
 fn unknown_method_of_any_spelling_gets_501_where_not_allowed() {
-    let mut world = World::with(Settings { allow_other_methods: false, ..settings(1) });
+    let mut world = World::with(Settings { methods_allow_other: false, ..settings(1) });
     let pair = world.pair(0, 0);
     for method in ["FILE_OFFSET", "future", "X-1"] {
         let request = Request::new(method, &pair.to_bob, &pair.alice_uri);

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use msrp_proto::parser::Flag;
-use msrp_relay_core::{ChunkBounds, Input, Settings};
+use msrp_relay_core::{Input, MaxChunk, Settings};
 
 use testkit_pure::endpoint::Answers;
 use testkit_pure::frame::pattern;
@@ -14,7 +14,7 @@ use testkit_pure::{Frame, Request, World, settings};
 /// A peer that is no client of the relay takes so many bytes in a chunk.
 fn bounded(bytes: u32) -> Settings {
     let hosts = ["203.0.113.40", "198.51.100.23"].map(|host| (host.to_owned(), bytes));
-    Settings { chunk_bounds: ChunkBounds::new(hosts), ..settings(2) }
+    Settings { max_chunk: MaxChunk::new(hosts), ..settings(2) }
 }
 
 /// From a client of the relay to a peer that it dialled, or that came to it.
@@ -331,8 +331,7 @@ fn silence_about_the_pieces_is_reported_once() {
 // I14: nobody else is bounded: neither the relay's own clients nor a peer of another name.
 #[test]
 fn others_take_chunks_of_any_length() {
-    let other =
-        Settings { chunk_bounds: ChunkBounds::new([("kam.example.net".to_owned(), 1024)]), ..settings(2) };
+    let other = Settings { max_chunk: MaxChunk::new([("kam.example.net".to_owned(), 1024)]), ..settings(2) };
     for (settings, shapes) in
         [(other, [Shape::Sender, Shape::Receiver]), (bounded(1024), [Shape::Both, Shape::Both])]
     {
@@ -353,7 +352,7 @@ fn other_bound_holds_for_what_is_bound_later() {
     let mut line = line(Shape::Receiver, 0, 0);
     let world = &mut line.world;
     let mut settings = world.settings.clone();
-    settings.chunk_bounds = bounded(5000).chunk_bounds;
+    settings.max_chunk = bounded(5000).max_chunk;
     for core in 0..2 {
         world.input(core, Input::Reconfigured(Box::new(settings.clone())));
     }

@@ -750,7 +750,7 @@ fn foreign_relay_that_has_proven_its_name_is_the_same_on_another_connection() {
 #[test]
 fn requests_through_a_relay_without_proof_are_403_where_the_operator_insists() {
     let sent = |must_prove: bool, name: Option<&str>, from: &str| {
-        let mut world = World::with(Settings { relays_must_prove: must_prove, ..settings(1) });
+        let mut world = World::with(Settings { unproven_relays_refused: must_prove, ..settings(1) });
         let (bob, session) = world.client(0, "bob");
         let uri = world.end(bob).uri.clone();
         let conn = world.connect(0);

@@ -286,7 +286,7 @@ fn relay_that_comes_while_it_is_called_gets_what_waits() {
 // unproven_relays: refuse, and an endpoint that we have dialled without any verification speaks for a relay.
 #[test]
 fn dialled_endpoint_is_no_proven_relay() {
-    let mut world = World::with(Settings { relays_must_prove: true, ..settings(1) });
+    let mut world = World::with(Settings { unproven_relays_refused: true, ..settings(1) });
     let (alice, alice_session) = world.client(0, "alice");
     let (bob, bob_session) = world.client(0, "bob");
     let (alice_uri, bob_uri) = (world.end(alice).uri.clone(), world.end(bob).uri.clone());
@@ -505,7 +505,7 @@ fn messages_that_wait_for_a_relay_to_prove_its_name_are_not_taken_over_by_a_stra
 // A1, A14: AUTH, with credentials, goes by TLS only, though plain next hops may be called.
 #[test]
 fn auth_is_not_forwarded_without_tls() {
-    let mut world = World::with(Settings { dial_plain: true, ..settings(1) });
+    let mut world = World::with(Settings { outbound_plain: true, ..settings(1) });
     let (wren, session) = world.client(0, "alice");
     let uri = world.end(wren).uri.clone();
     let plain = "msrp://outer.example.org:2855;tcp";

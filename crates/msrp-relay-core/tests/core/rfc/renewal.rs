@@ -169,7 +169,7 @@ fn pair_talks_by_the_new_uri_when_the_old_one_has_expired() {
 #[test]
 fn uri_that_outlives_its_successors_stays_usable() {
     let mut settings = settings(1);
-    settings.expires.seconds_min = 1;
+    settings.sessions.expires_min = 1;
     let mut world = World::with(settings);
     let pair = world.pair(0, 0);
     for n in 0..8 {

@@ -25,7 +25,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use msrp_proto::parser::Flag;
-use msrp_relay_core::{ChunkBounds, Limit, Limits, PeerKey, Stay};
+use msrp_relay_core::{Limit, Limits, MaxChunk, PeerKey, Stay};
 
 use testkit_pure::dice::Dice;
 use testkit_pure::{Conn, Decision, Frame, World, settings};
@@ -339,7 +339,7 @@ impl Simulation {
         if seed % 4 == 1 {
             // Who is dialled, and who comes from outside.
             let (dialled, foreign) = ("*.example".to_owned(), "198.51.100.23".to_owned());
-            settings.chunk_bounds = ChunkBounds::new([(dialled, DIALLED_CHUNK_MAX), (foreign, 5000)]);
+            settings.max_chunk = MaxChunk::new([(dialled, DIALLED_CHUNK_MAX), (foreign, 5000)]);
         }
         let crowd = dice.chance(12);
         if crowd {

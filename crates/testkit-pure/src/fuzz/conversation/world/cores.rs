@@ -5,7 +5,7 @@ use std::mem;
 
 use super::{Core, DOMAIN, Delivery, HOST, PORT, World};
 use msrp_proto::digest::{Algorithm, TimedNames};
-use msrp_relay_core::{ChunkBounds, Expires, Input, Limits, Relay, Settings};
+use msrp_relay_core::{Expires, Input, Limits, MaxChunk, Relay, Settings};
 
 /// A relay's settings, chosen by two bytes.
 pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u8) -> Settings {
@@ -20,20 +20,20 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
         challenge_lifetime: Duration::from_secs(15),
         max_attempts: 3,
         insecure_plain: is_set(3),
-        expires: Expires {
-            seconds_min: 60,
-            seconds_default: 600,
-            seconds_max: 3600,
+        sessions: Expires {
+            expires_min: 60,
+            expires_default: 600,
+            expires_max: 3600,
             enforce_default: is_set(4),
         },
-        allow_other_methods: !is_set(5),
+        methods_allow_other: !is_set(5),
         relays: None,
         serves_relays: true,
-        relays_must_prove: false,
+        unproven_relays_refused: false,
         tls_port: Some(PORT),
-        dial_plain: !is_set(6),
+        outbound_plain: !is_set(6),
         timed_names: TimedNames::None,
-        chunk_bounds: if limits / 27 % 3 == 1 { chunk_bounds() } else { ChunkBounds::default() },
+        max_chunk: if limits / 27 % 3 == 1 { max_chunk() } else { MaxChunk::default() },
         limits: Limits {
             queue_bytes_high: 54 << 10,
             queue_bytes_low: 27 << 10,
@@ -55,9 +55,9 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
 }
 
 /// Some of the far ends, and whoever comes from outside, take chunks up to a bound.
-fn chunk_bounds() -> ChunkBounds {
+fn max_chunk() -> MaxChunk {
     let bounds = [("far0.example", 1024), ("far1.example", 5000), ("198.51.100.23", 1024)];
-    ChunkBounds::new(bounds.map(|(host, bytes)| (host.to_owned(), bytes)))
+    MaxChunk::new(bounds.map(|(host, bytes)| (host.to_owned(), bytes)))
 }
 
 impl World {
