@@ -282,7 +282,7 @@ fn every_key_that_is_read_is_in_the_sample() {
     }
     assert!(keys.len() > 55, "{keys:?}");
     for key in keys {
-        // Two keys of an account are told of in the comment of a third.
+        // A key may be explained in a comment alone.
         let is_there = sample.contains(&format!("\n{key}:")) || sample.contains(&format!("`{key}`"));
         assert!(is_there, "{key} is not in config.yaml.sample");
     }
