@@ -104,8 +104,10 @@ fn every_counter_is_counted_somewhere() {
     let names: BTreeSet<_> = counters().into_iter().collect();
     assert!(names.len() > 35, "{names:?}");
     for name in names {
-        let by_itself =
-            ["add", "sub", "set"].iter().any(|way| elsewhere.contains(&format!(".{name}.{way}(")));
+        // One of two counters may be chosen first, by reference.
+        let mut ways = ["add", "sub", "set"].map(|way| format!(".{name}.{way}(")).to_vec();
+        ways.push(format!("&counters.{name}"));
+        let by_itself = ways.iter().any(|way| elsewhere.contains(way));
         // Those that are counted together, or by kind, have a method of their own.
         let by_method = [format!("self.{name}["), format!("self.{name}.add(")].iter().any(|place| {
             let mut methods = table.match_indices(place).filter_map(|(at, _)| {
@@ -280,7 +282,9 @@ fn every_key_that_is_read_is_in_the_sample() {
     }
     assert!(keys.len() > 55, "{keys:?}");
     for key in keys {
-        assert!(sample.contains(&format!("\n{key}:")), "{key} is not in config.yaml.sample");
+        // A key may be explained in a comment alone.
+        let is_there = sample.contains(&format!("\n{key}:")) || sample.contains(&format!("`{key}`"));
+        assert!(is_there, "{key} is not in config.yaml.sample");
     }
 }
 
