@@ -1,7 +1,7 @@
 //! What the programs say to a person, or to another program: the only way to standard output and standard error.
 //!
-//! Invariant: every line passes through [`text`], whoever its words came from. A layering test and a lint in the
-//! programs hold it.
+//! Invariant: every line passes through [`text`], wherever its words came from. A layering test and a lint in the
+//! programs guard it.
 
 use std::io::{self, Write};
 
@@ -10,13 +10,13 @@ use crate::text;
 /// A line of results.
 ///
 /// # Errors
-/// If standard output is closed; callers who do not care may ignore it.
+/// If standard output is closed; a caller may ignore that.
 pub fn out(line: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{}", text::shown_line(line)).and_then(|()| stdout.flush())
 }
 
-/// Lines of results that we have laid out ourselves. Foreign text in them was [`text::shown`] before, or it could make
+/// Lines of results in our own layout. Foreign text in them must have passed through [`text::shown`], or it could add
 /// lines of its own.
 ///
 /// # Errors
