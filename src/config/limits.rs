@@ -1,7 +1,7 @@
-//! The table of limits: every bound that the relay enforces on itself or on a peer, in one place.
+//! The table of limits: every bound that the relay enforces on itself or on a peer.
 //!
-//! Each has a unit (in its name), a default, a floor below which the protocol would no longer work and a
-//! ceiling above which it would no longer protect. RFC 4975 and 4976 leave nearly all of them to us.
+//! Each has a unit (in its name), a default, a floor below which the protocol would not work, and a ceiling above which
+//! it would not protect. RFC 4975 and 4976 leave nearly all of them to us.
 
 use std::time::Duration;
 
@@ -32,12 +32,12 @@ pub struct Limits {
     pub queue_bytes_high: usize,
     /// Bytes queued towards one peer at which a paused sender goes on; below `queue_bytes_high`.
     pub queue_bytes_low: usize,
-    /// Bytes queued towards all peers of the process together, and all else that they make it keep in memory (open
-    /// transactions, answers, REPORTs, unfinished input, clients behind relays), at which no more connections are
-    /// taken and each of those there are is read only as far as its request needs. Divided among the cores, which
-    /// lend each other what they do not need.
+    /// Bytes queued towards all peers of the process, plus all else that peers make it keep in memory (open
+    /// transactions, answers, REPORTs, unfinished input, clients behind relays). At this limit the relay takes no more
+    /// connections, and reads from each existing one only as far as its request needs. It is divided among the cores,
+    /// which lend each other what they do not need.
     pub queue_bytes_total: usize,
-    /// The most bytes handed to the socket in one piece: a waiting frame waits that long at most.
+    /// The most bytes handed to the socket at once: a waiting frame waits no longer than they take.
     pub flush_bytes_max: usize,
     /// The most connections the whole process holds at once. One more takes the place of the one that has proven least.
     pub connections_max: usize,
@@ -48,15 +48,15 @@ pub struct Limits {
     /// The most connections that have neither authenticated nor had a request forwarded, in percent of
     /// `connections_max`. One more takes the place of another of them.
     pub unauthenticated_percent_max: usize,
-    /// Requests refused to a connection that has neither, after which it is closed.
+    /// Requests refused to a connection that has done neither, after which it is closed.
     pub refused_requests_max: usize,
-    /// Failed AUTHs from one address within `failure_window`, after which it is refused for the rest of
-    /// it; 0 is any number.
+    /// Failed AUTHs from one address within `failure_window`, after which it is refused for the rest of the window; 0
+    /// is any number.
     pub auth_failures_per_address_max: usize,
     /// The same for one user, whether or not there is such a user.
     pub auth_failures_per_user_max: usize,
-    /// Next hops that could not be connected to for one user within `failure_window`, after which none is
-    /// tried for the rest of it; 0 is any number.
+    /// Failed connects to next hops for one user within `failure_window`, after which none is tried for the rest of the
+    /// window; 0 is any number.
     pub dial_failures_per_user_max: usize,
     /// The most connections with a session of one user; 0 is any number.
     pub sessions_per_user_max: usize,
@@ -74,19 +74,19 @@ pub struct Limits {
     pub dials_per_user_max: usize,
     /// The most addresses of one host name that are tried.
     pub addresses_per_name_max: usize,
-    /// How long failures are counted together, and so how long a ban can last.
+    /// How long failures are counted together, and so the longest ban.
     pub failure_window: Duration,
     /// How long a TLS handshake may take.
     pub handshake_timeout: Duration,
     /// How long a new connection may go without a request that succeeds; includes the handshake.
     pub first_request_timeout: Duration,
-    /// How long the rest of a head may take from its first byte on.
+    /// How long the rest of a head may take after its first byte.
     pub head_timeout: Duration,
-    /// How long the rest of a TLS record may take from its first byte on, not counting the time in which the
-    /// connection is not read from. A record is in memory until it is complete.
+    /// How long the rest of a TLS record may take after its first byte, without the time in which the connection is
+    /// paused. A record is in memory until it is complete.
     pub record_timeout: Duration,
-    /// How long a receiver that takes nothing may hold up the other sessions of a connection, such as
-    /// another relay's; then what waits for it from there is refused with 413.
+    /// How long a receiver that takes nothing may hold up the other sessions of a connection, such as another relay's.
+    /// After that, what waits for it from that connection is refused with 413.
     pub stall_timeout: Duration,
     /// How long a peer may take nothing of what is written to it.
     pub write_timeout: Duration,
@@ -143,7 +143,7 @@ impl Default for Limits {
     }
 }
 
-/// One row of the table: key, floor, ceiling, and where it is kept.
+/// One row of the table: key, floor, ceiling, and field.
 struct Row<T>(&'static str, T, T, fn(&mut Limits) -> &mut T);
 
 /// Limits in bytes. The floors of the head leave room for two relays' URIs and a digest.
@@ -215,7 +215,7 @@ const TIMES: [Row<Duration>; 10] = [
 ];
 
 impl Limits {
-    /// The limits as the parser of frames wants them.
+    /// The limits that the parser needs.
     #[must_use]
     pub fn parser(&self) -> ParserLimits {
         ParserLimits {
@@ -246,8 +246,8 @@ impl Limits {
         self.compare(section);
     }
 
-    /// The most that a request which must be complete before it is written can cost in a queue: a head, the
-    /// longest body of a request other than SEND (RFC 4975, 7.1), and what is kept beside a head.
+    /// The most that a request which must be complete before it is written can cost in a queue: a head, the longest
+    /// body of a request other than SEND (RFC 4975, 7.1), and what is kept beside a head.
     #[must_use]
     pub fn request_bytes_max(&self) -> usize {
         self.head_bytes_max + 10_240 + HEAD_OVERHEAD

@@ -1,15 +1,14 @@
 //! Accounts in the SIP proxy's MySQL or MariaDB, which is read and never written.
 //!
-//! While the database works, a look-up takes one of at most `connections_max` connections. When it fails there is
-//! one task that tries again, with pauses that grow and differ, and look-ups wait for its next attempt: so each of
-//! them is refused only after an attempt that ended later than it began, and the first one after an outage works
-//! with nobody's help. No stampede meets a database that comes back.
+//! While the database works, a look-up takes one of at most `connections_max` connections. When it fails, one task
+//! tries again, with growing, random pauses, and look-ups wait for its next attempt. So a look-up is refused only after
+//! an attempt that ended later than it began, and the first one after an outage works without help. A database that
+//! comes back meets no stampede.
 //!
-//! Invariants: every connect and every query has a time-out, and a connection that a query was given up on is
-//! closed, never used again; a connection counts as good once the very statement of a look-up has been run on it; an
-//! account is found only if exactly one row is meant; a name that the database cannot hold is unknown, and no such
-//! name can make the database seem broken.
-//! Must not know: who asks, and what for. The caller bounds how many look-ups there are.
+//! Invariants: every connect and every query has a time-out, and a connection whose query was given up is closed, never
+//! used again; a connection is ready only after a look-up's own statement has run on it; an account is found only if
+//! exactly one row matches; a name that the database cannot hold is unknown, and no such name can make the database
+//! seem broken. Must not know who asks, or why. The caller bounds the number of look-ups.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -28,9 +27,9 @@ mod connection;
 
 use connection::{Connection, Failure, Plan};
 
-/// The pause before the first attempt to connect again, ...
+/// The pause before the first new attempt to connect.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// ... doubled each time up to this. Look-ups wait that long at most before they are refused, and need a rest of
+/// The pause doubles each time up to this. Look-ups wait that long at most before they are refused, and need a rest of
 /// `limits.lookup_timeout` for the attempt itself.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// A database that worked for this long has a clean record: the next pause is the shortest again.
@@ -48,20 +47,20 @@ struct Shared {
     health: Rc<Health>,
     query_timeout: Duration,
     connections_max: usize,
-    /// Places for look-ups, one for each connection there may be; handed out in the order of asking.
+    /// Places for look-ups, one for each possible connection; handed out in the order of asking.
     places: Semaphore,
     idle: RefCell<Vec<Taken>>,
-    /// Connections there are, idle or in use.
+    /// Existing connections, idle or in use.
     open: Cell<usize>,
     /// A connection has become idle, or has gone.
     changed: Notify,
     state: Cell<State>,
     /// Counts the attempts to connect that have ended while the database was down.
     attempts: watch::Sender<u64>,
-    /// No more connections than there are before this: the server refused another one.
+    /// Makes no further connections before this time: the server refused another one.
     grow_again: Cell<Instant>,
     mending: RefCell<Option<JoinHandle<()>>>,
-    /// In which realms accounts were found; `None` where every realm has them all.
+    /// The realms in which accounts were found; `None` if every realm has all accounts.
     realms: Option<RefCell<Realms>>,
 }
 
@@ -71,12 +70,12 @@ enum State {
         since: Instant,
         pause: Duration,
     },
-    /// The task that mends is under way.
+    /// The database is down, and the mending task is under way.
     Down,
 }
 
 impl Mysql {
-    /// To be called where its task is to run; connects at once, so that what is wrong shows before anybody asks.
+    /// Must be called where its task runs. Connects at once, so that errors show before the first look-up.
     pub(super) fn new(settings: &config::Mysql, health: Rc<Health>) -> Self {
         let shared = Rc::new(Shared {
             plan: Plan::new(settings),
@@ -118,7 +117,7 @@ impl Drop for Mysql {
 
 impl Shared {
     async fn find(self: &Rc<Self>, user: &str, realm: &str) -> Result<Answer, WhyUnavailable> {
-        // The second time on a connection that was made for it: one that was idle may have ended long ago.
+        // The second try uses a connection made for it: an idle one may have ended long ago.
         let mut failed_before = false;
         loop {
             self.wait_until_up().await?;
@@ -143,11 +142,11 @@ impl Shared {
                 }
                 Ok(Err(failure)) => {
                     drop(taken);
-                    // Those that were idle beside it have probably gone as well; if not, they are soon made again.
+                    // Its idle neighbours have probably gone as well; if not, they are soon made again.
                     self.forget_idle();
                     if failed_before {
-                        // The database is well, for that connection was tried before it was used: it is this
-                        // look-up that it cannot do. Nobody must be able to bring it down by that.
+                        // The database works, because that connection was tried before it was used: only this look-up
+                        // fails. No client may be able to bring the accounts down like this.
                         tracing::debug!(reason = %failure, "An account cannot be looked up");
                         return Err(WhyUnavailable::Failed);
                     }
@@ -162,7 +161,7 @@ impl Shared {
         }
     }
 
-    /// The database is not asked for its realms: that could read a whole table.
+    /// Does not ask the database for its realms: that could read a whole table.
     fn note_realm(&self, realm: &str, answer: &Answer) {
         let (Some(realms), realm) = (&self.realms, realm.to_ascii_lowercase()) else {
             return;
@@ -174,7 +173,7 @@ impl Shared {
         }
     }
 
-    /// Returns at once while the database is up; otherwise waits for the next attempt to get at it.
+    /// Returns at once while the database is up; otherwise waits for the next attempt to connect.
     async fn wait_until_up(&self) -> Result<(), WhyUnavailable> {
         if matches!(self.state.get(), State::Down) {
             let mut attempts = self.attempts.subscribe();
@@ -196,11 +195,11 @@ impl Shared {
                 return Ok(None);
             }
             if self.open.get() > 0 && Instant::now() < self.grow_again.get() {
-                // Whoever has a connection gives it back or loses it before long.
+                // Every user of a connection gives it back or loses it before long.
                 self.changed.notified().await;
                 continue;
             }
-            // Counted from here on, so that nobody takes the last one for granted.
+            // Counted from here on, so that no other look-up takes its place.
             let counted = Counted::new(self);
             match self.plan.open().await {
                 Ok(connection) => return Ok(Some(Taken { counted, connection })),
@@ -217,7 +216,7 @@ impl Shared {
         }
     }
 
-    /// While the database was down one more connection than there may be can have been made, to try it.
+    /// While the database was down, one connection too many may have been made, to try it.
     fn give_back(&self, taken: Taken) {
         match self.open.get() > self.connections_max {
             true => drop(taken),
@@ -229,11 +228,11 @@ impl Shared {
     }
 
     fn forget_idle(&self) {
-        // Out of the cell first: each of them counts itself off when it goes.
+        // Taken out of the cell first: each one lowers the count when it is dropped.
         drop(std::mem::take(&mut *self.idle.borrow_mut()));
     }
 
-    /// The database does not work: tells so and begins to mend, unless that is under way.
+    /// The database does not work: reports it and begins to mend, unless that is under way.
     fn fall(self: &Rc<Self>, reason: &dyn std::fmt::Display) {
         let State::Up { since, pause } = self.state.replace(State::Down) else {
             return;
@@ -281,7 +280,7 @@ struct Taken {
     connection: Connection,
 }
 
-/// Counts a connection for as long as there is one, or an attempt to make one.
+/// Counts a connection, or an attempt to make one, for as long as it exists.
 #[derive(Debug)]
 struct Counted(Weak<Shared>);
 
@@ -301,7 +300,7 @@ impl Drop for Counted {
     }
 }
 
-/// Between a half of the pause and all of it, so that several relays do not come back at the same moment.
+/// Between half of the pause and all of it, so that several relays do not come back at the same moment.
 fn jittered(pause: Duration) -> Duration {
     let part = getrandom::u32().unwrap_or(u32::MAX);
     pause.mul_f64(0.5 + f64::from(part) / f64::from(u32::MAX) / 2.0)
