@@ -580,7 +580,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_with_several_threads_becomes_nobody_else() {
+    fn process_with_several_threads_becomes_no_other_user() {
         // The test harness has threads of its own.
         assert!(become_user(&User { uid: 64998, groups: vec![64998] }).is_err());
     }

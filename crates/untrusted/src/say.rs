@@ -39,7 +39,7 @@ pub fn out_json(value: &impl serde::Serialize) -> io::Result<()> {
     writeln!(stdout).and_then(|()| stdout.flush())
 }
 
-/// A text for a machine, byte for byte: what holds nothing that is foreign.
+/// A text for a machine, byte for byte, without foreign text.
 ///
 /// # Errors
 /// As [`out`].
@@ -48,8 +48,8 @@ pub fn out_verbatim(own: &str) -> io::Result<()> {
     stdout.write_all(own.as_bytes()).and_then(|()| stdout.flush())
 }
 
-/// A line about what happens: a complaint, a warning, progress.
+/// A line about an event: a complaint, a warning, progress.
 pub fn err(line: &str) {
-    // There is nowhere left to tell that this fails.
+    // There is no place left to report that this fails.
     let _ = writeln!(io::stderr().lock(), "{}", text::shown_line(line));
 }
