@@ -7,7 +7,7 @@ use crate::limit::Limit;
 pub enum CloseReason {
     /// The end of a frame cannot be found (C4).
     Unparseable,
-    /// AUTH for a name that is not ours (C3).
+    /// A request for another host (C3).
     Misaddressed,
     /// AUTH on a connection without TLS (A1).
     AuthWithoutTls,
