@@ -67,7 +67,7 @@ kill_relays() {
 }
 at_end+=(kill_relays)
 
-# Both ends of some thousand connections, and the relays' ends.
+# Both ends of a thousand connections, and the relays' ends.
 raise_limit -n 16384
 
 # As deploy/msrprelay.service sets them.

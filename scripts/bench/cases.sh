@@ -140,13 +140,13 @@ one_round() {
     # Sessions take the same memory each time: twice is enough.
     if wanted idle && [ "$round" -le 2 ]; then
         for subject in $relays; do
-            # Of a relay that we cannot start afresh, the second time would tell nothing.
+            # A relay that cannot be started afresh would show nothing the second time.
             [ "$subject$round" = against2 ] || idle_case "$subject"
         done
     fi
 }
 
-# A relay that has done nothing before: memory that earlier cases left free must not be counted as idle sessions' own.
+# A relay that has done nothing yet: memory that earlier cases left free must not count as that of idle sessions.
 idle_case() { # SUBJECT
     local subject=$1
     case $subject in

@@ -105,7 +105,7 @@ CONFIG
     process_of[nginx]=$pid
     await "$pid" nginx "$scratch/nginx.log" listens 127.0.0.1 "$port"
     address[nginx]=localhost:$port
-    # What looked whether they listen has left connections behind that lead nowhere.
+    # The checks whether they listen have left dead connections behind.
     sleep 0.2
 }
 

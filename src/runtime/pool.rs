@@ -1,25 +1,25 @@
-//! Buffers for what reads bring, used again and again.
+//! Buffers for reads, used again and again.
 //!
-//! Why: what a read brought is let go of when it has been written elsewhere. Left to the allocator, each such buffer makes
-//! the top of a core's heap go up and down, and glibc gives the pages back to the system and takes them again: half of
-//! all bytes of a file went through fresh pages, at a fifth of the relay's CPU time.
+//! Why: the bytes of a read are freed after they are written elsewhere. With the allocator alone, each such buffer
+//! makes the top of a core's heap go up and down, and glibc gives the pages back to the system and takes them again:
+//! half of all bytes of a file went through fresh pages, at a fifth of the relay's CPU time.
 //!
 //! Invariants: a thread keeps at most [`SPARE_MAX`] buffers; a buffer is lent to one reader, then shared by references
-//! until the last of them is gone, wherever that is; the next reader never sees another's bytes. What a reference keeps in
-//! memory is at most [`PINNED_FACTOR_MAX`] times what the buffer holds, for queues count by length.
+//! until the last of them is gone, on whatever thread; the next reader never sees another's bytes. A reference keeps at
+//! most [`PINNED_FACTOR_MAX`] times the buffer's content in memory, because queues count by length.
 
 use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 
-/// One read, what was left over from the read before, and some room.
+/// One read, the rest of the read before, and some room.
 const BUFFER_BYTES: usize = 96 << 10;
 /// Spare buffers of a thread.
 const SPARE_MAX: usize = 16;
-/// Below this a read is not worth a buffer of its own kind.
+/// A shorter read gets no buffer of the pool.
 const SMALL_BYTES: usize = BUFFER_BYTES / PINNED_FACTOR_MAX;
 
-/// Queued bytes are counted by their length; the buffer they point into is at most so many times as long.
+/// Queued bytes are counted by their length; their buffer is at most so many times as long.
 pub(super) const PINNED_FACTOR_MAX: usize = 4;
 
 thread_local! {
@@ -34,7 +34,7 @@ pub(super) struct Taken {
     pub(super) allocated: u64,
 }
 
-/// What this thread has taken so far, and how many buffers it has to spare.
+/// The buffers that this thread has taken so far, and its spare ones.
 pub(super) fn usage() -> (Taken, usize) {
     (TAKEN.get(), SPARE.with_borrow(Vec::len))
 }
@@ -54,7 +54,7 @@ pub(super) fn take(room: usize) -> Vec<u8> {
     spare.unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES))
 }
 
-/// Makes a buffer that is filled something to be shared.
+/// Makes a filled buffer shareable.
 pub(super) fn freeze(mut buffer: Vec<u8>) -> Bytes {
     let sparse = buffer.capacity() > PINNED_FACTOR_MAX * buffer.len();
     if buffer.capacity() != BUFFER_BYTES {
@@ -63,7 +63,7 @@ pub(super) fn freeze(mut buffer: Vec<u8>) -> Bytes {
         }
         return buffer.into();
     }
-    // Given back when it is dropped.
+    // Returns the buffer when it is dropped.
     let lent = Lent(buffer);
     if sparse { Bytes::copy_from_slice(&lent.0) } else { Bytes::from_owner(lent) }
 }

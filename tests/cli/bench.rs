@@ -1,4 +1,4 @@
-//! `msrp bench` against the real relay: it measures something in every mode, and finds what was changed on the way.
+//! `msrp bench` against the real relay: every mode measures something, and finds bytes that were changed on the way.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -111,7 +111,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, spoilt: Option<usize>) {
 fn a_byte_that_was_changed_on_the_way_is_found() {
     bounded(|| {
         for spoilt in [None, Some(700_000)] {
-            // Free a moment ago; nobody else asks for ports of this address.
+            // Free a moment ago; no other test asks for ports of this address.
             let far = TcpListener::bind("127.0.0.77:0").unwrap().local_addr().unwrap();
             let (near, proxy) = proxy(far, spoilt);
             let (near, far) = (near.to_string(), far.to_string());

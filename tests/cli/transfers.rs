@@ -1,4 +1,4 @@
-//! File transfers that go well, and those that never begin.
+//! File transfers that succeed, and transfers that never begin.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

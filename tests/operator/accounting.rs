@@ -117,7 +117,7 @@ fn a_file_that_was_moved_away_is_made_anew_at_a_reload_and_so_is_another_form() 
         assert!(text.contains(" user=\"user1\" realm=\"example.com\" "), "{text}");
         assert!(text.contains(" reason=\"closed by the client\" "), "{text}");
 
-        // What cannot be opened leaves everything as it was.
+        // A file that cannot be opened changes nothing.
         let more = "accounting: {format: text, file: no/such/directory}";
         relay.rewrite(&Setup { more, ..Setup::default() });
         relay.reload("The config was read but is not taken");

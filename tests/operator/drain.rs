@@ -1,4 +1,4 @@
-//! SIGTERM with `drain_timeout`: sessions are left alone until they are over, or have had their time.
+//! SIGTERM with `drain_timeout`: sessions run until they end, or have had their time.
 
 use std::net::TcpStream;
 
@@ -10,14 +10,14 @@ use testkit_net::relay::Setup;
 use testkit_net::transfer::Outgoing;
 use testkit_net::{assert_same, bounded, contents, until};
 
-/// Longer than any test: whoever waits for it hangs.
+/// Longer than any test: a test that waits for it hangs.
 const LONG: &str = "drain_timeout: 1h";
 
 fn start(more: &'static str) -> RelayProcess {
     RelayProcess::start(&Setup { more, ..Setup::default() })
 }
 
-/// Tells the relay to stop, and waits until it accepts nobody any more.
+/// Tells the relay to stop, and waits until it accepts no connection any more.
 fn told_to_drain(relay: &RelayProcess) {
     relay.signal("TERM");
     for address in &relay.addresses {
@@ -69,7 +69,7 @@ fn a_session_may_be_prolonged_during_a_drain_but_none_is_opened() {
     });
 }
 
-/// Alice has sent something that Bob has not answered; both are there when the relay ends.
+/// Alice has sent something that Bob has not answered; both are connected when the relay ends.
 fn ends_with_what_is_owed(relay: &mut RelayProcess, end: impl FnOnce(&RelayProcess)) {
     let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
     let tid = alice.say(&bob.path(), b"Are you there?");

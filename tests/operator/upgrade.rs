@@ -1,4 +1,4 @@
-//! SIGUSR2: another process takes over, and nobody is refused, cut off, or left without an answer.
+//! SIGUSR2: another process takes over, and no client is refused, cut off, or left without an answer.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ impl Line {
         Self { relay: RelayProcess::start(&Setup { more, ..Setup::default() }), last: None }
     }
 
-    /// Has the last process start another one, and waits until that has taken over.
+    /// Makes the last process start another one, and waits until that has taken over.
     fn upgrade(&mut self) {
         let taken = "Another process has taken over; this one drains pid=";
         let before = self.relay.log().matches(taken).count();
@@ -139,7 +139,7 @@ fn whoever_calls_a_session_of_the_old_process_reaches_it() {
             assert_same(&near.join().unwrap()[0].data, &file);
             assert_same(&far.join().unwrap()[0].data, &back);
         });
-        // The end of the one is the end of the other, whoever closes.
+        // The end of one connection is the end of the other, whichever closes.
         for (n, (far, near)) in callers.into_iter().zip(clients).enumerate() {
             let (one, other) = if n % 2 == 0 { (far, near) } else { (near, far) };
             one.close();
@@ -184,7 +184,7 @@ fn who_has_connected_before_and_authenticates_after_is_served() {
     bounded(|| {
         let mut line = Line::start("");
         let early: Vec<_> = (0..4).map(|n| line.relay.stranger(&format!("user{n}"))).collect();
-        // Somebody who keeps the old process from ending at once.
+        // A client that keeps the old process from ending at once.
         let alice = line.relay.client("alice");
         line.upgrade();
         until("the drain to begin", || line.relay.log().contains("Draining").then_some(()));
@@ -227,11 +227,11 @@ fn until_each_counts_on(counts: &[AtomicUsize]) {
     });
 }
 
-/// A client that logs in all the time, each time until it works, until `over`. `count`: how often that has been.
+/// A client that logs in again and again, each time until it works, until `over`. `count`: how often it has logged in.
 fn knock(line: &Line, over: &AtomicBool, count: &AtomicUsize) {
     let (address, trusted) = (line.relay.addresses[0], line.relay.trusted());
     while !over.load(Ordering::SeqCst) {
-        // One that the dead process had accepted is cut off; its next attempt gets in.
+        // A connection that the dead process had accepted is cut off; the client's next attempt gets in.
         let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let user = format!("user{}", count.load(Ordering::SeqCst) % 10);
             Endpoint::tls(address, &trusted, &user).log_in(&user, address.port()).close();
@@ -273,7 +273,7 @@ fn successor_that_dies_while_its_predecessor_drains_leaves_the_service_to_it() {
             chat(&mut carol, &mut dave);
         }
         assert!(line.relay.ended().is_none());
-        // And an upgrade that works is possible as ever.
+        // And an upgrade that works is still possible.
         line.upgrade();
         let (mut erin, mut frank) = (line.relay.client("user4"), line.relay.client("user5"));
         chat(&mut erin, &mut frank);
@@ -318,7 +318,7 @@ fn successor_that_dies_at_any_stage_costs_no_session_and_no_log_in() {
     });
 }
 
-// There is none that serves then; to a service manager, which follows the other one, only the exit status tells it.
+// Then no process serves; a service manager, which follows the other one, learns it only from the exit status.
 #[test]
 fn successor_that_dies_while_its_predecessor_ends_makes_that_one_fail() {
     bounded(|| {
@@ -336,7 +336,8 @@ fn successor_that_dies_while_its_predecessor_ends_makes_that_one_fail() {
     });
 }
 
-// It has closed the listening sockets of both: there is nothing to take back, and it was told to end the service.
+// It has closed the listening sockets of both processes: there is nothing to take back, and it was told to end the
+// service.
 #[test]
 fn successor_that_dies_while_it_drains_itself_leaves_the_end_to_its_predecessor() {
     bounded(|| {
@@ -408,7 +409,7 @@ fn children(pid: u32) -> Vec<u32> {
     all.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
-// Whoever looks inside sees the sessions of both processes, and can close them.
+// An operator sees the sessions of both processes, and can close them.
 #[test]
 fn operator_sees_the_sessions_of_the_process_that_drains() {
     bounded(|| {
@@ -598,7 +599,7 @@ fn session_and_file_live_through_the_upgrade_from_another_build() {
             assert_same(&received.join().unwrap().data, &file);
         });
         chat(&mut alice, &mut bob);
-        // A client of the new process reaches one of the old, and the other way about.
+        // A client of the new process reaches one of the old, and the reverse.
         let [mut carol, mut dave] = ["user4", "user5"].map(|user| line.relay.client(user));
         chat(&mut carol, &mut unbound);
         chat(&mut unheard, &mut dave);

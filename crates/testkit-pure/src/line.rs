@@ -7,7 +7,7 @@ use super::{Conn, Frame, Request, World};
 /// Both sessions on one core, and on two.
 pub const LAYOUTS: [(usize, usize); 3] = [(0, 0), (0, 1), (1, 0)];
 
-/// The one frame of this method among those that arrived; the rest must be none.
+/// The one frame of this method among the arrived ones; there must be no other.
 pub fn only(frames: Vec<Frame>, method: &str) -> Frame {
     assert_eq!(frames.len(), 1, "{frames:#?}");
     assert_eq!(frames[0].method(), method, "{frames:#?}");
@@ -54,7 +54,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// A first request, answered: from now on the two ends belong together.
+    /// A first request and its answer: from here on the two ends belong together.
     pub fn bind(&mut self) {
         let world = &mut self.world;
         world.send(self.from, Request::bodiless(&self.path, &self.from_uri, "first").bytes());
@@ -83,7 +83,7 @@ pub fn line(shape: Shape, a: usize, b: usize) -> Line {
     line_in(World::new(2), shape, a, b)
 }
 
-/// The same in a world of two cores that nobody is in yet.
+/// The same in a world of two cores without connections.
 pub fn line_in(mut world: World, shape: Shape, a: usize, b: usize) -> Line {
     match shape {
         Shape::Both => {

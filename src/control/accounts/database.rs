@@ -3,10 +3,10 @@
 //! What is here is the same for each of them; what differs is a [`Driver`], in a file of its own. [`rows`] says what the
 //! rows mean.
 //!
-//! While the database works, a look-up takes one of at most `connections_max` connections. When it fails there is
-//! one task that tries again, with pauses that grow and differ, and look-ups wait for its next attempt: so each of
-//! them is refused only after an attempt that ended later than it began, and the first one after an outage works
-//! with nobody's help. No stampede meets a database that comes back.
+//! While the database works, a look-up takes one of at most `connections_max` connections. When it fails, one task
+//! tries again, with growing, random pauses, and look-ups wait for its next attempt. So a look-up is refused only after
+//! an attempt that ended later than it began, and the first one after an outage works without help. A database that
+//! comes back meets no stampede.
 //!
 //! Invariants: every connect and every query has a time-out, and a connection that a query was given up on is
 //! closed, never used again; a connection counts as good once the very statement of a look-up has been run on it; an
@@ -39,9 +39,9 @@ pub(super) use mysql::MysqlDriver;
 #[cfg(feature = "postgres")]
 pub(super) use postgres::PostgresDriver;
 
-/// The pause before the first attempt to connect again, ...
+/// The pause before the first new attempt to connect.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// ... doubled each time up to this. Look-ups wait that long at most before they are refused, and need a rest of
+/// The pause doubles each time up to this. Look-ups wait that long at most before they are refused, and need a rest of
 /// `limits.lookup_timeout` for the attempt itself.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// A database that worked for this long has a clean record: the next pause is the shortest again.
@@ -114,7 +114,7 @@ struct Shared<D: Driver> {
     connect_timeout: Duration,
     query_timeout: Duration,
     connections_max: usize,
-    /// Places for look-ups, one for each connection there may be; handed out in the order of asking.
+    /// Places for look-ups, one for each possible connection; handed out in the order of asking.
     places: Semaphore,
     idle: RefCell<Vec<Taken<D>>>,
     /// Connections there are, idle or in use.
@@ -124,10 +124,10 @@ struct Shared<D: Driver> {
     state: Cell<State>,
     /// Counts the attempts to connect that have ended while the database was down.
     attempts: watch::Sender<u64>,
-    /// No more connections than there are before this: the server refused another one.
+    /// Makes no further connections before this time: the server refused another one.
     grow_again: Cell<Instant>,
     mending: RefCell<Option<JoinHandle<()>>>,
-    /// In which realms accounts were found; `None` where every realm has them all.
+    /// The realms in which accounts were found; `None` if every realm has all accounts.
     realms: Option<RefCell<Realms>>,
 }
 
@@ -137,7 +137,7 @@ enum State {
         since: Instant,
         pause: Duration,
     },
-    /// The task that mends is under way.
+    /// The database is down, and the mending task is under way.
     Down,
 }
 
@@ -186,7 +186,7 @@ impl<D: Driver> Drop for Database<D> {
 
 impl<D: Driver> Shared<D> {
     async fn find(self: &Rc<Self>, user: &str, realm: &str) -> Result<Answer, WhyUnavailable> {
-        // The second time on a connection that was made for it: one that was idle may have ended long ago.
+        // The second try uses a connection made for it: an idle one may have ended long ago.
         let mut failed_before = false;
         loop {
             self.wait_until_up().await?;
@@ -212,11 +212,11 @@ impl<D: Driver> Shared<D> {
                 }
                 Ok(Err(failure)) => {
                     drop(taken);
-                    // Those that were idle beside it have probably gone as well; if not, they are soon made again.
+                    // Its idle neighbours have probably gone as well; if not, they are soon made again.
                     self.forget_idle();
                     if failed_before {
-                        // The database is well, for that connection was tried before it was used: it is this
-                        // look-up that it cannot do. Nobody must be able to bring it down by that.
+                        // The database works, because that connection was tried before it was used: only this look-up
+                        // fails. No client may be able to bring the accounts down like this.
                         tracing::debug!(reason = %failure, "An account cannot be looked up");
                         return Err(WhyUnavailable::Failed);
                     }
@@ -231,7 +231,7 @@ impl<D: Driver> Shared<D> {
         }
     }
 
-    /// The database is not asked for its realms: that could read a whole table.
+    /// Does not ask the database for its realms: that could read a whole table.
     fn note_realm(&self, realm: &str, answer: &Answer) {
         let (Some(realms), realm) = (&self.realms, realm.to_ascii_lowercase()) else {
             return;
@@ -243,7 +243,7 @@ impl<D: Driver> Shared<D> {
         }
     }
 
-    /// Returns at once while the database is up; otherwise waits for the next attempt to get at it.
+    /// Returns at once while the database is up; otherwise waits for the next attempt to connect.
     async fn wait_until_up(&self) -> Result<(), WhyUnavailable> {
         if matches!(self.state.get(), State::Down) {
             let mut attempts = self.attempts.subscribe();
@@ -273,11 +273,11 @@ impl<D: Driver> Shared<D> {
                 return Ok(None);
             }
             if self.open.get() > 0 && Instant::now() < self.grow_again.get() {
-                // Whoever has a connection gives it back or loses it before long.
+                // Every user of a connection gives it back or loses it before long.
                 self.changed.notified().await;
                 continue;
             }
-            // Counted from here on, so that nobody takes the last one for granted.
+            // Counted from here on, so that no other look-up takes its place.
             let counted = Counted::new(self);
             match self.open().await {
                 Ok(connection) => return Ok(Some(Taken { counted, connection })),
@@ -306,7 +306,7 @@ impl<D: Driver> Shared<D> {
     }
 
     fn forget_idle(&self) {
-        // Out of the cell first: each of them counts itself off when it goes.
+        // Taken out of the cell first: each one lowers the count when it is dropped.
         drop(std::mem::take(&mut *self.idle.borrow_mut()));
     }
 

@@ -1,9 +1,8 @@
 //! One connection of the benchmark, driven by readiness, with TLS in large pieces.
 //!
-//! What is measured is the relay, so a benchmark must not be the slower side: it reads and writes many records a system
-//! call and decrypts where they lie, by the same [`TlsConn`] the relay uses. Invariants: the buffers that bytes are
-//! received into are the thread's, an idle connection holds none of them; a frame is written whole before the next one
-//! is asked for.
+//! The relay is what is measured, so a benchmark must not be the slower side: it reads and writes many records per
+//! system call and decrypts in place, with the same [`TlsConn`] as the relay. Invariants: receive buffers belong to the
+//! thread, and an idle connection holds none of them; a frame is written whole before the next one is asked for.
 
 use std::cell::RefCell;
 use std::io;
@@ -23,11 +22,11 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::outcome::Failure;
 
-/// What is encrypted and given to the kernel in one piece.
+/// Bytes that are encrypted and given to the kernel at once.
 pub(crate) const FLUSH_BYTES: usize = 128 << 10;
-/// What is asked of the kernel at once.
+/// Bytes asked of the kernel at once.
 const READ_BYTES: usize = 256 << 10;
-/// After so many bytes the other connections of this thread have their turn.
+/// After so many bytes the other connections of this thread get their turn.
 const TURN_BYTES: usize = 256 << 10;
 /// How long the peer may take to close its side after we have closed ours.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
@@ -44,9 +43,9 @@ struct Scratch {
     plain: Vec<u8>,
 }
 
-/// What happens on a connection.
+/// One end of the conversation on a connection.
 pub(crate) trait Party {
-    /// Everything given so far is written: gives more, or nothing as long as there is nothing to say.
+    /// Everything produced so far is written: produces more, or nothing as long as there is nothing to send.
     fn produce(&mut self, out: &mut Outlet<'_>) -> Result<(), Failure>;
     /// A frame begins.
     fn head(&mut self, head: &Head, bytes: &[u8]) -> Result<(), Failure>;
@@ -54,18 +53,18 @@ pub(crate) trait Party {
     fn body(&mut self, bytes: &[u8]) -> Result<(), Failure>;
     /// It ends.
     fn end(&mut self, flag: Flag) -> Result<(), Failure>;
-    /// Whether nothing is awaited any more.
+    /// Whether it awaits nothing more.
     fn done(&self) -> bool;
 }
 
-/// Where a [`Party`] says what it has to say.
+/// Where a [`Party`] writes.
 pub(crate) struct Outlet<'a> {
     tls: Option<&'a mut TlsConn>,
     out: &'a mut Vec<u8>,
 }
 
 impl Outlet<'_> {
-    /// Sends bytes, in records of their own where there is TLS.
+    /// Sends bytes; with TLS, in records of their own.
     pub(crate) fn send(&mut self, plain: &[u8]) -> Result<(), Failure> {
         match &mut self.tls {
             Some(tls) => tls.encrypt(plain, self.out).map_err(broken),
@@ -89,13 +88,13 @@ pub(crate) struct Line {
     parser: Parser,
     /// The beginning of a record.
     records: Vec<u8>,
-    /// Plaintext that no whole step of the parser could be made of.
+    /// Plaintext that is too short for a whole step of the parser.
     rest: Vec<u8>,
     out: Vec<u8>,
     written: usize,
 }
 
-/// What reading brought.
+/// The result of a read.
 enum Received {
     Nothing,
     Bytes(usize),
@@ -169,9 +168,9 @@ impl Line {
         self.tls.as_ref().map(|tls| tls.describe())
     }
 
-    /// Lets the party have its way until it is done and everything it said is written.
+    /// Runs the party until it is done and all it produced is written.
     pub(crate) async fn drive(&mut self, party: &mut impl Party) -> Result<(), Failure> {
-        // What came together with the end of the handshake.
+        // Bytes that came together with the end of the handshake.
         let early = hand_out(&mut self.parser, &self.rest, party)?;
         self.rest.drain(..early);
         let mut turn = 0;
@@ -209,12 +208,12 @@ impl Line {
         }
     }
 
-    /// Whether the peer has not closed the connection, as far as what it sent can tell.
+    /// Whether the peer has not closed the connection, as far as its bytes show.
     pub(crate) fn is_alive(&mut self) -> bool {
         matches!(self.receive(ignore), Ok(Received::Nothing | Received::Bytes(_)))
     }
 
-    /// Closes in order: close_notify, end of stream, and what the peer still sends is read.
+    /// Closes in order: close_notify, end of stream, and reading what the peer still sends.
     pub(crate) async fn close(mut self) -> Result<(), Failure> {
         if let Some(tls) = &mut self.tls {
             tls.close_notify(&mut self.out);
@@ -230,7 +229,7 @@ impl Line {
                 match self.receive(ignore) {
                     Ok(Received::Nothing) => self.stream.readable().await.map_err(ClientError::Io)?,
                     Ok(Received::Bytes(_)) => {}
-                    // The peer may well have closed first.
+                    // The peer may have closed first.
                     Ok(Received::End) | Err(_) => return Ok(()),
                 }
             }
@@ -279,7 +278,7 @@ impl Line {
         }
     }
 
-    /// Receives and decrypts once. What `take` does not use up comes again in front of what is received next.
+    /// Receives and decrypts once. Bytes that `take` does not use come again, before the next ones.
     fn receive(
         &mut self,
         take: impl FnOnce(&mut Parser, &[u8]) -> Result<usize, Failure>,
@@ -316,7 +315,7 @@ impl Line {
     }
 }
 
-/// Gives the party all that has come; returns how many bytes that used up.
+/// Gives the party all that has come; returns how many bytes it used.
 fn hand_out(parser: &mut Parser, plain: &[u8], party: &mut impl Party) -> Result<usize, Failure> {
     let mut at = 0;
     loop {

@@ -1,6 +1,6 @@
 //! AUTH on a [`Line`]: the challenge, the answer, Use-Path (RFC 4976, 5.1).
 //!
-//! The least that a client has to do, so that what an AUTH costs is the relay's share: `msrp probe` looks closer.
+//! Does the least that a client has to do, so that the cost of an AUTH is the relay's share. `msrp probe` looks closer.
 
 use msrp_client::{ClientError, Endpoint, random_token};
 use msrp_proto::digest::{Challenge, Ha1, NonceUse};
@@ -23,13 +23,13 @@ pub(crate) struct Granted {
 }
 
 impl Granted {
-    /// What peers send to.
+    /// The path for peers.
     pub(crate) fn path_for_peers(&self) -> String {
         let relays = self.use_path.iter().rev();
         relays.chain([&self.own_uri]).map(String::as_str).collect::<Vec<_>>().join(" ")
     }
 
-    /// What we send to, for a peer with this path.
+    /// The To-Path for a peer with this path.
     pub(crate) fn to_path(&self, peer: &str) -> String {
         self.use_path.iter().map(String::as_str).chain([peer]).collect::<Vec<_>>().join(" ")
     }
@@ -99,7 +99,7 @@ fn unusable(login: &Login, reason: &str) -> Failure {
 
 struct Answer {
     status: Status,
-    /// The strongest algorithm is a matter of security; here the first challenge will do.
+    /// The strongest algorithm is a matter of security; the first challenge is enough here.
     challenge: Option<Vec<u8>>,
     use_path: Vec<String>,
 }

@@ -1,6 +1,6 @@
-//! Who takes part: senders and receivers, behind the relay or not, connected and ready before anything is measured.
+//! The participants: senders and receivers, behind the relay or not, connected and ready before anything is measured.
 //!
-//! Invariant: a pair's connections live until all pairs are done, so that nobody's end disturbs what is measured.
+//! Invariant: a pair's connections live until all pairs are done, so that closing one disturbs no measurement.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use super::meter::Meter;
 use crate::options::{ConnectionArguments, Login, OutputArguments, RelayArguments};
 use crate::outcome::Failure;
 
-/// How often a sender dials again to be on the core that is asked for: chance fails this often once in 2^64 runs.
+/// How often a sender dials again to get the wanted core: chance fails this often once in 2^64 runs.
 const ATTEMPTS_MAX: usize = 64;
 
 /// What all modes share.
@@ -38,7 +38,7 @@ pub(crate) struct Common {
     /// Tell the CPU time of this process, the relay; may be repeated, and then it is their sum
     #[arg(long, value_name = "PID", help_heading = "Measuring")]
     pub(crate) relay_pid: Vec<u32>,
-    /// Agree on this with everybody: TLS 1.3 with one suite, X25519 and full handshakes; or on anything
+    /// Agree on this with every peer: TLS 1.3 with one suite, X25519 and full handshakes; or on anything
     #[arg(long, value_name = "SUITE", default_value = "aes128", help_heading = "Measuring")]
     pub(crate) tls: TlsOffer,
 }
@@ -93,7 +93,7 @@ pub(crate) struct PairArguments {
 /// `--topology`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Topology {
-    /// The receiver; the sender connects to the relay as anybody may
+    /// The receiver; the sender connects to the relay without authentication
     One,
     /// The sender; the relay dials the receiver, which is on this machine
     Dialled,
@@ -142,13 +142,13 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// Everything that can go wrong before anybody is connected to.
+    /// Checks everything that can go wrong before the first connection.
     pub(crate) fn new(common: &Common, pairs: Option<&PairArguments>) -> Result<Self, Failure> {
         let connection = &common.connection;
         let through = pairs.and_then(|pairs| pairs.through.as_ref());
-        // Said now rather than when everything is connected.
+        // Fails before the connections are made.
         Meter::of(&common.relay_pid)?;
-        // All load goes to one relay: it is named, not looked for.
+        // All load goes to one relay: the user names it, the DNS does not.
         match common.relay.relays.len() {
             0 if !common.relay.users.is_empty() => {
                 return Err(Failure::Usage("--user needs --relay".to_owned()));
@@ -222,7 +222,7 @@ impl Scene {
     }
 
     async fn pair_through_proxy(&self, listener: &TcpListener) -> Result<(Sender, Receiver), Failure> {
-        // A proxy may dial when the connection comes, or only once it has shaken hands.
+        // A proxy may dial when the connection comes, or only after the handshake.
         let (line, receiver) = tokio::join!(self.connect(None), self.accept(listener));
         let (line, receiver) = (line?, receiver?);
         let from_path = Endpoint::mint_uri(line.local()?, line.is_tls());
@@ -274,7 +274,7 @@ impl Scene {
     }
 }
 
-/// On which core of an msrprelay the session is.
+/// The core of an msrprelay that the session is on.
 fn home(granted: &Granted) -> Result<u16, Failure> {
     granted
         .use_path

@@ -1,4 +1,4 @@
-//! What must hold: after each step, when everything has come to rest, and when all is over.
+//! The checks: after each step, when everything has settled, and at the end.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -30,9 +30,9 @@ impl World {
             } = self.settings.limits;
             assert!(sizes.peers <= connections_per_core_max, "{sizes:?}");
             assert!(relay.newcomers() <= unauthenticated_per_core_max, "{sizes:?}");
-            // Each once, its source once, that source's rank once, and what the cores were told of three sources.
+            // Each connection once, its source once, that source's rank once, and the news of three sources.
             assert!(sizes.newcomers <= 3 * relay.newcomers() + 3, "{sizes:?}");
-            // Two URIs that live, and those that expired of late.
+            // Two live URIs, and recently expired ones.
             assert!(sizes.sessions <= 4 * links, "{sizes:?}");
             assert_eq!(relay.stats().sessions_open(), sizes.sessions as u64);
             // Awaited and unlikely ones have a bound each.
@@ -40,7 +40,7 @@ impl World {
             assert!(sizes.transactions <= most, "{sizes:?}");
             let most = links * (transactions_per_peer_max + FRAMES_PER_READ) + messages + self.links.len();
             assert!(sizes.unanswered <= most, "{sizes:?}");
-            // Bytes of connections that are gone may be queued at others.
+            // Other connections may still have bytes of lost connections queued.
             let ever = self.links.iter().filter(|link| link.core == index).count();
             let most = ever * (queue_bytes_high + READ_MAX + FRAMES_PER_READ * HEAD_OVERHEAD);
             assert!(sizes.bytes_queued <= most, "{sizes:?}");
@@ -52,8 +52,8 @@ impl World {
         self.cores.iter().filter_map(|core| core.relay.as_ref()).map(Relay::table_sizes)
     }
 
-    /// Everybody reads and answers, time passes: nothing may be left to wait for. Connections that ended in the
-    /// midst of nowhere are broken off first.
+    /// All far ends read and answer, and time passes: nothing may be left to wait for. First breaks off connections
+    /// that ended within a frame.
     pub(in crate::fuzz::conversation) fn settle(&mut self) {
         trace(|| "settling".to_owned());
         self.habits =
@@ -84,7 +84,7 @@ impl World {
         }
     }
 
-    /// What waits for something: a core's queues and tables, or a connection that is not read.
+    /// What still waits: a core's queues and tables, or a paused connection.
     fn waiting(&self) -> Option<String> {
         let is_busy = |s: &TableSizes| (s.transactions, s.unanswered, s.bytes_queued) != (0, 0, 0);
         if let Some(sizes) = self.sizes().find(is_busy) {
