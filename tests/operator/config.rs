@@ -680,7 +680,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("dns: {servers: []}", "dns.servers: is empty: "),
     ("dns: {servers: none}", "dns.servers: is neither: "),
     ("drain_timeout: 300", "drain_timeout: 300 has no unit: write it as 300s"),
-    ("drain_timeout: 2d", "drain_timeout: 2d is above 1d: write 0ms to 1d"),
+    ("drain_timeout: 2d", "drain_timeout: 2d is above 1d: write 0s to 1d"),
     ("accounting: {format: csv}", "accounting.format: \"csv\" is not known here: write off or text or json"),
     ("accounting: json", "accounting: is text, not a section: "),
     ("admin: {}", "admin.socket: is missing: write it as /run/msrprelay/admin.sock"),
