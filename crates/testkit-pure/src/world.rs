@@ -11,8 +11,8 @@ use msrp_proto::digest::{Algorithm, Ha1};
 use msrp_proto::parser::{FramePart, Parser, ParserLimits};
 use msrp_relay_core::{
     ChunkBounds, CloseReason, CoreId, Effect, Event, Expires, Input, Limit, Limits, LookUpAnswer,
-    LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings, Stage, TableSizes, Target, Transport, Who,
-    WriteState,
+    LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings, Stage, TableSizes, Target, Transport,
+    WebSocket, Who, WriteState,
 };
 
 use crate::{Endpoint, Frame};
@@ -136,6 +136,7 @@ pub fn settings(cores: usize) -> Settings {
         tls_port: Some(PORT),
         dial_plain: true,
         chunk_bounds: ChunkBounds::default(),
+        websocket: WebSocket { max_message: 64 << 10, window: 1 << 20, secure: true, port: PORT },
         limits: Limits::default(),
     }
 }
@@ -201,7 +202,7 @@ impl World {
 
     /// A connection from an address of the test's choice.
     pub fn try_connect(&mut self, core: usize, secure: bool, address: &str) -> Result<Conn, Limit> {
-        let transport = Transport { secure, port: PORT };
+        let transport = Transport { secure, port: PORT, websocket: false };
         let now = self.now;
         let accepted = self.relay(core).accept(now, transport, address.parse().unwrap());
         let accepted = accepted.map(|key| self.add_link(core, key));

@@ -249,7 +249,7 @@ impl Session {
 
     /// Which of its URIs a To-Path URI with our session-id is, if any (RFC 4975, 6.1).
     pub(super) fn named_by(&self, uri: &[u8]) -> Option<&OwnUri> {
-        self.uris().find(|own| same_uri(&own.uri, uri))
+        self.uris().find(|own| same_uri(&own.uri, uri) || own.is_named_as_websocket(uri))
     }
 
     /// Whether a path leads to its client, and no further.
@@ -380,6 +380,13 @@ impl OwnUri {
         let scheme = if new.secure { "msrps" } else { "msrp" };
         let uri = format!("{scheme}://{}:{}/{};tcp", core.settings.hostname, new.port, id.as_str());
         Self { id, uri: Arc::from(uri.into_bytes()), inner_path: new.inner_path, expires: new.expires }
+    }
+
+    /// Whether a URI says `ws` where this says `tcp`, at whatever port of ours: both lead to this relay (RFC 7977, 5.2.1).
+    fn is_named_as_websocket(&self, uri: &[u8]) -> bool {
+        MsrpUri::parse(uri).is_ok_and(|uri| {
+            uri.transport().eq_ignore_ascii_case("ws") && uri.session_id() == Some(self.id.as_str())
+        })
     }
 
     pub(super) fn is_expired(&self, now: Instant) -> bool {

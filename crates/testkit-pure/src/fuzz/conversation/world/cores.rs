@@ -5,7 +5,7 @@ use std::mem;
 
 use super::{Core, DOMAIN, HOST, PORT, World};
 use msrp_proto::digest::Algorithm;
-use msrp_relay_core::{ChunkBounds, Expires, Input, Limits, Relay, Settings};
+use msrp_relay_core::{ChunkBounds, Expires, Input, Limits, Relay, Settings, WebSocket};
 
 /// A relay's settings, chosen by two bytes.
 pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u8) -> Settings {
@@ -33,6 +33,7 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
         tls_port: Some(PORT),
         dial_plain: !is_set(6),
         chunk_bounds: if limits / 27 % 3 == 1 { chunk_bounds() } else { ChunkBounds::default() },
+        websocket: WebSocket { max_message: 64 << 10, window: 1 << 20, secure: true, port: PORT },
         limits: Limits {
             queue_bytes_high: 54 << 10,
             queue_bytes_low: 27 << 10,
