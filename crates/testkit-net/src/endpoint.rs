@@ -385,6 +385,21 @@ impl Reader {
         }
     }
 
+    /// Reads until the end, whatever it is that comes.
+    pub fn until_close(&mut self) -> End {
+        loop {
+            match self.end {
+                Some(end) => return end,
+                None => self.receive(),
+            }
+        }
+    }
+
+    /// What has come and is no frame.
+    pub fn take_plain(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.plain)
+    }
+
     /// Parses what is at hand, up to the end of a frame.
     fn parse(&mut self) -> Option<Frame> {
         while let Some(step) = self.parser.step(&self.plain[self.at..]).unwrap() {

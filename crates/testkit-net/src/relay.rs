@@ -33,6 +33,8 @@ pub struct Setup {
     pub host: &'static str,
     /// What may be dialled: the section `outbound`.
     pub outbound: &'static str,
+    /// Further lines of the section `auth`, such as `insecure_plain: true`.
+    pub auth: &'static str,
     /// Further sections of the config.
     pub more: &'static str,
 }
@@ -46,6 +48,7 @@ impl Default for Setup {
             rsa: false,
             host: HOST,
             outbound: "{plain: allow, allow: [\"127.0.0.0/8\", \"::1/128\"]}",
+            auth: "",
             more: "",
         }
     }
@@ -80,12 +83,13 @@ impl Setup {
             .collect();
         format!(
             "listen:\n{listen}tls: {{certificate: {}, key: {}, record_layer: {}}}\ncores: {}\n\
-             auth:\n  memory:\n    users:\n{users}\
+             auth:\n  {}\n  memory:\n    users:\n{users}\
              outbound: {}\n{}\n",
             certificate.display(),
             key.display(),
             record_layer(),
             self.cores,
+            self.auth,
             self.outbound,
             self.more
         )

@@ -1,5 +1,6 @@
 //! Clients by WebSocket (RFC 7977): what they do like any client, and what is theirs alone.
 
+mod hostile;
 mod sessions;
 
 use testkit_net::relay::{Setup, TestRelay};
