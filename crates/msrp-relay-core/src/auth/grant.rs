@@ -159,6 +159,7 @@ impl Relay {
             expires: granted.expires(request, core.now),
             secure,
             port,
+            websocket: peer.transport.websocket,
         };
         let own = peer.sessions_of(request).map(|sessions| &**sessions).unwrap_or_default();
         if let Some(session) = own.iter().copied().find(|own| self.sessions.is_live(*own, core.now)) {
