@@ -333,6 +333,17 @@ fn clients(all: &Snapshot, page: &mut Page<'_>) -> fmt::Result {
         "TLS that ended in an error, during the handshake or after it.",
         [("handshake", all.tls_handshake_failures), ("records", all.tls_record_failures)]
             .map(|(phase, times)| (label("phase", phase), times)),
+    )?;
+    page.counter(
+        "msrprelay_websocket_requests",
+        "Requests for an upgrade to WebSocket, by what came of them.",
+        [("upgraded", all.websocket_upgrades), ("refused", all.websocket_refusals)]
+            .map(|(result, times)| (label("result", result), times)),
+    )?;
+    page.counter(
+        "msrprelay_websocket_pings_unanswered",
+        "WebSocket clients given up because they answered no ping.",
+        one(all.websocket_pings_unanswered),
     )
 }
 

@@ -1,11 +1,13 @@
 //! AUTH, chat and files, between pages and everything else.
 
 use msrp_proto::parser::Flag;
+use testkit_net::account::Login;
 use testkit_net::endpoint::End;
 use testkit_net::frame::{Request, fresh_id};
-use testkit_net::{assert_same, bounded, contents};
+use testkit_net::relay::TestRelay;
+use testkit_net::{assert_same, bounded, contents, until};
 
-use super::relay;
+use super::{relay, setup};
 
 // T1, T2, T4: AUTH to `;ws` at port 443; the URI that others use is `;tcp` at the port for MSRP.
 #[test]
@@ -105,6 +107,80 @@ fn file_of_a_page_reaches_a_telephone_and_another_page() {
             assert_same(&received, &file);
             writing.join().unwrap();
         }
+    });
+}
+
+// T4: each is told from the others by its own URI, has its own challenge and its own session.
+#[test]
+fn clients_that_share_a_websocket_have_sessions_of_their_own() {
+    bounded(|| {
+        let relay = relay();
+        let mut page = relay.web_client("alice");
+        let (first_uri, first_relay) = (page.uri.clone(), page.relay.clone().unwrap());
+        page.uri = "msrps://another.invalid:2855/client;ws".to_owned();
+        page = page.log_in("bob", 443);
+        let (second_uri, second_relay) = (page.uri.clone(), page.relay.clone().unwrap());
+        assert_ne!(first_relay, second_relay);
+        let mut phones = [relay.client("user0"), relay.client("user1")];
+        for (phone, path) in phones
+            .iter_mut()
+            .zip([format!("{first_relay} {first_uri}"), format!("{second_relay} {second_uri}")])
+        {
+            let tid = phone.say(&path, path.as_bytes());
+            assert_eq!(phone.status(&tid), 200);
+            let frame = page.request("SEND");
+            assert_eq!(frame.body, path.as_bytes());
+            assert!(path.ends_with(&frame.required("To-Path")));
+        }
+        // A wrong password ends neither the connection nor another client's session.
+        page.uri = "msrps://third.invalid:2855/client;ws".to_owned();
+        for _ in 0..4 {
+            let login = Login::new("alice", "wrong", "msrps://example.com:443;ws");
+            let tid = page.send_bare(Request::new("AUTH", login.to, &page.uri.clone()));
+            if page.response(&tid).status() != Some(401) {
+                break;
+            }
+            let _ = login.attempt(&mut page);
+        }
+        (page.uri, page.relay) = (first_uri, Some(first_relay));
+        page.chat(&mut phones[0], b"still here");
+        until("four sessions", || (relay.counted().sessions_open == 4).then_some(()));
+    });
+}
+
+// A page's answers are its back-pressure: without them it is sent its window and no more, and the sender waits.
+#[test]
+fn page_that_answers_nothing_is_sent_no_more_than_its_window() {
+    bounded(|| {
+        const WINDOW: usize = 128 << 10;
+        let relay = TestRelay::with(&setup("websocket: {window: 128KiB, max_message: 32KiB}"));
+        let (mut page, mut phone) = (relay.web_client("alice"), relay.client("bob"));
+        let file = contents(3, 2_000_000);
+        let range = format!("1-{0}/{0}", file.len());
+        let request = Request::send(&phone.route(&page.path()), &phone.uri.clone(), &fresh_id(), &range);
+        let sent = file.clone();
+        let writing = std::thread::spawn(move || {
+            phone.send(request, &sent);
+            phone
+        });
+        let (mut received, mut unanswered, mut waiting) = (Vec::new(), 0, Vec::new());
+        while received.len() < file.len() {
+            let frame = page.frame();
+            assert!(frame.is_request("SEND"), "{frame:?}");
+            unanswered += frame.body.len();
+            assert!(unanswered <= WINDOW, "{unanswered} unanswered");
+            received.extend_from_slice(&frame.body);
+            waiting.push(frame);
+            // All that may be under way is: nothing more comes before an answer.
+            if unanswered + (32 << 10) > WINDOW || received.len() == file.len() {
+                for frame in waiting.drain(..) {
+                    unanswered -= frame.body.len();
+                    page.writer.write(&frame.response("200 OK"));
+                }
+            }
+        }
+        assert_same(&received, &file);
+        writing.join().unwrap();
     });
 }
 
