@@ -490,8 +490,14 @@ async fn in_time<T>(until: Option<Instant>, received: impl Future<Output = Optio
 /// A message of which all frames have come should have had one (RFC 7977, 5.1).
 fn note_frames(conn: &Conn, frames: usize) {
     if frames > 1 && conn.link.websocket.as_ref().is_some_and(|websocket| websocket.note_several()) {
-        let address = conn.address();
-        tracing::info!(%address, frames, "The client sends several frames in one WebSocket message; they are served");
+        let (address, source) = (conn.address(), Source::address(conn.address().ip()));
+        gated!(
+            info,
+            Site::SeveralFrames,
+            source,
+            { %address, frames },
+            "The client sends several frames in one WebSocket message"
+        );
     }
 }
 
