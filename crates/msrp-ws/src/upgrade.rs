@@ -359,7 +359,7 @@ mod tests {
     #[test]
     fn each_beginning_of_a_request_asks_for_more() {
         for len in 0..EXAMPLE.len() {
-            let judged = Wanted::default().judge(EXAMPLE[..len].as_bytes());
+            let judged = Wanted::default().judge(&EXAMPLE.as_bytes()[..len]);
             assert_eq!(judged, Upgrade::Unfinished, "{len}");
         }
     }

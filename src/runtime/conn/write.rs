@@ -88,10 +88,9 @@ impl Writer {
                 conn.watchers.sent(flush, in_between, || Parser::new(core.config().limits.parser()));
             }
         };
-        if conn.link.tls.is_some() || conn.link.websocket.is_some() {
-            if !conn.is_up() {
-                return if conn.is_ending() { Next::Finish } else { Next::Flush };
-            }
+        let comes_up_by_itself = conn.link.tls.is_none() && conn.link.websocket.is_none();
+        if !comes_up_by_itself && !conn.is_up() {
+            return if conn.is_ending() { Next::Finish } else { Next::Flush };
         }
         let is_framed = conn.link.websocket.is_some();
         let Some(tls) = &conn.link.tls else {

@@ -47,7 +47,7 @@ fn file_reaches_a_page_in_messages_of_bounded_length() {
         let file = contents(1, 5_000_000);
         let request = Request::send(
             &phone.route(&page.path()),
-            &phone.uri.clone(),
+            &phone.uri,
             &fresh_id(),
             &format!("1-{0}/{0}", file.len()),
         );
@@ -157,7 +157,7 @@ fn page_that_answers_nothing_is_sent_no_more_than_its_window() {
         let (mut page, mut phone) = (relay.web_client("alice"), relay.client("bob"));
         let file = contents(3, 2_000_000);
         let range = format!("1-{0}/{0}", file.len());
-        let request = Request::send(&phone.route(&page.path()), &phone.uri.clone(), &fresh_id(), &range);
+        let request = Request::send(&phone.route(&page.path()), &phone.uri, &fresh_id(), &range);
         let sent = file.clone();
         let writing = std::thread::spawn(move || {
             phone.send(request, &sent);

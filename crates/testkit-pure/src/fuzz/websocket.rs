@@ -38,7 +38,9 @@ fn decode(role: Role, wire: &[u8], read: usize) -> Outcome {
         assert!(found.ends.is_sorted());
         outcome.ends.extend(found.ends.iter().map(|end| end + outcome.bytes.len()));
         outcome.bytes.extend_from_slice(&part[..kept]);
-        outcome.close = outcome.close.or(found.close.map(|close| close.code));
+        if let Some(close) = found.close {
+            outcome.close = Some(close.code);
+        }
         if let Some(error) = found.error {
             outcome.error = Some(error.to_string());
         }
