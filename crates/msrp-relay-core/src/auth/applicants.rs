@@ -3,6 +3,7 @@
 use super::request::AuthRequest;
 use super::state::{AuthState, Claim};
 use super::through_relay::{Behind, Client};
+use msrp_proto::digest::Verified;
 
 /// What asks for sessions by one connection: the client at its other end, or the clients behind the relay there; never
 /// both.
@@ -21,6 +22,15 @@ impl Applicants {
         match self {
             Self::Own(auth) => Some(auth),
             Self::None | Self::Behind(_) => None,
+        }
+    }
+
+    /// Who has proven to be the client at the other end, or one of those there.
+    pub(crate) fn first_verified(&self) -> Option<&Verified> {
+        match self {
+            Self::None => None,
+            Self::Own(auth) => auth.verified(),
+            Self::Behind(behind) => behind.first_verified(),
         }
     }
 

@@ -17,7 +17,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -36,7 +36,7 @@ use crate::message::{Message, PeerStep, SessionStep};
 use crate::orphans::Failure;
 use crate::request::{Notice, SessionSide, Transit};
 use crate::settings::WebSocket;
-use crate::transactions::{Room, Transactions};
+use crate::transactions::{RESPONSE_TIMEOUT, Room, Transactions};
 
 /// Bytes that an empty buffer for answers keeps room for.
 const CONTROL_ROOM_KEPT: usize = 4 << 10;
@@ -98,6 +98,11 @@ impl Outbound {
         let deadline = self.transactions.deadline()?;
         let patient_until = self.framing.as_ref().and_then(|framing| framing.patient_until());
         Some(patient_until.map_or(deadline, |until| deadline.max(until)))
+    }
+
+    /// Whether the peer is one that takes whatever it is sent and answers when it has stored it, and has not for so long.
+    pub(crate) fn has_answered_nothing_for(&self, time: Duration, now: Instant) -> bool {
+        self.is_framed() && self.deadline().is_some_and(|at| at + time <= now + RESPONSE_TIMEOUT)
     }
 
     /// The next request that has waited too long for an answer.

@@ -156,7 +156,7 @@ impl Peers {
     pub(crate) fn count_all(&mut self, core: &mut Core) {
         for peer in self.table.values_mut() {
             let has_session = matches!(&peer.role, Role::Client { sessions } if !sessions.is_empty());
-            let user = peer.applicants.own().and_then(|auth| auth.verified());
+            let user = peer.applicants.first_verified();
             let user = user.map(|user| UserKey::new(user.username(), user.realm()));
             if let Some(user) = user.filter(|_| has_session && peer.user.is_none()) {
                 peer.count_among(user, core);
