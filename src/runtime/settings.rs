@@ -70,7 +70,7 @@ pub(super) fn tls_setup(config: &Config) -> Result<TlsSetup, StartError> {
 /// What the relay needs of the config.
 fn settings(config: &Config, listens: &[Transport]) -> Settings {
     let limits = &config.limits;
-    let connections_max = limits.connections_max.div_ceil(config.cores.len().max(1));
+    let connections_per_core_max = limits.connections_max.div_ceil(config.cores.len().max(1));
     let msrp = || listens.iter().filter(|listen| !listen.websocket);
     // The URIs of WebSocket clients lead to a port that speaks MSRP; the config has seen that there is one.
     let outside = msrp().find(|listen| listen.secure).or_else(|| msrp().next());
@@ -112,8 +112,10 @@ fn settings(config: &Config, listens: &[Transport]) -> Settings {
             flush_bytes_max: limits.flush_bytes_max,
             request_bytes_max: limits.request_bytes_max(),
             queue_bytes_total: limits.queue_bytes_total,
-            connections_max,
-            unproven_max: (connections_max * limits.unauthenticated_percent_max / 100).max(1),
+            connections_per_core_max,
+            unauthenticated_per_core_max: (connections_per_core_max * limits.unauthenticated_percent_max
+                / 100)
+                .max(1),
             connections_per_address_max: narrow(limits.connections_per_address_max),
             unauthenticated_per_address_max: narrow(limits.unauthenticated_per_address_max),
             refused_requests_max: narrow(limits.refused_requests_max),

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        // RFC 6455, 5.3: octet i is octet i XOR mask[i MOD 4].
+        // RFC 6455, 5.3: byte i is byte i XOR mask[i MOD 4].
         #[test]
         fn each_byte_is_unmasked_with_its_own_byte_of_the_mask(
             bytes in proptest::collection::vec(any::<u8>(), 0..300),
