@@ -202,3 +202,32 @@ fn page_that_answers_nothing_holds_up_nobody_behind_the_same_relay_for_long() {
         "{told:#?}"
     );
 }
+
+// RFC 7977, 5.2.1: a page may write the URI that it was given with `ws`, at any port of ours, and so may others.
+#[test]
+fn session_of_a_page_has_two_forms_of_its_uri() {
+    for cores in [(0, 0), (0, 1)] {
+        for form in ["tcp", "ws"] {
+            let mut world = World::new(2);
+            let (page, phone, path) = page_and_phone(&mut world, cores);
+            world.end(page).answers = Answers::Always(200);
+            world.end(phone).answers = Answers::Always(200);
+            let mut uris = path.split(' ');
+            let (phone_session, session) = (uris.next().unwrap(), uris.next().unwrap());
+            let form = session.replace(";tcp", &format!(";{form}"));
+            let (page_uri, phone_uri) = (world.end(page).uri.clone(), world.end(phone).uri.clone());
+            for first in [true, false] {
+                let there = format!("{phone_session} {form} {page_uri}");
+                world.send(phone, Request::send(&there, &phone_uri, "there", b"x").bytes());
+                world.run();
+                assert_eq!(world.take(page).len(), 1, "{form} {first}");
+                let back = format!("{form} {phone_session} {phone_uri}");
+                world.send(page, Request::send(&back, &page_uri, "back", b"y").bytes());
+                world.run();
+                let got = world.take(phone);
+                assert_eq!(got.iter().filter(|frame| frame.is("SEND")).count(), 1, "{form} {first}: {got:?}");
+                assert!(world.take(page).iter().all(|frame| frame.status() == 200), "{form} {first}");
+            }
+        }
+    }
+}
