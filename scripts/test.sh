@@ -54,6 +54,8 @@ missing_packages() {
     command -v openssl > /dev/null || echo openssl # scripts/gen-cert.sh, which a test and the demo run
     command -v mariadbd > /dev/null || echo mariadb-server-core # tests/operator/accounts; without the service of mariadb-server
     command -v mariadb > /dev/null || echo mariadb-client-core
+    compgen -G '/usr/lib/postgresql/*/bin/postgres' > /dev/null || echo postgresql # the same tests
+    command -v python3 > /dev/null || echo python3 # runs the web back end of docs/operate/accounts.md
     command -v setpriv > /dev/null || echo util-linux # runs it without root's rights
     [ -e /etc/ssl/certs/ca-certificates.crt ] || [ ! -e /etc/debian_version ] || echo ca-certificates # cargo's downloads
 }
@@ -204,7 +206,7 @@ step 'Record layer of rustls' \
 unset MSRPRELAY_TEST_RECORD_LAYER
 if [ "$quick" = no ] && [ -e scripts/demo.sh ]; then
     step 'End to end' scripts/demo.sh --size 1M --full
-    for accounts in sqlite mysql; do
+    for accounts in sqlite mysql postgres; do
         step "End to end, accounts in $accounts" scripts/demo.sh --size 1M --no-build --accounts "$accounts"
     done
     for relays in 2 4; do
