@@ -50,7 +50,7 @@ pub(super) struct Came {
 
 impl Web {
     pub(super) fn new(seed: &[u8]) -> Self {
-        let masks = seed.iter().fold(1, |all: u64, byte| (all << 7 | all >> 57) ^ u64::from(*byte));
+        let masks = seed.iter().fold(1, |all: u64, byte| all.rotate_left(7) ^ u64::from(*byte));
         Self {
             decoder: Decoder::new(Role::Client),
             found: Decoded::default(),
