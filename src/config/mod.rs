@@ -25,6 +25,7 @@ mod raw;
 mod shared_secrets;
 mod values;
 mod walk;
+mod websocket;
 
 pub use accounts::{
     Backend, Columns, Database, MemorySecret, MemoryUser, SecretColumns, Server as DatabaseServer, ServerTls,
@@ -41,6 +42,7 @@ pub use values::{
     Accounting, AccountingFormat, Auth, CaSource, Config, Dns, DnsServers, EndpointTls, Listen, Log,
     LogFormat, LogLevel, Methods, Metrics, Outbound, PlainPolicy, Sessions, Tls, UnprovenRelays,
 };
+pub use websocket::WebSocket;
 
 /// A length of time as the config's keys have it: a whole number of ms, s, m, h or d.
 ///

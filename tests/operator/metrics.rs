@@ -29,6 +29,7 @@ const SETUP: Setup = Setup {
     rsa: false,
     plain_auth: false,
     outbound: "{plain: allow, allow: [\"127.0.0.0/8\", \"::1/128\"]}",
+    websocket: &[],
     more: "metrics: {address: \"127.0.0.1:0\"}",
 };
 

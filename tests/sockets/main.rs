@@ -14,3 +14,4 @@ mod meet;
 mod refusals;
 mod resilience;
 mod stop;
+mod websocket;

@@ -70,7 +70,7 @@ pub use quota::newcomers::Stage;
 pub use quota::who::{AddressKey, Offence, Tally, UserKey, Who};
 pub use reason::{CloseReason, EndReason};
 pub use request::{Giver, HEAD_OVERHEAD, Neighbour, Notice, SessionSide, Transit};
-pub use settings::{Expires, Limits, MaxChunk, Settings};
+pub use settings::{Expires, Limits, MaxChunk, Settings, WebSocket};
 pub use stats::{Stats, TableSizes};
 pub use view::{Far, Found, Holder, SessionHandle, SessionState, SessionView, home_of_prefix};
 

@@ -525,11 +525,17 @@ impl Core {
 }
 
 impl Peer {
-    /// Whether it is a client's own connection, or may become one: nothing but one session of its own lives by it.
+    /// Whether it is a client's own connection, or may become one: nothing but one session of its own lives by it. A
+    /// WebSocket may get further sessions at any time, and its messages cannot be cut in two: it stays, and whom it speaks
+    /// with comes to it.
     fn may_ever_move(&self) -> bool {
         let is_accepted = matches!(self.origin, Origin::Accepted { .. });
         let may_be_client = matches!(self.role, Role::Client { .. }) || !self.is_proven();
-        is_accepted && may_be_client && self.bound.is_empty() && self.names.is_none()
+        is_accepted
+            && !self.transport.websocket
+            && may_be_client
+            && self.bound.is_empty()
+            && self.names.is_none()
     }
 
     /// The session of its client, if that has exactly one.

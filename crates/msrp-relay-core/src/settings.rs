@@ -48,8 +48,23 @@ pub struct Settings {
     pub outbound_plain: bool,
     /// What some peers take in one chunk.
     pub max_chunk: MaxChunk,
+    /// What clients by WebSocket are sent, and where others reach them.
+    pub websocket: WebSocket,
     /// Bounds.
     pub limits: Limits,
+}
+
+/// What clients by WebSocket are sent, and where others reach them (RFC 7977).
+#[derive(Clone, Copy, Debug)]
+pub struct WebSocket {
+    /// The longest message, in bytes.
+    pub max_message: u32,
+    /// Body bytes that may be unanswered in one session.
+    pub window: u64,
+    /// The scheme of their URIs, ...
+    pub secure: bool,
+    /// ... and the port: one that speaks MSRP over TCP, whatever port they came in by.
+    pub port: u16,
 }
 
 /// The bounds of Expires, in seconds.

@@ -56,6 +56,9 @@ impl Peers {
         core.newcomers.insert(source, key, place);
         core.tally(Who::Address(source), Tally::Connected(PeerRef { core: me, key }));
         if let Some(peer) = self.get_mut(key) {
+            if transport.websocket {
+                peer.out.frame(&core.settings.websocket);
+            }
             peer.set_alarm(core);
         }
         Ok(key)
@@ -72,7 +75,7 @@ impl Peers {
     ) -> Result<PeerRef, Limit> {
         self.make_room(false, core).inspect_err(|limit| core.bite(*limit, None))?;
         let (me, now) = (core.me, core.now);
-        let transport = Transport { secure: target.secure, port: target.port };
+        let transport = Transport { secure: target.secure, port: target.port, websocket: false };
         let origin = Origin::Dialled { blamed, to_other_process: target.other_process.is_some() };
         let key = self.table.insert_with_key(|key| {
             let mut peer = Peer::dialling(PeerRef { core: me, key }, transport, origin, now);
@@ -378,7 +381,7 @@ impl Peers {
                 core.tell_session(session, SessionStep::Relieve { source, before: None });
             }
         }
-        while let Some(notice) = self.get_mut(key).and_then(|p| p.out.transactions.expire(core.now)) {
+        while let Some(notice) = self.get_mut(key).and_then(|p| p.out.expire(core.now)) {
             let status = Status::TIMEOUT;
             self.fail(key, Failure { notice, status }, core);
         }

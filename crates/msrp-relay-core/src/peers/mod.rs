@@ -90,8 +90,8 @@ impl Peers {
         let room = core.room();
         // What is not yet credited must not keep its source from being read again, whatever the pressure on its core.
         let credit_batch = limits.request_bytes_max / 2;
-        let deaf = peer.is_paused();
-        peer.out.fill(out, budget, &mut WriteContext { core, room, credit_batch, deaf });
+        let (deaf, closing, framed) = (peer.is_paused(), peer.phase.is_closing(), peer.out.is_framed());
+        peer.out.fill(out, budget, &mut WriteContext { core, room, credit_batch, deaf, closing, framed });
         peer.writing.is_taking = !out.is_empty();
         peer.writing.bytes_in_hand = out.len();
         peer.set_alarm(core);
@@ -135,6 +135,9 @@ impl Peers {
             }
             for (source, bytes) in peer.out.take_owed() {
                 core.credit(source, bytes);
+            }
+            if peer.out.is_framed() {
+                peer.out.frame(&core.settings.websocket);
             }
             peer.count_full_table(core);
             peer.update_pause(core);

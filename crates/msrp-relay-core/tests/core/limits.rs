@@ -900,7 +900,7 @@ fn a_connection_that_is_being_closed_is_not_closed_again_with_each_tick() {
     let me = CoreId { index: 0, incarnation: 0 };
     let mut relay = Relay::new(me, settings, [1; 32], start);
     let mut out = OutBatch::new();
-    let transport = Transport { secure: true, port: testkit_pure::PORT };
+    let transport = Transport { secure: true, port: testkit_pure::PORT, websocket: false };
     let peer = relay.accept(start, transport, "192.0.2.1".parse().unwrap()).unwrap();
     assert_eq!(relay.next_deadline(), Some(start + wait));
     relay.handle(start + wait, Input::Tick);

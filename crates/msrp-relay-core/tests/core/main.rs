@@ -18,3 +18,4 @@ mod meet;
 mod rfc;
 mod sim;
 mod vectors;
+mod websocket;

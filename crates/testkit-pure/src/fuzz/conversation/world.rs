@@ -180,7 +180,7 @@ impl World {
         let entry = self.cores.get_mut(core).filter(|core| !core.stopping)?;
         let relay = entry.relay.as_mut().filter(|_| number < LINKS_MAX)?;
         let address = IpAddr::from([198, 51, 100, 1 + (number % 3) as u8]);
-        let key = relay.accept(self.now, Transport { secure, port: PORT }, address).ok();
+        let key = relay.accept(self.now, Transport { secure, port: PORT, websocket: false }, address).ok();
         let uri = format!("msrps://198.51.100.23:{}/end{number};tcp", 40_000 + number);
         let link = key.map(|key| self.add_link(core, key, uri));
         self.apply(core);

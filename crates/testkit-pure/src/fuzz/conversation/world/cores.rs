@@ -5,7 +5,7 @@ use std::mem;
 
 use super::{Core, DOMAIN, Delivery, HOST, PORT, World};
 use msrp_proto::digest::{Algorithm, TimedNames};
-use msrp_relay_core::{Expires, Input, Limits, MaxChunk, Relay, Settings};
+use msrp_relay_core::{Expires, Input, Limits, MaxChunk, Relay, Settings, WebSocket};
 
 /// A relay's settings, chosen by two bytes.
 pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u8) -> Settings {
@@ -34,6 +34,7 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
         outbound_plain: !is_set(6),
         timed_names: TimedNames::None,
         max_chunk: if limits / 27 % 3 == 1 { max_chunk() } else { MaxChunk::default() },
+        websocket: WebSocket { max_message: 64 << 10, window: 1 << 20, secure: true, port: PORT },
         limits: Limits {
             queue_bytes_high: 54 << 10,
             queue_bytes_low: 27 << 10,
