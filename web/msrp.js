@@ -51,7 +51,6 @@ export async function connect(options) {
  */
 export class MsrpSession extends EventTarget {
     #options;
-    #desk = null;
     #socket = null;
     #state = 'new';
     #ownUri = '';
@@ -447,8 +446,8 @@ export class MsrpSession extends EventTarget {
 
     #openDesk() {
         // One for all sessions of the page: what has been received must outlive them.
-        if (!this.#desk) this.#desk = sharedDesk ??= openDesk(this.#options.startWorker);
-        return this.#desk;
+        if (!sharedDesk || sharedDesk.ended) sharedDesk = openDesk(this.#options.startWorker);
+        return sharedDesk;
     }
 
     // -- frames -----------------------------------------------------------------------------------

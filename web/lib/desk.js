@@ -25,8 +25,12 @@ class WorkerDesk {
         };
         worker.onerror = (event) => {
             event.preventDefault?.();
-            this.close(new Error(event.message || 'the worker could not be started'));
+            this.#close(new Error(event.message || 'the worker could not be started'));
         };
+    }
+
+    get ended() {
+        return this.#worker === null;
     }
 
     ask(operation, argument, { transfer = [], progress, signal } = {}) {
@@ -39,7 +43,7 @@ class WorkerDesk {
         });
     }
 
-    close(error = new Error('the worker has ended')) {
+    #close(error) {
         this.#worker?.terminate();
         this.#worker = null;
         for (const { reject } of this.#waiting.values()) reject(error);
@@ -60,8 +64,6 @@ class LocalDesk {
         this.#turn = done.catch(() => {});
         return done;
     }
-
-    close() {}
 }
 
 /** @param {(() => Worker)} [start] for pages that load this library from another origin, where workers may not come from */
