@@ -63,9 +63,9 @@ export function parseFrame(bytes) {
             const end = bytes.length - tail.length - 3;
             if (end < at || !tail.every((byte, index) => bytes[end + index] === byte)) throw malformed('no end-line');
             frame.body = bytes.subarray(at, end);
-            at = end + 2;
-            frame.flag = flagOf(line(), endLine);
-            break;
+            frame.flag = flagOf(decoder.decode(bytes.subarray(end + 2, -2)), endLine);
+            if (bytes.at(-2) !== CR || bytes.at(-1) !== LF) throw malformed('no end-line');
+            return frame;
         }
         if (text.startsWith(endLine)) {
             frame.flag = flagOf(text, endLine);
