@@ -13,6 +13,8 @@ const STATES = {
 };
 
 let session = null;
+/** What AUTH is addressed to, if not the relay's own address: a SIP domain, for one. */
+let authUri;
 
 prefill();
 page['login-form'].addEventListener('submit', (event) => {
@@ -40,6 +42,7 @@ function prefill() {
     const given = new URLSearchParams(location.hash.slice(1));
     page.url.value = given.get('relay') ?? '';
     page.user.value = given.get('user') ?? '';
+    authUri = given.get('auth') ?? undefined;
     (page.url.value === '' ? page.url : page.user.value === '' ? page.user : page.password).focus();
 }
 
@@ -50,7 +53,7 @@ async function logIn() {
     const { url, user, password } = page;
     page['log-in'].disabled = true;
     try {
-        session = new MsrpSession({ url: url.value, user: user.value, password: password.value, reconnect: true, accept });
+        session = new MsrpSession({ url: url.value, user: user.value, password: password.value, authUri, reconnect: true, accept });
         listen(session);
         await session.open();
         page.login.hidden = true;
