@@ -59,6 +59,7 @@ async function logIn() {
         page.login.hidden = true;
         page.session.hidden = false;
         page['own-path'].focus();
+        page['log-out'].hidden = false;
     } catch (error) {
         showError(error);
     } finally {
@@ -85,6 +86,7 @@ function listen(session) {
         if (error.code === 'aborted') {
             page.login.hidden = false;
             page.session.hidden = true;
+            page['log-out'].hidden = true;
             page.user.focus();
         } else {
             showError(error, 'Tell the other side your new path once you are back. ');
@@ -99,6 +101,8 @@ function showState() {
     for (const id of ['text', 'say', 'file']) page[id].disabled = !linked;
     page.drop.dataset.disabled = String(!linked);
     page.link.disabled = session.state !== 'open';
+    // Once it has done its work it makes room.
+    if (linked !== ('linked' in page.status.dataset)) page.paths.open = !linked;
     if (linked) page.status.dataset.linked = 'true';
     else delete page.status.dataset.linked;
 }

@@ -216,16 +216,16 @@ const cases = {
     async 'a slow receiver'() {
         const [alice, bob] = await pages();
         await bob.click('#ask');
-        await alice.type('#file', join(WORK, 'file-1.bin'));
+        await alice.type('#file', join(WORK, 'long.bin'));
         await bob.until('bob is asked', 60, () => document.querySelector('.transfer button'));
         // Longer than any transaction may take without an answer (RFC 4975, 7.1.1: 30 s).
         const wait = short ? 4 : 40;
         await pause(wait * 1000);
         const held = await card(alice);
         check(held.phase === 'moving', held.state);
-        check(size < 20_000_000 || held.value < 0.5, `${percent(held)} were taken on while the receiver took nothing`);
+        check(held.value < 0.5, `${percent(held)} were taken on while the receiver took nothing`);
         await bob.click('.transfer button');
-        const result = await arrived(alice, bob, 'file-1.bin');
+        const result = await arrived(alice, bob, 'long.bin');
         for (const tab of [alice, bob]) await tab.close();
         return [result, `after ${wait} s in which the receiver took nothing, and the relay ${percent(held)}`];
     },
@@ -234,7 +234,7 @@ const cases = {
         const results = [];
         let [alice, bob] = await pages();
         await bob.click('#ask');
-        await alice.type('#file', join(WORK, 'file-1.bin'));
+        await alice.type('#file', join(WORK, 'long.bin'));
         await bob.until('bob is asked', 60, () => document.querySelector('.transfer button'));
         await bob.close();
         const failed = await ended(alice, 'failed');
@@ -243,7 +243,7 @@ const cases = {
         await alice.close();
         [alice, bob] = await pages();
         await bob.click('#ask');
-        await alice.type('#file', join(WORK, 'file-1.bin'));
+        await alice.type('#file', join(WORK, 'long.bin'));
         await bob.until('bob is asked', 60, () => document.querySelector('.transfer button'));
         await alice.close();
         await bob.click('.transfer button');
@@ -257,12 +257,12 @@ const cases = {
     async 'refusal and abort'() {
         const [alice, bob] = await pages();
         await bob.click('#ask');
-        await alice.type('#file', join(WORK, 'file-1.bin'));
+        await alice.type('#file', join(WORK, 'long.bin'));
         await bob.until('bob is asked', 60, () => document.querySelectorAll('.transfer button')[1]);
         await bob.run(() => document.querySelectorAll('.transfer button')[1].click());
         const refused = await ended(alice, 'failed');
         check(refused.code === 'refused', `code ${refused.code}: ${refused.state}`);
-        await alice.type('#file', join(WORK, 'file-2.bin'));
+        await alice.type('#file', join(WORK, 'long.bin'));
         await bob.until('bob is asked', 60, () => document.querySelector('.transfer button'));
         await alice.click('.transfer[data-phase="moving"] button');
         const aborted = await ended(alice, 'failed');
@@ -300,12 +300,11 @@ const percent = ({ value }) => `${Math.round(value * 100)} %`;
 
 /** Both pages have the file, and the hash of the one on disk. */
 async function arrived(from, to, file) {
-    const began = Date.now();
     const [sent, received] = [await ended(from, 'done'), await ended(to, 'done')];
     const hash = await hashOf(join(WORK, file));
     check(sent.hash === hash && received.hash === hash, `${file}: the hashes differ: ${sent.hash} ${received.hash} ${hash}`);
     check(received.state.includes('the sender announced'), received.state);
-    return `${size} bytes  SHA-256 ${hash}`;
+    return `${statSync(join(WORK, file)).size} bytes  SHA-256 ${hash}`;
 }
 
 /** The page hands out what it says it has received. */
@@ -337,6 +336,8 @@ let status = 0;
 try {
     mkdirSync(downloads, { recursive: true });
     mkdirSync(PICTURES, { recursive: true });
+    // More than the relay, the system and both browsers hold together: the sender is in mid-file while the receiver takes nothing.
+    writeFileSync(join(WORK, 'long.bin'), Buffer.alloc(64_000_000, 'MSRP'));
     browser = await Browser.start(DRIVER, chromium);
     const only = process.argv.slice(2);
     for (const [name, run] of Object.entries(cases)) {

@@ -5,6 +5,7 @@ const ELEMENT = 'element-6066-11e4-a52e-4f735466cecf';
 export class Browser {
     #base;
     #id;
+    #first = null;
 
     /** @param {string} driver URL of chromedriver */
     static async start(driver, capabilities) {
@@ -28,12 +29,10 @@ export class Browser {
         return value;
     }
 
-    /** The tab that is there from the beginning. */
-    async first() {
-        return new Tab(this, await this.#call('GET', '/window'));
-    }
-
     async newTab() {
+        // The last one that was looked at may be closed; the first one never is.
+        this.#first ??= await this.#call('GET', '/window');
+        await this.#call('POST', '/window', { handle: this.#first });
         const { handle } = await this.#call('POST', '/window/new', { type: 'tab' });
         return new Tab(this, handle);
     }
