@@ -86,7 +86,7 @@ export class Inbox {
             this.#fail(key, frame, new MsrpError('size'), 'Not the announced size');
         } else if (end > this.#limits.fileBytesMax) {
             this.#fail(key, frame, new MsrpError('too-large'), 'Too large');
-        } else if (this.#unstored + frame.body.length > this.#limits.unstoredBytesMax) {
+        } else if (this.#unstored > 0 && this.#unstored + frame.body.length > this.#limits.unstoredBytesMax) {
             this.#fail(key, frame, new MsrpError('storage', 'It comes faster than it can be stored'), 'Too fast');
         } else {
             void this.#store(message, frame, start, end);

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { Browser } from './webdriver.js';
 
 const {
-    DRIVER, CHROMIUM, PAGE, RELAY, AUTH_URI = '', PIN, RELAY_TLS, CA, MSRP, WORK, PICTURES, ALICE, BOB, SIZE, SHORT, PYTHON_MSRPLIB = '',
+    DRIVER, CHROMIUM, PAGE, RELAY, AUTH_URI = '', PIN, RELAY_TLS, CA, MSRP, WORK, PICTURES, ALICE, BOB, SIZE, SHORT, PYTHON = '', PEER = '',
 } = process.env;
 const size = Number(SIZE);
 const short = SHORT === 'yes';
@@ -18,6 +18,7 @@ const seconds = Math.max(60, size / 1_000_000);
 const users = { alice: ['alice@example.com', ALICE], bob: ['bob@example.com', BOB] };
 const downloads = join(WORK, 'downloads');
 const children = new Set();
+let programs = [];
 
 // -- files and programs ----------------------------------------------------------------------------
 
@@ -58,6 +59,7 @@ function start(program, options, password) {
         });
     });
     children.add(child);
+    programs.push(running);
     return running;
 }
 
@@ -276,6 +278,33 @@ const cases = {
         return [`refused: "${refused.state}"`, `aborted: "${told.state}"`];
     },
 
+    async 'browser and python3-msrplib'() {
+        if (!PYTHON) return ['not tried: python3-msrplib is not here, see --sources'];
+        const out = fresh('msrplib');
+        const alice = await logIn('alice');
+        const peer = start(PYTHON, [
+            PEER, '--user', users.bob[0], '--relay', RELAY_TLS, '--ca', CA, '--peer', alice.path, '--path-file', join(out, 'path'),
+            '--out', join(out, 'file-1.bin'), '--file', join(WORK, 'file-2.bin'), '--timeout', String(2 * seconds),
+        ], users.bob[1]);
+        const path = await until('its path', 30, () => {
+            check(peer.status === null, peer.output);
+            return existsSync(join(out, 'path')) && readFileSync(join(out, 'path'), 'utf8');
+        });
+        await link(alice, path);
+        await alice.type('#file', join(WORK, 'file-1.bin'));
+        await hears(alice, 'I have it: grüße');
+        await alice.until('the file comes back', seconds, () =>
+            document.querySelector('.transfer[data-direction="receiving"][data-phase="done"]'));
+        const received = await card(alice);
+        check((await peer.ended) === 0, peer.output);
+        const there = await hashOf(join(out, 'file-1.bin'));
+        check(there === (await hashOf(join(WORK, 'file-1.bin'))), 'the file that went is not the one that came');
+        check(received.hash === (await hashOf(join(WORK, 'file-2.bin'))), 'the file that came back is another one');
+        await alice.close();
+        rmSync(out, { recursive: true });
+        return [`there: ${size} bytes  SHA-256 ${there}`, `back:  ${size} bytes  SHA-256 ${received.hash}`];
+    },
+
     async 'wrong password'() {
         const tab = await browser.newTab();
         await tab.open(`${PAGE}#${new URLSearchParams({ relay: RELAY, user: users.alice[0], ...(AUTH_URI && { auth: AUTH_URI }) })}`);
@@ -343,12 +372,14 @@ try {
     for (const [name, run] of Object.entries(cases)) {
         if (only.length > 0 && !only.includes(name)) continue;
         const began = Date.now();
+        programs = [];
         const told = await run();
         console.log(`OK: ${name}, ${((Date.now() - began) / 1000).toFixed(1)} s`);
         for (const line of told) console.log(`    ${line}`);
     }
 } catch (error) {
     console.error(`FAILED: ${error.message}`);
+    for (const { child, output } of programs) console.error(`${child.spawnfile} said:\n${output}`);
     status = 1;
 } finally {
     await browser?.quit().catch(() => {});
