@@ -1,5 +1,7 @@
 // What needs no connection, against node's own crypto, the digest example of RFC 7616, and frames as they are on the wire.
 
+import './setup.js';
+
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import test from 'node:test';

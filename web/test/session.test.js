@@ -1,5 +1,7 @@
 // Sessions from AUTH to the end, through a relay in memory.
 
+import './setup.js';
+
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
@@ -355,14 +357,18 @@ test('a peer that is gone is noticed while a file of it is awaited', async (cont
 
 test('a session is renewed before it ends, with the nonce that was granted', async (context) => {
     const relay = new Relay();
-    relay.expires = 1;
     const session = new MsrpSession(options(relay));
     context.after(() => session.close());
-    context.mock.timers.enable({ apis: ['setTimeout'] });
+    const later = [];
+    const { setTimeout } = globalThis;
+    globalThis.setTimeout = (action, wait) => later.push({ action, wait });
+    context.after(() => {
+        globalThis.setTimeout = setTimeout;
+    });
     await session.open();
     const path = session.path;
     const before = relay.seen.length;
-    context.mock.timers.tick(11_000);
+    later.find(({ wait }) => wait === 300_000).action();
     while (relay.seen.length === before) await new Promise((resolve) => setImmediate(resolve));
     await new Promise((resolve) => setImmediate(resolve));
     assert.equal(relay.seen.length, before + 1);
