@@ -69,6 +69,7 @@ const msrp = (command, user, ...options) =>
 // -- pages -----------------------------------------------------------------------------------------
 
 let browser;
+let pictured = false;
 
 async function logIn(user) {
     const tab = await browser.newTab();
@@ -96,6 +97,8 @@ const linked = (tab) => tab.until('the two are connected', 20, () => document.ge
 async function pages() {
     const alice = await logIn('alice');
     const bob = await logIn('bob');
+    if (!pictured) await picture(bob, 'paths');
+    pictured = true;
     await link(alice, bob.path);
     await linked(bob);
     return [alice, bob];
@@ -133,7 +136,12 @@ async function ended(tab, phase) {
     return found;
 }
 
-const moving = (tab) => tab.until('it moves', 30, () => document.querySelector('.transfer progress')?.value > 0);
+/** Waits until some of a file has come that a page did not have yet. */
+const moving = (tab, count) =>
+    tab.until('it moves', 30, (count) => {
+        const cards = document.querySelectorAll('.transfer');
+        return cards.length === count && cards[0].querySelector('progress').value > 0;
+    }, count);
 
 async function picture(tab, name) {
     for (const [width, height] of [[1280, 800], [390, 844]]) {
@@ -165,17 +173,14 @@ const cases = {
         const results = [];
         for (const [from, to, file] of [[alice, bob, 'file-1.bin'], [bob, alice, 'file-2.bin']]) {
             await from.type('#file', join(WORK, file));
-            await moving(to);
+            await moving(to, results.length / 2 + 1);
             const before = await card(to);
             await say(from, `while ${file} travels`);
             await hears(to, `while ${file} travels`);
             await say(to, `${file}: I see it coming`);
             await hears(from, `${file}: I see it coming`);
             const during = await card(to);
-            if (from === alice) {
-                await picture(alice, 'sending');
-                await picture(bob, 'receiving');
-            }
+            if (from === alice) await picture(bob, 'receiving');
             results.push(await arrived(from, to, file));
             results.push(`chat during it, from ${percent(before)} to ${percent(during)}`);
         }
@@ -223,6 +228,8 @@ const cases = {
         // Longer than any transaction may take without an answer (RFC 4975, 7.1.1: 30 s).
         const wait = short ? 4 : 40;
         await pause(wait * 1000);
+        await picture(alice, 'sending');
+        await picture(bob, 'asked');
         const held = await card(alice);
         check(held.phase === 'moving', held.state);
         check(held.value < 0.5, `${percent(held)} were taken on while the receiver took nothing`);
