@@ -57,7 +57,7 @@ export class MsrpSession extends EventTarget {
     #usePath = [];
     #peer = null;
     #grant = null;
-    /** Requests of ours that are neither chunks nor REPORTs, by transaction id. */
+    /** Requests of ours that are neither chunks nor REPORTs, by transaction id; and the WebSocket while it opens. */
     #asked = new Map();
     #outbox = null;
     #inbox = null;
@@ -65,6 +65,7 @@ export class MsrpSession extends EventTarget {
     #lastBuffered = 0;
     #timers = new Set();
     #retry = null;
+    #attempts = 0;
     #closing = false;
 
     constructor(options) {
@@ -116,12 +117,14 @@ export class MsrpSession extends EventTarget {
         // RFC 7977, appendix A: a page does not know its address. The id must be hard to guess (RFC 4975, 14.1).
         this.#ownUri = `${scheme}://${randomToken(12).toLowerCase()}.invalid:2855/${randomToken(20)};${transport}`;
         this.#become('connecting');
+        const attempt = ++this.#attempts;
         try {
             await this.#connect();
             this.#become('authenticating');
             await this.#authenticate();
         } catch (error) {
-            this.#end(error, { announce: false });
+            // It may have been closed and opened again meanwhile.
+            if (attempt === this.#attempts) this.#end(error, { announce: false });
             throw error;
         }
         this.#become('open');
@@ -158,12 +161,14 @@ export class MsrpSession extends EventTarget {
             this.#socket = socket;
             socket.binaryType = 'arraybuffer';
             const timer = setTimeout(() => fail('timeout', 'The relay does not answer'), connectTimeout * 1000);
-            const fail = (code, words) => {
+            const fail = (code, words) => over() || reject(new MsrpError(code, words));
+            const over = () => {
                 clearTimeout(timer);
-                reject(new MsrpError(code, words));
+                this.#asked.delete(socket);
             };
+            this.#asked.set(socket, { reject: (error) => over() || reject(error) });
             socket.onopen = () => {
-                clearTimeout(timer);
+                over();
                 if (socket.protocol !== 'msrp') {
                     fail('protocol', 'The server does not speak MSRP: it did not choose the subprotocol msrp');
                     return;
@@ -351,8 +356,13 @@ export class MsrpSession extends EventTarget {
         if (!uris) throw new MsrpError('usage', 'This is no path: URIs like msrps://HOST:PORT/ID;tcp, with spaces between');
         if (uris.some((uri) => sameUri(uri, this.#ownUri))) throw new MsrpError('usage', 'This is the path of this side');
         this.#peer = uris;
+        try {
+            await this.#greet();
+        } catch (error) {
+            if (this.#peer === uris) this.#peer = null;
+            throw error;
+        }
         this.#emit('peer', { path: this.peer });
-        await this.#greet();
     }
 
     async #greet() {

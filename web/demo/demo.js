@@ -329,7 +329,7 @@ function speedometer() {
     return (now) => {
         const passed = performance.now() - time;
         if (passed > 500) {
-            words = `, ${inWords(Math.round(((now - bytes) / passed) * 1000))}/s`;
+            words = now > bytes ? `, ${inWords(Math.round(((now - bytes) / passed) * 1000))}/s` : '';
             [time, bytes] = [performance.now(), now];
         }
         return words;

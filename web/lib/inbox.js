@@ -22,12 +22,11 @@ export class Incoming extends EventTarget {
         this.#key = key;
         Object.assign(this, description);
         this.received = 0;
-        this.done = new Promise((resolve, reject) => Object.assign(this, { resolve, reject }));
+        this.done = new Promise((resolve, reject) => {
+            Object.defineProperty(this, 'settle', { value: { resolve, reject } });
+        });
         // The page may look at it later, or never.
         this.done.catch(() => {});
-        for (const hidden of ['resolve', 'reject']) {
-            Object.defineProperty(this, hidden, { enumerable: false });
-        }
     }
 
     /** Gives it up: the sender is told 413 when its next chunk comes. */
@@ -215,13 +214,13 @@ export class Inbox {
             if (report.success) this.#hooks.report(subject, 200, 'OK');
             const discard = () => this.#desk().ask('discard', { id: message.id }).then(() => {});
             const verified = message.announced !== null;
-            file.resolve({ blob, name: file.name, type: file.type, size: total, sha256, verified, discard });
+            file.settle.resolve({ blob, name: file.name, type: file.type, size: total, sha256, verified, discard });
         } catch (error) {
             const wrong = error instanceof MsrpError;
             const comment = wrong ? 'Not the announced hash' : 'The receiver cannot store it';
             if (report.failure) this.#hooks.report(subject, 413, comment);
             this.#discard(message);
-            file.reject(wrong ? error : new MsrpError('storage', error.message, { cause: error }));
+            file.settle.reject(wrong ? error : new MsrpError('storage', error.message, { cause: error }));
         }
     }
 
@@ -237,7 +236,7 @@ export class Inbox {
         this.#open.delete(key);
         if (refuse) this.#refuse(key);
         this.#discard(message);
-        message.file?.reject(error);
+        message.file?.settle.reject(error);
     }
 
     /** The connection has ended, and with it all that was arriving. */

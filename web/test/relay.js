@@ -17,6 +17,7 @@ export class Relay {
     algorithms = ['SHA-256', 'MD5'];
     expires = 600;
     protocol = 'msrp';
+    /** false: it refuses; null: it says nothing. */
     opens = true;
     /** Called with each frame of a client; returns true if it has dealt with it. */
     intercept = () => false;
@@ -36,6 +37,7 @@ export class Relay {
                 this.protocols = protocols;
                 relay.sockets.push(this);
                 queueMicrotask(() => {
+                    if (relay.opens === null) return;
                     if (!relay.opens) return this.ended(1006);
                     this.protocol = relay.protocol;
                     this.onopen?.();

@@ -104,6 +104,33 @@ test('wrong calls are told at once', () => {
     assert.throws(() => session.send('x'), { code: 'usage' });
 });
 
+test('closing ends a session that is being opened, and another one may be opened at once', async (context) => {
+    const relay = new Relay();
+    for (const hang of [() => { relay.intercept = () => true; }, () => { relay.opens = null; }]) {
+        const session = new MsrpSession(options(relay));
+        context.after(() => session.close());
+        hang();
+        const opening = settled(session.open());
+        await new Promise((resolve) => setTimeout(resolve, 10));
+        session.close();
+        relay.intercept = () => false;
+        relay.opens = true;
+        await session.open();
+        assert.equal((await opening).error.code, 'aborted');
+        assert.equal(session.state, 'open');
+    }
+});
+
+test('a path that leads nowhere names no other side', async (context) => {
+    const relay = new Relay();
+    const session = await connect(options(relay));
+    context.after(() => session.close());
+    await assert.rejects(session.setPeer('msrps://relay.example.com:2855/none;tcp msrps://a.invalid:2855/x;tcp'), { code: 'no-session', status: 481 });
+    await assert.rejects(session.setPeer('nonsense'), { code: 'usage' });
+    await assert.rejects(session.setPeer(session.path), { code: 'usage' });
+    assert.equal(session.peer, null);
+});
+
 test('one side names the other, and both can write', async (context) => {
     const { alice, bob } = await pair(context);
     assert.equal(bob.peer, alice.path);
