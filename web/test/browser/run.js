@@ -20,49 +20,6 @@ const downloads = join(WORK, 'downloads');
 const children = new Set();
 let programs = [];
 
-// -- files and programs ----------------------------------------------------------------------------
-
-async function hashOf(path) {
-    const hash = createHash('sha256');
-    for await (const piece of createReadStream(path)) hash.update(piece);
-    return hash.digest('hex');
-}
-
-function check(value, what) {
-    if (!value) throw new Error(what);
-}
-
-const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-
-async function until(what, limit, condition) {
-    for (const end = Date.now() + limit * 1000; Date.now() < end; await pause(50)) {
-        const value = condition();
-        if (value) return value;
-    }
-    throw new Error(`${what}: not within ${limit} s`);
-}
-
-/** Starts a program; what it says is in `output`. */
-function start(program, options, password) {
-    const child = spawn(program, options, { env: { ...process.env, MSRP_PASSWORD: password }, stdio: ['ignore', 'pipe', 'pipe'] });
-    const running = { child, output: '', status: null };
-    for (const stream of [child.stdout, child.stderr]) {
-        stream.on('data', (data) => {
-            running.output += data;
-        });
-    }
-    running.ended = new Promise((resolve) => {
-        child.on('close', (status) => {
-            children.delete(child);
-            running.status = status;
-            resolve(status);
-        });
-    });
-    children.add(child);
-    programs.push(running);
-    return running;
-}
-
 const msrp = (command, user, ...options) =>
     start(MSRP, [command, '--user', users[user][0], '--relay', RELAY_TLS, '--ca', CA, '--timeout', '120s', ...options], users[user][1]);
 

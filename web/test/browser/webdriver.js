@@ -98,6 +98,24 @@ export class Tab {
         await this.#call('POST', '/actions', { actions: [{ type: 'key', id: 'keys', actions }] });
     }
 
+    /** Answers the page's `prompt()`, once it asks. */
+    async answer(text) {
+        for (const end = Date.now() + 20_000; ; await new Promise((resolve) => setTimeout(resolve, 50))) {
+            try {
+                await this.#call('POST', '/alert/text', { text });
+                return await this.#call('POST', '/alert/accept');
+            } catch (error) {
+                if (!error.message.includes('no such alert') || Date.now() > end) throw error;
+            }
+        }
+    }
+
+    /** What the page has written to its console since the last look. */
+    async console() {
+        const entries = await this.#call('POST', '/se/log', { type: 'browser' });
+        return entries.map(({ level, message }) => `${level} ${message}`);
+    }
+
     /** A picture of the page in a window of this size, as PNG. */
     async picture(width, height) {
         const override = { width, height, deviceScaleFactor: 1, mobile: width < 500 };
