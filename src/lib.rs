@@ -11,7 +11,7 @@
 //! reason of its own to change is a crate below `crates/`. The compiler holds the direction, one way, without a circle:
 //!
 //! ```text
-//! bin/msrprelay -> runtime, ops, control, telemetry, config -> msrp-relay-core, msrp-tls, engine, msrp-client, msrp-proto, untrusted
+//! bin/msrprelay -> runtime, ops, control, telemetry, config -> msrp-relay-core, msrp-tls, msrp-ws, engine, msrp-client, msrp-proto, untrusted
 //! bin/msrp      -> msrp-cli -> msrp-client -> msrp-tls, engine, msrp-proto, untrusted
 //! msrp-cli (bench) -> msrp-tls, msrp-relay-core: it must not be slower than what it measures
 //! msrp-relay-core -> msrp-proto     msrp-tls -> untrusted     engine -> msrp-proto (addresses)     manual -> untrusted
@@ -24,6 +24,7 @@
 //! | [`msrp_relay_core`] | Decides: one pure state machine per core. Time and its random seed are given to it; what must be done comes out as effects |
 //! | [`engine`] | Makes every executor and keeps it from sleeping over tasks that are due; sockets, deadlines; the only `unsafe`. What of glommio can bite stands in `docs/dev/engine.md` |
 //! | [`msrp_tls`] | TLS as bytes to bytes, a record layer of its own, and [certificates](msrp_tls::trust): whom a peer's lead to, at a bounded cost |
+//! | [`msrp_ws`] | WebSocket as bytes to bytes: the upgrade, and the frames |
 //! | [`msrp_client`] | An MSRP endpoint, and how it finds a domain's relays. It shares the grammar with the relay, and certificates, nothing else |
 //! | `msrp-cli` | The `msrp` tool as a library. No database driver is linked into it |
 //! | [`untrusted`] | What others control: text on its way to a person, and files in directories where others may write |
@@ -45,6 +46,7 @@
 //!
 //! 1. `runtime::conn`: the reader of a connection waits without a buffer of its own and receives into its core's.
 //!    [`msrp_tls`] decrypts it from there to where it is parsed.
+//!    By WebSocket, [`msrp_ws`] unmasks it there.
 //! 2. [`msrp_proto::parser`] cuts what came into heads, body ranges and ends. Body bytes stay where they are; only
 //!    references to them travel.
 //! 3. `runtime::core::feed` lends the relay to the reader, which feeds it everything one read brought, and then carries
@@ -101,6 +103,8 @@
 //! | The relay is borrowed for one step, never across an await; every task is held | `runtime::core::drive`, `runtime::tasks` |
 //! | At most one flush is out of the relay's hands | `runtime::conn` |
 //! | No TLS record ends within an end-line | [`msrp_tls::records`] |
+//! | A WebSocket is up only behind its 101; what waits of its control frames is one pong and one ping | `runtime::core::websocket` |
+//! | A flush to a WebSocket holds whole frames; no session has more unanswered than its window | `msrp_relay_core::outbound::framing` |
 //! | What is received lies in buffers that are used again; a thread keeps few of them | `runtime::pool` |
 //! | A certificate names a relay only if its chain was verified and its key was held; no other ends a handshake | [`msrp_tls`] |
 //! | Of the certificates that a peer shows, one path is verified, and no other is searched for | [`msrp_tls::trust`] |

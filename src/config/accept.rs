@@ -30,6 +30,7 @@ impl TryFrom<Raw> for Config {
         let mut warnings = Vec::new();
 
         check_listen(&raw.listen, &mut problems);
+        check_websocket(&raw, &mut problems);
         check_duplicates("domains", raw.domains.as_deref().unwrap_or_default(), &mut problems);
         let directory = Path::new(&raw.origin).parent().unwrap_or_else(|| Path::new("")).to_owned();
         let files = Files { directory: &directory };
@@ -87,6 +88,7 @@ impl TryFrom<Raw> for Config {
                 log_failures: raw.auth.log_failures,
                 insecure_plain: raw.auth.insecure_plain,
             },
+            websocket: raw.websocket,
             sessions: raw.sessions,
             methods: raw.methods,
             outbound,
@@ -111,6 +113,27 @@ fn check_listen(listen: &[Listen], problems: &mut Problems) {
         if address.port() != 0 && !seen.insert(address) {
             problems.add(format!("listen[{index}].address"), format!("{address} is there twice: remove one"));
         }
+    }
+}
+
+/// A client by WebSocket can do nothing without AUTH, and its URI leads to a port that speaks MSRP as it is.
+fn check_websocket(raw: &Raw, problems: &mut Problems) {
+    if problems.under("listen") {
+        return;
+    }
+    for (index, listen) in raw.listen.iter().enumerate().filter(|(_, listen)| listen.websocket) {
+        if !listen.tls && !raw.auth.insecure_plain {
+            problems.add(
+                format!("listen[{index}].tls"),
+                "is false, and WebSocket clients must authenticate: write true, or, for tests, auth.insecure_plain: true",
+            );
+        }
+    }
+    if !raw.listen.is_empty() && raw.listen.iter().all(|listen| listen.websocket) {
+        problems.add(
+            "listen",
+            "has WebSocket alone, and the URIs of its clients lead to a port for MSRP: add {address: \"0.0.0.0:2855\"}",
+        );
     }
 }
 

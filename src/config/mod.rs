@@ -21,6 +21,7 @@ mod problems;
 mod raw;
 mod values;
 mod walk;
+mod websocket;
 
 pub use accounts::{
     Backend, Columns, MemorySecret, MemoryUser, Mysql, SecretColumns, Server as DatabaseServer, ServerTls,
@@ -36,6 +37,7 @@ pub use values::{
     Accounting, AccountingFormat, Auth, CaSource, Config, Dns, DnsServers, EndpointTls, Listen, Log,
     LogFormat, LogLevel, Methods, Metrics, Outbound, PlainPolicy, Sessions, Tls, UnprovenRelays,
 };
+pub use websocket::WebSocket;
 
 impl Config {
     /// Reads the file at `path`. Relative paths in it are taken from the directory it is in.

@@ -21,6 +21,7 @@ use super::values::{
     PlainPolicy, Sessions, UnprovenRelays,
 };
 use super::walk::{self, Problems, Section};
+use super::websocket::WebSocket;
 use msrp_proto::address;
 use msrp_proto::digest::{Algorithm, Ha1};
 
@@ -31,6 +32,7 @@ pub(super) struct Raw {
     /// What was wrong with single keys.
     pub(super) problems: Problems,
     pub(super) listen: Vec<Listen>,
+    pub(super) websocket: WebSocket,
     pub(super) hostname: Option<String>,
     pub(super) realm: Option<String>,
     pub(super) domains: Option<Vec<String>>,
@@ -120,7 +122,12 @@ impl Default for Raw {
         Self {
             origin: String::new(),
             problems: Problems::default(),
-            listen: vec![Listen { address: SocketAddr::from(([0, 0, 0, 0], 2855)), tls: true }],
+            listen: vec![Listen {
+                address: SocketAddr::from(([0, 0, 0, 0], 2855)),
+                tls: true,
+                websocket: false,
+            }],
+            websocket: WebSocket::default(),
             hostname: None,
             realm: None,
             domains: None,
@@ -182,6 +189,7 @@ impl Raw {
         root.section("tls", |tls| self.read_tls(tls));
         root.value("cores", &mut self.cores, cores);
         root.section("auth", |auth| self.auth.read(auth));
+        root.section("websocket", |websocket| self.websocket.read(websocket));
         root.section("sessions", |sessions| self.read_sessions(sessions));
         root.section("methods", |methods| {
             methods.value("allow_other", &mut self.methods.allow_other, walk::boolean);
@@ -218,11 +226,12 @@ impl Raw {
     fn read_listen(&mut self, root: &mut Section<'_>) {
         let mut listen = Vec::new();
         let given = root.sections("listen", |section| {
-            let (mut address, mut tls) = (None, true);
+            let (mut address, mut tls, mut websocket) = (None, true, false);
             section.optional("address", &mut address, socket_address);
             section.value("tls", &mut tls, walk::boolean);
+            section.value("websocket", &mut websocket, walk::boolean);
             match address {
-                Some(address) => listen.push(Listen { address, tls }),
+                Some(address) => listen.push(Listen { address, tls, websocket }),
                 None => section.missing("address", "is missing: write it as \"0.0.0.0:2855\""),
             }
         });

@@ -14,6 +14,7 @@ use rustls_pki_types::CertificateDer;
 use super::accounts::Backend;
 use super::certificates::CertifiedPair;
 use super::limits::Limits;
+use super::websocket::WebSocket;
 use msrp_proto::digest::Algorithm;
 
 /// Everything the relay is told at its start.
@@ -34,6 +35,8 @@ pub struct Config {
     pub cores: Vec<usize>,
     /// Who may authenticate, and how.
     pub auth: Auth,
+    /// What listeners with `websocket: true` accept, and what their clients are sent.
+    pub websocket: WebSocket,
     /// How long sessions live.
     pub sessions: Sessions,
     /// Which methods are forwarded.
@@ -65,6 +68,8 @@ pub struct Listen {
     pub address: SocketAddr,
     /// TLS from the first byte; otherwise plain TCP.
     pub tls: bool,
+    /// MSRP in WebSocket messages (RFC 7977); otherwise as it is.
+    pub websocket: bool,
 }
 
 /// The `tls:` section.

@@ -163,7 +163,7 @@ impl Shared {
 
     /// Another process of this relay is a next hop like any other, but for the network between.
     fn connect_to_generation(&self, home: CoreId, target: &Target) -> Result<Link, DialError> {
-        let transport = Transport { secure: target.secure, port: target.port };
+        let transport = Transport { secure: target.secure, port: target.port, websocket: false };
         let address = self.own.iter().find(|own| own.port() == target.port);
         let address = address.copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], target.port)));
         // That process is this relay.

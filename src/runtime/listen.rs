@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::deadline::Deadline;
 use engine::sock::{AcceptError, Acceptor, Socket};
@@ -15,7 +15,7 @@ use futures_lite::future;
 use msrp_tls::{TlsConn, TlsError};
 
 use super::conn::{self, Origin};
-use super::core::{Link, Shared};
+use super::core::{Link, Shared, WebSocket};
 use super::mesh::Migrant;
 use crate::telemetry::{Site, Source, gated};
 use msrp_relay_core::{Input, Transport};
@@ -71,12 +71,16 @@ fn accepted(core: &Rc<Shared>, socket: Socket, address: SocketAddr, transport: T
     core.take_in(transport, address, |peer| {
         let tls = transport.secure.then(|| {
             let config = core.config();
+            if transport.websocket {
+                return TlsConn::server(Arc::clone(&config.tls.websocket)).map(Box::new);
+            }
             let tls = TlsConn::server(Arc::clone(&config.tls.server))?;
             Ok::<_, TlsError>(Box::new(tls.recognising(config.tls.relays.clone())))
         });
         match tls.transpose() {
             Ok(tls) => {
-                conn::start(core, peer, Link::new(socket, address, tls), Origin::Accepted(transport));
+                let link = Link::new(socket, address, tls).with_websocket(websocket(core, transport, false));
+                conn::start(core, peer, link, Origin::Accepted(transport));
                 true
             }
             Err(error) => {
@@ -98,7 +102,8 @@ pub(super) fn take_over(core: &Rc<Shared>, migrant: Migrant) {
         Ok(socket) => {
             tracing::debug!(%address, "Took over a connection");
             let origin = Origin::Moved { proven, received };
-            conn::start(core, peer, Link::new(socket, address, tls), origin);
+            let link = Link::new(socket, address, tls).with_websocket(websocket(core, transport, true));
+            conn::start(core, peer, link, origin);
             true
         }
         Err(error) => {
@@ -106,6 +111,13 @@ pub(super) fn take_over(core: &Rc<Shared>, migrant: Migrant) {
             false
         }
     });
+}
+
+/// The state of a WebSocket, where the connection is one. One that moves does so between messages: nothing else is to be
+/// known of it.
+fn websocket(core: &Shared, transport: Transport, is_open: bool) -> Option<WebSocket> {
+    let ping_interval = core.config().websocket.ping_interval;
+    transport.websocket.then(|| WebSocket::new(is_open, Instant::now() + ping_interval))
 }
 
 /// Tells now and then that connections wait because the process, or the system, has no more to give.

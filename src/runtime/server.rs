@@ -19,7 +19,7 @@ use super::orders::{self, Order, Orders};
 use super::settings::tls_setup;
 use super::supervisor::{Parts, Supervisor};
 use super::upgrade::{Generations, Handoff, ReceivedHandoff};
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::control::{AccountsReady, Control, ControlError, ControlHandle};
 use crate::telemetry::{Accounting, Counters, Observed, Opened, Snapshot};
 
@@ -36,7 +36,7 @@ pub struct Server {
     inboxes: Inboxes,
     orders: Orders,
     generation: u8,
-    listeners: Arc<Vec<(Listeners, bool)>>,
+    listeners: Arc<Vec<(Listeners, Listen)>>,
     accepting: Arc<AtomicUsize>,
     generations: Arc<Generations>,
     supervisor: Option<JoinHandle<()>>,
@@ -63,7 +63,7 @@ impl Server {
         let generation = handoff.as_ref().map_or(0, |handoff| handoff.generation);
         let listeners = Arc::new(listen(&config, count, handoff.as_mut())?);
         let generations = Arc::new(Generations::after(handoff.map(ReceivedHandoff::predecessor)));
-        let addresses = listeners.iter().map(|(l, secure)| (l.address(), *secure)).collect();
+        let addresses = listeners.iter().map(|(l, listen)| (l.address(), listen.tls)).collect();
         let (accounts, handle) = (control.accounts_ready(), control.handle());
         let (orders, ordered) = orders::channel();
         let mut supervisor = Supervisor::new(
@@ -231,14 +231,14 @@ fn listen(
     config: &Config,
     cores: NonZeroUsize,
     mut handoff: Option<&mut ReceivedHandoff>,
-) -> Result<Vec<(Listeners, bool)>, StartError> {
-    let bind = |listen: &crate::config::Listen| {
+) -> Result<Vec<(Listeners, Listen)>, StartError> {
+    let bind = |listen: &Listen| {
         let received = handoff.as_mut().and_then(|handoff| handoff.listeners(listen.address, listen.tls));
         let listeners = match received {
             Some((address, sockets)) => Listeners::inherit(address, sockets, cores, BACKLOG)?,
             None => Listeners::bind(listen.address, cores, BACKLOG)?,
         };
-        Ok((listeners, listen.tls))
+        Ok((listeners, *listen))
     };
     config.listen.iter().map(bind).collect()
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use msrp_tls::{Identity, Roots, TlsSetup, Trust};
 
 use super::error::StartError;
-use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy, UnprovenRelays};
+use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy, UnprovenRelays, WebSocket};
 use crate::telemetry::Records;
-use msrp_relay_core::{ChunkBounds, Expires, Settings};
+use msrp_relay_core::{ChunkBounds, Expires, Settings, Transport};
 
 /// What a core knows of the config.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub(crate) struct CoreConfig {
     pub(crate) relay: Settings,
     pub(crate) limits: Limits,
     pub(crate) outbound: Outbound,
+    pub(crate) websocket: WebSocket,
     pub(crate) tls: TlsSetup,
     pub(crate) log_failures: bool,
     /// Where accounting records go.
@@ -27,12 +28,13 @@ pub(crate) struct CoreConfig {
 }
 
 impl CoreConfig {
-    /// `listens`: the ports that are listened on, and whether by TLS.
-    pub(super) fn new(config: Config, listens: &[(u16, bool)], tls: TlsSetup, records: Records) -> Arc<Self> {
+    /// `listens`: what is listened on.
+    pub(super) fn new(config: Config, listens: &[Transport], tls: TlsSetup, records: Records) -> Arc<Self> {
         Arc::new(Self {
             relay: settings(&config, listens),
             limits: config.limits,
             outbound: config.outbound,
+            websocket: config.websocket,
             tls,
             log_failures: config.auth.log_failures,
             records,
@@ -66,15 +68,18 @@ pub(super) fn tls_setup(config: &Config) -> Result<TlsSetup, StartError> {
 }
 
 /// What the relay needs of the config.
-fn settings(config: &Config, listens: &[(u16, bool)]) -> Settings {
+fn settings(config: &Config, listens: &[Transport]) -> Settings {
     let limits = &config.limits;
-    let connections_max = limits.connections_max.div_ceil(config.cores.len().max(1));
+    let connections_per_core_max = limits.connections_max.div_ceil(config.cores.len().max(1));
+    let msrp = || listens.iter().filter(|listen| !listen.websocket);
+    // The URIs of WebSocket clients lead to a port that speaks MSRP; the config has seen that there is one.
+    let outside = msrp().find(|listen| listen.secure).or_else(|| msrp().next());
     let narrow = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     Settings {
         hostname: config.hostname.clone(),
         realm: config.realm.clone(),
         domains: config.domains.clone(),
-        ports: listens.iter().map(|(port, _)| *port).collect(),
+        ports: listens.iter().map(|listen| listen.port).collect(),
         cores: u16::try_from(config.cores.len()).unwrap_or(u16::MAX),
         algorithms: config.auth.algorithms.clone(),
         challenge_lifetime: config.auth.challenge_lifetime,
@@ -90,19 +95,27 @@ fn settings(config: &Config, listens: &[(u16, bool)]) -> Settings {
         relays: Some(&config.outbound.relays).filter(|relays| !relays.is_empty()).cloned(),
         serves_relays: config.tls.client_ca.is_some(),
         relays_must_prove: config.tls.unproven_relays == UnprovenRelays::Refuse,
-        tls_port: listens.iter().find(|(_, secure)| *secure).map(|(port, _)| *port),
+        tls_port: msrp().find(|listen| listen.secure).map(|listen| listen.port),
         dial_plain: config.outbound.plain == PlainPolicy::Allow,
         chunk_bounds: ChunkBounds::new(
             config.outbound.max_chunk.iter().map(|(host, bytes)| (host.clone(), narrow(*bytes))),
         ),
+        websocket: msrp_relay_core::WebSocket {
+            max_message: narrow(config.websocket.max_message),
+            window: config.websocket.window as u64,
+            secure: outside.is_some_and(|listen| listen.secure),
+            port: outside.map_or(0, |listen| listen.port),
+        },
         limits: msrp_relay_core::Limits {
             queue_bytes_high: limits.queue_bytes_high,
             queue_bytes_low: limits.queue_bytes_low,
             flush_bytes_max: limits.flush_bytes_max,
             request_bytes_max: limits.request_bytes_max(),
             queue_bytes_total: limits.queue_bytes_total,
-            connections_max,
-            unproven_max: (connections_max * limits.unauthenticated_percent_max / 100).max(1),
+            connections_per_core_max,
+            unauthenticated_per_core_max: (connections_per_core_max * limits.unauthenticated_percent_max
+                / 100)
+                .max(1),
             connections_per_address_max: narrow(limits.connections_per_address_max),
             unauthenticated_per_address_max: narrow(limits.unauthenticated_per_address_max),
             refused_requests_max: narrow(limits.refused_requests_max),

@@ -25,7 +25,7 @@ use super::run::spawn_core;
 use super::settings::{CoreConfig, tls_setup};
 use super::tasks::panic_message;
 use super::upgrade::Generations;
-use crate::config::{Config, Fixed};
+use crate::config::{Config, Fixed, Listen};
 use crate::control::Control;
 use crate::telemetry::{Accounting, Counters, Opened};
 use msrp_relay_core::{CoreId, Transport};
@@ -59,7 +59,7 @@ pub(super) struct Supervisor {
     config: Arc<CoreConfig>,
     control: Control,
     accounting: Accounting,
-    listeners: Arc<Vec<(Listeners, bool)>>,
+    listeners: Arc<Vec<(Listeners, Listen)>>,
     accepting: Arc<AtomicUsize>,
     generations: Arc<Generations>,
     /// The sockets belong to another process now.
@@ -74,7 +74,7 @@ pub(super) struct Parts {
     pub(super) control: Control,
     pub(super) tls: TlsSetup,
     pub(super) accounting: Accounting,
-    pub(super) listeners: Arc<Vec<(Listeners, bool)>>,
+    pub(super) listeners: Arc<Vec<(Listeners, Listen)>>,
     /// The number of this process among those that took over from each other.
     pub(super) generation: u8,
 }
@@ -138,7 +138,7 @@ impl Supervisor {
             cores: (0..u16::MAX).zip(&config.cores).map(core).collect(),
             inboxes: Inboxes::new(config.cores.len()),
             fixed: Fixed::from(&config),
-            config: CoreConfig::new(config, &ports(&listeners), tls, accounting.records()),
+            config: CoreConfig::new(config, &transports(&listeners), tls, accounting.records()),
             control,
             accounting,
             listeners,
@@ -213,8 +213,8 @@ impl Supervisor {
         }
         let cores = NonZeroUsize::new(self.cores.len()).unwrap_or(NonZeroUsize::MIN);
         let mut all = Vec::new();
-        for (listeners, secure) in self.listeners.iter() {
-            let transport = Transport { secure: *secure, port: listeners.address().port() };
+        for (listeners, listen) in self.listeners.iter() {
+            let transport = transport(listeners, listen);
             let sockets = listeners
                 .for_core(index, cores)
                 .map_err(|source| StartError::System { what: "duplicating a listening socket", source })?;
@@ -292,7 +292,7 @@ impl Supervisor {
 
         self.accounting.change(records);
         // Also for cores that are started again.
-        self.config = CoreConfig::new(config, &ports(&self.listeners), tls, self.accounting.records());
+        self.config = CoreConfig::new(config, &transports(&self.listeners), tls, self.accounting.records());
         let (in_force, heard) = mpsc::channel::<()>();
         self.tell_all(|| Delivery::Reload(Arc::clone(&self.config), in_force.clone()));
         drop(in_force);
@@ -353,14 +353,14 @@ impl Supervisor {
         }
     }
 
-    fn tell(&self, index: usize, parcel: Delivery) {
+    fn tell(&self, index: usize, delivery: Delivery) {
         if let Some(inbox) = self.cores.get(index).and_then(|core| core.inbox.as_ref()) {
-            let _ = inbox.send_blocking(parcel);
+            let _ = inbox.send_blocking(delivery);
         }
     }
 
-    fn tell_all(&self, parcel: impl Fn() -> Delivery) {
-        (0..self.cores.len()).for_each(|index| self.tell(index, parcel()));
+    fn tell_all(&self, delivery: impl Fn() -> Delivery) {
+        (0..self.cores.len()).for_each(|index| self.tell(index, delivery()));
     }
 
     /// A core has died: the others end what they had with it, then it begins a new life.
@@ -394,7 +394,7 @@ impl Supervisor {
     }
 
     /// Lets what the cores have accepted reach the core that writes it: a message that has been answered must
-    /// not be on its way between two of them when they end. A request takes at most two parcels from the
+    /// not be on its way between two of them when they end. A request takes at most two deliveries from the
     /// core that reads it to the one that writes it, and inboxes keep their order, so each round brings
     /// everything one step further.
     fn quiesce(&self) {
@@ -461,7 +461,11 @@ fn seed() -> Result<[u8; 32], StartError> {
     Ok(seed)
 }
 
-/// The ports that are listened on, and whether by TLS.
-fn ports(listeners: &[(Listeners, bool)]) -> Vec<(u16, bool)> {
-    listeners.iter().map(|(listeners, secure)| (listeners.address().port(), *secure)).collect()
+/// What is listened on.
+fn transports(listeners: &[(Listeners, Listen)]) -> Vec<Transport> {
+    listeners.iter().map(|(listeners, listen)| transport(listeners, listen)).collect()
+}
+
+fn transport(listeners: &Listeners, listen: &Listen) -> Transport {
+    Transport { secure: listen.tls, port: listeners.address().port(), websocket: listen.websocket }
 }

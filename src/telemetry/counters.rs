@@ -147,12 +147,20 @@ counters! {
     tls_handshake_failures,
     /// TLS connections that ended in an error after their handshake.
     tls_record_failures,
+    /// Connections upgraded to WebSocket.
+    websocket_upgrades,
+    /// Requests to a WebSocket listener that were refused.
+    websocket_refusals,
+    /// WebSocket clients given up because they answered no ping.
+    websocket_pings_unanswered,
+    /// WebSocket connections open now.
+    websocket_open,
     /// Connections passed to the core of the session that their first request names.
     connections_handed_over,
     /// Connections passed on to another process of this relay.
     connections_passed_on,
-    /// Parcels sent to other cores.
-    parcels_sent,
+    /// Messages sent to other cores.
+    messages_sent,
     /// Times this core has published these numbers: four a second, whatever else it does. One that stands still belongs
     /// to a core that is dead or stuck.
     heartbeats,

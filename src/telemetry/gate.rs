@@ -60,6 +60,10 @@ sites! {
     AuthRefused = 20 of 600,
     /// A client's certificate is no relay's, by address.
     NotARelay = 1 of 30,
+    /// A page of a host that is not in `websocket.origins`, by address.
+    Origin = 1 of 30,
+    /// Several frames in one WebSocket message, by address.
+    SeveralFrames = 1 of 30,
     /// TLS cannot encrypt, by address.
     CannotEncrypt = 1 of 10,
     /// TLS cannot be begun for a connection that was accepted: it is the same for all of them.

@@ -15,3 +15,4 @@ mod security;
 mod senders;
 mod slow;
 mod transfers;
+mod websocket;

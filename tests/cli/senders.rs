@@ -250,7 +250,7 @@ fn both_directions_of_one_connection_carry_messages_at_once() {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), ListenSecurity::Plain).unwrap();
         let address = listener.address().unwrap();
         let own_uri = Endpoint::mint_uri(address, false);
-        let target = Target { host: address.ip().to_string(), port: address.port() };
+        let target = Target { host: address.ip().to_string(), port: address.port(), web: None };
         let dialling = async { Endpoint::connect(&target, &Security::Plain, LIMIT).await.unwrap() };
         let accepting = async { Endpoint::new(listener.accept(LIMIT).await.unwrap(), own_uri.clone()) };
         let (mut alice, mut bob) = futures_lite::future::zip(dialling, accepting).await;
@@ -386,7 +386,7 @@ fn session_is_kept_alive_and_the_peer_answered_while_there_is_nothing_to_send() 
     });
     let (path, address) = path_receiver.recv().unwrap();
     run_on_executor(None, async {
-        let target = Target { host: address.ip().to_string(), port: address.port() };
+        let target = Target { host: address.ip().to_string(), port: address.port(), web: None };
         let mut endpoint = Endpoint::connect(&target, &Security::Plain, LIMIT).await.unwrap();
         let opening = Opening { to_path: &path, await_answer: false, idle_limit: LIMIT };
         let work = async { seen_receiver.recv().await.unwrap() };

@@ -151,14 +151,7 @@ fn every_query_of_the_dashboard_finds_something_and_no_alert_fires_at_a_relay_un
         // A file takes longer than its sender may need for it, so that there is back-pressure.
         let more = "metrics: {address: \"127.0.0.1:0\"}\n\
                     limits: {unauthenticated_per_address_max: 2, bytes_per_second_per_user_max: 512KiB}";
-        let relay = RelayProcess::start(&Setup {
-            host: testkit_net::relay::HOST,
-            listen: &[("127.0.0.1:0", true), ("127.0.0.1:0", false)],
-            cores: "auto",
-            rsa: false,
-            outbound: "{plain: allow, allow: [\"127.0.0.0/8\", \"::1/128\"]}",
-            more,
-        });
+        let relay = RelayProcess::start(&Setup { more, ..Setup::default() });
         let Some(prometheus) = Prometheus::start(relay.addresses[2]) else { return };
         let queries = queries();
         assert!(queries.len() > 30, "{queries:?}");

@@ -28,6 +28,8 @@ const SETUP: Setup = Setup {
     cores: "auto",
     rsa: false,
     outbound: "{plain: allow, allow: [\"127.0.0.0/8\", \"::1/128\"]}",
+    websocket: &[],
+    auth: "",
     more: "metrics: {address: \"127.0.0.1:0\"}",
 };
 

@@ -13,3 +13,4 @@ mod hand_over;
 mod refusals;
 mod resilience;
 mod stop;
+mod websocket;

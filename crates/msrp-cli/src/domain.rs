@@ -170,7 +170,7 @@ impl Visit<'_> {
     }
 
     fn target(&self) -> Target {
-        Target { host: self.address.to_string(), port: self.relay.port }
+        Target { host: self.address.to_string(), port: self.relay.port, web: None }
     }
 
     async fn connect(&self) -> Result<Endpoint, ClientError> {

@@ -33,12 +33,12 @@ pub(crate) struct RelayArguments {
     /// relays: once for all, or once for each
     #[arg(long = "user", value_name = "USER@DOMAIN")]
     pub(crate) users: Vec<String>,
-    /// The relay [default port: 2855] [default: what the DNS says of the user's domain]. Several times: be behind all of
+    /// The relay, or `wss://HOST[:PORT][/PATH]` for WebSocket [default port: 2855, or 443] [default: what the DNS says of the user's domain]. Several times: be behind all of
     /// them, the nearest one first; each further one is asked for its URI through those before it, and the options for the
     /// connection are for the first one
     #[arg(long = "relay", value_name = "HOST:PORT")]
     pub(crate) relays: Vec<Target>,
-    /// The relay's URI in the To-Path of AUTH [default: msrps://HOST:PORT;tcp of the relay; some relays are addressed by
+    /// The relay's URI in the To-Path of AUTH [default: msrps://HOST:PORT;tcp of the relay, ;ws by WebSocket; some relays are addressed by
     /// their SIP domain]. With several relays: the first one is the first relay's, and so on
     #[arg(long = "auth-uri", value_name = "URI", requires = "users", value_parser = parse_uri)]
     pub(crate) auth_uris: Vec<String>,
@@ -183,7 +183,10 @@ impl RelayArguments {
         };
         self.check_numbers()?;
         let scheme = if connection.plain { "msrp" } else { "msrps" };
-        let uri = self.auth_uris.first().cloned().unwrap_or_else(|| format!("{scheme}://{authority};tcp"));
+        let uri = self.auth_uris.first().cloned().unwrap_or_else(|| {
+            let transport = if relay.web.is_some() { "ws" } else { "tcp" };
+            format!("{scheme}://{authority};{transport}")
+        });
         Ok(Some(Login {
             relay: relay.clone(),
             routes: Vec::new(),

@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
 fn probe_domain(arguments: &Arguments, domain: &str, report: &mut Report) -> Result<(), Failure> {
     let connection = &arguments.connection;
     // Clients address AUTH to their domain, without a port, whichever relay serves it.
-    let at = Target { host: domain.to_owned(), port: 2855 };
+    let at = Target { host: domain.to_owned(), port: 2855, web: None };
     let login = arguments.relay.login_to(&at, domain, connection)?;
     let located = domain::ask(domain, arguments.relay.dns, connection, report)?;
     run_until_interrupted(

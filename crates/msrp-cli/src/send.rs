@@ -341,7 +341,7 @@ async fn connect_directly(arguments: &Arguments) -> Result<Endpoint, Failure> {
     let Some(port) = uri.port() else {
         return Err(Failure::Usage("--to: the first URI has no port".to_owned()));
     };
-    let target = Target { host: uri.host_str().to_owned(), port };
+    let target = Target { host: uri.host_str().to_owned(), port, web: None };
     let security = if uri.is_secure() { arguments.connection.tls()? } else { Security::Plain };
     Ok(Endpoint::connect(&target, &security, arguments.connection.connect_timeout).await?)
 }

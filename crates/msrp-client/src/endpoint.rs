@@ -55,7 +55,10 @@ impl Endpoint {
     /// As [`Transport::connect`].
     pub async fn connect(target: &Target, security: &Security, limit: Duration) -> Result<Self, ClientError> {
         let transport = Transport::connect(target, security, limit).await?;
-        let own_uri = Self::mint_uri(transport.local(), transport.is_tls());
+        let own_uri = match transport.is_websocket() {
+            true => Self::mint_web_uri(),
+            false => Self::mint_uri(transport.local(), transport.is_tls()),
+        };
         Ok(Self::new(transport, own_uri))
     }
 
@@ -79,6 +82,12 @@ impl Endpoint {
     pub fn mint_uri(address: SocketAddr, tls: bool) -> String {
         let scheme = if tls { "msrps" } else { "msrp" };
         format!("{scheme}://{address}/{};tcp", random_token(SESSION_ID_LENGTH))
+    }
+
+    /// The same for a client by WebSocket, which nobody can dial: its host does not exist (RFC 7977, appendix A).
+    fn mint_web_uri() -> String {
+        let (host, session) = (random_token(12).to_ascii_lowercase(), random_token(SESSION_ID_LENGTH));
+        format!("msrps://{host}.invalid:2855/{session};ws")
     }
 
     /// The URI of our session.
@@ -236,7 +245,7 @@ impl Incoming {
 
     /// Reads what there is; 0 at the end of the stream.
     async fn fill(&mut self) -> Result<usize, ClientError> {
-        // Whoever shares the task has its turn first, be the socket ever so readable: what the bytes handed out so far
+        // What shares the task has its turn first, be the socket ever so readable: what the bytes handed out so far
         // have caused to be written goes out together.
         yield_now().await;
         // What is left is a piece of a head or of a possible end-line: far less than the buffer, so there is always room.

@@ -52,6 +52,15 @@ pub enum ClientError {
         #[source]
         source: io::Error,
     },
+    /// It does not speak WebSocket.
+    #[error("WebSocket with {relay}: {}", text::of_io(source))]
+    Upgrade {
+        /// The relay.
+        relay: String,
+        /// What it said, or the kernel.
+        #[source]
+        source: io::Error,
+    },
     /// Certificates or keys for TLS cannot be used.
     #[error("{what}: {reason}")]
     TlsSetup {
@@ -185,6 +194,7 @@ impl ClientError {
             Self::Resolve { .. }
             | Self::Connect { .. }
             | Self::Handshake { .. }
+            | Self::Upgrade { .. }
             | Self::SpeaksTls
             | Self::TlsSetup { .. }
             | Self::Listen { .. }

@@ -30,6 +30,7 @@ mod talk;
 mod target;
 mod tls;
 mod transport;
+mod websocket;
 
 pub use auth::{AuthOptions, Credentials, Grant, authenticate, authenticate_through};
 pub use disposition::{Disposition, Sha256Digest, hex, numbered_name, safe_name};

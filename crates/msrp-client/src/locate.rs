@@ -55,7 +55,7 @@ impl Route {
     /// What to dial.
     #[must_use]
     pub fn target(&self) -> Target {
-        Target { host: self.address.to_string(), port: self.relay.port }
+        Target { host: self.address.to_string(), port: self.relay.port, web: None }
     }
 }
 
@@ -127,7 +127,7 @@ pub fn locate(domain: &str, server: Option<SocketAddr>, limit: Duration) -> Resu
             return Err(failed(&format_args!("{} says that there is no relay", plain(&service))));
         }
         if !srv {
-            let target = Target { host: plain(&domain), port: PORT_DEFAULT };
+            let target = Target { host: plain(&domain), port: PORT_DEFAULT, web: None };
             relays.push(LocatedRelay { priority: 0, weight: 0, target, addresses: Err(NoAddress::None) });
         }
         relays.sort_by_key(|relay| (relay.priority, std::cmp::Reverse(relay.weight)));
@@ -172,7 +172,7 @@ async fn within<T>(
 
 fn relay(data: &RData) -> Option<LocatedRelay> {
     let RData::SRV(srv) = data else { return None };
-    let target = Target { host: plain(&srv.target), port: srv.port };
+    let target = Target { host: plain(&srv.target), port: srv.port, web: None };
     Some(LocatedRelay { priority: srv.priority, weight: srv.weight, target, addresses: Err(NoAddress::None) })
 }
 
@@ -205,7 +205,7 @@ mod tests {
 
     fn relay(name: &str, priority: u16, weight: u16, addresses: &[&str]) -> LocatedRelay {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        let target = Target { host: name.to_owned(), port: 2855 };
+        let target = Target { host: name.to_owned(), port: 2855, web: None };
         LocatedRelay { priority, weight, target, addresses: Ok(addresses) }
     }
 

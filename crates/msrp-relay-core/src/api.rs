@@ -165,6 +165,8 @@ pub struct Transport {
     pub secure: bool,
     /// The local port it was accepted on.
     pub port: u16,
+    /// One frame goes into one WebSocket message, and whoever sends is a client of this relay (RFC 7977).
+    pub websocket: bool,
 }
 
 /// What the caller must do.

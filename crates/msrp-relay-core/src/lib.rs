@@ -4,7 +4,7 @@
 //! # How to drive it
 //! - **inputs**: [`Relay::handle`] with everything that happens; [`Relay::accept`] is the one that has an answer;
 //! - **effects**: what the caller must do now, and what goes to other cores. They are queued inside: take them all after
-//!   each input, by [`Relay::poll_effect`] in their order, and by [`Relay::poll_parcel`];
+//!   each input, by [`Relay::poll_effect`] in their order, and by [`Relay::poll_messages`];
 //! - **output**: [`Relay::poll_write`] whenever a connection was woken and can take bytes;
 //! - **time**: every call carries `now`; [`Relay::next_deadline`] says when to call with [`Input::Tick`].
 //!
@@ -64,7 +64,7 @@ pub use quota::newcomers::Stage;
 pub use quota::who::{AddressKey, Offence, Tally, UserKey, Who};
 pub use reason::{CloseReason, EndReason};
 pub use request::{Giver, HEAD_OVERHEAD, Neighbour, Notice, SessionSide, Transit};
-pub use settings::{ChunkBounds, Expires, Limits, Settings};
+pub use settings::{ChunkBounds, Expires, Limits, Settings, WebSocket};
 pub use stats::{Stats, TableSizes};
 pub use view::{Far, Found, Holder, SessionHandle, SessionState, SessionView, home_of_prefix};
 
@@ -149,8 +149,8 @@ impl Relay {
     }
 
     /// Steps for another core, in the order in which it must be given them; `None`: no more.
-    pub fn poll_parcel(&mut self) -> Option<(CoreId, Vec<Message>)> {
-        self.core.effects.poll_parcel()
+    pub fn poll_messages(&mut self) -> Option<(CoreId, Vec<Message>)> {
+        self.core.effects.poll_messages()
     }
 
     /// Moves what `peer` may be sent now into `out`, which must be empty: one flush.

@@ -46,8 +46,23 @@ pub struct Settings {
     pub dial_plain: bool,
     /// What some peers take in one chunk.
     pub chunk_bounds: ChunkBounds,
+    /// What clients by WebSocket are sent, and where others reach them.
+    pub websocket: WebSocket,
     /// Bounds.
     pub limits: Limits,
+}
+
+/// What clients by WebSocket are sent, and where others reach them (RFC 7977).
+#[derive(Clone, Copy, Debug)]
+pub struct WebSocket {
+    /// The longest message, in bytes.
+    pub max_message: u32,
+    /// Body bytes that may be unanswered in one session.
+    pub window: u64,
+    /// The scheme of their URIs, ...
+    pub secure: bool,
+    /// ... and the port: one that speaks MSRP over TCP, whatever port they came in by.
+    pub port: u16,
 }
 
 /// The bounds of Expires, in seconds.
@@ -124,9 +139,9 @@ pub struct Limits {
     /// Bytes handed over at a time.
     pub flush_bytes_max: usize,
     /// Connections of this core.
-    pub connections_max: usize,
+    pub connections_per_core_max: usize,
     /// Of those, the ones that have neither authenticated nor had a request forwarded.
-    pub unproven_max: usize,
+    pub unauthenticated_per_core_max: usize,
     /// Connections from one address.
     pub connections_per_address_max: u32,
     /// Of those, the ones that have neither authenticated nor had a request forwarded.
@@ -170,8 +185,8 @@ impl Default for Limits {
             request_bytes_max: (16 << 10) + 10_240 + HEAD_OVERHEAD,
             queue_bytes_total: 512 << 20,
             flush_bytes_max: 128 << 10,
-            connections_max: 65_536,
-            unproven_max: 13_107,
+            connections_per_core_max: 65_536,
+            unauthenticated_per_core_max: 13_107,
             connections_per_address_max: 1024,
             unauthenticated_per_address_max: 256,
             transactions_per_peer_max: 4096,

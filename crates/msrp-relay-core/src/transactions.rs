@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
-use crate::ids::{StreamId, Tid};
+use crate::ids::{SessionRef, StreamId, Tid};
 use crate::request::Notice;
 use msrp_proto::head::FailureReport;
 
@@ -78,6 +78,42 @@ pub(crate) struct Transactions {
     unlikely: Order,
     /// Bytes held by the open ones.
     weight: usize,
+    /// Body bytes of those that will be answered, where that is counted.
+    unanswered: Option<Unanswered>,
+}
+
+/// Body bytes that wait for a response, by session: few at a time on one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Unanswered(Vec<(SessionRef, u64)>);
+
+impl Unanswered {
+    pub(crate) fn of(&self, session: SessionRef) -> u64 {
+        self.0.iter().find(|(one, _)| *one == session).map_or(0, |(_, bytes)| *bytes)
+    }
+
+    fn add(&mut self, notice: &Notice) {
+        let bytes = body_bytes(notice);
+        match self.0.iter_mut().find(|(one, _)| *one == notice.session) {
+            Some((_, sum)) => *sum += bytes,
+            None if bytes > 0 => self.0.push((notice.session, bytes)),
+            None => {}
+        }
+    }
+
+    fn subtract(&mut self, notice: &Notice) {
+        let found = self.0.iter().position(|(one, _)| *one == notice.session);
+        if let Some((index, (_, sum))) = found.and_then(|index| Some((index, self.0.get_mut(index)?))) {
+            *sum = sum.saturating_sub(body_bytes(notice));
+            if *sum == 0 {
+                self.0.swap_remove(index);
+            }
+        }
+    }
+}
+
+fn body_bytes(notice: &Notice) -> u64 {
+    let end = notice.range.end.unwrap_or(0);
+    (end + 1).saturating_sub(notice.range.start)
 }
 
 /// Oldest first; ids whose transaction has ended stay until they reach the front.
@@ -103,6 +139,16 @@ impl Transactions {
         self.weight
     }
 
+    /// Counts body bytes by session from now on.
+    pub(crate) fn count_by_session(&mut self) {
+        self.unanswered = Some(Unanswered::default());
+    }
+
+    /// Body bytes that will be answered, where they are counted.
+    pub(crate) fn unanswered(&self) -> Option<&Unanswered> {
+        self.unanswered.as_ref()
+    }
+
     /// Whether another request must wait.
     pub(crate) fn is_full(&self, room: Room) -> bool {
         self.awaited.open >= room.now || self.is_heavy(room)
@@ -119,6 +165,9 @@ impl Transactions {
         let order = self.order_of(&notice);
         order.tids.push_back(tid);
         order.open += 1;
+        if let Some(unanswered) = self.unanswered.as_mut().filter(|_| is_counted(&notice)) {
+            unanswered.add(&notice);
+        }
         let deadline = now + RESPONSE_TIMEOUT;
         self.open.insert(tid, Transaction { notice, deadline });
         while self.unlikely.open > room.max || self.is_heavy(room) {
@@ -140,6 +189,7 @@ impl Transactions {
         let ended = self.open.remove(&tid)?;
         self.weight -= weight(&ended.notice);
         self.order_of(&ended.notice).open -= 1;
+        self.note_ended(&ended.notice);
         self.forget_ended();
         Some(ended.notice)
     }
@@ -169,6 +219,9 @@ impl Transactions {
                 continue;
             }
             self.awaited.open -= 1;
+            if let Some(unanswered) = &mut self.unanswered {
+                unanswered.subtract(&ended.notice);
+            }
             match &mut merged {
                 Some(merged) => merged.widen(ended.notice.range),
                 None => merged = Some(ended.notice),
@@ -204,13 +257,23 @@ impl Transactions {
     /// merged into one notice (one REPORT per Message-ID, not a storm).
     pub(crate) fn drain_merged(&mut self) -> Vec<Notice> {
         let mut merged: Vec<Notice> = Vec::new();
+        let counts = self.unanswered.is_some();
         let Self { mut open, awaited, .. } = std::mem::take(self);
+        if counts {
+            self.count_by_session();
+        }
         for tid in awaited.tids {
             if let Some(transaction) = open.remove(&tid) {
                 merge(&mut merged, transaction.notice);
             }
         }
         merged
+    }
+
+    fn note_ended(&mut self, notice: &Notice) {
+        if let Some(unanswered) = self.unanswered.as_mut().filter(|_| is_counted(notice)) {
+            unanswered.subtract(notice);
+        }
     }
 
     fn order_of(&mut self, notice: &Notice) -> &mut Order {
@@ -236,6 +299,11 @@ impl Transactions {
             self.open.shrink_to(ROOM_KEPT);
         }
     }
+}
+
+/// Whether an answer is sure to come.
+fn is_counted(notice: &Notice) -> bool {
+    notice.failure_report != FailureReport::Partial
 }
 
 /// What a transaction takes at most: the tables it stands in may be half empty, and a path may be its own.

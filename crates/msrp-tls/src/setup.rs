@@ -1,4 +1,4 @@
-//! The three TLS configurations of the process, made at boot and at each reload, and shared by all cores.
+//! The four TLS configurations of the process, made at boot and at each reload, and shared by all cores.
 //!
 //! Owns the choice of versions, suites and groups (RFC 9325: TLS 1.3 and 1.2 with forward secrecy and AEAD only, no early
 //! data) and the choice of certificate by server name (RFC 6066, 3). Invariant: nothing in here is written to once it is
@@ -13,7 +13,8 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoClientAuth, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig, SignatureScheme, SupportedProtocolVersion};
 
@@ -89,6 +90,9 @@ pub enum TlsSetupError {
 pub struct TlsSetup {
     /// For accepted connections.
     pub server: Arc<ServerConfig>,
+    /// For accepted connections that are to become WebSockets: browsers are not asked for a certificate, which they would
+    /// ask their users for, and agree on HTTP/1.1.
+    pub websocket: Arc<ServerConfig>,
     /// For connections to peer relays: chain, validity and name are checked.
     pub client_verify: Arc<ClientConfig>,
     /// For connections to endpoints: any certificate will do.
@@ -117,15 +121,20 @@ impl TlsSetup {
         let relays = calling.map(|authorities| Arc::new(RelayRoots::new(authorities)));
         let certificates = Arc::new(CertificatesByName::new(&provider, identities)?);
         let own = certificates.own(hostname);
-        let mut server = server(&provider, certificates, relays.as_ref())?;
+        let asking = Arc::new(AskEverybody::new(&provider, relays.as_ref()));
+        let mut websocket = server(&provider, Arc::clone(&certificates), Arc::new(NoClientAuth))?;
+        websocket.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let mut server = server(&provider, certificates, asking)?;
         let mut client_verify = client_verify(&provider, called, own)?;
         let mut client_encrypt_only = client_encrypt_only(&provider)?;
         let extract = records == RecordLayer::Direct;
         server.enable_secret_extraction = extract;
+        websocket.enable_secret_extraction = extract;
         client_verify.enable_secret_extraction = extract;
         client_encrypt_only.enable_secret_extraction = extract;
         Ok(Self {
             server: Arc::new(server),
+            websocket: Arc::new(websocket),
             client_verify: Arc::new(client_verify),
             client_encrypt_only: Arc::new(client_encrypt_only),
             relays,
@@ -159,16 +168,16 @@ pub(super) fn provider() -> CryptoProvider {
 fn server(
     provider: &Arc<CryptoProvider>,
     certificates: Arc<CertificatesByName>,
-    relays: Option<&Arc<RelayRoots>>,
+    verifier: Arc<dyn ClientCertVerifier>,
 ) -> Result<ServerConfig, TlsSetupError> {
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(VERSIONS)
         .map_err(TlsSetupError::Provider)?
-        .with_client_cert_verifier(Arc::new(AskEverybody::new(provider, relays)))
+        .with_client_cert_verifier(verifier)
         .with_cert_resolver(certificates);
     // No resumption: a client keeps one connection for its whole session, so a ticket would be written and hardly ever
     // used; behind DNS load balancing the next connection meets another relay; there is no ticket key to rotate or to
-    // leak, and no lock shared by the cores. Tickets nobody reads have also cost transfers their last bytes (a reset
+    // leak, and no lock shared by the cores. Tickets that no client reads have also cost transfers their last bytes (a reset
     // at close).
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});

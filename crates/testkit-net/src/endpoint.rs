@@ -13,6 +13,7 @@ use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerCon
 
 use crate::PATIENCE;
 use crate::frame::{Frame, Request, fresh_id};
+use crate::websocket::{ACCEPT, BINARY, Incoming, client_frame, upgrade_request};
 
 /// The relay's host name: in its certificate and its URIs. It resolves nowhere.
 pub const HOST: &str = "relay.example.test";
@@ -50,6 +51,8 @@ pub struct Reader {
     pub pace: Pace,
     /// Bytes read from the socket so far, those of TLS included.
     pub bytes_read: u64,
+    /// Where it is a WebSocket.
+    pub websocket: Option<Incoming>,
 }
 
 /// How fast an endpoint takes what it is sent.
@@ -71,6 +74,8 @@ impl Default for Pace {
 pub struct Writer {
     stream: TcpStream,
     tls: Option<Arc<Mutex<Connection>>>,
+    /// What is written at once is a message.
+    is_websocket: bool,
 }
 
 impl Endpoint {
@@ -98,6 +103,56 @@ impl Endpoint {
             tls.complete_io(&mut stream).unwrap();
         }
         Self::new(stream, Some(tls.into()), name)
+    }
+
+    /// Connects with TLS and upgrades to WebSocket.
+    pub fn wss(address: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> Self {
+        Self::tls(address, config, name).upgrade(name)
+    }
+
+    /// The same without TLS.
+    pub fn ws(address: SocketAddr, name: &str) -> Self {
+        Self::plain(address, name).upgrade(name)
+    }
+
+    /// Becomes a WebSocket.
+    #[track_caller]
+    pub fn upgrade(mut self, name: &str) -> Self {
+        let answer = self.ask_http(&upgrade_request(""));
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+        assert!(answer.contains(&format!("Sec-WebSocket-Accept: {ACCEPT}\r\n")), "{answer}");
+        assert!(answer.contains("Sec-WebSocket-Protocol: msrp\r\n"), "{answer}");
+        self.go_on_as_websocket(name);
+        self
+    }
+
+    /// From here on there are messages.
+    pub fn go_on_as_websocket(&mut self, name: &str) {
+        self.uri = format!("msrps://{name}{}.invalid:2855/{};ws", fresh_id(), fresh_id());
+        let mut incoming = Incoming::default();
+        let behind = std::mem::take(&mut self.reader.plain);
+        incoming.take(&behind, &mut self.reader.plain);
+        self.reader.websocket = Some(incoming);
+        self.writer.is_websocket = true;
+    }
+
+    /// Sends a request of HTTP, returns the head of the answer. What follows stays where it is.
+    #[track_caller]
+    pub fn ask_http(&mut self, request: &str) -> String {
+        self.writer.write(request.as_bytes());
+        loop {
+            let plain = &mut self.reader.plain;
+            if let Some(end) = plain.windows(4).position(|four| four == b"\r\n\r\n") {
+                return String::from_utf8(plain.drain(..end + 4).collect()).unwrap();
+            }
+            assert_eq!(self.reader.end, None, "the connection ended: {:?}", String::from_utf8_lossy(plain));
+            self.reader.receive();
+        }
+    }
+
+    /// What has come by WebSocket.
+    pub fn incoming(&self) -> &Incoming {
+        self.reader.websocket.as_ref().unwrap()
     }
 
     /// Waits for a connection.
@@ -147,8 +202,9 @@ impl Endpoint {
                 end: None,
                 pace: Pace::default(),
                 bytes_read: 0,
+                websocket: None,
             },
-            writer: Writer { stream, tls },
+            writer: Writer { stream, tls, is_websocket: false },
         }
     }
 
@@ -329,6 +385,21 @@ impl Reader {
         }
     }
 
+    /// Reads until the end, whatever it is that comes.
+    pub fn until_close(&mut self) -> End {
+        loop {
+            match self.end {
+                Some(end) => return end,
+                None => self.receive(),
+            }
+        }
+    }
+
+    /// What has come and is no frame.
+    pub fn take_plain(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.plain)
+    }
+
     /// Parses what is at hand, up to the end of a frame.
     fn parse(&mut self) -> Option<Frame> {
         while let Some(step) = self.parser.step(&self.plain[self.at..]).unwrap() {
@@ -352,6 +423,13 @@ impl Reader {
         None
     }
 
+    fn keep(&mut self, plain: &[u8]) {
+        match &mut self.websocket {
+            Some(incoming) => incoming.take(plain, &mut self.plain),
+            None => self.plain.extend_from_slice(plain),
+        }
+    }
+
     /// Reads from the socket once.
     #[track_caller]
     pub fn receive(&mut self) {
@@ -369,12 +447,13 @@ impl Reader {
             std::thread::sleep(self.pace.rest);
         }
         let Some(tls) = &self.tls else {
-            self.plain.extend_from_slice(&bytes[..read]);
+            self.keep(&bytes[..read]);
             if read == 0 {
                 self.end = Some(End::Clean);
             }
             return;
         };
+        let tls = Arc::clone(tls);
         let mut tls = tls.lock().unwrap();
         if read == 0 {
             let told = tls.process_new_packets().is_ok_and(|state| state.peer_has_closed());
@@ -387,9 +466,9 @@ impl Reader {
                 tls.read_tls(&mut records).and_then(|_| tls.process_new_packets().map_err(io::Error::other));
             match processed {
                 Ok(state) => {
-                    let filled = self.plain.len();
-                    self.plain.resize(filled + state.plaintext_bytes_to_read(), 0);
-                    tls.reader().read_exact(&mut self.plain[filled..]).unwrap();
+                    let mut plain = vec![0; state.plaintext_bytes_to_read()];
+                    tls.reader().read_exact(&mut plain).unwrap();
+                    self.keep(&plain);
                     if state.peer_has_closed() {
                         return;
                     }
@@ -409,6 +488,20 @@ impl Writer {
 
     /// The same where the other side may be gone.
     pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self.is_websocket {
+            true => self.try_write_below(&client_frame(BINARY, bytes)),
+            false => self.try_write_below(bytes),
+        }
+    }
+
+    /// Bytes as they are below WebSocket.
+    #[track_caller]
+    pub fn write_below(&mut self, bytes: &[u8]) {
+        self.try_write_below(bytes).unwrap();
+    }
+
+    /// The same where the other side may be gone.
+    pub fn try_write_below(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(tls) = &self.tls else {
             return self.stream.write_all(bytes);
         };

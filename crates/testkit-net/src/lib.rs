@@ -19,6 +19,7 @@ pub mod subscribers;
 pub mod tool;
 pub mod transfer;
 mod wait;
+pub mod websocket;
 pub mod zone;
 
 pub use wait::{PATIENCE, alone, bounded, until};

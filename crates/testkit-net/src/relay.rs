@@ -25,12 +25,16 @@ pub const USERS: usize = 256;
 pub struct Setup {
     /// The TLS listener comes first.
     pub listen: &'static [(&'static str, bool)],
+    /// Listeners that speak WebSocket, behind those.
+    pub websocket: &'static [(&'static str, bool)],
     pub cores: &'static str,
     pub rsa: bool,
     /// Whom the certificate is for, and so the name of the relay.
     pub host: &'static str,
     /// What may be dialled: the section `outbound`.
     pub outbound: &'static str,
+    /// Further lines of the section `auth`, such as `insecure_plain: true`.
+    pub auth: &'static str,
     /// Further sections of the config.
     pub more: &'static str,
 }
@@ -39,10 +43,12 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             listen: &[("127.0.0.1:0", true), ("127.0.0.1:0", false)],
+            websocket: &[],
             cores: "auto",
             rsa: false,
             host: HOST,
             outbound: "{plain: allow, allow: [\"127.0.0.0/8\", \"::1/128\"]}",
+            auth: "",
             more: "",
         }
     }
@@ -63,9 +69,11 @@ impl Setup {
     }
 
     fn text(&self, certificate: &Path, key: &Path) -> String {
-        let listen = self.listen.iter();
-        let listen: String =
-            listen.map(|(address, tls)| format!("  - {{address: \"{address}\", tls: {tls}}}\n")).collect();
+        let entry = |(address, tls): &(&str, bool), websocket: bool| {
+            format!("  - {{address: \"{address}\", tls: {tls}, websocket: {websocket}}}\n")
+        };
+        let listen = self.listen.iter().map(|one| entry(one, false));
+        let listen: String = listen.chain(self.websocket.iter().map(|one| entry(one, true))).collect();
         let numbered = (0..USERS).map(|n| format!("user{n}"));
         let users: String = numbered
             .chain(["alice".to_owned(), "bob".to_owned()])
@@ -75,12 +83,13 @@ impl Setup {
             .collect();
         format!(
             "listen:\n{listen}tls: {{certificate: {}, key: {}, record_layer: {}}}\ncores: {}\n\
-             auth:\n  memory:\n    users:\n{users}\
+             auth:\n  {}\n  memory:\n    users:\n{users}\
              outbound: {}\n{}\n",
             certificate.display(),
             key.display(),
             record_layer(),
             self.cores,
+            self.auth,
             self.outbound,
             self.more
         )
@@ -140,6 +149,8 @@ pub struct TestRelay {
     pub server: Server,
     pub tls: SocketAddr,
     pub client: Arc<ClientConfig>,
+    /// The first WebSocket listener, if there is one.
+    websocket: usize,
     place: TempDir,
 }
 
@@ -159,7 +170,7 @@ impl TestRelay {
         let server = Server::start(config).unwrap();
         let (tls, _) = server.addresses()[0];
         let client = Arc::new(trusting(place.path()));
-        Self { server, tls, client, place }
+        Self { server, tls, client, websocket: setup.listen.len(), place }
     }
 
     /// For clients that speak one version of TLS only.
@@ -176,6 +187,17 @@ impl TestRelay {
     pub fn plain(&self) -> SocketAddr {
         let mut all = self.server.addresses().iter();
         all.find(|(_, tls)| !tls).unwrap().0
+    }
+
+    /// The first listener that speaks WebSocket.
+    pub fn websocket(&self) -> SocketAddr {
+        self.server.addresses()[self.websocket].0
+    }
+
+    /// A client with a session by WebSocket.
+    #[track_caller]
+    pub fn web_client(&self, user: &str) -> Endpoint {
+        Endpoint::wss(self.websocket(), &self.client, user).log_in(user, 443)
     }
 
     /// A client with a session.

@@ -122,7 +122,7 @@ impl Receiver {
 
     pub fn target(&self) -> Target {
         let uri = MsrpUri::parse(self.path.as_bytes()).unwrap();
-        Target { host: uri.host_str().to_owned(), port: uri.port().unwrap() }
+        Target { host: uri.host_str().to_owned(), port: uri.port().unwrap(), web: None }
     }
 }
 

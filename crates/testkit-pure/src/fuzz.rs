@@ -16,6 +16,7 @@ mod digest;
 mod parser;
 mod rewrite;
 mod uri;
+mod websocket;
 
 use std::sync::LazyLock;
 
@@ -24,6 +25,7 @@ pub use digest::digest;
 pub use parser::parser;
 pub use rewrite::rewrite;
 pub use uri::uri;
+pub use websocket::websocket;
 
 /// Says what is going on, if `FUZZ_TRACE` is set: for whoever replays a finding.
 fn trace(what: impl FnOnce() -> String) {
@@ -37,10 +39,11 @@ fn trace(what: impl FnOnce() -> String) {
 pub type Body = fn(&[u8]);
 
 /// Every target of this crate: the name of its executable and of its seeds' directory, and what it runs.
-pub const TARGETS: [(&str, Body); 5] = [
+pub const TARGETS: [(&str, Body); 6] = [
     ("parser", parser),
     ("rewrite", rewrite),
     ("digest", digest),
     ("uri", uri),
+    ("websocket", websocket),
     ("conversation", conversation),
 ];

@@ -11,8 +11,8 @@ use msrp_proto::digest::{Algorithm, Ha1};
 use msrp_proto::parser::{FramePart, Parser, ParserLimits};
 use msrp_relay_core::{
     ChunkBounds, CloseReason, CoreId, Effect, Event, Expires, Input, Limit, Limits, LookUpAnswer,
-    LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings, Stage, TableSizes, Target, Transport, Who,
-    WriteState,
+    LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings, Stage, TableSizes, Target, Transport,
+    WebSocket, Who, WriteState,
 };
 
 use crate::{Endpoint, Frame};
@@ -94,7 +94,7 @@ pub struct World {
     pub now: Instant,
     cores: Vec<Core>,
     links: Vec<Link>,
-    parcels: HashMap<(usize, usize), VecDeque<Message>>,
+    messages: HashMap<(usize, usize), VecDeque<Message>>,
     pub settings: Settings,
     /// Passwords by `user@realm`.
     pub accounts: HashMap<String, String>,
@@ -107,8 +107,8 @@ pub struct World {
     pub dials_given_up: u64,
     /// Connections the relay dialled, in order.
     pub dialled: Vec<(Target, Conn)>,
-    /// Parcels wait for `deliver`.
-    pub hold_parcels: bool,
+    /// Messages between cores wait for `deliver`.
+    pub hold_messages: bool,
     /// Bytes per read.
     pub read_max: usize,
     pub events: Vec<String>,
@@ -136,6 +136,7 @@ pub fn settings(cores: usize) -> Settings {
         tls_port: Some(PORT),
         dial_plain: true,
         chunk_bounds: ChunkBounds::default(),
+        websocket: WebSocket { max_message: 64 << 10, window: 1 << 20, secure: true, port: PORT },
         limits: Limits::default(),
     }
 }
@@ -153,7 +154,7 @@ impl World {
             now,
             cores: Vec::new(),
             links: Vec::new(),
-            parcels: HashMap::new(),
+            messages: HashMap::new(),
             settings,
             accounts: accounts.into(),
             accounts_up: true,
@@ -163,7 +164,7 @@ impl World {
             dials: Vec::new(),
             dials_given_up: 0,
             dialled: Vec::new(),
-            hold_parcels: false,
+            hold_messages: false,
             read_max: 16 << 10,
             events: Vec::new(),
             queued_max: 0,
@@ -201,7 +202,7 @@ impl World {
 
     /// A connection from an address of the test's choice.
     pub fn try_connect(&mut self, core: usize, secure: bool, address: &str) -> Result<Conn, Limit> {
-        let transport = Transport { secure, port: PORT };
+        let transport = Transport { secure, port: PORT, websocket: false };
         let now = self.now;
         let accepted = self.relay(core).accept(now, transport, address.parse().unwrap());
         let accepted = accepted.map(|key| self.add_link(core, key));
@@ -329,7 +330,7 @@ impl World {
             progress |= self.read(Conn(n));
         }
         progress |= self.decide();
-        if !self.hold_parcels {
+        if !self.hold_messages {
             progress |= self.deliver_all();
         }
         for n in 0..self.links.len() {
@@ -467,9 +468,9 @@ impl World {
 
     /// Does what the relay asks for. What an effect leads to may ask for more: that comes behind what is due already.
     fn apply(&mut self, core: usize) {
-        while let Some((to, messages)) = self.relay(core).poll_parcel() {
+        while let Some((to, messages)) = self.relay(core).poll_messages() {
             let to = usize::from(to.index);
-            self.parcels.entry((core, to)).or_default().extend(messages);
+            self.messages.entry((core, to)).or_default().extend(messages);
         }
         if mem::replace(&mut self.cores[core].applying, true) {
             return;

@@ -117,9 +117,10 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
             format!("in MySQL, {}, table {}", mysql.server, mysql.columns.table.join("."))
         }
     };
-    let listen = |listen: &Listen| match listen.tls {
-        true => format!("{} (TLS)", listen.address),
-        false => format!("{} (plain)", listen.address),
+    let listen = |listen: &Listen| {
+        let security = if listen.tls { "TLS" } else { "plain" };
+        let transport = if listen.websocket { ", WebSocket" } else { "" };
+        format!("{} ({security}{transport})", listen.address)
     };
     let certificates = config.tls.certificates.iter().map(|pair| {
         let path = pair.certificate_path.display();

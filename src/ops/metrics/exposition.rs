@@ -173,9 +173,14 @@ impl Seen {
     fn cores(&self, page: &mut Page<'_>) -> fmt::Result {
         let cores = || self.observed.cores.iter().enumerate();
         let each = |value: fn(&Snapshot) -> u64| cores().map(move |(core, seen)| (of(core), value(seen)));
-        let gauges: [OfCore; 6] = [
+        let gauges: [OfCore; 7] = [
             ("core_up", "1 while the core's thread runs, 0 while it rests after a panic.", |core| core.up),
             ("connections", "Connections open now, accepted and dialled.", |core| core.connections_open),
+            (
+                "websocket_connections",
+                "Connections open now on listeners that speak WebSocket; part of msrprelay_connections.",
+                |core| core.websocket_open,
+            ),
             ("sessions", "Sessions open now.", |core| core.sessions_open),
             (
                 "queue_bytes",
@@ -195,7 +200,7 @@ impl Seen {
             ("core_heartbeats", "Times the core has published its figures: four a second.", |core| {
                 core.heartbeats
             }),
-            ("core_parcels_sent", "Messages sent to other cores.", |core| core.parcels_sent),
+            ("core_messages_sent", "Messages sent to other cores.", |core| core.messages_sent),
             ("connections_accepted", "Connections accepted.", |core| core.connections_accepted),
             ("sessions_opened", "Sessions opened.", |core| core.sessions_opened),
         ];
@@ -333,6 +338,17 @@ fn clients(all: &Snapshot, page: &mut Page<'_>) -> fmt::Result {
         "TLS that ended in an error, during the handshake or after it.",
         [("handshake", all.tls_handshake_failures), ("records", all.tls_record_failures)]
             .map(|(phase, times)| (label("phase", phase), times)),
+    )?;
+    page.counter(
+        "msrprelay_websocket_requests",
+        "Requests for an upgrade to WebSocket, by what came of them.",
+        [("upgraded", all.websocket_upgrades), ("refused", all.websocket_refusals)]
+            .map(|(result, times)| (label("result", result), times)),
+    )?;
+    page.counter(
+        "msrprelay_websocket_pings_unanswered",
+        "WebSocket clients given up because they answered no ping.",
+        one(all.websocket_pings_unanswered),
     )
 }
 

@@ -42,7 +42,8 @@ pub(super) fn go_on(core: &Rc<Shared>, conn: &Conn) {
         conn.writing.wake();
     }
     let before = conn.phase.get();
-    let is_ready = conn.link.tls.as_ref().is_none_or(|tls| tls.borrow().handshake_done());
+    let has_keys = conn.link.tls.as_ref().is_none_or(|tls| tls.borrow().handshake_done());
+    let is_ready = has_keys && conn.link.websocket.as_ref().is_none_or(|websocket| websocket.is_open());
     if !is_ready || before.is_up() {
         return;
     }

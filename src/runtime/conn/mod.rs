@@ -10,6 +10,7 @@
 
 mod handshake;
 mod read;
+mod websocket;
 mod write;
 
 use std::rc::Rc;
@@ -32,6 +33,9 @@ pub(super) fn start(core: &Rc<Shared>, key: PeerKey, link: Link, origin: Origin)
     };
     let conn = Rc::new(Conn::new(key, link, phase));
     core.enter(&conn);
+    if conn.link.websocket.is_some() {
+        core.watch_websocket(&conn);
+    }
     core.tasks.spawn(Writer::new(Rc::clone(core), Rc::clone(&conn)).run());
     core.tasks.spawn(Reader::run(Rc::clone(core), conn, origin));
 }

@@ -11,13 +11,17 @@ use bytes::Bytes;
 use engine::deadline::Deadline;
 use futures_lite::future;
 use msrp_tls::TlsError;
+use msrp_ws::close_code;
+use msrp_ws::upgrade::Refusal;
 
 use super::super::core::{Conn, Phase, Shared};
 use super::super::mesh::Received;
 use super::super::migrate::{self, Unplaced};
 use super::super::pool::{self, PINNED_FACTOR_MAX};
 use super::handshake;
+use super::websocket::{Came, Inward};
 use super::write::CLOSE_TIMEOUT;
+use crate::telemetry::{Site, Source, gated};
 use msrp_proto::parser::{FramePart, ParseError, Parser};
 use msrp_relay_core::{Holder, Input, Limit, ProvenNames, Stage, Target, Transport};
 
@@ -47,6 +51,10 @@ enum ReadEnd {
     Tls(TlsError),
     /// Frames cannot be told apart any more.
     Unparseable(ParseError),
+    /// The peer has broken the protocol of WebSocket, or a message has ended within a frame.
+    NoMessage(String),
+    /// It is not upgraded to WebSocket: the answer waits to be sent.
+    NotUpgraded(Refusal),
     /// The handshake, or the rest of a head, did not come in time.
     TooSlow(Limit),
 }
@@ -59,6 +67,8 @@ pub(super) struct Reader {
     target: Option<Box<Target>>,
     /// Until it is known on which core the connection belongs.
     unplaced: Option<Unplaced>,
+    /// What takes the bytes of messages out of a WebSocket.
+    inward: Option<Box<Inward>>,
     parser: Parser,
     /// The beginning of a TLS record.
     records: Vec<u8>,
@@ -86,6 +96,7 @@ impl Reader {
             conn,
             target: None,
             unplaced: None,
+            inward: None,
             parser,
             records: Vec::new(),
             record_until: None,
@@ -94,6 +105,8 @@ impl Reader {
         };
         let (mut known, mut plain) = (None, Vec::new());
         match origin {
+            // Its first request is an AUTH, for the core where it is.
+            Origin::Accepted(Transport { websocket: true, .. }) => {}
             Origin::Accepted(transport) => reader.unplaced = Some(Unplaced::new(transport)),
             Origin::Dialled(target) => {
                 reader.target = Some(target);
@@ -106,6 +119,8 @@ impl Reader {
                 plain = received.plain;
             }
         }
+        let websocket = reader.conn.link.websocket.as_ref();
+        reader.inward = websocket.map(|websocket| Box::new(Inward::new(websocket.is_open())));
         let end = reader.read(known, plain).await;
         reader.end(end).await;
     }
@@ -127,6 +142,16 @@ impl Reader {
             ReadEnd::Tls(error) => self.tls_failed(&error).await,
             ReadEnd::Unparseable(error) => {
                 self.unparseable(&error);
+                core.feed([Input::Unparseable { peer }]);
+                return;
+            }
+            ReadEnd::NoMessage(why) => {
+                self.lost_framing(&why);
+                core.feed([Input::Unparseable { peer }]);
+                return;
+            }
+            ReadEnd::NotUpgraded(refusal) => {
+                self.not_upgraded(&refusal);
                 core.feed([Input::Unparseable { peer }]);
                 return;
             }
@@ -164,6 +189,25 @@ impl Reader {
     }
 
     fn unparseable(&self, error: &ParseError) {
+        self.lost_framing(&error.to_string());
+        if let Some(limit) = limit_of(error) {
+            self.core.limit_reached(limit, Some((self.conn.key, self.conn.address())));
+        }
+    }
+
+    fn not_upgraded(&self, refusal: &Refusal) {
+        let (address, reason, status) = (self.conn.address(), refusal.why, refusal.status);
+        self.core.counters.websocket_refusals.add(1);
+        match &refusal.origin {
+            Some(origin) => {
+                let source = Source::address(address.ip());
+                gated!(info, Site::Origin, source, { %address, status, origin, reason }, "A page may not connect");
+            }
+            None => tracing::debug!(%address, status, reason, "Not upgraded to WebSocket"),
+        }
+    }
+
+    fn lost_framing(&self, reason: &str) {
         let (peer, address) = (self.conn.key, self.conn.address());
         if self.core.with_relay(|relay| relay.serves_session(peer)) {
             let Holder { session, user } = self.holder();
@@ -171,14 +215,11 @@ impl Reader {
                 %address,
                 user,
                 session,
-                reason = %error,
+                reason,
                 "Input cannot be parsed: sessions lose their connection"
             );
         } else {
-            tracing::debug!(%address, reason = %error, "Input cannot be parsed");
-        }
-        if let Some(limit) = limit_of(error) {
-            self.core.limit_reached(limit, Some((peer, address)));
+            tracing::debug!(%address, reason, "Input cannot be parsed");
         }
     }
 
@@ -219,8 +260,8 @@ impl Reader {
                 return ReadEnd::HandedOver;
             };
             self.records = received.records;
-            if let Err(error) = self.parse(received.plain) {
-                return ReadEnd::Unparseable(error);
+            if let Err(end) = self.take_in(received.plain) {
+                return end;
             }
             if self.conn.link.is_closed_by_peer() {
                 return ReadEnd::Ended("closed by the peer");
@@ -295,7 +336,9 @@ impl Reader {
     /// A head that has begun must end in time, whatever comes of it meanwhile (norm S11).
     fn watch_head(&self) {
         let Phase::Up { head_until } = self.conn.phase.get() else { return };
-        let head_until = if self.rest.is_empty() || !self.parser.in_head() {
+        let is_within_header = self.inward.as_ref().is_some_and(|inward| inward.unfinished() > 0);
+        let is_within_head = !self.rest.is_empty() && self.parser.in_head();
+        let head_until = if !is_within_head && !is_within_header {
             None
         } else {
             head_until.or_else(|| Some(Instant::now() + self.core.config().limits.head_timeout))
@@ -303,23 +346,91 @@ impl Reader {
         self.conn.phase.set(Phase::Up { head_until });
     }
 
-    /// Cuts what was received into pieces and feeds them to the relay in one go. Keeps what is left.
-    fn parse(&mut self, plain: Vec<u8>) -> Result<(), ParseError> {
+    /// What was received is for the parser; by WebSocket, what of it are bytes of messages.
+    fn take_in(&mut self, mut plain: Vec<u8>) -> Result<(), ReadEnd> {
+        let conn = Rc::clone(&self.conn);
+        let (Some(mut inward), Some(websocket)) = (self.inward.take(), &conn.link.websocket) else {
+            return self.parse(plain, &[], &mut 0);
+        };
+        let wanted = &self.core.config().websocket.upgrade;
+        let came = inward.take_in(websocket, wanted, &mut plain, self.rest.len());
+        match came {
+            Came::Unfinished => {
+                self.tell_unfinished(inward.unfinished());
+                self.inward = Some(inward);
+                return Ok(());
+            }
+            Came::Refused(refusal) => {
+                conn.link.send_first(&refusal.response).map_err(ReadEnd::Tls)?;
+                return Err(ReadEnd::NotUpgraded(refusal));
+            }
+            Came::Upgraded(response) => {
+                conn.link.send_first(&response).map_err(ReadEnd::Tls)?;
+                self.core.counters.websocket_upgrades.add(1);
+                tracing::debug!(address = %conn.address(), "Upgraded to WebSocket");
+                handshake::go_on(&self.core, &conn);
+                self.tell_stage();
+            }
+            Came::Messages => {}
+        }
+        if websocket.owes_pong() {
+            conn.writing.wake();
+        }
+        let mut frames = inward.frames;
+        let parsed = self.parse(plain, inward.ends(), &mut frames);
+        inward.frames = frames;
+        if let Err(end) = parsed {
+            websocket.close_with(close_code::PROTOCOL_ERROR);
+            return Err(end);
+        }
+        self.tell_unfinished(self.told.unfinished + inward.unfinished());
+        if let Some(error) = inward.error() {
+            return Err(ReadEnd::NoMessage(error.to_string()));
+        }
+        if inward.close().is_some() {
+            return Err(ReadEnd::Ended("closed by the peer"));
+        }
+        self.inward = Some(inward);
+        Ok(())
+    }
+
+    fn tell_unfinished(&mut self, bytes: usize) {
+        if mem::replace(&mut self.told.unfinished, bytes) != bytes {
+            self.core.feed([Input::Unfinished { peer: self.conn.key, bytes }]);
+        }
+    }
+
+    /// Cuts what was received into pieces and feeds them to the relay in one go. Keeps what is left. No frame goes on
+    /// beyond where a message ends; so many have begun in the present one.
+    fn parse(&mut self, plain: Vec<u8>, message_ends: &[usize], frames: &mut usize) -> Result<(), ReadEnd> {
         let Self { core, conn, parser, told, .. } = self;
         let (peer, records) = (conn.key, self.records.len());
         let bytes = pool::freeze(plain);
+        let mut message_ends = message_ends.iter().copied();
+        let mut message_end = message_ends.next();
         let mut at = 0;
         let mut failure = None;
         core.feed_with(|relay, now| {
             loop {
-                let step = match parser.step(bytes.get(at..).unwrap_or_default()) {
+                let upto = message_end.unwrap_or(bytes.len());
+                let step = match parser.step(bytes.get(at..upto).unwrap_or_default()) {
                     Ok(Some(step)) => step,
-                    Ok(None) => break,
+                    Ok(None) if message_end.is_none() => break,
+                    Ok(None) if at == upto && !parser.in_frame() => {
+                        message_end = message_ends.next();
+                        note_frames(conn, mem::take(frames));
+                        continue;
+                    }
+                    Ok(None) => {
+                        failure = Some(ReadEnd::NoMessage("a message ends within a frame".to_owned()));
+                        break;
+                    }
                     Err(error) => {
-                        failure = Some(error);
+                        failure = Some(ReadEnd::Unparseable(error));
                         break;
                     }
                 };
+                *frames += usize::from(matches!(step.piece, FramePart::Head(_)));
                 let input = match step.piece {
                     FramePart::Head(head) => {
                         conn.watchers.received(bytes.get(at..at + step.consumed).unwrap_or_default());
@@ -373,6 +484,20 @@ async fn in_time<T>(until: Option<Instant>, received: impl Future<Output = Optio
             };
             future::or(received, too_late).await
         }
+    }
+}
+
+/// A message of which all frames have come should have had one (RFC 7977, 5.1).
+fn note_frames(conn: &Conn, frames: usize) {
+    if frames > 1 && conn.link.websocket.as_ref().is_some_and(|websocket| websocket.note_several()) {
+        let (address, source) = (conn.address(), Source::address(conn.address().ip()));
+        gated!(
+            info,
+            Site::SeveralFrames,
+            source,
+            { %address, frames },
+            "The client sends several frames in one WebSocket message"
+        );
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::deadline::Deadline;
 use futures_lite::future;
 use msrp_tls::records;
 
 use super::super::core::{Conn, Shared};
+use super::websocket::Messages;
 use crate::telemetry::{Site, Source, gated};
 use msrp_proto::parser::Parser;
 use msrp_relay_core::{Limit, OutBatch, WriteState};
@@ -73,6 +74,13 @@ impl Writer {
     fn next_flush(&self, out: &mut Vec<u8>) -> Next {
         let (core, conn) = (&self.core, &*self.conn);
         out.append(&mut conn.link.tls_out.borrow_mut());
+        if let Some(websocket) = conn.link.websocket.as_ref().filter(|_| conn.is_up()) {
+            let mut frames = Vec::new();
+            websocket.write_control(Instant::now() + core.config().websocket.ping_interval, &mut frames);
+            if !frames.is_empty() && conn.link.encrypt(&frames, out).is_err() {
+                return Next::Broken;
+            }
+        }
         let is_traced = !conn.watchers.is_empty();
         let in_between = is_traced && core.with_relay(|relay| relay.is_between_frames(conn.key));
         let trace = |flush: &OutBatch| {
@@ -80,20 +88,36 @@ impl Writer {
                 conn.watchers.sent(flush, in_between, || Parser::new(core.config().limits.parser()));
             }
         };
+        let comes_up_by_itself = conn.link.tls.is_none() && conn.link.websocket.is_none();
+        if !comes_up_by_itself && !conn.is_up() {
+            return if conn.is_ending() { Next::Finish } else { Next::Flush };
+        }
+        let is_framed = conn.link.websocket.is_some();
         let Some(tls) = &conn.link.tls else {
             return next(core.next_flush(conn.key, |flush, _| {
                 trace(flush);
-                flush.parts().for_each(|part| out.extend_from_slice(part));
+                match is_framed {
+                    true => {
+                        let messages = Messages::of(flush);
+                        messages.parts(flush).into_iter().for_each(|part| out.extend_from_slice(part));
+                    }
+                    false => flush.parts().for_each(|part| out.extend_from_slice(part)),
+                }
             }));
         };
-        if !conn.is_up() {
-            return if conn.is_ending() { Next::Finish } else { Next::Flush };
-        }
         let mut is_broken = false;
         let state = core.next_flush(conn.key, |flush, seam| {
             trace(flush);
             let mut tls = tls.borrow_mut();
-            if let Err(error) = records::cut(flush.parts(), seam, |record| tls.encrypt(record, out)) {
+            let encrypt = |record: &[u8]| tls.encrypt(record, out);
+            let written = match is_framed {
+                true => {
+                    let messages = Messages::of(flush);
+                    records::cut(messages.parts(flush).into_iter(), seam, encrypt)
+                }
+                false => records::cut(flush.parts(), seam, encrypt),
+            };
+            if let Err(error) = written {
                 let (address, source) = (conn.address(), Source::address(conn.address().ip()));
                 gated!(warn, Site::CannotEncrypt, source, { %address, reason = %error }, "Cannot encrypt");
                 is_broken = true;
@@ -132,6 +156,12 @@ impl Writer {
     async fn finish(&self) {
         let link = &self.conn.link;
         let mut farewell = Vec::new();
+        if let Some(websocket) = &link.websocket {
+            let mut close = Vec::new();
+            websocket.write_close(&mut close);
+            // Without keys there is nobody to tell.
+            let _ = link.encrypt(&close, &mut farewell);
+        }
         if let Some(tls) = &link.tls {
             tls.borrow_mut().close_notify(&mut farewell);
         }

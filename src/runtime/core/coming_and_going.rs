@@ -20,6 +20,7 @@ impl Shared {
     pub(crate) fn enter(&self, conn: &Rc<Conn>) {
         self.conns.insert(conn);
         self.counters.connections_open.add(1);
+        self.counters.websocket_open.add(u64::from(conn.link.websocket.is_some()));
     }
 
     pub(super) fn close(&self, peer: PeerKey, reason: CloseReason) {
@@ -27,6 +28,9 @@ impl Shared {
         tracing::debug!(address, reason = reason.as_str(), "Closing connection");
         self.dials.give_up(peer);
         if let Some(conn) = self.conns.get(peer) {
+            if let Some(websocket) = &conn.link.websocket {
+                websocket.close_because(reason);
+            }
             conn.close();
         }
     }
@@ -60,6 +64,7 @@ impl Shared {
     /// Counts a connection out.
     fn leave(self: &Rc<Self>, conn: &Conn) {
         self.counters.connections_open.sub(1);
+        self.counters.websocket_open.sub(u64::from(conn.link.websocket.is_some()));
         let peer = conn.key;
         let input = match conn.phase.get() {
             Phase::Dialling { .. } => Input::DialFailed { peer },

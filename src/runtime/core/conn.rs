@@ -13,8 +13,9 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use engine::sock::Socket;
-use msrp_tls::TlsConn;
+use msrp_tls::{TlsConn, TlsError};
 
+use super::websocket::WebSocket;
 use crate::runtime::tasks::Event;
 use crate::runtime::trace::Watchers;
 use msrp_relay_core::PeerKey;
@@ -39,11 +40,34 @@ pub(crate) struct Link {
     pub(crate) tls: Option<RefCell<Box<TlsConn>>>,
     /// Handshake, alerts, key updates: what TLS itself has to send.
     pub(crate) tls_out: RefCell<Vec<u8>>,
+    /// Where the connection is a WebSocket, or is to become one.
+    pub(crate) websocket: Option<Box<WebSocket>>,
 }
 
 impl Link {
     pub(crate) fn new(socket: Socket, address: SocketAddr, tls: Option<Box<TlsConn>>) -> Self {
-        Self { socket, address, tls: tls.map(RefCell::new), tls_out: RefCell::default() }
+        Self { socket, address, tls: tls.map(RefCell::new), tls_out: RefCell::default(), websocket: None }
+    }
+
+    /// The same for a WebSocket.
+    pub(crate) fn with_websocket(self, websocket: Option<WebSocket>) -> Self {
+        Self { websocket: websocket.map(Box::new), ..self }
+    }
+
+    /// Queues what goes out before any frame. The writer is to be woken.
+    pub(crate) fn send_first(&self, bytes: &[u8]) -> Result<(), TlsError> {
+        self.encrypt(bytes, &mut self.tls_out.borrow_mut())
+    }
+
+    /// Appends bytes as they go out.
+    pub(crate) fn encrypt(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), TlsError> {
+        match &self.tls {
+            Some(tls) => tls.borrow_mut().encrypt(bytes, out),
+            None => {
+                out.extend_from_slice(bytes);
+                Ok(())
+            }
+        }
     }
 
     /// Whether the peer has said that it sends no more.
@@ -210,9 +234,10 @@ impl Conn {
         matches!(self.ending.get(), Ending::Over)
     }
 
-    /// Nothing is to be written, and the connection does not end.
+    /// Nothing is to be written, nothing within a WebSocket message, and the connection does not end.
     pub(crate) fn is_quiet(&self) -> bool {
-        let idle = self.link.tls_out.borrow().is_empty() && !self.writing.in_hand.get();
+        let is_at_rest = self.link.websocket.as_ref().is_none_or(|websocket| websocket.is_at_rest());
+        let idle = is_at_rest && self.link.tls_out.borrow().is_empty() && !self.writing.in_hand.get();
         self.is_up() && idle && !self.is_ending()
     }
 }

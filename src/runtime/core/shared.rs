@@ -15,6 +15,7 @@ use super::conns::Conns;
 use super::dials::Dials;
 use super::drive::Drive;
 use super::figures::Figures;
+use super::pings::Pings;
 use crate::control::ControlHandle;
 use crate::runtime::mesh::{Delivery, Mesh};
 use crate::runtime::settings::CoreConfig;
@@ -60,6 +61,7 @@ pub(crate) struct Shared {
     pub(super) conns: Conns,
     pub(crate) dials: Dials,
     pub(super) figures: Figures,
+    pub(super) pings: Pings,
     /// Swapped whole when the config is read again.
     config: RefCell<OwnConfig>,
     pub(super) traces: RefCell<Vec<Rc<Trace>>>,
@@ -88,6 +90,7 @@ impl Shared {
             conns: Conns::default(),
             dials: Dials::default(),
             figures: Figures::new(plan.inbox),
+            pings: Pings::default(),
             config: RefCell::new(Rc::new(plan.config)),
             traces: RefCell::default(),
             scratch: RefCell::new(vec![0; READ_BYTES + RECORD_BYTES_MAX]),

@@ -64,6 +64,7 @@ impl Shared {
     pub(crate) fn end(&self, end: &CoreEnd) {
         self.publish();
         self.counters.connections_open.sub(self.conns.len() as u64);
+        self.conns.each(|conn| self.counters.websocket_open.sub(u64::from(conn.link.websocket.is_some())));
         self.figures.end(&self.counters);
         // Sessions whose clients did not close their side in time, or that a panic has cut off.
         let reason = match end {

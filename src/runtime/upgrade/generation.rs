@@ -154,7 +154,7 @@ fn parse_connection(text: &str) -> Option<(u16, SocketAddr, Transport)> {
     let (core, address, port) =
         (words.next()?.parse().ok()?, parse_socket(words.next()?)?, words.next()?.parse().ok()?);
     let secure = is_secure(words.next()?)?;
-    Some((core, address, Transport { secure, port }))
+    Some((core, address, Transport { secure, port, websocket: false }))
 }
 
 // -- what the old process says -------------------------------------------------------------------------

@@ -20,6 +20,7 @@ use super::super::mesh::{Migrant, Received};
 use super::super::orders::{Order, Orders};
 use super::generation::{Generation, Generations, Heard, Passed};
 use super::line::{GREETING, Line, UpgradeError, is_secure};
+use crate::config::Listen;
 use msrp_proto::address::parse_socket;
 
 /// Listening sockets that one process may hand to another.
@@ -34,7 +35,7 @@ const POKE_PAUSE: Duration = Duration::from_millis(5);
 #[derive(Clone, Debug)]
 pub struct Handoff {
     pub(in crate::runtime) generation: u8,
-    pub(in crate::runtime) listeners: Arc<Vec<(Listeners, bool)>>,
+    pub(in crate::runtime) listeners: Arc<Vec<(Listeners, Listen)>>,
     pub(in crate::runtime) accepting: Arc<AtomicUsize>,
     pub(in crate::runtime) generations: Arc<Generations>,
     pub(in crate::runtime) orders: Orders,
@@ -46,8 +47,8 @@ impl Handoff {
     /// # Errors
     /// If that has ended.
     pub fn hand_listeners(&self, line: Line) -> Result<Generation, UpgradeError> {
-        let all = self.listeners.iter().flat_map(|(listeners, secure)| {
-            listeners.sockets().map(|socket| (listeners.address(), *secure, socket))
+        let all = self.listeners.iter().flat_map(|(listeners, listen)| {
+            listeners.sockets().map(|socket| (listeners.address(), listen.tls, socket))
         });
         Generation::hand_off(line, self.generation, all)
     }
@@ -202,7 +203,7 @@ mod tests {
         (listener.local_addr().unwrap(), listener.into())
     }
 
-    const TRANSPORT: Transport = Transport { secure: true, port: 2855 };
+    const TRANSPORT: Transport = Transport { secure: true, port: 2855, websocket: false };
 
     fn passed(core: u16, address: SocketAddr, proven: Option<ProvenNames>, stream: UnixStream) -> Passed {
         Passed { core, address, transport: TRANSPORT, proven, stream: stream.into() }

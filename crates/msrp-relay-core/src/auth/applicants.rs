@@ -1,8 +1,9 @@
-//! What asks for sessions by one connection.
+//! What asks for sessions by one connection. The clients that share a WebSocket are kept like those behind a relay.
 
 use super::request::AuthRequest;
 use super::state::{AuthState, Claim};
 use super::through_relay::{Behind, Client};
+use msrp_proto::digest::Verified;
 
 /// What asks for sessions by one connection: the client at its other end, or the clients behind the relay there; never
 /// both.
@@ -12,6 +13,7 @@ pub(crate) enum Applicants {
     #[default]
     None,
     Own(Box<AuthState>),
+    /// Several: behind a relay, or by WebSocket.
     Behind(Box<Behind>),
 }
 
@@ -20,6 +22,15 @@ impl Applicants {
         match self {
             Self::Own(auth) => Some(auth),
             Self::None | Self::Behind(_) => None,
+        }
+    }
+
+    /// Who has proven to be the client at the other end, or one of those there.
+    pub(crate) fn first_verified(&self) -> Option<&Verified> {
+        match self {
+            Self::None => None,
+            Self::Own(auth) => auth.verified(),
+            Self::Behind(behind) => behind.first_verified(),
         }
     }
 
@@ -44,17 +55,17 @@ impl Applicants {
     /// What is known of the client that an AUTH comes from.
     pub(super) fn of(&mut self, request: &AuthRequest) -> Option<&mut AuthState> {
         match self {
-            Self::Own(auth) if !request.is_through_relay() => Some(auth),
-            Self::Behind(behind) if request.is_through_relay() => {
+            Self::Own(auth) if !request.is_of_several() => Some(auth),
+            Self::Behind(behind) if request.is_of_several() => {
                 behind.client(request.nearest()).map(|client| &mut client.auth)
             }
             _ => None,
         }
     }
 
-    /// The client behind a relay that an AUTH comes from.
+    /// The client behind a relay, or one of several by WebSocket, that an AUTH comes from.
     pub(super) fn client_behind(&mut self, request: &AuthRequest) -> Option<&mut Client> {
-        self.behind_mut().filter(|_| request.is_through_relay())?.client(request.nearest())
+        self.behind_mut().filter(|_| request.is_of_several())?.client(request.nearest())
     }
 
     /// A number by which the answers to an AUTH's questions are known.

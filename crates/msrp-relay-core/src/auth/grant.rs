@@ -47,7 +47,9 @@ impl Relay {
     /// behind a relay each session counts by itself. Another URI of a session is no other session.
     pub(super) fn is_new_session(&mut self, key: PeerKey, waiting: &Waiting) -> bool {
         let now = self.core.now;
-        let Some(peer) = self.peers.get_mut(key).filter(|peer| peer.user.is_none()) else {
+        // By WebSocket the first counts with the connection, each further one by itself.
+        let of_several = waiting.request.is_of_several();
+        let Some(peer) = self.peers.get_mut(key).filter(|peer| of_several || peer.user.is_none()) else {
             return false;
         };
         let own = peer.sessions_of(&waiting.request).map(|sessions| &**sessions).unwrap_or_default();
@@ -74,19 +76,21 @@ impl Relay {
             return;
         };
         let request = claim.waiting.request.clone();
+        let by_connection =
+            !request.is_through_relay() && self.peers.get_mut(key).is_some_and(|peer| peer.user.is_none());
         let outcome = if granted {
             let user = claim.user();
-            if let Some(peer) = self.peers.get_mut(key).filter(|_| !request.is_through_relay()) {
+            if let Some(peer) = self.peers.get_mut(key).filter(|_| by_connection) {
                 peer.count_among(user, core);
             }
-            self.admit(key, *claim, true)
+            self.admit(key, *claim, !by_connection)
         } else {
             core.bite(Limit::SessionsPerUser, Some(key));
             Err(Refusal::Respond(Status::FORBIDDEN, "Too many sessions of this user"))
         };
         let core = &mut self.core;
         if let Err(refusal) = outcome {
-            if granted && request.is_through_relay() {
+            if granted && !by_connection {
                 // No session was made that could give the place back.
                 core.tally(who, Tally::Released);
             }
@@ -144,12 +148,18 @@ impl Relay {
         let peer = self.peers.get_mut(key).ok_or(Refusal::Close(CloseReason::Misaddressed))?;
         let auth = peer.check_user(request, &verified)?;
         let verified = Arc::clone(auth.user.get_or_insert_with(|| Arc::new(verified)));
-        let port = core.settings.tls_port.filter(|_| peer.origin.is_dialled());
+        let (secure, port) = match (peer.transport.websocket, core.settings.tls_port) {
+            // Others come by TCP, whatever this client came by.
+            (true, _) => (core.settings.websocket.secure, core.settings.websocket.port),
+            (false, Some(port)) if peer.origin.is_dialled() => (peer.transport.secure, port),
+            (false, _) => (peer.transport.secure, peer.transport.port),
+        };
         let uri = NewUri {
             inner_path: Arc::from(request.way_back().as_bytes()),
             expires: granted.expires(request, core.now),
-            secure: peer.transport.secure,
-            port: port.unwrap_or(peer.transport.port),
+            secure,
+            port,
+            websocket: peer.transport.websocket,
         };
         let own = peer.sessions_of(request).map(|sessions| &**sessions).unwrap_or_default();
         if let Some(session) = own.iter().copied().find(|own| self.sessions.is_live(*own, core.now)) {
@@ -159,7 +169,6 @@ impl Relay {
             core.effects.event(Event::SessionRenewed { session: session.id.prefix().to_owned() });
             return self.sessions.renew(session, uri, core).ok_or(ANOTHER);
         }
-        let counted = through_relay && counted;
         let new = NewSession {
             peer: peer.me,
             through_relay,
@@ -167,9 +176,13 @@ impl Relay {
             counted: counted.then(|| UserKey::new(verified.username(), verified.realm())),
         };
         let (session, uri) = self.sessions.open(new, uri, core);
-        match peer.sessions_of(request) {
-            Some(sessions) => sessions.push(session),
-            None => peer.role = Role::Client { sessions: vec![session] },
+        if let Some(client) = peer.applicants.client_behind(request) {
+            client.sessions.push(session);
+        }
+        match &mut peer.role {
+            _ if through_relay => {}
+            Role::Client { sessions } => sessions.push(session),
+            role @ Role::Foreign => *role = Role::Client { sessions: vec![session] },
         }
         if through_relay {
             let chunk_max = core.settings.chunk_bounds.of_uri(request.nearest());
@@ -293,7 +306,7 @@ impl Peer {
 
     /// The sessions of the client that an AUTH comes from; `None` before a client's connection has one.
     fn sessions_of(&mut self, request: &AuthRequest) -> Option<&mut Vec<SessionRef>> {
-        if request.is_through_relay() {
+        if request.is_of_several() {
             return self.applicants.client_behind(request).map(|client| &mut client.sessions);
         }
         match &mut self.role {

@@ -49,7 +49,8 @@ impl Peers {
     ) {
         self.answer_refused(key, request, refusal, core);
         // Many may log in at once through a relay that has just come.
-        let served = self.get_mut(key).is_some_and(|peer| peer.applicants.client_behind(request).is_some());
+        let served = request.is_through_relay()
+            && self.get_mut(key).is_some_and(|peer| peer.applicants.client_behind(request).is_some());
         if !served {
             self.count_refusal(key, core);
         }
@@ -97,7 +98,8 @@ impl Peers {
         }
         if let Refusal::RespondAndClose(_, reason) = refusal {
             // What is wrong with one client, or one AUTH, does not end the sessions of others (norm C3).
-            let spared = through_relay && (*reason != CloseReason::AnotherName || self.is_shared(key));
+            let spared = (through_relay && (*reason != CloseReason::AnotherName || self.is_shared(key)))
+                || (request.is_by_websocket() && self.serves_session(key));
             if !spared {
                 self.close(key, *reason, core);
             }
@@ -121,10 +123,13 @@ impl Peers {
         for who in blamed.into_iter().flatten() {
             core.tally(who, Tally::Failed { offence: request.offence(), culprit });
         }
+        // By WebSocket others may live by the connection, or none.
+        let is_alone = !through_relay && !self.serves_session(key);
         if too_many {
             core.bite(Limit::AuthAttempts, Some(key));
             let until = core.now + core.settings.limits.failure_window;
-            match self.get_mut(key).and_then(|peer| peer.applicants.client_behind(request)) {
+            let peer = self.get_mut(key).filter(|_| !is_alone);
+            match peer.and_then(|peer| peer.applicants.client_behind(request)) {
                 // Never a connection that others use (norm A13).
                 Some(client) => client.block_until(until),
                 None => self.close(key, CloseReason::AuthFailures, core),

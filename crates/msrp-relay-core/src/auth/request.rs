@@ -13,6 +13,7 @@ use crate::request::Transit;
 pub(crate) struct AuthRequest {
     transit: Transit,
     is_through_relay: bool,
+    is_by_websocket: bool,
     credentials: Credentials,
 }
 
@@ -28,7 +29,8 @@ pub(crate) enum Credentials {
 }
 
 impl AuthRequest {
-    pub(crate) fn parse(transit: Transit) -> Self {
+    /// `is_by_websocket`: the connection may have several clients at its other end (RFC 7977).
+    pub(crate) fn parse(transit: Transit, is_by_websocket: bool) -> Self {
         let value = transit.head.authorization(&transit.bytes);
         let credentials = match value.map(Authorization::parse) {
             None => Credentials::Missing,
@@ -36,7 +38,7 @@ impl AuthRequest {
             Some(Ok(authorization)) => Credentials::Given(Arc::new(authorization.into_owned())),
         };
         let is_through_relay = transit.received_from_path().len() > 1;
-        Self { transit, is_through_relay, credentials }
+        Self { transit, is_through_relay, is_by_websocket, credentials }
     }
 
     pub(crate) fn transit(&self) -> &Transit {
@@ -58,6 +60,17 @@ impl AuthRequest {
     /// Whether it has come through a relay.
     pub(crate) fn is_through_relay(&self) -> bool {
         self.is_through_relay
+    }
+
+    /// Whether its client may be one of several on the connection, told from the others by the URI nearest to this relay:
+    /// behind a relay, and by WebSocket.
+    pub(crate) fn is_of_several(&self) -> bool {
+        self.is_through_relay || self.is_by_websocket
+    }
+
+    /// Whether it came by WebSocket.
+    pub(crate) fn is_by_websocket(&self) -> bool {
+        self.is_by_websocket
     }
 
     /// The URI in To-Path, exactly as sent.

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use super::state::AuthState;
 use crate::ids::{Entropy, SecretHasher, SessionRef};
+use msrp_proto::digest::Verified;
 
 /// Clients behind one relay with sessions of ours that came by one connection.
 const CLIENTS_MAX: usize = 4096;
@@ -134,6 +135,12 @@ impl Behind {
             stays
         });
         self.room = self.clients.len() + ASKING_MAX / 2;
+    }
+
+    /// One of those who have sessions.
+    pub(super) fn first_verified(&self) -> Option<&Verified> {
+        let with_sessions = self.clients.values().filter(|client| !client.sessions.is_empty());
+        with_sessions.filter_map(|client| client.auth.verified()).next()
     }
 
     /// Bytes of memory that the clients and their AUTHs take.

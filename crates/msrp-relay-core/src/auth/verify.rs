@@ -23,6 +23,10 @@ use crate::reason::CloseReason;
 use crate::sessions::Sessions;
 use crate::settings::{Expires, Settings};
 
+/// Sessions of one WebSocket. What they take is not counted against the memory budget, as with any client's connection: so
+/// they must be few.
+const WEBSOCKET_SESSIONS_MAX: usize = 64;
+
 /// An AUTH that is worth a look-up.
 struct Worthy {
     ticket: u32,
@@ -47,7 +51,7 @@ impl Relay {
             return;
         };
         peer.advance(Stage::Asking, core);
-        if matches!(peer.applicants, Applicants::None) && !request.is_through_relay() {
+        if matches!(peer.applicants, Applicants::None) && !request.is_of_several() {
             peer.applicants = Applicants::Own(Box::new(AuthState::new(&mut core.entropy)));
         }
         match judge(peer, &request, &self.sessions, core) {
@@ -117,7 +121,7 @@ fn judge(
     }
     let uri = MsrpUri::parse(request.to())
         .map_err(|_| Refusal::Respond(Status::BAD_REQUEST, "To-Path is not a URI"))?;
-    if !core.settings.answers_to(&uri) {
+    if !core.settings.answers_to(&uri, request.is_by_websocket()) {
         return Err(Refusal::Close(CloseReason::Misaddressed));
     }
     if peer.applicants.of(request).is_some_and(|auth| auth.is_waiting()) {
@@ -179,6 +183,9 @@ fn own_sessions(
     sessions: &Sessions,
     core: &mut Core,
 ) -> Result<Vec<SessionRef>, Refusal> {
+    if peer.transport.websocket {
+        return Ok(meet_by_websocket(peer, request, sessions, core)?.to_vec());
+    }
     if request.is_through_relay() {
         return Ok(meet(peer, request, sessions, core)?.to_vec());
     }
@@ -224,10 +231,44 @@ fn meet<'p>(
     if matches!(peer.role, Role::Client { .. }) || peer.applicants.is_own_waiting() {
         return forbidden("AUTH on a connection in other use");
     }
+    client_of(peer, nearest, sessions, core)
+}
+
+/// The same for one that has come by WebSocket, where each client is told from the others by its URI (RFC 7977). No relay
+/// comes that way.
+fn meet_by_websocket<'p>(
+    peer: &'p mut Peer,
+    request: &AuthRequest,
+    sessions: &Sessions,
+    core: &mut Core,
+) -> Result<&'p [SessionRef], Refusal> {
+    if request.is_through_relay() {
+        return Err(Refusal::Respond(Status::FORBIDDEN, "AUTH through a relay by WebSocket"));
+    }
+    MsrpUri::parse(request.nearest())
+        .map_err(|_| Refusal::Respond(Status::BAD_REQUEST, "From-Path is not a URI"))?;
+    client_of(peer, request.nearest(), sessions, core)
+}
+
+/// The client with this URI, whom room is made for if it is not known.
+fn client_of<'p>(
+    peer: &'p mut Peer,
+    nearest: &[u8],
+    sessions: &Sessions,
+    core: &mut Core,
+) -> Result<&'p [SessionRef], Refusal> {
+    let forbidden = |why| Err(Refusal::Respond(Status::FORBIDDEN, why));
     let is_known = peer.applicants.behind_mut().is_some_and(|behind| behind.client(nearest).is_some());
     let is_full = core.memory.is_pressed() || sessions.kept() > core.memory.allowance() / SESSIONS_PART;
-    if !is_known && is_full {
+    // The first client of a connection of its own is one like any other.
+    let is_first = peer.transport.websocket && matches!(peer.applicants, Applicants::None);
+    if !is_known && !is_first && is_full {
         return forbidden("No memory for another client, try again later");
+    }
+    let has_many =
+        matches!(&peer.role, Role::Client { sessions } if sessions.len() >= WEBSOCKET_SESSIONS_MAX);
+    if !is_known && has_many {
+        return forbidden("Too many clients by this connection, open another");
     }
     let behind = peer.applicants.behind_or_insert_with(|| Behind::new(&mut core.entropy));
     let is_open = |session| sessions.contains(session);
@@ -265,8 +306,9 @@ fn verify(waiting: &Waiting, answer: LookUpAnswer, settings: &Settings) -> Resul
 }
 
 impl Settings {
-    /// Whether an AUTH to this URI is for us: our name or a domain we serve, one of our ports or none.
-    fn answers_to(&self, uri: &MsrpUri<'_>) -> bool {
+    /// Whether an AUTH to this URI is for us: our name or a domain we serve, one of our ports or none. By WebSocket it may
+    /// be any: the port of the web server before us (RFC 7977, 8.1.1, has 443).
+    fn answers_to(&self, uri: &MsrpUri<'_>, is_by_websocket: bool) -> bool {
         let host = uri.host_str();
         let served = match &self.domains {
             None => true,
@@ -274,7 +316,7 @@ impl Settings {
                 host_matches(host, &self.hostname) || domains.iter().any(|domain| host_matches(host, domain))
             }
         };
-        served && uri.port().is_none_or(|port| self.ports.contains(&port))
+        served && (is_by_websocket || uri.port().is_none_or(|port| self.ports.contains(&port)))
     }
 
     /// A session is prolonged in the realm it was opened in: its URI has our host, which may be none.

@@ -11,6 +11,8 @@ pub struct OutBatch {
     small: Vec<u8>,
     parts: Vec<Part>,
     len: usize,
+    /// Where frames end, for a transport that has one message for each. All are whole.
+    frame_ends: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -44,6 +46,7 @@ impl OutBatch {
         self.small.clear();
         self.parts.clear();
         self.len = 0;
+        self.frame_ends.clear();
     }
 
     /// The parts, in the order in which they are to be written.
@@ -52,6 +55,17 @@ impl OutBatch {
             Part::Small(range) => &self.small[range.clone()],
             Part::Body(bytes) => bytes,
         })
+    }
+
+    /// Where frames end, as offsets into all bytes, where the connection carries each in a message of its own: then the
+    /// batch holds whole frames. Empty elsewhere.
+    pub fn frame_ends(&self) -> &[usize] {
+        &self.frame_ends
+    }
+
+    /// What has been written is a whole frame.
+    pub(crate) fn end_frame(&mut self) {
+        self.frame_ends.push(self.len);
     }
 
     /// Lets `write` append to the gathered part.

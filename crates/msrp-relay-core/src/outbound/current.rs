@@ -31,6 +31,8 @@ pub(super) struct Current {
     pub(super) piece_start: u64,
     pub(super) tid: Tid,
     pub(super) interruptible: bool,
+    /// The most body bytes of the piece on the wire.
+    pub(super) piece_max: u64,
     /// The bytes of the piece on the wire, watched for its own end-line.
     pub(super) wire: EndLineWatch,
     /// Its head has been written, its end-line not yet.
@@ -90,6 +92,7 @@ impl Current {
             piece_start: start,
             tid: Tid::NONE,
             interruptible: false,
+            piece_max: UNBOUNDED,
             wire: EndLineWatch::new(Tid::NONE),
             has_body: transit.head.has_body(),
             held: None,
@@ -156,12 +159,12 @@ impl Current {
     }
 
     /// How many bytes the piece on the wire takes beside the one held back.
-    pub(super) fn room(&self, chunk_max: u64) -> usize {
-        if chunk_max == UNBOUNDED || self.transit.method() != Method::Send {
+    pub(super) fn room(&self) -> usize {
+        if self.piece_max == UNBOUNDED || self.transit.method() != Method::Send {
             return usize::MAX;
         }
         let written = self.next.saturating_sub(self.piece_start);
-        let room = chunk_max.saturating_sub(written).saturating_sub(u64::from(self.held.is_some()));
+        let room = self.piece_max.saturating_sub(written).saturating_sub(u64::from(self.held.is_some()));
         usize::try_from(room).unwrap_or(usize::MAX)
     }
 
@@ -199,6 +202,9 @@ impl Current {
     ) {
         self.release_held(out, cx);
         out.small(|small| write_end_line(small, self.tid.as_bytes(), flag, self.has_body));
+        if cx.framed {
+            out.end_frame();
+        }
         if flag != Flag::Aborted {
             self.expect_answer(transactions, cx);
         }
@@ -245,6 +251,13 @@ pub(super) struct NextChunk {
     pub(super) bytes: u64,
     /// The next hop takes chunks up to a bound, and is told where each ends.
     pub(super) bounded: bool,
+}
+
+impl NextChunk {
+    /// The most body bytes it takes: all that was counted for it, where it is whole and does not end the request.
+    pub(super) fn body_max(&self, chunk_max: u64) -> u64 {
+        if self.bounded && self.whole && !self.last { self.bytes } else { chunk_max }
+    }
 }
 
 /// Makes `report_to` the From-Path as the hop that hands a request on received it.

@@ -18,6 +18,7 @@ use msrp_proto::write::write_end_line;
 use super::batch::OutBatch;
 use super::current::{Current, NextChunk, Progress, may_stream, share_report_to, unwritten_failure};
 use super::end_line::EndLineWatch;
+use super::framing::{Bounds, Waiting};
 use super::item::{Item, body_len};
 use super::write::{INTERRUPTIBLE_FROM, UNBOUNDED, WriteContext};
 use crate::ids::{CoreId, PeerRef, StreamId, Tid};
@@ -121,8 +122,8 @@ impl Flow {
     }
 
     /// Whether something could be written at the beginning of a flush.
-    pub(super) fn is_ready(&self, budget: usize, chunk_max: u64) -> bool {
-        self.next(Flush { written: 0, budget }, chunk_max).is_some()
+    pub(super) fn is_ready(&self, budget: usize, bounds: Bounds<'_>) -> bool {
+        self.next(Flush { written: 0, budget }, bounds).is_some()
     }
 
     /// Whether `stream` is the request being written, or one that failed while it was.
@@ -183,20 +184,25 @@ impl Flow {
         Some(tid)
     }
 
-    fn next(&self, flush: Flush, chunk_max: u64) -> Option<Next> {
+    fn next(&self, flush: Flush, bounds: Bounds<'_>) -> Option<Next> {
+        let chunk_max = bounds.chunk_max;
         if let Some(current) = &self.current {
             let ready = self.ends > 0 || self.resumable_bytes(current) > 1;
             let going = matches!(current.progress, Progress::Going);
             if !going || !ready {
                 return None;
             }
+            let at_hand = self.front_body_len(0) + usize::from(current.held.is_some());
+            if bounds.messages.is_some() {
+                let message = self.message((current.side, &current.transit), at_hand, flush, bounds);
+                return message.map(Next::Resume);
+            }
             if chunk_max == UNBOUNDED {
                 return Some(Next::Resume(NextChunk { whole: false, last: false, bytes: 0, bounded: false }));
             }
-            let at_hand = self.front_body_len(0) + usize::from(current.held.is_some());
             return self.piece(at_hand, flush, chunk_max).map(Next::Resume);
         }
-        let Some(Item::Head { transit, .. }) = self.items.front() else {
+        let Some(Item::Head { side, transit, .. }) = self.items.front() else {
             return None;
         };
         let at_hand = self.front_body_len(1);
@@ -205,6 +211,9 @@ impl Flow {
             // What must not be interrupted may exceed the flush.
             let piece = NextChunk { whole: true, last: true, bytes: at_hand as u64, bounded: false };
             return (self.ends > 0).then_some(Next::Begin(piece));
+        }
+        if bounds.messages.is_some() {
+            return self.message((*side, transit), at_hand, flush, bounds).map(Next::Begin);
         }
         let piece = self.piece(at_hand, flush, chunk_max)?;
         let may_begin = piece.whole || self.ends > 0 || may_stream(transit, at_hand);
@@ -227,6 +236,26 @@ impl Flow {
         Some(NextChunk { whole: is_at_hand && fits, last, bytes, bounded })
     }
 
+    /// The same where each goes into a message of its own: whole, and so not interruptible.
+    fn message(
+        &self,
+        (side, transit): (SessionSide, &Transit),
+        at_hand: usize,
+        Flush { written, budget }: Flush,
+        bounds: Bounds<'_>,
+    ) -> Option<NextChunk> {
+        let (bytes, last) = bounds.messages?.next(&Waiting {
+            session: side.session,
+            head_bytes: transit.bytes.len(),
+            at_hand: at_hand as u64,
+            is_complete: self.ends > 0,
+            chunk_max: bounds.chunk_max,
+            room: budget.saturating_sub(written) as u64,
+            budget: budget as u64,
+        })?;
+        Some(NextChunk { whole: true, last, bytes, bounded: true })
+    }
+
     /// Bytes at hand of a request that was cut, as far as it matters how many.
     fn resumable_bytes(&self, current: &Current) -> usize {
         let bodies = self.items.iter().take(2).map(body_len);
@@ -238,13 +267,14 @@ impl Flow {
         &mut self,
         out: &mut OutBatch,
         budget: usize,
-        chunk_max: u64,
+        bounds: Bounds<'_>,
         cx: &mut WriteContext<'_>,
     ) -> bool {
-        match self.next(Flush { written: out.len(), budget }, chunk_max) {
+        match self.next(Flush { written: out.len(), budget }, bounds) {
             None => return false,
             Some(Next::Resume(piece)) => {
                 if let Some(current) = &mut self.current {
+                    current.piece_max = piece.body_max(bounds.chunk_max);
                     current.resume(piece, out, &mut cx.core.entropy);
                 }
             }
@@ -259,6 +289,7 @@ impl Flow {
                 current.tid = Tid::mint(&mut cx.core.entropy);
                 current.wire = EndLineWatch::new(current.tid);
                 current.interruptible = !piece.whole;
+                current.piece_max = piece.body_max(bounds.chunk_max);
                 current.on_wire = true;
                 let byte_range = current.first_byte_range(piece, self.front_flag());
                 current.write_head(out, byte_range);
@@ -273,7 +304,7 @@ impl Flow {
     pub(super) fn write_pieces(
         &mut self,
         out: &mut OutBatch,
-        (budget, chunk_max): (usize, u64),
+        budget: usize,
         transactions: &mut Transactions,
         cx: &mut WriteContext<'_>,
     ) -> Written {
@@ -285,7 +316,7 @@ impl Flow {
         {
             match self.items.pop_front() {
                 Some(Item::Body(mut bytes)) => {
-                    let room = current.room(chunk_max);
+                    let room = current.room();
                     if bytes.len() > room {
                         let rest = bytes.split_off(room);
                         self.items.push_front(Item::Body(rest));
@@ -373,6 +404,9 @@ impl Flow {
         current.on_wire = false;
         current.was_cut = true;
         out.small(|small| write_end_line(small, current.tid.as_bytes(), Flag::More, true));
+        if cx.framed {
+            out.end_frame();
+        }
         current.expect_answer(transactions, cx);
         current.piece_start = current.next;
     }

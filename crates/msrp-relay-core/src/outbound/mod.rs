@@ -5,6 +5,7 @@ pub(crate) mod batch;
 pub(crate) mod current;
 pub(crate) mod end_line;
 pub(crate) mod flow;
+mod framing;
 pub(crate) mod item;
 pub(crate) mod queue;
 pub(crate) mod write;

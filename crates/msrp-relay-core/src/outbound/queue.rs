@@ -17,6 +17,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -27,13 +28,15 @@ use msrp_proto::write::write_end_line;
 
 use super::batch::OutBatch;
 use super::flow::{Flow, Loss, Written};
+use super::framing::{Bounds, Framing};
 use super::item::{Item, SpareQueues};
 use super::write::{UNBOUNDED, WriteContext};
 use crate::ids::{CoreId, PeerRef, StreamId, Tid};
 use crate::message::{Message, PeerStep, SessionStep};
 use crate::orphans::Failure;
 use crate::request::{Notice, SessionSide, Transit};
-use crate::transactions::{Room, Transactions};
+use crate::settings::WebSocket;
+use crate::transactions::{RESPONSE_TIMEOUT, Room, Transactions};
 
 /// Bytes that an empty buffer for answers keeps room for.
 const CONTROL_ROOM_KEPT: usize = 4 << 10;
@@ -51,6 +54,8 @@ pub(crate) struct Outbound {
     chunk_open: bool,
     /// The most body bytes of a SEND that the peer takes in one chunk.
     chunk_max: Option<u32>,
+    /// Each frame goes into a message of its own.
+    framing: Option<Box<Framing>>,
     pub(crate) transactions: Transactions,
     /// Where a REPORT about the last request went: usually that of the next one goes there, too.
     report_to: Arc<[u8]>,
@@ -59,7 +64,51 @@ pub(crate) struct Outbound {
 impl Outbound {
     /// Where an answer or a REPORT of ours is appended; it is written before anything else.
     pub(crate) fn control(&mut self) -> &mut Vec<u8> {
+        if let Some(framing) = &mut self.framing {
+            framing.begin_control(self.control.len());
+        }
         &mut self.control
+    }
+
+    /// Each frame goes into a message of its own from now on, and no session has more unanswered than its window; or by
+    /// these settings, if that is so already.
+    pub(crate) fn frame(&mut self, settings: &WebSocket) {
+        match &mut self.framing {
+            Some(framing) => framing.reconfigure(settings),
+            None => {
+                self.framing = Some(Box::new(Framing::new(settings)));
+                self.transactions.count_by_session();
+            }
+        }
+    }
+
+    pub(crate) fn is_framed(&self) -> bool {
+        self.framing.is_some()
+    }
+
+    /// The peer has answered something: what waits behind that is not late.
+    pub(crate) fn note_answer(&mut self, now: Instant) {
+        if let Some(framing) = &mut self.framing {
+            framing.note_answer(now);
+        }
+    }
+
+    /// When something will have waited too long for an answer.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let deadline = self.transactions.deadline()?;
+        let patient_until = self.framing.as_ref().and_then(|framing| framing.patient_until());
+        Some(patient_until.map_or(deadline, |until| deadline.max(until)))
+    }
+
+    /// Whether the peer is one that takes whatever it is sent and answers when it has stored it, and has not for so long.
+    pub(crate) fn has_answered_nothing_for(&self, time: Duration, now: Instant) -> bool {
+        self.is_framed() && self.deadline().is_some_and(|at| at + time <= now + RESPONSE_TIMEOUT)
+    }
+
+    /// The next request that has waited too long for an answer.
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<Notice> {
+        self.deadline().filter(|at| *at <= now)?;
+        self.transactions.expire(now)
     }
 
     /// The peer takes chunks up to so many bytes.
@@ -247,7 +296,6 @@ impl Outbound {
 
     /// Moves what may be written now into `out`, up to about `budget` bytes: one flush.
     pub(crate) fn fill(&mut self, out: &mut OutBatch, budget: usize, cx: &mut WriteContext<'_>) {
-        let chunk_max = self.chunk_max.map_or(UNBOUNDED, u64::from);
         self.abort_if_refused(out);
         self.cut_if_others_wait(out, budget, cx);
         // Each turn ends a request, fills a chunk up to its bound, or leaves its flow with nothing to write; `waiting` counts the
@@ -259,18 +307,19 @@ impl Outbound {
                 break;
             }
             let room_for_transactions = self.has_room(cx);
+            let bounds = bounds(self.chunk_max, self.framing.as_deref(), &self.transactions, cx);
             let Some(flow) = self.flows.front_mut() else {
                 break;
             };
             let mut ended = false;
-            let begins = !self.chunk_open && room_for_transactions && flow.begin(out, budget, chunk_max, cx);
+            let begins = !self.chunk_open && room_for_transactions && flow.begin(out, budget, bounds, cx);
             if begins {
                 // Once for each chunk, not for each flush of one.
                 give_up_answers(&mut self.transactions, cx);
             }
             if self.chunk_open || begins {
                 self.chunk_open = true;
-                match flow.write_pieces(out, (budget, chunk_max), &mut self.transactions, cx) {
+                match flow.write_pieces(out, budget, &mut self.transactions, cx) {
                     Written::Some => break,
                     Written::End | Written::Full => ended = true,
                     Written::Cut => {}
@@ -301,7 +350,9 @@ impl Outbound {
     /// Moves answers and REPORTs into the flush, as far as they fit: what is handed over is in memory until the peer takes
     /// it.
     fn write_control(&mut self, out: &mut OutBatch, budget: usize) {
-        if !self.chunk_open && out.push_small(&mut self.control, budget) > 0 {
+        if let Some(framing) = &mut self.framing {
+            framing.write_control(&mut self.control, out, budget);
+        } else if !self.chunk_open && out.push_small(&mut self.control, budget) > 0 {
             self.control_cut = !self.control.is_empty();
         }
     }
@@ -332,9 +383,9 @@ impl Outbound {
         if !self.chunk_open {
             return;
         }
-        let chunk_max = self.chunk_max.map_or(UNBOUNDED, u64::from);
+        let bounds = bounds(self.chunk_max, self.framing.as_deref(), &self.transactions, cx);
         let others_wait =
-            || self.has_room(cx) && self.flows.iter().skip(1).any(|f| f.is_ready(budget, chunk_max));
+            || self.has_room(cx) && self.flows.iter().skip(1).any(|f| f.is_ready(budget, bounds));
         if self.control.is_empty() && !others_wait() {
             return;
         }
@@ -382,6 +433,21 @@ impl Outbound {
             flow.drain(pieces, &mut loss);
         }
         loss
+    }
+}
+
+/// What bounds the next chunk. Two pages that send to each other and are not read from would wait for each other's answers
+/// for ever: the window is not looked at while a peer's answers are not read.
+fn bounds<'o>(
+    chunk_max: Option<u32>,
+    framing: Option<&'o Framing>,
+    transactions: &'o Transactions,
+    cx: &WriteContext<'_>,
+) -> Bounds<'o> {
+    let unanswered = transactions.unanswered().filter(|_| !cx.deaf && !cx.closing);
+    Bounds {
+        chunk_max: chunk_max.map_or(UNBOUNDED, u64::from),
+        messages: framing.map(|framing| framing.messages(unanswered)),
     }
 }
 

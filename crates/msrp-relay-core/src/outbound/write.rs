@@ -19,4 +19,8 @@ pub(crate) struct WriteContext<'c> {
     pub(crate) credit_batch: usize,
     /// The peer is not read from at present, and so neither are its answers.
     pub(crate) deaf: bool,
+    /// Nothing more is read from the peer: what is left is written whether it answers or not.
+    pub(crate) closing: bool,
+    /// Each frame goes into a message of its own.
+    pub(crate) framed: bool,
 }

@@ -230,8 +230,9 @@ impl Peers {
         let now = core.now;
         // One that is up to date and merely silent is not to blame.
         let stalls = |client: &&mut Peer| {
-            (client.writing.is_taking || client.writing.is_woken)
-                && client.writing.last_taken + stall_timeout <= now
+            let takes_nothing = (client.writing.is_taking || client.writing.is_woken)
+                && client.writing.last_taken + stall_timeout <= now;
+            takes_nothing || client.out.has_answered_nothing_for(stall_timeout, now)
         };
         let Some(client) = self.get_mut(slow).filter(stalls) else {
             return;

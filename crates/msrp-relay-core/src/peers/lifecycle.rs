@@ -55,6 +55,9 @@ impl Peers {
         core.newcomers.insert(source, key, place);
         core.tally(Who::Address(source), Tally::Connected(PeerRef { core: me, key }));
         if let Some(peer) = self.get_mut(key) {
+            if transport.websocket {
+                peer.out.frame(&core.settings.websocket);
+            }
             peer.set_alarm(core);
         }
         Ok(key)
@@ -71,7 +74,7 @@ impl Peers {
     ) -> Result<PeerRef, Limit> {
         self.make_room(false, core).inspect_err(|limit| core.bite(*limit, None))?;
         let (me, now) = (core.me, core.now);
-        let transport = Transport { secure: target.secure, port: target.port };
+        let transport = Transport { secure: target.secure, port: target.port, websocket: false };
         let origin = Origin::Dialled { blamed, to_other_process: target.other_process.is_some() };
         let key = self.table.insert_with_key(|key| {
             let mut peer = Peer::dialling(PeerRef { core: me, key }, transport, origin, now);
@@ -208,15 +211,16 @@ impl Peers {
     /// Room for one more connection, a `newcomer` or one that the relay opens. Who has proven least makes it.
     pub(crate) fn make_room(&mut self, newcomer: bool, core: &mut Core) -> Result<(), Limit> {
         let limits = &core.settings.limits;
-        let (connections_max, unproven_max) = (limits.connections_max, limits.unproven_max);
-        if self.len() - core.newcomers.len() >= connections_max {
+        let (connections_per_core_max, unauthenticated_per_core_max) =
+            (limits.connections_per_core_max, limits.unauthenticated_per_core_max);
+        if self.len() - core.newcomers.len() >= connections_per_core_max {
             // All of them together would not be enough.
             return Err(Limit::Connections);
         }
         loop {
-            let limit = if self.len() >= connections_max {
+            let limit = if self.len() >= connections_per_core_max {
                 Limit::Connections
-            } else if newcomer && core.newcomers.len() >= unproven_max {
+            } else if newcomer && core.newcomers.len() >= unauthenticated_per_core_max {
                 Limit::UnauthenticatedShare
             } else {
                 return Ok(());
@@ -330,7 +334,7 @@ impl Peers {
                 core.tell_session(session, SessionStep::Relieve { source, before: None });
             }
         }
-        while let Some(notice) = self.get_mut(key).and_then(|p| p.out.transactions.expire(core.now)) {
+        while let Some(notice) = self.get_mut(key).and_then(|p| p.out.expire(core.now)) {
             let status = Status::TIMEOUT;
             self.fail(key, Failure { notice, status }, core);
         }

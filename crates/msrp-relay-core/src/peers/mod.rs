@@ -88,8 +88,8 @@ impl Peers {
         let room = core.room();
         // What is not yet credited must not keep its source from being read again, whatever the pressure on its core.
         let credit_batch = limits.request_bytes_max / 2;
-        let deaf = peer.is_paused();
-        peer.out.fill(out, budget, &mut WriteContext { core, room, credit_batch, deaf });
+        let (deaf, closing, framed) = (peer.is_paused(), peer.phase.is_closing(), peer.out.is_framed());
+        peer.out.fill(out, budget, &mut WriteContext { core, room, credit_batch, deaf, closing, framed });
         peer.writing.is_taking = !out.is_empty();
         peer.writing.bytes_in_hand = out.len();
         peer.set_alarm(core);
@@ -134,6 +134,9 @@ impl Peers {
             for (source, bytes) in peer.out.take_owed() {
                 core.credit(source, bytes);
             }
+            if peer.out.is_framed() {
+                peer.out.frame(&core.settings.websocket);
+            }
             peer.count_full_table(core);
             peer.update_pause(core);
             peer.set_alarm(core);
@@ -153,7 +156,7 @@ impl Peers {
     pub(crate) fn count_all(&mut self, core: &mut Core) {
         for peer in self.table.values_mut() {
             let has_session = matches!(&peer.role, Role::Client { sessions } if !sessions.is_empty());
-            let user = peer.applicants.own().and_then(|auth| auth.verified());
+            let user = peer.applicants.first_verified();
             let user = user.map(|user| UserKey::new(user.username(), user.realm()));
             if let Some(user) = user.filter(|_| has_session && peer.user.is_none()) {
                 peer.count_among(user, core);

@@ -241,7 +241,7 @@ impl Peer {
             if let Some(limit) = reason.limit() {
                 core.count_limit(limit);
             }
-            if self.out.transactions.is_full(core.room()) {
+            if self.out.transactions.is_full(core.room()) || self.out.is_framed() {
                 // Writing does not wait for answers that are not read.
                 self.wake(core);
             }
@@ -319,7 +319,7 @@ impl Peer {
     fn next_deadline(&self, limits: &Limits) -> Option<Instant> {
         if self.phase.is_closing() {
             // Whatever else was due has been done by closing it, and would be due for ever.
-            return self.out.transactions.deadline();
+            return self.out.deadline();
         }
         let probation = match self.standing {
             Standing::Probation { until, .. } => Some(until),
@@ -327,8 +327,7 @@ impl Peer {
         };
         let idle = (!self.is_in_use()).then(|| self.last_used + limits.idle_timeout);
         let held_up = self.pause.held_up_since.map(|since| since + limits.stall_timeout);
-        let moments =
-            [self.out.transactions.deadline(), probation, idle, held_up, self.pause.throttled_until];
+        let moments = [self.out.deadline(), probation, idle, held_up, self.pause.throttled_until];
         moments.into_iter().flatten().min()
     }
 
@@ -384,7 +383,7 @@ impl Peer {
             Some(from) => self.respond_from(from, transit, (status, None), core),
             None => {
                 let settings = &core.settings;
-                let Transport { secure, port } = self.transport;
+                let Transport { secure, port, .. } = self.transport;
                 let scheme = if secure { "msrps" } else { "msrp" };
                 // What we dialled has no port of ours.
                 let ours = || settings.tls_port.or_else(|| settings.ports.first().copied());

@@ -15,7 +15,7 @@ use msrp_proto::uri::MsrpUri;
 use super::Peers;
 use super::lifecycle::break_off;
 use super::peer::named_session;
-use super::state::{Incoming, LastRoute, Standing};
+use super::state::{Incoming, LastRoute, Role, Standing};
 use crate::api::Event;
 use crate::auth::request::AuthRequest;
 use crate::core::Core;
@@ -118,6 +118,10 @@ impl Peers {
         let stream = StreamId { peer: peer.me, sequence: peer.receiving.sequence };
         if method == Method::Send {
             core.stats.chunks_in += 1;
+        }
+        if peer.transport.websocket && peer.role == Role::Foreign {
+            let refusal = (Status::FORBIDDEN, "request by WebSocket before an AUTH that succeeds");
+            return self.turn_away(key, &transit, refusal, core);
         }
         let giver = peer.giver(&transit, &core.settings);
         let first = transit.to_path().first().unwrap_or_default();
@@ -252,7 +256,7 @@ impl Peers {
                 core.tell_session(session, SessionStep::End { stream, flag });
                 None
             }
-            Incoming::Auth { transit, .. } => Some(AuthRequest::parse(transit)),
+            Incoming::Auth { transit, .. } => Some(AuthRequest::parse(transit, peer.transport.websocket)),
             Incoming::Nothing | Incoming::Dropped => None,
         };
         peer.recount(core);
@@ -279,8 +283,9 @@ impl Peers {
             core.stats.strays_dropped += 1;
             return;
         };
+        peer.out.note_answer(core.now);
         peer.recount(core);
-        if was_full {
+        if was_full || peer.out.is_framed() {
             peer.wake(core);
         }
         if notice.method != Method::Send {

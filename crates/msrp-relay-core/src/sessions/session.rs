@@ -67,6 +67,8 @@ pub(crate) struct NewUri {
     pub(crate) secure: bool,
     /// The port of ours that the client, or the relay before us, knows.
     pub(crate) port: u16,
+    /// The client has come by WebSocket.
+    pub(crate) websocket: bool,
 }
 
 /// One of a session's URIs. A client replaces its URI before that expires (RFC 4976, 9.4); until then both are the
@@ -79,6 +81,8 @@ pub(super) struct OwnUri {
     /// The way back to the client, from the From-Path of its AUTH: relays, if any, and its own URI.
     pub(super) inner_path: Arc<[u8]>,
     pub(super) expires: Option<Instant>,
+    /// Its client has come by WebSocket, and may write it with `ws`.
+    pub(super) websocket: bool,
 }
 
 /// URIs remembered beside the current one. Those that have expired still let REPORTs pass (norm A12).
@@ -249,7 +253,7 @@ impl Session {
 
     /// Which of its URIs a To-Path URI with our session-id is, if any (RFC 4975, 6.1).
     pub(super) fn named_by(&self, uri: &[u8]) -> Option<&OwnUri> {
-        self.uris().find(|own| same_uri(&own.uri, uri))
+        self.uris().find(|own| same_uri(&own.uri, uri) || own.is_named_as_websocket(uri))
     }
 
     /// Whether a path leads to its client, and no further.
@@ -379,7 +383,17 @@ impl OwnUri {
         let id = session.mint_uri_id(&mut core.entropy);
         let scheme = if new.secure { "msrps" } else { "msrp" };
         let uri = format!("{scheme}://{}:{}/{};tcp", core.settings.hostname, new.port, id.as_str());
-        Self { id, uri: Arc::from(uri.into_bytes()), inner_path: new.inner_path, expires: new.expires }
+        let NewUri { inner_path, expires, websocket, .. } = new;
+        Self { id, uri: Arc::from(uri.into_bytes()), inner_path, expires, websocket }
+    }
+
+    /// Whether a URI says `ws` where this says `tcp`, at whatever port of ours: a client by WebSocket may write it so
+    /// (RFC 7977, 5.2.1). Elsewhere that is another URI (RFC 4975, 6.1).
+    fn is_named_as_websocket(&self, uri: &[u8]) -> bool {
+        self.websocket
+            && MsrpUri::parse(uri).is_ok_and(|uri| {
+                uri.transport().eq_ignore_ascii_case("ws") && uri.session_id() == Some(self.id.as_str())
+            })
     }
 
     pub(super) fn is_expired(&self, now: Instant) -> bool {

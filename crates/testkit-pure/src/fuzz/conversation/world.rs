@@ -159,7 +159,7 @@ impl World {
         let entry = self.cores.get_mut(core).filter(|core| !core.stopping)?;
         let relay = entry.relay.as_mut().filter(|_| number < LINKS_MAX)?;
         let address = IpAddr::from([198, 51, 100, 1 + (number % 3) as u8]);
-        let key = relay.accept(self.now, Transport { secure, port: PORT }, address).ok();
+        let key = relay.accept(self.now, Transport { secure, port: PORT, websocket: false }, address).ok();
         let uri = format!("msrps://198.51.100.23:{}/end{number};tcp", 40_000 + number);
         let link = key.map(|key| self.add_link(core, key, uri));
         self.apply(core);
@@ -313,8 +313,8 @@ impl World {
 
     /// Does what a relay asks for. What an effect leads to may ask for more: that comes behind what is due already.
     fn apply(&mut self, core: usize) {
-        while let Some((to, messages)) = self.cores[core].relay.as_mut().and_then(Relay::poll_parcel) {
-            assert_ne!(usize::from(to.index), core, "a parcel to oneself");
+        while let Some((to, messages)) = self.cores[core].relay.as_mut().and_then(Relay::poll_messages) {
+            assert_ne!(usize::from(to.index), core, "a message to oneself");
             self.lanes.entry((core, usize::from(to.index))).or_default().extend(messages);
         }
         if mem::replace(&mut self.cores[core].applying, true) {

@@ -5,7 +5,7 @@ use std::mem;
 
 use super::{Core, DOMAIN, HOST, PORT, World};
 use msrp_proto::digest::Algorithm;
-use msrp_relay_core::{ChunkBounds, Expires, Input, Limits, Relay, Settings};
+use msrp_relay_core::{ChunkBounds, Expires, Input, Limits, Relay, Settings, WebSocket};
 
 /// A relay's settings, chosen by two bytes.
 pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u8) -> Settings {
@@ -33,14 +33,15 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
         tls_port: Some(PORT),
         dial_plain: !is_set(6),
         chunk_bounds: if limits / 27 % 3 == 1 { chunk_bounds() } else { ChunkBounds::default() },
+        websocket: WebSocket { max_message: 64 << 10, window: 1 << 20, secure: true, port: PORT },
         limits: Limits {
             queue_bytes_high: 54 << 10,
             queue_bytes_low: 27 << 10,
             queue_bytes_total: if is_set(7) { usize::from(cores) * (80 << 10) } else { 1 << 30 },
             flush_bytes_max: [3 << 10, 8 << 10, 128 << 10][usize::from(limits % 3)],
             transactions_per_peer_max: [4, 16, 4096][usize::from(limits / 3 % 3)],
-            connections_max: if limits & 128 != 0 { 4 } else { 64 },
-            unproven_max: if limits & 128 != 0 { 3 } else { 64 },
+            connections_per_core_max: if limits & 128 != 0 { 4 } else { 64 },
+            unauthenticated_per_core_max: if limits & 128 != 0 { 3 } else { 64 },
             sessions_per_user_max: u32::from(limits / 9 % 3),
             bytes_per_second_per_user_max: if limits / 9 % 3 == 2 { 20_000 } else { 0 },
             connections_per_address_max: if limits & 64 != 0 { 3 } else { 1024 },

@@ -1,0 +1,15 @@
+//! Clients by WebSocket (RFC 7977): what they do like any client, and what is theirs alone.
+
+mod hostile;
+mod sessions;
+
+use testkit_net::relay::{Setup, TestRelay};
+
+/// A relay that serves WebSocket beside MSRP, on so many cores as there are.
+fn relay() -> TestRelay {
+    TestRelay::with(&setup(""))
+}
+
+fn setup(more: &'static str) -> Setup {
+    Setup { websocket: &[("127.0.0.1:0", true)], more, ..Setup::default() }
+}
