@@ -58,7 +58,15 @@ export interface SessionOptions {
     unstoredBytesMax?: number;
     /** Files of 4 MiB and more go to the origin private file system where there is one. Default: true. */
     disk?: boolean;
-    /** Whether a file is wanted. It may take as long as it likes: the sender waits. Default: each is. */
+    /**
+     * Seconds between two answers to a sender whose file `accept` has not decided about. A relay gives a client up that answers
+     * nothing for 30 s. Default: 15.
+     */
+    answerEvery?: number;
+    /**
+     * Whether a file is wanted. The sender waits meanwhile: for an hour, as what comes in each `answerEvery` is kept in memory
+     * until it is more than `unstoredBytesMax`. Default: each is.
+     */
     accept?: (file: Incoming) => boolean | Promise<boolean>;
     /** Makes the worker, where the library comes from another origin than the page. */
     startWorker?: () => Worker;

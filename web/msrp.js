@@ -32,6 +32,7 @@ export const DEFAULTS = Object.freeze({
     fileBytesMax: 16 * 1024 * MIB,
     filesOpenMax: 16,
     unstoredBytesMax: 16 * MIB,
+    answerEvery: 15,
     disk: true,
 });
 
@@ -565,7 +566,7 @@ export class MsrpSession extends EventTarget {
             ['To-Path', back],
             ['From-Path', this.#ownUri],
             ['Message-ID', messageId],
-            ['Byte-Range', `1-${bytes}/${bytes}`],
+            ['Byte-Range', `1-${bytes ?? '*'}/${bytes ?? '*'}`],
             ['Status', `000 ${status} ${comment}`],
         ]);
         this.#transmit(frame);

@@ -1,6 +1,6 @@
 // The page's side of the worker: a promise for each request. Without workers the same work is done in the page.
 
-import { Files, hashBlob } from './files.js';
+import { Files, hashBlob, pause } from './files.js';
 
 const WORKER = new URL('./worker.js', import.meta.url);
 
@@ -60,6 +60,7 @@ class LocalDesk {
         if (operation === 'hash') {
             return hashBlob(argument, (bytes) => (progress?.(bytes), signal?.aborted ?? false));
         }
+        if (operation === 'pause') return pause(argument);
         const done = this.#turn.then(() => this.#files[operation](argument));
         this.#turn = done.catch(() => {});
         return done;

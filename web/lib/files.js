@@ -23,6 +23,15 @@ export async function hashBlob(blob, progress = () => false) {
     return hex(hash.digest());
 }
 
+/** Browsers slow down the timers of pages in the background, and leave those of workers alone. */
+export function pause({ seconds }) {
+    return new Promise((resolve) => {
+        const timer = setTimeout(resolve, seconds * 1000);
+        // It is no reason for node to stay.
+        timer.unref?.();
+    });
+}
+
 /** The files that one page receives. */
 export class Files {
     #open = new Map();

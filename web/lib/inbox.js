@@ -44,7 +44,7 @@ export class Inbox {
     #hooks;
 
     /**
-     * @param {{fileBytesMax: number, filesOpenMax: number, unstoredBytesMax: number, disk: boolean}} limits
+     * @param {{fileBytesMax: number, filesOpenMax: number, unstoredBytesMax: number, answerEvery: number, disk: boolean}} limits
      * @param {{desk: () => object, file: (file: Incoming) => void, talk: (said: object) => void,
      *     answer: (frame: object, status: number, comment: string) => void,
      *     report: (subject: object, status: number, comment: string) => void,
@@ -78,6 +78,12 @@ export class Inbox {
                 return;
             }
             message = begun;
+        }
+        if (frame.flag === '#' && message.waiting) {
+            // Nothing is left to decide about.
+            this.#hooks.answer(frame, 200, 'OK');
+            this.giveUp(key, new MsrpError('aborted-by-peer'));
+            return;
         }
         const start = range ? range.start : message.ranges.end;
         const end = start + frame.body.length;
@@ -122,6 +128,7 @@ export class Inbox {
             message.held = new Uint8Array(size ?? frame.body.length);
         } else {
             message.id = `${++lastFile}`;
+            message.waiting = [];
             message.file = new Incoming(this, key, {
                 id: message.id,
                 name: safeName(disposition.name, contentType.startsWith('text/') ? 'message.txt' : 'message.bin'),
@@ -139,9 +146,33 @@ export class Inbox {
 
     async #prepare(message) {
         const { id, file } = message;
-        if (!(await this.#hooks.accept(file))) throw new MsrpError('refused', 'This file was not accepted here');
+        const wanted = this.#hooks.accept(file);
+        if (typeof wanted?.then === 'function') void this.#answerMeanwhile(message).catch(() => {});
+        if (!(await wanted)) throw new MsrpError('refused', 'This file was not accepted here');
+        message.waiting = null;
         await this.#desk().ask('open', { id, type: file.type, size: file.size, disk: this.#limits.disk });
         if (this.#open.get(message.key) === message) this.#hooks.file(file);
+    }
+
+    /**
+     * A relay gives up a client that answers nothing for 30 s (RFC 4976, 6.4.1). As long as it is not decided whether a file
+     * is wanted, one chunk is answered now and then; what has come waits in memory.
+     */
+    async #answerMeanwhile(message) {
+        for (;;) {
+            await this.#desk().ask('pause', { seconds: this.#limits.answerEvery });
+            if (!message.waiting || this.#open.get(message.key) !== message) return;
+            const frame = message.waiting.shift();
+            if (frame) {
+                this.#hooks.answer(frame, 200, 'OK');
+                frame.answered = true;
+                message.answeredEarly = true;
+            }
+        }
+    }
+
+    #answer(frame, status, comment) {
+        if (!frame.answered) this.#hooks.answer(frame, status, comment);
     }
 
     async #store(message, frame, start, end) {
@@ -152,6 +183,7 @@ export class Inbox {
             if (message.held) {
                 message.held.set(frame.body, start);
             } else {
+                message.waiting?.push(frame);
                 await message.ready;
                 // A message of the WebSocket is a buffer of its own: it goes to the worker as it is.
                 const argument = { id: message.id, at: start, bytes: frame.body };
@@ -166,7 +198,7 @@ export class Inbox {
             this.#unstored -= length;
         }
         if (this.#open.get(key) !== message) {
-            this.#hooks.answer(frame, 413, 'Given up');
+            this.#answer(frame, 413, 'Given up');
             return;
         }
         this.#stored(message, frame, start, end);
@@ -186,7 +218,7 @@ export class Inbox {
             }
             message.ended = true;
         }
-        this.#hooks.answer(frame, 200, 'OK');
+        this.#answer(frame, 200, 'OK');
         if (frame.flag === '#') {
             this.giveUp(key, new MsrpError('aborted-by-peer'));
             return;
@@ -225,7 +257,12 @@ export class Inbox {
     }
 
     #fail(key, frame, error, comment) {
-        this.#hooks.answer(frame, 413, comment);
+        this.#answer(frame, 413, comment);
+        const message = this.#open.get(key);
+        // The sender may have an answer for all of it already.
+        if (message?.answeredEarly && message.report.failure) {
+            this.#hooks.report({ ...message.report, bytes: message.total }, 413, comment);
+        }
         this.giveUp(key, error, { refuse: true });
     }
 

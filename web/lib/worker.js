@@ -1,6 +1,6 @@
 // The worker's side of desk.js: requests come as {id, operation, argument}, answers go back with the same id.
 
-import { Files, hashBlob } from './files.js';
+import { Files, hashBlob, pause } from './files.js';
 
 const files = new Files();
 const stopped = new Set();
@@ -12,9 +12,12 @@ self.onmessage = ({ data: { id, operation, argument } }) => {
         case 'stop':
             stopped.add(argument);
             return;
-        // It must not keep what is being received waiting.
+        // These must not keep what is being received waiting.
         case 'hash':
             void answer(id, () => hash(id, argument));
+            return;
+        case 'pause':
+            void answer(id, () => pause(argument));
             return;
         default:
             turn = turn.then(() => answer(id, () => files[operation](argument)));

@@ -308,6 +308,55 @@ test('who fills the memory of a slow page is refused', async (context) => {
     assert.equal(bob.state, 'open');
 });
 
+test('while the page has not decided about a file, a chunk is answered now and then, and each of them once', async (context) => {
+    const decisions = [];
+    const accept = () => new Promise((resolve) => decisions.push(resolve));
+    const { relay, alice, bob } = await pair(context, { accept, answerEvery: 0.02, chunkBytes: 64 * 1024 });
+    const answers = [];
+    relay.intercept = (socket, frame) => {
+        if (frame.status !== null && socket === relay.sockets[1]) answers.push(frame.tid);
+        return false;
+    };
+    const data = randomBytes(200_000);
+    const sending = alice.sendFile(new Blob([data]), { name: 'late.bin' });
+    // All four chunks, though nothing is decided.
+    while (answers.length < 4) await new Promise((resolve) => setTimeout(resolve, 5));
+    assert.notEqual(sending.phase, 'done');
+    const arriving = next(bob, 'file');
+    decisions[0](true);
+    const { sha256: hash } = await (await arriving).file.done;
+    assert.equal(hash, sha256(data));
+    assert.equal((await sending.done).confirmed, true);
+    assert.equal(answers.length, 4);
+    assert.equal(new Set(answers).size, 4);
+});
+
+test('a file that is declined after all of it was answered is reported as refused', async (context) => {
+    let decide;
+    const { relay, alice } = await pair(context, { answerEvery: 0.02, accept: () => new Promise((resolve) => { decide = resolve; }) });
+    const before = relay.seen.length;
+    const sending = alice.sendFile(new Blob([randomBytes(1000)]));
+    while (!relay.seen.slice(before).some(({ status }) => status === 200)) await new Promise((resolve) => setTimeout(resolve, 5));
+    decide(false);
+    const { error } = await settled(sending.done);
+    assert.deepEqual([error.code, error.status], ['refused', 413]);
+});
+
+test('a file that the sender gives up is not asked about any longer', async (context) => {
+    const { alice, bob } = await pair(context, { chunkBytes: 64 * 1024, windowBytes: 64 * 1024, accept: (file) => {
+        asked.resolve(file);
+        return new Promise(() => {});
+    } });
+    const asked = {};
+    const offered = new Promise((resolve) => { asked.resolve = resolve; });
+    const sending = alice.sendFile(new Blob([randomBytes(10_000_000)]));
+    const file = await offered;
+    sending.abort();
+    const { error } = await settled(file.done);
+    assert.equal(error.code, 'aborted-by-peer');
+    assert.equal(bob.state, 'open');
+});
+
 test('strangers and other methods are refused', async (context) => {
     const { relay, alice, bob } = await pair(context);
     const carol = await connect(options(relay));
