@@ -36,6 +36,8 @@ page.file.addEventListener('change', () => {
     page.file.value = '';
 });
 takeDrops();
+// The keyboard of a phone takes half of the window: the newest message stays in sight.
+new ResizeObserver(showNewest).observe(page.log);
 
 /** Relay and user may stand behind the # of the address, which no server gets to see. */
 function prefill() {
@@ -169,9 +171,13 @@ function addMessage(text, { from, mine = false }) {
     words.textContent = text;
     item.append(meta, words);
     page.log.append(item);
-    page.log.scrollTop = page.log.scrollHeight;
+    showNewest();
     page['log-empty'].hidden = true;
     return [item, meta];
+}
+
+function showNewest() {
+    page.log.scrollTop = page.log.scrollHeight;
 }
 
 function clock() {
