@@ -58,7 +58,7 @@ missing_packages() {
     command -v mariadb > /dev/null || echo mariadb-client-core
     command -v setpriv > /dev/null || echo util-linux # runs it without root's rights
     command -v node > /dev/null || echo nodejs # runs the tests of web/; demo-web.sh installs what it needs beyond
-    command -v python3 > /dev/null || echo python3-minimal # demo-web.sh serves the page with it
+    command -v python3 > /dev/null || echo python3 # demo-web.sh serves the page with it
     [ -e /etc/ssl/certs/ca-certificates.crt ] || [ ! -e /etc/debian_version ] || echo ca-certificates # cargo's downloads
 }
 

@@ -18,7 +18,7 @@ const {
 const size = Number(SIZE);
 const short = SHORT === 'yes';
 /** No transfer may take longer. */
-const seconds = Math.max(60, size / 1_000_000);
+const seconds = Math.max(120, size / 1_000_000);
 /** What the browser may take more than before while a file passes through two of its pages, whatever the file's size. */
 const GROWTH_BYTES_MAX = 250_000_000;
 const users = { alice: ['alice@example.com', ALICE], bob: ['bob@example.com', BOB] };
@@ -40,7 +40,7 @@ async function logIn(user) {
     await tab.type('#password', users[user][1]);
     // By the keyboard alone.
     await tab.press('\uE007');
-    tab.path = await tab.until(`${user} logs in`, 20, () => {
+    tab.path = await tab.until(`${user} logs in`, 60, () => {
         const error = document.getElementById('error');
         return error.hidden ? document.getElementById('own-path').value : `error ${error.textContent}`;
     });
@@ -54,7 +54,7 @@ async function link(tab, path) {
     await linked(tab);
 }
 
-const linked = (tab) => tab.until('the two are connected', 20, () => document.getElementById('status').dataset.linked);
+const linked = (tab) => tab.until('the two are connected', 60, () => document.getElementById('status').dataset.linked);
 
 async function pages() {
     const alice = await logIn('alice');
@@ -72,10 +72,10 @@ async function say(tab, text) {
 }
 
 const hears = (tab, text) =>
-    tab.until(`"${text}" arrives`, 20, (text) => [...document.querySelectorAll('#log .words')].some((words) => words.textContent === text), text);
+    tab.until(`"${text}" arrives`, 60, (text) => [...document.querySelectorAll('#log .words')].some((words) => words.textContent === text), text);
 
 const delivered = (tab) =>
-    tab.until('it is delivered', 20, () => document.querySelector('#log .mine:last-of-type .meta')?.textContent.includes('delivered'));
+    tab.until('it is delivered', 60, () => document.querySelector('#log .mine:last-of-type .meta')?.textContent.includes('delivered'));
 
 const card = (tab) =>
     tab.run(() => {
@@ -100,7 +100,7 @@ async function ended(tab, phase) {
 
 /** Waits until some of a file has come that a page did not have yet. */
 const moving = (tab, count) =>
-    tab.until('it moves', 30, (count) => {
+    tab.until('it moves', seconds, (count) => {
         const cards = document.querySelectorAll('.transfer');
         return cards.length === count && cards[0].querySelector('progress').value > 0;
     }, count);
@@ -190,7 +190,7 @@ const cases = {
         const [alice, bob] = await pages();
         await bob.click('#ask');
         await alice.type('#file', join(WORK, 'long.bin'));
-        await bob.until('bob is asked', 60, () => document.querySelector('.transfer button'));
+        await bob.until('bob is asked', seconds, () => document.querySelector('.transfer button'));
         // Longer than any transaction may take without an answer (RFC 4975, 7.1.1: 30 s).
         const wait = short ? 4 : 40;
         await pause(wait * 1000);
@@ -210,7 +210,7 @@ const cases = {
         let [alice, bob] = await pages();
         await bob.click('#ask');
         await alice.type('#file', join(WORK, 'long.bin'));
-        await bob.until('bob is asked', 60, () => document.querySelector('.transfer button'));
+        await bob.until('bob is asked', seconds, () => document.querySelector('.transfer button'));
         await bob.close();
         const failed = await ended(alice, 'failed');
         check(['no-session', 'unreachable'].includes(failed.code), `code ${failed.code}: ${failed.state}`);
@@ -219,7 +219,7 @@ const cases = {
         [alice, bob] = await pages();
         await bob.click('#ask');
         await alice.type('#file', join(WORK, 'long.bin'));
-        await bob.until('bob is asked', 60, () => document.querySelector('.transfer button'));
+        await bob.until('bob is asked', seconds, () => document.querySelector('.transfer button'));
         await alice.close();
         const lost = await ended(bob, 'failed');
         check(['no-session', 'aborted-by-peer', 'unreachable'].includes(lost.code), `code ${lost.code}: ${lost.state}`);
@@ -232,12 +232,12 @@ const cases = {
         const [alice, bob] = await pages();
         await bob.click('#ask');
         await alice.type('#file', join(WORK, 'long.bin'));
-        await bob.until('bob is asked', 60, () => document.querySelectorAll('.transfer button')[1]);
+        await bob.until('bob is asked', seconds, () => document.querySelectorAll('.transfer button')[1]);
         await bob.run(() => document.querySelectorAll('.transfer button')[1].click());
         const refused = await ended(alice, 'failed');
         check(refused.code === 'refused', `code ${refused.code}: ${refused.state}`);
         await alice.type('#file', join(WORK, 'long.bin'));
-        await bob.until('bob is asked', 60, () => document.querySelector('.transfer button'));
+        await bob.until('bob is asked', seconds, () => document.querySelector('.transfer button'));
         await alice.click('.transfer[data-phase="moving"] button');
         const aborted = await ended(alice, 'failed');
         check(aborted.code === 'aborted', aborted.state);
@@ -358,7 +358,7 @@ const cases = {
         await tab.open(pageOf('alice'));
         await tab.type('#password', 'wrong');
         await tab.press('\uE007');
-        const said = await tab.until('an error is shown', 20, () => !document.getElementById('error').hidden && document.getElementById('error').textContent);
+        const said = await tab.until('an error is shown', 60, () => !document.getElementById('error').hidden && document.getElementById('error').textContent);
         check(said.includes('does not accept user and password'), said);
         await picture(tab, 'refused');
         await tab.close();
@@ -375,7 +375,7 @@ function fresh(name) {
 
 /** The path that a client writes to a file when it is ready. */
 const written = (program, file) =>
-    until('its path', 30, () => {
+    until('its path', 60, () => {
         check(program.status === null, program.output);
         return existsSync(file) && readFileSync(file, 'utf8').trim();
     });

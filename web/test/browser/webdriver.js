@@ -100,7 +100,7 @@ export class Tab {
 
     /** Answers the page's `prompt()`, once it asks. */
     async answer(text) {
-        for (const end = Date.now() + 20_000; ; await new Promise((resolve) => setTimeout(resolve, 50))) {
+        for (const end = Date.now() + 60_000; ; await new Promise((resolve) => setTimeout(resolve, 50))) {
             try {
                 await this.#call('POST', '/alert/text', { text });
                 return await this.#call('POST', '/alert/accept');
