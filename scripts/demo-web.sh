@@ -189,7 +189,7 @@ try_it() {
         timeout $((600 + bytes / 100000)) node web/test/browser/run.js "${only[@]}" &
     track
     ended "$pid" || {
-        tail -n 20 "$scratch/relay.log" >&2
+        tail -n 20 "$scratch/relay.log" "$scratch/driver.log" >&2
         fail "the page has failed"
     }
     [ -z "$pictures" ] || echo "Pictures: $pictures"

@@ -20,7 +20,7 @@ const short = SHORT === 'yes';
 /** No transfer may take longer. */
 const seconds = Math.max(120, size / 1_000_000);
 /** What the browser may take more than before while a file passes through two of its pages, whatever the file's size. */
-const GROWTH_BYTES_MAX = 250_000_000;
+const GROWTH_BYTES_MAX = 150_000_000;
 const users = { alice: ['alice@example.com', ALICE], bob: ['bob@example.com', BOB] };
 const downloads = join(WORK, 'downloads');
 

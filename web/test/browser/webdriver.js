@@ -25,7 +25,7 @@ export class Browser {
             body: method === 'POST' ? JSON.stringify(body ?? {}) : undefined,
         });
         const { value } = await answer.json();
-        if (value?.error) throw new Error(`WebDriver: ${value.error}: ${value.message.split('\n')[0]}`);
+        if (value?.error) throw new Error(`WebDriver: ${value.error}: ${value.message.split('\n').slice(0, 3).join(' ')}`);
         return value;
     }
 
