@@ -173,8 +173,8 @@ try_it() {
     start_pages
     start "$scratch/driver.log" chromedriver --port=0
     driver_pid=$pid
-    await "$driver_pid" chromedriver "$scratch/driver.log" grep -qs 'on port [0-9]' "$scratch/driver.log"
-    driver=$(sed -n 's/.*on port \([0-9]*\).*/\1/p' "$scratch/driver.log" | tail -n 1)
+    await "$driver_pid" chromedriver "$scratch/driver.log" grep -qs 'successfully on port' "$scratch/driver.log"
+    driver=$(sed -n 's/.*successfully on port \([0-9]*\).*/\1/p' "$scratch/driver.log" | tail -n 1)
     mkdir "$scratch/work"
     for n in 1 2; do
         head -c "$bytes" /dev/urandom > "$scratch/work/file-$n.bin"
