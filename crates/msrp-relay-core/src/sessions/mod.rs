@@ -32,8 +32,8 @@ use crate::message::{PeerStep, SessionStep};
 use crate::quota::who::{Share, UserKey, Who};
 use crate::reason::{CloseReason, EndReason};
 
-pub(crate) use session::NewUri;
 use session::{EARLIER_MAX, Inner, OuterSide, OwnUri, Session};
+pub(crate) use session::{NewUri, Validity};
 
 /// What a session needs to be opened.
 pub(crate) struct NewSession {
@@ -95,9 +95,9 @@ impl Sessions {
         uris.find(|own| own.id.as_str() == session_id && !own.is_expired(now)).map(|own| own.id)
     }
 
-    /// How many live URIs a session has.
-    pub(crate) fn live_uris(&self, session: SessionRef, now: Instant) -> usize {
-        self.get(session).map_or(0, |session| session.uris().filter(|own| !own.is_expired(now)).count())
+    /// How many URIs a session has that its client may count on.
+    pub(crate) fn uris_in_use(&self, session: SessionRef, now: Instant) -> usize {
+        self.get(session).map_or(0, |session| session.uris().filter(|own| !own.is_outlived(now)).count())
     }
 
     pub(crate) fn is_live(&self, session: SessionRef, now: Instant) -> bool {
@@ -178,24 +178,20 @@ impl Sessions {
     }
 
     /// Prolongs the life of a session's URI by an AUTH to it. Returns that URI.
-    pub(crate) fn prolong(
-        &mut self,
-        session: SessionRef,
-        uri: UriId,
-        expires: Option<Instant>,
-    ) -> Option<Arc<[u8]>> {
+    pub(crate) fn prolong(&mut self, session: SessionRef, uri: UriId, valid: Validity) -> Option<Arc<[u8]>> {
         let key = *self.by_id.get(&session.id)?;
         self.forget_ending(key);
         let own = self.table.get_mut(key).and_then(|session| session.uris_mut().find(|own| own.id == uri));
         let prolonged = own.map(|own| {
-            own.expires = expires;
+            own.valid = valid;
             Arc::clone(&own.uri)
         });
         self.note_ending(key);
         prolonged
     }
 
-    /// Grants a session another URI, beside the one it has until that expires. Returns the new one.
+    /// Grants a session another URI, beside the one it has until that expires, or until what its client was told about it is
+    /// over and another one comes. Returns the new one.
     pub(crate) fn renew(&mut self, session: SessionRef, new: NewUri, core: &mut Core) -> Option<Arc<[u8]>> {
         let key = *self.by_id.get(&session.id)?;
         self.forget_ending(key);
@@ -204,7 +200,7 @@ impl Sessions {
             session.earlier.retain(|own| !own.is_over(core.now));
             if session.earlier.len() >= EARLIER_MAX {
                 // One that was prolonged may be the oldest, and live.
-                let expired = session.earlier.iter().position(|own| own.is_expired(core.now));
+                let expired = session.earlier.iter().position(|own| own.is_outlived(core.now));
                 session.earlier.remove(expired.unwrap_or_default());
             }
             session.earlier.push(before);
