@@ -31,6 +31,8 @@ pub struct SessionLine {
     pub view: SessionView,
     /// Where its client comes from; `None`: its connection is ending, or it is behind a relay.
     pub client: Option<SocketAddr>,
+    /// What its client has come by: `tls`, `tcp`, `wss` or `ws`; `None` where there is no such connection.
+    pub transport: Option<&'static str>,
     /// Where its other side is, if that is a connection of the same core.
     pub far: Option<SocketAddr>,
 }

@@ -49,6 +49,8 @@ pub struct Record<'a> {
     pub bytes_to_client: u64,
     /// Where the client came from.
     pub client: Option<String>,
+    /// What it came by: `tls`, `tcp`, `wss` or `ws`; `None` behind another relay.
+    pub transport: Option<&'a str>,
     /// Who was at the other side, if it was bound.
     pub peer: Option<String>,
     /// Why it ended.
@@ -182,7 +184,7 @@ fn text(record: &Record<'_>) -> String {
     let quoted = |text: &str| untrusted::text::json(&text);
     let or_dash = |text: Option<&String>| text.map_or_else(|| "-".to_owned(), |text| quoted(text));
     format!(
-        "{} session={} user={} realm={} duration_seconds={:.3} bytes_from_client={} bytes_to_client={} client={} peer={} \
+        "{} session={} user={} realm={} duration_seconds={:.3} bytes_from_client={} bytes_to_client={} client={} transport={} peer={} \
          reason={} core={}",
         now(),
         record.session,
@@ -192,6 +194,7 @@ fn text(record: &Record<'_>) -> String {
         record.bytes_from_client,
         record.bytes_to_client,
         or_dash(record.client.as_ref()),
+        record.transport.unwrap_or("-"),
         or_dash(record.peer.as_ref()),
         quoted(record.reason),
         record.core,
@@ -248,6 +251,7 @@ mod tests {
             bytes_from_client: 7,
             bytes_to_client: 8,
             client: Some("192.0.2.1:5000".to_owned()),
+            transport: Some("wss"),
             peer: None,
             reason: "expired",
             core: 1,

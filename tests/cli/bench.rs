@@ -78,6 +78,32 @@ fn every_mode_measures_a_relay_and_counts_all_that_it_asked_for() {
     });
 }
 
+#[test]
+fn every_mode_measures_a_relay_by_websocket_as_well() {
+    bounded(|| {
+        let setup = Setup { websocket: &[("127.0.0.1:0", true)], more: QUIET, ..Setup::default() };
+        let relay = RelayProcess::start(&setup);
+        let web = format!("wss://{}", relay.addresses[2]);
+        let measured = |arguments: &[&str]| {
+            let mut command = bench(arguments);
+            command.args(["--relay", &web, "--server-name", HOST, "--user", "alice@example.com"]);
+            command.args(["--auth-uri", "msrps://example.com;ws", "--relay-pid", &relay.pid().to_string()]);
+            command.arg("--ca").arg(relay.certificate()).env("MSRP_PASSWORD", password("alice"));
+            result(&command.output().unwrap())
+        };
+        let file = measured(&["file", "--size", "5M", "--sessions", "2", "--topology", "both"]);
+        assert_eq!(file["bytes"], 10 << 20, "{file}");
+        assert!(file["chunks"].as_u64().unwrap() > 160, "a message has at most 64 KiB: {file}");
+        let chunks =
+            ["file", "--size", "1000000", "--chunk-size", "10000", "--topology", "both", "--window", "8"];
+        assert_eq!(measured(&chunks)["answers"], 100);
+        let messages = measured(&["messages", "--count", "50", "--window", "4", "--topology", "both"]);
+        assert_eq!(messages["messages"], 50, "{messages}");
+        assert_eq!(measured(&["auth", "--count", "20"])["connections"], 20);
+        assert_eq!(measured(&["idle", "--sessions", "20", "--hold", "10ms"])["sessions"], 20);
+    });
+}
+
 /// Carries one connection to `far`, and changes the byte at `spoilt` of what is sent.
 fn proxy(far: SocketAddr, spoilt: Option<usize>) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -140,6 +166,7 @@ fn what_cannot_be_measured_is_said_before_anything_is_connected() {
         (&["file", "--relay", "127.0.0.1:1"], "--user"),
         (&["file", "--through", "127.0.0.1:1", "--listen", "127.0.0.1:0"], "--certificate"),
         (&["messages", "--size", "32", "--relay", "127.0.0.1:1"], "33"),
+        (&["file", "--relay", "wss://127.0.0.1:1", "--user", "alice@example.com"], "--topology"),
         (&nobody, "4294967295"),
     ] {
         let output = bench(arguments).env("MSRP_PASSWORD", "x").output().unwrap();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use testkit_net::endpoint::End;
+use testkit_net::endpoint::{End, Endpoint};
 use testkit_net::process::RelayProcess;
 use testkit_net::relay::{Setup, TestRelay};
 use testkit_net::{bounded, until};
@@ -89,6 +89,36 @@ fn each_end_of_a_session_is_recorded_once_with_its_figures_and_its_reason() {
             assert_eq!(record["peer"], format!("session {}", other["session"].as_str().unwrap()));
             let prefix = record["session"].as_str().unwrap();
             assert!(prefix.len() == 10 && ids[n].contains(prefix), "{record}");
+        }
+    });
+}
+
+#[test]
+fn records_name_the_transport_that_the_client_came_by() {
+    bounded(|| {
+        let relay = RelayProcess::start(&Setup {
+            websocket: &[("127.0.0.1:0", true), ("127.0.0.1:0", false)],
+            auth: "insecure_plain: true",
+            more: JSON,
+            ..Setup::default()
+        });
+        let path = file(&relay, "sessions.json");
+        let [tls, tcp, wss, ws] = relay.addresses[..4] else { panic!("four listeners") };
+        let clients = [
+            ("tls", Endpoint::tls(tls, &relay.client, "user0")),
+            ("tcp", Endpoint::plain(tcp, "user1")),
+            ("wss", Endpoint::wss(wss, &relay.client, "user2")),
+            ("ws", Endpoint::ws(ws, "user3")),
+        ];
+        for (n, (transport, client)) in clients.into_iter().enumerate() {
+            let user = format!("user{n}");
+            let client = client.log_in(&user, tls.port());
+            let address = client.stream().local_addr().unwrap().to_string();
+            client.close();
+            let records = records(&path, n + 1);
+            let record = of(&records, &user);
+            assert_eq!((&record["transport"], &record["client"]), (&json!(transport), &json!(address)));
+            assert_eq!(record["reason"], "closed by the client", "{record}");
         }
     });
 }

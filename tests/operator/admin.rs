@@ -14,9 +14,11 @@ use msrprelay::ops::admin::{CLIENTS_MAX, REQUEST_BYTES_MAX};
 use serde_json::{Value, json};
 use testkit_net::account::{Login, password};
 use testkit_net::endpoint::{End, Endpoint};
+use testkit_net::frame::Request;
 use testkit_net::process::{RelayProcess, relay_binary};
 use testkit_net::relay::Setup;
 use testkit_net::transfer::Outgoing;
+use testkit_net::websocket::{PING, client_frame};
 use testkit_net::{PATIENCE, assert_same, bounded, contents, until};
 
 fn start(more: &'static str) -> RelayProcess {
@@ -505,6 +507,52 @@ fn a_trace_shows_the_heads_of_one_user_both_ways_and_no_secrets_and_no_bodies() 
         }
         for secret in ["nonce", "response=", "Digest", "username"] {
             assert!(!shown.contains(secret), "{secret}: {shown}");
+        }
+    });
+}
+
+/// What is shown are MSRP's heads, whatever they travel in: no header of WebSocket, no mask, no control frame.
+#[test]
+fn a_trace_of_a_page_shows_frames_of_msrp_and_nothing_of_websocket() {
+    bounded(|| {
+        let more = "admin: {socket: admin.sock}\nwebsocket: {ping_interval: 1s}";
+        let relay =
+            RelayProcess::start(&Setup { websocket: &[("127.0.0.1:0", true)], more, ..Setup::default() });
+        let socket = socket(&relay);
+        let (mut page, mut phone) = (relay.web_client("alice"), relay.client("bob"));
+        let mut trace = Tracing::start(&socket, "alice@example.com", &[]);
+        until_traced(&relay, 1);
+        let first = std::thread::scope(|scope| {
+            let first = scope.spawn(|| trace.next().unwrap());
+            while !first.is_finished() {
+                page.chat(&mut phone, b"The words of a body");
+                phone.chat(&mut page, b"The words of a body");
+            }
+            first.join().unwrap()
+        });
+        // In fragments, with a ping between them.
+        let range = "1-4/4";
+        let request = Request::send(&page.route(&phone.path()), &page.uri, "last1234", range);
+        let tid = request.tid();
+        let frame = request.with_body(b"last", msrp_proto::parser::Flag::Last);
+        let (front, back) = frame.split_at(frame.len() / 2);
+        page.writer.write_below(&client_frame(0x02, front));
+        page.writer.write_below(&client_frame(PING, b"?"));
+        page.writer.write_below(&client_frame(0x80, back));
+        assert_eq!(page.status(&tid), 200);
+        phone.request("SEND");
+        let mut heads = vec![first];
+        heads.extend(trace.until("out", &format!("MSRP {tid} 200")));
+        let sends = heads.iter().filter(|head| head["head"].as_str().unwrap().contains(" SEND\n"));
+        let ways: Vec<_> = sends.map(|head| head["direction"].as_str().unwrap()).collect();
+        assert!(ways.contains(&"in") && ways.contains(&"out"), "{ways:?}");
+        for head in &heads {
+            let head = head["head"].as_str().unwrap();
+            assert!(head.starts_with("MSRP ") && !head.contains("words of a body"), "{head:?}");
+            assert!(
+                head.chars().all(|c| c == '\n' || c == '…' || c.is_ascii_graphic() || c == ' '),
+                "{head:?}"
+            );
         }
     });
 }

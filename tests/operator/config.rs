@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use msrp_proto::digest::Algorithm;
+use msrp_ws::upgrade::{Origins, Wanted};
 use msrprelay::config::{
     Accounting, AccountingFormat, Backend, CaSource, Config, ConfigErrors, DnsServers, EndpointTls, Limits,
     LogFormat, LogLevel, MemorySecret, MemoryUser, PlainPolicy, RecordLayer, UnprovenRelays,
@@ -177,7 +178,7 @@ fn everything_can_be_set() {
     let cpu = core_affinity::get_core_ids().unwrap()[0].id;
     let config = place.accept(&format!(
         r#"
-listen: [{{address: "127.0.0.1:0"}}, {{address: "[::1]:2856", tls: false}}]
+listen: [{{address: "127.0.0.1:0"}}, {{address: "[::1]:2856", tls: false}}, {{address: "127.0.0.1:443", websocket: true}}]
 hostname: Edge.Wild.Example.com
 realm: Example.com
 domains: [Example.com, example.org]
@@ -194,6 +195,7 @@ auth:
       - {{user: "alice@EXAMPLE.com", password: "1234"}}
       - {{user: bob, ha1: "0123456789abcdef0123456789ABCDEF", ha1_sha256: "{}"}}
 sessions: {{expires_min: 2s, expires_default: 5m, expires_max: 1h, enforce_default: true}}
+websocket: {{origins: ["HTTPS://Chat.example.com", "null"], path: /msrp, max_message: 128KiB, ping_interval: 5s, window: 2MiB}}
 methods: {{allow_other: false}}
 outbound: {{endpoint_tls: verify, plain: allow, ca: other.crt, relays: [Inner.example.net, "*.example.org"], connect_timeout: 250ms, allow: ["127.0.0.0/8", "::1"], deny: ["127.9.9.9/16"], max_chunk: {{Kam.example.net: 10KiB, "*.Example.org": 60KiB, "[::01]": 1GiB, 192.0.2.7: 1024}}}}
 dns: {{servers: ["192.0.2.53", "[2001:db8::53]:5353"]}}
@@ -207,6 +209,12 @@ log: {{level: debug, format: json}}
     ));
     assert_eq!(config.listen[0].address, "127.0.0.1:0".parse::<SocketAddr>().unwrap());
     assert!(config.listen[0].tls && !config.listen[1].tls);
+    assert_eq!(config.listen.iter().map(|listen| listen.websocket).collect::<Vec<_>>(), [false, false, true]);
+    let websocket = &config.websocket;
+    let origins = ["https://chat.example.com", "null"].map(str::to_owned).to_vec();
+    assert_eq!(websocket.upgrade, Wanted { origins: Origins::Listed(origins), path: "/msrp".to_owned() });
+    assert_eq!((websocket.max_message, websocket.window), (128 << 10, 2 << 20));
+    assert_eq!(websocket.ping_interval, Duration::from_secs(5));
     assert_eq!(config.hostname, "edge.wild.example.com");
     assert_eq!(config.realm.as_deref(), Some("Example.com"));
     assert_eq!(config.domains.as_deref(), Some(&["example.com".to_owned(), "example.org".to_owned()][..]));
@@ -582,6 +590,35 @@ const REFUSED: &[(&str, &str)] = &[
     ("outbound: {ports: [\"80-70\"]}", "outbound.ports[0]: \"80-70\" is no range of ports: "),
     ("outbound: {ports: [0]}", "outbound.ports[0]: \"0\" is no range of ports: "),
     ("hostname: \"2001:db8::1\"", "hostname: is an address, 2001:db8::1: "),
+    // WebSocket
+    (
+        "listen: [{address: '0.0.0.0:443', websocket: true}]",
+        "listen: has WebSocket alone, and the URIs of its clients",
+    ),
+    (
+        "listen: [{address: '0.0.0.0:2855'}, {address: '0.0.0.0:80', tls: false, websocket: true}]",
+        "listen[1].tls: is false, and WebSocket clients must authenticate: write true",
+    ),
+    ("listen: [{address: '0.0.0.0:2855', websocket: maybe}]", "listen[0].websocket: "),
+    (
+        "listen: [{address: '0.0.0.0:2855', websockets: true}]",
+        "listen[0].websockets: unknown key: did you mean `websocket`?",
+    ),
+    ("websocket: {origin: any}", "websocket.origin: unknown key: did you mean `origins`?"),
+    (
+        "websocket: {origins: []}",
+        "websocket.origins: is empty, which would admit no page: write any, or a list",
+    ),
+    ("websocket: {origins: all}", "websocket.origins: is neither: write any, or a list"),
+    (
+        "websocket: {origins: ['https://chat.example.com/']}",
+        "websocket.origins: \"https://chat.example.com/\" is not an origin: write it as https://chat.example.com",
+    ),
+    ("websocket: {path: msrp}", "websocket.path: \"msrp\" is not a path: write it as / or /msrp"),
+    ("websocket: {path: '/a?b'}", "websocket.path: \"/a?b\" is not a path: "),
+    ("websocket: {max_message: 8KiB}", "websocket.max_message: 8KiB is below 16KiB: write 16KiB to 1MiB"),
+    ("websocket: {ping_interval: 2h}", "websocket.ping_interval: 2h is above 1h: write 1s to 1h"),
+    ("websocket: {window: 128MiB}", "websocket.window: 128MiB is above 64MiB: write 64KiB to 64MiB"),
     ("log: {level: loud}", "log.level: \"loud\" is not known here: write error or warn or info or debug"),
     ("log: {format: xml}", "log.format: \"xml\" is not known here: write text or json"),
 ];

@@ -19,7 +19,11 @@ struct Line {
 
 impl Line {
     fn start(more: &'static str) -> Self {
-        Self { relay: RelayProcess::start(&Setup { more, ..Setup::default() }), last: None }
+        Self::of(&Setup { more, ..Setup::default() })
+    }
+
+    fn of(setup: &Setup) -> Self {
+        Self { relay: RelayProcess::start(setup), last: None }
     }
 
     /// Has the last process start another one, and waits until that has taken over.
@@ -176,6 +180,53 @@ fn sessions_of_both_processes_reach_each_other_whichever_speaks_first() {
         let far = &mut new[0];
         let tid = far.say(&format!("{} msrps://far.invalid:2855/x;tcp", far.relay.clone().unwrap()), b"?");
         assert_ne!(far.status(&tid), 200);
+    });
+}
+
+// The sessions of pages stay with the old process until they end; a connection of WebSocket is never passed on.
+#[test]
+fn pages_of_both_processes_and_telephones_reach_each_other() {
+    bounded(|| {
+        let mut line = Line::of(&Setup { websocket: &[("127.0.0.1:0", true)], ..Setup::default() });
+        let mut old: Vec<_> = (0..6).map(|n| line.relay.web_client(&format!("user{n}"))).collect();
+        let (web, trusted) = (line.relay.websocket(), line.relay.trusted());
+        // Two have come before, and authenticate after: behind the upgrade to WebSocket, and before it.
+        let early = Endpoint::wss(web, &trusted, "user6");
+        let earlier = Endpoint::tls(web, &trusted, "user7");
+        let (mut alice, mut bob) = (line.relay.web_client("alice"), line.relay.client("bob"));
+        let (file, back) = (contents(5, 6_000_001), contents(6, 2_000_003));
+        let (there, here) = (alice.path(), bob.path());
+        // A file each way, under way when the other process takes over.
+        std::thread::scope(|scope| {
+            let page = scope.spawn(|| alice.exchange(Some(&Outgoing::chunks(&here, &back, 60_000)), 1));
+            let phone = scope.spawn(|| bob.exchange(Some(&Outgoing::giant(&there, &file)), 1));
+            line.upgrade();
+            assert_same(&page.join().unwrap()[0].data, &file);
+            assert_same(&phone.join().unwrap()[0].data, &back);
+        });
+        let mut new: Vec<_> = (8..11).map(|n| line.relay.web_client(&format!("user{n}"))).collect();
+        new.extend((11..14).map(|n| line.relay.client(&format!("user{n}"))));
+        for (n, (old, new)) in old.iter_mut().zip(&mut new).enumerate() {
+            if n % 2 == 0 { chat(old, new) } else { chat(new, old) }
+        }
+        for swap in [false, true] {
+            let (one, other) = if swap { (&mut old[1], &mut new[1]) } else { (&mut new[1], &mut old[1]) };
+            let path = other.path();
+            std::thread::scope(|scope| {
+                scope.spawn(|| one.send_file(&Outgoing::chunks(&path, &file, 60_000)));
+                assert_same(&other.receive_file().data, &file);
+            });
+        }
+        // A peer without a session names a page of the old process.
+        let mut far = line.relay.stranger("far");
+        chat(&mut far, &mut alice);
+        far.close();
+        let early = early.log_in("user6", 443);
+        let earlier = earlier.upgrade("user7").log_in("user7", 443);
+        old.into_iter().chain([alice, bob, early, earlier]).for_each(Endpoint::close);
+        line.first_ends();
+        let (mut page, mut phone) = (line.relay.web_client("user0"), line.relay.client("user1"));
+        chat(&mut page, &mut phone);
     });
 }
 

@@ -85,7 +85,7 @@ impl Endpoint {
     }
 
     /// The same for a client by WebSocket, which nobody can dial: its host does not exist (RFC 7977, appendix A).
-    fn mint_web_uri() -> String {
+    pub fn mint_web_uri() -> String {
         let (host, session) = (random_token(12).to_ascii_lowercase(), random_token(SESSION_ID_LENGTH));
         format!("msrps://{host}.invalid:2855/{session};ws")
     }

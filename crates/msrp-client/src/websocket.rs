@@ -12,7 +12,10 @@ use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _}
 
 use msrp_proto::parser::{FramePart, Parser, ParserLimits};
 use msrp_ws::upgrade::{Asked, NotUpgraded};
-use msrp_ws::{Decoded, Decoder, Opcode, Role, close_code, write_close, write_control, write_frame_header};
+use msrp_ws::{
+    Decoded, Decoder, Opcode, Role, close_code, unmask_to_front, write_close, write_control,
+    write_frame_header,
+};
 
 /// The most that is masked at a time.
 const FRAGMENT_BYTES: usize = 64 << 10;
@@ -159,7 +162,10 @@ impl WebSocket {
         self.in_message = !is_final;
         let mask: [u8; 4] = random();
         write_frame_header(&mut self.out, opcode, is_final, payload.len(), Some(mask));
-        self.out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
+        let start = self.out.len();
+        self.out.extend_from_slice(payload);
+        // What unmasks also masks.
+        unmask_to_front(&mut self.out, (start, start), payload.len(), Some(mask), 0);
     }
 
     fn poll_drain(

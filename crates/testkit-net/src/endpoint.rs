@@ -13,7 +13,7 @@ use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerCon
 
 use crate::PATIENCE;
 use crate::frame::{Frame, Request, fresh_id};
-use crate::websocket::{ACCEPT, BINARY, Incoming, client_frame, upgrade_request};
+use crate::websocket::{ACCEPT, BINARY, CLOSE, Incoming, client_frame, upgrade_request};
 
 /// The relay's host name: in its certificate and its URIs. It resolves nowhere.
 pub const HOST: &str = "relay.example.test";
@@ -76,6 +76,8 @@ pub struct Writer {
     tls: Option<Arc<Mutex<Connection>>>,
     /// What is written at once is a message.
     is_websocket: bool,
+    /// A message has begun, and its last fragment is not written.
+    in_message: bool,
 }
 
 impl Endpoint {
@@ -204,7 +206,7 @@ impl Endpoint {
                 bytes_read: 0,
                 websocket: None,
             },
-            writer: Writer { stream, tls, is_websocket: false },
+            writer: Writer { stream, tls, is_websocket: false, in_message: false },
         }
     }
 
@@ -298,6 +300,9 @@ impl Endpoint {
 
     /// Closes in order.
     pub fn close(mut self) {
+        if self.writer.is_websocket {
+            self.writer.write_below(&client_frame(CLOSE, &1000_u16.to_be_bytes()));
+        }
         self.writer.close_notify();
         let _ = self.writer.stream.shutdown(Shutdown::Write);
     }
@@ -492,6 +497,17 @@ impl Writer {
             true => self.try_write_below(&client_frame(BINARY, bytes)),
             false => self.try_write_below(bytes),
         }
+    }
+
+    /// A part of a frame, and by WebSocket a fragment of its message; others follow unless it is the last.
+    #[track_caller]
+    pub fn write_part(&mut self, bytes: &[u8], is_last: bool) {
+        if !self.is_websocket {
+            return self.write(bytes);
+        }
+        let opcode = if self.in_message { 0 } else { BINARY & 0x0f };
+        self.in_message = !is_last;
+        self.write_below(&client_frame(opcode | if is_last { 0x80 } else { 0 }, bytes));
     }
 
     /// Bytes as they are below WebSocket.

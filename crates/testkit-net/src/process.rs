@@ -184,6 +184,8 @@ impl Drop for Process {
 pub struct RelayProcess {
     process: Process,
     pub client: Arc<ClientConfig>,
+    /// Which of the addresses is the first that speaks WebSocket, if one does.
+    websocket: usize,
     place: TempDir,
 }
 
@@ -211,7 +213,7 @@ impl RelayProcess {
         let place = tempfile::tempdir().unwrap();
         let text = setup.write(place.path());
         let client = Arc::new(trusting(place.path()));
-        Self::run(program, place, &text, client)
+        Self { websocket: setup.listen.len(), ..Self::run(program, place, &text, client) }
     }
 
     /// With a config, which may name files of this directory, and what its clients must trust.
@@ -222,7 +224,7 @@ impl RelayProcess {
     fn run(program: &Path, place: TempDir, config_text: &str, client: Arc<ClientConfig>) -> Self {
         fs::write(place.path().join("config.yaml"), config_text).unwrap();
         let process = Process::start(program, place.path());
-        Self { process, client, place }
+        Self { process, client, websocket: 0, place }
     }
 
     /// The certificate that its clients must trust.
@@ -238,6 +240,17 @@ impl RelayProcess {
     /// A client with a session.
     pub fn client(&self, user: &str) -> Endpoint {
         self.stranger(user).log_in(user, self.addresses[0].port())
+    }
+
+    /// The first listener that speaks WebSocket.
+    pub fn websocket(&self) -> SocketAddr {
+        self.addresses[self.websocket]
+    }
+
+    /// A client with a session by WebSocket.
+    #[track_caller]
+    pub fn web_client(&self, user: &str) -> Endpoint {
+        Endpoint::wss(self.websocket(), &self.trusted(), user).log_in(user, 443)
     }
 
     /// A client with little room in its kernel, so that it is the relay who must hold what waits.

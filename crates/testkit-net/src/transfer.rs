@@ -163,11 +163,11 @@ fn write_message(
             request = request.header("Failure-Report", failure_report);
         }
         let tid = request.tid();
-        writer.write(&request.head());
+        writer.write_part(&request.head(), false);
         let mut waiting = None;
         while sent < end && waiting.is_none() {
             let step = end.min(sent + STEP);
-            writer.write(&outgoing.data[sent..step]);
+            writer.write_part(&outgoing.data[sent..step], false);
             sent = step;
             waiting = answers.try_recv().ok();
         }
@@ -175,7 +175,7 @@ fn write_message(
         progress.sent.fetch_add(1, Ordering::SeqCst);
         let flag = if sent == total { Flag::Last } else { Flag::More };
         progress.all_sent.store(sent == total, Ordering::SeqCst);
-        writer.write(&end_line(&tid, flag));
+        writer.write_part(&end_line(&tid, flag), true);
         let rest = answers.try_iter();
         for answer in waiting.into_iter().chain(rest) {
             writer.write(&answer);

@@ -174,6 +174,9 @@ pub struct Session {
     pub expires_in_seconds: Option<u64>,
     /// Where the client comes from.
     pub client: Option<String>,
+    /// What it came by: `tls`, `tcp`, `wss` or `ws`; absent behind another relay.
+    #[serde(default)]
+    pub transport: Option<String>,
     /// The other side: an address, a host and port, or `session` and a prefix, if that is one of this relay.
     pub peer: Option<String>,
     /// Body bytes from the client.

@@ -510,7 +510,7 @@ fn status(desk: &Desk) -> Status {
 
 fn session(line: SessionLine) -> Session {
     let (client, peer) = (line.client(), line.peer());
-    let SessionLine { core, view, .. } = line;
+    let SessionLine { core, transport, view, .. } = line;
     Session {
         session: view.session,
         user: view.user,
@@ -521,6 +521,7 @@ fn session(line: SessionLine) -> Session {
         age_seconds: view.age.as_secs(),
         expires_in_seconds: view.expires_in.map(|left| left.as_secs()),
         client,
+        transport: transport.map(str::to_owned),
         peer,
         bytes_from_client: view.bytes_from_client,
         bytes_to_client: view.bytes_to_client,

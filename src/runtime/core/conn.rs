@@ -70,6 +70,16 @@ impl Link {
         }
     }
 
+    /// What the peer has come by, in the word of the accounting records.
+    pub(crate) fn transport(&self) -> &'static str {
+        match (&self.tls, &self.websocket) {
+            (Some(_), None) => "tls",
+            (None, None) => "tcp",
+            (Some(_), Some(_)) => "wss",
+            (None, Some(_)) => "ws",
+        }
+    }
+
     /// Whether the peer has said that it sends no more.
     pub(crate) fn is_closed_by_peer(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.borrow().peer_closed())

@@ -35,8 +35,9 @@ impl Shared {
             Some(Far::Connection { peer, .. }) if peer.core == me => self.address_of(peer.key),
             _ => None,
         };
-        let client = view.client.and_then(|client| self.address_of(client));
-        SessionLine { core: usize::from(me.index), client, far, view }
+        let conn = view.client.and_then(|client| self.conns.get(client));
+        let (client, transport) = conn.map(|conn| (conn.address(), conn.link.transport())).unzip();
+        SessionLine { core: usize::from(me.index), client, transport, far, view }
     }
 
     /// Writes the record of a session that is over.
@@ -54,6 +55,7 @@ impl Shared {
             bytes_from_client: session.bytes_from_client,
             bytes_to_client: session.bytes_to_client,
             client: line.client(),
+            transport: line.transport,
             peer: line.peer(),
             reason: reason.as_str(),
             core: line.core,

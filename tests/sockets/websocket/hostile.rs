@@ -153,6 +153,80 @@ fn message_may_be_text_in_fragments_with_pings_between_them() {
     });
 }
 
+// A length of 2^62 promises what never comes: what has come is forwarded, nothing is kept for it, and the end aborts the chunk.
+#[test]
+fn message_of_an_enormous_length_costs_nothing_until_it_comes() {
+    bounded(|| {
+        let relay = relay();
+        let (mut alice, mut bob) = (relay.web_client("alice"), relay.client("bob"));
+        let request = Request::send(&alice.route(&bob.path()), &alice.uri.clone(), &fresh_id(), "1-*/*");
+        let part = [&request.head()[..], &[b'x'; 9000]].concat();
+        let mut frame = vec![BINARY, 0x80 | 127];
+        frame.extend_from_slice(&(1_u64 << 62).to_be_bytes());
+        frame.extend_from_slice(&[0; 4]);
+        frame.extend_from_slice(&part);
+        alice.writer.write_below(&frame);
+        bob.reader.part_of_chunk(8000);
+        assert!(relay.counted().queue_bytes < 1 << 20);
+        alice.close();
+        assert_eq!(bob.frame().flag, msrp_proto::parser::Flag::Aborted);
+    });
+}
+
+// What has begun must end in time, be it the header of a WebSocket frame or a head of MSRP in fragments of one byte.
+#[test]
+fn header_and_head_that_never_end_are_given_up() {
+    bounded(|| {
+        let relay = TestRelay::with(&setup("limits: {head_timeout: 1s}"));
+        for begun in [vec![BINARY], vec![BINARY, 0x80 | 126, 9], vec![PING, 0x80 | 3, 1, 2, 3, 4, 0]] {
+            let mut page = relay.web_client("alice");
+            page.writer.write_below(&begun);
+            page.reader.until_end();
+        }
+        let mut page = relay.web_client("alice");
+        page.writer.write_below(&client_frame(0x02, b"M"));
+        for _ in 0..200 {
+            let written = page.writer.try_write_below(&client_frame(0x00, b"S"));
+            if written.is_err() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        page.reader.until_end();
+        let (mut carol, mut dave) = (relay.web_client("user0"), relay.client("user1"));
+        carol.chat(&mut dave, b"still here");
+    });
+}
+
+// RFC 6455, 5.5.1: nothing counts that comes behind a Close frame; and one behind the request for the upgrade counts.
+#[test]
+fn what_comes_behind_a_close_frame_is_ignored_and_what_comes_behind_the_upgrade_is_not() {
+    bounded(|| {
+        let relay = relay();
+        let (mut alice, mut bob) = (relay.web_client("alice"), relay.client("bob"));
+        bob.chat(&mut alice, b"hello");
+        let late = Request::send(&alice.route(&bob.path()), &alice.uri.clone(), &fresh_id(), "1-4/4");
+        let late = late.with_body(b"late", msrp_proto::parser::Flag::Last);
+        let close = client_frame(0x88, &1000_u16.to_be_bytes());
+        alice.writer.write_below(&[close, client_frame(BINARY, &late)].concat());
+        assert_eq!(alice.reader.until_end(), End::Clean);
+        assert_eq!(alice.incoming().close_code(), Some(1000));
+        let mut page = Endpoint::tls(relay.websocket(), &relay.client, "page");
+        let uri = "msrps://page.invalid:2855/own;ws";
+        let auth = Request::new("AUTH", "msrps://example.com;ws", uri);
+        let tid = auth.tid();
+        let first = [upgrade_request("").into_bytes(), client_frame(BINARY, &auth.bare())].concat();
+        page.writer.write_below(&first);
+        let answer = page.ask_http("");
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+        page.go_on_as_websocket("page");
+        assert_eq!(page.status(&tid), 401);
+        // Bob hears of the end of Alice's session by asking for it, and nothing else.
+        let tid = bob.say(&alice.path(), b"anybody?");
+        assert_eq!(bob.status(&tid), 481);
+    });
+}
+
 #[test]
 fn floods_of_pings_and_of_empty_fragments_end_the_connection() {
     bounded(|| {

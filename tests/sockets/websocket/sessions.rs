@@ -1,10 +1,13 @@
 //! AUTH, chat and files, between pages and everything else.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use msrp_proto::parser::Flag;
 use testkit_net::account::Login;
-use testkit_net::endpoint::End;
+use testkit_net::endpoint::{End, Endpoint};
 use testkit_net::frame::{Request, fresh_id};
-use testkit_net::relay::TestRelay;
+use testkit_net::relay::{Setup, TestRelay};
+use testkit_net::transfer::Outgoing;
 use testkit_net::{assert_same, bounded, contents, until};
 
 use super::{relay, setup};
@@ -196,5 +199,137 @@ fn close_of_a_page_is_answered_and_its_session_ends() {
         assert_eq!(page.incoming().close_code(), Some(1001));
         let tid = phone.say(&path, b"anybody?");
         assert_eq!(phone.status(&tid), 481);
+    });
+}
+
+// RFC 4976, 9.4: AUTH again to the relay's own URI gets another URI for the same session, by WebSocket as well; RFC 7977
+// changes nothing of that. Whom it was bound to it stays bound to.
+#[test]
+fn page_renews_its_uri_and_both_lead_to_it() {
+    bounded(|| {
+        let relay = relay();
+        let (mut page, mut phone) = (relay.web_client("alice"), relay.client("bob"));
+        phone.chat(&mut page, b"before");
+        let old = page.path();
+        page = page.log_in("alice", 443);
+        assert_ne!(page.path(), old);
+        for path in [page.path(), old] {
+            let tid = phone.say(&path, b"after");
+            assert_eq!(phone.status(&tid), 200);
+            assert_eq!(page.request("SEND").body, b"after");
+        }
+        page.chat(&mut phone, b"and back");
+        assert_eq!(relay.counted().sessions_open, 2);
+        // To its own session it prolongs that, and gets the same URI.
+        let session = page.relay.clone().unwrap();
+        let password = testkit_net::account::password("alice");
+        let (_, last) = Login::new("alice", &password, &session).attempt(&mut page);
+        assert_eq!((last.status(), last.header("Use-Path")), (Some(200), Some(session)));
+    });
+}
+
+// T4: the same own URI again is a renewal, another one another session.
+#[test]
+fn client_that_shares_a_websocket_renews_its_own_session_alone() {
+    bounded(|| {
+        let relay = relay();
+        let mut page = relay.web_client("alice");
+        let (first_uri, first_relay) = (page.uri.clone(), page.relay.clone().unwrap());
+        page.uri = "msrps://another.invalid:2855/client;ws".to_owned();
+        page = page.log_in("bob", 443);
+        let second_relay = page.relay.clone().unwrap();
+        page = page.log_in("bob", 443);
+        assert_ne!(page.relay.clone().unwrap(), second_relay);
+        assert_eq!(relay.counted().sessions_open, 2);
+        let (mut one, mut two) = (relay.client("user0"), relay.client("user1"));
+        for relay in [page.relay.clone().unwrap(), second_relay] {
+            let tid = two.say(&format!("{relay} {}", page.uri), b"to bob");
+            assert_eq!(two.status(&tid), 200);
+            assert_eq!(page.request("SEND").body, b"to bob");
+        }
+        (page.uri, page.relay) = (first_uri, Some(first_relay));
+        one.chat(&mut page, b"to alice");
+        page.chat(&mut one, b"and back");
+    });
+}
+
+// T4; RFC 7977, 5.2.1: a page may write the URI that it was given with `ws`, at the port that it knows. For a client by TCP
+// that is another URI (RFC 4975, 6.1). The page's own URI may be `tcp`, for peers that refuse `ws` in any URI of a path.
+#[test]
+fn session_of_a_page_is_reached_by_both_forms_of_its_uri_and_one_of_a_telephone_by_one() {
+    bounded(|| {
+        let relay = relay();
+        let (port, web) = (relay.tls.port(), relay.websocket().port());
+        let forms = |uri: &str| {
+            let ws = uri.replace(";tcp", ";ws");
+            let at = |port: u16| ws.replace(&format!(":{}/", relay.tls.port()), &format!(":{port}/"));
+            [uri.to_owned(), at(port), at(web), at(443)]
+        };
+        for own in ["ws", "tcp"] {
+            let mut page = Endpoint::wss(relay.websocket(), &relay.client, "page");
+            page.uri = page.uri.replace(";ws", &format!(";{own}"));
+            let mut page = page.log_in("alice", 443);
+            let mut phone = relay.client("bob");
+            let (uri, given) = (page.uri.clone(), page.relay.clone().unwrap());
+            for form in forms(&given) {
+                let tid = phone.say(&format!("{form} {uri}"), form.as_bytes());
+                assert_eq!(phone.status(&tid), 200, "{form}");
+                let frame = page.request("SEND");
+                assert_eq!(
+                    (frame.body.as_slice(), frame.required("To-Path")),
+                    (form.as_bytes(), uri.clone())
+                );
+                // And the page names its own session so.
+                page.relay = Some(form);
+                page.chat(&mut phone, b"and back");
+            }
+        }
+        let (phone, mut other) = (relay.client("user0"), relay.client("user1"));
+        let given = phone.relay.clone().unwrap();
+        for form in &forms(&given)[1..] {
+            let tid = other.say(&format!("{form} {}", phone.uri), b"?");
+            assert_eq!(other.status(&tid), 481, "{form}");
+        }
+    });
+}
+
+// A page that takes nothing stops its own sender alone, within bounded memory, and misses nothing.
+#[test]
+fn page_that_reads_nothing_costs_no_other_session_anything() {
+    bounded(|| {
+        let relay = TestRelay::with(&Setup { cores: "[0]", ..setup("") });
+        let (mut slow, mut sender) = (relay.web_client("alice"), relay.client("bob"));
+        let file = contents(4, 24 << 20);
+        let path = slow.path();
+        let is_sent = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                sender.send_file(&Outgoing::giant(&path, &file));
+                is_sent.store(true, Ordering::SeqCst);
+            });
+            // It has begun, and waits.
+            until("the sender to be stopped", || (relay.counted().queue_bytes > 0).then_some(()));
+            let small = contents(5, 1 << 20);
+            for n in 0..2 {
+                let mut page = relay.web_client(&format!("user{n}"));
+                let mut phone = relay.client(&format!("user{}", n + 2));
+                for _ in 0..20 {
+                    page.chat(&mut phone, b"not delayed");
+                    phone.chat(&mut page, b"nor are we");
+                }
+                let (to_page, to_phone) = (page.path(), phone.path());
+                std::thread::scope(|scope| {
+                    scope.spawn(|| phone.exchange(Some(&Outgoing::giant(&to_page, &small)), 1));
+                    let received = page.exchange(Some(&Outgoing::chunks(&to_phone, &small, 50_000)), 1);
+                    assert_same(&received[0].data, &small);
+                });
+            }
+            assert!(!is_sent.load(Ordering::SeqCst), "its window holds it");
+            let queued = relay.counted().queue_bytes;
+            assert!(queued < 2 << 20, "{queued} bytes wait");
+            assert_same(&slow.receive_file().data, &file);
+        });
+        assert!(is_sent.into_inner());
+        slow.chat(&mut sender, b"all there");
     });
 }

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use msrp_client::ClientError;
+use msrp_client::{ClientError, Endpoint, random_token};
 use msrp_proto::head::Head;
 use msrp_proto::parser::{Flag, FramePart, Parser, ParserLimits};
 use msrp_tls::{Details, TlsConn, TlsError};
@@ -21,6 +21,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream};
 
+use super::web::{Door, Web};
 use crate::outcome::Failure;
 
 /// What is encrypted and given to the kernel in one piece.
@@ -61,19 +62,23 @@ pub(crate) trait Party {
 /// Where a [`Party`] says what it has to say.
 pub(crate) struct Outlet<'a> {
     tls: Option<&'a mut TlsConn>,
+    web: Option<&'a mut Web>,
     out: &'a mut Vec<u8>,
 }
 
 impl Outlet<'_> {
-    /// Sends bytes, in records of their own where there is TLS.
-    pub(crate) fn send(&mut self, plain: &[u8]) -> Result<(), Failure> {
-        match &mut self.tls {
-            Some(tls) => tls.encrypt(plain, self.out).map_err(broken),
-            None => {
-                self.out.extend_from_slice(plain);
-                Ok(())
-            }
-        }
+    /// Sends a frame, in records of its own where there is TLS, and in a message where there is WebSocket.
+    pub(crate) fn send(&mut self, frame: &[u8]) -> Result<(), Failure> {
+        self.send_part(frame, true)
+    }
+
+    /// Sends a part of a frame; what follows goes on with it unless it is the last.
+    pub(crate) fn send_part(&mut self, part: &[u8], is_last: bool) -> Result<(), Failure> {
+        let bytes = match &mut self.web {
+            Some(web) => web.fragment(part, is_last),
+            None => part,
+        };
+        encrypt(self.tls.as_deref_mut(), bytes, self.out)
     }
 
     /// Whether there is enough for one system call.
@@ -86,6 +91,8 @@ impl Outlet<'_> {
 pub(crate) struct Line {
     stream: TcpStream,
     tls: Option<Box<TlsConn>>,
+    /// Behind the upgrade, where it is a WebSocket.
+    web: Option<Box<Web>>,
     parser: Parser,
     /// The beginning of a record.
     records: Vec<u8>,
@@ -103,11 +110,12 @@ enum Received {
 }
 
 impl Line {
-    /// Dials, from this address if one is given, and shakes hands.
+    /// Dials, from this address if one is given, shakes hands, and goes through the door, if there is one.
     pub(crate) async fn connect(
         to: SocketAddr,
         from: Option<IpAddr>,
         tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+        door: Option<&Door>,
         limit: Duration,
     ) -> Result<Self, Failure> {
         let dialled = async {
@@ -123,7 +131,13 @@ impl Line {
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(failed)?;
         let tls = tls.map(|(config, name)| TlsConn::client(config, name)).transpose().map_err(broken)?;
-        Self::begin(stream, tls, limit).await
+        let mut line = Self::begin(stream, tls, limit).await?;
+        if let Some(door) = door {
+            let opened = tokio::time::timeout(limit, line.upgrade(door)).await;
+            let failed = |source| ClientError::Upgrade { relay: door.host.clone(), source };
+            opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(failed)?;
+        }
+        Ok(line)
     }
 
     /// Shakes hands on an accepted connection.
@@ -141,6 +155,7 @@ impl Line {
         let mut line = Self {
             stream,
             tls: tls.map(Box::new),
+            web: None,
             parser: Parser::new(ParserLimits::default()),
             records: Vec::new(),
             rest: Vec::new(),
@@ -155,13 +170,16 @@ impl Line {
     }
 
     /// Our address.
-    pub(crate) fn local(&self) -> Result<SocketAddr, Failure> {
+    fn local(&self) -> Result<SocketAddr, Failure> {
         Ok(self.stream.local_addr().map_err(ClientError::Io)?)
     }
 
-    /// Whether there is TLS.
-    pub(crate) const fn is_tls(&self) -> bool {
-        self.tls.is_some()
+    /// A URI of our own.
+    pub(crate) fn mint_uri(&self) -> Result<String, Failure> {
+        match self.web {
+            Some(_) => Ok(Endpoint::mint_web_uri()),
+            None => Ok(Endpoint::mint_uri(self.local()?, self.tls.is_some())),
+        }
     }
 
     /// What the handshake agreed on.
@@ -180,7 +198,11 @@ impl Line {
             if self.unsent().is_empty() {
                 self.out.clear();
                 self.written = 0;
-                party.produce(&mut Outlet { tls: self.tls.as_deref_mut(), out: &mut self.out })?;
+                party.produce(&mut Outlet {
+                    tls: self.tls.as_deref_mut(),
+                    web: self.web.as_deref_mut(),
+                    out: &mut self.out,
+                })?;
             }
             moved += self.write_some()?;
             if self.unsent().is_empty() && party.done() {
@@ -216,6 +238,9 @@ impl Line {
 
     /// Closes in order: close_notify, end of stream, and what the peer still sends is read.
     pub(crate) async fn close(mut self) -> Result<(), Failure> {
+        if self.web.is_some() {
+            encrypt(self.tls.as_deref_mut(), &Web::close(), &mut self.out)?;
+        }
         if let Some(tls) = &mut self.tls {
             tls.close_notify(&mut self.out);
         }
@@ -245,11 +270,7 @@ impl Line {
         // A client's first flight.
         tls.receive(&mut [], &mut self.rest, &mut self.out).map_err(io::Error::other)?;
         loop {
-            while !self.unsent().is_empty() {
-                if self.write_some().map_err(io::Error::other)? == 0 {
-                    self.stream.writable().await?;
-                }
-            }
+            self.write_all().await?;
             if self.tls.as_ref().is_none_or(|tls| tls.handshake_done()) {
                 return Ok(());
             }
@@ -259,6 +280,37 @@ impl Line {
                 Received::End => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
+    }
+
+    /// Asks for the upgrade to WebSocket, and waits for the answer.
+    async fn upgrade(&mut self, door: &Door) -> io::Result<()> {
+        let (asked, request) = door.ask();
+        encrypt(self.tls.as_deref_mut(), &request, &mut self.out).map_err(io::Error::other)?;
+        self.write_all().await?;
+        loop {
+            if let Some(head) = asked.judge(&self.rest).map_err(io::Error::other)? {
+                let mut web = Box::new(Web::new(random_token(8).as_bytes()));
+                let mut ahead = self.rest.split_off(head);
+                web.take(&mut ahead, 0).map_err(io::Error::other)?;
+                self.rest = ahead;
+                self.web = Some(web);
+                return Ok(());
+            }
+            match self.receive(keep).map_err(io::Error::other)? {
+                Received::Nothing => self.stream.readable().await?,
+                Received::Bytes(_) => {}
+                Received::End => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
+    }
+
+    async fn write_all(&mut self) -> io::Result<()> {
+        while !self.unsent().is_empty() {
+            if self.write_some().map_err(io::Error::other)? == 0 {
+                self.stream.writable().await?;
+            }
+        }
+        Ok(())
     }
 
     fn unsent(&self) -> &[u8] {
@@ -299,6 +351,7 @@ impl Line {
             let plain = &mut scratch.plain;
             plain.clear();
             plain.append(&mut self.rest);
+            let rest = plain.len();
             let incoming = scratch.incoming.get_mut(..kept + bytes).unwrap_or_default();
             let used = match &mut self.tls {
                 Some(tls) => tls.receive(incoming, plain, &mut self.out).map_err(broken)?,
@@ -309,10 +362,29 @@ impl Line {
             };
             self.records.clear();
             self.records.extend_from_slice(incoming.get(used..).unwrap_or_default());
+            if let Some(web) = &mut self.web {
+                let came = web.take(plain, rest)?;
+                encrypt(self.tls.as_deref_mut(), &came.answer, &mut self.out)?;
+                if came.is_over {
+                    return Ok(Received::End);
+                }
+            }
             let taken = take(&mut self.parser, plain)?;
             self.rest.extend_from_slice(plain.get(taken..).unwrap_or_default());
             Ok(Received::Bytes(bytes))
         })
+    }
+}
+
+/// Appends what goes to the kernel.
+fn encrypt(tls: Option<&mut TlsConn>, plain: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
+    match tls {
+        _ if plain.is_empty() => Ok(()),
+        Some(tls) => tls.encrypt(plain, out).map_err(broken),
+        None => {
+            out.extend_from_slice(plain);
+            Ok(())
+        }
     }
 }
 

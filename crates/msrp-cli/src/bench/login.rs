@@ -2,7 +2,7 @@
 //!
 //! The least that a client has to do, so that what an AUTH costs is the relay's share: `msrp probe` looks closer.
 
-use msrp_client::{ClientError, Endpoint, random_token};
+use msrp_client::{ClientError, random_token};
 use msrp_proto::digest::{Challenge, Ha1, NonceUse};
 use msrp_proto::head::{Head, Kind};
 use msrp_proto::parser::Flag;
@@ -37,7 +37,7 @@ impl Granted {
 
 /// Authenticates.
 pub(crate) async fn authenticate(line: &mut Line, login: &Login) -> Result<Granted, Failure> {
-    let own_uri = Endpoint::mint_uri(line.local()?, line.is_tls());
+    let own_uri = line.mint_uri()?;
     let challenged = ask(line, login, &own_uri, None).await?;
     let refused = |answer: &Answer, hint: &str| {
         Failure::from(ClientError::AuthRefused {

@@ -15,6 +15,7 @@ mod meter;
 mod run;
 mod scene;
 mod transfer;
+mod web;
 
 use std::process::ExitCode;
 

@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use super::line::Line;
 use super::login::{Granted, authenticate};
 use super::meter::Meter;
+use super::web::Door;
 use crate::options::{ConnectionArguments, Login, OutputArguments, RelayArguments};
 use crate::outcome::Failure;
 
@@ -138,6 +139,8 @@ pub(crate) struct Scene {
     address: SocketAddr,
     client: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     server: Option<Arc<ServerConfig>>,
+    /// Where the relay speaks WebSocket.
+    door: Option<Door>,
     limit: Duration,
 }
 
@@ -178,12 +181,19 @@ impl Scene {
             },
         };
         let server = pairs.map(|pairs| server(pairs, connection, offer)).transpose()?.flatten();
-        Ok(Self { login, address: resolve(target)?, client, server, limit: connection.connect_timeout })
+        let door = target.web.clone().map(|path| Door { host: target.to_string(), path });
+        let is_open_to_all = pairs.is_some_and(|pairs| pairs.topology == Topology::One);
+        if door.is_some() && is_open_to_all {
+            let message =
+                "--topology one: by WebSocket every client authenticates (RFC 7977, 5.3.1); write both";
+            return Err(Failure::Usage(message.to_owned()));
+        }
+        Ok(Self { login, address: resolve(target)?, client, server, door, limit: connection.connect_timeout })
     }
 
     /// A connection, from this address if one is given.
     pub(crate) async fn connect(&self, from: Option<IpAddr>) -> Result<Line, Failure> {
-        Line::connect(self.address, from, self.client.clone(), self.limit).await
+        Line::connect(self.address, from, self.client.clone(), self.door.as_ref(), self.limit).await
     }
 
     /// A connection and a session on it.
@@ -225,8 +235,8 @@ impl Scene {
         // A proxy may dial when the connection comes, or only once it has shaken hands.
         let (line, receiver) = tokio::join!(self.connect(None), self.accept(listener));
         let (line, receiver) = (line?, receiver?);
-        let from_path = Endpoint::mint_uri(line.local()?, line.is_tls());
-        let own_uri = Endpoint::mint_uri(receiver.local()?, receiver.is_tls());
+        let from_path = line.mint_uri()?;
+        let own_uri = receiver.mint_uri()?;
         let sender = Sender { line, to_path: own_uri.clone(), from_path };
         Ok((sender, Receiver { at: Place::Connected(Box::new(receiver)), own_uri }))
     }
@@ -234,7 +244,7 @@ impl Scene {
     async fn pair_with_receiver_behind(&self) -> Result<(Sender, Receiver), Failure> {
         let (receiver, granted) = self.client(None).await?;
         let line = self.connect(None).await?;
-        let from_path = Endpoint::mint_uri(line.local()?, line.is_tls());
+        let from_path = line.mint_uri()?;
         let sender = Sender { line, to_path: granted.path_for_peers(), from_path };
         Ok((sender, Receiver { at: Place::Connected(Box::new(receiver)), own_uri: granted.own_uri }))
     }

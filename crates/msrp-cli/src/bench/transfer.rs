@@ -175,7 +175,7 @@ impl Party for FileSender {
                     self.offset = end;
                     self.finish(&tid, out)?;
                 } else {
-                    out.send(&self.frame)?;
+                    out.send_part(&self.frame, false)?;
                     self.frame.clear();
                 }
                 continue;
@@ -186,7 +186,7 @@ impl Party for FileSender {
                 self.finish(&tid, out)?;
             } else {
                 let piece = self.content.slice(self.offset, left.min(FLUSH_BYTES as u64) as usize);
-                out.send(piece)?;
+                out.send_part(piece, false)?;
                 self.offset += piece.len() as u64;
                 self.open = Some((tid, end));
             }
