@@ -71,8 +71,8 @@ async function say(tab, text) {
     await tab.press('\uE007');
 }
 
-const hears = (tab, text) =>
-    tab.until(`"${text}" arrives`, 60, (text) => [...document.querySelectorAll('#log .words')].some((words) => words.textContent === text), text);
+const hears = (tab, text, limit = 60) =>
+    tab.until(`"${text}" arrives`, limit, (text) => [...document.querySelectorAll('#log .words')].some((words) => words.textContent === text), text);
 
 const delivered = (tab) =>
     tab.until('it is delivered', 60, () => document.querySelector('#log .mine:last-of-type .meta')?.textContent.includes('delivered'));
@@ -257,13 +257,13 @@ const cases = {
         const alice = await logIn('alice');
         const peer = start(PYTHON, [
             PEER, '--user', users.bob[0], '--relay', RELAY_TLS, '--ca', CA, '--peer', alice.path, '--path-file', join(out, 'path'),
-            '--out', join(out, 'file-1.bin'), '--file', join(WORK, 'file-2.bin'), '--timeout', String(2 * seconds),
+            '--out', join(out, 'file-1.bin'), '--file', join(WORK, 'file-2.bin'), '--timeout', String(4 * seconds),
         ], users.bob[1]);
         const path = await written(peer, join(out, 'path'));
         await link(alice, path);
         await alice.type('#file', join(WORK, 'file-1.bin'));
-        await hears(alice, 'I have it: grüße');
-        await alice.until('the file comes back', seconds, () =>
+        await hears(alice, 'I have it: grüße', 2 * seconds);
+        await alice.until('the file comes back', 2 * seconds, () =>
             document.querySelector('.transfer[data-direction="receiving"][data-phase="done"]'));
         const received = await card(alice);
         check((await peer.ended) === 0, peer.output);
