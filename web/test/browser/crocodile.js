@@ -40,7 +40,7 @@ export class Crocodile {
     }
 
     #until(what, action, ...args) {
-        return this.#tab.until(`crocodile-msrp: ${what}`, 60, action, ...args);
+        return this.#tab.until(`crocodile-msrp: ${what}`, 300, action, ...args);
     }
 
     offer(session) {
