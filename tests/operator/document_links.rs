@@ -486,4 +486,7 @@ fn a_file_or_function_that_does_not_exist_is_found() {
     let text = "`src/a.rs` `src/b.rs` `f()` `g()` `a: b/c`";
     let missing = missing_from_sources(text, |path| path == "src/a.rs", "fn f(x)");
     assert_eq!(missing, ["there is no src/b.rs", "there is no function g"]);
+    let missing =
+        missing_from_sources("`it.stop()` `it.go()`", |_| false, "interface It {\n    stop(): void;\n}");
+    assert_eq!(missing, ["there is no function it.go"]);
 }
