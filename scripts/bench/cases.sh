@@ -167,10 +167,9 @@ one_round() {
 idle_case() { # ROW SUBJECT
     local row=$1 subject=$2
     case $subject in
-        relay | relay-web) start_relay fresh "$relay" "$relay_cpu" "$record_layer" ;;
-        baseline | baseline-web) start_relay fresh "$baseline" "$relay_cpu" "$baseline_record_layer" ;;
+        relay*) start_relay fresh "$relay" "$relay_cpu" "$record_layer"; subject=fresh${subject#relay} ;;
+        baseline*) start_relay fresh "$baseline" "$relay_cpu" "$baseline_record_layer"; subject=fresh${subject#baseline} ;;
     esac
-    [[ $subject = against* ]] || subject=fresh${subject/#@(relay|baseline)/}
     if bench "$subject" idle --cpu "$load_cpu" --sessions "$idle" --hold 1s; then
         record "$row" "${2%-web}" "$(field relay_bytes_each)"
     else

@@ -190,6 +190,7 @@ fn pages_of_both_processes_and_telephones_reach_each_other() {
         let mut line = Line::of(&Setup { websocket: &[("127.0.0.1:0", true)], ..Setup::default() });
         let mut old: Vec<_> = (0..6).map(|n| line.relay.web_client(&format!("user{n}"))).collect();
         let (web, trusted) = (line.relay.websocket(), line.relay.trusted());
+        let mut alone = line.relay.web_client("user14");
         // Two have come before, and authenticate after: behind the upgrade to WebSocket, and before it.
         let early = Endpoint::wss(web, &trusted, "user6");
         let earlier = Endpoint::tls(web, &trusted, "user7");
@@ -219,11 +220,11 @@ fn pages_of_both_processes_and_telephones_reach_each_other() {
         }
         // A peer without a session names a page of the old process.
         let mut far = line.relay.stranger("far");
-        chat(&mut far, &mut alice);
+        chat(&mut far, &mut alone);
         far.close();
         let early = early.log_in("user6", 443);
         let earlier = earlier.upgrade("user7").log_in("user7", 443);
-        old.into_iter().chain([alice, bob, early, earlier]).for_each(Endpoint::close);
+        old.into_iter().chain([alice, bob, alone, early, earlier]).for_each(Endpoint::close);
         line.first_ends();
         let (mut page, mut phone) = (line.relay.web_client("user0"), line.relay.client("user1"));
         chat(&mut page, &mut phone);

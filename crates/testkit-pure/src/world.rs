@@ -77,6 +77,8 @@ pub struct Link {
     /// Bytes the endpoint still takes before it stalls.
     pub window: usize,
     pub closing: Option<CloseReason>,
+    /// The lengths of the messages that the relay has sent, where it is a WebSocket.
+    pub messages: Option<Vec<usize>>,
     /// Neither side has it any more.
     pub gone: bool,
 }
@@ -202,7 +204,25 @@ impl World {
 
     /// A connection from an address of the test's choice.
     pub fn try_connect(&mut self, core: usize, secure: bool, address: &str) -> Result<Conn, Limit> {
-        let transport = Transport { secure, port: PORT, websocket: false };
+        self.accept(core, Transport { secure, port: PORT, websocket: false }, address)
+    }
+
+    /// A WebSocket from outside: what it is sent are whole frames, each in a message of its own.
+    pub fn connect_web(&mut self, core: usize) -> Conn {
+        self.try_connect_web(core).unwrap()
+    }
+
+    /// The same where a core may be short of memory.
+    pub fn try_connect_web(&mut self, core: usize) -> Result<Conn, Limit> {
+        let transport = Transport { secure: true, port: 443, websocket: true };
+        let conn = self.accept(core, transport, ADDRESS)?;
+        let link = &mut self.links[conn.0];
+        link.messages = Some(Vec::new());
+        link.end.uri = format!("msrps://page{0}.invalid:2855/endpoint{0};ws", conn.0);
+        Ok(conn)
+    }
+
+    fn accept(&mut self, core: usize, transport: Transport, address: &str) -> Result<Conn, Limit> {
         let now = self.now;
         let accepted = self.relay(core).accept(now, transport, address.parse().unwrap());
         let accepted = accepted.map(|key| self.add_link(core, key));
@@ -236,6 +256,7 @@ impl World {
             stalled: false,
             window: usize::MAX,
             closing: None,
+            messages: None,
             gone: false,
         });
         self.cores[core].links.insert(key, conn);
@@ -432,6 +453,16 @@ impl World {
             link.end.flush += u64::from(!out.is_empty());
             for part in out.parts() {
                 link.end.receive(part);
+            }
+            let ends = out.frame_ends();
+            match &mut link.messages {
+                Some(messages) => {
+                    assert_eq!(ends.last().copied().unwrap_or(0), out.len(), "a message within a frame");
+                    assert!(!link.end.in_frame(), "half a frame");
+                    let starts = [0].iter().chain(ends);
+                    messages.extend(ends.iter().zip(starts).map(|(end, start)| end - start));
+                }
+                None => assert!(ends.is_empty(), "messages where there are none"),
             }
             if out.is_empty() {
                 link.awake = false;

@@ -17,3 +17,4 @@ mod limits;
 mod rfc;
 mod sim;
 mod vectors;
+mod websocket;

@@ -32,8 +32,16 @@ impl Simulation {
 
     /// A new connection; a core that is short of memory takes none.
     pub(super) fn connect(&mut self) -> Option<Conn> {
+        self.connect_by(false)
+    }
+
+    fn connect_by(&mut self, websocket: bool) -> Option<Conn> {
         let core = self.any_core();
-        match self.world.try_connect(core, true, ADDRESS) {
+        let connected = match websocket {
+            true => self.world.try_connect_web(core),
+            false => self.world.try_connect(core, true, ADDRESS),
+        };
+        match connected {
             Ok(conn) => Some(conn),
             Err(limit) => {
                 assert_eq!(limit, Limit::QueueBytesTotal);
@@ -44,7 +52,11 @@ impl Simulation {
     }
 
     fn client(&mut self) -> Option<(usize, String)> {
-        let conn = self.connect()?;
+        let is_page = self.has_pages && self.actors.len() % 2 == 1;
+        let conn = self.connect_by(is_page)?;
+        if is_page {
+            self.saw("a page");
+        }
         let uri = self.world.end(conn).uri.clone();
         let expires = self.jumps && self.dice.chance(40);
         let more = if expires { format!("Expires: {EXPIRES_SECONDS}\r\n") } else { String::new() };

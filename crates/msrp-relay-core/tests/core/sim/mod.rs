@@ -76,6 +76,7 @@ type Seen = BTreeMap<&'static str, u64>;
 /// What must have happened in the course of all seeds, lest they prove nothing.
 const EVENTS: &[&str] = &[
     "a sender paused",
+    "a page",
     "a chunk cut",
     "a chunk aborted by the relay",
     "a wait for an answer judged",
@@ -288,6 +289,8 @@ struct Simulation {
     never: HashSet<(usize, PeerKey)>,
     /// Everybody talks to foreign connections that serve several sessions.
     crowd: bool,
+    /// Some clients come by WebSocket.
+    has_pages: bool,
     faults: bool,
     lies: bool,
     /// Time may pass by more than an answer may take.
@@ -317,6 +320,10 @@ impl Simulation {
             let (dialled, foreign) = ("*.example".to_owned(), "198.51.100.23".to_owned());
             settings.chunk_bounds = ChunkBounds::new([(dialled, DIALLED_CHUNK_MAX), (foreign, 5000)]);
         }
+        let has_pages = seed % 3 == 2;
+        if has_pages {
+            settings.websocket.max_message = 16 << 10;
+        }
         let crowd = dice.chance(12);
         if crowd {
             limits.transactions_per_peer_max = 4096;
@@ -340,6 +347,7 @@ impl Simulation {
             strangers: Vec::new(),
             never: HashSet::new(),
             crowd,
+            has_pages,
             faults,
             lies,
             jumps,
