@@ -159,6 +159,16 @@ find_msrplib() {
     "$python" -c 'import msrplib' || fail "python3-msrplib cannot be loaded; to build it anew, remove $work/msrplib.built"
 }
 
+# Where the run is interrupted, chromedriver ends without its browser.
+end_browser() {
+    local file
+    for file in /proc/[0-9]*/cmdline; do
+        grep -qsF -- "--user-data-dir=$scratch/work/profile" "$file" || continue
+        file=${file%/cmdline}
+        kill -KILL "${file#/proc/}" 2> /dev/null || true
+    done
+}
+
 # Chromium trusts this one key, whoever has signed it: so the real certificate checks stay on for all others.
 pin_of() { # CERTIFICATE
     openssl x509 -in "$1" -pubkey -noout | openssl pkey -pubin -outform der | openssl dgst -sha256 -binary | base64
@@ -171,6 +181,7 @@ try_it() {
     find_msrplib
     start_relay
     start_pages
+    at_end+=(end_browser)
     start "$scratch/driver.log" chromedriver --port=0
     driver_pid=$pid
     await "$driver_pid" chromedriver "$scratch/driver.log" grep -qs 'successfully on port' "$scratch/driver.log"
