@@ -56,6 +56,8 @@ missing_packages() {
     command -v openssl > /dev/null || echo openssl # scripts/gen-cert.sh, which a test and the demo run
     command -v mariadbd > /dev/null || echo mariadb-server-core # tests/operator/accounts; without the service of mariadb-server
     command -v mariadb > /dev/null || echo mariadb-client-core
+    compgen -G '/usr/lib/postgresql/*/bin/postgres' > /dev/null || echo postgresql # the same tests
+    command -v python3 > /dev/null || echo python3 # runs the web back end of docs/operate/accounts.md
     command -v setpriv > /dev/null || echo util-linux # runs it without root's rights
     command -v node > /dev/null || echo nodejs # runs the tests of web/; demo-web.sh installs what it needs beyond
     command -v python3 > /dev/null || echo python3 # demo-web.sh serves the page with it
@@ -214,7 +216,7 @@ unset MSRPRELAY_TEST_RECORD_LAYER
 step 'Web client' check_web_client
 if [ "$quick" = no ] && [ -e scripts/demo.sh ]; then
     step 'End to end' scripts/demo.sh --size 1M --full
-    for accounts in sqlite mysql; do
+    for accounts in sqlite mysql postgres; do
         step "End to end, accounts in $accounts" scripts/demo.sh --size 1M --no-build --accounts "$accounts"
     done
     for relays in 2 4; do

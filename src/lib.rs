@@ -65,8 +65,9 @@
 //!
 //! Each of the steps 4 to 6, and the credits, is a [`msrp_relay_core::Message`], a step in an envelope that says what takes it. On
 //! one core it is pushed onto a queue; between cores the same value crosses in a delivery (`runtime::mesh`). There is one
-//! path, not two. Sessions never move. A connection does, once, if its first request is for a session on another core: then the
-//! whole of it crosses, and its bytes do not have to (`runtime::migrate`).
+//! path, not two. A connection moves, once, if its first request is for a session on another core: then the whole of it
+//! crosses, and its bytes do not have to (`runtime::migrate`). A client's takes its session along, to the one that this is
+//! bound to (`msrp_relay_core::meet`).
 //!
 //! # The path of an AUTH
 //!
@@ -90,7 +91,8 @@
 //! | No [`msrp_proto::digest::Verified`] without a check in constant time | [`msrp_proto::digest`] |
 //! | Only the relay of the core that owns a connection writes to it | [`msrp_relay_core`] |
 //! | A request is answered at most once; bytes a peer sent are outstanding until written or dropped | `msrp_relay_core::peers` |
-//! | No session without proof; a session never moves; once bound, its outer side is never another's | `msrp_relay_core::sessions` |
+//! | No session without proof; once bound, its outer side is never another's | `msrp_relay_core::sessions` |
+//! | A session has one owner; it moves at most once, at rest, bound by that, to a core that has agreed | `msrp_relay_core::meet` |
 //! | A relay is who has proven the host that it puts first into From-Path; on any connection it is the same | `msrp_relay_core::identity`, `msrp_relay_core::sessions` |
 //! | Clients behind one relay neither wait nor pay for each other | `msrp_relay_core::auth::through_relay` |
 //! | One open chunk per connection; only an interruptible one is cut; the pieces are gapless; no chunk holds its own end-line | `msrp_relay_core::outbound` |
@@ -139,8 +141,8 @@
 //! * *Session*: what an AUTH was granted, and what it leads to: one URI, or two while a client replaces the old one
 //!   before that expires. Its *inner side* is the client's connection,
 //!   its *outer side* the connection, or the other session, that the first request bound it to.
-//! * *Core*: one pinned executor and all that it owns. *Home*: the core that owns a session's client connection; it
-//!   is written into the session id. *Incarnation*: how often a core was started again.
+//! * *Core*: one pinned executor and all that it owns. *Home*: the core that opened a session; it
+//!   is written into the session id, and owns the session until that moves. *Incarnation*: how often a core was started again.
 //! * *Delivery*: what crosses from core to core. *Credit*: bytes a sender may have again.
 //! * *Flush*: what is handed to the kernel in one piece.
 //!

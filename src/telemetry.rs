@@ -12,7 +12,8 @@ mod log;
 
 pub use accounting::{Accounting, AccountingError, Opened, Record, Records};
 pub use counters::{
-    Counter, Counters, LOOK_UP_SECONDS, LookUpEnd, LookUps, PUBLISHED_EVERY, STATUSES, Snapshot,
+    Counter, Counters, CredentialEnd, LOOK_UP_SECONDS, LookUpEnd, LookUps, PUBLISHED_EVERY, STATUSES,
+    Snapshot,
 };
 pub use gate::{Quota, Site, Source, WINDOW_SECONDS, lines_suppressed, pass};
 pub(crate) use gate::{gated, pass_limit};

@@ -13,6 +13,7 @@ use super::accounts::{self, Backend, MemorySecret, MemoryUser};
 use super::certificates::{self, CertifiedPair, PairSource};
 use super::problems::ConfigErrors;
 use super::raw::{Raw, RawMetrics, RawPair, RawUser};
+use super::shared_secrets;
 use super::values::{
     Accounting, Auth, CaSource, Config, Listen, Metrics, Outbound, Sessions, Tls, UnprovenRelays,
 };
@@ -43,6 +44,7 @@ impl TryFrom<Raw> for Config {
             ca: files.ca("outbound.ca", raw.outbound.ca.take(), &mut problems),
             ..std::mem::take(&mut raw.outbound.rest)
         };
+        let shared_secrets = shared_secrets::accept(&mut raw.auth.shared_secrets, &mut problems);
         let users = users(&mut raw, &mut problems);
         let users_written = users.len();
         let sole_domain = sole_domain(raw.domains.as_deref(), &users);
@@ -66,7 +68,8 @@ impl TryFrom<Raw> for Config {
             Opened { backend: &backend, accounting, admin }.check(&mut problems, &mut warnings);
         }
         warn(&raw, &hostname, &mut warnings);
-        accounts::warn(&backend, users_written, raw.limits.lookup_timeout, &raw.origin, &mut warnings);
+        let beside = (users_written, shared_secrets.as_slice());
+        accounts::warn(&backend, beside, raw.limits.lookup_timeout, &raw.origin, &mut warnings);
 
         if !problems.is_empty() {
             return Err(ConfigErrors::new(raw.origin, problems.into_vec()));
@@ -80,6 +83,7 @@ impl TryFrom<Raw> for Config {
             cores,
             auth: Auth {
                 backend,
+                shared_secrets,
                 cache,
                 cache_entries_max,
                 algorithms: raw.auth.algorithms,

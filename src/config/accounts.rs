@@ -1,17 +1,20 @@
-//! Where accounts are: the keys of `auth.backend`, `auth.memory`, `auth.sqlite` and `auth.mysql`.
+//! Where accounts are: the keys of `auth.backend`, `auth.memory`, `auth.sqlite`, `auth.mysql` and `auth.postgres`.
 //!
 //! Invariants: names of tables and columns hold nothing but letters, digits, `_`, `$` and `-`; no problem and no
 //! `Debug` repeats a URL or any part of one, for it holds a password, and a badly written one holds it anywhere.
-//! Must not know: how accounts are looked up; of the database driver only its grammar of URLs.
+//! Must not know: how accounts are looked up; of a database driver only its grammar of URLs.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+use rustls_pki_types::ServerName;
 use serde_yaml::Value;
 
 use super::certificates::{self, readable_by_others};
+use super::shared_secrets::SharedSecret;
 use super::walk::{self, Problems, Section};
 use msrp_proto::address;
 use msrp_proto::digest::{Algorithm, Ha1};
@@ -23,8 +26,10 @@ pub enum Backend {
     Memory(Vec<MemoryUser>),
     /// In a file of our own.
     Sqlite(Sqlite),
-    /// In the SIP proxy's database.
-    Mysql(Box<Mysql>),
+    /// In the SIP proxy's MySQL or MariaDB.
+    Mysql(Box<Database>),
+    /// In its PostgreSQL.
+    Postgres(Box<Database>),
 }
 
 /// One account of the memory backend.
@@ -68,9 +73,9 @@ pub struct Sqlite {
     pub path: PathBuf,
 }
 
-/// The `auth.mysql:` section.
+/// The section `auth.mysql:` or `auth.postgres:`.
 #[derive(Clone, Debug)]
-pub struct Mysql {
+pub struct Database {
     /// Whom to connect to, and as whom.
     pub server: Server,
     /// What to read there.
@@ -87,14 +92,14 @@ pub struct Mysql {
     pub query_timeout: Duration,
 }
 
-/// What `auth.mysql.url` says.
+/// What the database's `url` says.
 #[derive(Clone)]
 pub struct Server {
     /// Host name or address.
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// A socket of this machine, instead of the two.
+    /// A socket of this machine, instead of the host; of PostgreSQL the directory that it is in.
     pub socket: Option<String>,
     /// The relay's own account.
     pub user: Option<String>,
@@ -120,7 +125,7 @@ pub struct ServerTls {
 /// Names in the database, fit to be quoted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Columns {
-    /// The table, perhaps with its database in front.
+    /// The table, perhaps with its database, or its schema, in front.
     pub table: Vec<String>,
     /// The user part.
     pub username: String,
@@ -173,6 +178,7 @@ pub(super) enum Kind {
     Memory,
     Sqlite,
     Mysql,
+    Postgres,
 }
 
 /// The sections as written, whichever of them is chosen.
@@ -181,10 +187,11 @@ pub(super) struct RawAccounts {
     pub(super) cache: Option<Duration>,
     pub(super) cache_entries_max: usize,
     sqlite_path: PathBuf,
-    mysql: RawMysql,
+    mysql: RawDatabase,
+    postgres: RawDatabase,
 }
 
-struct RawMysql {
+struct RawDatabase {
     server: Option<Server>,
     ca: Option<PathBuf>,
     table: Vec<String>,
@@ -208,29 +215,81 @@ impl Default for RawAccounts {
             cache: None,
             cache_entries_max: 10_000,
             sqlite_path: PathBuf::from("/var/lib/msrprelay/accounts.db"),
-            mysql: RawMysql {
-                server: None,
-                ca: None,
-                table: vec!["subscriber".to_owned()],
-                username: "username".to_owned(),
-                domain: "domain".to_owned(),
-                password: "password".to_owned(),
-                ha1: "ha1".to_owned(),
-                ha1_sha256: None,
-                cleartext: false,
-                match_domain: true,
-                exact_usernames: true,
-                connections_max: 8,
-                connect_timeout: Duration::from_secs(2),
-                query_timeout: Duration::from_secs(2),
-            },
+            mysql: RawDatabase::default(),
+            postgres: RawDatabase::default(),
         }
+    }
+}
+
+impl Default for RawDatabase {
+    fn default() -> Self {
+        Self {
+            server: None,
+            ca: None,
+            table: vec!["subscriber".to_owned()],
+            username: "username".to_owned(),
+            domain: "domain".to_owned(),
+            password: "password".to_owned(),
+            ha1: "ha1".to_owned(),
+            ha1_sha256: None,
+            cleartext: false,
+            match_domain: true,
+            exact_usernames: true,
+            connections_max: 8,
+            connect_timeout: Duration::from_secs(2),
+            query_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What a database is called in the config, and what its URL says there.
+struct Dialect {
+    /// The word of `auth.backend` and the section under `auth`.
+    name: &'static str,
+    /// How the URL is written.
+    example: &'static str,
+    /// What in the URL turns TLS on.
+    tls: &'static str,
+    /// What turns it on and verifies nothing.
+    unverified: &'static str,
+    /// What in the URL is to leave the name in the certificate unchecked, where that does not work.
+    checks_the_name: Option<&'static str>,
+    read: fn(&Value) -> Result<Server, String>,
+}
+
+const MYSQL: Dialect = Dialect {
+    name: "mysql",
+    example: "mysql://user:password@host/database",
+    tls: "?require_ssl=true",
+    unverified: "verify_ca=false",
+    checks_the_name: Some("verify_identity=false"),
+    read: mysql_server,
+};
+
+const POSTGRES: Dialect = Dialect {
+    name: "postgres",
+    example: "postgres://user:password@host/database",
+    tls: "?sslmode=verify-full",
+    unverified: "sslmode=require",
+    checks_the_name: None,
+    read: postgres_server,
+};
+
+impl Dialect {
+    /// The path of a key in the section.
+    fn key(&self, key: &str) -> String {
+        format!("auth.{}.{key}", self.name)
     }
 }
 
 impl RawAccounts {
     pub(super) fn read(&mut self, auth: &mut Section<'_>) {
-        let kinds = [("memory", Kind::Memory), ("sqlite", Kind::Sqlite), ("mysql", Kind::Mysql)];
+        let kinds = [
+            ("memory", Kind::Memory),
+            ("sqlite", Kind::Sqlite),
+            ("mysql", Kind::Mysql),
+            ("postgres", Kind::Postgres),
+        ];
         auth.value("backend", &mut self.kind, walk::word(&kinds));
         auth.value("cache", &mut self.cache, |value| match value.as_str() {
             Some("off") => Ok(None),
@@ -244,7 +303,8 @@ impl RawAccounts {
         auth.section("sqlite", |sqlite| {
             sqlite.value("path", &mut self.sqlite_path, |value| walk::text(value).map(PathBuf::from));
         });
-        auth.section("mysql", |mysql| self.mysql.read(mysql));
+        auth.section(MYSQL.name, |section| self.mysql.read(&MYSQL, section));
+        auth.section(POSTGRES.name, |section| self.postgres.read(&POSTGRES, section));
     }
 
     /// The chosen backend; `None` if a problem says why not.
@@ -258,6 +318,7 @@ impl RawAccounts {
         let absent = match self.kind {
             Kind::Sqlite if cfg!(not(feature = "sqlite")) => Some("sqlite"),
             Kind::Mysql if cfg!(not(feature = "mysql")) => Some("mysql"),
+            Kind::Postgres if cfg!(not(feature = "postgres")) => Some("postgres"),
             _ => None,
         };
         if let Some(name) = absent {
@@ -271,15 +332,20 @@ impl RawAccounts {
             Kind::Memory => Some(Backend::Memory(users)),
             Kind::Sqlite => Some(Backend::Sqlite(Sqlite { path: resolve(&self.sqlite_path) })),
             Kind::Mysql => {
-                self.mysql.accept(algorithms, resolve, problems).map(|mysql| Backend::Mysql(Box::new(mysql)))
+                let database = self.mysql.accept(&MYSQL, algorithms, resolve, problems);
+                database.map(|database| Backend::Mysql(Box::new(database)))
+            }
+            Kind::Postgres => {
+                let database = self.postgres.accept(&POSTGRES, algorithms, resolve, problems);
+                database.map(|database| Backend::Postgres(Box::new(database)))
             }
         }
     }
 }
 
-impl RawMysql {
-    fn read(&mut self, section: &mut Section<'_>) {
-        section.optional("url", &mut self.server, server);
+impl RawDatabase {
+    fn read(&mut self, dialect: &Dialect, section: &mut Section<'_>) {
+        section.optional("url", &mut self.server, dialect.read);
         section.optional("ca", &mut self.ca, |value| walk::text(value).map(PathBuf::from));
         section.value("table", &mut self.table, table);
         section.value("username_column", &mut self.username, identifier);
@@ -300,33 +366,38 @@ impl RawMysql {
 
     fn accept(
         self,
+        dialect: &Dialect,
         algorithms: &[Algorithm],
         resolve: impl Fn(&Path) -> PathBuf,
         problems: &mut Problems,
-    ) -> Option<Mysql> {
-        if self.server.is_none() && !problems.under("auth.mysql.url") {
-            problems.add(
-                "auth.mysql.url",
-                "is missing, but auth.backend is mysql: write it as mysql://user:password@host/database",
-            );
+    ) -> Option<Database> {
+        let (url, ca) = (dialect.key("url"), dialect.key("ca"));
+        if self.server.is_none() && !problems.under(&url) {
+            let Dialect { name, example, .. } = dialect;
+            problems
+                .add(url.as_str(), format!("is missing, but auth.backend is {name}: write it as {example}"));
         }
         let sha256_offered = algorithms.contains(&Algorithm::Sha256);
         if sha256_offered && !self.cleartext && self.ha1_sha256.is_none() {
             problems.add(
-                "auth.mysql.ha1_sha256_column",
+                dialect.key("ha1_sha256_column"),
                 "is missing, but auth.algorithms offers sha-256: name the column (OpenSIPS has ha1_sha256), or take \
                  sha-256 out",
             );
         }
         let mut server = self.server?;
         match (self.ca, &mut server.tls) {
+            (Some(_), Some(ServerTls { verify_chain: false, .. })) => problems.add(
+                ca.as_str(),
+                format!("does nothing with {}: write {} behind {url}", dialect.unverified, dialect.tls),
+            ),
             (Some(path), Some(tls)) => match certificates::read_chain(&resolve(&path)) {
                 Ok(roots) => tls.roots = Some(roots),
-                Err(message) => problems.add("auth.mysql.ca", message),
+                Err(message) => problems.add(ca.as_str(), message),
             },
             (Some(_), None) => problems.add(
-                "auth.mysql.ca",
-                "does nothing without TLS: write ?require_ssl=true behind auth.mysql.url, or remove it",
+                ca.as_str(),
+                format!("does nothing without TLS: write {} behind {url}, or remove it", dialect.tls),
             ),
             (None, _) => {}
         }
@@ -336,7 +407,7 @@ impl RawMysql {
             false => SecretColumns::Ha1 { md5, sha256: self.ha1_sha256.filter(|_| sha256_offered) },
         };
         let columns = Columns { table: self.table, username: self.username, domain: self.domain, secret };
-        Some(Mysql {
+        Some(Database {
             server,
             columns,
             match_domain: self.match_domain,
@@ -351,17 +422,27 @@ impl RawMysql {
 /// What deserves the operator's attention about the chosen backend.
 pub(super) fn warn(
     backend: &Backend,
-    users_written: usize,
+    (users_written, shared_secrets): (usize, &[SharedSecret]),
     lookup_timeout: Duration,
     origin: &str,
     warnings: &mut Vec<String>,
 ) {
-    let mut holds_secrets = users_written > 0;
+    let mut holds_secrets = users_written > 0 || !shared_secrets.is_empty();
     match backend {
-        Backend::Memory(users) if users.is_empty() => {
+        Backend::Memory(users) if users.is_empty() && shared_secrets.is_empty() => {
             warnings.push("auth.memory.users: is empty, so nobody can authenticate: add a user".to_owned())
         }
-        Backend::Memory(_) => {}
+        Backend::Memory(users) => {
+            let names = SharedSecret::timed_names(shared_secrets);
+            if let Some(MemoryUser { user, domain, .. }) =
+                users.iter().find(|user| names.parse(&user.user).is_some())
+            {
+                warnings.push(format!(
+                    "auth.memory.users: {user}@{domain} is taken for a credential of auth.shared_secrets, and cannot log in: \
+                     give that user another name, or take without_user out"
+                ));
+            }
+        }
         _ if users_written > 0 => warnings.push(
             "auth.memory.users: is not used, because auth.backend is another: remove the users".to_owned(),
         ),
@@ -378,13 +459,14 @@ pub(super) fn warn(
             warnings.push(format!("auth.sqlite.path: {path} can be read by every user: chmod 600 {path}"));
         }
         Backend::Sqlite(_) => {}
-        Backend::Mysql(mysql) => {
-            holds_secrets |= mysql.server.password.is_some();
-            warnings.extend(mysql.server.warning());
-            if mysql.query_timeout >= lookup_timeout {
-                let limit = walk::spell_duration(lookup_timeout);
+        Backend::Mysql(database) | Backend::Postgres(database) => {
+            let dialect = if matches!(backend, Backend::Mysql(_)) { MYSQL } else { POSTGRES };
+            holds_secrets |= database.server.password.is_some();
+            warnings.extend(database.server.warning(&dialect));
+            if database.query_timeout >= lookup_timeout {
+                let (key, limit) = (dialect.key("query_timeout"), walk::spell_duration(lookup_timeout));
                 warnings.push(format!(
-                    "auth.mysql.query_timeout: is not below limits.lookup_timeout ({limit}), so a database that hangs \
+                    "{key}: is not below limits.lookup_timeout ({limit}), so a database that hangs \
                      is not noticed: lower it"
                 ));
             }
@@ -397,21 +479,28 @@ pub(super) fn warn(
 }
 
 impl Server {
-    fn warning(&self) -> Option<String> {
+    fn warning(&self, dialect: &Dialect) -> Option<String> {
+        let url = dialect.key("url");
         let address = address::parse(&self.host);
         let stays_here = self.socket.is_some()
             || self.host == "localhost"
             || address.is_some_and(|address| address.is_loopback());
         match &self.tls {
             None if !stays_here => Some(format!(
-                "auth.mysql.url: what proves the users crosses the network from {} in clear: write \
-                 ?require_ssl=true behind it",
-                self.host
+                "{url}: what proves the users crosses the network from {} in clear: write {} behind it",
+                self.host, dialect.tls
             )),
-            Some(ServerTls { verify_chain: false, .. }) => Some(
-                "auth.mysql.url: verify_ca=false takes anybody for the database: name its CA in auth.mysql.ca"
-                    .to_owned(),
-            ),
+            Some(ServerTls { verify_chain: false, .. }) => Some(format!(
+                "{url}: {} takes anybody for the database: name its CA in {}",
+                dialect.unverified,
+                dialect.key("ca")
+            )),
+            Some(ServerTls { verify_name: false, .. }) => dialect.checks_the_name.map(|option| {
+                format!(
+                    "{url}: {option} has no effect: the driver checks the name in the certificate wherever it checks who \
+                     vouches for it: take that out, and name the server as its certificate does"
+                )
+            }),
             _ => None,
         }
     }
@@ -424,12 +513,12 @@ impl Server {
 const URL_OPTIONS: [&str; 4] = ["socket", "require_ssl", "verify_ca", "verify_identity"];
 
 #[cfg(not(feature = "mysql"))]
-fn server(_: &Value) -> Result<Server, String> {
+fn mysql_server(_: &Value) -> Result<Server, String> {
     Err("is of no use: MySQL is not part of this build (`cargo build --features mysql`)".to_owned())
 }
 
 #[cfg(feature = "mysql")]
-fn server(value: &Value) -> Result<Server, String> {
+fn mysql_server(value: &Value) -> Result<Server, String> {
     const REMEDY: &str = "write it as mysql://user:password@host:3306/database, in user and password %XX for whatever \
                           is not a letter, a digit or one of - . _ ~";
     let text = walk::text(value)?;
@@ -461,8 +550,12 @@ fn server(value: &Value) -> Result<Server, String> {
     if tls.is_some() && socket.is_some() {
         return Err("has a socket of this machine, which knows no TLS: take require_ssl out".to_owned());
     }
+    let host = parsed.ip_or_hostname().trim_matches(['[', ']']).to_owned();
+    if socket.is_none() {
+        check_host(&host, REMEDY)?;
+    }
     Ok(Server {
-        host: parsed.ip_or_hostname().trim_matches(['[', ']']).to_owned(),
+        host,
         port: parsed.tcp_port(),
         socket,
         user: parsed.user().map(str::to_owned),
@@ -470,6 +563,136 @@ fn server(value: &Value) -> Result<Server, String> {
         database: database.to_owned(),
         tls,
     })
+}
+
+/// Each driver would find out when it connects, and say less.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+fn check_host(host: &str, remedy: &str) -> Result<(), String> {
+    if host.contains(',') {
+        return Err(
+            "names several hosts: write one, such as a name or an address that leads to the server in charge"
+                .to_owned(),
+        );
+    }
+    match address::parse(host).is_some() || ServerName::try_from(host).is_ok() {
+        true => Ok(()),
+        false => Err(format!("is not the URL of a database: {remedy}")),
+    }
+}
+
+#[cfg(not(feature = "postgres"))]
+fn postgres_server(_: &Value) -> Result<Server, String> {
+    Err("is of no use: PostgreSQL is not part of this build (`cargo build --features postgres`)".to_owned())
+}
+
+#[cfg(feature = "postgres")]
+/// As libpq reads it, as far as it is of use here. The driver's own reader does not know `verify-full`.
+fn postgres_server(value: &Value) -> Result<Server, String> {
+    const REMEDY: &str = "write it as postgres://user:password@host:5432/database, in user and password %XX for whatever \
+                          is not a letter, a digit or one of - . _ ~";
+    let malformed = || format!("is not the URL of a database: {REMEDY}");
+    let text = walk::text(value)?;
+    let (text, options) = text.split_once('?').unwrap_or((&text, ""));
+    let rest = ["postgres://", "postgresql://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+    let rest = rest.filter(|rest| !rest.contains('#')).ok_or_else(malformed)?;
+    // What stands behind the `?` of a password that is badly written.
+    if options.contains(['@', '?', '#']) {
+        return Err(malformed());
+    }
+    let (authority, database) = rest.split_once('/').ok_or_else(|| format!("names no database: {REMEDY}"))?;
+    let (login, place) = authority.rsplit_once('@').ok_or_else(|| format!("names no user: {REMEDY}"))?;
+    let (user, password) =
+        login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
+    if login.contains('@')
+        || password.is_some_and(|password| password.contains(':'))
+        || database.contains('/')
+    {
+        return Err(malformed());
+    }
+    let decode = |text: &str| {
+        let decoded = percent_encoding::percent_decode_str(text).decode_utf8().ok();
+        decoded.filter(|text| !text.contains('\0')).map(String::from).ok_or_else(malformed)
+    };
+    let (user, database) = (decode(user)?, decode(database)?);
+    if user.is_empty() {
+        return Err(format!("names no user: {REMEDY}"));
+    }
+    if database.is_empty() {
+        return Err(format!("names no database: {REMEDY}"));
+    }
+    if place.contains(',') {
+        check_host(place, REMEDY)?;
+    }
+    let (host, port) = match place.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port_number(port).ok_or_else(malformed)?),
+        _ => (place, 5432),
+    };
+    let host = match (host.strip_prefix('['), host.contains([':', '[', ']'])) {
+        (None, false) => decode(host)?,
+        (Some(rest), _) => {
+            let address = rest.strip_suffix(']').and_then(address::parse).ok_or_else(malformed)?;
+            address.to_string()
+        }
+        (None, true) => return Err(malformed()),
+    };
+    let mut server = Server {
+        socket: host.starts_with('/').then(|| host.clone()),
+        host,
+        port,
+        user: Some(user),
+        password: password.map(decode).transpose()?,
+        database,
+        tls: None,
+    };
+    for option in options.split('&').filter(|option| !option.is_empty()) {
+        match option.split_once('=') {
+            Some(("host", directory)) if directory.starts_with('/') => {
+                server.socket = Some(decode(directory)?)
+            }
+            Some(("sslmode", mode)) => server.tls = ssl_mode(mode)?,
+            Some(("sslrootcert", _)) => {
+                return Err("has sslrootcert: name the CA in auth.postgres.ca, or leave it to the system's authorities"
+                    .to_owned());
+            }
+            _ => {
+                return Err("has an option that is not known here: write sslmode, host=/directory".to_owned());
+            }
+        }
+    }
+    if server.tls.is_some() && server.socket.is_some() {
+        return Err("has a socket of this machine, which knows no TLS: take sslmode out".to_owned());
+    }
+    if server.socket.is_none() {
+        if server.host.is_empty() {
+            return Err(format!("names no host: {REMEDY}"));
+        }
+        check_host(&server.host, REMEDY)?;
+    }
+    Ok(server)
+}
+
+#[cfg(feature = "postgres")]
+fn port_number(text: &str) -> Option<u16> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|port| is_number && *port != 0)
+}
+
+#[cfg(feature = "postgres")]
+/// `None`: in clear. Two that libpq has leave it to the server whether anything is encrypted.
+fn ssl_mode(mode: &str) -> Result<Option<ServerTls>, String> {
+    let tls = |verify_chain, verify_name| Ok(Some(ServerTls { verify_chain, verify_name, roots: None }));
+    match mode {
+        "disable" => Ok(None),
+        "require" => tls(false, false),
+        "verify-ca" => tls(true, false),
+        "verify-full" => tls(true, true),
+        "allow" | "prefer" => {
+            Err("would go on in clear if the server has no TLS: write sslmode=verify-full, or disable"
+                .to_owned())
+        }
+        _ => Err("has an sslmode that is not known here: write disable, require, verify-ca or verify-full"
+            .to_owned()),
+    }
 }
 
 /// The name of a column. Not repeated: it may be anything.
@@ -482,7 +705,7 @@ fn identifier(value: &Value) -> Result<String, String> {
     }
 }
 
-/// A table, perhaps with its database.
+/// A table, perhaps with its database, or its schema.
 fn table(value: &Value) -> Result<Vec<String>, String> {
     let text = walk::text(value)?;
     let parts: Vec<_> = text.split('.').map(|part| identifier(&Value::from(part))).collect();

@@ -9,6 +9,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
+
+use serde_yaml::Value;
 
 mod accept;
 mod access;
@@ -19,12 +22,13 @@ mod fixed;
 mod limits;
 mod problems;
 mod raw;
+mod shared_secrets;
 mod values;
 mod walk;
 mod websocket;
 
 pub use accounts::{
-    Backend, Columns, MemorySecret, MemoryUser, Mysql, SecretColumns, Server as DatabaseServer, ServerTls,
+    Backend, Columns, Database, MemorySecret, MemoryUser, SecretColumns, Server as DatabaseServer, ServerTls,
     Sqlite,
 };
 pub use certificates::CertifiedPair;
@@ -33,11 +37,20 @@ pub use limits::Limits;
 pub use msrp_tls::RecordLayer;
 pub use problems::{ConfigErrors, Problem};
 use raw::Raw;
+pub use shared_secrets::{SecretAlgorithm, SharedSecret};
 pub use values::{
     Accounting, AccountingFormat, Auth, CaSource, Config, Dns, DnsServers, EndpointTls, Listen, Log,
     LogFormat, LogLevel, Methods, Metrics, Outbound, PlainPolicy, Sessions, Tls, UnprovenRelays,
 };
 pub use websocket::WebSocket;
+
+/// A length of time as the config's keys have it: a whole number of ms, s, m, h or d.
+///
+/// # Errors
+/// What is wrong with it, and what to write instead.
+pub fn length_of_time(text: &str) -> Result<Duration, String> {
+    walk::duration(&Value::from(text))
+}
 
 impl Config {
     /// Reads the file at `path`. Relative paths in it are taken from the directory it is in.

@@ -16,6 +16,7 @@ use serde_yaml::Value;
 use super::accounts::RawAccounts;
 use super::limits::Limits;
 use super::problems::ConfigErrors;
+use super::shared_secrets::RawSharedSecret;
 use super::values::{
     AccountingFormat, Dns, DnsServers, EndpointTls, Listen, Log, LogFormat, LogLevel, Methods, Outbound,
     PlainPolicy, Sessions, UnprovenRelays,
@@ -103,6 +104,7 @@ pub(super) struct RawAuth {
     pub(super) log_failures: bool,
     pub(super) insecure_plain: bool,
     pub(super) users: Vec<RawUser>,
+    pub(super) shared_secrets: Vec<RawSharedSecret>,
     pub(super) accounts: RawAccounts,
 }
 
@@ -140,6 +142,7 @@ impl Default for Raw {
                 log_failures: false,
                 insecure_plain: false,
                 users: Vec::new(),
+                shared_secrets: Vec::new(),
                 accounts: RawAccounts::default(),
             },
             sessions: Sessions {
@@ -345,6 +348,8 @@ impl RawAuth {
         section.section("memory", |memory| {
             memory.sections("users", |section| self.users.push(RawUser::read(section)));
         });
+        section
+            .sections("shared_secrets", |section| self.shared_secrets.push(RawSharedSecret::read(section)));
     }
 
     /// Strongest first, MD5 last: clients take the first, or the last, that they know.

@@ -14,6 +14,7 @@ use rustls_pki_types::CertificateDer;
 use super::accounts::Backend;
 use super::certificates::CertifiedPair;
 use super::limits::Limits;
+use super::shared_secrets::SharedSecret;
 use super::websocket::WebSocket;
 use msrp_proto::digest::Algorithm;
 
@@ -100,6 +101,8 @@ pub enum UnprovenRelays {
 pub struct Auth {
     /// Where the accounts are.
     pub backend: Backend,
+    /// What signs credentials that expire by themselves, beside the backend: the first signs, all verify.
+    pub shared_secrets: Vec<SharedSecret>,
     /// How long an account that was found is known without asking again; `None`: never.
     pub cache: Option<Duration>,
     /// How many of them at most.

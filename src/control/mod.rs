@@ -35,6 +35,7 @@ use msrp_relay_core::Who;
 mod accounts;
 mod dns;
 mod reply;
+mod shared_secrets;
 mod together;
 mod turns;
 
@@ -45,6 +46,7 @@ pub use accounts::{User, UserFile, UserFileError};
 pub use dns::ResolveError;
 use dns::Resolver;
 use reply::{Reply, reply};
+pub use shared_secrets::{Credential, Objection, SharedSecrets, SignError, Verdict};
 use turns::{Bounds, Turns, Waiting};
 
 /// Look-ups under way at once, of each kind; the others wait in the queue.

@@ -25,7 +25,7 @@ pub(crate) enum Ask {
 /// One session, for an operator.
 #[derive(Clone, Debug)]
 pub struct SessionLine {
-    /// The core it is at home on.
+    /// The core it lives on.
     pub core: usize,
     /// What the relay says of it.
     pub view: SessionView,
@@ -76,9 +76,15 @@ impl Wanted {
     /// Whether a session is meant.
     #[must_use]
     pub fn means(&self, view: &SessionView) -> bool {
-        let prefix = self.0.len() >= PREFIX_CHARS_MIN
-            && (view.session.starts_with(&self.0) || self.0.starts_with(&view.session));
-        prefix || self.means_user(&view.user, &view.realm)
+        self.means_one(&view.session, (&view.user, &view.realm))
+    }
+
+    /// The same for the prefix of its id, its user and its realm.
+    #[must_use]
+    pub fn means_one(&self, session: &str, (user, realm): (&str, &str)) -> bool {
+        let prefix =
+            self.0.len() >= PREFIX_CHARS_MIN && (session.starts_with(&self.0) || self.0.starts_with(session));
+        prefix || self.means_user(user, realm)
     }
 
     /// Whether a user is meant.
@@ -101,6 +107,8 @@ pub enum Closed {
         /// The realm.
         realm: String,
     },
+    /// It was opened on that core and has moved to this one.
+    MovedTo(usize),
     /// There is none that begins like that.
     NoSuchSession,
     /// There are so many.

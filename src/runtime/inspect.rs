@@ -23,6 +23,8 @@ use msrp_relay_core::{Found, Input, home_of_prefix};
 
 /// How long a core may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a session that moves is given to arrive before it is looked for again.
+const ON_ITS_WAY: Duration = Duration::from_millis(10);
 /// Heads that wait for their reader: some megabytes at most.
 pub const HEADS_WAITING_MAX: usize = 1024;
 
@@ -146,6 +148,22 @@ impl Inspector {
         let Some(core) = home.filter(|core| *core < self.counters.len()) else {
             return Ok(Closed::NoSuchSession);
         };
+        // Its home knows where it has moved to. It may be on its way there still, which takes no time; or its end on the way
+        // back.
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let closed = match self.close_on(core, prefix)? {
+                Closed::MovedTo(other) => self.close_on(other, prefix)?,
+                other => return Ok(other),
+            };
+            if !matches!(closed, Closed::NoSuchSession | Closed::MovedTo(_)) || Instant::now() >= until {
+                return Ok(closed);
+            }
+            std::thread::sleep(ON_ITS_WAY);
+        }
+    }
+
+    fn close_on(&self, core: usize, prefix: &str) -> Result<Closed, InspectError> {
         let (reply, answer) = mpsc::channel();
         self.inboxes.ask(core, Ask::Close { prefix: prefix.to_owned(), reply })?;
         answer.recv_timeout(PATIENCE).map_err(|error| match error {
@@ -184,6 +202,7 @@ async fn list_sessions(core: &Shared, reply: &mpsc::Sender<Vec<SessionLine>>) {
 fn close_session(core: &Rc<Shared>, prefix: &str) -> Closed {
     let handle = match core.with_relay(|relay| relay.find_session(prefix)) {
         Found::One(handle) => handle,
+        Found::Moved(core) => return Closed::MovedTo(usize::from(core.index)),
         Found::Nothing => return Closed::NoSuchSession,
         Found::Several(sessions) => return Closed::Ambiguous(sessions),
     };

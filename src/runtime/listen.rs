@@ -16,7 +16,7 @@ use msrp_tls::{TlsConn, TlsError};
 
 use super::conn::{self, Origin};
 use super::core::{Link, Shared, WebSocket};
-use super::mesh::Migrant;
+use super::mesh::{Migrant, Mover};
 use crate::telemetry::{Site, Source, gated};
 use msrp_relay_core::{Input, Transport};
 
@@ -118,6 +118,22 @@ pub(super) fn take_over(core: &Rc<Shared>, migrant: Migrant) {
 fn websocket(core: &Shared, transport: Transport, is_open: bool) -> Option<WebSocket> {
     let ping_interval = core.config().websocket.ping_interval;
     transport.websocket.then(|| WebSocket::new(is_open, Instant::now() + ping_interval))
+}
+
+/// Goes on with a connection that has come here with its session. The relay has agreed to that before; what it has for the
+/// client is written even if nothing more is read.
+pub(super) fn arrive(core: &Rc<Shared>, mover: Mover) {
+    let Mover { traveller, address, descriptor, tls, received } = mover;
+    core.arrive(traveller, |peer| match Socket::adopt(descriptor) {
+        Ok(socket) => {
+            conn::start(core, peer, Link::new(socket, address, tls), Origin::Arrived(received));
+            true
+        }
+        Err(error) => {
+            tracing::debug!(%address, reason = %error, "Connection gone");
+            false
+        }
+    });
 }
 
 /// Tells now and then that connections wait because the process, or the system, has no more to give.

@@ -6,7 +6,7 @@ use tracing::field::{DisplayValue, display};
 
 use crate::telemetry::{Counters, Site, Source, gated, pass_limit};
 use msrp_proto::status::Status;
-use msrp_relay_core::{Event, Holder, Limit, SessionView, Stats};
+use msrp_relay_core::{Event, Holder, Limit, SessionView, Stats, Stay};
 
 /// Characters of a user name that is not proven: what is longer is no name.
 const STRANGERS_NAME_CHARS_MAX: usize = 64;
@@ -86,6 +86,15 @@ pub(crate) fn event(event: &Event, address: Option<SocketAddr>, failures: bool) 
                 }
             }
         }
+        Event::SessionMoved { session, from, .. } => {
+            let address = address.map(display);
+            tracing::debug!(
+                session,
+                address,
+                from = from.index,
+                "Session moved to the core of its other side"
+            );
+        }
         Event::SessionRenewed { session } => tracing::debug!(session, "Session got another URI"),
         Event::SessionClosed { session, reason } => session_closed(session, address, reason.as_str()),
         Event::AuthRefused { status, why, user, relay, .. } => {
@@ -158,8 +167,15 @@ pub(crate) fn count(counters: &Counters, event: &Event) {
 pub(crate) fn publish(counters: &Counters, before: &Stats, now: &Stats) {
     counters.heartbeats.add(1);
     counters.sessions_opened.add(now.sessions_opened - before.sessions_opened);
-    counters.sessions_open.add(now.sessions_opened - before.sessions_opened);
+    let moved = now.sessions_moved_in - before.sessions_moved_in;
+    counters.sessions_moved.add(moved);
+    counters.sessions_open.add(now.sessions_opened - before.sessions_opened + moved);
     counters.sessions_open.sub(now.sessions_closed - before.sessions_closed);
+    counters.sessions_open.sub(now.sessions_moved_out - before.sessions_moved_out);
+    let stayed = now.sessions_stayed.iter().zip(before.sessions_stayed);
+    for (why, (now, before)) in Stay::ALL.into_iter().zip(stayed) {
+        counters.session_stayed(why, now - before);
+    }
     counters.auth_ok.add(now.auth_ok - before.auth_ok);
     counters.auth_failed.add(now.auth_failed - before.auth_failed);
     counters.auth_challenged.add(now.auth_challenged - before.auth_challenged);

@@ -9,17 +9,18 @@
 //! Must not know: what a core does with a delivery.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 
-use async_channel::{Receiver, Sender, TrySendError};
+use async_channel::{Receiver, SendError, Sender, TrySendError};
 use msrp_tls::TlsConn;
 
 use super::ask::Ask;
 use super::settings::CoreConfig;
 use super::tasks::Event;
-use msrp_relay_core::{CoreId, Message, ProvenNames, Transport};
+use msrp_relay_core::{CoreId, Message, ProvenNames, Transport, Traveller};
 
 /// Batches an inbox holds before the outboxes of the other cores begin to fill.
 const INBOX_BATCHES_MAX: usize = 256;
@@ -31,6 +32,8 @@ pub(crate) enum Delivery {
     Messages(Vec<Message>),
     /// A connection whose first request names a session of the core.
     Adopt(Box<Migrant>),
+    /// A client's connection and its session, for one that is at home here.
+    Arrive(Box<Mover>),
     /// Another core has started; this is its inbox.
     CoreUp { core: CoreId, inbox: Sender<Self> },
     /// Another core is gone.
@@ -71,6 +74,16 @@ pub(crate) struct Migrant {
     pub(crate) received: Received,
 }
 
+/// A client's connection on its way to the core of the session that its own is bound to, with all that is known of it.
+#[derive(Debug)]
+pub(crate) struct Mover {
+    pub(crate) traveller: Traveller,
+    pub(crate) address: SocketAddr,
+    pub(crate) descriptor: OwnedFd,
+    pub(crate) tls: Option<Box<TlsConn>>,
+    pub(crate) received: Received,
+}
+
 /// What has been received of a connection and not been looked at.
 #[derive(Debug, Default)]
 pub(crate) struct Received {
@@ -95,7 +108,7 @@ pub(crate) struct Mesh {
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     inbox: RefCell<Option<(CoreId, Sender<Delivery>)>>,
-    waiting: RefCell<Vec<Message>>,
+    waiting: RefCell<VecDeque<Delivery>>,
     /// The flusher holds messages that are not yet in the inbox: nothing may overtake them.
     flushing: Cell<bool>,
     ready: Event,
@@ -115,23 +128,32 @@ impl Mesh {
         self.outboxes.iter().all(|outbox| outbox.waiting.borrow().is_empty() && !outbox.flushing.get())
     }
 
-    /// Messages that found an inbox full.
+    /// Messages and connections that found an inbox full.
     pub(crate) fn waiting(&self) -> usize {
-        self.outboxes.iter().map(|outbox| outbox.waiting.borrow().len()).sum()
+        let len = |delivery: &Delivery| match delivery {
+            Delivery::Messages(messages) => messages.len(),
+            _ => 1,
+        };
+        self.outboxes.iter().map(|outbox| outbox.waiting.borrow().iter().map(len).sum::<usize>()).sum()
     }
 
-    pub(crate) fn core_up(&self, core: CoreId, inbox: Sender<Delivery>) {
-        if let Some(outbox) = self.outboxes.get(usize::from(core.index)) {
-            outbox.waiting.borrow_mut().clear();
-            *outbox.inbox.borrow_mut() = Some((core, inbox));
-        }
+    /// Returns the connections that were under way to the core's life before.
+    pub(crate) fn core_up(&self, core: CoreId, inbox: Sender<Delivery>) -> Vec<Mover> {
+        let Some(outbox) = self.outboxes.get(usize::from(core.index)) else { return Vec::new() };
+        *outbox.inbox.borrow_mut() = Some((core, inbox));
+        outbox.lose()
     }
 
-    pub(crate) fn core_down(&self, core: CoreId) {
-        if let Some(outbox) = self.outboxes.get(usize::from(core.index)) {
-            outbox.inbox.borrow_mut().take_if(|(there, _)| *there == core);
-            outbox.waiting.borrow_mut().clear();
-        }
+    /// Returns the connections that were under way to it.
+    pub(crate) fn core_down(&self, core: CoreId) -> Vec<Mover> {
+        let Some(outbox) = self.outboxes.get(usize::from(core.index)) else { return Vec::new() };
+        outbox.inbox.borrow_mut().take_if(|(there, _)| *there == core);
+        outbox.lose()
+    }
+
+    /// This core is over: the connections that have not left it.
+    pub(crate) fn lost(&self) -> Vec<Mover> {
+        self.outboxes.iter().flat_map(Outbox::lose).collect()
     }
 
     /// Sends a connection where it belongs, waiting until there is room. With a core that is gone it is closed: so are
@@ -148,40 +170,63 @@ impl Mesh {
     /// Sends what one turn of the relay produced. What is for a life of a core that is over is dropped:
     /// that core's end has been, or will be, told to the relay.
     pub(crate) fn send(&self, to: CoreId, messages: Vec<Message>) {
-        let Some(outbox) = self.outboxes.get(usize::from(to.index)) else { return };
-        let Some((there, inbox)) = outbox.inbox.borrow().clone() else { return };
-        if there != to {
-            return;
+        let _ = self.deliver(to, Delivery::Messages(messages));
+    }
+
+    /// Sends a connection and its session, behind every message that was sent there before. Gives it back if the core is
+    /// over.
+    pub(crate) fn send_on(&self, to: CoreId, mover: Box<Mover>) -> Result<(), Box<Mover>> {
+        match self.deliver(to, Delivery::Arrive(mover)) {
+            Err(Delivery::Arrive(mover)) => Err(mover),
+            Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    fn deliver(&self, to: CoreId, delivery: Delivery) -> Result<(), Delivery> {
+        let Some(outbox) = self.outboxes.get(usize::from(to.index)) else { return Err(delivery) };
+        let inbox = outbox.inbox.borrow().clone().filter(|(there, _)| *there == to);
+        let Some((_, inbox)) = inbox else { return Err(delivery) };
         let mut waiting = outbox.waiting.borrow_mut();
         if waiting.is_empty() && !outbox.flushing.get() {
-            match inbox.try_send(Delivery::Messages(messages)) {
-                Ok(()) | Err(TrySendError::Closed(_)) => return,
-                Err(TrySendError::Full(Delivery::Messages(messages))) => *waiting = messages,
-                Err(TrySendError::Full(_)) => return,
+            match inbox.try_send(delivery) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Closed(delivery)) => return Err(delivery),
+                Err(TrySendError::Full(delivery)) => waiting.push_back(delivery),
             }
         } else {
-            waiting.extend(messages);
+            match (waiting.back_mut(), delivery) {
+                (Some(Delivery::Messages(last)), Delivery::Messages(more)) => last.extend(more),
+                (_, delivery) => waiting.push_back(delivery),
+            }
         }
         outbox.ready.notify();
+        Ok(())
     }
 }
 
 impl Outbox {
-    /// Sends what found the inbox full; runs as long as the core.
-    pub(crate) async fn flush(&self) {
+    /// Nothing of what waits is sent any more. Returns the connections among it.
+    fn lose(&self) -> Vec<Mover> {
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        let connections = waiting.into_iter().filter_map(|delivery| match delivery {
+            Delivery::Arrive(mover) => Some(*mover),
+            _ => None,
+        });
+        connections.collect()
+    }
+
+    /// Sends what found the inbox full; runs as long as the core. `lost` hears of connections for a core that is gone.
+    pub(crate) async fn flush(&self, lost: impl Fn(Box<Mover>)) {
         loop {
             self.ready.wait().await;
             self.flushing.set(true);
             loop {
-                let messages = std::mem::take(&mut *self.waiting.borrow_mut());
                 let inbox = self.inbox.borrow().as_ref().map(|(_, inbox)| inbox.clone());
-                match inbox {
-                    Some(inbox) if !messages.is_empty() => {
-                        // A core that is gone needs none of it.
-                        let _ = inbox.send(Delivery::Messages(messages)).await;
-                    }
-                    _ => break,
+                let Some(inbox) = inbox else { break };
+                let Some(delivery) = self.waiting.borrow_mut().pop_front() else { break };
+                // A core that is gone needs none of it.
+                if let Err(SendError(Delivery::Arrive(mover))) = inbox.send(delivery).await {
+                    lost(mover);
                 }
             }
             self.flushing.set(false);

@@ -1,9 +1,15 @@
-//! A new connection moves to where the session lives that its first request names, once: whole to another core of
-//! this process, deciphered to another process of this relay (see [`upgrade`](super::upgrade)).
+//! How a connection moves to where it belongs, once: to another core of this process, whole, or to another process of this
+//! relay, deciphered (see [`upgrade`](super::upgrade)).
 //!
+//! A new connection goes to where the session lives that its first request names ([`settle`]).
 //! It is accepted wherever the kernel puts it, and must be deciphered before it is known where it belongs. From there
 //! on its bytes would cross cores, each of them, for as long as it lives; so it crosses instead, before its relay has
 //! been told of anything it brought: the descriptor, the state of TLS, the bytes received so far.
+//!
+//! A client's own connection, on which its session lives, goes to the core of the session that its own is to be bound to
+//! ([`depart`]). That is for the relay to say, and for the other core's ([`msrp_relay_core::Relay::meet`]); here it is packed, in one step, without
+//! an await: the state of the relay, of TLS, the descriptor, what was received and not fed. It goes the same way as the relay's
+//! messages, and not before those that were sent earlier.
 //!
 //! Invariants: nothing received is lost or seen twice; the core that gives it away has counted it out before the other
 //! one counts it in; a connection with anything still to be written stays, and so does one that is not for a session
@@ -17,12 +23,12 @@ use engine::sock::Socket;
 use msrp_tls::Client;
 
 use super::core::{Conn, Shared};
-use super::mesh::{Migrant, Received};
+use super::mesh::{Migrant, Mover, Received};
 use super::upgrade::PassOn;
 use crate::telemetry::{Site, Source, gated};
 use msrp_proto::head::Head;
 use msrp_proto::parser::{FramePart, Parser};
-use msrp_relay_core::{CoreId, ProvenNames, Transport};
+use msrp_relay_core::{CoreId, Departure, ProvenNames, Transport};
 
 /// A connection of which it is not known yet where it belongs.
 pub(super) struct Unplaced {
@@ -70,6 +76,42 @@ pub(super) async fn settle(
         Place::Elsewhere(home) => Box::pin(move_to(core, conn, (home, transport), received)).await,
         Place::Away(home) => Box::pin(pass_on(core, conn, (home, transport), received)).await,
     }
+}
+
+/// What a reader does that has waited with a head.
+pub(super) enum Next {
+    /// It waits on.
+    Wait,
+    /// It feeds the head.
+    GoOn,
+    /// Its connection is in other hands.
+    Left,
+}
+
+/// Gives a client's connection to the core that expects it, if it is at rest, with what was received and not fed: `records`,
+/// the beginning of a TLS record, and `held`, bytes of frames from a head on.
+///
+/// What stands between the record layer and the parser, as a WebSocket's codec would, has a state of its own, which would
+/// have to go along, in the [`Mover`]; until it does, such a connection must not ask to meet (`asks` of its reader).
+pub(super) fn depart(core: &Rc<Shared>, conn: &Conn, records: &mut Vec<u8>, held: &[u8]) -> Next {
+    let descriptor = conn.is_quiet().then(|| conn.link.socket.duplicate().ok()).flatten();
+    let traveller = match core.depart(conn.key, descriptor.is_some()) {
+        Departure::Waits => return Next::Wait,
+        Departure::Stays => return Next::GoOn,
+        Departure::Leaves(traveller) => traveller,
+    };
+    let address = conn.address();
+    // From here on the writer sees that it is over, and says nothing more.
+    core.see_off(conn);
+    let Some(descriptor) = descriptor else { return Next::Left };
+    let received = Received { records: std::mem::take(records), plain: held.to_vec() };
+    let to = traveller.to();
+    let tls = conn.link.take_tls();
+    let mover = Box::new(Mover { traveller: *traveller, address, descriptor, tls, received });
+    if let Err(mover) = core.mesh.send_on(to, mover) {
+        core.lost_between_cores(&mover.traveller);
+    }
+    Next::Left
 }
 
 async fn move_to(

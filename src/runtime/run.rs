@@ -66,7 +66,7 @@ async fn run(mut plan: CorePlan) -> CoreEnd {
         let core = Rc::clone(&shared);
         shared.tasks.spawn(async move {
             if let Some(outbox) = core.mesh.outbox(index) {
-                outbox.flush().await;
+                outbox.flush(|mover| core.lost_between_cores(&mover.traveller)).await;
             }
         });
     }
@@ -87,6 +87,13 @@ async fn run(mut plan: CorePlan) -> CoreEnd {
     let end = future::or(panicked, stopped).await;
     shared.tasks.cancel_all().await;
     shared.end(&end);
+    // What other cores send from now on finds nobody, and they say so.
+    inbox.close();
+    while let Ok(delivery) = inbox.try_recv() {
+        if let Delivery::Arrive(mover) = delivery {
+            shared.lost_between_cores(&mover.traveller);
+        }
+    }
     end
 }
 
@@ -108,12 +115,15 @@ async fn read_inbox(core: &Rc<Shared>, inbox: &Receiver<Delivery>) {
         match delivery {
             Delivery::Messages(messages) => core.feed(messages.into_iter().map(Input::Message)),
             Delivery::Adopt(migrant) => listen::take_over(core, *migrant),
+            Delivery::Arrive(mover) => listen::arrive(core, *mover),
             Delivery::CoreUp { core: other, inbox } => {
-                core.mesh.core_up(other, inbox);
+                let lost = core.mesh.core_up(other, inbox);
+                lost.iter().for_each(|mover| core.lost_between_cores(&mover.traveller));
                 core.feed([Input::CoreChanged { index: other.index, running: Some(other.incarnation) }]);
             }
             Delivery::CoreDown { core: other } => {
-                core.mesh.core_down(other);
+                let lost = core.mesh.core_down(other);
+                lost.iter().for_each(|mover| core.lost_between_cores(&mover.traveller));
                 core.feed([Input::CoreChanged { index: other.index, running: None }]);
             }
             Delivery::StopAccepting => core.stopped_accepting.set(true),

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use msrp_tls::{Identity, Roots, TlsSetup, Trust};
 
 use super::error::StartError;
-use crate::config::{CaSource, Config, Limits, Outbound, PlainPolicy, UnprovenRelays, WebSocket};
+use crate::config::{
+    CaSource, Config, Limits, Outbound, PlainPolicy, SharedSecret, UnprovenRelays, WebSocket,
+};
+use crate::control::SharedSecrets;
 use crate::telemetry::Records;
 use msrp_relay_core::{ChunkBounds, Expires, Settings, Transport};
 
@@ -23,6 +26,7 @@ pub(crate) struct CoreConfig {
     pub(crate) websocket: WebSocket,
     pub(crate) tls: TlsSetup,
     pub(crate) log_failures: bool,
+    pub(crate) shared_secrets: SharedSecrets,
     /// Where accounting records go.
     pub(crate) records: Records,
 }
@@ -32,6 +36,7 @@ impl CoreConfig {
     pub(super) fn new(config: Config, listens: &[Transport], tls: TlsSetup, records: Records) -> Arc<Self> {
         Arc::new(Self {
             relay: settings(&config, listens),
+            shared_secrets: SharedSecrets::new(&config.auth.shared_secrets),
             limits: config.limits,
             outbound: config.outbound,
             websocket: config.websocket,
@@ -82,6 +87,7 @@ fn settings(config: &Config, listens: &[Transport]) -> Settings {
         ports: listens.iter().map(|listen| listen.port).collect(),
         cores: u16::try_from(config.cores.len()).unwrap_or(u16::MAX),
         algorithms: config.auth.algorithms.clone(),
+        timed_names: SharedSecret::timed_names(&config.auth.shared_secrets),
         challenge_lifetime: config.auth.challenge_lifetime,
         max_attempts: config.auth.max_attempts,
         insecure_plain: config.auth.insecure_plain,

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use msrp_relay_core::Limit;
+use msrp_relay_core::{Limit, Stay};
 
 /// A number that only counts. Relaxed throughout: readers want a figure, not an order.
 #[derive(Debug, Default)]
@@ -111,6 +111,8 @@ counters! {
     sessions_opened,
     /// Sessions open now.
     sessions_open,
+    /// Sessions that came from another core, to the one that they are bound to.
+    sessions_moved,
     /// AUTH requests answered 200.
     auth_ok,
     /// AUTH requests refused after a digest was checked.
@@ -194,10 +196,14 @@ counters! {
 
     /// How often each limit was reached, by [`Limit::ALL`].
     limits_reached[Limit::COUNT],
+    /// Sessions that stayed though they are for one on another core, by [`Stay::ALL`].
+    sessions_stayed[Stay::COUNT],
     /// AUTH requests refused, by [`STATUSES`], then all others.
     auth_refused[STATUSES.len() + 1],
     /// REPORTs of this relay's own, likewise.
     reports[STATUSES.len() + 1],
+    /// What became of credentials that expire by themselves, by [`CredentialEnd::ALL`].
+    credentials[CredentialEnd::ALL.len()],
     /// How account look-ups ended, by [`LookUpEnd::ALL`].
     look_ups[LookUpEnd::ALL.len()],
     /// How name look-ups ended, likewise.
@@ -246,6 +252,38 @@ impl LookUpEnd {
     }
 }
 
+/// What became of a credential that expires by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CredentialEnd {
+    /// It was good.
+    Good,
+    /// It was good once.
+    Expired,
+    /// It is good for longer than it may be.
+    TooLong,
+    /// It names no user, and must.
+    NoUser,
+    /// No secret has signed it.
+    Wrong,
+}
+
+impl CredentialEnd {
+    /// All of them, in the order of their counters.
+    pub const ALL: [Self; 5] = [Self::Good, Self::Expired, Self::TooLong, Self::NoUser, Self::Wrong];
+
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Expired => "expired",
+            Self::TooLong => "too_long",
+            Self::NoUser => "no_user",
+            Self::Wrong => "wrong",
+        }
+    }
+}
+
 /// How often each core publishes what it has counted, and by that shows that it works.
 pub const PUBLISHED_EVERY: Duration = Duration::from_millis(250);
 
@@ -253,6 +291,11 @@ impl Counters {
     /// A limit was reached `times` more.
     pub fn limit_reached(&self, limit: Limit, times: u64) {
         self.limits_reached[limit as usize].add(times);
+    }
+
+    /// So many sessions more have stayed where they are.
+    pub fn session_stayed(&self, why: Stay, times: u64) {
+        self.sessions_stayed[why as usize].add(times);
     }
 
     /// An AUTH was refused with this code.
@@ -263,6 +306,11 @@ impl Counters {
     /// A REPORT of our own was sent with this code.
     pub fn report_sent(&self, code: u16) {
         self.reports[status_index(code)].add(1);
+    }
+
+    /// A credential that expires by itself was judged.
+    pub fn credential_judged(&self, end: CredentialEnd) {
+        self.credentials[end as usize].add(1);
     }
 
     /// An account was looked up.
@@ -310,6 +358,11 @@ impl Snapshot {
         Limit::ALL.iter().copied().zip(self.limits_reached)
     }
 
+    /// How many sessions stayed though they are for one on another core, by why.
+    pub fn sessions_stayed(&self) -> impl Iterator<Item = (Stay, u64)> {
+        Stay::ALL.into_iter().zip(self.sessions_stayed)
+    }
+
     /// How many AUTHs were refused with each code; `None` stands for all codes not in [`STATUSES`].
     pub fn auth_refused(&self) -> impl Iterator<Item = (Option<u16>, u64)> {
         STATUSES.into_iter().map(Some).chain([None]).zip(self.auth_refused)
@@ -318,6 +371,11 @@ impl Snapshot {
     /// How many REPORTs of our own had each code, likewise.
     pub fn reports(&self) -> impl Iterator<Item = (Option<u16>, u64)> {
         STATUSES.into_iter().map(Some).chain([None]).zip(self.reports)
+    }
+
+    /// What became of credentials that expire by themselves.
+    pub fn credentials(&self) -> impl Iterator<Item = (CredentialEnd, u64)> {
+        CredentialEnd::ALL.into_iter().zip(self.credentials)
     }
 
     /// Account look-ups.
@@ -377,6 +435,9 @@ mod tests {
     #[test]
     fn kinds_are_listed_in_the_order_of_their_counters() {
         for (at, end) in LookUpEnd::ALL.into_iter().enumerate() {
+            assert_eq!(end as usize, at);
+        }
+        for (at, end) in CredentialEnd::ALL.into_iter().enumerate() {
             assert_eq!(end as usize, at);
         }
         assert!(LOOK_UP_SECONDS.is_sorted() && STATUSES.is_sorted());

@@ -98,7 +98,7 @@ fn records_name_the_transport_that_the_client_came_by() {
     bounded(|| {
         let relay = RelayProcess::start(&Setup {
             websocket: &[("127.0.0.1:0", true), ("127.0.0.1:0", false)],
-            auth: "insecure_plain: true",
+            plain_auth: true,
             more: JSON,
             ..Setup::default()
         });

@@ -100,7 +100,8 @@ fn sessions_are_listed_with_their_peers_and_bytes_and_without_their_secrets() {
         ] {
             let session = of(&sessions, user);
             assert_eq!((&session["realm"], &session["state"]), (&json!("example.com"), &json!("bound")));
-            assert_eq!(session["core"], client.core());
+            // Alice has said the first word, and is where bob is.
+            assert_eq!(session["core"], if user == "alice" { bob.core() } else { client.core() });
             let address = client.stream().local_addr().unwrap().to_string();
             assert_eq!(session["client"], address);
             assert_eq!(
@@ -476,7 +477,9 @@ fn a_trace_shows_the_heads_of_one_user_both_ways_and_no_secrets_and_no_bodies() 
         assert!(heads.iter().any(|head| head["direction"] == "in"), "{heads:?}");
         let ours = format!("/{}…;tcp", &id(&alice)[..10]);
         for head in &heads {
-            assert_eq!((&head["user"], &head["core"]), (&json!("alice"), &json!(alice.core())));
+            assert_eq!(head["user"], "alice");
+            // Where she logged in, or where bob is, to whom she has gone.
+            assert!([alice.core(), bob.core()].iter().any(|core| head["core"] == *core), "{head}");
             assert!(head["head"].as_str().unwrap().contains(&ours), "{head}");
         }
         let shown = format!("{heads:?}");
@@ -553,6 +556,67 @@ fn a_trace_of_a_page_shows_frames_of_msrp_and_nothing_of_websocket() {
                 head.chars().all(|c| c == '\n' || c == '…' || c.is_ascii_graphic() || c == ' '),
                 "{head:?}"
             );
+        }
+    });
+}
+
+/// A client on another core than that of `other`.
+fn client_apart(relay: &RelayProcess, user: &str, other: &Endpoint) -> Endpoint {
+    until("a client on another core", || {
+        let client = relay.client(user);
+        (client.core() != other.core()).then_some(client)
+    })
+}
+
+// The trace is known on every core: where the session goes, its heads are shown from the one on with which it goes.
+#[test]
+fn a_trace_goes_on_where_its_session_moves_to() {
+    bounded(|| {
+        let relay = RelayProcess::start(&Setup { more: ADMIN, cores: "[0, 1]", ..Setup::default() });
+        let socket = socket(&relay);
+        let to = format!("msrps://example.com:{};tcp", relay.addresses[0].port());
+        let password = password("alice");
+        for (count, by_user) in [(1, true), (2, false)] {
+            let mut bob = relay.client("bob");
+            let mut alice = client_apart(&relay, "alice", &bob);
+            let of = if by_user { "alice@example.com".to_owned() } else { id(&alice)[..10].to_owned() };
+            let mut trace = Tracing::start(&socket, &of, &[]);
+            until_traced(&relay, count);
+            // Until her core has begun, what she sends is not shown.
+            let login = Login::new("alice", &password, &to);
+            let first = std::thread::scope(|scope| {
+                let first = scope.spawn(|| trace.next().unwrap());
+                while !first.is_finished() {
+                    login.challenged(&mut alice);
+                }
+                first.join().unwrap()
+            });
+            assert_eq!(first["core"], alice.core());
+            // Each core answers this behind what it was asked before: both have begun.
+            assert!(run(&socket, &["sessions"]).status.success());
+
+            let tid = alice.say(&bob.path(), b"The first word");
+            assert_eq!(alice.status(&tid), 200);
+            bob.request("SEND");
+            let heads = trace.until("out", &format!("MSRP {tid} 200"));
+            let of_request =
+                |head: &&Value| head["head"].as_str().unwrap().starts_with(&format!("MSRP {tid} SEND"));
+            let sends: Vec<_> = heads.iter().filter(of_request).collect();
+            assert_eq!(sends.len(), 1, "once, and not by the core that waited with it: {heads:?}");
+            assert_eq!((&sends[0]["direction"], &sends[0]["core"]), (&json!("in"), &json!(bob.core())));
+            assert_eq!(heads.last().unwrap()["core"], bob.core());
+
+            // Both ways, and what she asks of the relay.
+            let tid = bob.say(&alice.path(), b"The second word");
+            let request = alice.request("SEND");
+            assert_eq!(bob.status(&tid), 200);
+            let heads = trace.until("out", &format!("MSRP {} SEND", request.tid()));
+            assert_eq!(heads.last().unwrap()["core"], bob.core());
+            let (_, last) = login.attempt(&mut alice);
+            assert_eq!(last.status(), Some(200));
+            let heads = trace.until("out", &format!("MSRP {} 200", last.tid()));
+            assert_eq!(heads.last().unwrap()["core"], bob.core());
+            assert!(heads.iter().all(|head| head["user"] == "alice"), "{heads:?}");
         }
     });
 }

@@ -86,6 +86,17 @@ fn the_sample_says_what_the_defaults_are() {
     assert_eq!(format!("{sample:#?}"), format!("{defaults:#?}"));
 }
 
+/// What the sample and docs/operate/accounts.md have where a secret belongs.
+const NO_SECRET: &str = "write here what openssl rand -hex 32 prints";
+
+#[test]
+fn page_about_accounts_has_no_secret_that_could_be_copied() {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operate/accounts.md")).unwrap();
+    let secrets: Vec<_> = page.lines().filter_map(|line| line.split_once("secret: \"")).collect();
+    assert!(!secrets.is_empty());
+    assert!(secrets.iter().all(|(_, rest)| rest.starts_with(NO_SECRET)), "{secrets:?}");
+}
+
 #[test]
 fn what_the_sample_offers_in_comments_is_accepted() {
     let place = Place::new();
@@ -96,7 +107,10 @@ fn what_the_sample_offers_in_comments_is_accepted() {
     let uncommented: Vec<_> = SAMPLE
         .lines()
         .filter(|line| {
-            !line.contains("users: []") && !line.contains("relay.crt") && !line.contains("relay.key")
+            !line.contains("users: []")
+                && !line.contains("shared_secrets: []")
+                && !line.contains("relay.crt")
+                && !line.contains("relay.key")
         })
         .map(|line| match line.trim_start().strip_prefix('#') {
             Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || rest.starts_with("  - {")) => {
@@ -106,9 +120,14 @@ fn what_the_sample_offers_in_comments_is_accepted() {
         })
         .collect();
     let text = uncommented.join("\n").replace("/etc/msrprelay/tls/", "");
+    // What stands there for a secret is none: everybody can read it.
+    let refused = place.load(&text).unwrap_err().to_string();
+    assert!(refused.contains("auth.shared_secrets[0].secret: is the text of the documentation"), "{refused}");
+    let text = text.replace(NO_SECRET, "0123456789abcdef0123456789abcdef");
     let config = place.load(&text).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
     assert_eq!(config.tls.certificates.len(), 2);
     assert_eq!(users(&config).len(), 2);
+    assert_eq!(config.auth.shared_secrets.len(), 1);
     assert_eq!(config.realm.as_deref(), Some("example.com"));
     assert_eq!(config.metrics.map(|metrics| metrics.address.port()), Some(9285));
 }
@@ -402,7 +421,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("cores: [65000]", "cores[0]: CPU 65000 is not open to this process, "),
     ("cores: [one]", "cores: is neither: "),
     // Accounts
-    ("auth: {backend: ldap}", "auth.backend: \"ldap\" is not known here: write memory or sqlite or mysql"),
+    (
+        "auth: {backend: ldap}",
+        "auth.backend: \"ldap\" is not known here: write memory or sqlite or mysql or postgres",
+    ),
     ("auth: {backend: mysql}", "auth.mysql.url: is missing, but auth.backend is mysql: "),
     ("auth: {mysql: {url: x}}", "auth.mysql.url: is not the URL of a database: "),
     ("auth: {mysql: {url: 'mysql://u:p@h'}}", "auth.mysql.url: names no database: "),
@@ -442,6 +464,116 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("auth: {mysql: {connections_max: 0}}", "auth.mysql.connections_max: 0 is below 1: write 1 to 256"),
     ("auth: {mysql: {query_timeout: 10ms}}", "auth.mysql.query_timeout: 10ms is below 100ms: "),
+    (
+        "auth: {backend: postgres}",
+        "auth.postgres.url: is missing, but auth.backend is postgres: write it as postgres://",
+    ),
+    ("auth: {postgres: {url: x}}", "auth.postgres.url: is not the URL of a database: "),
+    ("auth: {postgres: {url: 'mysql://u:p@h/d'}}", "auth.postgres.url: is not the URL of a database: "),
+    ("auth: {postgres: {url: 'postgres://u:p@h'}}", "auth.postgres.url: names no database: "),
+    ("auth: {postgres: {url: 'postgres://h/d'}}", "auth.postgres.url: names no user: "),
+    ("auth: {postgres: {url: 'postgres://u:p@/d'}}", "auth.postgres.url: names no host: "),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h/d?connect_timeout=2'}}",
+        "auth.postgres.url: has an option that is not known here: write sslmode, ",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h/d?sslmode=verify-full&sslrootcert=/etc/db-ca.crt'}}",
+        "auth.postgres.url: has sslrootcert: name the CA in auth.postgres.ca, or leave it to the system's authorities",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h/d?sslmode=verify-full&sslrootcert=system'}}",
+        "auth.postgres.url: has sslrootcert: name the CA in auth.postgres.ca, or leave it to the system's authorities",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@one.example,two.example/d'}}",
+        "auth.postgres.url: names several hosts: write one, such as a name or an address that leads to the server in charge",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@one.example:5432,two.example:5432/d'}}",
+        "auth.postgres.url: names several hosts: ",
+    ),
+    ("auth: {postgres: {url: 'postgres://u:p@::1/d'}}", "auth.postgres.url: is not the URL of a database: "),
+    ("auth: {postgres: {url: 'postgres://u:p@[::1/d'}}", "auth.postgres.url: is not the URL of a database: "),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@a host/d'}}",
+        "auth.postgres.url: is not the URL of a database: ",
+    ),
+    ("auth: {postgres: {url: 'postgres://u:p@h:0/d'}}", "auth.postgres.url: is not the URL of a database: "),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h:+5432/d'}}",
+        "auth.postgres.url: is not the URL of a database: ",
+    ),
+    (
+        "auth: {mysql: {url: 'mysql://u:p@one.example,two.example/d'}}",
+        "auth.mysql.url: names several hosts: ",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h/d?sslmode=prefer'}}",
+        "auth.postgres.url: would go on in clear if the server has no TLS: write sslmode=verify-full, or disable",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h/d?sslmode=full'}}",
+        "auth.postgres.url: has an sslmode that is not known here: write disable, require, verify-ca or verify-full",
+    ),
+    (
+        "auth: {postgres: {url: 'postgres://u:p@h/d?host=/s&sslmode=require'}}",
+        "auth.postgres.url: has a socket of this machine, which knows no TLS: ",
+    ),
+    (
+        "auth: {backend: postgres, postgres: {url: 'postgres://u:p@h/d', ca: relay.crt}}",
+        "auth.postgres.ca: does nothing without TLS: write ?sslmode=verify-full behind auth.postgres.url",
+    ),
+    (
+        "auth: {backend: postgres, postgres: {url: 'postgres://u:p@h/d?sslmode=require', ca: relay.crt}}",
+        "auth.postgres.ca: does nothing with sslmode=require: write ?sslmode=verify-full behind auth.postgres.url",
+    ),
+    (
+        "auth: {backend: postgres, algorithms: [sha-256], postgres: {url: 'postgres://u:p@h/d'}}",
+        "auth.postgres.ha1_sha256_column: is missing, but auth.algorithms offers sha-256: ",
+    ),
+    (
+        "auth: {postgres: {connections_max: 257}}",
+        "auth.postgres.connections_max: 257 is above 256: write 1 to 256",
+    ),
+    (
+        "auth: {shared_secrets: [{}]}",
+        "auth.shared_secrets[0].secret: is missing: write what `openssl rand -hex 32` prints",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: short}]}",
+        "auth.shared_secrets[0].secret: has 5 bytes: write 16 to 1024, ",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: 'write here what openssl rand -hex 32 prints'}]}",
+        "auth.shared_secrets[0].secret: is the text of the documentation, which everybody knows: write what `openssl rand -hex 32` prints",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: \"0123456789abcdefg\\n\"}]}",
+        "auth.shared_secrets[0].secret: begins or ends with white space, which others may leave out: remove it",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: ' 0123456789abcdefg'}]}",
+        "auth.shared_secrets[0].secret: begins or ends with white space, ",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: 0123456789abcdefg, algorithm: md5}]}",
+        "auth.shared_secrets[0].algorithm: \"md5\" is not known here: write sha-1 or sha-256",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: 0123456789abcdefg, ttl_max: 31d}]}",
+        "auth.shared_secrets[0].ttl_max: 31d is above 30d: write 1m to 30d",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: 0123456789abcdefg}, {secret: 0123456789abcdefg}]}",
+        "auth.shared_secrets[1].secret: is there twice: remove one",
+    ),
+    (
+        "auth: {shared_secrets: [{secret: 0123456789abcdef1}, {secret: 0123456789abcdef2}, {secret: 0123456789abcdef3}, \
+         {secret: 0123456789abcdef4}, {secret: 0123456789abcdef5}, {secret: 0123456789abcdef6}, \
+         {secret: 0123456789abcdef7}, {secret: 0123456789abcdef8}, {secret: 0123456789abcdef9}]}",
+        "auth.shared_secrets: has 9 entries, 8 at most: remove old ones",
+    ),
     ("auth: {cache: 2h}", "auth.cache: 2h is above 1h: write 1s to 1h"),
     ("auth: {cache: never}", "auth.cache: \"never\" is not a length of time: "),
     ("auth: {cache_entries_max: 1}", "auth.cache_entries_max: 1 is below 16: write 16 to 1048576"),
@@ -776,6 +908,42 @@ fn what_is_unwise_is_a_warning() {
     assert!(place.accept("").warnings[0].starts_with("auth.memory.users: is empty"));
     assert!(place.accept("auth: {insecure_plain: true}").warnings[0].starts_with("auth.insecure_plain: "));
 
+    // Who is called like a credential is taken for one, and never found among the users.
+    for (without_user, name, warned) in
+        [(true, "4915112345678", true), (false, "4915112345678", false), (true, "alice", false)]
+    {
+        let auth = format!(
+            "auth: {{memory: {{users: [{{user: {name}@b.example, password: x}}]}}, \
+             shared_secrets: [{{secret: 0123456789abcdefg, without_user: {without_user}}}]}}"
+        );
+        let warnings = place.accept(&auth).warnings;
+        let about_it = |warning: &String| {
+            warning.starts_with(
+                "auth.memory.users: 4915112345678@b.example is taken for a credential of auth.shared_secrets",
+            )
+        };
+        assert_eq!(
+            (warnings.len(), warnings.iter().any(about_it)),
+            (usize::from(warned), warned),
+            "{warnings:?}"
+        );
+    }
+    let database = |options: &str| {
+        place
+            .accept(&format!(
+                "auth: {{backend: mysql, mysql: {{url: 'mysql://u:p@db.example.com/d?{options}'}}}}"
+            ))
+            .warnings
+    };
+    assert_eq!(database("require_ssl=true"), Vec::<String>::new());
+    let warnings = database("require_ssl=true&verify_identity=false");
+    assert!(
+        warnings.len() == 1
+            && warnings[0].starts_with("auth.mysql.url: verify_identity=false has no effect: "),
+        "{warnings:?}"
+    );
+    assert_eq!(database("require_ssl=true&verify_ca=false&verify_identity=false").len(), 1);
+
     let open = place.write("open.yaml", &format!("{TLS}\n{user}"), 0o644);
     let warnings = Config::load(&open).unwrap().warnings;
     assert!(
@@ -830,6 +998,12 @@ fn check_config_prints_ok_or_every_problem() {
     let (code, out, _) = check(TLS);
     assert_eq!(code, Some(0));
     assert!(out.starts_with("OK: ") && out.contains("relay.example.com"), "{out}");
+    let (code, out, _) = check(&format!(
+        "{TLS}\nauth: {{shared_secrets: [{{secret: 0123456789abcdefg}}, {{secret: fedcba9876543210f, algorithm: sha-256, ttl_max: 1h}}]}}"
+    ));
+    assert_eq!(code, Some(0));
+    assert!(out.contains("  credentials  sha-1 up to 1d (signs), sha-256 up to 1h\n"), "{out}");
+    assert!(!out.contains("0123456789") && !out.contains("fedcba"), "{out}");
     let (code, out, err) = check("hostname: 17\nlog: {level: loud}");
     assert_eq!((code, out.as_str()), (Some(1), ""));
     assert_eq!(err.lines().count(), 3, "{err}");
@@ -942,6 +1116,34 @@ fn no_part_of_a_database_url_is_ever_repeated() {
         let told = problems.concat();
         assert!(!told.contains("S3cr") && !told.contains("relay"), "{told}");
     }
+    for url in [
+        "postgres://relay:S3cr?et@db.example.com/opensips",
+        "postgres://relay:S3cr#et@db.example.com/opensips",
+        "postgres://relay:S3cr/et@db.example.com/opensips",
+        "postgres://relay:S3cr:et@db.example.com/opensips",
+        "postgres://relay:S3cr@et@db.example.com/opensips",
+        "postgres://relay:S3cr?sslmode=S3cret@db.example.com/opensips",
+        "postgres:S3cret",
+        "S3cret",
+        "postgres://relay:S3cret@db.example.com:S3cret/opensips",
+        "postgres://relay:S3cret@db.example.com/opensips?sslmode=S3cret",
+        "postgres://relay:S3cret@db.example.com/opensips?password=S3cret",
+        "mysql://relay:S3cret@db.example.com/opensips",
+    ] {
+        let problems =
+            place.refuse(&format!("{TLS}\nauth: {{backend: postgres, postgres: {{url: '{url}'}}}}"));
+        assert!(problems.iter().all(|problem| problem.starts_with("auth.postgres.url: ")), "{problems:?}");
+        let told = problems.concat();
+        assert!(!told.contains("S3cr") && !told.contains("relay"), "{told}");
+    }
+    let accepted = place.accept(
+        "auth: {backend: postgres, postgres: {url: 'postgresql://relay:S3%40%3A%2Fcret@db.example.com/opensips?sslmode=verify-full'}}",
+    );
+    let Backend::Postgres(postgres) = &accepted.auth.backend else { panic!("{accepted:?}") };
+    assert_eq!(postgres.server.password.as_deref(), Some("S3@:/cret"));
+    assert_eq!(postgres.server.to_string(), "opensips at db.example.com:5432");
+    assert!(!format!("{accepted:#?}").contains("S3"));
+    assert!(accepted.warnings.is_empty(), "{:?}", accepted.warnings);
     let accepted = place.accept(
         "auth: {backend: mysql, mysql: {url: 'mysql://relay:S3%40%3A%2Fcret@db.example.com/opensips?require_ssl=true'}}",
     );
@@ -956,8 +1158,9 @@ fn no_part_of_a_database_url_is_ever_repeated() {
 fn what_crosses_the_network_in_clear_is_warned_of() {
     let place = Place::new();
     let warned = |url: &str| {
-        let config = place.accept(&format!("auth: {{backend: mysql, mysql: {{url: '{url}'}}}}"));
-        config.warnings.iter().any(|warning| warning.starts_with("auth.mysql.url: "))
+        let (backend, _) = url.split_once(':').unwrap();
+        let config = place.accept(&format!("auth: {{backend: {backend}, {backend}: {{url: '{url}'}}}}"));
+        config.warnings.iter().any(|warning| warning.starts_with(&format!("auth.{backend}.url: ")))
     };
     for safe in [
         "mysql://u:p@localhost/d",
@@ -965,11 +1168,20 @@ fn what_crosses_the_network_in_clear_is_warned_of() {
         "mysql://u:p@[::1]/d",
         "mysql://u:p@db.example.com/d?socket=/run/mysqld.sock",
         "mysql://u:p@db.example.com/d?require_ssl=true",
+        "postgres://u:p@localhost/d",
+        "postgres://u:p@[::1]/d",
+        "postgres://u@db.example.com/d?host=/run/postgresql",
+        "postgres://u@%2Frun%2Fpostgresql/d",
+        "postgres://u:p@db.example.com/d?sslmode=verify-full",
+        "postgres://u:p@db.example.com/d?sslmode=verify-ca",
     ] {
         assert!(!warned(safe), "{safe}");
     }
     assert!(warned("mysql://u:p@db.example.com/d"));
     assert!(warned("mysql://u:p@db.example.com/d?require_ssl=true&verify_ca=false"));
+    assert!(warned("postgres://u:p@db.example.com/d"));
+    assert!(warned("postgres://u:p@db.example.com/d?sslmode=disable"));
+    assert!(warned("postgres://u:p@db.example.com/d?sslmode=require"));
 }
 
 #[test]

@@ -262,6 +262,7 @@ const PROOFS: &[(&str, Proof)] = &[
     ("msrprelay user passwd alice@example.com", Test("&[\"passwd\", \"alice@example.com\"]")),
     ("msrprelay user remove alice@example.com", Test("&[\"remove\", \"alice@example.com\"]")),
     ("msrprelay user list", Script("scripts/package.sh", "msrprelay user list")),
+    ("msrprelay credential", Test("&[\"alice@example.com\", \"--ttl\", \"15m\", \"--json\"]")),
     ("msrprelay import-config", Test("&[\"import-config\", \"config.ini\", \"--out\", \"config.yaml\"]")),
     ("systemctl kill --signal=USR2", Script("scripts/package.sh", "kill -USR2 \"$relay\"")),
     ("msrprelay sessions", Test("&[\"sessions\"]")),

@@ -27,9 +27,9 @@ const SETUP: Setup = Setup {
     listen: &[("127.0.0.1:0", true), ("127.0.0.1:0", false)],
     cores: "auto",
     rsa: false,
+    plain_auth: false,
     outbound: "{plain: allow, allow: [\"127.0.0.0/8\", \"::1/128\"]}",
     websocket: &[],
-    auth: "",
     more: "metrics: {address: \"127.0.0.1:0\"}",
 };
 

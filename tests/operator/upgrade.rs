@@ -507,6 +507,47 @@ fn operator_sees_the_sessions_of_the_process_that_drains() {
     });
 }
 
+// Two clients on two cores of the old process meet there, before the upgrade or after it, and its successor's operator ends
+// them by ids that name the core they have left.
+#[test]
+fn pairs_that_come_together_live_through_an_upgrade_and_can_be_closed_from_the_new_process() {
+    bounded(|| {
+        let setup = Setup { more: "admin: {socket: admin.sock}", cores: "[0, 1]", ..Setup::default() };
+        let mut line = Line { relay: RelayProcess::start(&setup), last: None };
+        let relay = &line.relay;
+        let pair = |one: &str, other: &str| {
+            let other = relay.client(other);
+            let one = until("a client on another core", || {
+                let client = relay.client(one);
+                (client.core() != other.core()).then_some(client)
+            });
+            (one, other)
+        };
+        let (mut before, mut after) = (pair("alice", "bob"), pair("user1", "user2"));
+        chat(&mut before.0, &mut before.1);
+        line.upgrade();
+        chat(&mut before.0, &mut before.1);
+        chat(&mut after.0, &mut after.1);
+        let socket = line.relay.certificate().with_file_name("admin.sock");
+        let ask = |arguments: &[&str]| {
+            let mut asked = Command::new(relay_binary());
+            let output = asked.args(arguments).arg("--socket").arg(&socket).arg("--json").output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        for (mut guest, host, user) in [(before.0, before.1, "alice"), (after.0, after.1, "user1")] {
+            let id = guest.relay.as_ref().unwrap().rsplit('/').next().unwrap()[..10].to_owned();
+            let sessions = ask(&["sessions", "--user", user]);
+            let session: serde_json::Value = serde_json::from_str(sessions.trim()).unwrap();
+            assert_eq!((&session["session"], &session["core"]), (&id.clone().into(), &host.core().into()));
+            assert!(ask(&["close", &id]).contains(user));
+            guest.end();
+            host.close();
+        }
+        line.first_ends();
+    });
+}
+
 // It would end the container with itself.
 #[test]
 fn first_process_of_a_container_refuses_an_upgrade_and_goes_on() {

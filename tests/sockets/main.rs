@@ -10,6 +10,7 @@ mod discovery;
 mod federation;
 mod first_session;
 mod hand_over;
+mod meet;
 mod refusals;
 mod resilience;
 mod stop;

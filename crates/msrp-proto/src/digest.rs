@@ -7,6 +7,7 @@
 mod algorithm;
 mod hash;
 mod parameters;
+mod timed;
 
 use core::fmt;
 use std::borrow::Cow;
@@ -19,6 +20,7 @@ pub use hash::Hex;
 use hash::{Hash, decode_hex, digits, hex_digit};
 pub use parameters::AuthorizationError;
 use parameters::{Parameters, Quoted};
+pub use timed::{TimedName, TimedNames};
 
 /// The value of an Authorization header, unescaped: received ([`Authorization::parse`]) or to be sent
 /// ([`Challenge::answer`]).
@@ -214,6 +216,12 @@ impl Verified {
     #[must_use]
     pub fn realm(&self) -> &str {
         &self.realm
+    }
+
+    /// The same proof, of the user that the name means: a timed one says more than that.
+    #[must_use]
+    pub fn of_user(self, names: TimedNames) -> Self {
+        Self { username: names.user_of(&self.username).to_owned(), realm: self.realm }
     }
 }
 

@@ -145,6 +145,8 @@ pub enum LookUpAnswer {
     Found(Ha1),
     /// There is no such user.
     Unknown,
+    /// The user has proven what opens nothing, for a reason that is for the log alone: to the client, as if unknown.
+    Refused(&'static str),
     /// The accounts could not be asked: never to be taken for a wrong password.
     Unavailable,
 }
@@ -193,6 +195,9 @@ pub enum Effect {
         /// Why.
         reason: CloseReason,
     },
+    /// The reader of this connection, which [`Relay::meet`](crate::Relay::meet) has parked, goes on: call
+    /// [`Relay::depart`](crate::Relay::depart).
+    GoOn(PeerKey),
     /// Open a connection; say [`Input::Connected`] or [`Input::DialFailed`].
     Connect {
         /// The slot it will have.
@@ -252,6 +257,19 @@ pub enum Event {
     SessionRenewed {
         /// Prefix of its id.
         session: String,
+    },
+    /// A session has come from another core, to the one that it is bound to.
+    SessionMoved {
+        /// Prefix of its id.
+        session: String,
+        /// The user.
+        user: String,
+        /// The realm.
+        realm: String,
+        /// Its client's connection, as it is called here.
+        peer: PeerKey,
+        /// Where it was opened.
+        from: CoreId,
     },
     /// A session is over.
     SessionClosed {

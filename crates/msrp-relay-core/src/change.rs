@@ -15,7 +15,7 @@ use crate::settings::{Limits, Settings};
 impl Relay {
     /// A core has died or been started again: each table ends, or tells again, what it has with it.
     pub(crate) fn on_core_changed(&mut self, index: u16, running: Option<u16>) {
-        let Self { peers, sessions, quota, core } = self;
+        let Self { peers, sessions, quota, core, .. } = self;
         if let Some(gone) = core.cores.change(index, running) {
             core.orphans.forget_core(gone);
             peers.forget_core(gone, core);
@@ -23,7 +23,9 @@ impl Relay {
             quota.forget_core(gone, core);
             peers.grant_claims_of(gone, core);
             sessions.forget_core(gone, core);
+            self.meet_no_more_at(gone);
         }
+        let Self { peers, sessions, core, .. } = self;
         let index = usize::from(index);
         if let Some(new) = core.cores.running(index) {
             // It may have started after this core, and missed what was said to it before.
@@ -38,7 +40,7 @@ impl Relay {
 
     /// Goes on with other settings; see [`Input::Reconfigured`](crate::Input::Reconfigured). Each table does its part.
     pub(crate) fn on_reconfigured(&mut self, settings: Settings) {
-        let Self { peers, sessions, quota, core } = self;
+        let Self { peers, sessions, quota, core, .. } = self;
         let before = mem::replace(&mut core.settings, settings);
         let now = &mut core.settings;
         now.hostname = before.hostname;

@@ -50,7 +50,7 @@ impl Relay {
             |key: &SessionKey| self.sessions.by_key(*key).is_some_and(|session| session.is_called(prefix));
         let mut found = self.sessions.keys().filter(begins);
         match (found.next(), found.count()) {
-            (None, _) => Found::Nothing,
+            (None, _) => self.sessions.find_departed(prefix).map_or(Found::Nothing, Found::Moved),
             (Some(key), 0) => Found::One(SessionHandle(key)),
             (Some(_), more) => Found::Several(more + 1),
         }
@@ -82,6 +82,7 @@ impl Relay {
             bytes_counted: self.core.memory.kept(),
             counted: self.quota.len() + self.core.rates.len(),
             newcomers: self.core.newcomers.entries() + self.quota.told_len(),
+            moving: self.arrivals.len() + self.sessions.departed_len(),
         }
     }
 

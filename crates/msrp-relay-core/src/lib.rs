@@ -6,6 +6,8 @@
 //! - **effects**: what the caller must do now, and what goes to other cores. They are queued inside: take them all after
 //!   each input, by [`Relay::poll_effect`] in their order, and by [`Relay::poll_messages`];
 //! - **output**: [`Relay::poll_write`] whenever a connection was woken and can take bytes;
+//! - **meeting**: before a client's first request is fed, [`Relay::meet`] says whether its reader waits; then
+//!   [`Relay::depart`] and, on the other core, [`Relay::arrive`];
 //! - **time**: every call carries `now`; [`Relay::next_deadline`] says when to call with [`Input::Tick`].
 //!
 //! # How it is built
@@ -13,7 +15,7 @@
 //! A handler touches its own table and the context, `core`. What another table must do is a [`Message`] to a session, a
 //! connection or a core: on one core through the inbox, between cores in a delivery. Here is the dispatch. What needs two
 //! tables at once is `impl Relay` in `sessions::route` and `sessions::fail`, where a connection may have to be found or
-//! opened, and in `auth`, where a session is made for one.
+//! opened, in `auth`, where a session is made for one, and in `meet`, where both move to another core.
 //!
 //! # Invariants
 //! Only the relay of the core that owns a connection writes to it; a request is answered at most once; what is queued for
@@ -38,6 +40,7 @@ mod identity;
 mod ids;
 mod inspect;
 mod limit;
+mod meet;
 mod message;
 mod orphans;
 mod outbound;
@@ -58,6 +61,7 @@ pub use api::{Effect, Event, Input, LookUpAnswer, Target, Transport, WriteState}
 pub use identity::{ProvenNames, covers};
 pub use ids::{CoreId, LookUpTicket, PeerKey, PeerRef, SessionId, SessionRef, StreamId, Tid};
 pub use limit::Limit;
+pub use meet::{Departure, Meeting, Stay, Traveller};
 pub use message::{CoreStep, Message, PeerStep, SessionStep};
 pub use outbound::batch::OutBatch;
 pub use quota::newcomers::Stage;
@@ -69,6 +73,7 @@ pub use stats::{Stats, TableSizes};
 pub use view::{Far, Found, Holder, SessionHandle, SessionState, SessionView, home_of_prefix};
 
 use self::core::{Core, Stop};
+use meet::Arrivals;
 use peers::Peers;
 use quota::counts::Quota;
 use sessions::Sessions;
@@ -79,6 +84,7 @@ pub struct Relay {
     peers: Peers,
     sessions: Sessions,
     quota: Quota,
+    arrivals: Arrivals,
     core: Core,
 }
 
@@ -88,7 +94,8 @@ impl Relay {
         let mut core = Core::new(me, settings, seed, now);
         let sessions = Sessions::new(&mut core.entropy);
         let quota = Quota::new(core.cores.len(), &mut core.entropy);
-        Self { peers: Peers::new(), sessions, quota, core }
+        let arrivals = Arrivals::new(&mut core.entropy);
+        Self { peers: Peers::new(), sessions, quota, arrivals, core }
     }
 
     /// A connection from `address` has been accepted. If there is no room for it, the one goes that has proven least.
@@ -191,7 +198,10 @@ impl Relay {
     }
 
     fn step_of_session(&mut self, to: SessionRef, step: SessionStep) {
-        let Self { sessions, core, .. } = self;
+        let Self { sessions, arrivals, core, .. } = self;
+        let Some(step) = arrivals.hold(to, step) else {
+            return;
+        };
         match step {
             SessionStep::Head { giver, stream, transit } => self.on_request(to, giver, stream, transit),
             SessionStep::Body { stream, bytes } => self.on_request_body(to, stream, bytes),
@@ -205,6 +215,9 @@ impl Relay {
             }
             SessionStep::Guess => sessions.on_guess(to, core),
             SessionStep::Relieve { before, source } => sessions.on_relieve(to, source, before, core),
+            SessionStep::Meet { guest } => self.on_meet(to, &guest),
+            SessionStep::Met { host, answer } => self.on_met(to, host, answer),
+            SessionStep::Stay { guest } => self.on_stay(to, guest),
         }
     }
 
@@ -237,8 +250,10 @@ impl Relay {
     }
 
     fn step_of_core(&mut self, step: CoreStep) {
-        let Self { quota, core, .. } = self;
+        let Self { quota, sessions, core, .. } = self;
         match step {
+            CoreStep::Gone { session } => sessions.forget_departed(session),
+            CoreStep::Renamed { session, uris } => sessions.rename_departed(session, uris),
             CoreStep::Tally { from, who, tally } => quota.on_tally(from, who, tally, core),
             CoreStep::Ban { who, offence, until, culprit } => core.on_ban((who, offence), until, culprit),
             CoreStep::Newcomers { source, count } => core.newcomers.told(source, count),

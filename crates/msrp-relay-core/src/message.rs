@@ -14,11 +14,13 @@ use bytes::Bytes;
 use msrp_proto::parser::Flag;
 use msrp_proto::status::Status;
 
-use crate::ids::{CoreId, LookUpTicket, PeerRef, SessionRef, StreamId};
+use crate::ids::{CoreId, LookUpTicket, PeerRef, SessionId, SessionRef, StreamId};
 use crate::limit::Limit;
+use crate::meet::{Answer, Guest};
 use crate::quota::who::{AddressKey, Offence, Tally, UserKey, Who};
 use crate::reason::{CloseReason, EndReason};
 use crate::request::{Giver, Neighbour, Notice, SessionSide, Transit};
+use crate::sessions::session::OwnUri;
 
 /// A step, in the envelope that says who takes it. The address is read from the envelope alone.
 #[derive(Debug)]
@@ -117,6 +119,23 @@ pub enum SessionStep {
         before: Option<SessionRef>,
         /// The connection that is held up.
         source: PeerRef,
+    },
+    /// A session of another core wants to be bound to this one, and to come here.
+    Meet {
+        /// That one.
+        guest: Guest,
+    },
+    /// The session that it wants to be bound to has answered.
+    Met {
+        /// The session that was asked.
+        host: SessionRef,
+        /// What it says.
+        answer: Answer,
+    },
+    /// A guest that the session expects stays where it is.
+    Stay {
+        /// The guest.
+        guest: SessionRef,
     },
 }
 
@@ -273,6 +292,18 @@ pub enum CoreStep {
         /// Its connections.
         count: u32,
     },
+    /// A session that the core has minted, and that went elsewhere, is over.
+    Gone {
+        /// The session.
+        session: SessionId,
+    },
+    /// The same is called otherwise, or lives longer.
+    Renamed {
+        /// The session.
+        session: SessionId,
+        /// Its URIs.
+        uris: Vec<OwnUri>,
+    },
     /// How many sessions of a user there are on all cores; the core has some of them.
     Share {
         /// The user.
@@ -321,6 +352,17 @@ impl SessionStep {
     fn origin(&self) -> Option<CoreId> {
         match self {
             Self::Head { stream, .. } => Some(stream.peer.core),
+            Self::Meet { guest: Guest { session, .. } } | Self::Stay { guest: session } => Some(session.core),
+            Self::Met { host, .. } => Some(host.core),
+            _ => None,
+        }
+    }
+
+    /// The request that it hands on, and the bytes that it holds against its sender's credit.
+    pub(crate) fn load(&self) -> Option<(StreamId, usize)> {
+        match self {
+            Self::Head { stream, transit, .. } => Some((*stream, transit.cost())),
+            Self::Body { stream, bytes } => Some((*stream, bytes.len())),
             _ => None,
         }
     }
@@ -360,7 +402,11 @@ impl CoreStep {
             Self::Tally { from, .. } | Self::Borrow { borrower: from } | Self::Lend { from, .. } => {
                 Some(*from)
             }
-            Self::Ban { .. } | Self::Newcomers { .. } | Self::Share { .. } => None,
+            Self::Ban { .. }
+            | Self::Newcomers { .. }
+            | Self::Share { .. }
+            | Self::Gone { .. }
+            | Self::Renamed { .. } => None,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::identity::covers;
 use crate::request::HEAD_OVERHEAD;
-use msrp_proto::digest::Algorithm;
+use msrp_proto::digest::{Algorithm, TimedNames};
 use msrp_proto::uri::{MsrpUri, host_matches};
 
 /// What the relay needs to know of its configuration.
@@ -23,6 +23,8 @@ pub struct Settings {
     pub cores: u16,
     /// Digest algorithms offered, strongest first.
     pub algorithms: Vec<Algorithm>,
+    /// Which user names say until when they are good: everything is counted for the user that they mean.
+    pub timed_names: TimedNames,
     /// How long a challenge may be answered.
     pub challenge_lifetime: Duration,
     /// Failed AUTHs after which a connection is closed.

@@ -3,6 +3,7 @@
 use core::ops::{Deref, DerefMut};
 
 use crate::limit::Limit;
+use crate::meet::Stay;
 
 /// What happened so far on this core; only ever rises.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -11,6 +12,12 @@ pub struct Stats {
     pub sessions_opened: u64,
     /// Sessions over.
     pub sessions_closed: u64,
+    /// Sessions that came from another core, to the one that they are bound to.
+    pub sessions_moved_in: u64,
+    /// Sessions that went to another core for that.
+    pub sessions_moved_out: u64,
+    /// Sessions that stayed though they are for one on another core, in the order of [`Stay::ALL`].
+    pub sessions_stayed: [u64; Stay::COUNT],
     /// AUTHs answered 200.
     pub auth_ok: u64,
     /// AUTHs with credentials that were refused.
@@ -70,9 +77,16 @@ impl DerefMut for LimitCounts {
 }
 
 impl Stats {
-    /// Sessions open now.
+    /// Sessions open now: those that were opened or came here, but for those that are over or went elsewhere. One that came
+    /// here ends here, so that the sums are compared and not the pairs.
     pub fn sessions_open(&self) -> u64 {
-        self.sessions_opened - self.sessions_closed
+        (self.sessions_opened + self.sessions_moved_in) - (self.sessions_closed + self.sessions_moved_out)
+    }
+
+    pub(crate) fn stayed(&mut self, why: Stay) {
+        if let Some(count) = self.sessions_stayed.get_mut(why as usize) {
+            *count += 1;
+        }
     }
 }
 
@@ -97,6 +111,8 @@ pub struct TableSizes {
     pub counted: usize,
     /// Entries for connections that have proven nothing, and for their sources.
     pub newcomers: usize,
+    /// Sessions that are expected from other cores, and notes of those that have gone there.
+    pub moving: usize,
 }
 
 #[cfg(test)]
@@ -107,5 +123,13 @@ mod tests {
     fn sessions_that_are_not_over_are_open() {
         let stats = Stats { sessions_opened: 7, sessions_closed: 3, ..Stats::default() };
         assert_eq!(stats.sessions_open(), 4);
+    }
+
+    // A core may close more sessions than it has opened.
+    #[test]
+    fn sessions_that_move_are_open_on_one_core() {
+        let left = Stats { sessions_opened: 1, sessions_moved_out: 1, ..Stats::default() };
+        let came = Stats { sessions_moved_in: 2, sessions_closed: 1, ..Stats::default() };
+        assert_eq!((left.sessions_open(), came.sessions_open()), (0, 1));
     }
 }

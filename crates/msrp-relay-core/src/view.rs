@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use msrp_proto::uri::{MsrpUri, Path};
 
-use crate::ids::{PeerKey, PeerRef, SessionId, SessionKey};
+use crate::ids::{CoreId, PeerKey, PeerRef, SessionId, SessionKey};
 use crate::request::Neighbour;
 
 /// A session on this core, whether or not it is still there.
@@ -95,6 +95,8 @@ pub struct Holder {
 pub enum Found {
     /// This one.
     One(SessionHandle),
+    /// One that was opened here and has moved to this core.
+    Moved(CoreId),
     /// None.
     Nothing,
     /// So many.

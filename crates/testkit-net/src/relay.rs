@@ -29,12 +29,12 @@ pub struct Setup {
     pub websocket: &'static [(&'static str, bool)],
     pub cores: &'static str,
     pub rsa: bool,
+    /// Whether clients may authenticate without TLS.
+    pub plain_auth: bool,
     /// Whom the certificate is for, and so the name of the relay.
     pub host: &'static str,
     /// What may be dialled: the section `outbound`.
     pub outbound: &'static str,
-    /// Further lines of the section `auth`, such as `insecure_plain: true`.
-    pub auth: &'static str,
     /// Further sections of the config.
     pub more: &'static str,
 }
@@ -46,9 +46,9 @@ impl Default for Setup {
             websocket: &[],
             cores: "auto",
             rsa: false,
+            plain_auth: false,
             host: HOST,
             outbound: "{plain: allow, allow: [\"127.0.0.0/8\", \"::1/128\"]}",
-            auth: "",
             more: "",
         }
     }
@@ -83,13 +83,13 @@ impl Setup {
             .collect();
         format!(
             "listen:\n{listen}tls: {{certificate: {}, key: {}, record_layer: {}}}\ncores: {}\n\
-             auth:\n  {}\n  memory:\n    users:\n{users}\
+             auth:\n{}  memory:\n    users:\n{users}\
              outbound: {}\n{}\n",
             certificate.display(),
             key.display(),
             record_layer(),
             self.cores,
-            self.auth,
+            if self.plain_auth { "  insecure_plain: true\n" } else { "" },
             self.outbound,
             self.more
         )

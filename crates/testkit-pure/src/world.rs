@@ -7,12 +7,12 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use msrp_proto::digest::{Algorithm, Ha1};
+use msrp_proto::digest::{Algorithm, Ha1, TimedNames};
 use msrp_proto::parser::{FramePart, Parser, ParserLimits};
 use msrp_relay_core::{
-    ChunkBounds, CloseReason, CoreId, Effect, Event, Expires, Input, Limit, Limits, LookUpAnswer,
-    LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings, Stage, TableSizes, Target, Transport,
-    WebSocket, Who, WriteState,
+    ChunkBounds, CloseReason, CoreId, Departure, Effect, Event, Expires, Input, Limit, Limits, LookUpAnswer,
+    LookUpTicket, Meeting, Message, OutBatch, PeerKey, Relay, Settings, Stage, TableSizes, Target, Transport,
+    Traveller, WebSocket, Who, WriteState,
 };
 
 use crate::{Endpoint, Frame};
@@ -81,6 +81,29 @@ pub struct Link {
     pub messages: Option<Vec<usize>>,
     /// Neither side has it any more.
     pub gone: bool,
+    pub reader: Reader,
+    /// It has left one core and is not at the other one, `core`, yet.
+    pub travels: bool,
+}
+
+/// What the reader of a connection does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reader {
+    /// It reads.
+    Reads,
+    /// It has a head, which must not be fed yet.
+    Parked,
+    /// It may look whether it may be fed now.
+    Told,
+    /// It has something to feed that it has read before: of a connection that has moved, or stays.
+    Resumes,
+}
+
+/// What is under way from core to core.
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are messages, which travel unboxed")]
+enum Delivery {
+    Message(Message),
+    Arrive(Conn, Box<Traveller>),
 }
 
 struct Core {
@@ -96,7 +119,7 @@ pub struct World {
     pub now: Instant,
     cores: Vec<Core>,
     links: Vec<Link>,
-    messages: HashMap<(usize, usize), VecDeque<Message>>,
+    deliveries: HashMap<(usize, usize), VecDeque<Delivery>>,
     pub settings: Settings,
     /// Passwords by `user@realm`.
     pub accounts: HashMap<String, String>,
@@ -111,6 +134,10 @@ pub struct World {
     pub dialled: Vec<(Target, Conn)>,
     /// Messages between cores wait for `deliver`.
     pub hold_messages: bool,
+    /// Two sessions on two cores may come together; otherwise they stay where they are.
+    pub meets: bool,
+    /// The runtime has something to write wherever a connection could move.
+    pub never_quiet: bool,
     /// Bytes per read.
     pub read_max: usize,
     pub events: Vec<String>,
@@ -137,6 +164,7 @@ pub fn settings(cores: usize) -> Settings {
         relays_must_prove: false,
         tls_port: Some(PORT),
         dial_plain: true,
+        timed_names: TimedNames::None,
         chunk_bounds: ChunkBounds::default(),
         websocket: WebSocket { max_message: 64 << 10, window: 1 << 20, secure: true, port: PORT },
         limits: Limits::default(),
@@ -156,7 +184,7 @@ impl World {
             now,
             cores: Vec::new(),
             links: Vec::new(),
-            messages: HashMap::new(),
+            deliveries: HashMap::new(),
             settings,
             accounts: accounts.into(),
             accounts_up: true,
@@ -167,6 +195,8 @@ impl World {
             dials_given_up: 0,
             dialled: Vec::new(),
             hold_messages: false,
+            meets: false,
+            never_quiet: false,
             read_max: 16 << 10,
             events: Vec::new(),
             queued_max: 0,
@@ -258,6 +288,8 @@ impl World {
             closing: None,
             messages: None,
             gone: false,
+            reader: Reader::Reads,
+            travels: false,
         });
         self.cores[core].links.insert(key, conn);
         conn
@@ -305,6 +337,10 @@ impl World {
         link.gone = true;
         link.wire.clear();
         let (core, key) = (link.core, link.key);
+        if link.travels {
+            // The core that it comes to finds that out.
+            return;
+        }
         self.cores[core].links.remove(&key);
         self.input(core, Input::Lost { peer: key });
     }
@@ -332,6 +368,17 @@ impl World {
         let mut frames = self.take(conn);
         assert_eq!(frames.len(), 1, "one frame expected, got {frames:#?}");
         frames.remove(0)
+    }
+
+    /// The same; `None` if the relay has closed the connection without a word.
+    pub fn take_one_unless_closed(&mut self, conn: Conn) -> Option<Frame> {
+        self.run();
+        let mut frames = self.take(conn);
+        if frames.is_empty() && self.is_closed(conn) {
+            return None;
+        }
+        assert_eq!(frames.len(), 1, "one frame expected, got {frames:#?}");
+        frames.pop()
     }
 
     // -- running -------------------------------------------------------------------------------
@@ -385,7 +432,23 @@ impl World {
     pub fn read(&mut self, conn: Conn) -> bool {
         let read_max = self.read_max;
         let link = &mut self.links[conn.0];
-        if link.gone || link.paused || link.closing.is_some() {
+        if link.gone || link.travels || link.closing.is_some() {
+            return false;
+        }
+        match link.reader {
+            Reader::Parked => return false,
+            Reader::Told => {
+                self.go_on(conn);
+                return true;
+            }
+            Reader::Resumes => {
+                link.reader = Reader::Reads;
+                self.parse(conn, true);
+                return true;
+            }
+            Reader::Reads => {}
+        }
+        if link.paused {
             return false;
         }
         if link.wire.is_empty() {
@@ -402,13 +465,38 @@ impl World {
         link.unparsed.extend_from_slice(&front[..in_front]);
         link.unparsed.extend_from_slice(&back[..bytes - in_front]);
         link.wire.drain(..bytes);
+        self.parse(conn, false);
+        true
+    }
+
+    /// Feeds what has been read. The relay has been asked about the first head, if that `may` be fed.
+    fn parse(&mut self, conn: Conn, mut may: bool) {
+        let link = &mut self.links[conn.0];
         let (core, peer) = (link.core, link.key);
         let mut unparsed = mem::take(&mut link.unparsed);
         let mut parser = link.parser.clone();
         let mut at = 0;
         // Like a runtime, whatever has been read is fed, though the relay says Pause meanwhile.
         while !self.links[conn.0].gone && self.links[conn.0].closing.is_none() {
-            let input = match parser.step(&unparsed[at..]) {
+            let before = self.meets.then(|| parser.clone());
+            let step = parser.step(&unparsed[at..]);
+            if let (Ok(Some(step)), Some(before)) = (&step, before)
+                && let FramePart::Head(head) = &step.piece
+                && !mem::take(&mut may)
+            {
+                let (now, bytes) = (self.now, &unparsed[at..at + step.consumed]);
+                let meeting = self.relay(core).meet(now, peer, head, bytes);
+                // Asked before what follows, which may be the answer.
+                if meeting == Meeting::Asked {
+                    self.links[conn.0].reader = Reader::Parked;
+                    parser = before;
+                }
+                self.apply(core);
+                if meeting == Meeting::Asked {
+                    break;
+                }
+            }
+            let input = match step {
                 Ok(None) => break,
                 Err(_) => Input::Unparseable { peer },
                 Ok(Some(step)) => {
@@ -430,7 +518,49 @@ impl World {
         link.unparsed = unparsed;
         link.parser = parser;
         self.input(core, Input::Unfinished { peer, bytes });
-        true
+    }
+
+    /// A reader that was parked goes on, here or elsewhere.
+    fn go_on(&mut self, conn: Conn) {
+        let (now, quiet) = (self.now, !self.never_quiet);
+        let Link { core, key, .. } = self.links[conn.0];
+        let departure = self.relay(core).depart(now, key, quiet);
+        self.apply(core);
+        let link = &mut self.links[conn.0];
+        match departure {
+            Departure::Waits => link.reader = Reader::Parked,
+            Departure::Stays => link.reader = Reader::Resumes,
+            Departure::Leaves(traveller) => {
+                assert!(!link.awake || quiet, "it has something to write");
+                let to = usize::from(traveller.to().index);
+                self.cores[core].links.remove(&key);
+                (link.core, link.travels) = (to, true);
+                self.deliveries.entry((core, to)).or_default().push_back(Delivery::Arrive(conn, traveller));
+            }
+        }
+    }
+
+    /// A connection comes to a core, as it left the one before.
+    fn arrive(&mut self, core: usize, conn: Conn, traveller: Traveller) {
+        let now = self.now;
+        self.links[conn.0].travels = false;
+        let key = self.cores[core].relay.as_mut().and_then(|relay| relay.arrive(now, traveller));
+        let link = &mut self.links[conn.0];
+        let was_lost = mem::replace(&mut link.gone, key.is_none());
+        let Some(key) = key else {
+            link.wire.clear();
+            if self.is_up(core) {
+                self.apply(core);
+            }
+            return;
+        };
+        (link.key, link.reader, link.paused, link.awake) = (key, Reader::Resumes, false, false);
+        link.parser = Parser::new(ParserLimits::default());
+        self.cores[core].links.insert(key, conn);
+        self.apply(core);
+        if was_lost {
+            self.lose(conn);
+        }
     }
 
     /// Lets the relay write to a connection until it has nothing more, as a runtime would.
@@ -438,7 +568,7 @@ impl World {
         let mut progress = false;
         loop {
             let link = &mut self.links[conn.0];
-            if link.gone || !link.awake || link.stalled || link.window == 0 {
+            if link.gone || link.travels || !link.awake || link.stalled || link.window == 0 {
                 return progress;
             }
             progress = true;
@@ -501,7 +631,10 @@ impl World {
     fn apply(&mut self, core: usize) {
         while let Some((to, messages)) = self.relay(core).poll_messages() {
             let to = usize::from(to.index);
-            self.messages.entry((core, to)).or_default().extend(messages);
+            self.deliveries
+                .entry((core, to))
+                .or_default()
+                .extend(messages.into_iter().map(Delivery::Message));
         }
         if mem::replace(&mut self.cores[core].applying, true) {
             return;
@@ -522,6 +655,10 @@ impl World {
             Effect::Resume(key) => self.with_link(core, key, |link| {
                 assert!(link.paused, "resumed twice");
                 link.paused = false;
+            }),
+            Effect::GoOn(key) => self.with_link(core, key, |link| {
+                assert!(matches!(link.reader, Reader::Parked | Reader::Told), "nothing was parked");
+                link.reader = Reader::Told;
             }),
             Effect::Close { peer, reason } => {
                 if let Some(at) = self.dials.iter().position(|d| d.core == core && d.key == peer) {

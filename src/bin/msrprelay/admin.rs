@@ -213,6 +213,7 @@ fn described(status: &Status) -> String {
         ("log level", shown(log_level).into_owned()),
         ("sessions", sessions.to_string()),
         ("connections", connections.to_string()),
+        ("moved", moved(status)),
     ] {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{what:<12} {value}");
@@ -232,6 +233,16 @@ fn described(status: &Status) -> String {
     });
     text.push('\n');
     text + &table(head, rows.collect())
+}
+
+/// How many sessions have come to the core of their other side, and why others have not.
+fn moved(status: &Status) -> String {
+    let stayed = status.stayed.iter().filter(|(_, times)| **times > 0);
+    let stayed: Vec<_> = stayed.map(|(why, times)| format!("{} {times}", shown(why))).collect();
+    match stayed.is_empty() {
+        true => status.moved.to_string(),
+        false => format!("{}; stayed: {}", status.moved, stayed.join(", ")),
+    }
 }
 
 fn listed(mut sessions: Vec<Session>) -> String {

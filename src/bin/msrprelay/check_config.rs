@@ -116,6 +116,15 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
         Backend::Mysql(mysql) => {
             format!("in MySQL, {}, table {}", mysql.server, mysql.columns.table.join("."))
         }
+        Backend::Postgres(postgres) => {
+            format!("in PostgreSQL, {}, table {}", postgres.server, postgres.columns.table.join("."))
+        }
+    };
+    let secrets = config.auth.shared_secrets.iter().enumerate();
+    let secrets = secrets.map(|(at, secret)| format!("{secret}{}", if at == 0 { " (signs)" } else { "" }));
+    let credentials = match config.auth.shared_secrets.is_empty() {
+        true => "none".to_owned(),
+        false => joined(secrets),
     };
     let listen = |listen: &Listen| {
         let security = if listen.tls { "TLS" } else { "plain" };
@@ -140,6 +149,7 @@ fn summary(config: &Config) -> Vec<(&'static str, String)> {
         ("certificates", joined(certificates)),
         ("cores", joined(config.cores.iter().map(usize::to_string))),
         ("accounts", accounts),
+        ("credentials", credentials),
         ("trusted CAs", ca),
         ("metrics", config.metrics.map_or_else(|| "none".to_owned(), |metrics| metrics.address.to_string())),
     ]

@@ -63,6 +63,7 @@ pub(crate) fn tell_counts(counters: Vec<Snapshot>) {
             bytes = counters.body_bytes_out,
             links_local = counters.links_local,
             links_split = counters.links_split,
+            sessions_moved = counters.sessions_moved,
             connections_handed_over = counters.connections_handed_over,
             connections_passed_on = counters.connections_passed_on,
             "Core stopped"

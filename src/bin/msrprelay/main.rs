@@ -11,8 +11,10 @@ use run::Start;
 
 mod admin;
 mod check_config;
+mod credential;
 mod figures;
 mod import_config;
+mod named;
 mod operator;
 mod report;
 mod run;
@@ -28,6 +30,7 @@ Examples:
   msrprelay --config ./relay.yaml        run with another config
   msrprelay check-config ./relay.yaml    report everything that is wrong with it
   msrprelay user add alice@example.com   add a user to auth.sqlite.path
+  msrprelay credential alice@example.com make a password that expires (an hour)
   msrprelay sessions                     see who is connected to a running relay
   msrprelay import-config config.ini     see the Python relay's config as ours
 
@@ -106,6 +109,10 @@ enum Command {
     #[cfg(feature = "sqlite")]
     /// Manages the users of `auth.backend: sqlite`, while the relay runs or not.
     User(user::Arguments),
+    /// Makes a user name and a password that expire by themselves, with the first of `auth.shared_secrets`.
+    ///
+    /// For tests and scripts: a web back end makes them by itself, see docs/operate/accounts.md.
+    Credential(credential::Arguments),
     /// Turns the config.ini of the Python relay into a config for this one.
     ///
     /// Says on standard error, and in comments, what could not be carried over and why.
@@ -127,6 +134,7 @@ fn main() -> ExitCode {
         Some(Command::CheckConfig(arguments)) => check_config::run(arguments),
         #[cfg(feature = "sqlite")]
         Some(Command::User(arguments)) => user::run(arguments),
+        Some(Command::Credential(arguments)) => credential::run(arguments),
         Some(Command::ImportConfig(arguments)) => import_config::run(arguments),
         Some(Command::Admin(command)) => admin::run(command),
         Some(Command::Documents { directory }) => {

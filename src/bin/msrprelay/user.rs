@@ -12,7 +12,8 @@ use msrprelay::control::{User, UserFile};
 use untrusted::say;
 use untrusted::{files, text};
 
-use crate::report::{CONFIG_PATH, Reported, load, report};
+use crate::named::{Served, complain};
+use crate::report::{CONFIG_PATH, Reported, load};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -102,10 +103,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
     }
 }
 
-fn complain(problem: impl std::fmt::Display) -> Reported {
-    report(format!("msrprelay: {problem}"))
-}
-
 fn shown(user: &User) -> String {
     format!("{}@{}", text::shown(&user.name), text::shown(&user.realm))
 }
@@ -129,14 +126,16 @@ fn unknown(user: &User) -> String {
 /// Where the users are, and whose they may be.
 struct Place {
     file: PathBuf,
-    realm: Option<String>,
-    domains: Option<Vec<String>>,
+    served: Served,
 }
 
 impl Place {
     fn of(arguments: &Arguments) -> Result<Self, Reported> {
         match &arguments.database {
-            Some(file) => Ok(Self { file: file.clone(), realm: arguments.realm.clone(), domains: None }),
+            Some(file) => {
+                let served = Served { realm: arguments.realm.clone(), domains: None };
+                Ok(Self { file: file.clone(), served })
+            }
             None => Self::from_config(&arguments.config, load(&arguments.config)?),
         }
     }
@@ -144,7 +143,8 @@ impl Place {
     fn from_config(path: &Path, config: Config) -> Result<Self, Reported> {
         match config.auth.backend {
             Backend::Sqlite(sqlite) => {
-                Ok(Self { file: sqlite.path, realm: config.realm, domains: config.domains })
+                let served = Served { realm: config.realm, domains: config.domains };
+                Ok(Self { file: sqlite.path, served })
             }
             _ => Err(complain(format!(
                 "{}: auth.backend is not sqlite: write `backend: sqlite` there, or name the file with --database",
@@ -155,28 +155,8 @@ impl Place {
 
     /// The user as digests name one. The hash is made for the realm, so it must be the relay's.
     fn user(&self, text: &str) -> Result<User, Reported> {
-        let refused = |why: &str| Err(complain(format!("\"{text}\" {why}")));
-        let (name, domain) = match text.rsplit_once('@') {
-            Some((name, domain)) => (name, Some(domain)),
-            None => (text, None),
-        };
-        let unfit = |c: char| c.is_control() || c == ':';
-        if name.is_empty() || text.contains(unfit) || domain.is_some_and(str::is_empty) {
-            return refused("is not a user: write it as alice@example.com");
-        }
-        let realm = match (&self.realm, domain) {
-            (Some(realm), None) => realm.clone(),
-            (Some(realm), Some(domain)) if realm.eq_ignore_ascii_case(domain) => realm.clone(),
-            (Some(realm), Some(_)) => return refused(&format!("is not of the realm {realm}")),
-            (None, None) => return refused("has no domain: write it as alice@example.com"),
-            (None, Some(domain)) => domain.to_ascii_lowercase(),
-        };
-        match &self.domains {
-            Some(domains) if self.realm.is_none() && !domains.contains(&realm) => {
-                refused("is not of a domain in `domains`")
-            }
-            _ => Ok(User { name: name.to_owned(), realm }),
-        }
+        let (name, realm) = self.served.user(text)?;
+        Ok(User { name, realm })
     }
 }
 

@@ -48,7 +48,7 @@ impl Health {
     }
 
     /// They cannot.
-    #[cfg(any(feature = "mysql", feature = "sqlite"))]
+    #[cfg(any(feature = "mysql", feature = "postgres", feature = "sqlite"))]
     pub(super) fn ill(&self, what: &dyn Display, reason: &dyn Display) {
         if self.change(false).is_some() {
             tracing::error!(

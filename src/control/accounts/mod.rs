@@ -23,21 +23,25 @@ use msrp_relay_core::Who;
 
 mod answer;
 mod cache;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod database;
 mod health;
 mod memory;
-#[cfg(feature = "mysql")]
-mod mysql;
 mod realms;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
 pub use answer::{Answer, Secret, WhyUnavailable};
 use cache::{Cache, Name};
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+use database::Database;
+#[cfg(feature = "mysql")]
+use database::MysqlDriver;
+#[cfg(feature = "postgres")]
+use database::PostgresDriver;
 pub use health::AccountsReady;
 use health::Health;
 use memory::Memory;
-#[cfg(feature = "mysql")]
-use mysql::Mysql;
 #[cfg(feature = "sqlite")]
 use sqlite::Sqlite;
 #[cfg(feature = "sqlite")]
@@ -65,9 +69,11 @@ enum Store {
     #[cfg(feature = "sqlite")]
     Sqlite(Sqlite),
     #[cfg(feature = "mysql")]
-    Mysql(Mysql),
+    Mysql(Database<MysqlDriver>),
+    #[cfg(feature = "postgres")]
+    Postgres(Database<PostgresDriver>),
     /// Of a kind that is not part of this build; the config refuses it.
-    #[cfg(not(all(feature = "mysql", feature = "sqlite")))]
+    #[cfg(not(all(feature = "mysql", feature = "postgres", feature = "sqlite")))]
     Absent,
     /// Backends that go wrong, for the tests of those who ask.
     #[cfg(test)]
@@ -91,7 +97,9 @@ impl Store {
             Self::Sqlite(sqlite) => sqlite.look_up(user, realm).await,
             #[cfg(feature = "mysql")]
             Self::Mysql(mysql) => mysql.look_up(user, realm).await,
-            #[cfg(not(all(feature = "mysql", feature = "sqlite")))]
+            #[cfg(feature = "postgres")]
+            Self::Postgres(postgres) => postgres.look_up(user, realm).await,
+            #[cfg(not(all(feature = "mysql", feature = "postgres", feature = "sqlite")))]
             Self::Absent => Answer::Unavailable(WhyUnavailable::Failed),
             #[cfg(test)]
             Self::Silent(asked) => {
@@ -132,8 +140,16 @@ impl Accounts {
             #[cfg(feature = "sqlite")]
             Backend::Sqlite(settings) => Store::Sqlite(Sqlite::new(settings, Rc::clone(&health))),
             #[cfg(feature = "mysql")]
-            Backend::Mysql(settings) => Store::Mysql(Mysql::new(settings, Rc::clone(&health))),
-            #[cfg(not(all(feature = "mysql", feature = "sqlite")))]
+            Backend::Mysql(settings) => {
+                let driver = MysqlDriver::new(settings);
+                Store::Mysql(Database::new(driver, settings, Rc::clone(&health)))
+            }
+            #[cfg(feature = "postgres")]
+            Backend::Postgres(settings) => {
+                let driver = PostgresDriver::new(settings);
+                Store::Postgres(Database::new(driver, settings, Rc::clone(&health)))
+            }
+            #[cfg(not(all(feature = "mysql", feature = "postgres", feature = "sqlite")))]
             _ => Store::Absent,
         };
         Self::over(store, health, settings.cache)

@@ -29,13 +29,13 @@ impl Realms {
         Self { with_accounts, are_all: true }
     }
 
-    #[cfg(feature = "mysql")]
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
     /// For a storage that does not list its realms: those in which an account was found.
     pub(super) fn found_so_far() -> Self {
         Self { with_accounts: Vec::new(), are_all: false }
     }
 
-    #[cfg(feature = "mysql")]
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
     /// There is an account in this realm.
     pub(super) fn add(&mut self, realm: &str) {
         if self.with_accounts.len() < REMEMBERED_MAX

@@ -1,5 +1,7 @@
 //! What is said over the admin socket: a request, and its answers.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Where the socket is if the command line names no other; the unit makes the directory.
@@ -99,6 +101,12 @@ pub struct Status {
     pub sessions: u64,
     /// Connections open now, accepted and dialled.
     pub connections: u64,
+    /// Sessions that have come to the core of the session that they are bound to.
+    #[serde(default)]
+    pub moved: u64,
+    /// Those that have not, though they are bound to one on another core, by the reason.
+    #[serde(default)]
+    pub stayed: BTreeMap<String, u64>,
     /// The figures of each core; at most a quarter of a second old.
     pub cores: Vec<Core>,
 }

@@ -24,7 +24,7 @@ use super::redact;
 use crate::config::LogLevel;
 use crate::runtime::ask::{Closed, Direction, SessionLine, TracedHead, Wanted};
 use crate::runtime::inspect::{HEADS_WAITING_MAX, Inspector};
-use crate::telemetry::LogControl;
+use crate::telemetry::{LogControl, Snapshot};
 use untrusted::files;
 use untrusted::text;
 
@@ -334,7 +334,7 @@ fn fulfil(request: Request, desk: &Desk, out: &mut BufWriter<&UnixStream>) -> io
                 tracing::info!(session, user, realm, "Session closed by an operator");
                 tell(out, &Answer::Closed { session, user, realm }).map(Ok)
             }
-            Ok(Closed::NoSuchSession) => {
+            Ok(Closed::NoSuchSession | Closed::MovedTo(_)) => {
                 let request = Request::Close { session: session.clone() };
                 let asked = desk.ask_predecessor(&request, |answer| tell(out, &answer))?;
                 Ok(asked.map_or_else(
@@ -490,6 +490,8 @@ fn status(desk: &Desk) -> Status {
             restarts: counters.core_restarts,
         })
         .collect();
+    let all: Snapshot = counters.iter().copied().sum();
+    let stayed = all.sessions_stayed().map(|(why, times)| (why.as_str().to_owned(), times));
     let listening = desk.inspector.addresses().iter();
     let draining = desk.draining.load(Ordering::SeqCst);
     Status {
@@ -504,6 +506,8 @@ fn status(desk: &Desk) -> Status {
         log_level: desk.log.level().as_str().to_owned(),
         sessions: cores.iter().map(|core| core.sessions).sum(),
         connections: cores.iter().map(|core| core.connections).sum(),
+        moved: all.sessions_moved,
+        stayed: stayed.collect(),
         cores,
     }
 }

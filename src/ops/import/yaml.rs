@@ -1,6 +1,6 @@
 //! The config as an operator would have written it.
 
-use super::accounts::{Accounts, LEFT_OUT, Mysql, User};
+use super::accounts::{Accounts, Database, LEFT_OUT, User};
 use super::outcome::{Note, Secrets};
 use super::relay::{LogLevel, Relay};
 
@@ -112,7 +112,7 @@ fn auth(page: &mut Page, relay: &Relay, accounts: &Accounts, secrets: Secrets) {
     page.gap();
     page.comment("backend, and who may use the relay.");
     page.line("auth:");
-    let backend = if matches!(accounts, Accounts::Mysql(_)) { "mysql" } else { "memory" };
+    let backend = if let Accounts::Database(database) = accounts { database.backend } else { "memory" };
     page.line(&format!("  backend: {backend}"));
     page.line("  # auth_challenge_expiration_time, max_auth_attempts, log_failed_auth.");
     page.line(&format!("  challenge_lifetime: {}s", relay.challenge_seconds));
@@ -124,7 +124,7 @@ fn auth(page: &mut Page, relay: &Relay, accounts: &Accounts, secrets: Secrets) {
     }
     match accounts {
         Accounts::Memory(users) => memory(page, users, secrets),
-        Accounts::Mysql(database) => mysql(page, database, secrets),
+        Accounts::Database(found) => database(page, found, secrets),
         Accounts::Nowhere => memory(page, &[], secrets),
     }
 }
@@ -142,9 +142,9 @@ fn memory(page: &mut Page, users: &[User], secrets: Secrets) {
     }
 }
 
-fn mysql(page: &mut Page, database: &Mysql, secrets: Secrets) {
+fn database(page: &mut Page, database: &Database, secrets: Secrets) {
     page.line("  # Database: uri, subscriber_table, username_col, domain_col, cleartext_passwords, password_col, ha1_col.");
-    page.line("  mysql:");
+    page.line(&format!("  {}:", database.backend));
     page.line(&format!("    url: {}", quoted(&database.url(secrets))));
     page.line(&format!("    table: {}", quoted(&database.table)));
     page.line(&format!("    username_column: {}", quoted(&database.username)));

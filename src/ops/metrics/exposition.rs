@@ -195,7 +195,7 @@ impl Seen {
         for (name, help, value) in gauges {
             page.gauge(&format!("msrprelay_{name}"), help, each(value))?;
         }
-        let counters: [OfCore; 5] = [
+        let counters: [OfCore; 6] = [
             ("core_restarts", "Times the core was started again after a panic.", |core| core.core_restarts),
             ("core_heartbeats", "Times the core has published its figures: four a second.", |core| {
                 core.heartbeats
@@ -203,6 +203,11 @@ impl Seen {
             ("core_messages_sent", "Messages sent to other cores.", |core| core.messages_sent),
             ("connections_accepted", "Connections accepted.", |core| core.connections_accepted),
             ("sessions_opened", "Sessions opened.", |core| core.sessions_opened),
+            (
+                "sessions_moved",
+                "Sessions that came from another core, to the session that they are bound to.",
+                |core| core.sessions_moved,
+            ),
         ];
         for (name, help, value) in counters {
             page.counter(&format!("msrprelay_{name}"), help, each(value))?;
@@ -314,6 +319,11 @@ fn clients(all: &Snapshot, page: &mut Page<'_>) -> fmt::Result {
             .map(|(kind, links)| (label("kind", kind), links)),
     )?;
     page.counter(
+        "msrprelay_sessions_stayed",
+        "Sessions whose other side is a session on another core, and that did not move there; the label says why.",
+        all.sessions_stayed().map(|(why, times)| (label("reason", why.as_str()), times)),
+    )?;
+    page.counter(
         "msrprelay_connections_moved",
         "Connections that went to where the session lives that their first request names: another core, or another process \
          during an upgrade.",
@@ -353,6 +363,11 @@ fn clients(all: &Snapshot, page: &mut Page<'_>) -> fmt::Result {
 }
 
 fn look_ups(all: &Snapshot, page: &mut Page<'_>) -> fmt::Result {
+    page.counter(
+        "msrprelay_credentials",
+        "Credentials of auth.shared_secrets that clients showed, by what became of them.",
+        all.credentials().map(|(end, times)| (label("outcome", end.as_str()), times)),
+    )?;
     let both = [("accounts", all.look_ups()), ("names", all.resolves())];
     page.counter(
         "msrprelay_lookups",

@@ -29,7 +29,7 @@ pub(super) fn start(core: &Rc<Shared>, key: PeerKey, link: Link, origin: Origin)
     let phase = match &origin {
         Origin::Accepted(_) => Phase::Accepting { until },
         Origin::Dialled(_) => Phase::Dialling { until },
-        Origin::Moved { .. } => Phase::Up { head_until: None },
+        Origin::Moved { .. } | Origin::Arrived(_) => Phase::Up { head_until: None },
     };
     let conn = Rc::new(Conn::new(key, link, phase));
     core.enter(&conn);

@@ -16,14 +16,14 @@ use msrp_ws::upgrade::Refusal;
 
 use super::super::core::{Conn, Phase, Shared};
 use super::super::mesh::Received;
-use super::super::migrate::{self, Unplaced};
+use super::super::migrate::{self, Next, Unplaced};
 use super::super::pool::{self, PINNED_FACTOR_MAX};
 use super::handshake;
 use super::websocket::{Came, Inward};
 use super::write::CLOSE_TIMEOUT;
 use crate::telemetry::{Site, Source, gated};
-use msrp_proto::parser::{FramePart, ParseError, Parser};
-use msrp_relay_core::{Holder, Input, Limit, ProvenNames, Stage, Target, Transport};
+use msrp_proto::parser::{FramePart, ParseError, Parser, Step};
+use msrp_relay_core::{Holder, Input, Limit, Meeting, ProvenNames, Stage, Target, Transport};
 
 /// How a connection came to be.
 #[derive(Debug)]
@@ -35,6 +35,15 @@ pub(in crate::runtime) enum Origin {
     /// Another core, or another process, has accepted it, and received so much from it. It may have seen which relay is
     /// at the other end.
     Moved { proven: Option<ProvenNames>, received: Received },
+    /// It has come here from another core with its session, and with so much that has been received from it.
+    Arrived(Received),
+}
+
+/// What was read and not fed, from a head on that the relay wants to wait with.
+struct Held {
+    bytes: Bytes,
+    at: usize,
+    head: Step,
 }
 
 /// Why reading ended.
@@ -77,6 +86,8 @@ pub(super) struct Reader {
     /// The beginning of a head, or of an end-line.
     rest: Vec<u8>,
     told: Told,
+    /// Whether the relay is asked about each head: until its client's session is bound.
+    asks: bool,
 }
 
 /// What the relay has been told of the connection.
@@ -85,6 +96,12 @@ struct Told {
     stage: Stage,
     /// How many bytes of a record, or of a piece of a frame, wait for their rest.
     unfinished: usize,
+}
+
+/// Where messages end in what was received, and how many frames have begun in the present one.
+struct Messages<'a> {
+    ends: &'a [usize],
+    frames: &'a mut usize,
 }
 
 impl Reader {
@@ -102,6 +119,7 @@ impl Reader {
             record_until: None,
             rest: Vec::new(),
             told: Told { stage: Stage::Silent, unfinished: 0 },
+            asks: true,
         };
         let (mut known, mut plain) = (None, Vec::new());
         match origin {
@@ -112,6 +130,13 @@ impl Reader {
                 reader.target = Some(target);
                 // A peer that was called has nothing to prove.
                 reader.told.stage = Stage::Asking;
+                reader.asks = false;
+            }
+            Origin::Arrived(received) => {
+                reader.told.stage = Stage::Asking;
+                reader.asks = false;
+                reader.records = received.records;
+                plain = received.plain;
             }
             Origin::Moved { proven, received } => {
                 known = proven;
@@ -233,7 +258,8 @@ impl Reader {
     async fn read(&mut self, proven: Option<ProvenNames>, plain: Vec<u8>) -> ReadEnd {
         self.watch_record(true);
         let mut before = Some(plain).filter(|plain| !plain.is_empty());
-        if self.conn.is_up() {
+        // Who is at the other end of one that came with its session is known.
+        if self.conn.is_up() && self.told.stage == Stage::Silent {
             handshake::identify(&self.core, &self.conn, proven);
         }
         if let Err(error) = handshake::begin(&self.conn) {
@@ -260,14 +286,42 @@ impl Reader {
                 return ReadEnd::HandedOver;
             };
             self.records = received.records;
-            if let Err(end) = self.take_in(received.plain) {
-                return end;
+            let mut held = match self.take_in(received.plain) {
+                Ok(held) => held,
+                Err(end) => return end,
+            };
+            while let Some(Held { bytes, at, head }) = held {
+                // Boxed: nearly every reader does this at most once.
+                if let Some(end) = Box::pin(self.wait_to_meet(bytes.get(at..).unwrap_or_default())).await {
+                    return end;
+                }
+                held = match self.parse(bytes, (at, Some(head)), None) {
+                    Ok(held) => held,
+                    Err(end) => return end,
+                };
             }
             if self.conn.link.is_closed_by_peer() {
                 return ReadEnd::Ended("closed by the peer");
             }
             self.watch_head();
             engine::breathe().await;
+        }
+    }
+
+    /// The relay wants to wait with a head, and so with everything from there on: its connection may belong on another core.
+    /// Returns when the head is to be fed here, or says how reading ends.
+    async fn wait_to_meet(&mut self, held: &[u8]) -> Option<ReadEnd> {
+        let (core, conn) = (&self.core, &self.conn);
+        loop {
+            future::or(conn.reading.may_go_on(), conn.reading.stopped()).await;
+            if conn.is_ending() {
+                return Some(ReadEnd::Closing);
+            }
+            match migrate::depart(core, conn, &mut self.records, held) {
+                Next::Wait => {}
+                Next::GoOn => return None,
+                Next::Left => return Some(ReadEnd::HandedOver),
+            }
         }
     }
 
@@ -347,10 +401,10 @@ impl Reader {
     }
 
     /// What was received is for the parser; by WebSocket, what of it are bytes of messages.
-    fn take_in(&mut self, mut plain: Vec<u8>) -> Result<(), ReadEnd> {
+    fn take_in(&mut self, mut plain: Vec<u8>) -> Result<Option<Held>, ReadEnd> {
         let conn = Rc::clone(&self.conn);
         let (Some(mut inward), Some(websocket)) = (self.inward.take(), &conn.link.websocket) else {
-            return self.parse(plain, &[], &mut 0);
+            return self.parse(pool::freeze(plain), (0, None), None);
         };
         let wanted = &self.core.config().websocket.upgrade;
         let came = inward.take_in(websocket, wanted, &mut plain, self.rest.len());
@@ -358,7 +412,7 @@ impl Reader {
             Came::Unfinished => {
                 self.tell_unfinished(inward.unfinished());
                 self.inward = Some(inward);
-                return Ok(());
+                return Ok(None);
             }
             Came::Refused(refusal) => {
                 conn.link.send_first(&refusal.response).map_err(ReadEnd::Tls)?;
@@ -377,7 +431,9 @@ impl Reader {
             conn.writing.wake();
         }
         let mut frames = inward.frames;
-        let parsed = self.parse(plain, inward.ends(), &mut frames);
+        let messages = Messages { ends: inward.ends(), frames: &mut frames };
+        // Its relay never wants to wait with a head: a WebSocket does not move.
+        let parsed = self.parse(pool::freeze(plain), (0, None), Some(messages));
         inward.frames = frames;
         if let Err(end) = parsed {
             websocket.close_with(close_code::PROTOCOL_ERROR);
@@ -391,7 +447,7 @@ impl Reader {
             return Err(ReadEnd::Ended("closed by the peer"));
         }
         self.inward = Some(inward);
-        Ok(())
+        Ok(None)
     }
 
     fn tell_unfinished(&mut self, bytes: usize) {
@@ -400,20 +456,31 @@ impl Reader {
         }
     }
 
-    /// Cuts what was received into pieces and feeds them to the relay in one go. Keeps what is left. No frame goes on
-    /// beyond where a message ends; so many have begun in the present one.
-    fn parse(&mut self, plain: Vec<u8>, message_ends: &[usize], frames: &mut usize) -> Result<(), ReadEnd> {
-        let Self { core, conn, parser, told, .. } = self;
+    /// Cuts what was received, from where it is told, into pieces and feeds them to the relay in one go. Keeps what is left, and
+    /// gives back what the relay wants to wait with. It may be told of a head, too, that was cut before and may be fed now. No
+    /// frame goes on beyond where a message ends.
+    fn parse(
+        &mut self,
+        bytes: Bytes,
+        (mut at, mut first): (usize, Option<Step>),
+        messages: Option<Messages<'_>>,
+    ) -> Result<Option<Held>, ReadEnd> {
+        let Self { core, conn, parser, told, asks, .. } = self;
         let (peer, records) = (conn.key, self.records.len());
-        let bytes = pool::freeze(plain);
-        let mut message_ends = message_ends.iter().copied();
+        let mut no_frames = 0;
+        let Messages { ends, frames } = messages.unwrap_or(Messages { ends: &[], frames: &mut no_frames });
+        let mut message_ends = ends.iter().copied();
         let mut message_end = message_ends.next();
-        let mut at = 0;
         let mut failure = None;
+        let mut held = None;
         core.feed_with(|relay, now| {
             loop {
                 let upto = message_end.unwrap_or(bytes.len());
-                let step = match parser.step(bytes.get(at..upto).unwrap_or_default()) {
+                let may = first.is_some();
+                let step = match first.take().map_or_else(
+                    || parser.step(bytes.get(at..upto).unwrap_or_default()),
+                    |step| Ok(Some(step)),
+                ) {
                     Ok(Some(step)) => step,
                     Ok(None) if message_end.is_none() => break,
                     Ok(None) if at == upto && !parser.in_frame() => {
@@ -430,6 +497,20 @@ impl Reader {
                         break;
                     }
                 };
+                if *asks
+                    && !may
+                    && let FramePart::Head(head) = &step.piece
+                {
+                    let text = bytes.get(at..at + step.consumed).unwrap_or_default();
+                    match relay.meet(now, peer, head, text) {
+                        Meeting::Never => *asks = false,
+                        Meeting::NotNow => {}
+                        Meeting::Asked => {
+                            held = Some(step);
+                            break;
+                        }
+                    }
+                }
                 *frames += usize::from(matches!(step.piece, FramePart::Head(_)));
                 let input = match step.piece {
                     FramePart::Head(head) => {
@@ -454,11 +535,12 @@ impl Reader {
             // A head that was incomplete is complete now; if another has begun, its time begins.
             conn.phase.set(Phase::Up { head_until: None });
         }
-        match failure {
-            Some(error) => Err(error),
-            None => {
+        match (failure, held) {
+            (Some(end), _) => Err(end),
+            (None, Some(head)) => Ok(Some(Held { bytes, at, head })),
+            (None, None) => {
                 self.rest = bytes.get(at..).unwrap_or_default().to_vec();
-                Ok(())
+                Ok(None)
             }
         }
     }

@@ -61,6 +61,14 @@ impl Shared {
         }
     }
 
+    /// The same for one that the relay has given away itself, and that has no end.
+    pub(crate) fn see_off(&self, conn: &Conn) {
+        if conn.end() {
+            self.counters.connections_open.sub(1);
+            self.conns.remove(conn.key);
+        }
+    }
+
     /// Counts a connection out.
     fn leave(self: &Rc<Self>, conn: &Conn) {
         self.counters.connections_open.sub(1);

@@ -122,6 +122,8 @@ pub(crate) struct Reading {
     paused: Cell<bool>,
     resumed: Event,
     stopped: Event,
+    /// What has been read may be looked at again, here or elsewhere.
+    let_go_on: Event,
 }
 
 impl Reading {
@@ -145,6 +147,15 @@ impl Reading {
 
     pub(crate) async fn stopped(&self) {
         self.stopped.wait().await;
+    }
+
+    /// The reader that waits with a head in hand goes on.
+    pub(crate) fn go_on(&self) {
+        self.let_go_on.notify();
+    }
+
+    pub(crate) async fn may_go_on(&self) {
+        self.let_go_on.wait().await;
     }
 }
 

@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use super::shared::Shared;
 use crate::runtime::log::{self, Felt};
-use msrp_relay_core::{Effect, Event, Input, Limit, OutBatch, PeerKey, Relay, Transport, WriteState};
+use msrp_relay_core::{
+    Departure, Effect, Event, Input, Limit, OutBatch, PeerKey, Relay, Transport, Traveller, WriteState,
+};
 
 impl Shared {
     /// Tells the relay what happened and does what it asks for.
@@ -61,6 +63,24 @@ impl Shared {
         }
     }
 
+    /// A reader that was parked goes on. If its connection leaves, everything that was said before is on its way.
+    pub(crate) fn depart(self: &Rc<Self>, peer: PeerKey, quiet: bool) -> Departure {
+        let departure = self.drive.feed(|relay, now| relay.depart(now, peer, quiet));
+        self.apply();
+        departure
+    }
+
+    /// A connection comes from another core. `begin` says whether it is there.
+    pub(crate) fn arrive(self: &Rc<Self>, traveller: Traveller, begin: impl FnOnce(PeerKey) -> bool) {
+        let arrived = self.drive.feed(|relay, now| relay.arrive(now, traveller));
+        // Before the effects, as above.
+        let lost = arrived.filter(|peer| !begin(*peer));
+        self.apply();
+        if let Some(peer) = lost {
+            self.feed([Input::Lost { peer }]);
+        }
+    }
+
     /// Tells the relay which other processes of this relay exist.
     pub(crate) fn look_at_generations(self: &Rc<Self>) {
         self.feed([Input::OtherGenerations(self.generations.numbers())]);
@@ -76,6 +96,7 @@ impl Shared {
             Effect::Wake(peer) => self.conns.with(peer, |conn| conn.writing.wake()),
             Effect::Pause(peer) => self.conns.with(peer, |conn| conn.reading.pause()),
             Effect::Resume(peer) => self.conns.with(peer, |conn| conn.reading.resume()),
+            Effect::GoOn(peer) => self.conns.with(peer, |conn| conn.reading.go_on()),
             Effect::Close { peer, reason } => self.close(peer, reason),
             Effect::Abort { peer, reason } => self.abort(peer, reason),
             Effect::Connect { peer, target, who } => self.dials.begin(peer, target, who),
@@ -103,6 +124,10 @@ impl Shared {
                 if relay.is_none() {
                     self.trace_new_session(*peer, session, (user, realm));
                 }
+                Some(*peer)
+            }
+            Event::SessionMoved { session, user, realm, peer, .. } => {
+                self.trace_new_session(*peer, session, (user, realm));
                 Some(*peer)
             }
             Event::AuthRefused { peer, .. } | Event::ClosedForRequests { peer, .. } => Some(*peer),

@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use super::shared::Shared;
 use crate::runtime::ask::{SessionLine, TraceOrder};
+use crate::runtime::log;
 use crate::runtime::trace::Trace;
 use crate::telemetry::Record;
-use msrp_relay_core::{EndReason, Far, PeerKey, SessionView};
+use msrp_relay_core::{EndReason, Far, PeerKey, SessionView, Traveller};
 
 /// How many sessions are looked at before other work is looked for.
 const SLICE: usize = 64;
@@ -62,6 +63,14 @@ impl Shared {
         });
     }
 
+    /// A session that was on its way to another core has come to no core, for one of the two has died.
+    pub(crate) fn lost_between_cores(&self, traveller: &Traveller) {
+        // The name of its connection says nothing any more.
+        let view = SessionView { client: None, ..traveller.view(Instant::now()) };
+        self.account(&view, EndReason::CoreDied);
+        log::session_closed(&view, None, EndReason::CoreDied.as_str());
+    }
+
     /// Begins a trace: of the sessions that there are, and of those that are opened until it ends.
     pub(crate) async fn trace(&self, order: TraceOrder) {
         let core = usize::from(self.with_relay(|relay| relay.core()).index);
@@ -79,10 +88,10 @@ impl Shared {
         .await;
     }
 
-    /// A session has been opened; a trace may wait for its user.
+    /// A session has been opened, or has come from another core; a trace may wait for it or its user.
     pub(super) fn trace_new_session(&self, client: PeerKey, session: &str, (user, realm): (&str, &str)) {
         let traces = self.traces.borrow();
-        for trace in traces.iter().filter(|trace| trace.wanted().means_user(user, realm)) {
+        for trace in traces.iter().filter(|trace| trace.wanted().means_one(session, (user, realm))) {
             self.conns.with(client, |conn| conn.watchers.add(trace, session, user));
         }
     }

@@ -10,7 +10,7 @@ use futures_lite::future;
 use super::shared::Shared;
 use crate::runtime::log;
 use crate::runtime::settings::CoreConfig;
-use msrp_relay_core::{CloseReason, EndReason, Input};
+use msrp_relay_core::{CloseReason, EndReason, Input, Relay};
 
 /// How long a core that stops waits for its connections to take what is queued for them.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,6 +22,11 @@ pub(crate) enum CoreEnd {
     Stopped,
     /// One of its tasks panicked.
     Panicked(String),
+}
+
+/// The sessions of a core. One that moves is on neither while it does: it counts where it is expected.
+fn sessions(relay: &Relay) -> u64 {
+    relay.stats().sessions_open() + relay.arriving() as u64
 }
 
 impl Shared {
@@ -36,10 +41,10 @@ impl Shared {
     /// here before that are served to their end, whatever they want.
     pub(crate) fn drain(self: &Rc<Self>) -> u64 {
         if self.stopped_accepting.get() {
-            return self.with_relay(|relay| relay.stats().sessions_open() + relay.newcomers() as u64);
+            return self.with_relay(|relay| sessions(relay) + relay.newcomers() as u64);
         }
         self.feed([Input::Drain]);
-        self.with_relay(|relay| relay.stats().sessions_open())
+        self.with_relay(sessions)
     }
 
     /// Closes every connection in order, as far as the peers let us in time.
@@ -79,6 +84,7 @@ impl Shared {
                 log::session_closed(&view, address, reason.as_str());
             }
         }
+        self.mesh.lost().iter().for_each(|mover| self.lost_between_cores(&mover.traveller));
         self.conns.clear();
     }
 }

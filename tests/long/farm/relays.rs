@@ -13,6 +13,7 @@ use testkit_net::mariadb::MariaDb;
 use testkit_net::process::Process;
 use testkit_net::relay::record_layer;
 use testkit_net::scrape::Page;
+use testkit_net::sql::SqlServer as _;
 use testkit_net::subscribers::{Database, Proxy};
 use testkit_net::zone::Zone;
 use testkit_net::{PATIENCE, until};
@@ -43,7 +44,7 @@ impl Farm {
     pub(crate) fn build(orders: &Orders) -> Self {
         let authority = Authority::new("The farm's own");
         fs::write(orders.place.join("ca.crt"), authority.pem()).unwrap();
-        let accounts = MariaDb::start(&[]);
+        let accounts = MariaDb::start();
         let database = Database::new(&accounts, Proxy::OpenSips);
         // The clients' users, and one more as there is no user0.
         database.add_many(2 * orders.pairs + 1);
@@ -69,7 +70,7 @@ impl Farm {
 
     /// What database this is, in words.
     pub(crate) fn accounts(&self) -> String {
-        format!("MariaDB {}", self.accounts.run("SELECT VERSION()").trim())
+        format!("MariaDB {}", self.accounts.run_in(None, "SELECT VERSION()").trim())
     }
 
     /// Sessions by relay and core, once they are as many as that: cores publish four times a second.

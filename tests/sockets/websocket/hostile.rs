@@ -319,8 +319,7 @@ fn request_before_an_auth_is_refused_and_too_many_end_the_connection() {
 #[test]
 fn plain_websocket_serves_where_insecure_plain_allows_it_alone() {
     bounded(|| {
-        let plain =
-            Setup { websocket: &[("127.0.0.1:0", false)], auth: "insecure_plain: true", ..Setup::default() };
+        let plain = Setup { websocket: &[("127.0.0.1:0", false)], plain_auth: true, ..Setup::default() };
         let relay = TestRelay::with(&plain);
         let mut page = Endpoint::ws(relay.websocket(), "alice").log_in("alice", 80);
         assert!(page.relay.as_ref().unwrap().starts_with("msrps://"), "{:?}", page.relay);

@@ -286,7 +286,7 @@ fn session_of_a_page_is_reached_by_both_forms_of_its_uri_and_one_of_a_telephone_
                 assert_eq!(phone.request("SEND").body, b"and back");
             }
         }
-        let (phone, mut other) = (relay.client("user0"), relay.client("user1"));
+        let (phone, mut other) = (relay.client("user0"), relay.stranger("far"));
         let given = phone.relay.clone().unwrap();
         for form in &forms(&given)[1..] {
             let tid = other.say(&format!("{form} {}", phone.uri), b"?");
@@ -333,5 +333,49 @@ fn page_that_reads_nothing_costs_no_other_session_anything() {
         });
         assert!(is_sent.into_inner());
         slow.chat(&mut sender, b"all there");
+    });
+}
+
+/// Another client, on another core than that.
+fn apart(relay: &TestRelay, core: usize, client: impl Fn(&TestRelay) -> Endpoint) -> Endpoint {
+    until("a client on another core", || Some(client(relay)).filter(|client| client.core() != core))
+}
+
+// Pairs meet on one core: a telephone goes to the page that it speaks to, though several sessions share that WebSocket. A
+// page never moves: where it speaks first to a client on another core, their messages cross.
+#[test]
+fn telephone_moves_to_the_core_of_its_page_and_a_page_stays_where_it_is() {
+    bounded(|| {
+        let relay = TestRelay::with(&Setup { cores: "[0, 1]", ..setup("") });
+        let mut page = relay.web_client("alice");
+        let (first_uri, first_relay) = (page.uri.clone(), page.relay.clone().unwrap());
+        page.uri = "msrps://another.invalid:2855/client;ws".to_owned();
+        page = page.log_in("bob", 443);
+        let second = (page.uri.clone(), page.relay.clone().unwrap());
+        let file = contents(6, 2_000_000);
+        for (moved, (uri, own)) in (1..).zip([(first_uri, first_relay), second]) {
+            (page.uri, page.relay) = (uri, Some(own));
+            let mut phone = apart(&relay, page.core(), |relay| relay.client("user0"));
+            phone.chat(&mut page, b"the first word");
+            until("the telephone to move", || (relay.counted().sessions_moved == moved).then_some(()));
+            page.chat(&mut phone, b"and back");
+            let (to_page, to_phone) = (page.path(), phone.path());
+            std::thread::scope(|scope| {
+                scope.spawn(|| phone.exchange(Some(&Outgoing::giant(&to_page, &file)), 1));
+                let received = page.exchange(Some(&Outgoing::chunks(&to_phone, &file, 60_000)), 1);
+                assert_same(&received[0].data, &file);
+            });
+        }
+        let mut other = relay.web_client("user1");
+        let mut phone = apart(&relay, other.core(), |relay| relay.client("user2"));
+        let mut one = relay.web_client("user3");
+        let mut two = apart(&relay, one.core(), |relay| relay.web_client("user4"));
+        for _ in 0..3 {
+            other.chat(&mut phone, b"across");
+            phone.chat(&mut other, b"and back");
+            one.chat(&mut two, b"from page to page");
+            two.chat(&mut one, b"and back");
+        }
+        assert_eq!(relay.counted().sessions_moved, 2);
     });
 }

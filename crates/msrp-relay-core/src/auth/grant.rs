@@ -129,8 +129,9 @@ impl Relay {
         peer.check_user(&waiting.request, verified)?;
         let valid = granted.validity(&waiting.request, self.core.now);
         // It was there when the AUTH came; the look-up may have taken longer than it lasted.
-        let prolonged =
-            waiting.refreshes.and_then(|(session, uri)| self.sessions.prolong(session, uri, valid));
+        let prolonged = waiting
+            .refreshes
+            .and_then(|(session, uri)| self.sessions.prolong(session, (uri, valid), &mut self.core));
         prolonged.ok_or(Refusal::Respond(Status::NO_SESSION, "refresh of a session that has ended"))
     }
 

@@ -73,12 +73,12 @@ impl Peers {
             Refusal::RespondAndClose(status, reason) => (*status, reason.as_str()),
         };
         let through_relay = request.is_through_relay();
-        let named = request.given();
+        let (named, names) = (request.given(), core.settings.timed_names);
         core.effects.event(Event::AuthRefused {
             peer: key,
             status,
             why,
-            user: named.map(|named| named.username.clone().into_owned()),
+            user: named.map(|named| names.user_of(&named.username).to_owned()),
             relay: through_relay.then(|| authority_of_first(request.way_back().as_bytes())),
         });
         let Some(peer) = self.get_mut(key) else {
@@ -117,8 +117,8 @@ impl Peers {
         auth.failures += 1;
         let too_many = auth.failures >= core.settings.max_attempts;
         // For the user that was named, whether or not there is one: who exists must not show (norm S9).
-        auth.tried = named.map(|a| beginning(&a.username));
-        let user = named.map(|a| UserKey::new(&a.username, &a.realm));
+        auth.tried = named.map(|a| beginning(names.user_of(&a.username)));
+        let user = named.map(|a| UserKey::new(names.user_of(&a.username), &a.realm));
         let blamed = [source.map(Who::Address), user.map(Who::User)];
         for who in blamed.into_iter().flatten() {
             core.tally(who, Tally::Failed { offence: request.offence(), culprit });

@@ -26,6 +26,8 @@ use crate::settings::{Expires, Settings};
 /// Sessions of one WebSocket. What they take is not counted against the memory budget, as with any client's connection: so
 /// they must be few.
 const WEBSOCKET_SESSIONS_MAX: usize = 64;
+/// The reason in the log, which does not tell who exists either.
+const WRONG: &str = "unknown user or wrong password";
 
 /// An AUTH that is worth a look-up.
 struct Worthy {
@@ -154,7 +156,8 @@ fn judge(
     }
     // A client with a session is not locked out by others who guess at the password.
     let source = peer.origin.source().filter(|_| !request.is_through_relay());
-    let user = UserKey::new(&authorization.username, &authorization.realm);
+    let named = core.settings.timed_names.user_of(&authorization.username);
+    let user = UserKey::new(named, &authorization.realm);
     let suspects = [source.map(Who::Address), Some(Who::User(user))];
     let is_banned = |who: &Who| core.bans.is_banned(*who, request.offence(), core.now);
     if own.is_empty() && suspects.iter().flatten().any(is_banned) {
@@ -286,16 +289,19 @@ fn verify(waiting: &Waiting, answer: LookUpAnswer, settings: &Settings) -> Resul
     let Some(authorization) = waiting.request.given() else {
         return Err(Refusal::Malformed("malformed credentials"));
     };
-    let ha1 = match answer {
-        LookUpAnswer::Found(ha1) => ha1,
+    let dummy = Ha1::dummy(authorization.algorithm);
+    let (ha1, why) = match answer {
+        LookUpAnswer::Found(ha1) => (ha1, WRONG),
         // The same work as for a known user: who exists must not show in the time it takes.
-        LookUpAnswer::Unknown => Ha1::dummy(authorization.algorithm),
+        LookUpAnswer::Unknown => (dummy, WRONG),
+        LookUpAnswer::Refused(why) => (dummy, why),
         LookUpAnswer::Unavailable => {
             return Err(Refusal::Respond(Status::TIMEOUT, "accounts unavailable"));
         }
     };
     let verified = check(authorization, &ha1, "AUTH", waiting.request.to())
-        .ok_or(Refusal::Wrong("unknown user or wrong password"))?;
+        .ok_or(Refusal::Wrong(why))?
+        .of_user(settings.timed_names);
     if waiting.stale {
         return Ok(Outcome::Stale);
     }

@@ -22,6 +22,7 @@ use crate::limit::Limit;
 use crate::message::{PeerStep, SessionStep};
 use crate::orphans::Failure;
 use crate::quota::newcomers::Stage;
+use crate::quota::rates::Part;
 use crate::quota::who::{AddressKey, Offence, Tally, Who};
 use crate::reason::{CloseReason, EndReason};
 use crate::request::Neighbour;
@@ -213,12 +214,13 @@ impl Peers {
         let limits = &core.settings.limits;
         let (connections_per_core_max, unauthenticated_per_core_max) =
             (limits.connections_per_core_max, limits.unauthenticated_per_core_max);
-        if self.len() - core.newcomers.len() >= connections_per_core_max {
+        let expected = self.expected;
+        if self.len() + expected - core.newcomers.len() >= connections_per_core_max {
             // All of them together would not be enough.
             return Err(Limit::Connections);
         }
         loop {
-            let limit = if self.len() >= connections_per_core_max {
+            let limit = if self.len() + expected >= connections_per_core_max {
                 Limit::Connections
             } else if newcomer && core.newcomers.len() >= unauthenticated_per_core_max {
                 Limit::UnauthenticatedShare
@@ -289,6 +291,51 @@ impl Peers {
         }
         peer.leave_behind(core);
         core.keep(peer.counted, 0);
+    }
+
+    /// A connection goes on at another core, with what its user may send there. Nothing is told of it: it has not ended.
+    pub(crate) fn depart(&mut self, key: PeerKey, core: &mut Core) -> Option<(Peer, Option<Part>)> {
+        let mut peer = self.table.remove(key)?;
+        if let Some(at) = peer.alarm.take() {
+            core.alarms.remove(&(at, key));
+        }
+        for (who, share) in peer.shares() {
+            core.tally(who, Tally::Departed(share));
+        }
+        let rate = peer.user.and_then(|user| core.rates.take_part(user, core.now));
+        core.keep(mem::take(&mut peer.counted), 0);
+        Some((peer, rate))
+    }
+
+    /// It is here, with the session of its client. The place for it has been kept: no limit is asked.
+    pub(crate) fn arrive(
+        &mut self,
+        mut peer: Peer,
+        session: SessionRef,
+        rate: Option<Part>,
+        core: &mut Core,
+    ) -> PeerKey {
+        let me = core.me;
+        let key = self.table.insert_with_key(|key| {
+            peer.move_to(PeerRef { core: me, key }, session, core.now);
+            peer
+        });
+        let Some(peer) = self.get_mut(key) else {
+            return key;
+        };
+        if core.settings.limits.counts_users() && peer.user.is_none() {
+            // Its user began to be counted while it was on its way.
+            peer.user = peer.verified_user();
+        }
+        if let Some(user) = peer.user {
+            core.rates.give_part(user, rate, core.now);
+        }
+        for (who, share) in peer.shares() {
+            core.tally(who, Tally::Arrived(share));
+        }
+        peer.update_pause(core);
+        peer.set_alarm(core);
+        key
     }
 
     /// Time has passed.

@@ -20,7 +20,7 @@ use crate::core::Core;
 use crate::ids::{PeerKey, SessionRef};
 use crate::outbound::batch::OutBatch;
 use crate::outbound::write::WriteContext;
-use crate::quota::who::{Share, UserKey, Who};
+use crate::quota::who::{Share, Who};
 use crate::transactions::Room;
 
 use peer::Peer;
@@ -33,11 +33,13 @@ const PRESSED_FLUSH_MAX: usize = 16 << 10;
 #[derive(Debug)]
 pub(crate) struct Peers {
     table: SlotMap<PeerKey, Peer>,
+    /// Places that are kept for connections on their way here from other cores.
+    pub(crate) expected: usize,
 }
 
 impl Peers {
     pub(crate) fn new() -> Self {
-        Self { table: SlotMap::with_key() }
+        Self { table: SlotMap::with_key(), expected: 0 }
     }
 
     // -- getters ---------------------------------------------------------------------------------
@@ -156,8 +158,7 @@ impl Peers {
     pub(crate) fn count_all(&mut self, core: &mut Core) {
         for peer in self.table.values_mut() {
             let has_session = matches!(&peer.role, Role::Client { sessions } if !sessions.is_empty());
-            let user = peer.applicants.first_verified();
-            let user = user.map(|user| UserKey::new(user.username(), user.realm()));
+            let user = peer.verified_user();
             if let Some(user) = user.filter(|_| has_session && peer.user.is_none()) {
                 peer.count_among(user, core);
             }

@@ -105,13 +105,7 @@ impl Peer {
             credit: Credit::default(),
             pause: Pause::default(),
             out: Outbound::default(),
-            writing: Writing {
-                is_woken: false,
-                bytes_in_hand: 0,
-                last_taken: now,
-                is_taking: false,
-                is_table_full: false,
-            },
+            writing: Writing::idle(now),
             counted: 0,
             bound: Vec::new(),
             names: None,
@@ -173,6 +167,34 @@ impl Peer {
     pub(crate) fn count_among(&mut self, user: UserKey, core: &mut Core) {
         self.user = Some(user);
         core.rates.begin(user, core.now);
+    }
+
+    /// The user that its client has proven to be.
+    pub(super) fn verified_user(&self) -> Option<UserKey> {
+        let user = self.applicants.first_verified();
+        user.map(|user| UserKey::new(user.username(), user.realm()))
+    }
+
+    /// Whether nothing is under way on it, in either direction, and nothing is owed for what was.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let reads = matches!(self.receiving.frame, Incoming::Nothing) && !self.pause.is_on;
+        let writes = !self.out.is_empty() || !self.out.is_between_frames() || self.out.transactions.len() > 0;
+        let owes = self.unanswered.len() > 0 || self.applicants.is_own_waiting();
+        self.phase == Phase::Up
+            && reads
+            && !writes
+            && !owes
+            && self.credit.is_clear()
+            && self.bound.is_empty()
+    }
+
+    /// It is at another core from now on, where its writer has nothing to do and its reader begins.
+    pub(super) fn move_to(&mut self, me: PeerRef, session: SessionRef, now: Instant) {
+        self.me = me;
+        self.role = Role::Client { sessions: vec![session] };
+        self.receiving.last_route = None;
+        self.receiving.unfinished = 0;
+        self.writing = Writing::idle(now);
     }
 
     /// Bytes came from the connection: they count against its user's rate.

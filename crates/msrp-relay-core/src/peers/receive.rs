@@ -133,7 +133,8 @@ impl Peers {
                 if !MsrpUri::parse(first).is_ok_and(|uri| core.settings.is_ours(&uri)) {
                     return self.on_misaddressed(key, &transit, core);
                 }
-                named_session(first).map(SessionRef::of_wire)
+                // One of its own may have come here with it.
+                named_session(first).map(|id| peer.find_own(id).unwrap_or_else(|| SessionRef::of_wire(id)))
             }
         };
         if method == Method::Other && !core.settings.allow_other_methods {

@@ -138,6 +138,19 @@ pub(crate) struct Writing {
     pub(super) is_table_full: bool,
 }
 
+impl Writing {
+    pub(super) fn idle(now: Instant) -> Self {
+        Self { is_woken: false, bytes_in_hand: 0, last_taken: now, is_taking: false, is_table_full: false }
+    }
+}
+
+impl Credit {
+    /// Whether all that came has been written or dropped, and nothing about it is in doubt.
+    pub(super) fn is_clear(&self) -> bool {
+        self.outstanding == 0 && self.lent.is_clear()
+    }
+}
+
 /// Whether anybody vouches for a connection (RFC 4976, 6.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Standing {

@@ -145,6 +145,14 @@ impl Quota {
         self.change(from, who, |share| share.sessions = share.sessions.saturating_sub(1));
     }
 
+    pub(crate) fn departed(&mut self, from: CoreId, who: Who, share: Share) {
+        self.change(from, who, |all| all.sub(share));
+    }
+
+    pub(crate) fn arrived(&mut self, from: CoreId, who: Who, share: Share) {
+        self.change(from, who, |all| all.add(share));
+    }
+
     /// What a core says it has takes the place of what it said before.
     pub(crate) fn restore(&mut self, from: CoreId, who: Who, all: Share) {
         self.change(from, who, |share| *share = all);
@@ -251,6 +259,14 @@ impl Quota {
             }
             Tally::Released => {
                 self.released(from, who);
+                self.tell_share(who, core);
+            }
+            Tally::Departed(share) => {
+                self.departed(from, who, share);
+                self.tell_share(who, core);
+            }
+            Tally::Arrived(share) => {
+                self.arrived(from, who, share);
                 self.tell_share(who, core);
             }
             Tally::Failed { offence, culprit } => {
@@ -430,6 +446,27 @@ mod tests {
         quota.disconnected(core(0), who, true);
         quota.disconnected(core(0), who, false);
         assert_eq!(quota.len(), 0);
+    }
+
+    // Whichever core is heard first, and if one of them dies: what it has is its own part.
+    #[test]
+    fn what_moves_is_counted_by_the_core_that_has_it() {
+        let share = Share { connections: 1, unproven: 0, sessions: 1 };
+        for arrives_first in [false, true] {
+            let (mut quota, who) = (quota(), address("192.0.2.1"));
+            quota.restore(core(0), who, share);
+            if arrives_first {
+                quota.arrived(core(1), who, share);
+                quota.departed(core(0), who, share);
+            } else {
+                quota.departed(core(0), who, share);
+                quota.arrived(core(1), who, share);
+            }
+            quota.take_part(0);
+            assert_eq!(quota.sessions(who), (vec![1], 1));
+            quota.take_part(1);
+            assert_eq!(quota.len(), 0);
+        }
     }
 
     #[test]

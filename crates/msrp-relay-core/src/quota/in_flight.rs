@@ -94,6 +94,11 @@ impl Loans {
         }
     }
 
+    /// Whether nothing stands in them.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.held.is_empty() && self.passed_on.is_empty() && self.passed_back.is_empty() && !self.in_doubt
+    }
+
     /// What is neither lent nor given back.
     fn here(&self, outstanding: usize) -> i64 {
         (narrow(outstanding) - self.held.iter().map(|(_, bytes)| bytes).sum::<i64>()).max(0)

@@ -22,6 +22,14 @@ pub(crate) struct Rates {
     left: VecDeque<UserKey>,
 }
 
+/// What one session of a user takes along to another core.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Part {
+    bytes: i64,
+    /// How many sessions the user has on all cores.
+    sessions: u32,
+}
+
 #[derive(Debug)]
 struct Bucket {
     sessions_here: u32,
@@ -90,6 +98,29 @@ impl Rates {
                 self.left.push_back(user);
             }
             self.forget_the_full(now);
+        }
+    }
+
+    /// One of the user's sessions goes on at another core: it takes its part of what may be sent, or of the debt, along.
+    pub(crate) fn take_part(&mut self, user: UserKey, now: Instant) -> Option<Part> {
+        let bucket = self.users.get_mut(&user)?;
+        bucket.earn(self.bytes_per_second, now);
+        let bytes = bucket.bytes / i64::from(bucket.sessions_here.max(1));
+        bucket.bytes -= bytes;
+        let part = Part { bytes, sessions: bucket.sessions };
+        self.end(user, now);
+        Some(part)
+    }
+
+    /// It is here. One that was not limited where it comes from begins as any other.
+    pub(crate) fn give_part(&mut self, user: UserKey, part: Option<Part>, now: Instant) {
+        let is_known = self.users.contains_key(&user);
+        self.begin(user, now);
+        if let (Some(part), Some(bucket)) = (part, self.users.get_mut(&user)) {
+            // A bucket that begins is full.
+            let before = if is_known { bucket.bytes } else { 0 };
+            bucket.bytes = before.saturating_add(part.bytes);
+            bucket.sessions = bucket.sessions.max(part.sessions);
         }
     }
 
@@ -230,6 +261,29 @@ mod tests {
         rates.begin(user, later);
         assert_eq!(rates.spend(user, 10_000, later), None, "it is full again");
         assert!(rates.spend(user, 1, later).is_some());
+    }
+
+    // S10: moving to another core is no way around the rate either.
+    #[test]
+    fn a_session_that_moves_takes_its_part_of_the_debt_along() {
+        let (mut here, user, now) = rates(10_000);
+        let (mut there, ..) = rates(10_000);
+        here.begin(user, now);
+        here.begin(user, now);
+        here.share(user, 2);
+        assert!(here.spend(user, 50_000, now).is_some());
+        let part = here.take_part(user, now);
+        assert_eq!(part, Some(Part { bytes: -20_000, sessions: 2 }));
+        there.give_part(user, part, now);
+        let until = [&mut here, &mut there].map(|rates| rates.spend(user, 0, now).unwrap());
+        assert!(
+            until.iter().all(|until| *until > now + Duration::from_secs(3)),
+            "half the rate, half the debt"
+        );
+        // The last one leaves nothing, and who comes back finds nothing.
+        there.give_part(user, here.take_part(user, now), now);
+        assert_eq!((here.len(), there.len()), (0, 1));
+        assert_eq!(there.users[&user].bytes, -40_000);
     }
 
     #[test]

@@ -122,6 +122,11 @@ pub enum Tally {
     },
     /// It has no session any more.
     Released,
+    /// A connection goes on at another core, with so much of what is counted. No limit is asked: nothing is more or less,
+    /// once that core has told, too.
+    Departed(Share),
+    /// It is there: told by that core.
+    Arrived(Share),
     /// Something went wrong.
     Failed {
         /// What.

@@ -171,6 +171,7 @@ impl Sessions {
             return;
         };
         core.stats.sessions_closed += 1;
+        core.tell_of_end(&session);
         core.keep(session.weight, 0);
         core.effects.event(Event::SessionClosed { session: Box::new(session.view(core.now)), reason });
         for running in &session.running {

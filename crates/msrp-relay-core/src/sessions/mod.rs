@@ -1,7 +1,7 @@
 //! The sessions of one core: what AUTH made, a URI each that leads to one client, or two while a client replaces the old
 //! one before that expires.
 //!
-//! A session lives on one core, and all its decisions are taken there: in [`route`], who may use the URI, what the first
+//! A session lives on one core at any time (see `meet` for the one way in which it moves), and all its decisions are taken there: in [`route`], who may use the URI, what the first
 //! request from either side binds it to, where a request goes next; in [`fail`], what is told of a failure. Here is the
 //! table. Handlers touch it and the context; those that also need the connections are [`route`]'s.
 //!
@@ -23,16 +23,19 @@ use std::time::Instant;
 use slotmap::SlotMap;
 
 use msrp_proto::digest::Verified;
+use msrp_proto::status::Status;
 use msrp_proto::uri::{MsrpUri, Path};
 
 use crate::core::Core;
-use crate::ids::{Entropy, PeerRef, SecretHasher, SessionId, SessionKey, SessionRef, UriId};
+use crate::ids::{CoreId, Entropy, PeerRef, SecretHasher, SessionId, SessionKey, SessionRef, UriId};
 use crate::limit::Limit;
-use crate::message::{PeerStep, SessionStep};
+use crate::meet::Progress;
+use crate::message::{CoreStep, PeerStep, SessionStep};
 use crate::quota::who::{Share, UserKey, Who};
 use crate::reason::{CloseReason, EndReason};
 
-use session::{EARLIER_MAX, Inner, OuterSide, OwnUri, Session};
+use next_hop::Refusal;
+use session::{EARLIER_MAX, Inner, OuterSide, OwnUri, Session, same_uri};
 pub(crate) use session::{NewUri, Validity};
 
 /// What a session needs to be opened.
@@ -55,12 +58,24 @@ pub(crate) struct Sessions {
     ending: BTreeSet<(Instant, SessionKey)>,
     /// Bytes of memory that count against the budget.
     kept: usize,
+    /// Sessions opened here that live on another core: as many as connections there.
+    departed: HashMap<SessionId, Departed, SecretHasher>,
+}
+
+/// What the home of a session that has moved knows of it.
+#[derive(Debug)]
+struct Departed {
+    /// Where it is.
+    core: CoreId,
+    /// Its URIs.
+    uris: Vec<OwnUri>,
 }
 
 impl Sessions {
     pub(crate) fn new(entropy: &mut Entropy) -> Self {
         let by_id = HashMap::with_hasher(SecretHasher::new(entropy));
-        Self { table: SlotMap::with_key(), by_id, ending: BTreeSet::new(), kept: 0 }
+        let departed = HashMap::with_hasher(SecretHasher::new(entropy));
+        Self { table: SlotMap::with_key(), by_id, ending: BTreeSet::new(), kept: 0, departed }
     }
 
     // -- getters ---------------------------------------------------------------------------------
@@ -81,7 +96,11 @@ impl Sessions {
         self.by_id.get(&session.id).and_then(|key| self.table.get(*key))
     }
 
-    fn get_mut(&mut self, session: SessionRef) -> Option<&mut Session> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Session> {
+        self.table.values_mut()
+    }
+
+    pub(crate) fn get_mut(&mut self, session: SessionRef) -> Option<&mut Session> {
         self.by_id.get(&session.id).and_then(|key| self.table.get_mut(*key))
     }
 
@@ -162,6 +181,7 @@ impl Sessions {
             blocked_until: None,
             verified: new.verified,
             counted: new.counted,
+            progress: Progress::None,
             opened: core.now,
             running: Vec::new(),
             bytes: [0, 0],
@@ -169,16 +189,88 @@ impl Sessions {
             stopped: VecDeque::new(),
             weight: 0,
         };
-        let key = self.table.insert(session);
-        self.by_id.insert(id, key);
-        self.recount(me, core);
-        self.note_ending(key);
+        self.insert(session, core);
         core.stats.sessions_opened += 1;
         (me, granted)
     }
 
+    /// One more, new or from another core.
+    pub(crate) fn insert(&mut self, session: Session, core: &mut Core) {
+        let me = session.me;
+        let key = self.table.insert(session);
+        self.by_id.insert(me.id, key);
+        self.recount(me, core);
+        self.note_ending(key);
+    }
+
+    /// A session goes on at another core. Its URIs lead here for as long as it lives.
+    pub(crate) fn depart(&mut self, session: SessionRef, to: CoreId) -> Option<Session> {
+        let session = self.remove(session)?;
+        let uris = session.uris().cloned().collect();
+        self.departed.insert(session.me.id, Departed { core: to, uris });
+        Some(session)
+    }
+
+    /// How many have gone to other cores and are not over.
+    pub(crate) fn departed_len(&self) -> usize {
+        self.departed.len()
+    }
+
+    /// Where a session with such an id went.
+    pub(crate) fn find_departed(&self, beginning: &str) -> Option<CoreId> {
+        let is_called =
+            |departed: &&Departed| departed.uris.iter().any(|own| own.id.as_str().starts_with(beginning));
+        self.departed.values().find(is_called).map(|departed| departed.core)
+    }
+
+    pub(crate) fn forget_departed(&mut self, session: SessionId) {
+        self.departed.remove(&session);
+    }
+
+    /// A session that has gone tells which URIs it has by now.
+    pub(crate) fn rename_departed(&mut self, session: SessionId, uris: Vec<OwnUri>) {
+        if let Some(departed) = self.departed.get_mut(&session) {
+            departed.uris = uris;
+        }
+    }
+
+    /// The home of a session that has moved answers for its URIs, and has to know them.
+    fn tell_home(&self, session: SessionRef, core: &mut Core) {
+        let home = session.id.home();
+        if home != core.me
+            && let Some(session) = self.get(session)
+        {
+            let uris = session.uris().cloned().collect();
+            core.tell_core(home, CoreStep::Renamed { session: session.me.id, uris });
+        }
+    }
+
+    pub(crate) fn forget_departed_to(&mut self, gone: CoreId) {
+        self.departed.retain(|_, departed| departed.core != gone);
+    }
+
+    /// Why a request for a session that is not here is refused. One that has moved is bound: it is as if it were asked
+    /// (RFC 4975, 5.4).
+    pub(super) fn refusal_of_absent(&self, session: SessionRef, to_path: Path<'_>, now: Instant) -> Refusal {
+        let absent = (Status::NO_SESSION, "no such session");
+        let Some(departed) = self.departed.get(&session.id) else {
+            return absent;
+        };
+        let named = to_path.first().and_then(|uri| departed.uris.iter().find(|own| same_uri(&own.uri, uri)));
+        let is_live = named.is_some_and(|own| !own.is_expired(now));
+        match is_live && departed.uris.iter().any(|own| own.leads_inside(to_path.after(1))) {
+            true => (Status::SESSION_IN_USE, "bound to another session, on another core"),
+            false => absent,
+        }
+    }
+
     /// Prolongs the life of a session's URI by an AUTH to it. Returns that URI.
-    pub(crate) fn prolong(&mut self, session: SessionRef, uri: UriId, valid: Validity) -> Option<Arc<[u8]>> {
+    pub(crate) fn prolong(
+        &mut self,
+        session: SessionRef,
+        (uri, valid): (UriId, Validity),
+        core: &mut Core,
+    ) -> Option<Arc<[u8]>> {
         let key = *self.by_id.get(&session.id)?;
         self.forget_ending(key);
         let own = self.table.get_mut(key).and_then(|session| session.uris_mut().find(|own| own.id == uri));
@@ -187,6 +279,7 @@ impl Sessions {
             Arc::clone(&own.uri)
         });
         self.note_ending(key);
+        self.tell_home(session, core);
         prolonged
     }
 
@@ -208,6 +301,7 @@ impl Sessions {
         });
         self.recount(session, core);
         self.note_ending(key);
+        self.tell_home(session, core);
         renewed
     }
 

@@ -109,8 +109,10 @@ impl Relay {
         transit: &Transit,
     ) -> Result<(Neighbour, bool), Refusal> {
         let now = self.core.now;
-        let session = self.sessions.get_mut(this).ok_or((Status::NO_SESSION, "no such session"))?;
         let to_path = transit.to_path();
+        let Some(session) = self.sessions.get_mut(this) else {
+            return Err(self.sessions.refusal_of_absent(this, to_path, now));
+        };
         let named = to_path.first().and_then(|uri| session.named_by(uri));
         let own = named
             .ok_or((Status::NO_SESSION, "session id under another address, or of a URI that is over"))?;
@@ -433,7 +435,7 @@ impl Relay {
     }
 
     /// Bytes of a request go to wherever a session sends them; the core that received them keeps book.
-    fn lend(&mut self, stream: StreamId, to: CoreId, bytes: usize) {
+    pub(crate) fn lend(&mut self, stream: StreamId, to: CoreId, bytes: usize) {
         let me = self.core.me;
         if stream.peer.core == me {
             if let Some(peer) = self.peers.get_mut(stream.peer.key) {

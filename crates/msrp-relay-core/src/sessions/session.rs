@@ -16,6 +16,7 @@ use msrp_proto::uri::{MsrpUri, Path, host_matches};
 
 use crate::core::Core;
 use crate::ids::{CoreId, PeerKey, PeerRef, SessionId, SessionRef, StreamId, UriId};
+use crate::meet::Progress;
 use crate::message::{PeerStep, SessionStep};
 use crate::orphans::Failure;
 use crate::quota::who::UserKey;
@@ -26,13 +27,13 @@ use crate::view::{Far, SessionState, SessionView, authority_of_first};
 /// What a URI of ours, or two of them, stand for.
 #[derive(Debug)]
 pub(crate) struct Session {
-    pub(super) me: SessionRef,
+    pub(crate) me: SessionRef,
     /// The URI that was granted last.
     pub(super) current: OwnUri,
     /// Those before it: at most one of them is live.
     pub(super) earlier: Vec<OwnUri>,
     pub(super) inner: Inner,
-    pub(super) outer: OuterSide,
+    pub(crate) outer: OuterSide,
     /// The relay that its client asks for a session through this one (norm A16).
     pub(super) next_relay: Option<NextRelay>,
     /// Further connections with the relays at either side, latest last.
@@ -44,6 +45,8 @@ pub(crate) struct Session {
     pub(super) verified: Arc<Verified>,
     /// The user among whose sessions it counts, where the connection does not.
     pub(super) counted: Option<UserKey>,
+    /// How far it has got in meeting one on another core.
+    pub(crate) progress: Progress,
     pub(super) opened: Instant,
     /// The requests running through: one of each connection at most.
     pub(super) running: Vec<Running>,
@@ -89,8 +92,8 @@ impl Validity {
 
 /// One of a session's URIs. A client replaces its URI before that expires (RFC 4976, 9.4); until then both are the
 /// session's, whichever the client or the other side uses.
-#[derive(Debug)]
-pub(super) struct OwnUri {
+#[derive(Clone, Debug)]
+pub struct OwnUri {
     pub(super) id: UriId,
     /// As in Use-Path, and so as in every path.
     pub(super) uri: Arc<[u8]>,
@@ -114,7 +117,7 @@ pub(super) enum Inner {
 }
 
 #[derive(Debug)]
-pub(super) enum OuterSide {
+pub(crate) enum OuterSide {
     /// The URI has not been used yet.
     Unbound,
     Bound {
@@ -131,7 +134,7 @@ pub(super) enum OuterSide {
 /// The URIs that the outer side goes by. A client behind another relay replaces its URI there, as our own clients do
 /// here: then both are known, the one that was used last before the other.
 #[derive(Clone, Debug)]
-pub(super) struct OuterUris {
+pub(crate) struct OuterUris {
     pub(super) latest: Arc<[u8]>,
     pub(super) before: Option<Arc<[u8]>>,
 }
@@ -160,6 +163,10 @@ impl OuterUris {
 }
 
 impl OuterSide {
+    pub(crate) fn is_unbound(&self) -> bool {
+        matches!(self, Self::Unbound)
+    }
+
     /// Bytes of the URIs that are known of it.
     pub(super) fn kept(&self) -> usize {
         match self {
@@ -268,12 +275,12 @@ impl Session {
     }
 
     /// Which of its URIs a To-Path URI with our session-id is, if any (RFC 4975, 6.1).
-    pub(super) fn named_by(&self, uri: &[u8]) -> Option<&OwnUri> {
+    pub(crate) fn named_by(&self, uri: &[u8]) -> Option<&OwnUri> {
         self.uris().find(|own| same_uri(&own.uri, uri) || own.is_named_as_websocket(uri))
     }
 
     /// Whether a path leads to its client, and no further.
-    pub(super) fn leads_inside(&self, path: Path<'_>) -> bool {
+    pub(crate) fn leads_inside(&self, path: Path<'_>) -> bool {
         self.uris().any(|own| own.leads_inside(path))
     }
 
@@ -327,7 +334,7 @@ impl Session {
     }
 
     /// Binds its outer side.
-    pub(super) fn bind(&mut self, to: Neighbour, uri: Arc<[u8]>) {
+    pub(crate) fn bind(&mut self, to: Neighbour, uri: Arc<[u8]>) {
         self.bind_known(to, OuterUris::new(uri));
     }
 
@@ -352,7 +359,7 @@ impl Session {
         Some(self.running.swap_remove(index))
     }
 
-    pub(super) fn is_expired(&self, now: Instant) -> bool {
+    pub(crate) fn is_expired(&self, now: Instant) -> bool {
         self.uris().all(|own| own.is_expired(now))
     }
 
@@ -412,7 +419,7 @@ impl OwnUri {
             })
     }
 
-    pub(super) fn is_expired(&self, now: Instant) -> bool {
+    pub(crate) fn is_expired(&self, now: Instant) -> bool {
         self.valid.expires().is_some_and(|at| at <= now)
     }
 
@@ -539,7 +546,7 @@ impl Session {
 
     /// Something is gone; whether that was bound to it. Where there is another way to the same relay, that is taken; a
     /// dial that never succeeded bound nothing: the other side may still come to us.
-    pub(super) fn lose(&mut self, gone: Neighbour, was_up: bool) -> bool {
+    pub(crate) fn lose(&mut self, gone: Neighbour, was_up: bool) -> bool {
         let connections = self.relay_connections.len();
         self.relay_connections.retain(|connection| Neighbour::Peer(connection.peer) != gone);
         let lost_connection = self.relay_connections.len() < connections;
@@ -564,6 +571,36 @@ impl Session {
             None => self.outer = if was_up { OuterSide::Lost { known } } else { OuterSide::Unbound },
         }
         true
+    }
+
+    /// Whether nothing has gone through it, or been tried, since it was opened: nothing can be under way anywhere that knows
+    /// it by its place.
+    pub(crate) fn is_fresh(&self) -> bool {
+        let unused = self.outer.is_unbound() && self.far.is_none() && self.running.is_empty();
+        unused && self.client().is_some() && self.next_relay.is_none() && self.relay_connections.is_empty()
+    }
+
+    /// It is at another core from now on, and its client's connection has another name.
+    pub(crate) fn arrive(&mut self, me: SessionRef, client: PeerKey) {
+        self.me = me;
+        self.inner = Inner::Client(client);
+    }
+
+    /// What its outer side is bound to is elsewhere.
+    pub(crate) fn follow(&mut self, before: Neighbour, now: Neighbour) {
+        if let OuterSide::Bound { to, .. } = &mut self.outer
+            && *to == before
+        {
+            *to = now;
+        }
+        if let Some((far, _)) = &mut self.far
+            && *far == before
+        {
+            *far = now;
+        }
+        for running in self.running.iter_mut().filter(|running| running.next == before) {
+            running.next = now;
+        }
     }
 
     pub(super) fn take_latest_relay_connection(&mut self, inside: bool) -> Option<PeerRef> {

@@ -14,6 +14,7 @@ mod auth;
 mod binding;
 mod failure;
 mod limits;
+mod meet;
 mod rfc;
 mod sim;
 mod vectors;

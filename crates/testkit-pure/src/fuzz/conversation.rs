@@ -1,6 +1,6 @@
 //! Whole conversations against some cores' [`Relay`](msrp_relay_core::Relay)s: endpoints that authenticate, send in
 //! chunks, answer late, twice or never, write garbage, stall and vanish; messages between cores, dials and look-ups that come late;
-//! cores that die; time that jumps.
+//! cores that die; pairs that come together on one core; time that jumps.
 //!
 //! The input is a script. Three bytes choose the number of cores, their limits and settings and what happens by
 //! itself; then each step is a byte that says what happens and a few that say to whom. Steps are made from
@@ -30,7 +30,13 @@ pub fn conversation(bytes: &[u8]) {
         return;
     };
     let is_set = |bit: u8| cores & (1 << bit) != 0;
-    let habits = Habits { deliver: is_set(2), look_up: is_set(3), dial: is_set(4), answer: is_set(5) };
+    let habits = Habits {
+        deliver: is_set(2),
+        look_up: is_set(3),
+        dial: is_set(4),
+        answer: is_set(5),
+        meet: !is_set(6),
+    };
     let mut play = Play {
         world: World::new(settings(1 + u16::from(cores % 4).min(2), limits, choices), habits),
         script: Script(script),

@@ -6,35 +6,59 @@ use std::time::Duration;
 
 use msrp_relay_core::{Input, TableSizes};
 
-use super::World;
+use super::{Conn, Delivery, World};
 
 impl World {
-    // -- messages between cores -------------------------------------------------------------------------------
+    // -- messages between cores --------------------------------------------------------------
 
     /// Ordered pairs of cores with messages between cores under way.
     pub fn lanes(&self) -> Vec<(usize, usize)> {
         let mut lanes: Vec<_> =
-            self.messages.iter().filter(|(_, queue)| !queue.is_empty()).map(|(lane, _)| *lane).collect();
+            self.deliveries.iter().filter(|(_, queue)| !queue.is_empty()).map(|(lane, _)| *lane).collect();
         lanes.sort_unstable();
         lanes
     }
 
-    /// Hands over at most `count` messages between cores of one lane, in order.
+    /// Connections between two cores, and those.
+    pub fn travellers(&self) -> Vec<((usize, usize), Conn)> {
+        let of_lane = |lane: (usize, usize)| {
+            let deliveries = self.deliveries.get(&lane).into_iter().flatten();
+            deliveries.filter_map(move |delivery| match delivery {
+                Delivery::Arrive(conn, _) => Some((lane, *conn)),
+                Delivery::Message(_) => None,
+            })
+        };
+        self.lanes().into_iter().flat_map(of_lane).collect()
+    }
+
+    /// Hands over at most `count` messages or connections of one lane, in order.
     pub fn deliver(&mut self, lane: (usize, usize), count: usize) -> usize {
         let mut delivered = 0;
         while delivered < count {
-            let Some(message) = self.messages.get_mut(&lane).and_then(VecDeque::pop_front) else {
+            let Some(delivery) = self.deliveries.get_mut(&lane).and_then(VecDeque::pop_front) else {
                 break;
             };
             delivered += 1;
-            self.input(lane.1, Input::Message(message));
+            match delivery {
+                Delivery::Message(message) => self.input(lane.1, Input::Message(message)),
+                Delivery::Arrive(conn, traveller) => self.arrive(lane.1, conn, *traveller),
+            }
         }
         delivered
     }
 
-    /// Loses what is under way.
-    pub fn drop_messages(&mut self, lane: (usize, usize)) {
-        self.messages.remove(&lane);
+    /// Loses what is under way. Returns the connections that were.
+    pub fn drop_messages(&mut self, lane: (usize, usize)) -> Vec<Conn> {
+        let mut lost = Vec::new();
+        for delivery in self.deliveries.remove(&lane).unwrap_or_default() {
+            if let Delivery::Arrive(conn, _) = delivery {
+                let link = &mut self.links[conn.0];
+                link.gone = true;
+                link.wire.clear();
+                lost.push(conn);
+            }
+        }
+        lost
     }
 
     pub fn deliver_all(&mut self) -> bool {
@@ -124,6 +148,7 @@ impl World {
             sum.bytes_counted += sizes.bytes_counted;
             sum.counted += sizes.counted;
             sum.newcomers += sizes.newcomers;
+            sum.moving += sizes.moving;
         }
         sum
     }

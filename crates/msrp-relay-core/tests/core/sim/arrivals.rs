@@ -2,15 +2,26 @@
 
 use msrp_proto::head::FailureReport;
 use msrp_proto::parser::Flag;
+use msrp_relay_core::{CloseReason, Limit};
 
 use super::cast;
-use super::{DIALLED_CHUNK_MAX, Link, Message, Sent, Simulation};
+use super::{Actor, DIALLED_CHUNK_MAX, Link, Message, Sent, Simulation};
 use testkit_pure::{Conn, Frame, Request, answer_challenge, relay_uri};
 
 impl Simulation {
     pub(super) fn collect(&mut self) {
         let mut conns: Vec<(Conn, usize)> = self.by_conn.iter().map(|(c, a)| (*c, *a)).collect();
         conns.sort_unstable();
+        for (conn, actor) in &conns {
+            // Somebody of whom nothing is proven yet, though its first request may be under way, makes room.
+            let made_room = CloseReason::Limit(Limit::QueueBytesTotal);
+            if self.world.link(*conn).closing == Some(made_room) && !self.actors[*actor].dead {
+                assert!(!self.is_proven(*actor, *conn), "{conn:?} of actor {actor} made room");
+                self.actors[*actor].dead = true;
+                self.fault_of(*actor);
+                self.saw("a newcomer turned away");
+            }
+        }
         for (conn, actor) in conns {
             for frame in self.world.take(conn) {
                 self.arrived(actor, conn, frame);
@@ -23,12 +34,24 @@ impl Simulation {
         }
     }
 
+    /// Whether a session was granted by a connection, or something that came from it was passed on.
+    fn is_proven(&self, actor: usize, conn: Conn) -> bool {
+        let Actor { session, inlet, conn: outlet, .. } = &self.actors[actor];
+        let is_client = session.is_some() && inlet.is_none_or(|inlet| inlet == conn);
+        let is_heard = self.messages.iter().any(|m| m.from == actor && !m.delivered.is_empty());
+        is_client || is_heard && *outlet == Some(conn)
+    }
+
     fn arrived(&mut self, actor: usize, conn: Conn, frame: Frame) {
         let response = !frame.method().starts_with(|c: char| c.is_ascii_uppercase());
         let of_relay = response || frame.is("REPORT") && frame.reported() != 200;
         if of_relay {
             let begun = self.actors[actor].send_began.get(&conn);
             assert_ne!(Some(&frame.flush), begun, "kept behind a chunk that was not begun yet: {frame:?}");
+        }
+        let is_urgent = response || frame.is("REPORT");
+        if is_urgent && self.actors[actor].conn == Some(conn) {
+            self.actors[actor].told.push((frame.flush, frame.bytes.len()));
         }
         if response {
             return self.response_arrived(actor, &frame);
@@ -223,14 +246,23 @@ impl Simulation {
     }
 
     /// The relay answers a SEND itself: that must not have waited behind more than one flush. (A chunk of
-    /// which nothing but the head has been written is not cut, so there may be one flush in between.)
+    /// which nothing but the head has been written is not cut, so there may be one flush in between.) When something
+    /// breaks, all that waited for it is told of at once, which may fill some flushes by itself: an answer waits behind
+    /// those, and behind nothing else.
     fn stop_waiting(&mut self, actor: usize, frame: &Frame) {
-        let waits = &mut self.actors[actor].waits;
+        let Actor { waits, told, .. } = &mut self.actors[actor];
         if let Some(at) = waits.iter().position(|wait| wait.tid == frame.tid())
             && let Some(due) = waits.remove(at).due
         {
+            let before = told.iter().filter(|(flush, _)| (due..=frame.flush).contains(flush));
+            let bytes: usize = before.map(|(_, bytes)| bytes).sum();
+            let flushes = due + 2 + (bytes / self.flush_bytes_min) as u64;
             self.seen.entry("a wait for an answer judged").and_modify(|n| *n += 1).or_insert(1);
-            assert!(frame.flush <= due + 2, "a response waited for {} flushes", frame.flush - due);
+            assert!(
+                frame.flush <= flushes,
+                "a response waited for {} flushes with {bytes} bytes of answers",
+                frame.flush - due
+            );
         }
     }
 

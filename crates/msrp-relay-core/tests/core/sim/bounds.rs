@@ -3,7 +3,7 @@
 use msrp_relay_core::HEAD_OVERHEAD;
 
 use super::Simulation;
-use testkit_pure::Conn;
+use testkit_pure::{Conn, Reader};
 
 /// The most that one read brings.
 const READ_MAX: usize = 16_000;
@@ -17,7 +17,18 @@ impl Simulation {
     pub(super) fn check_bounds(&mut self) {
         self.check_tables();
         self.check_senders();
+        self.see_crossing();
         self.note_what_is_due();
+    }
+
+    /// Two that wait for each other's cores, and must not do so for ever.
+    fn see_crossing(&mut self) {
+        let is_parked = |actor: &usize| {
+            self.open_conn(*actor).is_some_and(|conn| self.world.link(conn).reader == Reader::Parked)
+        };
+        if self.links.iter().any(|link| link.ends.iter().all(is_parked)) {
+            self.saw("two that asked for each other");
+        }
     }
 
     /// No core holds more than its connections may make it hold, and all together hold what the budget allows.
@@ -53,6 +64,7 @@ impl Simulation {
             // Requests that failed here may still be coming in anywhere.
             let unanswered = conns * (most + 2 * READ_MAX / REQUEST_MIN) + everybody;
             assert!(sizes.unanswered <= unanswered, "core {core}: {sizes:?}");
+            assert_eq!(self.world.relay(core).stats().sessions_open(), sizes.sessions as u64, "core {core}");
             // An address, and two users.
             assert!(sizes.counted <= 6, "core {core}: {sizes:?}");
         }

@@ -6,6 +6,7 @@ use msrp_proto::parser::Flag;
 use msrp_relay_core::CloseReason;
 
 use super::{Link, Sent, Simulation};
+use testkit_pure::Reader;
 
 /// A session that has expired still tells of what it accepted before, for so long (norm A12).
 const GRACE: Duration = Duration::from_secs(30);
@@ -15,6 +16,7 @@ impl Simulation {
     pub(super) fn calm(&mut self) {
         let faults = std::mem::replace(&mut self.faults, false);
         self.world.hold_messages = false;
+        self.world.never_quiet = false;
         self.world.read_max = 8192;
         for conn in self.world.conns() {
             let link = self.world.link_mut(conn);
@@ -69,6 +71,8 @@ impl Simulation {
             let link = self.world.link(conn);
             let stuck = !link.gone && link.closing.is_none() && !link.wire.is_empty();
             assert!(!stuck || self.may_wait(conn), "{conn:?} is not read from any more");
+            let waits = !link.gone && (link.travels || link.reader != Reader::Reads);
+            assert!(!waits, "{conn:?} waits for another core: {:?}", link.reader);
         }
         if !self.links.iter().any(|link| link.dangling) {
             self.world.assert_idle();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use msrp_relay_core::Input;
 
 use super::Simulation;
+use testkit_pure::Reader;
 
 impl Simulation {
     pub(super) fn fault(&mut self) {
@@ -16,6 +17,8 @@ impl Simulation {
             52..=55 => self.leave(),
             56..=61 if self.jumps => self.jump(),
             62..=74 => self.answer_late(),
+            75..=77 => self.close_session(),
+            78..=79 => self.drain(),
             _ => self.decide(),
         }
     }
@@ -141,20 +144,49 @@ impl Simulation {
             return;
         }
         let core = self.any_core();
+        self.kill_core(core);
+    }
+
+    /// The same for a core of two that are about to come together.
+    pub(super) fn kill_a_meeting(&mut self) {
+        let travellers = self.world.travellers();
+        let is_parked = |conn: &testkit_pure::Conn| self.world.link(*conn).reader == Reader::Parked;
+        let parked: Vec<_> = self.world.conns().filter(is_parked).collect();
+        let running = (0..self.cores).filter(|core| self.world.is_up(*core)).count();
+        if travellers.is_empty() && parked.is_empty() || running < 2 || self.dice.chance(40) {
+            return;
+        }
+        let core = match travellers.first() {
+            Some((lane, _)) => self.dice.pick(&[lane.0, lane.0, lane.1]),
+            None if self.dice.chance(50) => self.any_core(),
+            None => self.world.link(parked[0]).core,
+        };
+        if self.world.is_up(core) {
+            self.kill_core(core);
+        }
+    }
+
+    fn kill_core(&mut self, core: usize) {
         let again = self.dice.chance(60);
+        let mut travellers = Vec::new();
         // What it sent arrives before the news of its death, or never; what it was sent may come late.
         for lane in self.world.lanes().into_iter().filter(|(from, _)| *from == core) {
             if self.dice.chance(50) {
                 self.world.deliver(lane, usize::MAX);
             } else {
-                self.world.drop_messages(lane);
+                travellers.extend(self.world.drop_messages(lane));
             }
         }
         let conns = |actor: &super::Actor| [actor.conn, actor.inlet].into_iter().flatten();
         let lives_there = |actor: &super::Actor| {
             conns(actor).any(|conn| self.world.link(conn).core == core && !self.world.is_closed(conn))
         };
-        let lost: Vec<usize> = (0..self.actors.len()).filter(|a| lives_there(&self.actors[*a])).collect();
+        let travelled = |actor: &super::Actor| conns(actor).any(|conn| travellers.contains(&conn));
+        let lost = |actor: &super::Actor| lives_there(actor) || travelled(actor);
+        let lost: Vec<usize> = (0..self.actors.len()).filter(|a| lost(&self.actors[*a])).collect();
+        if !travellers.is_empty() {
+            self.saw("somebody between two cores lost");
+        }
         self.world.kill_core(core, again);
         self.saw(if again { "a core came again" } else { "a core died" });
         // Who has left before may have left something behind there, the news of what did not arrive included.
@@ -171,6 +203,40 @@ impl Simulation {
             self.fault_of(actor);
         }
         self.strangers.retain(|stranger| !self.world.is_closed(stranger.conn));
+    }
+
+    /// An operator closes a session, in the midst of whatever it does.
+    fn close_session(&mut self) {
+        let core = self.any_core();
+        let sessions = self.world.relay(core).sessions();
+        if sessions.is_empty() {
+            return;
+        }
+        let (session, now) = (self.dice.pick(&sessions), self.world.now);
+        let Some(view) = self.world.relay(core).session_view(now, session) else {
+            return;
+        };
+        let is_it =
+            |actor: &super::Actor| actor.session.as_ref().is_some_and(|uri| uri.contains(&view.session));
+        let owner = (0..self.actors.len()).find(|actor| is_it(&self.actors[*actor]));
+        // Of a stranger, who is no part of any link, nothing is known; of one behind a relay the connection stays.
+        let Some(owner) = owner.filter(|owner| self.actors[*owner].inlet.is_none()) else {
+            return;
+        };
+        self.fault_of(owner);
+        self.actors[owner].dead = true;
+        self.actors[owner].leaving = false;
+        self.world.input(core, Input::CloseSession(session));
+        self.saw("a session closed by its operator");
+    }
+
+    /// The relays take in nobody new; whoever is here goes on.
+    fn drain(&mut self) {
+        self.drains = true;
+        for core in 0..self.cores {
+            self.world.input(core, Input::Drain);
+        }
+        self.saw("a drain");
     }
 
     /// Nobody does anything for so long that everybody gives up waiting: in the middle of everything, or

@@ -7,11 +7,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::{Expected, Sent, Simulation, Stranger};
 use testkit_pure::frame::response;
-use testkit_pure::{Conn, Frame, HOST, Request, answer_challenge, relay_uri};
+use testkit_pure::{Conn, Frame, HOST, Reader, Request, answer_challenge, relay_uri};
 
 /// Who is bound may be told so, or, should its session end meanwhile, that there is none.
 const THIEF: &[u16] = &[506, 481];
 const UNKNOWN: &[u16] = &[481];
+/// It may be answered by the client itself, or not in time.
+const CLAIM: &[u16] = &[200, 408, 413, 500, 506, 481];
 const BAD: &[u16] = &[400];
 const SILENCE: &[u16] = &[];
 /// No credentials that are right: 400 while a look-up is under way, 403 for another user's client.
@@ -165,10 +167,21 @@ impl Simulation {
     // -- strangers -----------------------------------------------------------------------------
 
     pub(super) fn stranger(&mut self) {
+        if let Some(at) = self.any_stranger() {
+            match self.dice.below(if self.lies { 10 } else { 4 }) {
+                0..=3 => self.authenticate(at),
+                4 | 5 => self.claim_bound_session(at),
+                6 => self.use_stolen_session(at),
+                7 => self.forge_report(at),
+                _ => self.replay(at),
+            }
+        }
+    }
+
+    /// One of them, or a new one; now and then one goes.
+    fn any_stranger(&mut self) -> Option<usize> {
         if self.strangers.is_empty() || self.strangers.len() < 4 && self.dice.chance(20) {
-            let Some(conn) = self.connect() else {
-                return;
-            };
+            let conn = self.connect()?;
             self.strangers.push(Stranger {
                 conn,
                 uri: self.world.end(conn).uri.clone(),
@@ -177,6 +190,7 @@ impl Simulation {
                 challenge: None,
                 authorization: None,
                 stuck: false,
+                claims: HashSet::new(),
             });
         }
         let at = self.dice.below(self.strangers.len());
@@ -184,15 +198,9 @@ impl Simulation {
         if self.world.is_closed(conn) || self.dice.chance(8) {
             self.strangers.swap_remove(at);
             self.world.lose(conn);
-            return;
+            return None;
         }
-        match self.dice.below(if self.lies { 10 } else { 4 }) {
-            0..=3 => self.authenticate(at),
-            4 | 5 => self.claim_bound_session(at),
-            6 => self.use_stolen_session(at),
-            7 => self.forge_report(at),
-            _ => self.replay(at),
-        }
+        Some(at)
     }
 
     fn say(&mut self, at: usize, request: &Request, codes: &'static [u16], refusal: &'static str) {
@@ -247,6 +255,32 @@ impl Simulation {
         self.say(at, &request, THIEF, "a second claim refused");
     }
 
+    /// A second connection that sends to a session which is about to be bound to another one: either may have it.
+    pub(super) fn claim(&mut self) {
+        let is_parked = |actor: &usize| {
+            self.open_conn(*actor).is_some_and(|conn| self.world.link(conn).reader != Reader::Reads)
+        };
+        let meeting: Vec<usize> =
+            (0..self.links.len()).filter(|link| self.links[*link].ends.iter().any(is_parked)).collect();
+        if meeting.is_empty() {
+            return;
+        }
+        let Some(at) = self.any_stranger() else {
+            return;
+        };
+        let link = self.dice.pick(&meeting);
+        let end = self.dice.pick(&self.links[link].ends);
+        let Some(session) = self.actors[end].session.clone() else {
+            return;
+        };
+        self.fault_of(end);
+        self.strangers[at].claims.insert(end);
+        let to = format!("{session} {}", self.actors[end].uri);
+        let request = Request::new("NICKNAME", &to, &self.strangers[at].uri);
+        self.say(at, &request, CLAIM, "a session claimed while it meets another");
+        self.saw("a session claimed while it meets another");
+    }
+
     /// A client's URI on a connection that is not that client's: it leads nowhere.
     fn use_stolen_session(&mut self, at: usize) {
         let link = self.dice.below(self.links.len());
@@ -266,8 +300,11 @@ impl Simulation {
     /// A REPORT by somebody who has received nothing.
     fn forge_report(&mut self, at: usize) {
         let link = self.dice.below(self.links.len());
-        let link = &self.links[link];
-        let end = self.dice.pick(&link.ends);
+        let end = self.dice.pick(&self.links[link].ends);
+        // Of one that it has claimed it may be the other side, who may report.
+        if self.strangers[at].claims.contains(&end) {
+            return;
+        }
         let Some(session) = &self.actors[end].session else {
             return;
         };

@@ -25,7 +25,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use msrp_proto::parser::Flag;
-use msrp_relay_core::{ChunkBounds, Limit, Limits, PeerKey};
+use msrp_relay_core::{ChunkBounds, Limit, Limits, PeerKey, Stay};
 
 use testkit_pure::dice::Dice;
 use testkit_pure::{Conn, Decision, Frame, World, settings};
@@ -115,6 +115,17 @@ const EVENTS: &[&str] = &[
     "a far end that came by itself heard",
     "a calm jump of the clock",
     "newcomers",
+    "a session moved",
+    "a session stayed: busy",
+    "a session stayed: taken",
+    "a session stayed: behind_relay",
+    "a session stayed: full",
+    "a session stayed: core_died",
+    "two that asked for each other",
+    "somebody between two cores lost",
+    "a session claimed while it meets another",
+    "a session closed by its operator",
+    "a drain",
     "a newcomer turned away",
 ];
 
@@ -157,6 +168,8 @@ struct Actor {
     requests: HashMap<String, Sent>,
     /// SENDs that the relay has to answer itself, oldest first.
     waits: Vec<Wait>,
+    /// Bytes of responses and REPORTs that came on the connection by which it sends, with their flush.
+    told: Vec<(u64, usize)>,
     /// Transaction ids the relay has used here.
     tids: HashSet<String>,
     /// The flush of a connection in which the last SEND began to arrive there.
@@ -262,6 +275,8 @@ struct Stranger {
     authorization: Option<String>,
     /// Its AUTH will be looked up for ever.
     stuck: bool,
+    /// The actors whose sessions it has asked for when they were free.
+    claims: HashSet<usize>,
 }
 
 #[derive(Debug)]
@@ -277,6 +292,8 @@ struct Simulation {
     dice: Dice,
     /// The limits at first, which no later ones exceed.
     bounds: Limits,
+    /// The least that a flush which is not the last may have had, by the limits until now.
+    flush_bytes_min: usize,
     world: World,
     actors: Vec<Actor>,
     links: Vec<Link>,
@@ -291,14 +308,21 @@ struct Simulation {
     crowd: bool,
     /// Some clients come by WebSocket.
     has_pages: bool,
+    /// Everybody is a client of ours and talks to another one: they come together wherever they can.
+    pairs: bool,
     faults: bool,
     lies: bool,
     /// Time may pass by more than an answer may take.
     jumps: bool,
+    /// The relays take in nobody new any more.
+    drains: bool,
     cores: usize,
     aged: u64,
     seen: Seen,
 }
+
+/// What a flush is cut down to while memory is short.
+const PRESSED_FLUSH_MAX: usize = 16 << 10;
 
 /// With some seeds, the most bytes of a chunk towards whom the relay dialled.
 const DIALLED_CHUNK_MAX: u32 = 1024;
@@ -328,6 +352,7 @@ impl Simulation {
         if crowd {
             limits.transactions_per_peer_max = 4096;
         }
+        let pairs = !crowd && cores > 1 && dice.chance(50);
         let faults = !crowd && dice.chance(65);
         let lies = dice.chance(60);
         let jumps = faults && dice.chance(30);
@@ -338,6 +363,7 @@ impl Simulation {
             seed,
             dice,
             bounds: settings.limits.clone(),
+            flush_bytes_min: settings.limits.flush_bytes_max.min(PRESSED_FLUSH_MAX),
             world: World::with(settings),
             actors: Vec::new(),
             links: Vec::new(),
@@ -348,9 +374,11 @@ impl Simulation {
             never: HashSet::new(),
             crowd,
             has_pages,
+            pairs,
             faults,
             lies,
             jumps,
+            drains: false,
             cores,
             aged: 0,
             seen: Seen::new(),
@@ -359,6 +387,7 @@ impl Simulation {
 
     fn run(mut self) -> Outcome {
         self.world.dial_decision = Decision::Hold;
+        self.world.meets = self.pairs || self.dice.chance(60);
         for _ in 0..1 + self.dice.below(4) {
             self.add_link();
         }
@@ -384,8 +413,26 @@ impl Simulation {
                 *self.seen.entry(what).or_default() += times;
             }
         }
+        self.see_meetings();
         let bytes_received = self.world.conns().map(|conn| self.world.link(conn).end.bytes_received);
         Outcome { bytes_received: bytes_received.collect(), seen: self.seen }
+    }
+
+    fn see_meetings(&mut self) {
+        for core in (0..self.cores).filter(|core| self.world.is_up(*core)).collect::<Vec<_>>() {
+            let stats = *self.world.relay(core).stats();
+            *self.seen.entry("a session moved").or_default() += stats.sessions_moved_in;
+            for (why, times) in Stay::ALL.into_iter().zip(stats.sessions_stayed) {
+                let what = match why {
+                    Stay::Busy => "a session stayed: busy",
+                    Stay::Taken => "a session stayed: taken",
+                    Stay::BehindRelay => "a session stayed: behind_relay",
+                    Stay::Full => "a session stayed: full",
+                    Stay::CoreDied => "a session stayed: core_died",
+                };
+                *self.seen.entry(what).or_default() += times;
+            }
+        }
     }
 
     fn saw(&mut self, what: &'static str) {
@@ -393,7 +440,7 @@ impl Simulation {
     }
 
     fn step(&mut self) {
-        match self.dice.below(202) {
+        match self.dice.below(if self.pairs { 212 } else { 202 }) {
             0..=19 => self.new_message(),
             20..=59 => self.send_chunk(),
             60..=99 => self.let_read(),
@@ -411,6 +458,9 @@ impl Simulation {
             193..=195 if self.lies => self.lie(),
             196..=199 if self.faults => self.fault(),
             200 => self.reconfigure(),
+            202..=205 => self.newcomers(),
+            206..=209 if self.faults => self.kill_a_meeting(),
+            210 if self.faults => self.claim(),
             _ => self.let_answer(),
         }
         self.collect();

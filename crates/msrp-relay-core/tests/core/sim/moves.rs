@@ -65,6 +65,7 @@ impl Simulation {
         limits.queue_bytes_total = self.dice.pick(&[limits.queue_bytes_total, 192 << 10]);
         limits.flush_bytes_max = self.dice.pick(&[limits.flush_bytes_max, 3 << 10]);
         limits.sessions_per_user_max = self.dice.pick(&[0, 1000]);
+        self.flush_bytes_min = self.flush_bytes_min.min(settings.limits.flush_bytes_max);
         self.world.settings = settings.clone();
         let cores = self.cores;
         let first = self.dice.below(cores);
@@ -82,8 +83,11 @@ impl Simulation {
     fn may_speak(&self, link: usize, way: usize) -> bool {
         let second = self.links[link].ends[1];
         let spoken_to = |m: &Message| m.link == link && m.to == second && !m.delivered.is_empty();
+        // Clients of ours know each other's URIs before either has spoken.
+        let is_client = |end: usize| self.actors[end].session.is_some();
+        let are_clients = self.links[link].ends.into_iter().all(is_client);
         let is_dialled = self.actors[second].inlet.is_none() && self.hosts.values().any(|a| *a == second);
-        way == 0 || is_dialled || self.messages.iter().any(spoken_to)
+        way == 0 || is_dialled || are_clients || self.messages.iter().any(spoken_to)
     }
 
     /// Somebody sends the next chunk of one of its messages.
@@ -264,6 +268,7 @@ impl Simulation {
     pub(super) fn let_read(&mut self) {
         let most = [1, 40, 700, 5000, 16_000][usize::try_from(self.seed % 5).unwrap()];
         self.world.read_max = 1 + self.dice.below(most);
+        self.world.never_quiet = self.dice.chance(4);
         for _ in 0..1 + self.dice.below(6) {
             if let Some(conn) = self.any_conn() {
                 self.world.read(conn);

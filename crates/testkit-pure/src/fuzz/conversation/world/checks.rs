@@ -5,6 +5,7 @@ use std::mem;
 use std::time::Duration;
 
 use super::{Dial, FRAMES_PER_READ, Habits, Link, READ_MAX, World};
+use crate::Reader;
 use crate::fuzz::conversation::far_end::{Sent, Wish};
 use crate::fuzz::trace;
 use msrp_relay_core::{HEAD_OVERHEAD, Input, Limits, Relay, TableSizes};
@@ -16,7 +17,8 @@ impl World {
         for (index, core) in self.cores.iter().enumerate() {
             let Some(relay) = &core.relay else { continue };
             let sizes = relay.table_sizes();
-            let links = self.links.iter().filter(|link| link.core == index && !link.gone).count();
+            let is_here = |link: &&Link| link.core == index && !link.gone && !link.travels;
+            let links = self.links.iter().filter(is_here).count();
             let dials = self.dials.iter().filter(|dial| dial.core == index).count();
             assert_eq!(sizes.peers, links + dials, "connections and their entries");
             let Limits {
@@ -54,7 +56,8 @@ impl World {
     /// midst of nowhere are broken off first.
     pub(in crate::fuzz::conversation) fn settle(&mut self) {
         trace(|| "settling".to_owned());
-        self.habits = Habits { deliver: true, look_up: true, dial: true, answer: true };
+        self.habits =
+            Habits { deliver: true, look_up: true, dial: true, answer: true, meet: self.habits.meet };
         for link in 0..self.links.len() {
             if self.links[link].wild {
                 self.lose(link);
@@ -91,12 +94,16 @@ impl World {
             let is_read = !link.gone && !link.closing && !link.ended;
             is_read && (!link.wire.is_empty() || !link.unparsed.is_empty())
         };
+        let waits = |link: &&Link| !link.gone && (link.travels || link.reader != Reader::Reads);
+        if let Some(link) = self.links.iter().find(waits) {
+            return Some(format!("{} waits for another core", link.end.uri));
+        }
         self.links.iter().find(unread).map(|link| format!("{} is not read", link.end.uri))
     }
 
     /// Everything ends: nothing may be left.
     pub(in crate::fuzz::conversation) fn close_all(&mut self) {
-        self.habits = Habits { deliver: true, look_up: false, dial: false, answer: false };
+        self.habits = Habits { deliver: true, look_up: false, dial: false, answer: false, meet: false };
         for Dial { core, key: peer, .. } in mem::take(&mut self.dials) {
             self.input(core, Input::Lost { peer });
         }

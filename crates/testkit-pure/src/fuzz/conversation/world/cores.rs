@@ -3,8 +3,8 @@
 use core::time::Duration;
 use std::mem;
 
-use super::{Core, DOMAIN, HOST, PORT, World};
-use msrp_proto::digest::Algorithm;
+use super::{Core, DOMAIN, Delivery, HOST, PORT, World};
+use msrp_proto::digest::{Algorithm, TimedNames};
 use msrp_relay_core::{ChunkBounds, Expires, Input, Limits, Relay, Settings, WebSocket};
 
 /// A relay's settings, chosen by two bytes.
@@ -32,6 +32,7 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
         relays_must_prove: false,
         tls_port: Some(PORT),
         dial_plain: !is_set(6),
+        timed_names: TimedNames::None,
         chunk_bounds: if limits / 27 % 3 == 1 { chunk_bounds() } else { ChunkBounds::default() },
         websocket: WebSocket { max_message: 64 << 10, window: 1 << 20, secure: true, port: PORT },
         limits: Limits {
@@ -115,9 +116,11 @@ impl World {
     pub(in crate::fuzz::conversation) fn kill(&mut self, index: usize, again: bool, last_words: bool) {
         let lanes: Vec<_> = self.lanes.keys().copied().filter(|(from, _)| *from == index).collect();
         for lane in lanes {
-            for message in self.lanes.remove(&lane).into_iter().flatten() {
-                if last_words {
-                    self.input(lane.1, Input::Message(message));
+            for delivery in self.lanes.remove(&lane).into_iter().flatten() {
+                match delivery {
+                    delivery if last_words => self.hand_over(lane.1, delivery),
+                    Delivery::Arrive(number, _) => self.links[number].gone = true,
+                    Delivery::Message(_) => {}
                 }
             }
         }
