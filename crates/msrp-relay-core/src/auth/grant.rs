@@ -22,7 +22,7 @@ use crate::peers::peer::Peer;
 use crate::peers::state::Role;
 use crate::quota::who::{Tally, UserKey, Who};
 use crate::reason::CloseReason;
-use crate::sessions::{NewSession, NewUri};
+use crate::sessions::{NewSession, NewUri, Validity};
 use crate::view::authority_of_first;
 
 /// URIs one session may have at a time: the present one and the one it replaces (RFC 4976, 9.4).
@@ -127,11 +127,11 @@ impl Relay {
     ) -> Result<Arc<[u8]>, Refusal> {
         let peer = self.peers.get_mut(key).ok_or(Refusal::Close(CloseReason::Misaddressed))?;
         peer.check_user(&waiting.request, verified)?;
-        let expires = granted.expires(&waiting.request, self.core.now);
+        let valid = granted.validity(&waiting.request, self.core.now);
         // It was there when the AUTH came; the look-up may have taken longer than it lasted.
         let prolonged = waiting
             .refreshes
-            .and_then(|(session, uri)| self.sessions.prolong(session, (uri, expires), &mut self.core));
+            .and_then(|(session, uri)| self.sessions.prolong(session, (uri, valid), &mut self.core));
         prolonged.ok_or(Refusal::Respond(Status::NO_SESSION, "refresh of a session that has ended"))
     }
 
@@ -157,14 +157,14 @@ impl Relay {
         };
         let uri = NewUri {
             inner_path: Arc::from(request.way_back().as_bytes()),
-            expires: granted.expires(request, core.now),
+            valid: granted.validity(request, core.now),
             secure,
             port,
             websocket: peer.transport.websocket,
         };
         let own = peer.sessions_of(request).map(|sessions| &**sessions).unwrap_or_default();
         if let Some(session) = own.iter().copied().find(|own| self.sessions.is_live(*own, core.now)) {
-            if self.sessions.live_uris(session, core.now) >= URIS_PER_SESSION_MAX {
+            if self.sessions.uris_in_use(session, core.now) >= URIS_PER_SESSION_MAX {
                 return Err(ANOTHER);
             }
             core.effects.event(Event::SessionRenewed { session: session.id.prefix().to_owned() });
@@ -288,10 +288,10 @@ impl Peers {
 }
 
 impl Granted {
-    /// When the URI expires. Behind a relay there is no connection of the client's to end with: what was announced holds.
-    fn expires(&self, request: &AuthRequest, now: Instant) -> Option<Instant> {
-        let enforced = self.enforced || request.is_through_relay();
-        enforced.then(|| now + Duration::from_secs(self.seconds))
+    /// How long the URI lasts. Behind a relay there is no connection of the client's to end with: what was announced holds.
+    fn validity(&self, request: &AuthRequest, now: Instant) -> Validity {
+        let is_enforced = self.enforced || request.is_through_relay();
+        Validity { announced: now + Duration::from_secs(self.seconds), is_enforced }
     }
 }
 

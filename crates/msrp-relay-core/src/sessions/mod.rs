@@ -35,8 +35,8 @@ use crate::quota::who::{Share, UserKey, Who};
 use crate::reason::{CloseReason, EndReason};
 
 use next_hop::Refusal;
-pub(crate) use session::NewUri;
 use session::{EARLIER_MAX, Inner, OuterSide, OwnUri, Session, same_uri};
+pub(crate) use session::{NewUri, Validity};
 
 /// What a session needs to be opened.
 pub(crate) struct NewSession {
@@ -114,9 +114,9 @@ impl Sessions {
         uris.find(|own| own.id.as_str() == session_id && !own.is_expired(now)).map(|own| own.id)
     }
 
-    /// How many live URIs a session has.
-    pub(crate) fn live_uris(&self, session: SessionRef, now: Instant) -> usize {
-        self.get(session).map_or(0, |session| session.uris().filter(|own| !own.is_expired(now)).count())
+    /// How many URIs a session has that its client may count on.
+    pub(crate) fn uris_in_use(&self, session: SessionRef, now: Instant) -> usize {
+        self.get(session).map_or(0, |session| session.uris().filter(|own| !own.is_outlived(now)).count())
     }
 
     pub(crate) fn is_live(&self, session: SessionRef, now: Instant) -> bool {
@@ -268,14 +268,14 @@ impl Sessions {
     pub(crate) fn prolong(
         &mut self,
         session: SessionRef,
-        (uri, expires): (UriId, Option<Instant>),
+        (uri, valid): (UriId, Validity),
         core: &mut Core,
     ) -> Option<Arc<[u8]>> {
         let key = *self.by_id.get(&session.id)?;
         self.forget_ending(key);
         let own = self.table.get_mut(key).and_then(|session| session.uris_mut().find(|own| own.id == uri));
         let prolonged = own.map(|own| {
-            own.expires = expires;
+            own.valid = valid;
             Arc::clone(&own.uri)
         });
         self.note_ending(key);
@@ -283,7 +283,8 @@ impl Sessions {
         prolonged
     }
 
-    /// Grants a session another URI, beside the one it has until that expires. Returns the new one.
+    /// Grants a session another URI, beside the one it has until that expires, or until what its client was told about it is
+    /// over and another one comes. Returns the new one.
     pub(crate) fn renew(&mut self, session: SessionRef, new: NewUri, core: &mut Core) -> Option<Arc<[u8]>> {
         let key = *self.by_id.get(&session.id)?;
         self.forget_ending(key);
@@ -292,7 +293,7 @@ impl Sessions {
             session.earlier.retain(|own| !own.is_over(core.now));
             if session.earlier.len() >= EARLIER_MAX {
                 // One that was prolonged may be the oldest, and live.
-                let expired = session.earlier.iter().position(|own| own.is_expired(core.now));
+                let expired = session.earlier.iter().position(|own| own.is_outlived(core.now));
                 session.earlier.remove(expired.unwrap_or_default());
             }
             session.earlier.push(before);

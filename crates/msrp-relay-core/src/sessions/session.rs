@@ -66,12 +66,28 @@ pub(super) const STOPPED_MAX: usize = 8;
 /// What a URI of ours needs to be minted.
 pub(crate) struct NewUri {
     pub(crate) inner_path: Arc<[u8]>,
-    pub(crate) expires: Option<Instant>,
+    pub(crate) valid: Validity,
     pub(crate) secure: bool,
     /// The port of ours that the client, or the relay before us, knows.
     pub(crate) port: u16,
     /// The client has come by WebSocket.
     pub(crate) websocket: bool,
+}
+
+/// How long a URI lasts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Validity {
+    /// As the client was told.
+    pub(crate) announced: Instant,
+    /// Whether it ends then. Else it lasts as long as the connection, unless its client asks for another URI, and one more:
+    /// a client that renews does not count on it any longer.
+    pub(crate) is_enforced: bool,
+}
+
+impl Validity {
+    pub(super) fn expires(self) -> Option<Instant> {
+        self.is_enforced.then_some(self.announced)
+    }
 }
 
 /// One of a session's URIs. A client replaces its URI before that expires (RFC 4976, 9.4); until then both are the
@@ -83,7 +99,7 @@ pub struct OwnUri {
     pub(super) uri: Arc<[u8]>,
     /// The way back to the client, from the From-Path of its AUTH: relays, if any, and its own URI.
     pub(super) inner_path: Arc<[u8]>,
-    pub(super) expires: Option<Instant>,
+    pub(super) valid: Validity,
     /// Its client has come by WebSocket, and may write it with `ws`.
     pub(super) websocket: bool,
 }
@@ -270,7 +286,7 @@ impl Session {
 
     /// When the last of its URIs expires, if that is enforced.
     pub(super) fn expires(&self) -> Option<Instant> {
-        self.uris().map(|own| own.expires).reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b))).flatten()
+        self.uris().map(|own| own.valid.expires()).reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b))).flatten()
     }
 
     /// The URI that requests of our own come from: the current one, or an earlier one that outlives it.
@@ -390,8 +406,8 @@ impl OwnUri {
         let id = session.mint_uri_id(&mut core.entropy);
         let scheme = if new.secure { "msrps" } else { "msrp" };
         let uri = format!("{scheme}://{}:{}/{};tcp", core.settings.hostname, new.port, id.as_str());
-        let NewUri { inner_path, expires, websocket, .. } = new;
-        Self { id, uri: Arc::from(uri.into_bytes()), inner_path, expires, websocket }
+        let NewUri { inner_path, valid, websocket, .. } = new;
+        Self { id, uri: Arc::from(uri.into_bytes()), inner_path, valid, websocket }
     }
 
     /// Whether a URI says `ws` where this says `tcp`, at whatever port of ours: a client by WebSocket may write it so
@@ -404,12 +420,17 @@ impl OwnUri {
     }
 
     pub(crate) fn is_expired(&self, now: Instant) -> bool {
-        self.expires.is_some_and(|at| at <= now)
+        self.valid.expires().is_some_and(|at| at <= now)
     }
 
-    /// Whether it expired so long ago that no transaction can be open that went by it.
+    /// Whether its client may not count on it any longer, enforced or not.
+    pub(super) fn is_outlived(&self, now: Instant) -> bool {
+        self.valid.announced <= now
+    }
+
+    /// Whether that was so long ago that no transaction can be open that its client began by it.
     pub(super) fn is_over(&self, now: Instant) -> bool {
-        self.expires.is_some_and(|at| at + RESPONSE_TIMEOUT <= now)
+        self.valid.announced + RESPONSE_TIMEOUT <= now
     }
 
     /// Whether a path is the way back to the client that it was granted to.

@@ -191,6 +191,26 @@ fn replaced_uris_do_not_pile_up() {
     }
 }
 
+// The same where the client asks for no Expires, so that nothing is enforced: one that renews in time can do so for ever. What
+// it was told about the URI before the last is over.
+#[test]
+fn client_that_asks_for_no_expires_may_replace_its_uri_for_ever() {
+    let mut world = World::new(1);
+    let conn = world.connect(0);
+    let mut uris = vec![world.auth(conn, "alice")];
+    for _ in 0..20 {
+        world.advance(Duration::from_secs(570));
+        uris.push(world.auth(conn, "alice"));
+        assert_eq!(world.sizes().sessions, 1, "{:?}", world.sizes());
+    }
+    uris.sort();
+    uris.dedup();
+    assert_eq!(uris.len(), 21, "each is another one");
+    let own = world.end(conn).uri.clone();
+    let at_once = world.auth_round(conn, "alice", &own, "");
+    assert_eq!(at_once.status(), 403, "two are in use");
+}
+
 // One session per connection: every session gets its own congestion control.
 #[test]
 fn auth_of_another_user_on_the_same_connection_is_403() {
