@@ -169,7 +169,7 @@ end_browser() {
     done
 }
 
-# Chromium trusts this one key, whoever has signed it: so the real certificate checks stay on for all others.
+# Chromium trusts this one key, whatever its signature: so the real certificate checks stay on for all others.
 pin_of() { # CERTIFICATE
     openssl x509 -in "$1" -pubkey -noout | openssl pkey -pubin -outform der | openssl dgst -sha256 -binary | base64
 }

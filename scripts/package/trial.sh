@@ -215,7 +215,7 @@ rotate() {
 }
 
 has_given_way() {
-    grep -q 'Another process has taken over' "$work/relay.log" && ask /readyz
+    grep -q 'The successor has taken over' "$work/relay.log" && ask /readyz
 }
 
 # A newer version over a running one: the changed config and the users must stay. Then the package's postinst asks
@@ -232,7 +232,7 @@ upgrade() {
     kill -USR2 "$relay"
     until_it_works "another process to take over" has_given_way
     local successor status=0
-    successor=$(sed -n 's/.*Another process has taken over.* pid=\([0-9]*\).*/\1/p' "$work/relay.log")
+    successor=$(sed -n 's/.*The successor has taken over.* pid=\([0-9]*\).*/\1/p' "$work/relay.log")
     [ -n "$successor" ] || fail "the log does not say which process has taken over"
     echo "config and users stay; process $successor has taken over from $relay, where bob's session is"
     alice_sends

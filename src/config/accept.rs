@@ -1,7 +1,7 @@
-//! From [`Raw`] to [`Config`]: keys compared with each other, files read, CPUs looked up.
+//! From [`Raw`] to [`Config`]: compares keys with each other, reads files, looks up CPUs.
 //!
-//! Every check runs, whatever the others found; but a check whose input is wrong already stays silent, so
-//! that one slip is one line.
+//! Every check runs, whatever the others found. But a check whose input is already wrong stays silent, so that one
+//! mistake is one line.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use super::values::{
 use super::walk::{Problems, spell_duration};
 use msrp_proto::digest::Algorithm;
 
-/// What the kernel takes as the path of a socket, in bytes.
+/// The longest path of a socket that the kernel accepts, in bytes.
 const SOCKET_PATH_MAX: usize = 107;
 
 impl TryFrom<Raw> for Config {
@@ -141,7 +141,7 @@ fn check_websocket(raw: &Raw, problems: &mut Problems) {
     }
 }
 
-/// Whoever reaches the address sees the figures: that must be meant.
+/// Every client that reaches the address sees the figures: the operator must intend that.
 fn check_metrics(metrics: &RawMetrics, problems: &mut Problems) {
     match metrics.address {
         Some(address) if !address.ip().is_loopback() && !metrics.allow_remote => {
@@ -170,7 +170,7 @@ fn check_duplicates(key: &str, names: &[String], problems: &mut Problems) {
 
 /// Reads the files that the config names.
 struct Files<'a> {
-    /// Where relative paths start.
+    /// The directory that relative paths start from.
     directory: &'a Path,
 }
 
@@ -200,7 +200,7 @@ impl Files<'_> {
         }
     }
 
-    /// Where a pair is read, once both its keys are there.
+    /// The files of a pair, if both keys are given.
     fn source(&self, pair: RawPair, problems: &mut Problems) -> Option<PairSource> {
         for (name, path) in [("certificate", &pair.certificate), ("key", &pair.key)] {
             let at = format!("{}.{name}", pair.at);
@@ -228,9 +228,9 @@ impl Files<'_> {
     }
 }
 
-/// The host name: as given, or the first name of the first certificate; covered by a certificate if there are any.
+/// The host name: as given, or the first name of the first certificate. If there are certificates, one must cover it.
 fn hostname(given: Option<String>, tls: &Tls, problems: &mut Problems) -> String {
-    // Without what the certificates say, nothing can be said about the name.
+    // Without the certificates' names, the host name cannot be checked.
     if problems.under("tls") || problems.under("hostname") {
         return String::new();
     }
@@ -344,8 +344,8 @@ fn users(raw: &mut Raw, problems: &mut Problems) -> Vec<MemoryUser> {
     users
 }
 
-/// The domain of all accounts, as far as the config says it. It is the realm whatever host an AUTH is addressed to: no
-/// account could be found in another one.
+/// The one domain of all accounts, if the config names it. It is the realm, whatever host an AUTH is addressed to: no
+/// other realm has accounts.
 fn sole_domain(domains: Option<&[String]>, users: &[MemoryUser]) -> Option<String> {
     match domains {
         Some([domain]) => Some(domain.clone()),
@@ -364,7 +364,7 @@ fn accept_user(written: RawUser, raw: &Raw, problems: &mut Problems) -> Option<M
     Some(MemoryUser { user, domain, secret })
 }
 
-/// User and domain. A domain that the relay does not serve is a mistake: that user could never log in.
+/// User and domain. A domain that the relay does not serve is a mistake: its users could never log in.
 fn accept_name(written: &RawUser, raw: &Raw, problems: &mut Problems) -> Option<(String, String)> {
     let at = format!("{}.user", written.at);
     let Some(name) = &written.user else {

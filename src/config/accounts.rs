@@ -39,7 +39,7 @@ pub struct MemoryUser {
     pub user: String,
     /// The SIP domain, in lower case; the `realm` where the config gave none.
     pub domain: String,
-    /// What proves the user; it covers every algorithm of [`Auth::algorithms`](crate::config::Auth::algorithms).
+    /// The user's proof; it covers every algorithm of [`Auth::algorithms`](crate::config::Auth::algorithms).
     pub secret: MemorySecret,
 }
 
@@ -76,17 +76,17 @@ pub struct Sqlite {
 /// The section `auth.mysql:` or `auth.postgres:`.
 #[derive(Clone, Debug)]
 pub struct Database {
-    /// Whom to connect to, and as whom.
+    /// The server, and the relay's own account there.
     pub server: Server,
     /// What to read there.
     pub columns: Columns,
-    /// Whether the domain must be the realm; otherwise it is not looked at.
+    /// Whether the domain must be the realm; otherwise it is not compared.
     pub match_domain: bool,
-    /// Whether the user's name must be spelt as it is stored; otherwise as the database compares.
+    /// Whether the user's name must be spelt as it is stored; otherwise the database's comparison counts.
     pub exact_usernames: bool,
     /// The most connections to the database.
     pub connections_max: usize,
-    /// How long it may take until a connection is good for look-ups.
+    /// How long a connection may take until it is ready for look-ups.
     pub connect_timeout: Duration,
     /// How long one query may take.
     pub query_timeout: Duration,
@@ -111,18 +111,18 @@ pub struct Server {
     pub tls: Option<ServerTls>,
 }
 
-/// How the database's certificate is taken.
+/// How the database's certificate is judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTls {
     /// Whether a CA must vouch for it.
     pub verify_chain: bool,
     /// Whether it must be for the host.
     pub verify_name: bool,
-    /// Who vouches; `None`: the public authorities.
+    /// The roots that verify it; `None`: the public authorities.
     pub roots: Option<Vec<CertificateDer<'static>>>,
 }
 
-/// Names in the database, fit to be quoted.
+/// Names in the database that can be quoted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Columns {
     /// The table, perhaps with its database, or its schema, in front.
@@ -131,7 +131,7 @@ pub struct Columns {
     pub username: String,
     /// The domain.
     pub domain: String,
-    /// What proves the user.
+    /// The user's proof.
     pub secret: SecretColumns,
 }
 
@@ -140,7 +140,7 @@ pub struct Columns {
 pub enum SecretColumns {
     /// The password as it is.
     Password(String),
-    /// H(user:realm:password), at least one of the two, and one for every algorithm that is offered.
+    /// H(user:realm:password), at least one of the two, and one for every offered algorithm.
     Ha1 {
         /// With MD5.
         md5: Option<String>,
@@ -158,7 +158,7 @@ impl fmt::Debug for Server {
     }
 }
 
-/// For people: where it is, without anything secret.
+/// For people: the server's place, without secrets.
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.socket {
@@ -307,7 +307,7 @@ impl RawAccounts {
         auth.section(POSTGRES.name, |section| self.postgres.read(&POSTGRES, section));
     }
 
-    /// The chosen backend; `None` if a problem says why not.
+    /// The chosen backend; `None` if it has problems.
     pub(super) fn accept(
         self,
         users: Vec<MemoryUser>,
@@ -419,7 +419,7 @@ impl RawDatabase {
     }
 }
 
-/// What deserves the operator's attention about the chosen backend.
+/// Warnings about the chosen backend.
 pub(super) fn warn(
     backend: &Backend,
     (users_written, shared_secrets): (usize, &[SharedSecret]),
@@ -430,7 +430,7 @@ pub(super) fn warn(
     let mut holds_secrets = users_written > 0 || !shared_secrets.is_empty();
     match backend {
         Backend::Memory(users) if users.is_empty() && shared_secrets.is_empty() => {
-            warnings.push("auth.memory.users: is empty, so nobody can authenticate: add a user".to_owned())
+            warnings.push("auth.memory.users: is empty, so no client can authenticate: add a user".to_owned())
         }
         Backend::Memory(users) => {
             let names = SharedSecret::timed_names(shared_secrets);
@@ -451,7 +451,7 @@ pub(super) fn warn(
     match backend {
         Backend::Memory(_) => {}
         Backend::Sqlite(Sqlite { path }) if !path.exists() => warnings.push(format!(
-            "auth.sqlite.path: {}: no such file, so nobody can authenticate: msrprelay user add makes it",
+            "auth.sqlite.path: {}: no such file, so no client can authenticate: msrprelay user add makes it",
             path.display()
         )),
         Backend::Sqlite(Sqlite { path }) if readable_by_others(path) => {
@@ -509,7 +509,7 @@ impl Server {
 // -- readers ---------------------------------------------------------------------------------------
 
 #[cfg(feature = "mysql")]
-/// Everything the URL may say behind its `?`. What else the driver knows is decided here, not there.
+/// All options that the URL may have. The driver's other options are set here, not in the URL.
 const URL_OPTIONS: [&str; 4] = ["socket", "require_ssl", "verify_ca", "verify_identity"];
 
 #[cfg(not(feature = "mysql"))]
@@ -695,7 +695,7 @@ fn ssl_mode(mode: &str) -> Result<Option<ServerTls>, String> {
     }
 }
 
-/// The name of a column. Not repeated: it may be anything.
+/// The name of a column. Errors do not repeat it, because it may be anything.
 fn identifier(value: &Value) -> Result<String, String> {
     let text = walk::text(value)?;
     let plain = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | '$' | '-');

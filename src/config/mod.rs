@@ -1,7 +1,7 @@
-//! YAML in, [`Config`] out: valid by construction, or a list of *all* that is wrong.
+//! YAML in, [`Config`] out: valid by construction, or a list of *all* its problems.
 //!
-//! The text becomes a `Raw` (every key read by itself, defaults in one place), and a `Raw` becomes a
-//! [`Config`] (files read, names compared, CPUs checked). Whoever holds a `Config` checks nothing again.
+//! The text becomes a `Raw` (every key read by itself, defaults in one place), and a `Raw` becomes a [`Config`] (files
+//! read, names compared, CPUs checked). The user of a `Config` checks nothing again.
 //!
 //! Invariants: no key is silently ignored, neither an unknown one nor one whose function does not exist;
 //! every problem names its key path, what is wrong and what to do; secrets are in neither problems nor `Debug`.
@@ -56,16 +56,16 @@ impl Config {
     /// Reads the file at `path`. Relative paths in it are taken from the directory it is in.
     ///
     /// # Errors
-    /// All that is wrong with the file, or that it cannot be read.
+    /// All problems of the file, or that it cannot be read.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
         Self::read(path, false)
     }
 
-    /// The same, with what would only show when the relay runs: whether the files that it opens then, or makes, can be
-    /// opened or made by the user who calls this. Opens them to find out, and makes nothing.
+    /// The same, with problems that would only show in a running relay: whether this user can open or make the files
+    /// that the relay opens or makes. Opens them to find out, and makes nothing.
     ///
     /// # Errors
-    /// All that is wrong, be it in the file or in what it names.
+    /// All problems, of the file and of what it names.
     pub fn check(path: &Path) -> Result<Self, ConfigErrors> {
         Self::read(path, true)
     }
@@ -86,7 +86,7 @@ impl Config {
     /// Reads `text`; `origin` is the name of the file it came from, for messages and relative paths.
     ///
     /// # Errors
-    /// All that is wrong with the text and with the files it names.
+    /// All problems of the text and of the files it names.
     pub fn from_yaml(text: &str, origin: &str) -> Result<Self, ConfigErrors> {
         Self::try_from(Raw::read(text, origin)?)
     }

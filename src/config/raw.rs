@@ -1,7 +1,7 @@
-//! The config as it was written: every key read, bounded and defaulted by itself.
+//! The config as written: every key read, bounded and defaulted by itself.
 //!
-//! Invariant: all defaults are in `Raw::default` and what it names. Nothing here looks at another key's
-//! value (but for the limits that must be in order), at a file or at the machine: that is `accept`'s part.
+//! Invariant: all defaults are in `Raw::default` and what it names. Nothing here looks at another key's value (except
+//! the limits that must be in order), at a file or at the machine: `accept` does.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -30,7 +30,7 @@ use msrp_proto::digest::{Algorithm, Ha1};
 pub(super) struct Raw {
     /// The file's name, for messages.
     pub(super) origin: String,
-    /// What was wrong with single keys.
+    /// The problems of single keys.
     pub(super) problems: Problems,
     pub(super) listen: Vec<Listen>,
     pub(super) websocket: WebSocket,
@@ -38,7 +38,7 @@ pub(super) struct Raw {
     pub(super) realm: Option<String>,
     pub(super) domains: Option<Vec<String>>,
     pub(super) tls: RawTls,
-    /// `None`: all that the process may use.
+    /// `None`: all CPUs that the process may use.
     pub(super) cores: Option<Vec<usize>>,
     pub(super) auth: RawAuth,
     pub(super) sessions: Sessions,
@@ -47,7 +47,7 @@ pub(super) struct Raw {
     pub(super) dns: Dns,
     pub(super) drain_timeout: Duration,
     pub(super) admin: Option<PathBuf>,
-    /// Whether it is to be found out if the files can be opened that are opened later.
+    /// Whether to check the files that are opened later.
     pub(super) opens_later: bool,
     pub(super) accounting: RawAccounting,
     pub(super) limits: Limits,
@@ -249,7 +249,7 @@ impl Raw {
             if domains.is_empty() && !root.is_wrong("domains") {
                 root.problem(
                     "domains",
-                    "is empty, which would serve nobody: name a domain or remove the line",
+                    "is empty, which would serve no domain: name a domain or remove the line",
                 );
             }
             self.domains = Some(domains);
@@ -317,7 +317,7 @@ impl Raw {
     }
 }
 
-/// A chunk this short costs as much head as body; above, nobody keeps a frame in a buffer.
+/// A shorter chunk costs as much head as body. No peer keeps a longer one in a buffer.
 const MAX_CHUNK_BOUNDS: (usize, usize) = (1 << 10, 1 << 30);
 
 /// A day is far beyond any session; a second is for tests.
@@ -413,7 +413,8 @@ fn relay_name(value: &Value) -> Result<String, String> {
     }
 }
 
-/// The host of a peer as URIs have it, `*.` for one label before a name, an address with or without its brackets.
+/// The host of a peer as URIs have it: a name, `*.` for one label before a name, or an address with or without its
+/// brackets.
 fn peer_host(text: &str) -> Result<String, String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     if let Some(address) = address::parse(bare) {
@@ -428,7 +429,7 @@ fn peer_host(text: &str) -> Result<String, String> {
     }
 }
 
-/// Text that can stand between quotes in a digest challenge as it is.
+/// Text that can stand in quotes in a digest challenge, unchanged.
 fn realm(value: &Value) -> Result<String, String> {
     let text = walk::text(value)?;
     let plain = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
@@ -458,7 +459,7 @@ fn whole_seconds(value: &Value) -> Result<Duration, String> {
     }
 }
 
-/// A range, or a single address as the range of itself. A range of IPv4 addresses in IPv6 clothing is one of IPv4.
+/// A range, or a single address as a range. A range of IPv4-mapped addresses is an IPv4 range.
 fn net(value: &Value) -> Result<IpNet, String> {
     let text = walk::text(value)?;
     let single = || address::parse(&text).map(IpNet::from);
@@ -509,7 +510,7 @@ fn dns_server(value: &Value) -> Result<SocketAddr, String> {
     })
 }
 
-/// A hash in hexadecimal. The value is as good as a password: it is not repeated.
+/// A hash in hexadecimal. It is as good as a password, so errors do not repeat it.
 fn ha1(algorithm: Algorithm, digits: usize) -> impl Fn(&Value) -> Result<Ha1, String> {
     move |value| {
         let read = Ha1::from_hex(&walk::text(value)?).filter(|ha1| ha1.algorithm() == algorithm);

@@ -12,7 +12,7 @@ use msrp_proto::digest::TimedNames;
 
 /// Secrets there may be: the one that signs, and those that are on their way in or out. Each costs an AUTH two hashes.
 const SECRETS_MAX: usize = 8;
-/// A secret that can be guessed opens every account: whoever has one credential can try guesses by himself.
+/// A secret that can be guessed opens every account: the holder of one credential can try guesses offline.
 const SECRET_BYTES: (usize, usize) = (16, 1024);
 /// What the sample and the documentation have in its place.
 const NO_SECRET: &str = "write here what openssl rand -hex 32 prints";

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_gives_up_has_its_waker_to_itself_again() {
+    fn asker_that_gives_up_has_its_waker_to_itself_again() {
         let (reply, mut asked) = reply::<()>();
         let (counted, waker, is_woken) = slow();
         assert!(Pin::new(&mut asked).poll(&mut Context::from_waker(&waker)).is_pending());
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_nobody_answers_is_over_and_an_answer_nobody_waits_for_is_dropped() {
+    fn question_without_an_answer_ends_and_unawaited_answer_is_dropped() {
         let (reply, asked) = reply::<()>();
         drop(reply);
         assert_eq!(futures_lite::future::block_on(asked), None);

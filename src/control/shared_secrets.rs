@@ -219,7 +219,7 @@ mod tests {
         let now = Duration::from_secs(1_764_400_000);
         let objection = |expires: u64, user| secret.objection(TimedName { expires, user }, now);
         let now = now.as_secs();
-        for (expires, of_alice, of_nobody) in [
+        for (expires, of_alice, of_no_user) in [
             (0, Some(Objection::Expired), Some(Objection::Expired)),
             (now - 1, Some(Objection::Expired), Some(Objection::Expired)),
             (now, Some(Objection::Expired), Some(Objection::Expired)),
@@ -229,7 +229,7 @@ mod tests {
             (u64::MAX, Some(Objection::TooLong), Some(Objection::TooLong)),
         ] {
             assert_eq!(objection(expires, "alice"), of_alice, "{expires}");
-            assert_eq!(objection(expires, ""), of_nobody, "{expires}");
+            assert_eq!(objection(expires, ""), of_no_user, "{expires}");
         }
     }
 

@@ -321,7 +321,7 @@ fn reload_while_queues_are_full_takes_accounts_and_shares_for_those_that_wait() 
 }
 
 #[test]
-fn a_dropped_plane_answers_nobody_but_leaves_nobody_waiting() {
+fn dropped_plane_ends_every_request_without_an_answer() {
     let control = plane(Accounts::silent, "limits: {lookup_timeout: 60s}");
     let handle = control.handle();
     drop(control);
@@ -333,7 +333,7 @@ fn a_reload_exchanges_the_accounts_for_those_who_ask_from_then_on() {
     let users = |user: &str| {
         config(&format!("auth: {{memory: {{users: [{{user: '{user}@example.com', password: secret}}]}}}}\n"))
     };
-    let control = Control::start_with(&users("nobody"), Accounts::silent).unwrap();
+    let control = Control::start_with(&users("absent"), Accounts::silent).unwrap();
     assert!(!control.accounts_ready().is_ready());
     for (user, found) in [("alice", true), ("bob", false)] {
         control.reload(&users(user), PATIENCE).unwrap();

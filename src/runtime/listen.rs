@@ -1,7 +1,7 @@
 //! How connections come in: accepted on a core's own sockets, or taken over from another core or process.
 //!
-//! Invariants: a core that has stopped accepting loses no connection that the kernel has given it.
-//! Must not know: what a connection is for.
+//! Invariants: a core that stops accepting loses no connection that the kernel has given it. Must not know what a
+//! connection is for.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -22,7 +22,7 @@ use msrp_relay_core::{Input, Transport};
 
 /// How long accepting rests when the process has no descriptor or memory left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
-/// The same where another connection has just made room: long enough that a core which accepts nothing does not spin.
+/// The same when another connection has just made room: long enough that a core which accepts nothing does not spin.
 const RECOVERY_PAUSE: Duration = Duration::from_millis(2);
 
 /// Accepts connections on these sockets, until the core stops accepting.
@@ -36,8 +36,8 @@ pub(super) fn listen(core: &Rc<Shared>, listeners: Vec<(socket2::Socket, Transpo
 
 async fn accept(core: &Rc<Shared>, listener: Acceptor, transport: Transport) {
     let _counted = Counted::new(&core.accepting);
-    // An accept that waits cannot be called off without the chance of losing a connection, so a core that stops accepting
-    // takes the one that it waits for.
+    // A waiting accept cannot be cancelled without the risk of losing a connection, so a core that stops accepting
+    // still takes the one it waits for.
     while !core.stopped_accepting.get() {
         match listener.accept().await {
             Ok((socket, address)) => accepted(core, socket, address, transport),
@@ -53,7 +53,7 @@ async fn accept(core: &Rc<Shared>, listener: Acceptor, transport: Transport) {
                 if makes_room {
                     core.feed([Input::NoDescriptor]);
                 }
-                // What was closed is closed after the next turn.
+                // A closed descriptor is free after the next turn.
                 Deadline::after(if makes_room { RECOVERY_PAUSE } else { EXHAUSTED_PAUSE }).await;
             }
             Err(AcceptError::Failed(error)) => {
@@ -61,7 +61,7 @@ async fn accept(core: &Rc<Shared>, listener: Acceptor, transport: Transport) {
                 return;
             }
         }
-        // After each: what it costs to make room for a newcomer is given back by others' tasks, and they come first.
+        // After each one: other tasks give back what making room for it costs, and they come first.
         future::yield_now().await;
     }
 }
@@ -92,7 +92,7 @@ fn accepted(core: &Rc<Shared>, socket: Socket, address: SocketAddr, transport: T
     });
 }
 
-/// Goes on with a connection that another core has accepted, from where that left off.
+/// Continues with a connection that another core has accepted, from where that core stopped.
 pub(super) fn take_over(core: &Rc<Shared>, migrant: Migrant) {
     if core.with_relay(|relay| relay.is_stopping()) {
         return;
@@ -136,7 +136,7 @@ pub(super) fn arrive(core: &Rc<Shared>, mover: Mover) {
     });
 }
 
-/// Tells now and then that connections wait because the process, or the system, has no more to give.
+/// Warns from time to time that connections wait because the process, or the system, has no more descriptors or memory.
 fn warn_exhausted(error: &std::io::Error) {
     gated!(
         warn,
@@ -147,7 +147,7 @@ fn warn_exhausted(error: &std::io::Error) {
     );
 }
 
-/// One of those that are counted, for as long as it lives.
+/// Counts one for as long as it lives.
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {

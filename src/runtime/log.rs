@@ -1,4 +1,4 @@
-//! What the relay did, as log lines and counters. The relay itself knows neither.
+//! The relay's events as log lines and counters. The relay itself knows neither.
 
 use std::net::SocketAddr;
 
@@ -8,18 +8,18 @@ use crate::telemetry::{Counters, Site, Source, gated, pass_limit};
 use msrp_proto::status::Status;
 use msrp_relay_core::{Event, Holder, Limit, SessionView, Stats, Stay};
 
-/// Characters of a user name that is not proven: what is longer is no name.
+/// Characters shown of an unproven user name: a longer text is no name.
 const STRANGERS_NAME_CHARS_MAX: usize = 64;
 
-/// The peer that ran into a limit, as far as it is known.
+/// The peer that reached a limit, as far as it is known.
 #[derive(Debug, Default)]
 pub(crate) struct Felt {
     pub(crate) address: Option<SocketAddr>,
     pub(crate) holder: Holder,
 }
 
-/// Says that a limit was reached, now and then only: a peer that runs into one may do so a thousand times a second.
-/// `felt` is asked only if there is a line to be written.
+/// Logs that a limit was reached, but not every time: a peer may reach one a thousand times a second. `felt` is called
+/// only if a line is written.
 pub(crate) fn limit_reached(limit: Limit, felt: impl FnOnce() -> Felt) {
     let Some(suppressed) = pass_limit(limit) else {
         return;
@@ -47,7 +47,7 @@ fn shortened(name: &str) -> &str {
     name.char_indices().nth(STRANGERS_NAME_CHARS_MAX).map_or(name, |(at, _)| name.get(..at).unwrap_or(name))
 }
 
-/// Whether a limit holds up others than the peer that ran into it.
+/// Whether a limit holds up others than the peer that reached it.
 fn concerns_operator(limit: Limit) -> bool {
     matches!(
         limit,
@@ -66,8 +66,8 @@ fn concerns_operator(limit: Limit) -> bool {
     )
 }
 
-/// Writes an event to the log. `address` is where the connection that it is about leads to; `failures`: refused AUTHs are
-/// worth a line at the normal level, and name the user.
+/// Logs an event. `address` is that of the event's connection. `failures`: refused AUTHs get a line at the normal
+/// level, with the user's name.
 pub(crate) fn event(event: &Event, address: Option<SocketAddr>, failures: bool) {
     match event {
         Event::SessionOpened { session, user, realm, relay, .. } => {
@@ -131,7 +131,7 @@ pub(crate) fn session_closed(view: &SessionView, address: Option<SocketAddr>, re
     );
 }
 
-/// What was refused to a client behind a relay must not look as if the relay had guessed.
+/// A refusal of a client behind a relay must not look as if the relay had guessed.
 fn auth_refused(
     address: Option<SocketAddr>,
     status: Status,
@@ -154,7 +154,7 @@ fn auth_refused(
     }
 }
 
-/// Counts what the relay's own figures do not tell apart.
+/// Counts what the relay's own counters do not distinguish.
 pub(crate) fn count(counters: &Counters, event: &Event) {
     match event {
         Event::AuthRefused { status, .. } => counters.auth_refused(status.code()),

@@ -1,12 +1,11 @@
-//! What may cross cores: deliveries of plain data, through one bounded queue into each core.
+//! What crosses cores: deliveries of plain data, through one bounded queue into each core.
 //!
-//! Invariants: only owned `Send` values cross; order is kept between any two cores; the task that
-//! empties a core's inbox never waits for another core's (two would deadlock): it hands deliveries to the
-//! outbox, and one flusher per core does the waiting. An outbox is bounded by what fills it: body
-//! bytes by the senders' credit, everything else by the tables of sessions and transactions.
-//! The queue wakes the waiting task under the lock under which waiting ends: a task's waker must not be in another
-//! thread's hands when the task ends (see `control::reply`).
-//! Must not know: what a core does with a delivery.
+//! Invariants: only owned `Send` values cross; order is kept between any two cores; the task that empties a core's
+//! inbox never waits for another core's (two such tasks would deadlock): it gives deliveries to the outbox, and one
+//! flusher per core waits. An outbox is bounded by its sources: body bytes by the senders' credit, everything else by
+//! the tables of sessions and transactions. The queue wakes the waiting task under the lock under which waiting ends:
+//! no other thread may hold a task's waker when the task ends (see `control::reply`). Must not know what a core does
+//! with a delivery.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -22,7 +21,7 @@ use super::settings::CoreConfig;
 use super::tasks::Event;
 use msrp_relay_core::{CoreId, Message, ProvenNames, Transport, Traveller};
 
-/// Batches an inbox holds before the outboxes of the other cores begin to fill.
+/// Batches that an inbox holds before the outboxes of other cores begin to fill.
 const INBOX_BATCHES_MAX: usize = 256;
 
 /// One delivery to a core.
@@ -36,29 +35,29 @@ pub(crate) enum Delivery {
     Arrive(Box<Mover>),
     /// Another core has started; this is its inbox.
     CoreUp { core: CoreId, inbox: Sender<Self> },
-    /// Another core is gone.
+    /// Another core has ended.
     CoreDown { core: CoreId },
-    /// Another process accepts connections from now on.
+    /// Another process accepts connections from here on.
     StopAccepting,
     /// That process has died: accept again, on these sockets.
     AcceptAgain(Vec<(socket2::Socket, Transport)>),
     /// Another process of this relay has come or gone.
     GenerationsChanged,
-    /// Go on with another config; the sender is dropped when it is in force.
+    /// Continue with another config; the sender is dropped when it is in force.
     Reload(Arc<CoreConfig>, mpsc::Sender<()>),
     /// An operator's question.
     Ask(Ask),
-    /// Open no more sessions; say how many there are, and, after `StopAccepting`, newcomers. Said again, it only asks
-    /// again.
+    /// Open no more sessions; return how many there are, plus, after `StopAccepting`, the newcomers. A second one only
+    /// asks again.
     Drain(mpsc::Sender<u64>),
-    /// Wait for no more answers.
+    /// Do not wait for answers any more.
     GiveUp,
-    /// Read no more; say so, and whether everything sent to other cores is in their inboxes. Said again, it
-    /// only asks again.
+    /// Read no more; report that, and whether everything sent to other cores is in their inboxes. A second one only
+    /// asks again.
     Quiesce(mpsc::Sender<bool>),
     /// Close everything in order and end.
     Stop,
-    /// Fail, in a task or in the core's own loop: how a test sees what a panic does.
+    /// Fail, in a task or in the core's own loop: shows a test the effect of a panic.
     Panic { in_task: bool },
 }
 
@@ -69,7 +68,7 @@ pub(crate) struct Migrant {
     pub(crate) address: SocketAddr,
     pub(crate) descriptor: OwnedFd,
     pub(crate) tls: Option<Box<TlsConn>>,
-    /// The names of the relay at the other end, where another process has seen the proof.
+    /// The names of the relay at the other end, if another process has seen the proof.
     pub(crate) proven: Option<ProvenNames>,
     pub(crate) received: Received,
 }
@@ -84,7 +83,7 @@ pub(crate) struct Mover {
     pub(crate) received: Received,
 }
 
-/// What has been received of a connection and not been looked at.
+/// Bytes received from a connection and not yet looked at.
 #[derive(Debug, Default)]
 pub(crate) struct Received {
     /// The beginning of a TLS record.
@@ -93,12 +92,12 @@ pub(crate) struct Received {
     pub(crate) plain: Vec<u8>,
 }
 
-/// A core's way in.
+/// A core's inbox.
 pub(crate) fn inbox() -> (Sender<Delivery>, Receiver<Delivery>) {
     async_channel::bounded(INBOX_BATCHES_MAX)
 }
 
-/// The ways from one core to the others.
+/// The outboxes of one core, one for each other core.
 #[derive(Debug)]
 pub(crate) struct Mesh {
     outboxes: Vec<Outbox>,
@@ -109,7 +108,7 @@ pub(crate) struct Mesh {
 pub(crate) struct Outbox {
     inbox: RefCell<Option<(CoreId, Sender<Delivery>)>>,
     waiting: RefCell<VecDeque<Delivery>>,
-    /// The flusher holds messages that are not yet in the inbox: nothing may overtake them.
+    /// The flusher holds messages that are not yet in the inbox: no other message may overtake them.
     flushing: Cell<bool>,
     ready: Event,
 }
@@ -156,8 +155,8 @@ impl Mesh {
         self.outboxes.iter().flat_map(Outbox::lose).collect()
     }
 
-    /// Sends a connection where it belongs, waiting until there is room. With a core that is gone it is closed: so are
-    /// the sessions it was for.
+    /// Sends a connection to its core, waiting until there is room. If that core is gone, closes it: its session has
+    /// ended, too.
     pub(crate) async fn hand_over(&self, to: CoreId, connection: Box<Migrant>) {
         let inbox = self.outbox(usize::from(to.index)).and_then(|outbox| outbox.inbox.borrow().clone());
         if let Some((there, inbox)) = inbox
@@ -167,8 +166,8 @@ impl Mesh {
         }
     }
 
-    /// Sends what one turn of the relay produced. What is for a life of a core that is over is dropped:
-    /// that core's end has been, or will be, told to the relay.
+    /// Sends the messages of one turn of the relay. Drops those for a life of a core that has ended: the relay has
+    /// heard, or will hear, of that end.
     pub(crate) fn send(&self, to: CoreId, messages: Vec<Message>) {
         let _ = self.deliver(to, Delivery::Messages(messages));
     }

@@ -1,8 +1,8 @@
-//! What the cores know of the config: one immutable value, made from a [`Config`] and swapped whole when that is read again.
+//! The cores' part of the config: one immutable value, made from a [`Config`] and swapped whole at a reload.
 //!
-//! Invariants: nothing of it changes once it is made; every core has the same one, but for the moment of a reload. Each
-//! setting bears the name of its YAML key; what the relay needs in another form stands in `relay`.
-//! Must not know: what the settings are used for.
+//! Invariants: a finished value never changes; every core has the same one, except during a reload. Each setting has
+//! the name of its YAML key; what the relay needs in another form is in `relay`. Must not know what the settings are
+//! used for.
 
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ impl CoreConfig {
     }
 }
 
-/// What TLS needs, with a line in the log for what it lacks.
+/// The TLS setup, with a log line for what it lacks.
 pub(super) fn tls_setup(config: &Config) -> Result<TlsSetup, StartError> {
     let identities = config.tls.certificates.iter().map(|pair| Identity {
         chain: pair.chain.clone(),
@@ -72,7 +72,7 @@ pub(super) fn tls_setup(config: &Config) -> Result<TlsSetup, StartError> {
     Ok(tls)
 }
 
-/// What the relay needs of the config.
+/// The relay's part of the config.
 fn settings(config: &Config, listens: &[Transport]) -> Settings {
     let limits = &config.limits;
     let connections_per_core_max = limits.connections_max.div_ceil(config.cores.len().max(1));

@@ -1,4 +1,4 @@
-//! What each core counts.
+//! The counters of each core.
 //!
 //! Invariants: the core that owns a [`Counters`] writes to it, and the supervisor, where a dead core cannot: `up` and
 //! `core_restarts`. Any thread reads it, without order between two counters. Which metric shows which counter is in
@@ -26,23 +26,23 @@ impl Counter {
         debug_assert!(before >= n, "a gauge went below zero");
     }
 
-    /// Makes it this number: for what is measured now and then, not counted.
+    /// Sets it to this number: for figures that are measured from time to time, not counted.
     pub fn set(&self, n: u64) {
         self.0.store(n, Ordering::Relaxed);
     }
 
-    /// The number now.
+    /// The present number.
     #[must_use]
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Writes the list of counters once instead of four times, so that none is forgotten in a snapshot or a sum: single
-/// ones, then those that are counted by kind.
+/// Writes the list of counters once instead of four times, so that none is forgotten in a snapshot or a sum: first the
+/// single ones, then those counted by kind.
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)* ; by kind: $($(#[$kinds_doc:meta])* $kinds:ident[$count:expr],)*) => {
-        /// What one core counts. Aligned to two cache lines, so that no two cores' counters share one.
+        /// The counters of one core. Aligned to two cache lines, so that no two cores' counters share one.
         #[derive(Debug)]
         #[repr(align(128))]
         pub struct Counters {
@@ -113,17 +113,17 @@ macro_rules! counters {
 counters! {
     /// Connections accepted, handed-over ones on the core that accepted them.
     connections_accepted,
-    /// Connections open now, both accepted and dialled.
+    /// Open connections, both accepted and dialled.
     connections_open,
     /// Sessions opened by a successful AUTH.
     sessions_opened,
-    /// Sessions open now.
+    /// Open sessions.
     sessions_open,
     /// Sessions that came from another core, to the one that they are bound to.
     sessions_moved,
     /// AUTH requests answered 200.
     auth_ok,
-    /// AUTH requests without credentials, or with a challenge that is over, that were challenged.
+    /// AUTH requests that were challenged: without credentials, or with an expired challenge.
     auth_challenged,
     /// AUTH requests whose Expires is out of bounds.
     auth_out_of_bounds,
@@ -167,8 +167,8 @@ counters! {
     connections_passed_on,
     /// Messages sent to other cores.
     messages_sent,
-    /// Times this core has published these numbers: four a second, whatever else it does. One that stands still belongs
-    /// to a core that is dead or stuck.
+    /// Times this core has published these numbers: four a second, whatever else it does. A core whose number stands
+    /// still is dead or stuck.
     heartbeats,
     /// Times this core was started again after a panic.
     core_restarts,
@@ -184,7 +184,7 @@ counters! {
     outbox_waiting,
     /// Buffers for reads that are free.
     read_buffers_spare,
-    /// Buffers for reads that were there when they were needed.
+    /// Buffers for reads that were found ready.
     read_buffers_reused,
     /// Buffers for reads that had to be allocated.
     read_buffers_allocated,
@@ -218,24 +218,24 @@ counters! {
     resolve_times[LOOK_UP_SECONDS.len() + 1],
 }
 
-/// The status codes that are counted one by one: those that the relay itself has a use for.
+/// The status codes that are counted one by one: those that the relay itself uses.
 pub const STATUSES: [u16; 10] = [400, 401, 403, 408, 413, 415, 423, 481, 501, 506];
 
-/// The upper bounds, in seconds, by which look-ups are sorted. The last is that of `limits.lookup_timeout` as a rule.
+/// The upper bounds, in seconds, by which look-ups are sorted. The last one is the usual `limits.lookup_timeout`.
 pub const LOOK_UP_SECONDS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
 
 /// How a look-up on the control plane ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LookUpEnd {
-    /// There is what was asked for.
+    /// The account or name exists.
     Found,
-    /// There is not.
+    /// It does not.
     Unknown,
     /// Too many wait already.
     Busy,
     /// It took too long.
     Late,
-    /// Who was asked fails.
+    /// The backend or name server failed.
     Failed,
 }
 
@@ -288,7 +288,7 @@ impl CredentialEnd {
     }
 }
 
-/// How often each core publishes what it has counted, and by that shows that it works.
+/// How often each core publishes its counters, which also shows that it works.
 pub const PUBLISHED_EVERY: Duration = Duration::from_millis(250);
 
 impl Counters {

@@ -159,7 +159,7 @@ fn a_byte_that_was_changed_on_the_way_is_found() {
 
 #[test]
 fn what_cannot_be_measured_is_said_before_anything_is_connected() {
-    let nobody =
+    let absent =
         ["auth", "--relay", "127.0.0.1:1", "--user", "alice@example.com", "--relay-pid", "4294967295"];
     for (arguments, words) in [
         (&["file"][..], "--relay"),
@@ -167,7 +167,7 @@ fn what_cannot_be_measured_is_said_before_anything_is_connected() {
         (&["file", "--through", "127.0.0.1:1", "--listen", "127.0.0.1:0"], "--certificate"),
         (&["messages", "--size", "32", "--relay", "127.0.0.1:1"], "33"),
         (&["file", "--relay", "wss://127.0.0.1:1", "--user", "alice@example.com"], "--topology"),
-        (&nobody, "4294967295"),
+        (&absent, "4294967295"),
     ] {
         let output = bench(arguments).env("MSRP_PASSWORD", "x").output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

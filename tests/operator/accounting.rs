@@ -132,14 +132,14 @@ fn a_file_that_was_moved_away_is_made_anew_at_a_reload_and_so_is_another_form() 
         records(&path, 1);
         let moved = file(&relay, "sessions.json.1");
         fs::rename(&path, &moved).unwrap();
-        relay.reload("The config as it is now is in force");
+        relay.reload("The present config is in force");
         relay.client("bob").close();
         of(&records(&path, 1), "bob");
         assert_eq!(records(&moved, 1).len(), 1);
 
         let more = "accounting: {format: text, file: sessions.log}";
         relay.rewrite(&Setup { more, ..Setup::default() });
-        relay.reload("The config as it is now is in force");
+        relay.reload("The present config is in force");
         relay.client("user1").close();
         let text = until("the record", || {
             fs::read_to_string(file(&relay, "sessions.log")).ok().filter(|text| text.ends_with('\n'))
@@ -150,7 +150,7 @@ fn a_file_that_was_moved_away_is_made_anew_at_a_reload_and_so_is_another_form() 
         // A file that cannot be opened changes nothing.
         let more = "accounting: {format: text, file: no/such/directory}";
         relay.rewrite(&Setup { more, ..Setup::default() });
-        relay.reload("The config was read but is not taken");
+        relay.reload("The config cannot be put into force; the old one stays in force");
         let log = relay.log();
         assert!(log.contains("accounting.file: ") && log.contains("let the relay's user write it"), "{log}");
     });

@@ -1,6 +1,6 @@
-//! Looking inside a running relay: the commands as an operator gives them, and the socket below as anybody may abuse it.
+//! Looks inside a running relay: the commands as an operator gives them, and the socket below as any user may abuse it.
 //!
-//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
+//! Long because it is a list: each test stands alone, and all share the fixtures at the top.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -57,7 +57,7 @@ fn json(socket: &Path, arguments: &[&str]) -> Vec<Value> {
     said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The one line that a command says why in, which cannot succeed.
+/// The error line of a command that must fail.
 #[track_caller]
 fn refused(socket: &Path, arguments: &[&str]) -> String {
     let output = run(socket, arguments);
@@ -195,7 +195,7 @@ fn the_status_has_what_each_core_does() {
 
         said(&socket, &["log-level", "debug"]);
         assert_eq!(json(&socket, &["status"])[0]["log_level"], "debug");
-        relay.stranger("somebody").close();
+        relay.stranger("stranger").close();
         until("a line of that level", || relay.log().contains("DEBUG").then_some(()));
     });
 }
@@ -248,7 +248,7 @@ fn reload_waits_for_the_outcome_and_says_what_is_wrong() {
             "{warned}"
         );
         // Without a socket, by a signal.
-        let taken = "The config as it is now is in force";
+        let taken = "The present config is in force";
         let before = relay.log().matches(taken).count();
         let nowhere = socket.with_file_name("nowhere.sock");
         let output = run(&nowhere, &["reload", "--pid", &relay.pid().to_string()]);
@@ -266,7 +266,7 @@ fn who_cannot_ask_is_told_why_and_what_to_do() {
         let socket = socket(&relay);
         let mode = fs::metadata(&socket).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o660);
-        // Somebody else on the machine; no account is needed to be one.
+        // Another user of the machine, without an account.
         let id = Command::new("id").arg("-u").output().unwrap();
         if id.stdout == b"0\n" {
             for directory in socket.ancestors().skip(1).take(1) {
@@ -284,7 +284,7 @@ fn who_cannot_ask_is_told_why_and_what_to_do() {
         let nowhere = socket.with_file_name("nowhere.sock");
         assert!(refused(&nowhere, &["status"]).contains("no such socket: start the relay"));
 
-        // Another relay may not have it, nor what is no socket.
+        // Another relay may not have it, nor may a file that is no socket.
         let more = format!("admin: {{socket: {}}}", socket.display()).leak();
         let place = tempfile::tempdir().unwrap();
         let config = place.path().join("config.yaml");
@@ -294,10 +294,12 @@ fn who_cannot_ask_is_told_why_and_what_to_do() {
         let words = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(1) && words.contains("another relay listens there"), "{words}");
 
-        // One that was killed leaves its socket behind; the next one takes its place.
+        // A killed relay leaves its socket behind; the next one replaces it.
         relay.signal("KILL");
         relay.wait();
-        assert!(refused(&socket, &["status"]).contains("nobody listens there: the relay has been killed"));
+        assert!(
+            refused(&socket, &["status"]).contains("no process listens there: the relay has been killed")
+        );
         let next = start(more);
         assert_eq!(json(&socket, &["status"])[0]["pid"], next.pid());
         drop(next);
@@ -328,7 +330,7 @@ fn answered(socket: &Path, bytes: &[u8]) -> String {
 }
 
 #[test]
-fn nonsense_and_crowds_at_the_socket_harm_nobody() {
+fn nonsense_and_crowds_at_the_socket_do_no_harm() {
     bounded(|| {
         let relay = start(ADMIN);
         let socket = socket(&relay);
@@ -344,7 +346,7 @@ fn nonsense_and_crowds_at_the_socket_harm_nobody() {
         ] {
             let answer = answered(&socket, bytes);
             let is_refusal = answer.starts_with("{\"error\":\"that is no request");
-            // What is no text is not answered at all, and of what was not read the kernel tells by a reset.
+            // Bytes that are no text get no answer, and for unread ones the kernel sends a reset.
             assert!(answer.is_empty() || is_refusal, "{bytes:?}: {answer}");
         }
         let crowd: Vec<_> = (0..CLIENTS_MAX).map(|_| connect(&socket)).collect();
@@ -362,7 +364,7 @@ fn nonsense_and_crowds_at_the_socket_harm_nobody() {
 }
 
 #[test]
-fn a_long_list_comes_whole_while_others_chat_and_whoever_reads_no_more_is_let_go() {
+fn long_list_comes_whole_while_others_chat_and_a_reader_that_stops_is_released() {
     const MANY: usize = 400;
     bounded(|| {
         let relay = start(ADMIN);
@@ -381,7 +383,7 @@ fn a_long_list_comes_whole_while_others_chat_and_whoever_reads_no_more_is_let_go
             }
             listing.join().unwrap();
         });
-        // Reads the first line and no more. None: the clients before it have not been let go yet.
+        // Reads the first line and no more. None: the clients before it have not been released yet.
         let reads_one_line = || {
             let mut stream = connect(&socket);
             stream.write_all(b"{\"command\":\"sessions\",\"user\":null}\n").ok()?;
@@ -442,7 +444,7 @@ impl Drop for Tracing {
     }
 }
 
-/// Chats until a trace has begun, of which nobody tells.
+/// Chats until a trace has begun, which no message announces.
 fn until_traced(relay: &RelayProcess, count: usize) {
     until("the trace to begin", || {
         (relay.log().matches("An operator traces").count() >= count).then_some(())
@@ -459,7 +461,7 @@ fn a_trace_shows_the_heads_of_one_user_both_ways_and_no_secrets_and_no_bodies() 
         let mut trace = Tracing::start(&socket, "alice@example.com", &[]);
         until_traced(&relay, 1);
         let mut heads = Vec::new();
-        // Cores begin one after the other: until hers has, what is said is not shown.
+        // Cores begin one after the other: until hers has, her messages are not shown.
         std::thread::scope(|scope| {
             let first = scope.spawn(|| trace.next().unwrap());
             let mut further = 0..5;
@@ -491,7 +493,7 @@ fn a_trace_shows_the_heads_of_one_user_both_ways_and_no_secrets_and_no_bodies() 
             assert!(!shown.contains(&id(client)), "{shown}");
         }
 
-        // A further session of hers is shown, and an AUTH without what is in it.
+        // Another session of hers is shown, and an AUTH without its content.
         let mut second = relay.client("alice");
         let mut dan = relay.client("user3");
         let tid = second.say(&dan.path(), b"A word");
@@ -622,7 +624,7 @@ fn a_trace_goes_on_where_its_session_moves_to() {
 }
 
 #[test]
-fn a_trace_of_one_session_ends_by_itself_and_harms_nobody_who_sends_files() {
+fn trace_of_one_session_ends_by_itself_and_holds_up_no_file() {
     bounded(|| {
         let relay = start(ADMIN);
         let socket = socket(&relay);
@@ -631,7 +633,7 @@ fn a_trace_of_one_session_ends_by_itself_and_harms_nobody_who_sends_files() {
         let prefix = id(&bob)[..10].to_owned();
         let mut trace = Tracing::start(&socket, &prefix, &["--seconds", "2"]);
         until_traced(&relay, 1);
-        // Somebody who reads nothing.
+        // A client that reads nothing.
         let mut deaf = connect(&socket);
         deaf.write_all(b"{\"command\":\"trace\",\"of\":\"alice\",\"seconds\":60}\n").unwrap();
         until_traced(&relay, 2);
@@ -653,7 +655,7 @@ fn a_trace_of_one_session_ends_by_itself_and_harms_nobody_who_sends_files() {
     });
 }
 
-/// Text of others, as a relay might hand it on: C0, C1, DEL, directions, no width, and line breaks.
+/// Foreign text, as a relay might pass it on: C0, C1, DEL, directions, no width, and line breaks.
 const EVIL: &str = "\u{1b}[2J\u{9b}31mevil\u{7f}\u{202e}\u{2066}\u{200b}\u{2028}\nend";
 
 /// A relay that answers every question with these lines.

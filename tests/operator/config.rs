@@ -1,6 +1,6 @@
-//! The config as an operator meets it: what is accepted, what is refused, and in which words.
+//! The config as an operator meets it: accepted and refused ones, and the words.
 //!
-//! Long because it is a list: each test is read by itself, and all share the fixtures at the top.
+//! Long because it is a list: each test stands alone, and all share the fixtures at the top.
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
@@ -103,7 +103,7 @@ fn what_the_sample_offers_in_comments_is_accepted() {
     for name in ["a", "b", "relays-ca"] {
         place.pair(name, &["relay.example.com"]);
     }
-    // The alternatives: comments without a space behind the #.
+    // The alternatives: comments without a space after the #.
     let uncommented: Vec<_> = SAMPLE
         .lines()
         .filter(|line| {
@@ -276,7 +276,7 @@ log: {{level: debug, format: json}}
     assert_eq!((config.log.level, config.log.format), (LogLevel::Debug, LogFormat::Json));
 }
 
-/// An IPv4 address in IPv6 clothing is that IPv4 address, wherever the config has it: it is compared with others.
+/// An IPv4-mapped IPv6 address is the IPv4 address, wherever the config has it: it is compared with others.
 #[test]
 fn addresses_in_ipv6_clothing_are_read_as_ipv4() {
     let place = Place::new();
@@ -298,7 +298,7 @@ fn addresses_in_ipv6_clothing_are_read_as_ipv4() {
 }
 
 #[test]
-fn relays_that_call_are_nobody_unless_the_config_names_who_vouches_for_them() {
+fn calling_relays_are_endpoints_unless_the_config_names_their_authority() {
     let place = Place::new();
     place.pair("relay", &["relay.example.com"]);
     place.pair("other", &["other.example.com"]);
@@ -865,7 +865,7 @@ fn auto_takes_every_cpu_of_the_affinity_mask() {
     mask.sort_unstable();
     assert_eq!(Place::new().accept("cores: auto").cores, mask);
 
-    // A thread of its own: a pinned test thread would not be given back its mask.
+    // A thread of its own: a pinned test thread could not get its mask back.
     let one = std::thread::spawn(move || {
         let last = *core_affinity::get_core_ids().unwrap().last().unwrap();
         assert!(core_affinity::set_for_current(last));
@@ -989,7 +989,7 @@ fn check_config_prints_ok_or_every_problem() {
     let check = |text: &str| {
         let path = place.write("config.yaml", text, 0o600);
         let mut command = Command::new(env!("CARGO_BIN_EXE_msrprelay"));
-        // Of a user of the system's this directory is not.
+        // Another user may not read this directory.
         let own = fs::metadata("/proc/self").unwrap().uid().to_string();
         let output = command.arg("check-config").arg(path).args(["--user", &own]).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -1061,7 +1061,7 @@ fn check_config_by_root_finds_what_the_relays_user_may_not_do() {
     }
     let (code, said) = check_as(&place, &user, &names("none/a.db", "none/records", "none/s"));
     assert_eq!((code, said.matches("no such directory: create it").count()), (Some(1), 3), "{said}");
-    // The key alone is in the way; then nothing.
+    // Only the key is in the way; then nothing.
     let (code, said) = check_as(&place, &user, &theirs);
     assert!(code == Some(1) && said.lines().count() == 1 && said.contains("tls.key"), "{said}");
     chown(&key, Some(0), Some(RELAY)).unwrap();
@@ -1095,7 +1095,7 @@ fn check_config_by_root_finds_what_the_relays_user_may_not_do() {
     assert!(code == Some(1) && said.contains("no such user"), "{said}");
 }
 
-// A URL that is written badly holds its password anywhere: behind a `?`, as a host, as a port.
+// A badly written URL holds its password anywhere: after a `?`, as a host, as a port.
 #[test]
 fn no_part_of_a_database_url_is_ever_repeated() {
     let place = Place::new();

@@ -1,7 +1,7 @@
 //! A real Prometheus beside a relay under load: every query of the dashboard finds something, every alert rule can be
-//! evaluated, and none of them fires at a relay that is well.
+//! evaluated, and none of them fires for a healthy relay.
 //!
-//! Needs `prometheus`, which the gate unpacks; without it the test says that it was skipped.
+//! Needs `prometheus`, which the gate unpacks; without it the test reports that it was skipped.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -114,7 +114,7 @@ fn queries() -> Vec<String> {
     found.into_iter().map(known).collect()
 }
 
-/// Stops the load, whatever becomes of the test.
+/// Stops the load, even if the test fails.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -134,7 +134,7 @@ fn load(relay: &RelayProcess, stop: &AtomicBool) {
             scope.spawn(|| alice.send_file(&Outgoing::giant(&path, &file)));
             assert_same(&bob.receive_file().data, &file);
         });
-        // The strangers of the round before are gone by now; the look-up takes its time.
+        // The strangers of the round before are gone by then; the look-up takes its time.
         drop(relay.client("user1"));
         let tid = carol.say(&format!("msrp://{gone}/gone;tcp"), b"Anybody?");
         assert_eq!(carol.status(&tid), 200);

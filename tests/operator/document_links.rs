@@ -1,7 +1,7 @@
-//! What the documents say about each other and about the sources is true: links, anchors, paths, functions, figures,
-//! and every command of the operators' pages.
+//! Checks what the documents say about each other and about the sources: links, anchors, paths, functions, figures, and
+//! every command of the operators' pages.
 //!
-//! What is checked are plain functions over text. Wrong documents are tried here too, at the end.
+//! The checks are plain functions over text. Faulty documents are tried here too, at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -182,7 +182,7 @@ fn commands(text: &str) -> Vec<String> {
     lines.filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
 }
 
-/// How a command of the front page or of an operators' page is known to work.
+/// How it is known that a command of the front page or of an operators' page works.
 enum Proof {
     /// The gate, or `scripts/package.sh`, runs it: that script has these words.
     Script(&'static str, &'static str),
@@ -288,7 +288,7 @@ fn whole(script: &str) -> String {
     text
 }
 
-/// Sources of tests, but for this file.
+/// Sources of tests, except this file.
 fn tests() -> String {
     let all = sources(&["tests", "crates", "src"]);
     let own = fs::read_to_string(Path::new(ROOT).join(file!())).unwrap();

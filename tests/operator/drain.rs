@@ -112,7 +112,7 @@ fn a_drain_time_that_is_reloaded_counts() {
     bounded(|| {
         let mut relay = start(LONG);
         relay.rewrite(&Setup { more: "drain_timeout: 0s", ..Setup::default() });
-        relay.reload("The config as it is now is in force");
+        relay.reload("The present config is in force");
         ends_with_what_is_owed(&mut relay, |relay| relay.signal("TERM"));
         assert!(!relay.log().contains("Draining"), "{}", relay.log());
     });

@@ -469,7 +469,7 @@ fn banned(fail2ban: &Path, log: &str) -> Vec<String> {
 }
 
 #[test]
-fn fail2ban_finds_the_addresses_of_guessers_and_nobody_can_forge_one() {
+fn fail2ban_finds_the_addresses_of_guessers_and_none_can_be_forged() {
     bounded(|| {
         let Some(fail2ban) = find_program("fail2ban-regex") else {
             return println!("skipped: no fail2ban-regex here");

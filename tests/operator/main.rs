@@ -20,3 +20,4 @@ mod reload;
 mod service;
 mod tables;
 mod upgrade;
+mod words;

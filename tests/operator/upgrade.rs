@@ -28,7 +28,7 @@ impl Line {
 
     /// Makes the last process start another one, and waits until that has taken over.
     fn upgrade(&mut self) {
-        let taken = "Another process has taken over; this one drains pid=";
+        let taken = "The successor has taken over; this process drains pid=";
         let before = self.relay.log().matches(taken).count();
         self.signal("USR2");
         self.last = Some(until("another process to take over", || {
@@ -115,7 +115,7 @@ fn who_connects_all_the_time_is_never_refused_and_a_file_under_way_arrives_whole
 }
 
 #[test]
-fn whoever_calls_a_session_of_the_old_process_reaches_it() {
+fn callers_reach_sessions_of_the_predecessor() {
     bounded(|| {
         let mut line = Line::start("");
         // The kernel puts each of them on either core.
@@ -150,7 +150,7 @@ fn whoever_calls_a_session_of_the_old_process_reaches_it() {
             other.close();
         }
         line.first_ends();
-        let ended = "The process before this one has ended";
+        let ended = "The predecessor has ended";
         until("the end to be noticed", || line.relay.log().contains(ended).then_some(()));
     });
 }
@@ -259,8 +259,8 @@ fn a_program_that_does_not_start_changes_nothing() {
         let (address, trusted) = (line.relay.addresses[0], line.relay.trusted());
         line.relay.rewrite(&Setup { more: "no_such_key: 1", ..Setup::default() });
         line.signal("USR2");
-        until("it to be said that nobody takes over", || {
-            line.relay.log().contains("Nobody takes over; this process goes on").then_some(())
+        until("the failed upgrade to be logged", || {
+            line.relay.log().contains("Upgrade failed; still serving").then_some(())
         });
         assert!(line.relay.log().contains("no_such_key"), "{}", line.relay.log());
         chat(&mut alice, &mut bob);
@@ -346,17 +346,17 @@ fn successor_that_dies_at_any_stage_costs_no_session_and_no_log_in() {
         std::thread::scope(|scope| {
             scope.spawn(|| knock(&line, &over, &count));
             for round in 0..8 {
-                let lives = line.relay.log().matches("Starting the process that is to take over").count();
+                let lives = line.relay.log().matches("Starting the successor").count();
                 line.relay.signal("USR2");
                 let log = || line.relay.log();
-                let is_on = || log().matches("Starting the process that is to take over").count() > lives;
+                let is_on = || log().matches("Starting the successor").count() > lives;
                 until("the successor to be started", || is_on().then_some(()));
                 // Each time a little later, from its first instruction on.
                 std::thread::sleep(std::time::Duration::from_millis(round * 25));
                 let child = until("its process", || children(line.relay.pid()).pop());
                 let _ = Command::new("kill").args(["-KILL", &child.to_string()]).status();
                 until("the outcome", || {
-                    let gone = log().matches("Nobody takes over; this process goes on").count();
+                    let gone = log().matches("Upgrade failed; still serving").count();
                     let back = log().matches("Accepting connections again").count();
                     (gone + back > lives).then_some(())
                 });
@@ -403,9 +403,7 @@ fn successor_that_dies_while_it_drains_itself_leaves_the_end_to_its_predecessor(
         line.signal("KILL");
         line.last = None;
         drop(carol);
-        until("its end to be noticed", || {
-            line.relay.log().contains("The process that took over has ended").then_some(())
-        });
+        until("its end to be noticed", || line.relay.log().contains("The successor has ended").then_some(()));
         assert!(!line.relay.log().contains("Accepting connections again"), "{}", line.relay.log());
         alice.close();
         line.first_ends();
@@ -428,7 +426,7 @@ fn signal_to_end_is_not_lost_among_reloads() {
     bounded(|| {
         let mut line = Line::start("");
         let flood = flood(line.relay.pid());
-        let taken = "The config as it is now is in force";
+        let taken = "The present config is in force";
         until("some reloads", || (line.relay.log().matches(taken).count() > 20).then_some(()));
         line.signal("TERM");
         line.first_ends();
@@ -441,7 +439,7 @@ fn no_step_of_an_upgrade_is_lost_among_reloads() {
     bounded(|| {
         let mut line = Line::start("");
         let flood = flood(line.relay.pid());
-        let taken = "The config as it is now is in force";
+        let taken = "The present config is in force";
         until("some reloads", || (line.relay.log().matches(taken).count() > 20).then_some(()));
         line.upgrade();
         line.first_ends();
@@ -494,7 +492,7 @@ fn operator_sees_the_sessions_of_the_process_that_drains() {
         assert!(of("user1").get("draining_pid").is_none());
         assert_eq!(ask(&["sessions", "--user", "bob"]).len(), 1);
         until("the drain to be told of", || {
-            line.relay.log().contains("The process before this one drains sessions=2").then_some(())
+            line.relay.log().contains("The predecessor drains sessions=2").then_some(())
         });
 
         let closed = ask(&["close", of("bob")["session"].as_str().unwrap()]);
@@ -591,7 +589,7 @@ fn one_process_after_the_other_takes_over() {
             chat(&mut alice, &mut bob);
             alice.close();
             bob.close();
-            let ended = "The process before this one has ended";
+            let ended = "The predecessor has ended";
             until("the old process to end", || (line.relay.log().matches(ended).count() > n).then_some(()));
         }
         line.first_ends();
@@ -609,7 +607,7 @@ fn a_second_upgrade_waits_for_the_end_of_the_first_and_a_drain_has_an_end() {
         chat(&mut alice, &mut bob);
         line.signal("USR2");
         until("the second upgrade to be refused", || {
-            line.relay.log().contains("The process before this one still drains").then_some(())
+            line.relay.log().contains("The predecessor still drains").then_some(())
         });
         alice.close();
         bob.close();

@@ -28,7 +28,7 @@ fn fifty_sessions_on_two_cores_keep_every_byte_whether_they_have_moved_or_not() 
                     .spawn(move || assert_same(&bob.receive_file().data, &contents(n as u64 + 1, BYTES + n)));
             }
         });
-        // That both kinds of pairs were among them is chance, but for one in sixteen million.
+        // Both kinds of pairs are among them, except by a chance of one in sixteen million.
         let counted = until("all links to be counted", || {
             let counted = relay.counted();
             (counted.links_local + counted.links_split >= PAIRS as u64).then_some(counted)

@@ -92,7 +92,7 @@ fn files_cross_between_a_client_of_the_relay_and_a_plain_endpoint_that_the_relay
 
 // I14: the config's bound reaches the connections that the relay opens and accepts, on every core.
 #[test]
-fn peers_named_in_max_chunk_get_short_chunks_whoever_calls() {
+fn peers_named_in_max_chunk_get_short_chunks_on_any_connection() {
     bounded(|| {
         let outbound =
             "{plain: allow, allow: [127.0.0.0/8], max_chunk: {127.0.0.1: 10KiB, \"*.example.net\": 3KiB}}";

@@ -87,8 +87,8 @@ impl Farm {
                 break [ports[0]; 2];
             }
         };
-        let nobody = TcpListener::bind("127.0.0.4:0").unwrap().local_addr().unwrap().port();
-        let zone = Zone::of_file(here(zone, &[ports[0], ports[1], nobody]));
+        let free = TcpListener::bind("127.0.0.4:0").unwrap().local_addr().unwrap().port();
+        let zone = Zone::of_file(here(zone, &[ports[0], ports[1], free]));
         let relays = [0, 1].map(|at| Some(relay(place.path(), at, ports[at], zone.address)));
         Self { relays, zone, place }
     }
@@ -225,7 +225,7 @@ fn several_srv_targets_share_the_clients_by_weight_and_stand_in_for_each_other()
         );
         let families = |relay: usize| located.relays[relay].addresses.as_ref().unwrap().len();
         assert_eq!([0, 1, 2].map(families), [2, 2, 1], "both families where there are both");
-        assert_eq!(farm.crowd(), 0, "nobody has to try twice");
+        assert_eq!(farm.crowd(), 0, "no client has to try twice");
         let [large, small] = farm.sessions(CLIENTS as u64);
         assert_eq!(large + small, CLIENTS as u64);
         // By the weights, 45 and 15; the dice are the same each time.
@@ -322,7 +322,7 @@ fn a_next_hop_is_reached_by_its_name_whichever_family_it_is_of() {
 }
 
 #[test]
-fn a_name_that_nobody_resolves_in_time_is_a_next_hop_that_does_not_answer() {
+fn name_without_an_answer_in_time_is_a_next_hop_that_does_not_answer() {
     bounded(|| {
         let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let relay = asking(silent.local_addr().unwrap(), "200ms");
@@ -394,7 +394,7 @@ fn deaf() -> (Socket, Vec<Socket>, u16) {
 }
 
 #[test]
-fn connects_that_nobody_answers_are_bounded_for_each_user_and_not_for_others() {
+fn unanswered_connects_are_bounded_for_each_user_and_not_for_others() {
     bounded(|| {
         let relay = sharing("127.0.0.1:9".parse().unwrap(), "dials_per_user_max: 2");
         let (deaf, held, nowhere) = deaf();

@@ -64,7 +64,7 @@ fn exchange(alice: &mut Endpoint, bob: &mut Endpoint, n: u64) {
     });
 }
 
-// Whoever begins, with a file or a word, and if both do at once.
+// Whichever side begins, with a file or a word, and if both do at once.
 #[test]
 fn pairs_on_two_cores_are_on_one_after_their_first_message() {
     bounded(|| {
@@ -147,7 +147,7 @@ fn short_session(relay: &TestRelay, n: usize) {
     let mut bob = relay.client(&format!("user{}", 100 + n % 100));
     match n % 5 {
         0 => alice.chat(&mut bob, b"Hello"),
-        // Nobody waits for what becomes of it.
+        // No test waits for its result.
         1 => drop(alice.say(&bob.path(), b"Hello")),
         2 => {
             alice.say(&bob.path(), b"Hello");
@@ -193,7 +193,7 @@ fn short_sessions_leave_every_count_table_and_descriptor_as_it_was() {
         until("all descriptors to be closed", || (descriptors() <= before).then_some(()));
         println!("moved, by core: {moved:?}");
         assert!(moved.iter().all(|moved| *moved > 20), "{moved:?}");
-        // Where there is nothing to remember, there is room for all of it again: nobody is refused.
+        // Where there is nothing to remember, there is room for all of it again: no client is refused.
         let users: BTreeSet<_> = (0..100).map(|n| format!("user{n}")).collect();
         users.iter().for_each(|user| relay.client(user).close());
     });
@@ -211,7 +211,7 @@ fn say_at_once(alice: &mut Endpoint, bob: &mut Endpoint, both: bool) {
     }
 }
 
-// Sessions may be anywhere when their core dies: parked, agreed upon, in an inbox, in an outbox. Nobody connects meanwhile: this
+// Sessions may be anywhere when their core dies: parked, agreed upon, in an inbox, in an outbox. No client connects meanwhile: this
 // is about those who have.
 #[test]
 fn a_core_that_dies_while_pairs_come_together_leaves_nothing_behind() {

@@ -29,7 +29,7 @@ fn wrong_password_unknown_user_and_wrong_realm_get_a_fresh_challenge() {
         let right = password("alice");
         let cases = [
             ("alice", "guess", None),
-            ("nobody", "guess", None),
+            ("absent", "guess", None),
             ("alice", &right, Some("elsewhere.example")),
         ];
         for (user, secret, realm) in cases {
@@ -149,7 +149,7 @@ fn an_unknown_session_gets_481_and_the_connection_goes_on() {
         let relay = TestRelay::start();
         let mut alice = relay.client("alice");
         for _ in 0..3 {
-            let unknown = format!("msrps://{HOST}:{}/nobody;tcp {}", relay.tls.port(), alice.uri);
+            let unknown = format!("msrps://{HOST}:{}/absent;tcp {}", relay.tls.port(), alice.uri);
             let request = Request::send(&unknown, &alice.uri, &fresh_id(), "1-0/0");
             let tid = alice.send_bare(request);
             assert_eq!(alice.status(&tid), 481);

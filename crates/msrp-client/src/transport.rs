@@ -1,7 +1,7 @@
 //! A byte stream to the peer: TCP, or TLS over it (RFC 4976, 9.2; RFC 4975, 14.2).
 //!
-//! Owns dialling, listening, the handshake and how a connection is closed without losing its tail. Invariants:
-//! TCP_NODELAY is always set; every step has a time limit. It must not know MSRP.
+//! Owns dialling, listening, the handshake and closing a connection without losing its last bytes. Invariants:
+//! TCP_NODELAY is always set; every step has a time limit. Must not know MSRP.
 
 use std::future::Future;
 use std::io;
@@ -22,10 +22,10 @@ use super::tls::{ListenSecurity, Security, server_name};
 use super::websocket::WebSocket;
 use super::{ClientError, Stage, Target};
 
-/// rustls asks for 4 KiB at a time; one read this large from the socket feeds many of those.
+/// rustls asks for 4 KiB at a time; one read of this size from the socket serves many of those.
 const SOCKET_BUFFER_BYTES: usize = 128 << 10;
 
-/// What a TLS connection turned out to be.
+/// What the TLS handshake agreed on.
 #[derive(Clone, Debug)]
 pub struct TlsFacts {
     /// `TLSv1.3` or `TLSv1.2`.
@@ -246,7 +246,7 @@ impl Listener {
         matches!(self.security, ListenSecurity::Tls(_))
     }
 
-    /// The next connection, hands shaken within the limit.
+    /// The next connection, after a handshake within the limit.
     ///
     /// # Errors
     /// A failed handshake ends that connection only: accept again.
@@ -267,7 +267,7 @@ impl Listener {
     }
 }
 
-/// The value, or `None` once the time is up, which is noted for others to see: the step belongs to this stage.
+/// The value, or `None` once the time is up. The limit is noted for other threads, as of this stage.
 pub(super) async fn within<T>(limit: Duration, stage: Stage, future: impl Future<Output = T>) -> Option<T> {
     let _due = Due::within(limit, stage);
     let value = async { Some(future.await) };

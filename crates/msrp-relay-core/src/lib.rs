@@ -2,7 +2,7 @@
 //! randomness of its own. RFC 4976, 6, over RFC 4975, 5 to 7.
 //!
 //! # How to drive it
-//! - **inputs**: [`Relay::handle`] with everything that happens; [`Relay::accept`] is the one that has an answer;
+//! - **inputs**: [`Relay::handle`] with everything that happens; [`Relay::accept`] is the only one with an answer;
 //! - **effects**: what the caller must do now, and what goes to other cores. They are queued inside: take them all after
 //!   each input, by [`Relay::poll_effect`] in their order, and by [`Relay::poll_messages`];
 //! - **output**: [`Relay::poll_write`] whenever a connection was woken and can take bytes;
@@ -20,9 +20,9 @@
 //! which all tables hear.
 //!
 //! # Invariants
-//! Only the relay of the core that owns a connection writes to it; a request is answered at most once; what is queued for
-//! a receiver is bounded by its senders' credit ([`Limits::queue_bytes_high`]); nothing one peer sends ends another peer's
-//! session; an owner is read from a [`SessionRef`], never from an id, but where that comes off the wire.
+//! Only the relay of the core that owns a connection writes to it; a request is answered at most once; the senders'
+//! credit ([`Limits::queue_bytes_high`]) bounds what is queued for a receiver; nothing one peer sends ends another
+//! peer's session; an owner is read from a [`SessionRef`], and from an id only where that comes from the wire.
 //!
 //! What it must not know: sockets, TLS, glommio, logging. It counts in [`Stats`] and explains itself
 //! in [`Event`]s; the runtime logs them.
@@ -100,10 +100,10 @@ impl Relay {
         Self { peers: Peers::new(), sessions, quota, arrivals, core }
     }
 
-    /// A connection from `address` has been accepted. If there is no room for it, the one goes that has proven least.
+    /// Accepts a connection from `address`. If there is no room, the connection that has proven least makes it.
     ///
     /// # Errors
-    /// The limit that forbids it, where no other connection makes room: close it, and tell the log. A limit that only all
+    /// The limit that forbids it, if no other connection makes room: close it, and tell the log. A limit that only all
     /// cores together exceed is found a little later, and ends with [`Effect::Abort`].
     pub fn accept(&mut self, now: Instant, transport: Transport, address: IpAddr) -> Result<PeerKey, Limit> {
         self.core.now = now;
@@ -152,17 +152,17 @@ impl Relay {
         self.settle();
     }
 
-    /// What the caller must do next; `None`: nothing more.
+    /// The next effect for the caller; `None`: no more.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.core.effects.poll()
     }
 
-    /// Steps for another core, in the order in which it must be given them; `None`: no more.
+    /// Steps for another core, in the order in which that core must get them; `None`: no more.
     pub fn poll_messages(&mut self) -> Option<(CoreId, Vec<Message>)> {
         self.core.effects.poll_messages()
     }
 
-    /// Moves what `peer` may be sent now into `out`, which must be empty: one flush.
+    /// Moves the bytes that `peer` may be sent into `out`, which must be empty: one flush.
     pub fn poll_write(&mut self, now: Instant, peer: PeerKey, out: &mut OutBatch) -> WriteState {
         debug_assert!(out.is_empty(), "a batch is written before the next is asked for");
         self.core.now = now;
@@ -177,7 +177,7 @@ impl Relay {
         [alarm, self.sessions.next_ending()].into_iter().flatten().min()
     }
 
-    /// Takes the steps that are due on this core, until none is left.
+    /// Takes the due steps of this core, until none is left.
     fn settle(&mut self) {
         loop {
             while let Some(message) = self.core.inbox.pop_front() {

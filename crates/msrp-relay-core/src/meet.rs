@@ -305,7 +305,7 @@ impl Relay {
         Some(key)
     }
 
-    /// Sessions that are on their way here: they are sessions of this core already, for whoever waits for the last one.
+    /// Sessions that are on their way here: they count as sessions of this core already, for a drain that waits for the last one.
     #[must_use]
     pub fn arriving(&self) -> usize {
         self.arrivals.len()
@@ -447,7 +447,7 @@ impl Relay {
         self.let_host_go_on(host);
     }
 
-    /// A core has died: who waited for it waits no more, and where its guests would have come, nobody is.
+    /// A core has died: sessions that waited for it wait no more, and its guests do not arrive.
     pub(crate) fn meet_no_more_at(&mut self, gone: CoreId) {
         let Self { sessions, core, .. } = self;
         for session in sessions.iter_mut() {

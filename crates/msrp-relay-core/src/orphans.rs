@@ -2,7 +2,7 @@
 //!
 //! Their connection is gone, or a session refused them, but the hop before does not know yet, and may have answered 200
 //! when it learns of it. The next thing that arrives here decides whether the sender hears by a response or by a REPORT
-//! (norms F7, F10). An aborted end means that the hop before has stopped the request and told its sender. A regular end
+//! (reqs F7, F10). An aborted end means that the hop before has stopped the request and told its sender. A regular end
 //! means that it has not: then the notice goes out with the bytes counted so far. So there is exactly one notice.
 //!
 //! Invariants: bytes counted here have been credited; an entry goes with its request's end, or with the core that would

@@ -1,11 +1,11 @@
-//! What a relay counts: figures that only rise, and how full its tables are.
+//! The relay's counters, which only rise, and how full its tables are.
 
 use core::ops::{Deref, DerefMut};
 
 use crate::limit::Limit;
 use crate::meet::Stay;
 
-/// What happened so far on this core; only ever rises.
+/// What happened on this core; only ever rises.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stats {
     /// Sessions opened.
@@ -22,9 +22,9 @@ pub struct Stats {
     pub auth_ok: u64,
     /// AUTHs with credentials that were refused.
     pub auth_failed: u64,
-    /// AUTHs without credentials, or for a challenge that is over: answered with a challenge and no reproach.
+    /// AUTHs without credentials, or for an expired challenge: answered with a challenge, not counted as failures.
     pub auth_challenged: u64,
-    /// AUTHs in order but for their Expires.
+    /// AUTHs that were right except for their Expires.
     pub auth_out_of_bounds: u64,
     /// Chunks received (SEND requests).
     pub chunks_in: u64,
@@ -42,9 +42,9 @@ pub struct Stats {
     pub links_local: u64,
     /// Sessions bound to an outer side on another core.
     pub links_split: u64,
-    /// Connections asked for.
+    /// Connects begun.
     pub dials: u64,
-    /// Connections that could not be had.
+    /// Connects that failed.
     pub dials_failed: u64,
     /// Messages to other cores.
     pub messages_sent: u64,
@@ -52,7 +52,7 @@ pub struct Stats {
     pub limits_reached: LimitCounts,
 }
 
-/// A number for each limit, in the order of [`Limit::ALL`]. An array of so many has no default of its own.
+/// A number for each limit, in the order of [`Limit::ALL`]. An array of this size has no `Default` of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LimitCounts([u64; Limit::COUNT]);
 
@@ -90,7 +90,7 @@ impl Stats {
     }
 }
 
-/// How many entries the tables hold: zero everywhere when all is over.
+/// How many entries the tables hold: zero everywhere when all has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TableSizes {
     /// Connections.
@@ -99,13 +99,13 @@ pub struct TableSizes {
     pub sessions: usize,
     /// Requests sent and not answered.
     pub transactions: usize,
-    /// Requests received and not answered, and those that failed and have not ended.
+    /// Requests received and not answered, and failed ones that have not ended.
     pub unanswered: usize,
     /// Bytes received and not yet written out or dropped.
     pub bytes_queued: usize,
-    /// Bytes kept beside those: what the entries of the tables say, added up.
+    /// Bytes kept beside those: the sum over the entries of the tables.
     pub bytes_kept: usize,
-    /// The same as the memory budget has it.
+    /// The same as the memory budget counts it.
     pub bytes_counted: usize,
     /// Addresses and users that are counted here, and users whose rate is.
     pub counted: usize,

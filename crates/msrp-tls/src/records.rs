@@ -2,7 +2,7 @@
 //!
 //! Invariants: the records, joined, are the flush; none is longer than a TLS record may be; none ends within an
 //! end-line, because the most used client library loses the continuation flag if a read ends between a transaction id
-//! and its flag (norm I13). Bytes are copied only if a record has several parts: bulk, whose parts are as long as
+//! and its flag (req I13). Bytes are copied only if a record has several parts: bulk, whose parts are as long as
 //! several records, is passed on in place.
 //!
 //! It must not know what happens to a record.

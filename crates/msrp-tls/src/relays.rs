@@ -1,4 +1,4 @@
-//! Whether the client of a TLS connection is a relay (RFC 4976, 6.1 and 9.2; norms A14 and C1).
+//! Whether the client of a TLS connection is a relay (RFC 4976, 6.1 and 9.2; reqs A14 and C1).
 //!
 //! Every client is asked for a certificate, and none has to show one. [`AskEverybody`] lets every handshake continue in
 //! which the client holds the key of the certificate it shows. [`RelayRoots`] then says which names that certificate

@@ -627,8 +627,8 @@ fn without_roots_every_relay_is_refused() {
 #[test]
 fn any_certificate_will_do_when_only_encrypting() {
     for (identity, to) in [
-        (self_signed(&["somebody.invalid"]), NAME),
-        (self_signed(&["somebody.invalid"]), "192.0.2.7"),
+        (self_signed(&["another.invalid"]), NAME),
+        (self_signed(&["another.invalid"]), "192.0.2.7"),
         (identity_with(Key::Rsa), "other.example.com"),
     ] {
         let setup = setup(RecordLayer::Rustls, vec![identity]);

@@ -210,7 +210,7 @@ impl Endpoint {
         }
     }
 
-    /// What SDP would tell the other side: how to reach this endpoint.
+    /// The path that SDP would give to the other side.
     pub fn path(&self) -> String {
         match &self.relay {
             Some(relay) => format!("{relay} {}", self.uri),
@@ -218,7 +218,7 @@ impl Endpoint {
         }
     }
 
-    /// To-Path of a request to somebody with the path `peer`.
+    /// To-Path of a request to the peer with the path `peer`.
     pub fn route(&self, peer: &str) -> String {
         match &self.relay {
             Some(relay) => format!("{relay} {peer}"),
@@ -278,7 +278,7 @@ impl Endpoint {
         self.response(tid).status().unwrap_or_default()
     }
 
-    /// The next frame, which must be a request; it is answered 200 where that is due.
+    /// The next frame, which must be a request; answers it 200 if an answer is due.
     #[track_caller]
     pub fn request(&mut self, method: &str) -> Frame {
         let frame = self.frame();
@@ -307,7 +307,7 @@ impl Endpoint {
         let _ = self.writer.stream.shutdown(Shutdown::Write);
     }
 
-    /// Ends the stream without a word of TLS.
+    /// Ends the stream without close_notify.
     pub fn truncate(&self) {
         let _ = self.writer.stream.shutdown(Shutdown::Both);
     }
@@ -318,7 +318,7 @@ impl Endpoint {
         stream.set_linger(Some(Duration::ZERO)).unwrap();
     }
 
-    /// For a test in which the other side rests longer than [`PATIENCE`].
+    /// For a test in which the other side is silent for longer than [`PATIENCE`].
     pub fn wait_for(&self, patience: Duration) {
         self.writer.stream.set_read_timeout(Some(patience)).unwrap();
         self.writer.stream.set_write_timeout(Some(patience)).unwrap();
@@ -349,7 +349,7 @@ fn patient(stream: &TcpStream) {
 }
 
 impl Reader {
-    /// The next whole frame, or how the connection ended. Running out of patience is a failed test.
+    /// The next whole frame, or how the connection ended. The test fails if neither comes in time.
     #[track_caller]
     pub fn next_frame(&mut self) -> Result<Frame, End> {
         loop {
@@ -363,7 +363,7 @@ impl Reader {
         }
     }
 
-    /// Reads until a chunk has begun and so many bytes of its body are there; returns its head.
+    /// Reads until a chunk has begun and so many bytes of its body have come; returns its head.
     #[track_caller]
     pub fn part_of_chunk(&mut self, body_bytes: usize) -> String {
         loop {
@@ -485,7 +485,7 @@ impl Reader {
 }
 
 impl Writer {
-    /// Writes all of it, whatever the kernel takes at a time.
+    /// Writes all of it, however little the kernel takes at a time.
     #[track_caller]
     pub fn write(&mut self, bytes: &[u8]) {
         self.try_write(bytes).unwrap();
@@ -535,8 +535,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Bytes in TLS records of so many bytes each; what comes of them is written in one piece, or as far
-    /// as the other side takes it.
+    /// Writes bytes in TLS records of so many bytes each, all at once, or as far as the other side takes them.
     pub fn try_write_in_records(&mut self, bytes: &[u8], of: usize) -> io::Result<()> {
         let mut records = Vec::new();
         if let Some(tls) = &self.tls {
@@ -549,7 +548,7 @@ impl Writer {
         self.stream.write_all(&records)
     }
 
-    /// The last bytes, and in the same piece the word of TLS that they are.
+    /// The last bytes, and close_notify with them.
     pub fn write_last(&mut self, bytes: &[u8]) {
         let mut records = Vec::new();
         if let Some(tls) = &self.tls {
@@ -576,7 +575,7 @@ impl Writer {
         self.stream.write_all(&records)
     }
 
-    /// Bytes past TLS, as a broken peer would send them.
+    /// Bytes that bypass TLS, as a broken peer would send them.
     pub fn write_raw(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }

@@ -15,8 +15,8 @@ use crate::sql::{Kept, Lock, SqlServer, fill, template, unprivileged};
 use crate::subscribers::Proxy;
 use crate::until;
 
-/// A small server that does not wait for the disk: what it has committed outlives its process, and need not outlive
-/// the machine.
+/// A small server that does not wait for the disk: what it has committed outlives its process, and need not survive a
+/// crash of the machine.
 const OPTIONS: &[&str] = &[
     "--innodb-buffer-pool-size=16M",
     "--innodb-log-file-size=4M",
@@ -98,7 +98,7 @@ impl MariaDb {
 
     fn client(&self, sql: &str) -> Output {
         let mut child = self.client_command().spawn().unwrap();
-        // One that could not connect does not read it.
+        // A client that could not connect does not read it.
         let _ = child.stdin.take().unwrap().write_all(sql.as_bytes());
         child.wait_with_output().unwrap()
     }

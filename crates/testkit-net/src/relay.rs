@@ -21,7 +21,7 @@ pub use crate::endpoint::HOST;
 /// The accounts beside alice and bob: user0, user1, ...
 pub const USERS: usize = 256;
 
-/// What a test's relay runs on.
+/// The setup of a test's relay.
 pub struct Setup {
     /// The TLS listener comes first.
     pub listen: &'static [(&'static str, bool)],
@@ -31,7 +31,7 @@ pub struct Setup {
     pub rsa: bool,
     /// Whether clients may authenticate without TLS.
     pub plain_auth: bool,
-    /// Whom the certificate is for, and so the name of the relay.
+    /// The host that the certificate is for: the name of the relay.
     pub host: &'static str,
     /// What may be dialled: the section `outbound`.
     pub outbound: &'static str,
@@ -96,8 +96,8 @@ impl Setup {
     }
 }
 
-/// Who reads and writes the relay's TLS records: with `MSRPRELAY_TEST_RECORD_LAYER=rustls` every test over sockets runs
-/// with that of rustls instead of the relay's own.
+/// Which record layer the relay uses: with `MSRPRELAY_TEST_RECORD_LAYER=rustls` every test over sockets runs with that
+/// of rustls instead of the relay's own.
 pub fn record_layer() -> String {
     std::env::var("MSRPRELAY_TEST_RECORD_LAYER").unwrap_or_else(|_| "direct".to_owned())
 }
@@ -210,7 +210,7 @@ impl TestRelay {
         Endpoint::tls(self.tls, &self.client, name)
     }
 
-    /// What all cores have counted.
+    /// The counters of all cores.
     pub fn counted(&self) -> Snapshot {
         self.server.counters().into_iter().sum()
     }

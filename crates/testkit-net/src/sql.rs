@@ -122,7 +122,7 @@ impl Kept {
     }
 }
 
-/// A program that runs without root's rights and ends with whoever started it.
+/// A program that runs without root's rights and ends with the thread that started it.
 pub(crate) fn unprivileged(program: &str) -> Command {
     let mut command = found_by_anybody("setpriv");
     command.args(["--pdeathsig", "KILL"]);

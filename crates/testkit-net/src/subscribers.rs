@@ -1,4 +1,4 @@
-//! The `subscriber` tables of OpenSIPS and Kamailio, as far as a relay looks at them, and what fills them.
+//! The `subscriber` tables of OpenSIPS and Kamailio, as far as a relay reads them, and their content.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,14 +8,14 @@ use crate::sql::{Lock, SqlServer};
 /// Time-outs that no busy machine reaches.
 pub const PATIENT: &str = ", connect_timeout: 30s, query_timeout: 30s";
 
-/// Whose table it is.
+/// The proxy that owns the table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Proxy {
     OpenSips,
     Kamailio,
 }
 
-/// A database with an empty table, and an account for the relay that may do what docs/operate/accounts.md grants it.
+/// A database with an empty table, and an account for the relay with the rights that docs/operate/accounts.md grants.
 pub struct Database<'a, S> {
     pub server: &'a S,
     pub name: String,
@@ -42,7 +42,7 @@ impl<'a, S: SqlServer> Database<'a, S> {
         self.run(&format!("GRANT SELECT (password) ON subscriber TO {}", S::account(&self.name)));
     }
 
-    /// Does something with this database.
+    /// Runs SQL in this database.
     #[track_caller]
     pub fn run(&self, sql: &str) -> String {
         self.server.run_in(Some(&self.name), sql)
@@ -87,7 +87,7 @@ impl<'a, S: SqlServer> Database<'a, S> {
         self.keys_as_they_are(&format!("{more}{time}"))
     }
 
-    /// The same, with the time-outs that an operator has who names none.
+    /// The same, with the default time-outs.
     pub fn keys_as_they_are(&self, more: &str) -> String {
         keys_of::<S>(&self.server.url(&self.name, RELAY_PASSWORD), more)
     }

@@ -61,8 +61,8 @@ impl World {
         (conn, uri)
     }
 
-    /// A connection with a relay that has proven its name, with two clients behind it that have sessions here; the path
-    /// to each.
+    /// A connection with a relay that has proven its name, with two clients behind it that have sessions here. Returns
+    /// the path to each.
     pub fn relay_with_two_clients(&mut self, core: usize) -> (Conn, [String; 2]) {
         let conn = self.connect(core);
         let (core, peer) = (self.link(conn).core, self.link(conn).key);
@@ -109,7 +109,7 @@ pub struct Pair {
     pub to_alice: String,
 }
 
-/// Where clients send AUTH: their SIP domain, which leads to the relay (norm A2).
+/// Where clients send AUTH: their SIP domain, which leads to the relay (req A2).
 pub fn relay_uri() -> String {
     format!("msrps://{REALM}:{PORT};tcp")
 }

@@ -1,9 +1,9 @@
-//! What the fuzzer runs: for each part of the relay that takes bytes from strangers, a function of bytes that
-//! panics when a promise is broken.
+//! What the fuzzer runs: for each part of the relay that takes bytes from strangers, a function of bytes that panics
+//! when an invariant is broken.
 //!
-//! The functions are ordinary code, so that `tests/sockets/abuse/fuzz_seeds.rs` runs them on the committed seeds in `fuzz/seeds`
-//! and `fuzz/fuzz_targets` needs three lines for each. They use nothing but the public faces of [`msrp_proto`]
-//! and [`msrp_relay_core`], as any caller would. `docs/dev/fuzzing.md` says how to run them and what was found.
+//! The functions are ordinary code, so that `tests/sockets/abuse/fuzz_seeds.rs` runs them on the committed seeds in
+//! `fuzz/seeds` and `fuzz/fuzz_targets` needs three lines for each. They use only the public interfaces of
+//! [`msrp_proto`] and [`msrp_relay_core`]. `docs/dev/fuzzing.md` says how to run them and what they have found.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,7 +27,7 @@ pub use rewrite::rewrite;
 pub use uri::uri;
 pub use websocket::websocket;
 
-/// Says what is going on, if `FUZZ_TRACE` is set: for whoever replays a finding.
+/// Prints each step if `FUZZ_TRACE` is set, for a person who replays a finding.
 fn trace(what: impl FnOnce() -> String) {
     static WANTED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("FUZZ_TRACE").is_some());
     if *WANTED {

@@ -41,7 +41,7 @@ pub struct Dial {
     pub core: usize,
     pub key: PeerKey,
     pub target: Target,
-    /// In whose turn.
+    /// The user, address or relay in whose turn it is.
     pub who: Who,
 }
 
@@ -49,7 +49,7 @@ pub struct Dial {
 pub struct LookUp {
     pub core: usize,
     pub ticket: LookUpTicket,
-    /// In whose turn.
+    /// The user, address or relay in whose turn it is.
     pub who: Who,
     pub user: String,
     pub realm: String,
@@ -61,7 +61,7 @@ pub struct Link {
     pub core: usize,
     pub key: PeerKey,
     pub end: Endpoint,
-    /// Sent by the endpoint, not read by the relay yet.
+    /// Sent by the endpoint, not yet read by the relay.
     pub wire: VecDeque<u8>,
     /// All bytes ever sent by the endpoint.
     pub bytes_sent: u64,
@@ -72,14 +72,14 @@ pub struct Link {
     awake: bool,
     /// The endpoint sends nothing more.
     pub ended: bool,
-    /// The endpoint takes nothing.
+    /// The endpoint reads nothing.
     pub stalled: bool,
     /// Bytes the endpoint still takes before it stalls.
     pub window: usize,
     pub closing: Option<CloseReason>,
     /// The lengths of the messages that the relay has sent, where it is a WebSocket.
     pub messages: Option<Vec<usize>>,
-    /// Neither side has it any more.
+    /// Neither side has the connection any more.
     pub gone: bool,
     pub reader: Reader,
     /// It has left one core and is not at the other one, `core`, yet.
@@ -128,7 +128,7 @@ pub struct World {
     pub look_ups: Vec<LookUp>,
     pub dial_decision: Decision,
     pub dials: Vec<Dial>,
-    /// Dials that a relay no longer wanted.
+    /// Dials that a relay gave up.
     pub dials_given_up: u64,
     /// Connections the relay dialled, in order.
     pub dialled: Vec<(Target, Conn)>,
@@ -262,14 +262,14 @@ impl World {
         let accepted = self.relay(core).accept(now, transport, address.parse().unwrap());
         let accepted = accepted.map(|key| self.add_link(core, key));
         if let Err(limit) = accepted {
-            // The relay leaves it to its runtime to tell of a connection that it does not take.
+            // The runtime reports a connection that the relay does not accept.
             self.events.push(format!("{:?}", Event::LimitReached { limit, peer: None, user: None }));
         }
         self.apply(core);
         accepted
     }
 
-    /// A connection from outside has got so far that a runtime tells.
+    /// A connection from outside has reached a stage that a runtime reports.
     pub fn advance_to(&mut self, conn: Conn, stage: Stage) {
         let Link { core, key, .. } = self.links[conn.0];
         self.input(core, Input::Advanced { peer: key, stage });
@@ -327,7 +327,7 @@ impl World {
         link.wire.extend(bytes.as_ref());
     }
 
-    /// How many of the bytes sent have reached the relay, as whole pieces.
+    /// How many of the sent bytes have reached the relay, as whole parts.
     pub fn bytes_taken(&self, conn: Conn) -> u64 {
         let link = &self.links[conn.0];
         link.bytes_sent - (link.wire.len() + link.unparsed.len()) as u64
@@ -392,7 +392,7 @@ impl World {
         self.cores[core].relay.as_mut().unwrap()
     }
 
-    /// Goes on until nothing more happens without time passing or the test deciding something.
+    /// Runs until nothing more happens without time passing or a decision of the test.
     pub fn run(&mut self) {
         while self.step_all() {}
     }
@@ -419,7 +419,7 @@ impl World {
         progress
     }
 
-    /// Answers the look-ups and dials that the test does not hold back.
+    /// Answers the look-ups and dials that the test does not hold.
     fn decide(&mut self) -> bool {
         let mut progress = false;
         while self.look_up_decision != Decision::Hold && !self.look_ups.is_empty() {
@@ -481,7 +481,7 @@ impl World {
         let mut unparsed = mem::take(&mut link.unparsed);
         let mut parser = link.parser.clone();
         let mut at = 0;
-        // Like a runtime, whatever has been read is fed, though the relay says Pause meanwhile.
+        // Like a runtime, feeds everything that has been read, even if the relay says Pause meanwhile.
         while !self.links[conn.0].gone && self.links[conn.0].closing.is_none() {
             let before = self.meets.then(|| parser.clone());
             let step = parser.step(&unparsed[at..]);
@@ -625,14 +625,15 @@ impl World {
         self.apply(core);
     }
 
-    /// Whatever happens, the memory budget has been told of all that a core keeps, and of no more.
+    /// At all times, the memory budget knows of exactly what a core keeps.
     fn check_budget(&mut self, core: usize) -> TableSizes {
         let sizes = self.relay(core).table_sizes();
         assert_eq!(sizes.bytes_kept, sizes.bytes_counted, "kept, and counted against the budget");
         sizes
     }
 
-    /// Does what the relay asks for. What an effect leads to may ask for more: that comes behind what is due already.
+    /// Does what the relay asks for. An effect may lead to more effects: those come after the ones that are due
+    /// already.
     fn apply(&mut self, core: usize) {
         while let Some((to, messages)) = self.relay(core).poll_messages() {
             let to = usize::from(to.index);
@@ -680,7 +681,7 @@ impl World {
             Effect::Abort { peer, reason } => {
                 if let Some(conn) = self.cores[core].links.get(&peer).copied() {
                     self.links[conn.0].closing = Some(reason);
-                    // The relay has forgotten it, and does not mind to hear that it is gone.
+                    // The relay has forgotten it, and ignores the news that it is gone.
                     self.lose(conn);
                 }
             }
@@ -709,7 +710,7 @@ impl World {
         }
     }
 
-    /// Ends a dial that was held: the connection is up, or cannot be had.
+    /// Ends a held dial: the connection is up, or failed.
     pub fn finish_dial(&mut self, index: usize, up: bool) -> Option<Conn> {
         let Dial { core, key, target, .. } = self.dials.remove(index);
         if up {
@@ -723,7 +724,7 @@ impl World {
         }
     }
 
-    /// Answers a look-up that was held, from the table of accounts.
+    /// Answers a held look-up, from the table of accounts.
     pub fn finish_look_up(&mut self, index: usize) {
         let look_up = self.look_ups.remove(index);
         let (user, realm) = (&look_up.user, &look_up.realm);

@@ -40,7 +40,7 @@ msrprelay.yaml(5) explains every key of the config, and config.yaml.sample in th
 
 Exit status: 0 if all is well, 1 if not, 2 for a wrong command line, 78 where the config of a relay that is to start is wrong.";
 
-/// What the man page has beside the options.
+/// What the man page has besides the options.
 const CHAPTERS: [Chapter<'_>; 4] = [
     (
         "FILES",
@@ -156,8 +156,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The exit status of a relay that does not start because its config is wrong: EX_CONFIG of sysexits.h. The unit has it in
-/// RestartPreventExitStatus, for trying again is of no use.
+/// The exit status of a relay that does not start because its config is wrong: EX_CONFIG of sysexits.h. The unit has it
+/// in RestartPreventExitStatus, because a restart would not help.
 const CONFIG_STATUS: u8 = 78;
 
 #[cfg(test)]
@@ -169,7 +169,7 @@ mod tests {
         super::Arguments::command().debug_assert();
     }
 
-    /// Programs wrap what is longer; examples are copied, and paragraphs are wrapped by the terminal alone.
+    /// Other programs wrap long lines. Examples are for copying, so only the terminal wraps paragraphs.
     #[test]
     fn help_is_not_broken_at_80_columns() {
         fn check(command: &clap::Command, path: &str) {

@@ -55,7 +55,7 @@ impl Predecessor {
             loop {
                 handoff.note_predecessor(left);
                 service::status(&format!("{status}; sessions of the process before: {left}"));
-                tracing::info!(sessions = left, "The process before this one drains");
+                tracing::info!(sessions = left, "The predecessor drains");
                 let before = left;
                 while left == before {
                     if stopped.recv_timeout(PREDECESSOR_LOOK) != Err(RecvTimeoutError::Timeout) {

@@ -41,9 +41,7 @@ pub(crate) fn run(start: &Start<'_>) -> Result<(), Reported> {
     if end == End::Succeeded && has_successor_died(&wishes) {
         // The manager follows a process that is not its child, and would otherwise take the service for ended.
         service::followed_again();
-        return Err(report(
-            "msrprelay: the process that took over has died, and this one had ended its cores",
-        ));
+        return Err(report("msrprelay: the successor has died, and this process had ended its cores"));
     }
     Ok(())
 }

@@ -193,7 +193,7 @@ impl Running<'_> {
                     end = End::Told;
                 }
                 Ok(Wish::Upgrade | Wish::Upgraded(_)) => {
-                    tracing::warn!("The relay is about to stop: no other process takes over");
+                    tracing::warn!("The relay is about to stop: upgrade refused");
                 }
                 Ok(Wish::Stop(_)) => {
                     tracing::warn!(sessions = sessions(), "Told to stop again: the drain is cut short");
@@ -211,7 +211,7 @@ impl Running<'_> {
             Err(errors) => {
                 let problems: Vec<_> = errors.to_string().lines().map(str::to_owned).collect();
                 for problem in &problems {
-                    tracing::error!(problem, "The config is wrong and is not taken");
+                    tracing::error!(problem, "The config is wrong; the old one stays in force");
                 }
                 return Err(problems);
             }
@@ -229,13 +229,13 @@ impl Running<'_> {
                     metrics.update(facts);
                 }
                 for key in &differing {
-                    tracing::warn!(key, "The config says something else here, which takes a restart");
+                    tracing::warn!(key, "A changed key of the config needs a restart");
                 }
-                tracing::info!("The config as it is now is in force");
+                tracing::info!("The present config is in force");
                 Ok(differing)
             }
             Err(error) => {
-                tracing::error!(reason = %error, "The config was read but is not taken");
+                tracing::error!(reason = %error, "The config cannot be put into force; the old one stays in force");
                 Err(vec![error.to_string()])
             }
         }

@@ -72,30 +72,30 @@ impl Upgrade {
             return;
         }
         if server.generations().predecessor().is_some_and(|before| before.is_there()) {
-            tracing::error!("The process before this one still drains; upgrade again when it has ended");
+            tracing::error!("The predecessor still drains; upgrade again when it has ended");
             return;
         }
         if self.under_way.swap(true, Ordering::SeqCst) {
-            tracing::error!("Another process is taking over already");
+            tracing::error!("An upgrade is under way already");
             return;
         }
         let (program, handoff, under_way) =
             (self.program.clone(), server.handoff(), Arc::clone(&self.under_way));
         let body = move || {
-            tracing::info!(program = %program.display(), "Starting the process that is to take over");
+            tracing::info!(program = %program.display(), "Starting the successor");
             match start(&program, &handoff) {
                 Ok((successor, child)) => {
                     hand_over(&successor, child, &handoff, answer, tell);
                     under_way.store(false, Ordering::SeqCst);
                 }
                 Err(error) => {
-                    tracing::error!(reason = format!("{error:#}"), "Nobody takes over; this process goes on");
+                    tracing::error!(reason = format!("{error:#}"), "Upgrade failed; still serving");
                     under_way.store(false, Ordering::SeqCst);
                 }
             }
         };
         if let Err(error) = std::thread::Builder::new().name("upgrade".to_owned()).spawn(body) {
-            tracing::error!(reason = %error, "Nobody takes over: there is no thread to be had");
+            tracing::error!(reason = %error, "Upgrade failed: no thread can be started; still serving");
             self.under_way.store(false, Ordering::SeqCst);
         }
     }
@@ -144,32 +144,29 @@ fn hand_over(
     }
     service::succeeded_by(child.id());
     if let Err(error) = successor.let_accept() {
-        tracing::warn!(reason = %error, "The process that took over has ended");
+        tracing::warn!(reason = %error, "The successor has ended");
     }
     if !handoff.stop_accepting(successor) {
         tracing::warn!("A core still waits for a connection; it will take the next one");
     }
-    tracing::info!(pid = child.id(), "Another process has taken over; this one drains");
+    tracing::info!(pid = child.id(), "The successor has taken over; this process drains");
     tell(Step::Drain);
     handoff.serve(successor, answer);
     // This process is the parent: only it learns how the successor ended, not even the service manager does.
     match ended(&mut child) {
         Ok(status) if status.success() => {
-            tracing::info!("The process that took over has ended in order");
+            tracing::info!("The successor has ended in order");
             tell(Step::Ended);
         }
         // It was told to end, and had closed the sockets of both processes by then.
         how if !handoff.is_listening() => {
             let how = how.map_or_else(|error| error.to_string(), |status| status.to_string());
-            tracing::warn!(
-                how,
-                "The process that took over has ended without an end in order; the service ends"
-            );
+            tracing::warn!(how, "The successor has ended without an orderly end; the service ends");
             tell(Step::Ended);
         }
         how => {
             let how = how.map_or_else(|error| error.to_string(), |status| status.to_string());
-            tracing::error!(how, "The process that took over has died; this one accepts connections again");
+            tracing::error!(how, "The successor has died; this process accepts connections again");
             tell(Step::AcceptAgain);
         }
     }
@@ -197,16 +194,16 @@ pub(crate) fn received() -> anyhow::Result<ReceivedHandoff> {
 pub(crate) fn take_over(server: &Server) {
     let Some(before) = server.generations().predecessor().map(Arc::clone) else { return };
     if let Err(error) = before.take_over(ANSWER_TIMEOUT) {
-        return tracing::warn!(reason = %error, "The process before this one has ended");
+        return tracing::warn!(reason = %error, "The predecessor has ended");
     }
-    tracing::info!(generation = before.number().wrapping_add(1), "Took over from another process");
+    tracing::info!(generation = before.number().wrapping_add(1), "Took over from the predecessor");
     let handoff = server.handoff();
     let body = move || {
         // It has no operator of its own any more, so it asks nothing.
         handoff.serve(&before, drop);
-        tracing::info!("The process before this one has ended");
+        tracing::info!("The predecessor has ended");
     };
     if let Err(error) = std::thread::Builder::new().name("predecessor".to_owned()).spawn(body) {
-        tracing::error!(reason = %error, "Sessions of the process before this one cannot reach those of this one");
+        tracing::error!(reason = %error, "Sessions of the predecessor cannot reach those of this process");
     }
 }

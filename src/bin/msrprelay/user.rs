@@ -1,6 +1,6 @@
 //! `msrprelay user`: the users of `auth.backend: sqlite`, managed by hand or by scripts.
 //!
-//! Passwords come from a prompt or from standard input, never from the command line, which everybody can read.
+//! Passwords come from a prompt or from standard input, never from the command line, which every user can read.
 //! Invariant: root reads the config, and then works on the file as the user who owns its directory.
 
 use std::io::{BufRead, IsTerminal};
@@ -86,7 +86,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
         Command::List => {
             let file = UserFile::open(&place.file).map_err(complain)?;
             for user in file.list().map_err(complain)? {
-                // Who reads no more, such as `head`, has seen enough.
+                // A reader that stops early, such as `head`, has seen enough.
                 let _ = say::out(&shown(&user));
             }
             return Ok(());
@@ -94,7 +94,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Reported> {
     };
     match outcome {
         (Ok(true), done, _) => {
-            // It is done, whether or not anybody reads that.
+            // The change is made, even if its report cannot be written.
             let _ = say::out(&done);
             Ok(())
         }
@@ -107,7 +107,7 @@ fn shown(user: &User) -> String {
     format!("{}@{}", text::shown(&user.name), text::shown(&user.realm))
 }
 
-/// What no client can type, or nobody can read, is a slip. Names that are there already can still be removed.
+/// A name that no client can type, or no person can read, is a mistake. Existing ones can still be removed.
 fn check_new_name(user: &User) -> Result<(), Reported> {
     let odd = |c: char| c.is_whitespace() || matches!(c, '"' | '\\' | '<' | '>') || !text::is_plain(c);
     match user.name.chars().chain(user.realm.chars()).find(|c| odd(*c)) {
@@ -123,7 +123,7 @@ fn unknown(user: &User) -> String {
     format!("there is no user {}: see msrprelay user list", shown(user))
 }
 
-/// Where the users are, and whose they may be.
+/// The file of the users, and the realms they may have.
 struct Place {
     file: PathBuf,
     served: Served,
@@ -153,7 +153,7 @@ impl Place {
         }
     }
 
-    /// The user as digests name one. The hash is made for the realm, so it must be the relay's.
+    /// The user as a digest names one. The hash is made for the realm, so it must be the relay's.
     fn user(&self, text: &str) -> Result<User, Reported> {
         let (name, realm) = self.served.user(text)?;
         Ok(User { name, realm })

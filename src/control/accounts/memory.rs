@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn user_names_are_case_sensitive_and_nobody_else_is_known() {
+    fn user_names_are_case_sensitive_and_others_are_unknown() {
         for (user, realm) in
             [("Alice", "example.com"), ("bob", "example.com"), ("alice", "example.net"), ("", "")]
         {

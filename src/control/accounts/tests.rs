@@ -11,7 +11,7 @@ use super::*;
 use msrp_proto::digest::{Algorithm, Challenge, Ha1, NonceUse};
 use msrp_relay_core::AddressKey;
 
-/// Finds all but `nobody`; of `nowhere` it cannot tell, and while it is down of no one.
+/// Finds all but `absent`; of `nowhere` it cannot tell, and while it is down of no one.
 #[derive(Debug, Default)]
 pub(super) struct Counting {
     asked: Cell<usize>,
@@ -28,7 +28,7 @@ impl Counting {
         }
         match user {
             _ if self.down.get() => Answer::Unavailable(WhyUnavailable::Failed),
-            "nobody" => Answer::Unknown,
+            "absent" => Answer::Unknown,
             "nowhere" => Answer::Unavailable(WhyUnavailable::Failed),
             _ => Answer::Found(Secret::Password(format!("secret of {user}"))),
         }
@@ -156,7 +156,7 @@ const CACHE: Option<(Duration, usize)> = Some((Duration::from_secs(3600), 16));
 #[test]
 fn only_proven_accounts_are_remembered_and_only_where_the_operator_says_so() {
     for (cache, asked) in [(None, [2, 2, 2]), (CACHE, [1, 2, 2])] {
-        for (user, asked) in ["alice", "nobody", "nowhere"].into_iter().zip(asked) {
+        for (user, asked) in ["alice", "absent", "nowhere"].into_iter().zip(asked) {
             let (counting, accounts) = accounts(cache);
             let answers = [(); 2].map(|()| block_on(ask(&accounts, &right(user))));
             assert_eq!(counting.asked.get(), asked, "{user}");
@@ -168,11 +168,11 @@ fn only_proven_accounts_are_remembered_and_only_where_the_operator_says_so() {
 
 // Req S9: the time of a refusal must not show who exists, so every refusal takes the same work.
 #[test]
-fn refusals_cost_the_same_look_up_whoever_is_known_or_remembered() {
+fn refusals_cost_the_same_look_up_for_every_user() {
     for cache in [None, CACHE] {
         let (counting, accounts) = accounts(cache);
         assert!(is_found(&block_on(ask(&accounts, &right("alice"))), "alice"));
-        for user in ["alice", "bob", "nobody"] {
+        for user in ["alice", "bob", "absent"] {
             // The second time is like the first: guesses leave nothing behind.
             for _ in 0..2 {
                 let before = counting.asked.get();
@@ -190,7 +190,7 @@ fn outage_tells_no_more_of_remembered_accounts_than_of_others() {
     let (counting, accounts) = accounts(CACHE);
     assert!(is_found(&block_on(ask(&accounts, &right("alice"))), "alice"));
     counting.down.set(true);
-    for user in ["alice", "bob", "nobody"] {
+    for user in ["alice", "bob", "absent"] {
         assert!(matches!(block_on(ask(&accounts, &wrong(user))), Answer::Unavailable(_)), "{user}");
     }
     assert!(is_found(&block_on(ask(&accounts, &right("alice"))), "alice"));

@@ -22,7 +22,7 @@ pub enum AskError {
     )]
     NoSocket(PathBuf),
     /// No process listens.
-    #[error("{}: nobody listens there: the relay has been killed; start it again", .0.display())]
+    #[error("{}: no process listens there: the relay has been killed; start it again", .0.display())]
     NotRunning(PathBuf),
     /// This user may not connect.
     #[error("{}: permission denied: be root, the relay's user, or in the relay's group", .0.display())]

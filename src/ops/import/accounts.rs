@@ -1,4 +1,4 @@
-//! The sections `[Database]` and `[Memory]`: who may use the relay.
+//! The sections `[Database]` and `[Memory]`: the users of the relay.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -12,9 +12,9 @@ use super::relay::Relay;
 
 /// Of libpq's, those that say what becomes of the connection.
 const SSL_MODES: [&str; 4] = ["disable", "require", "verify-ca", "verify-full"];
-/// Everything that must not stand in a URL as it is.
+/// All characters that must not stand in a URL unescaped.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// Stands where a password would.
+/// Replaces a password.
 pub(super) const LEFT_OUT: &str = "LEFT-OUT";
 
 /// The accounts that the file's backend has.
@@ -24,7 +24,7 @@ pub(super) enum Accounts {
     Memory(Vec<User>),
     /// In a table of MySQL or PostgreSQL.
     Database(Box<Database>),
-    /// Where we cannot look; a note says so.
+    /// In a place that we cannot read; a note says so.
     Nowhere,
 }
 
@@ -114,7 +114,7 @@ impl Accounts {
 
 // -- in the file -----------------------------------------------------------------------------------
 
-/// Those who could log in, and can here.
+/// The users who could log in there, and can here.
 fn users(file: &mut File, relay: &Relay) -> Vec<User> {
     let mut seen = HashSet::new();
     let mut users = Vec::new();
@@ -133,7 +133,7 @@ fn users(file: &mut File, relay: &Relay) -> Vec<User> {
 /// The name by which this relay knows the user.
 fn usable(name: &str, password: &str, relay: &Relay) -> Result<String, String> {
     let Some((user, domain)) = name.rsplit_once('@').filter(|(user, _)| !user.is_empty()) else {
-        return Err("has no domain, so nobody could log in by that name".to_owned());
+        return Err("has no domain, so no client could log in by that name".to_owned());
     };
     if password.is_empty() {
         return Err("has no password".to_owned());
@@ -144,7 +144,7 @@ fn usable(name: &str, password: &str, relay: &Relay) -> Result<String, String> {
             Err(format!("is not of the domain {realm}, the only one with Relay.default_domain"))
         }
         None if ServerName::try_from(domain.as_str()).is_err() => {
-            Err("has no domain name behind the @, so nobody could log in by that name".to_owned())
+            Err("has no domain name behind the @, so no client could log in by that name".to_owned())
         }
         _ => Ok(format!("{user}@{domain}")),
     }
@@ -224,7 +224,7 @@ impl Database {
 }
 
 impl Url {
-    /// As Python's `urlparse` takes it apart. `None` where it would not find a host and a database.
+    /// Parsed as Python's `urlparse` does. `None` where that finds no host or no database.
     fn parse(uri: &str) -> Option<Self> {
         let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let (scheme, rest) = uri.split_once(':')?;

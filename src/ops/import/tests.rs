@@ -169,7 +169,7 @@ fn every_key_is_carried_over_or_named() {
         "Network.interface",
     ];
     assert_eq!(keys(odd), expected);
-    // What counts of it counts as it did there.
+    // Values that the other relay uses have the same effect here.
     let config = yaml(odd);
     assert_eq!(config["auth"]["log_failures"], true);
     assert_eq!(config["auth"]["max_attempts"], 1);

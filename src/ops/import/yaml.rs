@@ -98,7 +98,7 @@ fn tls(page: &mut Page, relay: &Relay) {
     }
     page.gap();
     page.comment(
-        "certificate, key. The key must be readable by the user that the relay runs as, by nobody else.",
+        "certificate, key. The key must be readable by the user that the relay runs as, and by no other user.",
     );
     page.line("tls:");
     for (key, path) in [("certificate", &relay.certificate), ("key", &relay.key)] {
@@ -119,7 +119,9 @@ fn auth(page: &mut Page, relay: &Relay, accounts: &Accounts, secrets: Secrets) {
     page.line(&format!("  max_attempts: {}", relay.max_attempts));
     page.line(&format!("  log_failures: {}", relay.log_failures));
     if !relay.tls {
-        page.line("  # debug_notls: without this nobody could authenticate over plain TCP. For tests only.");
+        page.line(
+            "  # debug_notls: without this no client could authenticate over plain TCP. For tests only.",
+        );
         page.line("  insecure_plain: true");
     }
     match accounts {
@@ -158,7 +160,7 @@ fn sessions(page: &mut Page, relay: &Relay) {
     page.gap();
     page.comment(
         "session_expiration_time_minimum, _default, _maximum. A client that asks for Expires is held to it here; the \
-         other relay answered with it and never ended a session. Whoever does not ask stays as long as the connection.",
+         other relay answered with it and never ended a session. A session without Expires lasts as long as its connection.",
     );
     page.line("sessions:");
     page.line(&format!("  expires_min: {}s", relay.expires.min));
@@ -177,7 +179,7 @@ fn outbound(page: &mut Page) {
     page.line("#  allow: [\"10.0.0.0/8\"]");
 }
 
-/// A double-quoted scalar: what JSON calls a string is one in YAML.
+/// A double-quoted scalar: every JSON string is one in YAML.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
@@ -209,7 +211,7 @@ impl Page {
     fn wrapped(&mut self, first: &str, further: &str, words: &str) {
         let mut line = first.to_owned();
         let mut empty = true;
-        // Whatever a file says must not end the comment it is told in.
+        // Text from the file must not end the comment that quotes it.
         for word in words.split_whitespace() {
             if !empty && line.chars().count() + 1 + word.chars().count() > COLUMNS {
                 self.line(line.trim_end());

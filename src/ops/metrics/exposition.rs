@@ -1,8 +1,8 @@
-//! The figures as text, in both formats that Prometheus reads: OpenMetrics, and from that its own older one.
+//! The metrics as text, in both formats that Prometheus reads: OpenMetrics, and its older one, made from that.
 //!
-//! Invariants: a metric has one help text and one type, here and in `docs/operate/metrics.md`, which a test compares; label
-//! values come from fixed lists, the config and the number of cores, never from peers. What is worth comparing between
-//! cores has a label for them; everything else is one figure for the process.
+//! Invariants: a metric has one help text and one type, here and in `docs/operate/metrics.md`, which a test compares;
+//! label values come from fixed lists, the config and the number of cores, never from peers. Figures worth comparing
+//! between cores have a label for the core; all others are one figure for the process.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -17,7 +17,7 @@ use super::accept::Form;
 use super::process::Process;
 use crate::telemetry::{LOOK_UP_SECONDS, LookUpEnd, LookUps, Observed, Snapshot};
 
-/// What does not change while the relay runs, but for a reload.
+/// Facts that change only with a reload.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// The certificates in force.
@@ -33,11 +33,11 @@ pub struct Facts {
 pub struct Certificate {
     /// Where it was read.
     pub path: String,
-    /// When the first of its chain ends to be valid, in seconds since 1970.
+    /// When the first certificate of its chain expires, in seconds since 1970.
     pub expires: i64,
 }
 
-/// Everything that is shown, of one moment.
+/// Everything that is shown, at one moment.
 #[derive(Debug)]
 pub(super) struct Seen {
     pub(super) observed: Observed,
@@ -61,8 +61,8 @@ pub(super) fn text(seen: Seen, form: Form) -> Result<String, fmt::Error> {
     })
 }
 
-/// OpenMetrics as the text format 0.0.4, in which a counter's description names it as its samples do, and there is no
-/// end mark.
+/// OpenMetrics as the text format 0.0.4, where a counter has the same name in its description and its samples, and
+/// there is no end mark.
 fn older(text: &str) -> String {
     let counters = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"));
     let counters: HashSet<&str> = counters.collect();
@@ -125,7 +125,7 @@ impl Seen {
         )?;
         page.gauge(
             "msrprelay_predecessor_sessions",
-            "Sessions of the process before this one, which drains after an upgrade; 0 when it has ended.",
+            "Sessions of the predecessor, which drains after an upgrade; 0 when it has ended.",
             one(self.observed.predecessor_sessions),
         )?;
         let certificates = self.facts.certificates.iter();
@@ -169,7 +169,7 @@ impl Seen {
         )
     }
 
-    /// What is worth comparing between cores.
+    /// The figures worth comparing between cores.
     fn cores(&self, page: &mut Page<'_>) -> fmt::Result {
         let cores = || self.observed.cores.iter().enumerate();
         let each = |value: fn(&Snapshot) -> u64| cores().map(move |(core, seen)| (of(core), value(seen)));
@@ -275,9 +275,9 @@ impl Seen {
     }
 }
 
-/// What clients and peers do.
+/// The figures about clients and peers.
 fn clients(all: &Snapshot, page: &mut Page<'_>) -> fmt::Result {
-    // What is refused is told apart by its code; 401 stands for credentials that are wrong.
+    // Refusals are counted by code; 401 means wrong credentials.
     let refused = all.auth_refused().map(|(code, times)| {
         let outcome = match code {
             Some(400) => "malformed",
@@ -389,7 +389,7 @@ fn look_ups(all: &Snapshot, page: &mut Page<'_>) -> fmt::Result {
 
 // -- the page --------------------------------------------------------------------------------------
 
-/// A figure of one core: its name, its help text, where it is found.
+/// A figure of one core: its name, its help text, and its counter.
 type OfCore = (&'static str, &'static str, fn(&Snapshot) -> u64);
 
 type Labels = Vec<(&'static str, String)>;
@@ -407,12 +407,12 @@ fn one(value: u64) -> [(Labels, u64); 1] {
     [(Vec::new(), value)]
 }
 
-/// Exact for a hundred days of nanoseconds; after that some are lost.
+/// Exact for a hundred days in nanoseconds; beyond that some precision is lost.
 fn seconds(value: u64, per_second: f64) -> f64 {
     value as f64 / per_second
 }
 
-/// What is being written.
+/// The page being written.
 struct Page<'a>(DescriptorEncoder<'a>);
 
 impl Page<'_> {

@@ -175,7 +175,7 @@ async fn serve(listener: tokio::net::TcpListener, show: Rc<Show>, mut stopped: o
                 Ok(_) => tracing::debug!("Too many ask for the metrics at once"),
                 Err(error) => {
                     let reason = tracing::field::display(&error);
-                    gated!(warn, Site::Metrics, Source::ANY, { reason }, "Nobody can ask for the metrics for now");
+                    gated!(warn, Site::Metrics, Source::ANY, { reason }, "The metrics cannot be served for now");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },

@@ -1,12 +1,11 @@
 //! One connection: bytes in to the relay, bytes out from it.
 //!
-//! Two tasks share it. The reader waits without holding a buffer, decrypts, parses, and feeds the
-//! relay all that one read brought in one go. The writer sleeps until the relay has something, takes
-//! one flush of it at a time and writes it in one piece.
+//! Two tasks share it. The reader waits without holding a buffer, decrypts, parses, and feeds the relay all that one
+//! read brought at once. The writer sleeps until the relay has something, takes one flush at a time and writes it.
 //!
-//! Invariants: at most one flush is out of the relay's hands; what is held for a connection is bounded
-//! by that flush and the relay's queues; the relay hears of the end of a connection once, and only then
-//! is its slot free. RFC 4976, 6.2 and 6.5.
+//! Invariants: the writer holds at most one flush; what is held for a connection is bounded by that flush and the
+//! relay's queues; the relay hears of the end of a connection once, and only after that is its slot free. RFC 4976, 6.2
+//! and 6.5.
 
 mod handshake;
 mod read;
@@ -23,7 +22,7 @@ use write::Writer;
 use super::core::{Conn, Link, Phase, Shared};
 use msrp_relay_core::PeerKey;
 
-/// Takes charge of a connection: from here on its two tasks serve it.
+/// Starts a connection's two tasks, which serve it from here on.
 pub(super) fn start(core: &Rc<Shared>, key: PeerKey, link: Link, origin: Origin) {
     let until = Instant::now() + core.config().limits.handshake_timeout;
     let phase = match &origin {

@@ -1,4 +1,5 @@
-//! The reader of a connection: what one read brings is decrypted, cut into pieces, and fed to the relay in one go.
+//! The reader of a connection: decrypts what one read brings, cuts it into parts of frames, and feeds them to the relay
+//! at once.
 
 use std::cell::Cell;
 use std::io;
@@ -32,8 +33,8 @@ pub(in crate::runtime) enum Origin {
     Accepted(Transport),
     /// We have opened it.
     Dialled(Box<Target>),
-    /// Another core, or another process, has accepted it, and received so much from it. It may have seen which relay is
-    /// at the other end.
+    /// Another core, or another process, has accepted it, and received these bytes from it. That one may have seen
+    /// which relay is at the other end.
     Moved { proven: Option<ProvenNames>, received: Received },
     /// It has come here from another core with its session, and with so much that has been received from it.
     Arrived(Received),
@@ -54,11 +55,11 @@ enum ReadEnd {
     Ended(&'static str),
     /// We are closing it.
     Closing,
-    /// Another core goes on with it.
+    /// Another core continues with it.
     HandedOver,
-    /// TLS failed; an alert is waiting to be sent.
+    /// TLS failed; an alert waits to be sent.
     Tls(TlsError),
-    /// Frames cannot be told apart any more.
+    /// The end of a frame cannot be found.
     Unparseable(ParseError),
     /// The peer has broken the protocol of WebSocket, or a message has ended within a frame.
     NoMessage(String),
@@ -72,9 +73,9 @@ enum ReadEnd {
 pub(super) struct Reader {
     core: Rc<Shared>,
     conn: Rc<Conn>,
-    /// Whom we called, if it was we who called.
+    /// The next hop, if we opened the connection.
     target: Option<Box<Target>>,
-    /// Until it is known on which core the connection belongs.
+    /// Present until it is known which core the connection belongs to.
     unplaced: Option<Unplaced>,
     /// What takes the bytes of messages out of a WebSocket.
     inward: Option<Box<Inward>>,
@@ -90,11 +91,11 @@ pub(super) struct Reader {
     asks: bool,
 }
 
-/// What the relay has been told of the connection.
+/// What the relay knows of the connection.
 struct Told {
-    /// How far it has got.
+    /// Its stage.
     stage: Stage,
-    /// How many bytes of a record, or of a piece of a frame, wait for their rest.
+    /// How many bytes of a record, or of a part of a frame, wait for their rest.
     unfinished: usize,
 }
 
@@ -128,7 +129,7 @@ impl Reader {
             Origin::Accepted(transport) => reader.unplaced = Some(Unplaced::new(transport)),
             Origin::Dialled(target) => {
                 reader.target = Some(target);
-                // A peer that was called has nothing to prove.
+                // A peer that we called has nothing to prove.
                 reader.told.stage = Stage::Asking;
                 reader.asks = false;
             }
@@ -150,7 +151,7 @@ impl Reader {
         reader.end(end).await;
     }
 
-    /// Does what an end of reading asks for.
+    /// Does what the end of reading requires.
     async fn end(&self, end: ReadEnd) {
         let (core, conn) = (&self.core, &self.conn);
         let (peer, address) = (conn.key, conn.address());
@@ -159,7 +160,7 @@ impl Reader {
             ReadEnd::Gone(why) => self.gone(&why),
             ReadEnd::Ended(how) => {
                 tracing::debug!(%address, reason = how, "The peer has ended the connection");
-                // What waits for it can still be written: the answers to what it sent last.
+                // Queued bytes can still be written: the answers to its last requests.
                 core.feed([Input::Ended { peer }]);
                 return;
             }
@@ -187,7 +188,7 @@ impl Reader {
     fn gone(&self, why: &str) {
         let conn = &self.conn;
         match self.target.as_ref().filter(|_| conn.link.tls.is_some() && !conn.is_up()) {
-            // An operator looks for what is wrong with TLS, which often ends without a word of TLS.
+            // The operator looks for errors of TLS, which often end without an alert.
             Some(target) => handshake::log_silence(target, self.holder(), why),
             None => tracing::debug!(address = %conn.address(), reason = why, "Connection gone"),
         }
@@ -204,7 +205,7 @@ impl Reader {
             Some(target) => handshake::log_failure(target, self.holder(), error),
             None => tracing::debug!(address = %conn.address(), reason = %error, "TLS failed"),
         }
-        // The alert tells the peer why; its arrival is not waited for.
+        // The alert tells the peer why; nothing waits for its arrival.
         let alert = mem::take(&mut *conn.link.tls_out.borrow_mut());
         let late = async {
             Deadline::after(CLOSE_TIMEOUT).await;
@@ -248,13 +249,12 @@ impl Reader {
         }
     }
 
-    /// Whose connection it is, for the log.
+    /// The session and user of the connection, for the log.
     fn holder(&self) -> Holder {
         self.core.with_relay(|relay| relay.holder(self.conn.key))
     }
 
-    /// Receives until the connection ends, one way or another. `proven` and `plain` are what is known of it, and has been
-    /// received from it, already.
+    /// Receives until the connection ends. `proven` and `plain` are what is already known of it and received from it.
     async fn read(&mut self, proven: Option<ProvenNames>, plain: Vec<u8>) -> ReadEnd {
         self.watch_record(true);
         let mut before = Some(plain).filter(|plain| !plain.is_empty());
@@ -325,7 +325,7 @@ impl Reader {
         }
     }
 
-    /// Waits while back-pressure lasts: the peer cannot go on with what it has begun, so its time does not count.
+    /// Waits while back-pressure lasts. The peer cannot continue meanwhile, so this time does not count against it.
     async fn wait_while_paused(&mut self) {
         let (core, conn) = (&self.core, &self.conn);
         while conn.reading.is_paused() && !conn.is_ending() {
@@ -339,7 +339,7 @@ impl Reader {
         }
     }
 
-    /// Waits for bytes, which become plain behind the `rest` of those before them.
+    /// Waits for bytes, and appends their plaintext to the `rest` of earlier ones.
     async fn receive(&mut self) -> Result<Vec<u8>, ReadEnd> {
         let until = self.conn.phase.get().until().into_iter().chain(self.record_until).min();
         let Self { core, conn, records, rest, .. } = self;
@@ -367,7 +367,7 @@ impl Reader {
         }
     }
 
-    /// Something has been received. The relay is told how far that gets the connection, once for each stage.
+    /// Bytes have been received. Tells the relay each new stage of the connection once.
     fn tell_stage(&mut self) {
         let is_by_tls = self.conn.link.tls.is_some();
         let stage = if self.conn.is_up() && is_by_tls { Stage::Up } else { Stage::Handshake };
@@ -377,8 +377,8 @@ impl Reader {
         }
     }
 
-    /// A record that has begun must end in time: until then it is in memory, and tells nothing. Before the last read it
-    /// had not begun, or there was another, if it is `new`.
+    /// A record that has begun must end in time: until then it takes memory and tells nothing. If it is `new`, there
+    /// was none, or another one, before the last read.
     fn watch_record(&mut self, new: bool) {
         if self.records.is_empty() {
             self.record_until = None;
@@ -387,7 +387,7 @@ impl Reader {
         }
     }
 
-    /// A head that has begun must end in time, whatever comes of it meanwhile (norm S11).
+    /// A head that has begun must end in time, whatever comes of it meanwhile (req S11).
     fn watch_head(&self) {
         let Phase::Up { head_until } = self.conn.phase.get() else { return };
         let is_within_header = self.inward.as_ref().is_some_and(|inward| inward.unfinished() > 0);
@@ -532,7 +532,7 @@ impl Reader {
             }
         });
         if at > 0 && conn.is_up() {
-            // A head that was incomplete is complete now; if another has begun, its time begins.
+            // The unfinished head is complete; if another one has begun, its time begins.
             conn.phase.set(Phase::Up { head_until: None });
         }
         match (failure, held) {
@@ -555,7 +555,7 @@ impl Reader {
     }
 }
 
-/// Waits for `received` no longer than the handshake, the rest of a head, or that of a record, may take.
+/// Waits for `received` no longer than the handshake, or the rest of a head or record, may take.
 async fn in_time<T>(until: Option<Instant>, received: impl Future<Output = Option<T>>) -> Option<T> {
     match until {
         None => received.await,
@@ -583,8 +583,7 @@ fn note_frames(conn: &Conn, frames: usize) {
     }
 }
 
-/// A part of what one read brought: by reference, unless it would keep much more in memory than it
-/// is counted for.
+/// A part of what one read brought: by reference, unless that would keep much more in memory than is counted.
 fn part(bytes: &Bytes, range: Range<usize>) -> Bytes {
     let wanted = bytes.get(range.clone()).unwrap_or_default();
     if wanted.len() * PINNED_FACTOR_MAX < bytes.len() {

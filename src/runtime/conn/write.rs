@@ -1,4 +1,4 @@
-//! The writer of a connection: one flush of the relay's at a time, encrypted and written in one piece.
+//! The writer of a connection: takes one flush of the relay at a time, encrypts it and writes it.
 
 use std::io;
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use msrp_relay_core::{Limit, OutBatch, WriteState};
 
 /// How long a peer may take to close its side after we have closed ours.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection that is to be closed may take to accept what is still queued for it.
+/// How long a closing connection may take to accept its remaining queue.
 const LAST_FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The writing task of a connection.
@@ -30,9 +30,9 @@ pub(super) struct Writer {
 enum Next {
     /// The next one, if there is any.
     Flush,
-    /// The end: nothing more is to be written.
+    /// The end: everything is written.
     Finish,
-    /// The end: TLS can encrypt no more, and what is queued cannot be sent.
+    /// The end: TLS cannot encrypt any more, and the queue cannot be sent.
     Broken,
 }
 
@@ -70,7 +70,7 @@ impl Writer {
         }
     }
 
-    /// Fills `out` with what may be sent now: first what TLS has to say, then one flush of the relay's.
+    /// Fills `out` with what may be sent: first TLS's own bytes, then one flush of the relay.
     fn next_flush(&self, out: &mut Vec<u8>) -> Next {
         let (core, conn) = (&self.core, &*self.conn);
         out.append(&mut conn.link.tls_out.borrow_mut());
@@ -126,8 +126,8 @@ impl Writer {
         if is_broken { Next::Broken } else { next(state) }
     }
 
-    /// Writes one flush. A peer that takes nothing for `limits.write_timeout` is given up (norm S14); one
-    /// that is being closed gets only so long for all that is left.
+    /// Writes one flush. Gives up a peer that takes nothing for `limits.write_timeout` (req S14). A closing connection
+    /// gets only so long for all that is left.
     async fn write_flush(&self, mut out: &[u8]) -> io::Result<()> {
         while !out.is_empty() {
             let stalled = async {
@@ -152,14 +152,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Everything is written: close in order, so that no tail is cut off by a reset.
+    /// Everything is written: closes in order, so that no reset cuts off the last bytes.
     async fn finish(&self) {
         let link = &self.conn.link;
         let mut farewell = Vec::new();
         if let Some(websocket) = &link.websocket {
             let mut close = Vec::new();
             websocket.write_close(&mut close);
-            // Without keys there is nobody to tell.
+            // Without keys the peer cannot be told.
             let _ = link.encrypt(&close, &mut farewell);
         }
         if let Some(tls) = &link.tls {

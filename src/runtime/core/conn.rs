@@ -1,11 +1,11 @@
 //! What a core and the two tasks of a connection share of it.
 //!
-//! The reader and the writer ([`conn`](crate::runtime::conn)) keep to themselves what the other has no use for. What
-//! stands here is how far the connection has got ([`Phase`]), whether it is read from ([`Reading`]), whether something is
-//! being written ([`Writing`]), and how it ends ([`Ending`]).
+//! The reader and the writer ([`conn`](crate::runtime::conn)) keep to themselves what the other does not need. This
+//! file has the connection's [`Phase`], whether it is read from ([`Reading`]), whether something is being written
+//! ([`Writing`]), and how it ends ([`Ending`]).
 //!
-//! Invariants: a phase and an ending only go forward; the end of a connection is counted once.
-//! Must not know: the relay, MSRP.
+//! Invariants: a phase and an ending only go forward; the end of a connection is counted once. Must not know the relay
+//! or MSRP.
 
 use std::cell::{Cell, RefCell};
 use std::mem;
@@ -32,13 +32,13 @@ pub(crate) struct Conn {
     pub(crate) watchers: Watchers,
 }
 
-/// What leads to the peer.
+/// The socket, and TLS.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) socket: Socket,
     pub(crate) address: SocketAddr,
     pub(crate) tls: Option<RefCell<Box<TlsConn>>>,
-    /// Handshake, alerts, key updates: what TLS itself has to send.
+    /// TLS's own bytes to send: handshake, alerts, key updates.
     pub(crate) tls_out: RefCell<Vec<u8>>,
     /// Where the connection is a WebSocket, or is to become one.
     pub(crate) websocket: Option<Box<WebSocket>>,
@@ -85,7 +85,7 @@ impl Link {
         self.tls.as_ref().is_some_and(|tls| tls.borrow().peer_closed())
     }
 
-    /// TLS as it is now, for the core or process that goes on with the connection.
+    /// Takes the TLS state, for the core or process that continues with the connection.
     pub(crate) fn take_tls(&self) -> Option<Box<TlsConn>> {
         self.tls.as_ref().map(|tls| mem::replace(&mut *tls.borrow_mut(), Box::new(TlsConn::spent())))
     }
@@ -94,9 +94,9 @@ impl Link {
 /// How far a connection has got.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Phase {
-    /// We have opened it; the relay has not yet heard that it is up. TLS must have its keys by then.
+    /// We have opened it; the relay has not yet heard that it is up. TLS must be ready by then.
     Dialling { until: Instant },
-    /// The peer has opened it. TLS must have its keys by then.
+    /// The peer has opened it. TLS must be ready by then.
     Accepting { until: Instant },
     /// Frames can be sent and received. A head that has begun must be complete by then.
     Up { head_until: Option<Instant> },
@@ -107,7 +107,7 @@ impl Phase {
         matches!(self, Self::Up { .. })
     }
 
-    /// When what has begun must have got further.
+    /// The deadline of the present phase.
     pub(crate) fn until(self) -> Option<Instant> {
         match self {
             Self::Dialling { until } | Self::Accepting { until } => Some(until),
@@ -159,7 +159,7 @@ impl Reading {
     }
 }
 
-/// What the writer is doing.
+/// The state of the writer.
 #[derive(Debug, Default)]
 pub(crate) struct Writing {
     in_hand: Cell<bool>,
@@ -177,8 +177,8 @@ impl Writing {
         self.wanted.wait().await;
     }
 
-    /// Whether the writer has a flush that is not all with the kernel. Not while it only waits for its turn: what the peer
-    /// answers may be there before that, and its first request would find a connection that seems busy.
+    /// Whether the writer has a flush that the kernel has not taken whole. Not while it only waits for its turn: the
+    /// peer's answer may come before that, and its first request would find a connection that seems busy.
     pub(crate) fn has_in_hand(&self, flush: bool) {
         self.in_hand.set(flush);
     }
@@ -189,9 +189,9 @@ impl Writing {
 enum Ending {
     /// Not yet.
     Open,
-    /// What is queued is written, then it closes.
+    /// It closes once its queue is written.
     Closing { since: Instant },
-    /// It is over, or goes on elsewhere.
+    /// It has ended, or another core or process continues with it.
     Over,
 }
 
@@ -216,7 +216,7 @@ impl Conn {
         self.phase.get().is_up()
     }
 
-    /// Reads no more; what is queued is written, then the connection closes.
+    /// Reads no more; closes the connection once its queue is written.
     pub(crate) fn close(&self) {
         if let Ending::Open = self.ending.get() {
             self.ending.set(Ending::Closing { since: Instant::now() });
@@ -224,7 +224,7 @@ impl Conn {
         self.stop();
     }
 
-    /// The connection is over: the tasks see it. Returns false if it was over already.
+    /// The connection has ended: its tasks see it. Returns false if it had ended already.
     pub(super) fn end(&self) -> bool {
         if let Ending::Over = self.ending.replace(Ending::Over) {
             return false;

@@ -7,8 +7,8 @@
 //! above it: [`conn`](super::conn), [`listen`](super::listen), [`dial`](super::dial), [`migrate`](super::migrate),
 //! [`inspect`](super::inspect), [`run`](super::run).
 //!
-//! Invariants: the relay is borrowed in `drive` alone, and never across an await; everything that may wait on something
-//! slow is asked of the control plane; every task is held by [`Tasks`](super::tasks::Tasks).
+//! Invariants: only `drive` borrows the relay, and never across an await; everything that may wait for something slow
+//! is asked of the control plane; [`Tasks`](super::tasks::Tasks) holds every task.
 
 mod coming_and_going;
 mod conn;

@@ -1,6 +1,6 @@
-//! The sessions of a core, as the outside sees them: for an operator, in the accounting records, in traces.
+//! The sessions of a core, for the outside: for an operator, in the accounting records, in traces.
 //!
-//! Must not know: what a session is to the relay.
+//! Must not know what a session is to the relay.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -12,11 +12,11 @@ use crate::runtime::trace::Trace;
 use crate::telemetry::Record;
 use msrp_relay_core::{EndReason, Far, PeerKey, SessionView, Traveller};
 
-/// How many sessions are looked at before other work is looked for.
+/// How many sessions are looked at before other tasks run.
 const SLICE: usize = 64;
 
 impl Shared {
-    /// Shows `each` slice of the sessions, until it returns false. Other tasks run between two slices.
+    /// Gives `each` slices of the sessions, until it returns false. Other tasks run between two slices.
     pub(crate) async fn each_slice_of_sessions(&self, mut each: impl FnMut(Vec<SessionView>) -> bool) {
         let all = self.with_relay(|relay| relay.sessions());
         for slice in all.chunks(SLICE) {
@@ -41,7 +41,7 @@ impl Shared {
         SessionLine { core: usize::from(me.index), client, transport, far, view }
     }
 
-    /// Writes the record of a session that is over.
+    /// Writes the record of an ended session.
     pub(super) fn account(&self, session: &SessionView, reason: EndReason) {
         let config = self.config();
         if !config.records.are_wanted() {
@@ -71,14 +71,14 @@ impl Shared {
         log::session_closed(&view, None, EndReason::CoreDied.as_str());
     }
 
-    /// Begins a trace: of the sessions that there are, and of those that are opened until it ends.
+    /// Begins a trace: of the existing sessions, and of those that open until it ends.
     pub(crate) async fn trace(&self, order: TraceOrder) {
         let core = usize::from(self.with_relay(|relay| relay.core()).index);
         let trace = Rc::new(Trace::new(order, core));
         self.traces.borrow_mut().push(Rc::clone(&trace));
         self.each_slice_of_sessions(|slice| {
             for view in slice.iter().filter(|view| trace.wanted().means(view)) {
-                // A connection with a relay carries what others send, too: it is not traced.
+                // A connection with a relay also carries other clients' requests: it is not traced.
                 if let Some(client) = view.client {
                     self.conns.with(client, |conn| conn.watchers.add(&trace, &view.session, &view.user));
                 }
@@ -96,7 +96,7 @@ impl Shared {
         }
     }
 
-    /// Forgets the traces that are over.
+    /// Removes the finished traces.
     pub(crate) fn end_traces(&self) {
         if self.traces.borrow().is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! What concerns a core as a whole: another config, a drain, what it publishes, its end.
+//! What concerns a core as a whole: another config, a drain, its figures, its end.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::runtime::log;
 use crate::runtime::settings::CoreConfig;
 use msrp_relay_core::{CloseReason, EndReason, Input, Relay};
 
-/// How long a core that stops waits for its connections to take what is queued for them.
+/// How long a stopping core waits for its connections to take their queued bytes.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a core ended.
@@ -30,15 +30,15 @@ fn sessions(relay: &Relay) -> u64 {
 }
 
 impl Shared {
-    /// Goes on with another config. The relay keeps its name, its ports and its number of cores.
+    /// Continues with another config. The relay keeps its name, its ports and its number of cores.
     pub(crate) fn reload(self: &Rc<Self>, config: Arc<CoreConfig>) {
         let settings = Box::new(config.relay.clone());
         self.set_config(config);
         self.feed([Input::Reconfigured(settings)]);
     }
 
-    /// Opens no more sessions, and tells how many there are. Where another process accepts connections, those that came
-    /// here before that are served to their end, whatever they want.
+    /// Opens no more sessions, and returns how many there are. If another process accepts connections, those that came
+    /// here before are served to their end, whatever they want.
     pub(crate) fn drain(self: &Rc<Self>) -> u64 {
         if self.stopped_accepting.get() {
             return self.with_relay(|relay| sessions(relay) + relay.newcomers() as u64);
@@ -47,7 +47,7 @@ impl Shared {
         self.with_relay(sessions)
     }
 
-    /// Closes every connection in order, as far as the peers let us in time.
+    /// Closes every connection in order, if its peer takes its bytes in time.
     pub(crate) async fn close_all(self: &Rc<Self>) {
         self.feed([Input::Shutdown]);
         future::or(self.conns.emptied(), Deadline::after(STOP_TIMEOUT)).await;
@@ -65,7 +65,7 @@ impl Shared {
         counters.outbox_waiting.set(self.mesh.waiting() as u64);
     }
 
-    /// The core is over: what it still counts as open is not.
+    /// The core has ended: nothing of it counts as open any more.
     pub(crate) fn end(&self, end: &CoreEnd) {
         self.publish();
         self.counters.connections_open.sub(self.conns.len() as u64);

@@ -108,7 +108,7 @@ impl Sent {
         }
         let unwanted = self.chunks.iter().any(|chunk| chunk.status.is_some());
         if unwanted && !self.wish.is_answered() {
-            return Err(format!("a response that nobody wanted: {:?}", self.wish));
+            return Err(format!("an unwanted response: {:?}", self.wish));
         }
         match self.reports.first() {
             Some(report) => Err(format!("a failure was reported: {report:?} of {}", self.total)),
@@ -128,7 +128,7 @@ impl Sent {
             return if closed || told.is_empty() {
                 Ok(())
             } else {
-                Err(format!("told though nobody wanted it: {told:?}"))
+                Err(format!("told without being asked: {told:?}"))
             };
         }
         if let Some(twice) = overlap(&told) {

@@ -99,7 +99,7 @@ impl Ear {
         let head = String::from_utf8_lossy(&current.bytes);
         let id = current.head.message_id(&current.bytes).unwrap_or_default();
         let id = String::from_utf8_lossy(id).into_owned();
-        let seed = seed_of(&id).ok_or_else(|| format!("a message of nobody: {head}"))?;
+        let seed = seed_of(&id).ok_or_else(|| format!("a message of no sender: {head}"))?;
         let range = current.head.byte_range().ok_or_else(|| format!("no Byte-Range: {head}"))?;
         let answered = current.head.failure_report() == FailureReport::Yes;
         self.shared.enter(|ledger| {

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn loud_lines_and_lines_of_nobody_are_bad() {
+    fn loud_lines_and_foreign_lines_are_bad() {
         let log = "2026-01-01T00:00:00.0Z  INFO msrprelay: Listening\n\
                    2026-01-01T00:00:00.0Z  WARN msrprelay: Degraded\n\
                    2026-01-01T00:00:00.0Z ERROR msrprelay: Core died\n\

@@ -219,7 +219,7 @@ impl Crowd {
         let (all, theirs) = (read(&tally.failure_reports), read(&notices.reports));
         let early = read(&notices.arrived_and_reported);
         let found = format!("{theirs} of {all} were for them, {early} on what had arrived");
-        verdict.judge("nobody else got a REPORT", found, all == theirs);
+        verdict.judge("no other client got a REPORT", found, all == theirs);
         let moved = read(&self.shared.moved);
         let found = format!(
             "{moved} of {touched} pairs logged in elsewhere, {} times after trying the dead one",

@@ -58,7 +58,7 @@ pub(crate) fn settle(pair: &mut Pair, shared: &Shared) -> Outcome {
     }
     for side in Side::BOTH {
         if !pair.of(side).is_cut_off(dead) {
-            nobody_there(pair, shared, side)?;
+            absent_session_is_reported(pair, shared, side)?;
         }
     }
     // The notices of the earlier messages have come before that of the last.
@@ -132,7 +132,7 @@ fn judge(pair: &Pair, shared: &Shared, begun: &Begun) -> Outcome {
 }
 
 /// A client that writes to one on a dead relay gets a failure.
-fn nobody_there(pair: &mut Pair, shared: &Shared, side: Side) -> Outcome {
+fn absent_session_is_reported(pair: &mut Pair, shared: &Shared, side: Side) -> Outcome {
     let id = message_id(pair.dice.next());
     let party = &pair.of(side).party;
     let to = party.route(&pair.of(side.other()).party.path());

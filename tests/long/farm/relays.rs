@@ -1,5 +1,5 @@
-//! What an operator sets up: four relays with certificates of one authority, a zone with one SRV name for them, a MariaDB
-//! with everybody's account. And what he sees of the relays from outside.
+//! The operator's setup: four relays with certificates of one authority, a zone with one SRV name for them, a MariaDB
+//! with all accounts. And the operator's view of the relays from outside.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -100,8 +100,8 @@ impl Farm {
         self.relays[at].kill();
     }
 
-    /// Whether the others are as they should be: without sessions once all have left, but for those that `outlive` their
-    /// clients; ending in order, and with nothing bad to say.
+    /// Judges the other relays: no sessions once all clients have left, except those that `outlive` their clients; an
+    /// orderly end, and nothing bad in the log.
     pub(crate) fn judge(&mut self, verdict: &mut Verdict, dead: usize, outlive: u64) {
         let living: Vec<usize> = (0..RELAYS).filter(|at| *at != dead).collect();
         let running = living.iter().filter(|at| self.relays[**at].ended().is_none()).count();
@@ -195,7 +195,7 @@ pub(crate) fn relay_at(address: IpAddr) -> Option<usize> {
     (0..RELAYS).find(|at| IpAddr::V4(self::address(*at)) == address)
 }
 
-/// A port that is free on all their addresses. Somebody may take it before they do.
+/// A port that is free on all their addresses. Another process may take it before they do.
 fn free_port() -> u16 {
     let is_free = |port: u16| (0..RELAYS).all(|at| TcpListener::bind((address(at), port)).is_ok());
     let chosen = || TcpListener::bind((address(0), 0)).ok()?.local_addr().ok().map(|at| at.port());

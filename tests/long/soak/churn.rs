@@ -52,7 +52,7 @@ pub(crate) fn guesses(cast: &mut Cast) -> Outcome {
         1 => visitor.close(),
         _ => {
             for _ in 0..2 {
-                expect(visitor.log_in(&format!("nobody{number}"), "a guess", None)?, 401)?;
+                expect(visitor.log_in(&format!("absent{number}"), "a guess", None)?, 401)?;
             }
             match visitor.frame() {
                 Err(End::Clean) => Ok(()),
@@ -122,7 +122,7 @@ pub(crate) fn expires(cast: &mut Cast) -> Outcome {
     expect(visitor.log_in(&user, &password, Some(2))?, 200)?;
     cast.pause(2200, 3000);
     let session = visitor.session.clone().unwrap_or_default();
-    let to = format!("{session} msrps://nobody.invalid:2855/nobody;tcp");
+    let to = format!("{session} msrps://absent.invalid:2855/absent;tcp");
     let answer = visitor.ask(Request::send(&to, &visitor.uri, &fresh_id(), "1-0/0"))?;
     if answer.status() != Some(481) {
         return Err(format!("an expired session: {answer:?}"));

@@ -32,7 +32,7 @@ pub(crate) fn sender_dies(cast: &mut Cast) -> Outcome {
     let path = from.path();
     from.let_go(how);
     add(&cast.stage.tally.kills, 1);
-    nobody_there(cast, &to, &path)?;
+    absent_session_is_reported(cast, &to, &path)?;
     let ended = |ledger: &mut crate::driver::ledger::Ledger| match ledger.received.get(&id) {
         None => Some((0, None)),
         Some(received) => received.ended().map(|flag| (received.bytes, Some(flag))),
@@ -72,7 +72,7 @@ pub(crate) fn receiver_dies(cast: &mut Cast) -> Outcome {
         .map(crate::driver::ledger::Received::settled)
         .unwrap_or_default();
     settled(&from, &id, &arrived)?;
-    nobody_there(cast, &from, &path)?;
+    absent_session_is_reported(cast, &from, &path)?;
     // No byte was reported twice meanwhile.
     settled(&from, &id, &arrived)?;
     from.finish()
@@ -94,7 +94,7 @@ fn settled(from: &Party, id: &str, arrived: &[Range]) -> Outcome {
 
 /// A client that writes to a session that has ended gets a failure. An endpoint without a relay may find its own
 /// connection closed: the session that it was for has ended.
-fn nobody_there(cast: &mut Cast, from: &Party, path: &str) -> Outcome {
+fn absent_session_is_reported(cast: &mut Cast, from: &Party, path: &str) -> Outcome {
     let id = message_id(cast.dice.next());
     let to = from.route(path);
     from.send(Outgoing {

@@ -1,4 +1,4 @@
-//! How fast each backend is. No test: it prints figures, and needs the machine for itself.
+//! The speed of each backend. Not a test: it prints figures, and needs the machine for itself.
 //!
 //! `cargo test --profile demo --test operator -- --ignored --nocapture --test-threads 1 accounts::figures`
 
@@ -69,7 +69,7 @@ fn measure_database<S: SqlServer>() {
     measure(&format!("{}, remembered", S::BACKEND), &(site.keys("") + ", cache: 1h"));
 }
 
-/// What the thread of a data core is in, looked at a thousand times a second while every look-up hangs.
+/// What a data core's thread waits in, sampled a thousand times a second while every look-up hangs.
 #[test]
 #[ignore = "prints figures; takes the whole machine"]
 fn figures_of_what_a_data_core_waits_in() {
@@ -128,7 +128,7 @@ fn measure_with(what: &str, accounts: &str, login: &(dyn Fn(&str) -> (String, St
                 let mut connection = Endpoint::plain(relay.address, &user);
                 let mut uses = 0;
                 while began.elapsed() < TIME {
-                    // A connection may have two URIs: then the next one.
+                    // A connection may have two URIs: then the next connection.
                     if uses == 2 {
                         connection = Endpoint::plain(relay.address, &user);
                         uses = 0;

@@ -2,7 +2,7 @@
 //! own, the config; and everything that can go wrong with them while clients authenticate.
 //!
 //! Each database is a real one in a temporary directory, started by the test and ended with it, also if it fails.
-//! Outages are events: a server is killed, stopped or locked, and what clients are told then is looked at.
+//! Outages are events: a server is killed, stopped or locked, and the test checks what clients hear then.
 
 /// Makes of each function, which is generic over the server, a test for every kind of server there is.
 macro_rules! on_each_server {

@@ -1,7 +1,7 @@
-//! The database goes wrong in every way it can, and what clients, and those who have a session, notice of it.
+//! The database fails in every way it can, and what clients, with and without sessions, notice of it.
 //!
-//! The rule for all: 408 with a comment that says try again, nothing counted, nobody banned; and when the database is
-//! well again, the next AUTH works.
+//! The rule for all: 408 with a comment that says try again, no failure counted, no client banned; and when the
+//! database works again, so does the next AUTH.
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
@@ -19,7 +19,7 @@ use testkit_net::subscribers::{Database, PATIENT, Proxy, RELAY_PASSWORD, keys_of
 use testkit_net::transfer::Outgoing;
 use testkit_net::{bounded, contents, until};
 
-/// One failure that counts, and everybody is banned. Time enough for a busy machine.
+/// One counted failure bans every client. The times suit a busy machine.
 const STRICT: &str =
     "limits: {auth_failures_per_address_max: 1, auth_failures_per_user_max: 1, lookup_timeout: 60s}";
 
@@ -39,7 +39,7 @@ on_each_server! {
     a_flood_of_look_ups_while_nothing_moves_is_bounded,
 }
 
-/// A refusal that is no verdict.
+/// A refusal that is no verdict on the credentials.
 #[track_caller]
 fn assert_told_to_try_again(relay: &PlainRelay, login: &Account<'_>) {
     let answer = relay.attempt(login);
@@ -85,16 +85,16 @@ fn a_database_that_is_killed_and_started_again_during_auths_is_told_from_wrong_p
                 server.kill();
                 more(&refused, 20);
                 assert!(!relay.server.accounts_ready());
-                // Who has a session does not notice.
+                // A client with a session does not notice.
                 alice.chat(&mut bob, b"while it is down");
                 server.launch();
-                // Nobody helps, and nobody is refused once more first.
+                // Without any help, the first client is served.
                 assert_eq!(relay.status("user64", "secret of user64"), 200);
                 assert!(relay.server.accounts_ready());
             }
             more(&accepted, 50);
         });
-        // Nothing was counted; what is wrong still is.
+        // Nothing was counted; wrong credentials still are.
         assert_eq!(relay.status("user1", "wrong"), 401);
         assert_eq!(relay.status("user1", "secret of user1"), 403);
         bob.chat(&mut alice, b"after");
@@ -109,7 +109,7 @@ impl Drop for Stopping<'_> {
     }
 }
 
-/// Waits until something has been counted so many times more.
+/// Waits until so many more have been counted.
 #[track_caller]
 fn more(counter: &AtomicUsize, times: usize) {
     let before = counter.load(Ordering::SeqCst);
@@ -161,7 +161,7 @@ fn a_server_that_accepts_and_never_answers_is_given_up_in_time<S: SqlServer>() {
         let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = silent.local_addr().unwrap().port();
         let accepting = std::thread::spawn(move || {
-            // Nobody must be told by a closed connection. A connection from the test itself ends it.
+            // The relay must not learn it from a closed connection. A connection of the test itself ends it.
             let mut held = Vec::new();
             while let Ok((mut stream, _)) = silent.accept() {
                 let mut first = [0; 4];
@@ -187,7 +187,7 @@ fn a_server_that_accepts_and_never_answers_is_given_up_in_time<S: SqlServer>() {
     });
 }
 
-// The connections there are hang in the middle of their work, and new ones are never greeted.
+// The existing connections hang in the middle of their work, and new ones are never greeted.
 fn a_server_that_freezes_and_thaws_is_used_again<S: SqlServer>() {
     bounded(|| {
         let server = S::start();
@@ -207,7 +207,7 @@ fn a_server_that_freezes_and_thaws_is_used_again<S: SqlServer>() {
     });
 }
 
-// What the pace was is printed (cargo test -- --nocapture); what is asserted is that it goes on.
+// The pace is only printed (cargo test -- --nocapture); the test asserts that transfers go on.
 fn a_table_that_is_locked_for_ten_seconds_is_not_felt_by_a_transfer_and_a_chat<S: SqlServer>() {
     bounded(|| {
         let server = S::start();
@@ -274,7 +274,7 @@ fn a_table_that_is_locked_for_ten_seconds_is_not_felt_by_a_transfer_and_a_chat<S
     });
 }
 
-/// How a chat and a transfer beside it went.
+/// The pace of a chat and a transfer beside it.
 struct Pace {
     rounds: Vec<Duration>,
     bytes: u64,
@@ -292,7 +292,7 @@ impl std::fmt::Display for Pace {
     }
 }
 
-/// Converses until `is_enough` of the time spent; meanwhile the file must go on, too.
+/// Chats until `is_enough` of the time spent; meanwhile the file must go on, too.
 #[track_caller]
 fn pace(
     from: &mut Endpoint,
@@ -321,7 +321,7 @@ fn an_exhausted_pool_refuses_some_and_recovers<S: SqlServer>() {
             &site.keys(", connections_max: 1, connect_timeout: 30s, query_timeout: 30s"),
             &STRICT.replace("60s", "4s"),
         );
-        // On a busy machine a look-up may take longer than it may here: what is looked up in the end is the claim.
+        // On a busy machine a look-up may take too long: the claim is that it succeeds in the end.
         let gets_in = |n: usize| {
             let user = format!("user{n}");
             until("the connection to be free", || {
@@ -341,7 +341,7 @@ fn an_exhausted_pool_refuses_some_and_recovers<S: SqlServer>() {
     });
 }
 
-// The relay is allowed fewer connections than it would take: it does with those.
+// The server allows fewer connections than the relay would make: the relay uses those.
 fn a_server_that_refuses_further_connections_is_used_by_those_there_are<S: SqlServer>() {
     bounded(|| {
         let server = S::start();
@@ -380,7 +380,7 @@ fn a_wrong_password_of_the_relays_own_account_is_not_a_wrong_password_of_the_use
         assert_told_to_try_again(&relay, &Account::of("alice", "wonderland"));
         server.set_password(name, RELAY_PASSWORD);
         assert_eq!(relay.status("alice", "wonderland"), 200);
-        // What was granted is taken back while the relay holds a connection; then the table goes.
+        // A right is revoked while the relay holds a connection; then the table is dropped.
         for (wrong, right) in [
             (
                 format!("REVOKE SELECT (ha1) ON subscriber FROM {}", S::account(name)),
@@ -399,7 +399,7 @@ fn a_wrong_password_of_the_relays_own_account_is_not_a_wrong_password_of_the_use
     });
 }
 
-// Connections that were idle for long are closed by the server; whoever comes next must not notice.
+// The server closes connections that were idle for long; the next client must not notice.
 fn connections_that_the_server_has_closed_meanwhile_are_made_again<S: SqlServer>() {
     bounded(|| {
         let server = S::start();
@@ -482,7 +482,7 @@ fn a_server_without_tls_is_not_talked_to_in_clear_where_tls_is_asked_for<S: SqlS
     });
 }
 
-// More who ask than may wait: the rest is refused at once, and the relay holds no more than it may.
+// More look-ups than may wait: the rest is refused at once, and the relay's memory stays bounded.
 fn a_flood_of_look_ups_while_nothing_moves_is_bounded<S: SqlServer>() {
     bounded(|| {
         let server = S::start();

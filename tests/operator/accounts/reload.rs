@@ -1,4 +1,4 @@
-//! SIGHUP: the accounts are taken from the config as it is now; nobody who has a session notices.
+//! SIGHUP: the accounts of the present config take effect; clients with sessions do not notice.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ impl Reloaded {
         self.process.addresses[0]
     }
 
-    /// Exchanges the config and waits until the relay has said what it makes of it.
+    /// Changes the config and waits for the relay's verdict.
     #[track_caller]
     fn reload(&self, accounts: &str, verdict: &str) {
         fs::write(self.place.path().join("config.yaml"), config(accounts, "")).unwrap();
@@ -49,8 +49,8 @@ impl Reloaded {
     }
 }
 
-const TAKEN: &str = "The config as it is now is in force";
-const REFUSED: &str = "The config is wrong and is not taken";
+const TAKEN: &str = "The present config is in force";
+const REFUSED: &str = "The config is wrong; the old one stays in force";
 
 fn memory(user: &str, password: &str) -> String {
     format!("memory: {{users: [{{user: '{user}@{DOMAIN}', password: '{password}'}}]}}")
@@ -72,7 +72,7 @@ fn sighup_exchanges_the_accounts_and_leaves_sessions_alone() {
         assert_eq!((relay.status("alice", "wonderland"), relay.status("bob", "builder")), (401, 200));
         live(b"without an account");
 
-        // A file that is wrong changes nothing, and the log says why.
+        // A wrong file changes nothing, and the log says why.
         relay.reload(&(memory("alice", "wonderland") + ", bakend: sqlite"), REFUSED);
         assert!(relay.log().contains("auth.bakend: unknown key: did you mean `backend`?"), "{}", relay.log());
         assert_eq!((relay.status("alice", "wonderland"), relay.status("bob", "builder")), (401, 200));
@@ -82,7 +82,7 @@ fn sighup_exchanges_the_accounts_and_leaves_sessions_alone() {
         assert_eq!((relay.status("bob", "builder"), relay.status("carol", "painter")), (401, 200));
         live(b"from a database");
 
-        // Wrong settings that are well written are taken: clients are told to try again, until they are right.
+        // Wrong settings in the right form are accepted: clients are told to try again, until the settings are right.
         relay.reload(&site.keys(", table: no_such_table"), TAKEN);
         assert_eq!(relay.status("carol", "painter"), 408);
         relay.reload(&site.keys(""), TAKEN);

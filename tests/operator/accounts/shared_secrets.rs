@@ -19,7 +19,7 @@ use testkit_net::{bounded, until};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const OLD_SECRET: &str = "fedcba9876543210fedcba9876543210";
-/// A database that no packet reaches: whoever asks it waits, and is told to come again.
+/// A database that no packet reaches: a look-up waits, and the client is told to try again.
 const NO_BACKEND: &str = "backend: mysql, mysql: {url: 'mysql://u:p@127.0.0.1:1/d'}";
 
 fn now() -> u64 {
@@ -248,7 +248,7 @@ fn expiry_is_taken_as_it_is_written_and_signed() {
         ] {
             assert_eq!(relay.status(&name, &by_openssl("sha1", SECRET, &name)), expected, "{name}");
         }
-        // Names of no such shape are the backend's, which is silent here, whoever has signed them.
+        // Names of another shape are the backend's, which is silent here, whatever signature they have.
         for name in [
             format!("-{soon}:alice"),
             format!("+{soon}:alice"),
@@ -376,10 +376,10 @@ fn secret_is_exchanged_by_a_reload_without_an_end_to_what_the_old_one_signed() {
         let (old, new) = (signed(OLD_SECRET, SecretAlgorithm::Sha1, "alice", 600), of("alice"));
         assert_eq!((status(&old), status(&new)), (200, 401));
         write(&[SECRET, OLD_SECRET]);
-        relay.reload("The config as it is now is in force");
+        relay.reload("The present config is in force");
         assert_eq!((status(&old), status(&new)), (200, 200));
         write(&[SECRET]);
-        relay.reload("The config as it is now is in force");
+        relay.reload("The present config is in force");
         assert_eq!((status(&old), status(&new)), (401, 200));
         assert!(!relay.log().contains(SECRET) && !relay.log().contains(&new.password));
     });
@@ -430,11 +430,11 @@ fn web_back_end_of_the_page_makes_credentials_that_the_relay_takes() {
             stream.read_to_string(&mut answer).unwrap();
             answer
         };
-        let (answer, of_nobody) = (asked("X-Remote-User: alice\r\n"), asked(""));
+        let (answer, of_no_user) = (asked("X-Remote-User: alice\r\n"), asked(""));
         back_end.kill().unwrap();
         back_end.wait().unwrap();
         // Who has not logged in gets none.
-        assert!(of_nobody.contains(" 403 ") && !of_nobody.contains("password"), "{of_nobody}");
+        assert!(of_no_user.contains(" 403 ") && !of_no_user.contains("password"), "{of_no_user}");
         let made: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
         let relay = PlainRelay::start(&keys());
         let text = |key: &str| made[key].as_str().unwrap().to_owned();

@@ -256,7 +256,7 @@ fn while_the_file_is_away_guesses_are_answered_alike_and_who_is_remembered_gets_
         assert_eq!(relay.status("alice", "wonderland"), 200);
         let away = place.0.path().join("away");
         fs::rename(place.file(), &away).unwrap();
-        for user in ["alice", "bob", "nobody"] {
+        for user in ["alice", "bob", "absent"] {
             assert_eq!(relay.status(user, "guess"), 408, "{user}");
         }
         assert_eq!(relay.status("alice", "wonderland"), 200);

@@ -1,4 +1,4 @@
-//! What a database says of its subscribers, and what the relay makes of it.
+//! The subscribers of a database, and the relay's answers.
 
 use msrp_proto::digest::Algorithm;
 
@@ -18,7 +18,7 @@ on_each_server! {
     a_name_must_be_spelt_as_it_is_stored_unless_the_operator_trusts_the_database,
     a_domain_may_be_stored_in_any_case,
     names_that_the_database_cannot_hold_are_unknown_and_do_it_no_harm,
-    an_account_without_a_password_is_open_to_nobody,
+    account_without_a_password_admits_no_client,
     without_domains_a_name_must_be_one_account,
     tables_and_columns_may_have_any_name_that_is_one,
     a_new_password_counts_at_once_unless_accounts_are_remembered,
@@ -34,7 +34,7 @@ fn an_opensips_site_authenticates_its_users_by_the_hashes_alone<S: SqlServer>() 
         let relay = PlainRelay::start(&site.keys(""));
         assert_eq!(relay.status("alice", "wonderland"), 200);
         assert!(relay.server.accounts_ready());
-        // Somebody else of that name, elsewhere.
+        // Another user with that name, in another domain.
         let elsewhere = Account { domain: "example.org", ..Account::of("alice", "another") };
         assert_eq!(relay.attempt(&elsewhere).status(), Some(200));
         for (user, password) in [("alice", "another"), ("alice", ""), ("bob", "wonderland"), ("", "")] {
@@ -42,7 +42,7 @@ fn an_opensips_site_authenticates_its_users_by_the_hashes_alone<S: SqlServer>() 
         }
         let nowhere = Account { domain: "example.net", ..Account::of("alice", "wonderland") };
         assert_eq!(relay.attempt(&nowhere).status(), Some(401));
-        // What was granted is all there is: the password in clear cannot be read.
+        // The granted rights are the only ones: the password in clear cannot be read.
         let reading_passwords = PlainRelay::start(&site.keys(", cleartext_passwords: true"));
         assert_eq!(reading_passwords.status("alice", "wonderland"), 408);
         assert!(!reading_passwords.server.accounts_ready());
@@ -58,7 +58,7 @@ fn a_kamailio_site_authenticates_its_users_by_hash_or_by_password<S: SqlServer>(
         assert_eq!(by_hash.status("alice", "wonderland"), 200);
         assert_eq!(by_hash.status("alice", "Wonderland"), 401);
         site.grant_passwords();
-        // Where there is the password, there is every algorithm.
+        // With the password, every algorithm works.
         let keys = site.keys(", cleartext_passwords: true") + ", algorithms: [sha-256, md5]";
         let by_password = PlainRelay::start(&keys);
         for algorithm in [Algorithm::Md5, Algorithm::Sha256] {
@@ -70,7 +70,7 @@ fn a_kamailio_site_authenticates_its_users_by_hash_or_by_password<S: SqlServer>(
     });
 }
 
-// A client may choose the algorithm for which its account has no hash. It is refused like anybody else.
+// A client may choose the algorithm for which its account has no hash. It gets the same refusal as others.
 fn sha_256_works_where_there_is_a_hash_for_it_and_looks_like_a_wrong_password_elsewhere<S: SqlServer>() {
     bounded(|| {
         let server = S::shared();
@@ -84,7 +84,7 @@ fn sha_256_works_where_there_is_a_hash_for_it_and_looks_like_a_wrong_password_el
         assert_eq!(relay.attempt(&sha256("alice", "wonderland")).status(), Some(200));
         assert_eq!(relay.status("alice", "wonderland"), 200);
         assert_eq!(relay.status("bob", "builder"), 200);
-        let refusals = [sha256("bob", "builder"), sha256("alice", "x"), sha256("nobody", "x")].map(|login| {
+        let refusals = [sha256("bob", "builder"), sha256("alice", "x"), sha256("absent", "x")].map(|login| {
             let answer = relay.attempt(&login);
             let names: Vec<_> = answer.head.headers(&answer.bytes).map(|(name, _)| name.to_vec()).collect();
             (answer.status(), names)
@@ -216,7 +216,7 @@ fn a_domain_may_be_stored_in_any_case<S: SqlServer>() {
     });
 }
 
-// In Latin-1 there is no such name, and the server says so with an error. Nobody may bring the accounts down by that.
+// Latin-1 has no such name, and the server answers with an error. No client may bring the accounts down by that.
 fn names_that_the_database_cannot_hold_are_unknown_and_do_it_no_harm<S: SqlServer>() {
     bounded(|| {
         let server = S::shared();
@@ -235,7 +235,7 @@ fn names_that_the_database_cannot_hold_are_unknown_and_do_it_no_harm<S: SqlServe
     });
 }
 
-fn an_account_without_a_password_is_open_to_nobody<S: SqlServer>() {
+fn account_without_a_password_admits_no_client<S: SqlServer>() {
     bounded(|| {
         let server = S::shared();
         let site = Database::<S>::new(&server, Proxy::Kamailio);
@@ -295,7 +295,7 @@ fn tables_and_columns_may_have_any_name_that_is_one<S: SqlServer>() {
     });
 }
 
-// Remembered for a time if the operator says so, and then only who was found.
+// Remembered for a time if the operator allows it, and then only users that were found.
 fn a_new_password_counts_at_once_unless_accounts_are_remembered<S: SqlServer>() {
     bounded(|| {
         let server = S::shared();

@@ -103,9 +103,9 @@ impl Attack {
     }
 
     /// A path through this relay to a session that it does not have.
-    pub(crate) fn nobody(&self) -> String {
+    pub(crate) fn absent_session(&self) -> String {
         let port = self.relay.addresses[0].port();
-        format!("msrps://{HOST}:{port}/nobody;tcp msrps://nobody.invalid:2855/nobody;tcp")
+        format!("msrps://{HOST}:{port}/absent;tcp msrps://absent.invalid:2855/absent;tcp")
     }
 
     /// A connection from a certain address of this host, which has not authenticated.

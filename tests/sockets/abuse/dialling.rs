@@ -19,7 +19,7 @@ fn ask(attack: &Attack, user: usize, hop: &str) -> String {
         _ => format!("000 {}", answer.head_text().lines().next().unwrap().splitn(3, ' ').nth(2).unwrap()),
     };
     // The client is not punished for a forbidden next hop: it is as free as before.
-    let tid = culprit.say(&attack.nobody(), b"Anybody?");
+    let tid = culprit.say(&attack.absent_session(), b"Anybody?");
     assert_eq!(culprit.status(&tid), 481);
     told
 }
@@ -103,7 +103,7 @@ fn forbidden_next_hops_are_not_tried_and_told_of_like_any_other_that_cannot_be_r
     });
 }
 
-/// Private ranges may be allowed, but the relay's own listeners are still no next hop (norm S3), whether they listen on
+/// Private ranges may be allowed, but the relay's own listeners are still no next hop (req S3), whether they listen on
 /// one address or on all.
 #[test]
 fn the_relay_does_not_dial_itself_where_its_own_address_is_allowed() {
@@ -193,7 +193,7 @@ fn a_path_through_the_relay_many_times_makes_no_more_than_two_hops() {
             assert_eq!(status, 481);
         }
         for other in others {
-            let tid = other.say(&attack.nobody(), b"Nothing came");
+            let tid = other.say(&attack.absent_session(), b"Nothing came");
             assert_eq!(other.status(&tid), 481);
         }
         drop(clients);

@@ -140,9 +140,9 @@ fn requests_for_new_keys_without_end_are_answered_within_bounds() {
     bounded(|| {
         let attack = Attack::start(TRANSFER_KIB_MAX + 2 * CONNECTION_KIB_MAX);
         let mut culprit = attack.relay.narrow_client("user0");
-        let tid = culprit.say(&attack.nobody(), b"Is anybody there?");
+        let tid = culprit.say(&attack.absent_session(), b"Is anybody there?");
         assert_eq!(culprit.status(&tid), 481);
-        let request = Request::send(&attack.nobody(), &culprit.uri, &fresh_id(), "1-*/*");
+        let request = Request::send(&attack.absent_session(), &culprit.uri, &fresh_id(), "1-*/*");
         culprit.writer.write(&request.head());
         let mut renewals = 0;
         while renewals < RENEWALS

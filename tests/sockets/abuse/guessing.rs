@@ -36,7 +36,7 @@ fn shape(frame: &Frame, endpoint: &Endpoint) -> String {
 }
 
 #[test]
-fn guessed_passwords_get_the_same_refusals_whoever_is_guessed_at_and_then_the_end() {
+fn guessed_passwords_get_the_same_refusals_for_every_user_and_then_the_end() {
     bounded(|| {
         // The number of guesses per address is another test's.
         let limits = "limits: {auth_failures_per_address_max: 0}";

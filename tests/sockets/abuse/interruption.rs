@@ -1,4 +1,4 @@
-//! A receiver on a slow line that sends messages itself: its answers do not queue behind its file (norm F12).
+//! A receiver on a slow line that sends messages itself: its answers do not queue behind its file (req F12).
 
 use std::time::Duration;
 

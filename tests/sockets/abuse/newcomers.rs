@@ -92,7 +92,7 @@ fn clients_get_in(attack: &Attack, flood: &Flood) {
         until("the flood to go on", || (flood.closed() > before).then_some(()));
     }
     for client in &mut clients {
-        let tid = client.say(&attack.nobody(), b"Still here");
+        let tid = client.say(&attack.absent_session(), b"Still here");
         assert_eq!(client.status(&tid), 481);
     }
 }

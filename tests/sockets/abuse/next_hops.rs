@@ -138,7 +138,7 @@ fn a_next_hop_has_no_more_rights_than_any_stranger() {
             let tid = culprit.say(&client.path(), b"At last");
             assert_eq!(culprit.status(&tid), 200);
             assert_eq!(client.request("SEND").body, b"At last");
-            let tid = victim.say(&attack.nobody(), b"Nothing came");
+            let tid = victim.say(&attack.absent_session(), b"Nothing came");
             assert_eq!(victim.status(&tid), 481);
         }
         attack.end();
@@ -147,7 +147,7 @@ fn a_next_hop_has_no_more_rights_than_any_stranger() {
 
 /// The relay holds no more for a next hop that does not read than for a client.
 #[test]
-fn a_next_hop_that_does_not_read_holds_up_its_own_client_and_nobody_else() {
+fn next_hop_that_does_not_read_holds_up_only_its_own_client() {
     bounded(|| {
         let tls = self_signed_endpoint();
         let attack = Attack::start(TRANSFER_KIB_MAX + 4 * CONNECTION_KIB_MAX);

@@ -20,12 +20,12 @@ fn made_up(tid: &str, code: &str, to: &str, from: &str) -> Vec<u8> {
 /// The next frame that comes to the sender is the answer to its next request.
 #[track_caller]
 fn hears_nothing(endpoint: &mut Endpoint, attack: &Attack) {
-    let tid = endpoint.say(&attack.nobody(), b"Anything new?");
+    let tid = endpoint.say(&attack.absent_session(), b"Anything new?");
     assert_eq!(endpoint.status(&tid), 481);
 }
 
 #[test]
-fn a_response_from_a_connection_that_was_not_asked_is_nobodys() {
+fn response_from_a_connection_that_was_not_asked_is_dropped() {
     bounded(|| {
         let attack = Attack::start(16 * CONNECTION_KIB_MAX);
         for (here, there) in PLACES {
@@ -62,7 +62,7 @@ fn a_response_from_a_connection_that_was_not_asked_is_nobodys() {
 }
 
 #[test]
-fn the_first_response_counts_and_the_others_are_nobodys() {
+fn first_response_counts_and_the_others_are_dropped() {
     bounded(|| {
         let attack = Attack::start(16 * CONNECTION_KIB_MAX);
         for (here, there) in PLACES {
@@ -93,7 +93,7 @@ fn the_first_response_counts_and_the_others_are_nobodys() {
 const STRAYS: usize = 20_000;
 
 #[test]
-fn a_flood_of_responses_that_nobody_waits_for_is_dropped() {
+fn flood_of_unawaited_responses_is_dropped() {
     bounded(|| {
         let attack = Attack::start(4 * CONNECTION_KIB_MAX);
         let mut culprit = attack.relay.client("user0");
@@ -147,7 +147,7 @@ fn a_receiver_that_accepts_a_chunk_before_its_end_cannot_refuse_it_afterwards() 
                 (attack.client_on(here, "user0"), attack.client_on(there, "user1"));
             let (tid, _) = answered_early(&mut sender, &mut receiver, &data, "200 OK");
             // The answer to this comes when the one before has been read, and cuts the chunk.
-            let next = receiver.say(&attack.nobody(), b"Heard?");
+            let next = receiver.say(&attack.absent_session(), b"Heard?");
             let first = receiver.frame();
             assert_eq!((receiver.status(&next), first.flag), (481, Flag::More));
             sender.writer.write(&data[LONG / 2..]);

@@ -194,7 +194,7 @@ fn forgeries(uri: &str, core: usize) -> Vec<(&'static str, String)> {
 }
 
 #[test]
-fn forged_session_ids_get_481_and_harm_nobody() {
+fn forged_session_ids_get_481_and_do_no_harm() {
     bounded(|| {
         let attack = Attack::start(16 * CONNECTION_KIB_MAX);
         for places in PLACES {

@@ -67,7 +67,7 @@ fn one_address_has_so_many_connections_and_another_as_many() {
             (0..30).map(|n| attack.client_from(address(2), &format!("user{n}"))).collect();
         assert!(left_open(vec![connect_from(address(2), to)], 0).is_empty());
         for client in &mut others {
-            let tid = client.say(&attack.nobody(), b"Still here");
+            let tid = client.say(&attack.absent_session(), b"Still here");
             assert_eq!(client.status(&tid), 481);
         }
         // Connections that end make room.
@@ -94,7 +94,7 @@ fn strangers_have_a_share_of_all_connections_and_clients_the_rest() {
         let mutes = left_open(mutes, 20);
         assert_eq!(mutes.len(), 20);
         for client in &mut clients {
-            let tid = client.say(&attack.nobody(), b"Still here");
+            let tid = client.say(&attack.absent_session(), b"Still here");
             assert_eq!(client.status(&tid), 481);
         }
         drop((clients, mutes));
@@ -110,7 +110,7 @@ const FEW_FAILURES: &str =
     "limits: {auth_failures_per_address_max: 12, auth_failures_per_user_max: 9, failure_window: 1h}";
 
 #[test]
-fn a_user_who_is_guessed_at_from_everywhere_is_closed_to_newcomers_and_to_nobody_else() {
+fn user_guessed_at_from_everywhere_is_closed_only_to_newcomers() {
     bounded(|| {
         let attack = Attack::with(&two_cores(FEW_FAILURES), 12 * CONNECTION_KIB_MAX);
         let mut victim = attack.relay.client("user0");
@@ -125,14 +125,14 @@ fn a_user_who_is_guessed_at_from_everywhere_is_closed_to_newcomers_and_to_nobody
         });
         // Whether the user exists or not, the answer is the same.
         for n in 1..=9 {
-            assert_eq!(log_in_from(&attack, address(n), "nobody", "a guess"), Some(401));
+            assert_eq!(log_in_from(&attack, address(n), "absent", "a guess"), Some(401));
         }
         until("the ban to be everywhere", || {
-            let wrong = [20, 21, 22, 23].map(|n| log_in_from(&attack, address(n), "nobody", "a guess"));
+            let wrong = [20, 21, 22, 23].map(|n| log_in_from(&attack, address(n), "absent", "a guess"));
             wrong.iter().all(|status| *status == Some(403)).then_some(())
         });
         // Connected clients stay, and others come in from the guesser's address.
-        let tid = victim.say(&attack.nobody(), b"Still here");
+        let tid = victim.say(&attack.absent_session(), b"Still here");
         assert_eq!(victim.status(&tid), 481);
         drop((victim, attack.client_from(address(1), "user1")));
         names(&attack.end(), "limits.auth_failures_per_user_max");
@@ -154,7 +154,7 @@ fn an_address_that_guesses_at_everybody_is_closed_to_newcomers_and_no_other_is()
             });
             right.iter().all(|status| *status == Some(403)).then_some(())
         });
-        let tid = neighbour.say(&attack.nobody(), b"Still here");
+        let tid = neighbour.say(&attack.absent_session(), b"Still here");
         assert_eq!(neighbour.status(&tid), 481);
         drop((neighbour, attack.client_from(address(2), "user1")));
         names(&attack.end(), "limits.auth_failures_per_address_max");

@@ -29,7 +29,7 @@ const OF_ONE_ADDRESS: usize = 200;
 const POLITE: usize = 10;
 
 #[test]
-fn two_thousand_connections_that_never_speak_are_closed_and_keep_nobody_out() {
+fn two_thousand_silent_connections_are_closed_and_keep_no_client_out() {
     bounded(|| {
         let attack = Attack::with(&two_cores(SHORT), MUTES as u64 * CONNECTION_KIB_MAX / 4);
         let to = attack.relay.addresses[0];
@@ -54,7 +54,7 @@ fn two_thousand_connections_that_never_speak_are_closed_and_keep_nobody_out() {
             }
         }
         // No session is there, and the client hears it.
-        let tid = newcomer.say(&attack.nobody(), b"Still here");
+        let tid = newcomer.say(&attack.absent_session(), b"Still here");
         assert_eq!(newcomer.status(&tid), 481);
         drop(newcomer);
         attack.end();
@@ -79,7 +79,7 @@ pub(crate) fn send_endlessly(from: &mut Endpoint, peer: &str, sent: &AtomicUsize
 }
 
 #[test]
-fn two_hundred_clients_that_read_one_byte_a_second_hold_up_nobody_but_who_sends_to_them() {
+fn two_hundred_clients_that_read_one_byte_a_second_hold_up_only_their_senders() {
     bounded(|| {
         let attack = Attack::start(SLOW as u64 * (TRANSFER_KIB_MAX + 2 * CONNECTION_KIB_MAX));
         let user = |n: usize| format!("user{}", n % USERS);
@@ -145,7 +145,7 @@ fn a_head_that_comes_byte_by_byte_ends_its_connection_however_long_it_was_there_
             .collect();
         for (n, culprit) in culprits.iter_mut().enumerate() {
             if n % 2 == 0 {
-                let tid = culprit.say(&attack.nobody(), b"In good time");
+                let tid = culprit.say(&attack.absent_session(), b"In good time");
                 assert_eq!(culprit.status(&tid), 481);
             }
             let filler = "x".repeat(1000);
@@ -194,7 +194,7 @@ fn a_stranger_whose_requests_are_all_refused_is_closed() {
         let mut culprit = attack.relay.stranger("mallory");
         let mut refused = 0;
         let end = loop {
-            let request = Request::send(&attack.nobody(), &culprit.uri, &fresh_id(), "1-0/0");
+            let request = Request::send(&attack.absent_session(), &culprit.uri, &fresh_id(), "1-0/0");
             if culprit.writer.try_write(&request.bare()).is_err() {
                 break culprit.reader.until_end();
             }
@@ -296,7 +296,7 @@ fn connections_reset_as_soon_as_they_are_there_leave_nothing() {
 /// Receivers that have vanished, and as many that take one byte a second.
 const RECEIVERS: usize = 10;
 
-/// A receiver that takes nothing is given up (norm S14), and so are the senders that it holds up and that may have gone
+/// A receiver that takes nothing is given up (req S14), and so are the senders that it holds up and that may have gone
 /// too.
 #[test]
 fn receivers_that_take_next_to_nothing_are_given_up_and_their_senders_told() {

@@ -41,11 +41,11 @@ const MEGABYTES: usize = 32 << 20;
 type Demand = (&'static str, Box<dyn Fn(&Endpoint) -> Vec<u8> + Send>);
 
 fn demands(attack: &Attack) -> Vec<Demand> {
-    let nobody = attack.nobody();
+    let absent = attack.absent_session();
     let auth = format!("msrps://{DOMAIN}:{};tcp", attack.relay.addresses[0].port());
-    let to = nobody.clone();
+    let to = absent.clone();
     vec![
-        ("SEND", Box::new(move |from| Request::send(&nobody, &from.uri, &fresh_id(), "1-0/0").bare())),
+        ("SEND", Box::new(move |from| Request::send(&absent, &from.uri, &fresh_id(), "1-0/0").bare())),
         ("NICKNAME", Box::new(move |from| Request::new("NICKNAME", &to, &from.uri).bare())),
         ("AUTH", Box::new(move |from| Request::new("AUTH", &auth, &from.uri).bare())),
         (
@@ -102,7 +102,7 @@ fn receivers_that_never_answer_cost_no_more_than_the_transactions_they_may_owe()
         let mut pairs = pairs(&attack);
         std::thread::scope(|scope| {
             for (culprit, accomplice) in &mut pairs {
-                let (to, nobody) = (accomplice.path(), attack.nobody());
+                let (to, absent) = (accomplice.path(), attack.absent_session());
                 let sent = scope.spawn(move || {
                     for _ in 0..TRANSACTIONS_MAX + BEYOND {
                         let tid = culprit.say(&to, b"Well?");
@@ -113,7 +113,7 @@ fn receivers_that_never_answer_cost_no_more_than_the_transactions_they_may_owe()
                     let owed: Vec<Frame> = (0..TRANSACTIONS_MAX).map(|_| accomplice.frame()).collect();
                     sent.join().unwrap();
                     // All the others are queued and none is sent: the next frame is the answer to this.
-                    let tid = accomplice.say(&nobody, b"Is that all?");
+                    let tid = accomplice.say(&absent, b"Is that all?");
                     assert_eq!(accomplice.status(&tid), 481);
                     for message in &owed[..BEYOND] {
                         accomplice.writer.write(&message.response("200 OK"));

@@ -30,10 +30,10 @@ fn log_says(relay: &Relay, words: &[&str]) {
 
 // S2: fails closed, and says what was wrong with whose certificate.
 #[test]
-fn next_hop_whose_certificate_nobody_vouches_for_is_not_written_to() {
+fn next_hop_with_an_untrusted_certificate_is_not_written_to() {
     bounded(|| {
         let relays = Relays::new();
-        let others = Authority::new("Nobody knows this one");
+        let others = Authority::new("An authority that no relay trusts");
         let a = relays.relay("a.osier.example");
         let b = relays.relay_with("b.alder.example", &Wish { authority: &others, ..relays.wish() });
         let (mut alice, bob) = (a.client("alice"), b.client("bob"));
@@ -71,7 +71,7 @@ fn next_hop_whose_certificate_is_anothers_is_not_written_to() {
 fn policy_for_endpoints_is_not_one_for_relays() {
     bounded(|| {
         let relays = Relays::new();
-        let others = Authority::new("Nobody knows this one");
+        let others = Authority::new("An authority that no relay trusts");
         let a = relays.relay_with(
             "a.osier.example",
             &Wish { outbound: ", endpoint_tls: encrypt-only", ..relays.wish() },
@@ -87,11 +87,11 @@ fn policy_for_endpoints_is_not_one_for_relays() {
 
 // A15: the same in reverse: a relay without proof may not ask for sessions.
 #[test]
-fn relay_whose_certificate_nobody_vouches_for_gets_no_sessions_for_its_clients() {
+fn relay_with_an_untrusted_certificate_gets_no_sessions_for_its_clients() {
     bounded(|| {
         let relays = Relays::new();
         let b = relays.relay("b.alder.example");
-        let others = Authority::new("Nobody knows this one");
+        let others = Authority::new("An authority that no relay trusts");
         let from =
             |name: &str| format!("msrps://{name}:2855/{};tcp msrps://192.0.2.1:2855/alice;tcp", fresh_id());
         for config in [
@@ -138,7 +138,7 @@ fn client_with_a_certificate_of_its_own_logs_in_like_any_other() {
 fn message_through_a_relay_without_proof_is_refused_where_the_operator_insists() {
     bounded(|| {
         let relays = Relays::new();
-        let others = Authority::new("Nobody knows this one");
+        let others = Authority::new("An authority that no relay trusts");
         let a = relays.relay_with("a.osier.example", &Wish { authority: &others, ..relays.wish() });
         let b =
             relays.relay_with("b.alder.example", &Wish { tls: ", unproven_relays: refuse", ..relays.wish() });

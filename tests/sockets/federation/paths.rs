@@ -169,7 +169,7 @@ fn outer_relay_that_is_not_there_is_408() {
         let (a, b) = (relays.relay("a.osier.example"), relays.relay("b.alder.example"));
         let mut alice = a.client("alice");
         for nowhere in [
-            "msrps://nobody.example:2855;tcp",
+            "msrps://absent.example:2855;tcp",
             "msrps://c.alder.example:9;tcp",
             "msrps://c.alder.example;tcp",
         ] {

@@ -35,8 +35,8 @@ fn a_second_relay_that_is_not_there_is_told_by_the_first() {
     bounded(|| {
         let federation = Federation::start("a");
         // A port that was free a moment ago, and a name that does not exist.
-        let nobody = TcpListener::bind((address_of(host('a')), 0)).unwrap().local_addr().unwrap().port();
-        for next in [format!("{}:{nobody}", host('a')), format!("nowhere.osier.example:{nobody}")] {
+        let free = TcpListener::bind((address_of(host('a')), 0)).unwrap().local_addr().unwrap().port();
+        for next in [format!("{}:{free}", host('a')), format!("nowhere.osier.example:{free}")] {
             let mut options = federation.behind("alice", "a");
             options.push(format!("--relay={next}"));
             let output = federation.msrp(&["probe"], &options).output().unwrap();

@@ -71,7 +71,7 @@ fn a_client_may_be_behind_four_relays() {
     });
 }
 
-/// Somebody without a relay writes to alice, straight to the outermost of hers.
+/// A user without a relay writes to alice, straight to her outermost relay.
 fn send_without_a_relay(federation: &Federation, relays: &str, seed: u64) {
     let outermost = relays.chars().next_back().unwrap();
     let receiver = federation.receiver("alice", &federation.behind("alice", relays));

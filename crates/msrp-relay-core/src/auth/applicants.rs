@@ -5,11 +5,11 @@ use super::state::{AuthState, Claim};
 use super::through_relay::{Behind, Client};
 use msrp_proto::digest::Verified;
 
-/// What asks for sessions by one connection: the client at its other end, or the clients behind the relay there; never
-/// both.
+/// The clients that ask for sessions by one connection: the client at its other end, or the clients behind the relay
+/// there; never both.
 #[derive(Debug, Default)]
 pub(crate) enum Applicants {
-    /// Nothing has.
+    /// None so far.
     #[default]
     None,
     Own(Box<AuthState>),
@@ -41,7 +41,7 @@ impl Applicants {
         }
     }
 
-    /// The clients behind the relay there. The caller has seen that no client of its own is at the other end.
+    /// The clients behind the relay there. The caller has checked that the peer is not a client itself.
     pub(super) fn behind_or_insert_with(&mut self, new: impl FnOnce() -> Behind) -> &mut Behind {
         if !matches!(self, Self::Behind(_)) {
             *self = Self::Behind(Box::new(new()));
@@ -52,7 +52,7 @@ impl Applicants {
         }
     }
 
-    /// What is known of the client that an AUTH comes from.
+    /// The state of the client that an AUTH comes from.
     pub(super) fn of(&mut self, request: &AuthRequest) -> Option<&mut AuthState> {
         match self {
             Self::Own(auth) if !request.is_of_several() => Some(auth),
@@ -68,7 +68,7 @@ impl Applicants {
         self.behind_mut().filter(|_| request.is_of_several())?.client(request.nearest())
     }
 
-    /// A number by which the answers to an AUTH's questions are known.
+    /// A number that the answers to an AUTH's questions carry.
     pub(super) fn take_ticket(&mut self, request: &AuthRequest) -> u32 {
         match self {
             Self::Own(auth) => {
@@ -80,7 +80,7 @@ impl Applicants {
         }
     }
 
-    /// What waits for an answer with that number.
+    /// The client that waits for the answer with that number.
     pub(super) fn by_ticket(&mut self, number: u32) -> Option<&mut AuthState> {
         match self {
             Self::Own(auth) => Some(auth),
@@ -89,7 +89,7 @@ impl Applicants {
         }
     }
 
-    /// That number is not waited for any more, unless a place among the user's sessions is still asked for.
+    /// Forgets that number, unless the AUTH still asks for a place among the user's sessions.
     pub(super) fn drop_idle_ticket(&mut self, number: u32) {
         if let Self::Behind(behind) = self
             && behind.by_ticket(number).is_none_or(|auth| !auth.is_waiting())

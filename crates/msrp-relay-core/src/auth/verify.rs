@@ -1,6 +1,6 @@
-//! What is judged of an AUTH: before the look-up, so that a bad request costs none, and after it.
+//! Judges an AUTH: before the look-up, so that a bad request costs none, and after it.
 //!
-//! Its handlers need the connections and the sessions at once, so they are the relay's own.
+//! The handlers need the connections and the sessions at once, so they are methods of the relay.
 
 use msrp_proto::digest::{Attempt, AuthorizationError, Ha1, Verified, check};
 use msrp_proto::status::Status;
@@ -36,11 +36,11 @@ struct Worthy {
     refreshes: Option<(SessionRef, UriId)>,
 }
 
-/// What the look-up has led to.
+/// What the look-up showed.
 enum Outcome {
-    /// The credentials are right, for a challenge that is over.
+    /// The credentials are right, but their challenge has expired.
     Stale,
-    /// They are right, but the bound of Expires is missed.
+    /// They are right, but Expires is out of bounds.
     OutOfBounds(Bound),
     Right(Verified, Ha1, Granted),
 }
@@ -111,7 +111,7 @@ impl Relay {
     }
 }
 
-/// Everything that can be judged without the accounts.
+/// All checks that need no account.
 fn judge(
     peer: &mut Peer,
     request: &AuthRequest,
@@ -154,7 +154,7 @@ fn judge(
     if !core.settings.algorithms.contains(&authorization.algorithm) {
         return Err(Refusal::Wrong("algorithm that was not offered"));
     }
-    // A client with a session is not locked out by others who guess at the password.
+    // A client with a session is not locked out because others guess at the password.
     let source = peer.origin.source().filter(|_| !request.is_through_relay());
     let named = core.settings.timed_names.user_of(&authorization.username);
     let user = UserKey::new(named, &authorization.realm);
@@ -179,7 +179,7 @@ fn judge(
     Ok(Worthy { ticket, stale, refreshes })
 }
 
-/// The sessions of the client that an AUTH comes from, if it may ask here at all.
+/// The sessions of the client that an AUTH comes from, if that client may ask here at all.
 fn own_sessions(
     peer: &mut Peer,
     request: &AuthRequest,
@@ -202,8 +202,8 @@ fn own_sessions(
     }
 }
 
-/// Admits an AUTH that has come through a relay to be judged like any other: the relay has proven to be the host of the
-/// first URI in From-Path, and its clients are welcome (norms A14, A15). Returns the sessions that this client has.
+/// Admits an AUTH that came through a relay: the relay has proven to be the host of the first URI in From-Path, and its
+/// clients are welcome (reqs A14, A15). Returns the sessions that this client has.
 fn meet<'p>(
     peer: &'p mut Peer,
     request: &AuthRequest,
@@ -230,7 +230,7 @@ fn meet<'p>(
     if request.way_back().uris().any(|uri| MsrpUri::parse(uri).is_ok_and(|uri| core.settings.is_ours(&uri))) {
         return forbidden("AUTH has come through this relay before");
     }
-    // The numbers of questions asked for a client's own AUTH and for those behind it must not be mixed up.
+    // A client's own AUTH and those of clients behind it must not share one set of question numbers.
     if matches!(peer.role, Role::Client { .. }) || peer.applicants.is_own_waiting() {
         return forbidden("AUTH on a connection in other use");
     }
@@ -284,7 +284,7 @@ fn client_of<'p>(
     Ok(&client.sessions)
 }
 
-/// What the answer of the accounts makes of it.
+/// The outcome, given the answer of the accounts.
 fn verify(waiting: &Waiting, answer: LookUpAnswer, settings: &Settings) -> Result<Outcome, Refusal> {
     let Some(authorization) = waiting.request.given() else {
         return Err(Refusal::Malformed("malformed credentials"));
@@ -292,7 +292,7 @@ fn verify(waiting: &Waiting, answer: LookUpAnswer, settings: &Settings) -> Resul
     let dummy = Ha1::dummy(authorization.algorithm);
     let (ha1, why) = match answer {
         LookUpAnswer::Found(ha1) => (ha1, WRONG),
-        // The same work as for a known user: who exists must not show in the time it takes.
+        // The same work as for a known user: the time must not show who exists.
         LookUpAnswer::Unknown => (dummy, WRONG),
         LookUpAnswer::Refused(why) => (dummy, why),
         LookUpAnswer::Unavailable => {
@@ -325,8 +325,8 @@ impl Settings {
         served && (is_by_websocket || uri.port().is_none_or(|port| self.ports.contains(&port)))
     }
 
-    /// A session is prolonged in the realm it was opened in: its URI has our host, which may be none.
-    /// Host names have no case but hashes do: the realm of a domain is its lower-case spelling.
+    /// A session is prolonged in the realm it was opened in: its URI has our host, which may be no realm. Host names
+    /// are compared without case but hashes are not: the realm of a domain is its lower-case spelling.
     pub(super) fn realm_for(&self, uri: &MsrpUri<'_>, auth: &AuthState) -> String {
         match (&self.realm, &auth.user) {
             (Some(realm), _) => realm.clone(),

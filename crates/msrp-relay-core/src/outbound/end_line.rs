@@ -1,4 +1,4 @@
-//! Makes sure that the end-line of a chunk does not stand in its own body (RFC 4975, 7.1; norm S7).
+//! Makes sure that the end-line of a chunk does not stand in its own body (RFC 4975, 7.1; req S7).
 //!
 //! A streaming chunk shows its transaction id before its body is known. A receiver that works with the sender could
 //! pass it that id. The sender could then put an end-line into the body, end the chunk where it likes, and go on with

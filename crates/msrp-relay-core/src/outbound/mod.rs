@@ -1,5 +1,5 @@
-//! The way out of one connection. [`queue`] is what a connection has: one [`flow`] of [`item`]s for each source, and the
-//! answers that go first. [`current`] is the request being written, [`end_line`] watches its body, [`batch`] is one flush.
+//! What leaves by one connection. [`queue`] has one [`flow`] of [`item`]s for each source, and the answers that go
+//! first. [`current`] is the request being written, [`end_line`] watches its body, [`batch`] is one flush.
 
 pub(crate) mod batch;
 pub(crate) mod current;

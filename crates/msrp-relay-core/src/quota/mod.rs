@@ -1,4 +1,4 @@
-//! How much one address, one user, and all peers together may have (norms S3, S10, S13).
+//! How much one address, one user, and all peers together may have (reqs S3, S10, S13).
 //!
 //! [`counts`] is a table with handlers of its own: what this core counts for all cores. The other parts belong to this
 //! core and to the context, because every handler charges them: [`memory`], the budget and its loans; [`in_flight`], a

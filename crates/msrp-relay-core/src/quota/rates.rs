@@ -1,11 +1,11 @@
-//! How many bytes a user may send in a second, over all connections of that user (norm S10).
+//! How many bytes a user may send in a second, over all connections of that user (req S10).
 //!
-//! The user's rate is divided among the user's sessions, wherever they are; the sessions on one core
-//! share one bucket. Who has sent too much is not read from until the bucket is out of debt.
+//! The user's rate is divided among the user's sessions on all cores; the sessions on one core share one bucket. A user
+//! that has sent too much is not read from until the bucket is out of debt.
 //!
-//! Invariant: a bucket exists while its user has a session on this core, and after that until it would be
-//! full again: who comes back at once finds the debt that it left. What a session does not use is
-//! not given to sessions on other cores: the rate is a bound, not a promise.
+//! Invariant: a bucket exists while its user has a session on this core, and after that until it would be full again: a
+//! user that comes back at once finds its old debt. A session's unused rate does not go to sessions on other cores: the
+//! rate is a bound, not a promise.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::ids::{Entropy, SecretHasher};
 pub(crate) struct Rates {
     bytes_per_second: u64,
     users: HashMap<UserKey, Bucket, SecretHasher>,
-    /// Users who have left, some of whom may be back; each once.
+    /// Users who have left, each once. Some may be back.
     left: VecDeque<UserKey>,
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct Part {
 struct Bucket {
     sessions_here: u32,
     sessions: u32,
-    /// It stands in the list of those who have left.
+    /// The user is in the list of those who have left.
     listed: bool,
     /// Bytes that may be sent at once; below zero is debt.
     bytes: i64,
@@ -53,8 +53,8 @@ impl Rates {
         self.users.values().filter(|bucket| bucket.sessions_here > 0).count()
     }
 
-    /// Another rate holds from now on. Where there was a limit before, debts stay debts; where there was none, the
-    /// caller begins for each session that there is.
+    /// Another rate holds from here on. If there was a limit before, debts stay debts; if not, the caller begins for
+    /// each existing session.
     pub(crate) fn change(&mut self, bytes_per_second: u64) {
         if bytes_per_second == 0 {
             self.users.clear();
@@ -124,8 +124,8 @@ impl Rates {
         }
     }
 
-    /// Looks at a few of those who have left: more than can leave meanwhile, so that the list does not
-    /// grow beyond those who still have something to earn.
+    /// Looks at a few users who have left: more than can leave meanwhile, so that the list holds only users whose
+    /// bucket is not full.
     fn forget_the_full(&mut self, now: Instant) {
         for _ in 0..self.left.len().min(4) {
             let Some(user) = self.left.pop_front() else {
@@ -154,7 +154,7 @@ impl Rates {
         }
     }
 
-    /// The user has sent `bytes`. Until when nothing more may be read, if that was too much.
+    /// The user has sent `bytes`. If that was too much, returns until when nothing more may be read.
     pub(crate) fn spend(&mut self, user: UserKey, bytes: usize, now: Instant) -> Option<Instant> {
         let bucket = self.users.get_mut(&user)?;
         let rate = bucket.earn(self.bytes_per_second, now);
@@ -166,8 +166,8 @@ impl Rates {
 }
 
 impl Bucket {
-    /// Adds what has been earned since the last time, at this core's part of the rate, which it returns. No
-    /// more than a second's worth is saved up.
+    /// Adds what was earned since the last time, at this core's part of the rate, and returns that part. At most a
+    /// second's worth is saved up.
     fn earn(&mut self, bytes_per_second: u64, now: Instant) -> u64 {
         let here = u64::from(self.sessions_here).max(1);
         let all = u64::from(self.sessions).max(here);
@@ -195,7 +195,7 @@ mod tests {
         (rates, UserKey::new("alice", "example.com"), Instant::now())
     }
 
-    /// What a sender that sends 1000 bytes whenever it may gets through in `seconds`.
+    /// How much a sender gets through in `seconds` that sends 1000 bytes whenever it may.
     fn sent(rates: &mut Rates, user: UserKey, start: Instant, seconds: u64) -> u64 {
         let (mut now, mut sent) = (start, 0);
         while now < start + Duration::from_secs(seconds) {
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(rates.spend(user, 10, now), None);
     }
 
-    // S10: reconnecting is no way around the rate.
+    // S10: a new connection is no way around the rate.
     #[test]
     fn who_leaves_and_comes_back_has_what_it_had() {
         let (mut rates, user, now) = rates(10_000);

@@ -1,15 +1,14 @@
-//! The sessions of one core: what AUTH made, a URI each that leads to one client, or two while a client replaces the old
-//! one before that expires.
+//! The sessions of one core. An AUTH made each of them. Each has one URI that leads to its client, or two while the
+//! client replaces the old one before it expires.
 //!
 //! A session lives on one core at any time (see `meet` for the one way in which it moves), and all its decisions are taken there: in [`route`], who may use the URI, what the first
 //! request from either side binds it to, where a request goes next; in [`fail`], what is told of a failure. Here is the
 //! table. Handlers touch it and the context; those that also need the connections are [`route`]'s.
 //!
 //! Its client is at the other end of one connection, or behind a relay that has proven its name: then any connection
-//! with that relay leads to the client (norm A10).
+//! with that relay leads to the client (req A10).
 //!
-//! Invariants: no session without [`Verified`]; a session that has expired is over once no
-//! transaction can be open that went through it.
+//! Invariants: no session without [`Verified`]; an expired session ends once no transaction through it can be open.
 
 pub(crate) mod fail;
 pub(crate) mod next_hop;
@@ -38,23 +37,23 @@ use next_hop::Refusal;
 use session::{EARLIER_MAX, Inner, OuterSide, OwnUri, Session, same_uri};
 pub(crate) use session::{NewUri, Validity};
 
-/// What a session needs to be opened.
+/// What opening a session needs.
 pub(crate) struct NewSession {
     /// The connection that its AUTH came by.
     pub(crate) peer: PeerRef,
-    /// Whether that leads to a relay which has proven its name, and only beyond it to the client.
+    /// Whether the peer of that connection is a relay that has proven its name, and the client is beyond it.
     pub(crate) through_relay: bool,
     pub(crate) verified: Arc<Verified>,
-    /// The user among whose sessions it counts, where the connection does not.
+    /// The user among whose sessions it counts, if the connection does not count.
     pub(crate) counted: Option<UserKey>,
 }
 
-/// The table of sessions. Ids are bearer secrets: how they spread in the table must not be guessable (norm S4).
+/// The table of sessions. Ids are bearer secrets: their places in the table must not be guessable (req S4).
 #[derive(Debug)]
 pub(crate) struct Sessions {
     table: SlotMap<SessionKey, Session>,
     by_id: HashMap<SessionId, SessionKey, SecretHasher>,
-    /// When sessions that expire are over.
+    /// When expired sessions end.
     ending: BTreeSet<(Instant, SessionKey)>,
     /// Bytes of memory that count against the budget.
     kept: usize,
@@ -108,7 +107,7 @@ impl Sessions {
         self.by_id.contains_key(&session.id)
     }
 
-    /// Which URI of a session has this session-id, if one that is live has it.
+    /// The URI of a session that has this session-id, if it is live.
     pub(crate) fn live_uri(&self, session: SessionRef, session_id: &str, now: Instant) -> Option<UriId> {
         let mut uris = self.get(session)?.uris();
         uris.find(|own| own.id.as_str() == session_id && !own.is_expired(now)).map(|own| own.id)
@@ -123,12 +122,13 @@ impl Sessions {
         self.get(session).is_some_and(|session| !session.is_expired(now))
     }
 
-    /// Whose session it is.
+    /// The user who owns a session.
     fn user_of(&self, session: SessionRef) -> Option<UserKey> {
         self.get(session).map(Session::user_key)
     }
 
-    /// In whose turn names are looked up and next hops dialled for it: the user's, or, behind a relay, the user's there.
+    /// In whose turn its names are looked up and its next hops dialled: the user's, or, behind a relay, the user's
+    /// there.
     fn in_turn_of(&self, session: SessionRef) -> Option<Who> {
         let session = self.get(session)?;
         let user = session.user_key();
@@ -138,18 +138,18 @@ impl Sessions {
         Some(Who::User(relay.map_or(user, |relay| user.behind(relay.host_str()))))
     }
 
-    /// Bytes of memory that the sessions take which are bounded by no number of connections.
+    /// Bytes of memory of the sessions that no number of connections bounds.
     pub(crate) fn kept(&self) -> usize {
         self.kept
     }
 
-    /// What of sessions counts among their users' by itself.
+    /// What sessions themselves contribute to their users' counts.
     pub(crate) fn shares(&self) -> impl Iterator<Item = (Who, Share)> {
         let counted = self.table.values().filter_map(|session| session.counted);
         counted.map(|user| (Who::User(user), Share { connections: 0, unproven: 0, sessions: 1 }))
     }
 
-    /// When the first session is over.
+    /// When the next session ends.
     pub(crate) fn next_ending(&self) -> Option<Instant> {
         self.ending.first().map(|(at, _)| *at)
     }
@@ -292,7 +292,7 @@ impl Sessions {
             let before = std::mem::replace(&mut session.current, OwnUri::mint(&session.me.id, new, core));
             session.earlier.retain(|own| !own.is_over(core.now));
             if session.earlier.len() >= EARLIER_MAX {
-                // One that was prolonged may be the oldest, and live.
+                // A prolonged URI may be the oldest and still live.
                 let expired = session.earlier.iter().position(|own| own.is_outlived(core.now));
                 session.earlier.remove(expired.unwrap_or_default());
             }
@@ -305,7 +305,7 @@ impl Sessions {
         renewed
     }
 
-    /// Those that are not counted by a client's connection, and began uncounted, count from now on.
+    /// Sessions that began uncounted, and whose connection does not count, count from here on.
     pub(crate) fn count_all(&mut self) {
         for session in self.table.values_mut().filter(|session| session.client().is_none()) {
             let user = session.user_key();
@@ -313,7 +313,7 @@ impl Sessions {
         }
     }
 
-    /// Sessions that expired so long ago that nothing of theirs can be under way end (norm A12).
+    /// Ends sessions that expired so long ago that none of their requests can be under way (req A12).
     pub(crate) fn end_expired(&mut self, core: &mut Core) {
         while let Some((_, key)) = self.ending.first().copied().filter(|(at, _)| *at <= core.now) {
             self.forget_ending(key);
@@ -323,8 +323,8 @@ impl Sessions {
         }
     }
 
-    /// An operator ends a session, with its client's connection and all that lives by it. A connection with a relay
-    /// serves others, too: it stays.
+    /// An operator ends a session, with its client's connection and all that connection's sessions. A connection with a
+    /// relay serves others, too: it stays.
     pub(crate) fn on_operator_closes(&self, key: SessionKey, core: &mut Core) {
         let Some(session) = self.table.get(key) else {
             return;
@@ -358,7 +358,7 @@ impl Sessions {
         }
     }
 
-    /// Tells the memory budget what a session takes by now, where something has been asked of it or told to it.
+    /// Tells the memory budget what a session takes, after a request through it or a message to it.
     fn recount(&mut self, session: SessionRef, core: &mut Core) {
         let Some(session) = self.get_mut(session) else {
             return;

@@ -226,7 +226,7 @@ fn auth_of_another_user_on_the_same_connection_is_403() {
 fn wrong_password_and_unknown_user_get_the_same_answer() {
     let mut world = World::new(1);
     let mut answers = Vec::new();
-    for (user, password) in [("alice", "wrong"), ("nobody", "1234")] {
+    for (user, password) in [("alice", "wrong"), ("absent", "1234")] {
         let conn = world.connect(0);
         let to = relay_uri();
         let challenge = challenged(&mut world, conn, &to);

@@ -320,7 +320,7 @@ fn look_alike_end_lines_pass_through_at_any_read_size() {
 
 // S14: a stalled receiver stops its sender, bounded memory, and everything arrives in the end.
 #[test]
-fn stalled_receiver_pauses_its_sender_and_nobody_else() {
+fn stalled_receiver_pauses_only_its_sender() {
     for (name, mut line) in lines() {
         let world = &mut line.world;
         let high = world.settings.limits.queue_bytes_high;
@@ -680,7 +680,7 @@ fn request_for_no_session_gets_481() {
     let mut forged = bob_id;
     forged.replace_range(last - 3..last, "AAA");
     for (why, to) in [
-        ("nobody behind", pair.bob_session.clone()),
+        ("no next hop", pair.bob_session.clone()),
         ("forged", format!("{forged} {}", pair.bob_uri)),
         ("not ours", format!("msrps://{}:2855/abc;tcp {}", testkit_pure::HOST, pair.bob_uri)),
         ("no session", format!("msrps://{}:2855;tcp {}", testkit_pure::HOST, pair.bob_uri)),
@@ -868,7 +868,7 @@ fn stray_responses_are_dropped_silently() {
     world.take(line.from);
     let frame = only(world.take(line.to), "SEND");
     let first = line.path.split(' ').nth(1).unwrap();
-    world.send(line.to, response("nobody00", 413, first, &line.to_uri));
+    world.send(line.to, response("absent00", 413, first, &line.to_uri));
     world.send(line.to, frame.response(200));
     world.send(line.to, frame.response(413));
     world.send(line.from, response(frame.tid(), 413, first, &line.from_uri));
@@ -917,7 +917,7 @@ fn defective_response_is_not_forwarded() {
 
 // C4: delimited but wrong: 400 where a response is due; the connection lives on.
 #[test]
-fn defective_request_gets_400_and_harms_nobody() {
+fn defective_request_gets_400_and_its_connection_lives_on() {
     let mut line = line(Shape::Both, 0, 1);
     let world = &mut line.world;
     let bad = Request::new("SEND", &line.path, &line.from_uri)

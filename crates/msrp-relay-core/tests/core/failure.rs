@@ -618,7 +618,7 @@ fn bytes_of(ranges: &[&str]) -> u64 {
 
 // F16: other requests get a response whatever happens to them.
 #[test]
-fn other_requests_get_408_when_nobody_answers() {
+fn other_requests_get_408_without_an_answer() {
     for (name, mut world, ends) in all_lines() {
         for lose in [false, true] {
             let request = Request::new("NICKNAME", &ends.path, &ends.from_uri);

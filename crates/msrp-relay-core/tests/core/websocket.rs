@@ -109,7 +109,7 @@ fn what_waits_behind_a_slow_page_is_late_only_when_the_page_answers_nothing_for_
     let mut settings = testkit_pure::settings(1);
     settings.websocket.window = 64 << 10;
     settings.websocket.max_message = 16 << 10;
-    // Its sender holds up nobody, and must not be blamed for the time.
+    // Its sender delays no other session, and must not be blamed for the time.
     let mut world = World::with(settings);
     let (page, phone, path) = page_and_phone(&mut world, (0, 0));
     let body = pattern(400_000);

@@ -189,12 +189,12 @@ fn what_is_wrong_is_told_only_of_certificates_that_a_trusted_authority_vouches_f
 
 // RFC 4976, 9.2: clients usually show nothing.
 #[test]
-fn client_without_a_certificate_is_nobody_in_particular() {
+fn client_without_a_certificate_is_unknown() {
     assert_eq!(judged(|| None), Client::Unknown);
 }
 
 #[test]
-fn where_nobody_vouches_for_relays_nobody_is_one() {
+fn without_trusted_authorities_no_client_is_a_relay() {
     let trust = Trust { called: Roots::Certificates(vec![pki().root.clone()]), calling: None };
     let setup = TlsSetup::new(vec![identity(&[NAME])], NAME, &trust, RecordLayer::Direct).unwrap();
     let shows = client(Some(made(Wish::default())), &rustls::version::TLS13, RecordLayer::Direct);

@@ -89,7 +89,7 @@ fn exchange(algorithm: Algorithm, parts: &[&str]) {
     assert_eq!(
         check(&forged, &Ha1::dummy(algorithm), "AUTH", uri.as_bytes()),
         None,
-        "nobody has authenticated"
+        "no client has authenticated"
     );
 
     let info = AuthenticationInfo {

@@ -1,4 +1,4 @@
-//! What crosses between cores, time, cores that die, and what must hold of all of them.
+//! Messages between cores, time, deaths of cores, and the invariants of all of them.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -11,7 +11,7 @@ use super::{Conn, Delivery, World};
 impl World {
     // -- messages between cores --------------------------------------------------------------
 
-    /// Ordered pairs of cores with messages between cores under way.
+    /// Ordered pairs of cores with messages under way.
     pub fn lanes(&self) -> Vec<(usize, usize)> {
         let mut lanes: Vec<_> =
             self.deliveries.iter().filter(|(_, queue)| !queue.is_empty()).map(|(lane, _)| *lane).collect();
@@ -98,8 +98,8 @@ impl World {
         self.cores[core].relay.is_some()
     }
 
-    /// A core dies with all it owns; the others are told, and it is started again if asked. What is
-    /// under way from it and to it stays under way: the relays must know it for what it is.
+    /// A core dies with all it owns; the others are told, and it is started again if asked. Messages from it and to it
+    /// stay under way: the relays must recognise them.
     pub fn kill_core(&mut self, index: usize, again: bool) {
         self.cores[index].relay = None;
         for (_, conn) in mem::take(&mut self.cores[index].links) {
@@ -124,7 +124,7 @@ impl World {
                 self.input(core, change);
             }
         }
-        // The newcomer learns which of the others are in a later life than their first.
+        // The new core learns which of the others are in a later life than their first.
         for core in (0..self.cores.len()).filter(|core| *core != index) {
             let running = self.cores[core].relay.as_ref().map(|_| self.cores[core].incarnation);
             let change = Input::CoreChanged { index: u16::try_from(core).unwrap(), running };
@@ -132,7 +132,7 @@ impl World {
         }
     }
 
-    // -- what must hold ------------------------------------------------------------------------
+    // -- invariants ------------------------------------------------------------------------
 
     pub fn sizes(&self) -> TableSizes {
         let mut sum = TableSizes::default();
@@ -153,7 +153,7 @@ impl World {
         sum
     }
 
-    /// Everything that was received has been written or dropped, and all requests are answered.
+    /// Everything received is written or dropped, and all requests are answered.
     pub fn assert_idle(&mut self) {
         self.run();
         let sizes = self.sizes();
@@ -161,7 +161,7 @@ impl World {
         assert_eq!(sizes.unanswered, 0, "requests are unanswered: {sizes:?}");
     }
 
-    /// Breaks off all that is left.
+    /// Breaks off all remaining connections.
     pub fn break_off_all(&mut self) {
         for dial in mem::take(&mut self.dials) {
             self.input(dial.core, Input::Lost { peer: dial.key });
@@ -173,7 +173,7 @@ impl World {
         self.run();
     }
 
-    /// Breaks off all that is left; then nothing may be left.
+    /// Breaks off all remaining connections; then nothing may be left.
     pub fn close_all(&mut self) {
         self.break_off_all();
         assert_eq!(self.sizes(), TableSizes::default());

@@ -79,7 +79,7 @@ impl Shape {
         }
         let mut next = || values.next().flatten().and_then(|bytes| String::from_utf8(bytes).ok());
         let secret = match &self.secret {
-            // An empty one is none: nobody is to get in without a password.
+            // An empty password is none: no client may get in without a password.
             SecretColumns::Password(_) => next().filter(|text| !text.is_empty()).map(Secret::Password),
             SecretColumns::Ha1 { md5, sha256 } => {
                 let mut hash = |column: &Option<String>, algorithm| {

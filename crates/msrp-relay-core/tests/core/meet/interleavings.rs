@@ -1,8 +1,8 @@
 //! Every step of the protocol, and what may happen between it and the next one: a connection or a session ends, a core
-//! dies, the relay drains, somebody else asks for either session, a client renews its URI or sends.
+//! dies, the relay drains, another session asks for either one, a client renews its URI or sends.
 //!
 //! A step is a turn of one core: what is under way on one lane arrives, or the readers go on. After it one thing happens, then
-//! all goes on to its end. Nobody may be left waiting, no table may keep anything, no byte may arrive twice, and each
+//! all goes on to its end. No session may be left waiting, no table may keep anything, no byte may arrive twice, and each
 //! request of a client that stays is answered as what became of it.
 
 use std::collections::BTreeMap;
@@ -60,13 +60,13 @@ enum Event {
     Core1Dies {
         last_words: bool,
     },
-    /// The relay takes in nobody new.
+    /// The relay accepts no new client.
     Drain,
     /// Users are counted from now on.
     Reload,
     /// So long that any answer is late.
     Time,
-    /// Somebody from outside sends to a session.
+    /// A peer from outside sends to a session.
     StrangerToAlice,
     StrangerToBob,
     /// Another client of this relay does, and would come, too.
@@ -99,7 +99,7 @@ const EVENTS: [Event; 20] = [
 ];
 
 impl Event {
-    /// Whether somebody who takes part, or may, is ended by it.
+    /// Whether it ends a session that takes part, or may.
     fn ends_someone(self) -> bool {
         matches!(
             self,
@@ -114,7 +114,7 @@ impl Event {
         )
     }
 
-    /// Whether somebody else may come to be the other side of one of the two.
+    /// Whether another peer may become the other side of one of the two.
     fn is_claim(self) -> bool {
         matches!(self, Self::StrangerToAlice | Self::StrangerToBob | Self::CarolToBob)
     }
@@ -182,7 +182,7 @@ impl Run {
         path.split(' ').nth(1).unwrap().to_owned()
     }
 
-    /// An AUTH of one of the two while nothing crosses cores; nobody waits for the answer here.
+    /// An AUTH of one of the two while nothing crosses cores; the test does not wait for the answer.
     fn renews(&mut self, conn: Conn, uri: &str) {
         let world = &mut self.line.world;
         let user = if conn == self.line.from { "alice" } else { "bob" };
@@ -231,7 +231,7 @@ impl Run {
         world.kill_core(core, true);
     }
 
-    /// A request by somebody from outside, on the core where the session was opened.
+    /// A request by a peer from outside, on the core where the session was opened.
     fn stranger(&mut self, to_alice: bool) {
         let world = &mut self.line.world;
         let conn = world.connect(usize::from(!to_alice));
@@ -348,7 +348,7 @@ impl Run {
         }
     }
 
-    /// What must hold, whatever has happened. Returns whether somebody moved.
+    /// What must hold, whatever has happened. Returns whether a session moved.
     fn check(&mut self, event: Event) -> bool {
         let case = self.case.clone();
         for conn in self.line.world.conns().collect::<Vec<_>>() {
@@ -401,7 +401,7 @@ impl Run {
     }
 }
 
-/// Plays each event after each number of turns. Returns how often somebody moved by the event.
+/// Plays each event after each number of turns. Returns how often a session moved by the event.
 fn play(turns: &[Turn], both: bool) -> BTreeMap<String, Vec<usize>> {
     let mut moved = BTreeMap::<String, Vec<usize>>::new();
     for event in EVENTS {
@@ -430,17 +430,17 @@ fn play(turns: &[Turn], both: bool) -> BTreeMap<String, Vec<usize>> {
 }
 
 #[test]
-fn whatever_happens_after_any_step_of_one_that_asks_nobody_waits_and_nothing_is_lost_in_silence() {
+fn no_event_after_any_step_of_one_asker_leaves_a_session_waiting_or_loses_bytes_silently() {
     let moved = play(&ONE_ASKS, false);
     println!("{moved:#?}");
     let all: Vec<usize> = (0..=ONE_ASKS.len()).collect();
     for event in [Event::Nothing, Event::AliceEnds, Event::Time, Event::BobRenews, Event::BobSends] {
-        assert_eq!(moved[&format!("{event:?}")], all, "{event:?} keeps nobody from moving");
+        assert_eq!(moved[&format!("{event:?}")], all, "{event:?} keeps no session from moving");
     }
 }
 
 #[test]
-fn whatever_happens_after_any_step_of_two_that_ask_for_each_other_nobody_waits_and_nothing_is_lost() {
+fn no_event_after_any_step_of_two_askers_leaves_a_session_waiting_or_loses_bytes() {
     let moved = play(&BOTH_ASK, true);
     println!("{moved:#?}");
     let all: Vec<usize> = (0..=BOTH_ASK.len()).collect();

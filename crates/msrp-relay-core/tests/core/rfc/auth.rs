@@ -1,4 +1,4 @@
-//! Norms A with this relay as the target: challenge, credentials, the URI (RFC 4976, 5.1, 6.3, 9.1).
+//! Requirements A with this relay as the target: challenge, credentials, the URI (RFC 4976, 5.1, 6.3, 9.1).
 
 use std::time::Duration;
 

@@ -50,7 +50,7 @@ fn every_code_of_the_200_class_is_success() {
 
 // Q3: what is answered end to end gets the far end's own code, header for header.
 #[test]
-fn every_code_passes_back_to_whoever_asked_end_to_end() {
+fn every_code_passes_back_end_to_end() {
     for code in FAILURES.into_iter().chain([200]) {
         let mut line = line(Shape::Both, 0, 1);
         let world = &mut line.world;

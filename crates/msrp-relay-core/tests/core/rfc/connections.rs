@@ -1,4 +1,4 @@
-//! Norms C: how connections begin, what they may do, and how they end (RFC 4976, 6.1, 6.2, 6.5; RFC 4975, 5.4).
+//! Requirements C: how connections begin, what they may do, and how they end (RFC 4976, 6.1, 6.2, 6.5; RFC 4975, 5.4).
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ fn requests_that_fail_do_not_end_the_probation() {
     let uri = world.end(lost).uri.clone();
     world.advance(seconds(20));
     challenged(&mut world, asking, &relay_uri());
-    let nowhere = format!("msrps://{HOST}:2855/nobody;tcp {FAR}");
+    let nowhere = format!("msrps://{HOST}:2855/absent;tcp {FAR}");
     world.send(lost, Request::bodiless(&nowhere, &uri, "mess").bytes());
     assert_eq!(world.take_one(lost).status(), 481);
     assert!(!world.is_closed(asking) && !world.is_closed(lost));
@@ -151,7 +151,7 @@ fn silent_connection_of_a_live_session_is_kept() {
 
 // C5: a connection that no session uses any more closes after an hour.
 #[test]
-fn connection_that_serves_nobody_is_closed_after_an_hour() {
+fn connection_without_a_session_is_closed_after_an_hour() {
     let mut line = line(Shape::Receiver, 0, 0);
     let world = &mut line.world;
     world.end(line.to).answers = Answers::Always(200);

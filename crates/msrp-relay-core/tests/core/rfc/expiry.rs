@@ -1,4 +1,4 @@
-//! Norm A12: what happens to a session at its Expires, and to the requests that run through it (RFC 4976, 6.3).
+//! Requirement A12: what happens to a session at its Expires, and to the requests that run through it (RFC 4976, 6.3).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Norms T about paths and about which side speaks first (RFC 7977, RFC 6135, RFC 6714).
+//! Requirements T about paths and about which side speaks first (RFC 7977, RFC 6135, RFC 6714).
 
 use super::FAR;
 use testkit_pure::line::{Shape, line, only};

@@ -1,4 +1,4 @@
-//! Norms F1 to F5, F16 and Q: what is forwarded, where to, and how responses find back (RFC 4976, 6.4).
+//! Requirements F1 to F5, F16 and Q: what is forwarded, where to, and how responses find back (RFC 4976, 6.4).
 
 use super::FAR;
 use testkit_pure::frame::{pattern, response};
@@ -185,11 +185,11 @@ fn refused_methods_of_a_peer_that_does_not_read_are_bounded() {
 
 // F16: a blocked method and a misrouted one get different codes, and a request that wants no answer gets none.
 #[test]
-fn requests_on_a_session_of_nobody_are_refused_alike() {
+fn requests_on_an_unknown_session_are_refused_alike() {
     let mut world = World::new(1);
     let conn = world.connect(0);
     let uri = world.end(conn).uri.clone();
-    let to = format!("msrps://{}:2855/nobody;tcp {FAR}", testkit_pure::HOST);
+    let to = format!("msrps://{}:2855/absent;tcp {FAR}", testkit_pure::HOST);
     for method in ["NICKNAME", "FUTURE"] {
         let request = Request::new(method, &to, &uri);
         world.send(conn, request.bytes());
@@ -207,7 +207,7 @@ fn refusals_go_back_the_way_that_their_method_is_answered() {
     let mut world = World::new(1);
     let conn = world.connect(0);
     let from = "msrps://r9.alder.example:2855/abc;tcp msrps://192.0.2.9:5000/def;tcp";
-    let to = format!("msrps://{}:2855/nobody;tcp {FAR}", testkit_pure::HOST);
+    let to = format!("msrps://{}:2855/absent;tcp {FAR}", testkit_pure::HOST);
     for (method, back) in [("SEND", from.split(' ').next().unwrap()), ("NICKNAME", from)] {
         world.send(conn, Request::new(method, &to, from).header("Message-ID", "mess").bytes());
         let answer = world.take_one(conn);

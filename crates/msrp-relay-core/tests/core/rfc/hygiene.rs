@@ -1,4 +1,4 @@
-//! Norms S and G8 to G16 on the wire: what a hostile sender may write, and which peers it can harm.
+//! Requirements S and G8 to G16 on the wire: what a hostile sender may write, and which peers it can harm.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ fn every_repeated_header_gets_400() {
 
 // RFC 4975, 6.1: a session id alone names no session; the whole URI must be the one that was granted.
 #[test]
-fn a_session_id_under_another_uri_of_this_relay_is_nobodys() {
+fn session_id_under_another_uri_of_this_relay_names_no_session() {
     let mut world = World::new(1);
     let (client, session) = world.client(0, "alice");
     let uri = world.end(client).uri.clone();

@@ -1,4 +1,4 @@
-//! Norms I, and G where clients rely on more than the grammar: the spelling of our own frames, and what we tolerate.
+//! Requirements I, and G where clients rely on more than the grammar: the spelling of our own frames, and what we tolerate.
 
 use msrp_relay_core::Settings;
 
@@ -28,7 +28,7 @@ fn own_frames() -> Vec<Frame> {
     world.send(conn, Request::send(&to, &uri, "mess", b"x").bytes());
     world.send(conn, Request::new("FUTURE", &to, &uri).bytes());
     world.send(conn, Request::new("SEND", &to, &uri).bytes());
-    let nowhere = format!("msrps://{HOST}:2855/nobody;tcp {FAR}");
+    let nowhere = format!("msrps://{HOST}:2855/absent;tcp {FAR}");
     world.send(conn, Request::bodiless(&nowhere, &uri, "mess").bytes());
     world.run();
     frames.extend(world.take(conn));
@@ -143,7 +143,7 @@ fn reports_are_forwarded_whatever_they_hold() {
 
 // I6: answers to requests that want none are ignored: 200 to `partial`, 200 to `no`, anything to a REPORT.
 #[test]
-fn answers_that_nobody_asked_for_are_ignored() {
+fn unrequested_answers_are_ignored() {
     let mut line = line(Shape::Both, 0, 1);
     let world = &mut line.world;
     for wish in ["partial", "no"] {

@@ -1,4 +1,4 @@
-//! Norms C3, C4, G1 to G9: faulty frames, and their effect: an answer, silence, or the end of the connection. A frame
+//! Requirements C3, C4, G1 to G9: faulty frames, and their effect: an answer, silence, or the end of the connection. A frame
 //! whose end can be found leaves the connection open.
 
 use std::collections::HashSet;
@@ -18,7 +18,7 @@ use testkit_pure::{Frame, World, settings};
 enum Fate {
     Answered,
     /// Its From-Path begins with no usable address for an answer.
-    NobodyToAnswer,
+    NoAddress,
     /// RFC 4975, 7.1.2: a REPORT is never answered.
     Report,
     /// RFC 4975, 7.1.4: `Failure-Report: no` asks for silence.
@@ -27,7 +27,7 @@ enum Fate {
     Response,
 }
 
-use Fate::{Answered, NobodyToAnswer, Response, SilenceAskedFor};
+use Fate::{Answered, NoAddress, Response, SilenceAskedFor};
 
 /// The number of a defect. A new defect does not compile here until it has a number, and then the test requires a case
 /// for it.
@@ -111,7 +111,7 @@ fn paths(to: &str, from: &str) -> Vec<Case> {
         add(Defect::BadUri, Answered, &format!("{to} {bad}"), from);
         add(Defect::BadUri, Answered, to, &format!("{from} {bad}"));
         add(Defect::BadUri, Answered, bad, from);
-        add(Defect::BadUri, NobodyToAnswer, to, bad);
+        add(Defect::BadUri, NoAddress, to, bad);
     }
     for long in [&long_id, &long_uri] {
         add(Defect::UriTooLong, Answered, &format!("{to} {long}"), from);
@@ -120,7 +120,7 @@ fn paths(to: &str, from: &str) -> Vec<Case> {
         add(Defect::UriTooLong, Answered, to, long);
     }
     add(Defect::BadUri, Answered, "", from);
-    add(Defect::BadUri, NobodyToAnswer, to, "");
+    add(Defect::BadUri, NoAddress, to, "");
     let too_many = if from.len() * 17 > 8192 { Defect::LineTooLong } else { Defect::TooManyUris };
     for method in ["SEND", "AUTH", "NICKNAME"] {
         cases.push(case(too_many, Answered, frame(method, &many(to), from)));
@@ -158,8 +158,8 @@ fn headers(to: &str, from: &str) -> Vec<Case> {
         case(Defect::Repeated, Answered, send(&format!("{id}{id}"))),
         case(Defect::Repeated, Answered, send(&format!("{from}{id}"))),
         case(Defect::PathOrder, Answered, frame("SEND", &format!("{from}{id}"))),
-        case(Defect::PathMissing, NobodyToAnswer, frame("SEND", &format!("{to}{id}"))),
-        case(Defect::PathMissing, NobodyToAnswer, frame("SEND", id)),
+        case(Defect::PathMissing, NoAddress, frame("SEND", &format!("{to}{id}"))),
+        case(Defect::PathMissing, NoAddress, frame("SEND", id)),
         case(Defect::PathOrder, Answered, frame("SEND", &format!("{from}{to}{id}"))),
         case(Defect::PathOrder, Answered, frame("SEND", &format!("X-First: 1\r\n{to}{from}{id}"))),
         case(Defect::MessageId, Answered, send("")),
@@ -402,7 +402,7 @@ fn blank_lines_keep_a_connection_from_being_idle_and_prove_nothing() {
     assert!(world.is_closed(line.from));
 }
 
-// F9, norm limits: a path of the greatest length goes back with our own URIs in front of it.
+// F9, limits: a path of the greatest length goes back with our own URIs in front of it.
 #[test]
 fn report_and_response_come_back_to_the_end_of_the_longest_path() {
     for (a, b) in LAYOUTS {

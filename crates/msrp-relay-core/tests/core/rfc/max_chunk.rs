@@ -1,4 +1,4 @@
-//! Norm I14: towards a peer named in `outbound.max_chunk` no SEND has a longer body than its entry, whichever side
+//! Requirement I14: towards a peer named in `outbound.max_chunk` no SEND has a longer body than its entry, whichever side
 //! opened the connection (RFC 4975, 7.1.1; RFC 4976, 6.4.1).
 
 use std::time::Duration;

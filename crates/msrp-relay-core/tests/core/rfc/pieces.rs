@@ -1,4 +1,4 @@
-//! Norms F11 and F12, G6: how chunks are cut into pieces (RFC 4975, 7.1 and 7.1.1; RFC 4976, 6.4.1).
+//! Requirements F11 and F12, G6: how chunks are cut into pieces (RFC 4975, 7.1 and 7.1.1; RFC 4976, 6.4.1).
 
 use msrp_proto::parser::Flag;
 

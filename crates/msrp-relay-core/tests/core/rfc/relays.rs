@@ -1,4 +1,4 @@
-//! Relays that have proven their names, and the clients behind them (RFC 4976, 5.1, 6.1, 6.3 and 9.2; norms A9, A10, A13
+//! Relays that have proven their names, and the clients behind them (RFC 4976, 5.1, 6.1, 6.3 and 9.2; reqs A9, A10, A13
 //! to A16, S14). This relay is the outer one in the first half, the inner one in the second.
 //!
 //! Long because it is a list: each test stands alone, and all share the fixtures at the top.
@@ -115,7 +115,7 @@ fn client_behind_a_relay_gets_a_session_with_the_whole_path() {
 #[test]
 fn relay_of_another_name_gets_403_and_is_closed() {
     let mut world = World::new(1);
-    let conn = relay(&mut world, 0, "somebody.example.org");
+    let conn = relay(&mut world, 0, "another.example.org");
     world.send(conn, auth(&back_to_wren()));
     assert_eq!(world.take_one(conn).status(), 403);
     world.run();
@@ -128,7 +128,7 @@ fn relay_of_another_name_is_not_closed_over_the_heads_of_its_sessions() {
     let mut world = World::new(1);
     let conn = relay(&mut world, 0, OTHER);
     session(&mut world, conn, "alice", &back_to_wren());
-    world.send(conn, auth(&format!("msrps://somebody.example.org:2855/x;tcp {WREN}")));
+    world.send(conn, auth(&format!("msrps://another.example.org:2855/x;tcp {WREN}")));
     assert_eq!(world.take_one(conn).status(), 403);
     world.send(conn, Request::new("AUTH", "msrps://elsewhere.example.org;tcp", &back_to_finch()).bytes());
     world.run();
@@ -230,7 +230,7 @@ fn accounts_are_looked_up_in_the_turn_of_the_address_or_relay_that_asks() {
         world.run();
         world.look_ups.pop().unwrap().who
     });
-    assert_eq!((turns[0], turns[3]), (turns[1], turns[4]), "whoever is named, on whatever core");
+    assert_eq!((turns[0], turns[3]), (turns[1], turns[4]), "whichever user is named, on whatever core");
     let different = HashSet::from([turns[0], turns[2], turns[3], turns[5]]);
     assert_eq!(different.len(), 4, "{turns:?}");
 }
@@ -338,12 +338,12 @@ fn session_behind_a_relay_is_out_of_reach_for_everybody_else() {
     world.send(another, Request::bodiless(&to, &back_to_wren(), "m2").bytes());
     assert_eq!(world.take_one(another).status(), 481);
     // A peer without any proof, which claims the same.
-    let nobody = world.connect(0);
-    world.send(nobody, Request::bodiless(&to, &back_to_wren(), "m3").bytes());
-    assert_eq!(world.take_one(nobody).status(), 481);
+    let unproven = world.connect(0);
+    world.send(unproven, Request::bodiless(&to, &back_to_wren(), "m3").bytes());
+    assert_eq!(world.take_one(unproven).status(), 481);
     // A path that does not come from her relay.
-    world.send(nobody, Request::bodiless(&format!("{wren} {}", back_to_finch()), FAR, "m4").bytes());
-    assert_eq!(world.take_one(nobody).status(), 481);
+    world.send(unproven, Request::bodiless(&format!("{wren} {}", back_to_finch()), FAR, "m4").bytes());
+    assert_eq!(world.take_one(unproven).status(), 481);
     assert!(world.dialled.is_empty());
 }
 
@@ -477,7 +477,7 @@ fn slow_receiver_of_one_client_does_not_stop_the_others_behind_its_relay() {
         let frames = world.take(quick);
         assert!(frames.iter().any(|frame| frame.is("SEND") && said(frame) == "Quick"), "{frames:?}");
         let told = world.take(conn);
-        assert!(told.iter().any(|frame| frame.status() == 413), "whoever sent too much is told: {told:?}");
+        assert!(told.iter().any(|frame| frame.status() == 413), "the sender of too much is told: {told:?}");
     }
 }
 
@@ -488,7 +488,7 @@ pub(super) const THERE: &str = "msrps://outer.example.org:2855/Gm4yTq81nZc0;tcp"
 
 /// A client of ours that asks for a session at another relay: its connection, its URI here, and the connection with the
 /// other relay.
-fn ask_ahead(world: &mut World) -> (Conn, String, Conn, Frame) {
+fn ask_outer_relay(world: &mut World) -> (Conn, String, Conn, Frame) {
     let (wren, session) = world.client(0, "alice");
     let uri = world.end(wren).uri.clone();
     world.send(wren, Request::new("AUTH", &format!("{session} {AHEAD}"), &uri).bytes());
@@ -501,7 +501,7 @@ fn ask_ahead(world: &mut World) -> (Conn, String, Conn, Frame) {
     (wren, session, outer, frame)
 }
 
-fn challenge_from_ahead(request: &Frame, more: &str) -> Vec<u8> {
+fn challenge_from_outer_relay(request: &Frame, more: &str) -> Vec<u8> {
     let tid = request.tid();
     let (to, from) = (request.from_path(), request.to_path());
     format!(
@@ -526,9 +526,9 @@ fn granted_ahead(request: &Frame, session: &str) -> Vec<u8> {
 #[test]
 fn auth_for_a_relay_further_on_and_its_answers_pass_untouched() {
     let mut world = World::new(1);
-    let (wren, session, outer, request) = ask_ahead(&mut world);
+    let (wren, session, outer, request) = ask_outer_relay(&mut world);
     let uri = world.end(wren).uri.clone();
-    world.send(outer, challenge_from_ahead(&request, ""));
+    world.send(outer, challenge_from_outer_relay(&request, ""));
     world.run();
     let answer = only(world.take(wren), "401");
     assert_eq!((answer.to_path(), answer.from_path()), (uri.clone(), format!("{session} {AHEAD}")));
@@ -560,7 +560,7 @@ fn auth_for_a_relay_further_on_and_its_answers_pass_untouched() {
 fn messages_through_the_relay_that_was_asked_go_by_the_same_connection() {
     for she_begins in [true, false] {
         let mut world = World::new(1);
-        let (wren, session, outer, request) = ask_ahead(&mut world);
+        let (wren, session, outer, request) = ask_outer_relay(&mut world);
         let uri = world.end(wren).uri.clone();
         world.send(outer, granted_ahead(&request, &session));
         world.run();
@@ -637,10 +637,10 @@ fn failed_auths_through_this_relay_close_the_guesser() {
     let credentials = "Digest username=\"w\", realm=\"x\", nonce=\"md5\", qop=auth, nc=00000001, cnonce=\"c\", response=\"00000000000000000000000000000000\"";
     let guesses = |stale: &str| {
         let mut world = World::new(1);
-        let (wren, session, outer, request) = ask_ahead(&mut world);
+        let (wren, session, outer, request) = ask_outer_relay(&mut world);
         let uri = world.end(wren).uri.clone();
         // The first AUTH has no credentials, so it is no guess.
-        world.send(outer, challenge_from_ahead(&request, ""));
+        world.send(outer, challenge_from_outer_relay(&request, ""));
         world.run();
         world.take(wren);
         for guess in 1..=5 {
@@ -649,7 +649,7 @@ fn failed_auths_through_this_relay_close_the_guesser() {
             world.send(wren, again.bytes());
             world.run();
             let request = only(world.take(outer), "AUTH");
-            world.send(outer, challenge_from_ahead(&request, stale));
+            world.send(outer, challenge_from_outer_relay(&request, stale));
             world.run();
             assert_eq!(only(world.take(wren), "401").status(), 401, "the last one is answered, too");
             if world.is_closed(wren) {
@@ -763,7 +763,7 @@ fn requests_through_a_relay_without_proof_are_403_where_the_operator_insists() {
     };
     assert_eq!(sent(false, None, &back_to_wren()), 200);
     assert_eq!(sent(true, None, &back_to_wren()), 403);
-    assert_eq!(sent(true, Some("somebody.example.org"), &back_to_wren()), 403);
+    assert_eq!(sent(true, Some("another.example.org"), &back_to_wren()), 403);
     assert_eq!(sent(true, Some(OTHER), &back_to_wren()), 200);
     assert_eq!(sent(true, None, FAR), 200);
 }

@@ -1,4 +1,4 @@
-//! Attacks by relays, their clients and strangers on sessions behind relays (norms A10, A13 to A16, S2, S14).
+//! Attacks by relays, their clients and strangers on sessions behind relays (reqs A10, A13 to A16, S2, S14).
 //!
 //! Long because it is a list: each test stands alone, and all share the fixtures at the top.
 

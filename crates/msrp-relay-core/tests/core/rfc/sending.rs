@@ -1,4 +1,4 @@
-//! Norms F6 to F10 and F13 to F14: responses, timers, REPORTs, and messages that end early (RFC 4976, 6.4.1).
+//! Requirements F6 to F10 and F13 to F14: responses, timers, REPORTs, and messages that end early (RFC 4976, 6.4.1).
 
 use std::time::Duration;
 
@@ -213,7 +213,7 @@ fn queued_bytes_of_an_aborted_message_are_dropped() {
 
 // F14: 413 stops the chunk that is being written, and its sender.
 #[test]
-fn chunk_that_nobody_wants_is_aborted_at_once() {
+fn unwanted_chunk_is_aborted_at_once() {
     for (name, mut line) in lines() {
         let world = &mut line.world;
         let request = Request::send(&line.path, &line.from_uri, "mess", &pattern(50_000)).bytes();

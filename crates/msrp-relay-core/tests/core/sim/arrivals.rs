@@ -13,7 +13,7 @@ impl Simulation {
         let mut conns: Vec<(Conn, usize)> = self.by_conn.iter().map(|(c, a)| (*c, *a)).collect();
         conns.sort_unstable();
         for (conn, actor) in &conns {
-            // Somebody of whom nothing is proven yet, though its first request may be under way, makes room.
+            // A connection that has proven nothing yet, though its first request may be under way, makes room.
             let made_room = CloseReason::Limit(Limit::QueueBytesTotal);
             if self.world.link(*conn).closing == Some(made_room) && !self.actors[*actor].dead {
                 assert!(!self.is_proven(*actor, *conn), "{conn:?} of actor {actor} made room");
@@ -67,7 +67,7 @@ impl Simulation {
             }
             "REPORT" => self.report_arrived(actor, &frame),
             "NICKNAME" => self.actors[actor].pending.push(frame),
-            _ => panic!("nobody sent this: {frame:?}"),
+            _ => panic!("no actor sent this: {frame:?}"),
         }
     }
 
@@ -82,7 +82,7 @@ impl Simulation {
         (dialled && self.seed % 4 == 1).then_some(DIALLED_CHUNK_MAX as usize)
     }
 
-    /// A path with the first URI of each session in it: which of two was used when it was sent does not matter.
+    /// A path with the first URI of each session in it: which of two the sender used does not matter.
     fn by_first_uris(&self, link: &Link, path: &str) -> String {
         let actors = link.ends.map(|end| &self.actors[end]);
         actors.into_iter().fold(path.to_owned(), |path, actor| match (&actor.session, &actor.other) {
@@ -116,7 +116,7 @@ impl Simulation {
         assert!(!matches!(message.flag, Some(Flag::Last)), "message {index} goes on after its end");
         if !disturbed {
             assert_eq!(start, before + 1, "a gap in message {index}");
-            assert_ne!(frame.flag, Flag::Aborted, "nobody aborted message {index}");
+            assert_ne!(frame.flag, Flag::Aborted, "its sender did not abort message {index}");
         }
         if let Some(turn) = message.turn.take_if(|_| start == 1)
             && let Some(due) = turn.due
@@ -162,19 +162,19 @@ impl Simulation {
 
     fn report_arrived(&mut self, actor: usize, frame: &Frame) {
         let index = self.message_of(frame);
-        // A REPORT is never answered; should somebody do it all the same, nothing happens.
+        // A REPORT is never answered; if a peer still answers it, nothing happens.
         if self.lies && self.dice.chance(20) {
             let conn = self.actors[actor].conn.unwrap();
             self.world.send(conn, frame.response(200));
         }
         let message = &mut self.messages[index];
-        assert_eq!(actor, message.from, "a REPORT for somebody else");
+        assert_eq!(actor, message.from, "a REPORT for another actor");
         if frame.reported() == 200 {
             message.success_reports += 1;
             assert_eq!(message.success_reports, 1, "message {index}");
             return;
         }
-        assert_ne!(message.wish, "no", "a REPORT that nobody wanted");
+        assert_ne!(message.wish, "no", "an unwanted REPORT");
         match frame.reported() {
             408 => *self.seen.entry("a REPORT of 408").or_default() += 1,
             413 => *self.seen.entry("a REPORT of 413").or_default() += 1,
@@ -184,7 +184,7 @@ impl Simulation {
         let range = frame.range();
         let (start, end) = (range.start - message.base, range.end.unwrap() - message.base);
         assert!(end <= message.sent, "message {index}: {range}");
-        // One without bytes may be of an earlier chunk that had none.
+        // A chunk without bytes may belong to an earlier one that had none.
         let taken_back = start <= end && message.aborted.is_some_and(|from| start >= from);
         assert!(!taken_back, "message {index}: {range} is told of, which its sender aborted");
         message.fail(index, start, end);
@@ -217,7 +217,7 @@ impl Simulation {
                 let message_index = message;
                 let message = &mut self.messages[message];
                 match message.wish {
-                    "no" => panic!("an answer that nobody wanted"),
+                    "no" => panic!("an unwanted answer"),
                     "partial" => assert_ne!(code, 200),
                     _ => {}
                 }
@@ -289,7 +289,7 @@ impl Simulation {
                 self.actors[actor].requests.insert(request.tid, Sent::Auth);
             }
             408 => self.actors[actor].refresh = None,
-            // Its client has said that it sends no more, and that ended it while it was looked up.
+            // Its client has ended its side, which ended the session during the look-up.
             481 if self.world.link(conn).ended || self.world.link(conn).closing.is_some() => {
                 self.actors[actor].refresh = None;
             }

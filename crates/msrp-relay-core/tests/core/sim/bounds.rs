@@ -1,4 +1,4 @@
-//! What must hold at every moment: the bounds of queues and tables, and who waits for how long.
+//! What must hold at every moment: the bounds of queues and tables, and of waiting times.
 
 use msrp_relay_core::HEAD_OVERHEAD;
 
@@ -7,7 +7,7 @@ use testkit_pure::{Conn, Reader};
 
 /// The most that one read brings.
 const READ_MAX: usize = 16_000;
-/// What a connection may make the relay keep beside queued bytes, whatever the budget says: unfinished input, one flush,
+/// What a connection may make the relay keep beside queued bytes, whatever the budget is: unfinished input, one flush,
 /// some answers and REPORTs, some transactions.
 const KEPT_MAX: usize = 192 << 10;
 /// A request to a session takes up at least so much of a read.
@@ -47,7 +47,7 @@ impl Simulation {
             conns[dial.core] += 1;
             ever[dial.core] += 1;
         }
-        // Whatever the limits say, what one read has brought is held, each head at a little more than its bytes.
+        // Whatever the limits are, the bytes of one read are held, and each head costs a little more than its bytes.
         let read = READ_MAX + READ_MAX / REQUEST_MIN * HEAD_OVERHEAD;
         let everybody: usize = ever.iter().sum();
         let mut sum = 0;
@@ -56,10 +56,10 @@ impl Simulation {
             let (conns, ever) = (conns[core], ever[core]);
             sum += sizes.bytes_queued + sizes.bytes_kept;
             assert!(sizes.peers <= conns, "core {core}: {sizes:?}");
-            // What is left of a connection that is gone is held as before, until it has been written.
+            // The bytes of a lost connection are held as before, until they are written.
             assert!(sizes.bytes_queued <= ever * (limits.queue_bytes_high + read), "core {core}: {sizes:?}");
             let most = limits.transactions_per_peer_max;
-            // Those that are awaited, and those that are unlikely to be answered.
+            // Awaited ones, and unlikely ones.
             assert!(sizes.transactions <= conns * 2 * (most + 1), "core {core}: {sizes:?}");
             // Requests that failed here may still be coming in anywhere.
             let unanswered = conns * (most + 2 * READ_MAX / REQUEST_MIN) + everybody;
@@ -72,7 +72,7 @@ impl Simulation {
         assert!(sum <= most, "{sum} bytes are held and kept, {most} may be");
     }
 
-    /// What a sender has sent and its receivers have not got is on the wire, or is within the bound.
+    /// The bytes that a sender has sent and its receivers have not got are on the wire, or within the bound.
     fn check_senders(&self) {
         let high = self.bounds.queue_bytes_high + READ_MAX;
         for actor in 0..self.actors.len() {
@@ -92,7 +92,7 @@ impl Simulation {
         }
     }
 
-    /// What has arrived of chunks that have not ended, of messages that nobody disturbed.
+    /// The bytes that have arrived of unfinished chunks, of undisturbed messages.
     fn arriving_from(&self, actor: usize) -> u64 {
         let mut bytes = 0;
         for conn in self.by_conn.keys() {
@@ -107,7 +107,7 @@ impl Simulation {
         bytes
     }
 
-    /// Whatever was sent and has been taken is with everybody concerned once no message is under way.
+    /// Once no message is under way, everything that was sent and read has reached its receivers.
     fn note_what_is_due(&mut self) {
         if !self.world.lanes().is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! Who takes part: endpoints, the links between them, and what is sent on which.
+//! The cast: endpoints, the links between them, and the messages on each.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use testkit_pure::{ADDRESS, Conn, Decision, Frame, HOST, relay_uri};
 /// More than a message has bytes.
 const BYTES: usize = 1 << 18;
 
-/// The bytes of a message from its `start`th on: nothing else may arrive there.
+/// The bytes of a message from its `start`th on: only they may arrive there.
 pub(super) fn body(message: usize, start: u64, bytes: usize) -> &'static [u8] {
     static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| pattern(2 * BYTES));
     // Each message has other bytes at the same places.
@@ -20,7 +20,7 @@ pub(super) fn body(message: usize, start: u64, bytes: usize) -> &'static [u8] {
     &PATTERN[at..at + bytes]
 }
 
-/// Seconds of a session that asks for as little as it may.
+/// Seconds of a session that asks for the shortest time.
 const EXPIRES_SECONDS: u64 = 60;
 
 impl Simulation {
@@ -79,7 +79,7 @@ impl Simulation {
         Some((index, session))
     }
 
-    /// A client that another relay asks for, which may have one connection with ours or two, on any cores.
+    /// A client behind another relay, which may have one connection with ours or two, on any cores.
     fn client_behind_a_relay(&mut self) -> Option<(usize, String)> {
         let host = format!("relay{}.example", self.actors.len());
         let conn = self.relay(&host)?;
@@ -168,7 +168,7 @@ impl Simulation {
                 let (b, b_session) = match self.dice.below(3) {
                     0 => self.client_behind_a_relay()?,
                     1 => self.client()?,
-                    // Somebody who comes from outside and begins.
+                    // A peer that comes from outside and begins.
                     _ => {
                         let b = self.foreign()?;
                         let there = format!("{a_session} {}", self.actors[a].uri);
@@ -220,7 +220,7 @@ impl Simulation {
         actor.conn.filter(|conn| !actor.dead && !self.world.is_closed(*conn))
     }
 
-    /// Nothing more is promised for what this actor takes part in.
+    /// From here on nothing is checked that involves this actor.
     pub(super) fn fault_of(&mut self, actor: usize) {
         for link in self.links.iter_mut().filter(|link| link.ends.contains(&actor)) {
             link.faulty = true;

@@ -11,7 +11,7 @@ impl Simulation {
     pub(super) fn fault(&mut self) {
         match self.dice.below(100) {
             0..=29 => self.come_in(),
-            30..=41 => self.lose_somebody(),
+            30..=41 => self.lose_an_actor(),
             42..=45 => self.kill(),
             46..=51 => self.babble(),
             52..=55 => self.leave(),
@@ -27,7 +27,7 @@ impl Simulation {
     pub(super) fn decide(&mut self) {
         if !self.world.look_ups.is_empty() && self.dice.chance(70) {
             let at = self.dice.below(self.world.look_ups.len());
-            // Of those who only guess, some are never told.
+            // Some of those that only guess never get an answer.
             if self.faults && self.world.look_ups[at].user == "carol" && self.dice.chance(10) {
                 let core = self.world.look_ups.remove(at).core;
                 self.mark_stuck(core);
@@ -67,7 +67,7 @@ impl Simulation {
         let Some(conn) = self.world.finish_dial(at, true) else {
             return;
         };
-        // Whoever is dialled twice has lost the first connection or is in the way of itself.
+        // An actor that is dialled twice has lost the first connection, or is in its own way.
         if self.actors[actor].conn.is_none() {
             self.actors[actor].conn = Some(conn);
             self.by_conn.insert(conn, actor);
@@ -98,11 +98,11 @@ impl Simulation {
         self.actors[actor].conn = Some(conn);
         self.actors[actor].came = true;
         self.by_conn.insert(conn, actor);
-        // It may be dialled too and find itself refused.
+        // It may be dialled as well and find itself refused.
         self.fault_of(actor);
     }
 
-    fn lose_somebody(&mut self) {
+    fn lose_an_actor(&mut self) {
         let actor = self.dice.below(self.actors.len());
         let either = [self.actors[actor].conn, self.actors[actor].inlet];
         if let Some(conn) = self.dice.pick(&either).or(either[0]) {
@@ -113,7 +113,7 @@ impl Simulation {
         }
     }
 
-    /// Somebody sends what is no MSRP: its connection will be closed.
+    /// An actor sends something that is not MSRP: its connection will be closed.
     fn babble(&mut self) {
         let actor = self.dice.below(self.actors.len());
         if let Some(conn) = self.open_conn(actor) {
@@ -125,7 +125,7 @@ impl Simulation {
         }
     }
 
-    /// Somebody closes its side right behind its last request: it still gets the answers it is owed.
+    /// An actor closes its side right after its last request: it still gets the answers it is owed.
     fn leave(&mut self) {
         let actor = self.dice.below(self.actors.len());
         if let Some(conn) = self.open_conn(actor) {
@@ -137,7 +137,7 @@ impl Simulation {
         }
     }
 
-    /// A core dies, and perhaps comes again. Links that do not need it must not notice.
+    /// A core dies, and may restart. Links that do not need it must not be affected.
     fn kill(&mut self) {
         let running = (0..self.cores).filter(|core| self.world.is_up(*core)).count();
         if running < 2 {
@@ -169,7 +169,7 @@ impl Simulation {
     fn kill_core(&mut self, core: usize) {
         let again = self.dice.chance(60);
         let mut travellers = Vec::new();
-        // What it sent arrives before the news of its death, or never; what it was sent may come late.
+        // What it sent arrives before the news of its death, or never; what was sent to it may come late.
         for lane in self.world.lanes().into_iter().filter(|(from, _)| *from == core) {
             if self.dice.chance(50) {
                 self.world.deliver(lane, usize::MAX);
@@ -185,11 +185,11 @@ impl Simulation {
         let lost = |actor: &super::Actor| lives_there(actor) || travelled(actor);
         let lost: Vec<usize> = (0..self.actors.len()).filter(|a| lost(&self.actors[*a])).collect();
         if !travellers.is_empty() {
-            self.saw("somebody between two cores lost");
+            self.saw("connection between two cores lost");
         }
         self.world.kill_core(core, again);
         self.saw(if again { "a core came again" } else { "a core died" });
-        // Who has left before may have left something behind there, the news of what did not arrive included.
+        // An actor that has left before may have left something there, also the news of undelivered bytes.
         for (index, actor) in self.actors.iter().enumerate() {
             if conns(actor).any(|conn| self.world.link(conn).core == core) {
                 for link in self.links.iter_mut().filter(|link| link.ends.contains(&index)) {
@@ -230,7 +230,7 @@ impl Simulation {
         self.saw("a session closed by its operator");
     }
 
-    /// The relays take in nobody new; whoever is here goes on.
+    /// The relays accept no new client; the connected ones go on.
     fn drain(&mut self) {
         self.drains = true;
         for core in 0..self.cores {
@@ -239,8 +239,8 @@ impl Simulation {
         self.saw("a drain");
     }
 
-    /// Nobody does anything for so long that everybody gives up waiting: in the middle of everything, or
-    /// when all is said, so that nobody may notice.
+    /// Nothing happens for so long that all waits end: in the middle of everything, or when all is said, so that no one
+    /// may notice.
     fn jump(&mut self) {
         let seconds = 31 + self.dice.below(60) as u64;
         if self.dice.chance(50) {
@@ -261,7 +261,7 @@ impl Simulation {
         self.fault_the_expired();
     }
 
-    /// What went through a session that has expired may have been read too late.
+    /// Requests through an expired session may have been read too late.
     pub(super) fn fault_the_expired(&mut self) {
         let expired = |actor: &super::Actor| actor.expires.is_some_and(|at| at <= self.world.now);
         let expired: Vec<usize> = (0..self.actors.len()).filter(|a| expired(&self.actors[*a])).collect();
@@ -270,7 +270,7 @@ impl Simulation {
         }
     }
 
-    /// Answers that nobody waits for any more, or not for long.
+    /// Answers that no request awaits any more, or not for long.
     fn answer_late(&mut self) {
         let actor = self.dice.below(self.actors.len());
         if let (Some(conn), Some(bytes)) = (self.open_inlet(actor), self.actors[actor].withheld.pop()) {

@@ -248,8 +248,8 @@ impl FarEnd {
             assert!(!sent.answered, "answered twice: {shown}");
             match sent.wish {
                 Wish::Answer => {}
-                Wish::Errors => assert!(!status.is_success(), "a 200 that nobody wanted: {shown}"),
-                Wish::Nothing => panic!("an answer that nobody wanted: {shown}"),
+                Wish::Errors => assert!(!status.is_success(), "an unwanted 200: {shown}"),
+                Wish::Nothing => panic!("an unwanted answer: {shown}"),
             }
         }
         sent.answered = true;

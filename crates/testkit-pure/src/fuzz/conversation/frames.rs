@@ -76,7 +76,7 @@ fn uri(links: &[Link], from: usize, choice: usize) -> Option<String> {
     Some(match choice % 12 {
         0 => format!("msrps://{DOMAIN}:{PORT};tcp"),
         1 => format!("msrps://{HOST}:{PORT};tcp"),
-        2 => format!("msrps://{HOST}:{PORT}/nobody;tcp"),
+        2 => format!("msrps://{HOST}:{PORT}/absent;tcp"),
         // A session id of the second core in its eighth life, and one of a core that does not exist.
         3 => format!("msrps://{HOST}:{PORT}/AAEABwAAAAAAAAAAAAAAAAAAAAAA;tcp"),
         4 => format!("msrps://{HOST}:{PORT}/AAkAAAAAAAAAAAAAAAAAAAAAAAAA;tcp"),

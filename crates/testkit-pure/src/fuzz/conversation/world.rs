@@ -1,6 +1,6 @@
-//! Some cores' relays and their connections, driven as a runtime would drive them, and what must hold all the time.
+//! Some cores' relays and their connections, driven as a runtime would drive them, and the invariants of each step.
 //!
-//! This and its parts are the one place that calls [`Relay`].
+//! Only this module and its parts call [`Relay`].
 
 mod checks;
 mod cores;
@@ -26,9 +26,9 @@ use msrp_relay_core::{
 
 /// The name of the relay.
 pub(super) const HOST: &str = "relay.example.com";
-/// Where it listens.
+/// The port it listens on.
 pub(super) const PORT: u16 = 2855;
-/// Whose users it knows.
+/// The domain whose users it knows.
 pub(super) const DOMAIN: &str = "example.com";
 /// Bytes of one read.
 const READ_MAX: usize = 16 << 10;
@@ -42,24 +42,24 @@ pub(super) struct Link {
     pub(super) core: usize,
     key: PeerKey,
     pub(super) end: FarEnd,
-    /// Sent by the far end, not read yet.
+    /// Sent by the far end, not yet read.
     pub(super) wire: Vec<u8>,
-    /// Read, not parsed yet.
+    /// Read, not yet parsed.
     unparsed: Vec<u8>,
     parser: Parser,
-    /// Written by the relay, not taken by the far end yet.
+    /// Written by the relay, not yet taken by the far end.
     unwritten: Vec<u8>,
     paused: bool,
     awake: bool,
     closing: bool,
     /// The far end sends no more.
     ended: bool,
-    /// The relay has written its last.
+    /// The relay has written its last bytes.
     finished: bool,
     pub(super) gone: bool,
-    /// Bytes that are no frame of ours have been sent on it.
+    /// Bytes that form no frame of ours have been sent on it.
     pub(super) wild: bool,
-    /// The far end is in the midst of a frame, so it answers nobody.
+    /// The far end is within a frame, so it can answer no request.
     pub(super) in_frame: bool,
     reader: Reader,
     /// It has left one core and is not at the other one, `core`, yet.
@@ -104,7 +104,7 @@ pub(super) enum Accounts {
     Unavailable,
 }
 
-/// What happens without being asked for.
+/// What happens by itself.
 #[derive(Clone, Copy)]
 pub(super) struct Habits {
     pub(super) deliver: bool,
@@ -174,7 +174,7 @@ impl World {
 
     // -- connections ---------------------------------------------------------------------------
 
-    /// Somebody connects, from one of three addresses. `None`: too many, or nobody listens.
+    /// A client connects, from one of three addresses. `None`: too many connections, or no core listens.
     pub(super) fn connect(&mut self, core: usize, secure: bool) -> Option<usize> {
         let number = self.links.len();
         let entry = self.cores.get_mut(core).filter(|core| !core.stopping)?;
@@ -275,7 +275,7 @@ impl World {
         let (core, peer) = (link.core, link.key);
         let mut unparsed = mem::take(&mut link.unparsed);
         let mut at = 0;
-        // Like a runtime, what has been read is fed, though the relay says Pause meanwhile.
+        // Like a runtime, feeds everything that has been read, even if the relay says Pause meanwhile.
         while !self.links[number].gone && !self.links[number].closing {
             let before = self.habits.meet.then(|| self.links[number].parser.clone());
             let step = self.links[number].parser.step(&unparsed[at..]);
@@ -360,7 +360,7 @@ impl World {
         }
     }
 
-    /// The far end takes at most `bytes`; the relay is asked for more when it has taken all.
+    /// The far end takes at most `bytes`; the relay is asked for more when all is taken.
     pub(super) fn write(&mut self, number: usize, bytes: usize) -> bool {
         let mut room = bytes;
         let mut progress = false;
@@ -421,7 +421,7 @@ impl World {
         self.apply(core);
     }
 
-    /// Does what a relay asks for. What an effect leads to may ask for more: that comes behind what is due already.
+    /// Does what a relay asks for. An effect may lead to more effects: those come after the ones that are due already.
     fn apply(&mut self, core: usize) {
         while let Some((to, messages)) = self.cores[core].relay.as_mut().and_then(Relay::poll_messages) {
             assert_ne!(usize::from(to.index), core, "a message to oneself");
@@ -463,7 +463,7 @@ impl World {
             }
             Effect::Abort { peer, .. } => {
                 let is_it = |link: &Link| link.is(core, peer);
-                // The relay has forgotten it, and does not mind to hear that it is gone.
+                // The relay has forgotten it, and ignores the news that it is gone.
                 if let Some(number) = self.links.iter().position(is_it) {
                     self.lose(number);
                 }
@@ -484,7 +484,7 @@ impl World {
         }
     }
 
-    /// A dial comes to its end.
+    /// A dial ends.
     pub(super) fn finish_dial(&mut self, at: usize, up: bool) {
         if at >= self.dials.len() {
             return;
@@ -545,7 +545,7 @@ impl World {
 
     // -- running -------------------------------------------------------------------------------
 
-    /// What happens by habit.
+    /// Does what happens by itself.
     pub(super) fn run_habits(&mut self) -> bool {
         let mut progress = false;
         while self.habits.deliver && self.deliver(0, usize::MAX) {

@@ -1,4 +1,4 @@
-//! What befalls cores: time, their end in order, their death, and their settings to begin with.
+//! The cores: time, orderly stops, deaths, and initial settings.
 
 use core::time::Duration;
 use std::mem;
@@ -55,14 +55,14 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
     }
 }
 
-/// Some of the far ends, and whoever comes from outside, take chunks up to a bound.
+/// Some of the far ends, and all connections from outside, take chunks up to a bound.
 fn max_chunk() -> MaxChunk {
     let bounds = [("far0.example", 1024), ("far1.example", 5000), ("198.51.100.23", 1024)];
     MaxChunk::new(bounds.map(|(host, bytes)| (host.to_owned(), bytes)))
 }
 
 impl World {
-    /// Time passes; with `ticks`, the relays hear of each deadline when it comes, else of all of them late.
+    /// Time passes. With `ticks`, the relays hear of each deadline when it comes, else of all of them late.
     pub(in crate::fuzz::conversation) fn age(&mut self, by: Duration, ticks: bool) {
         let until = self.now + by;
         for _ in 0..1000 {
@@ -78,13 +78,13 @@ impl World {
         self.tick();
     }
 
-    /// Time passes and nobody notices yet.
+    /// Time passes, and the relays do not hear of it yet.
     pub(in crate::fuzz::conversation) fn age_unnoticed(&mut self, by: Duration) {
         self.now += by;
     }
 
-    /// Each relay hears of the time until nothing is due any more, which must be soon: what one deadline brings
-    /// about may have been due already, but not for ever.
+    /// Ticks each relay until nothing is due any more, which must be soon: a deadline may bring about another one that
+    /// is due already, but not for ever.
     fn tick(&mut self) {
         for core in 0..self.cores.len() {
             let due = |world: &Self| {
@@ -101,7 +101,7 @@ impl World {
         }
     }
 
-    /// A core stops in order, at once or as soon as it is told again.
+    /// A core stops in order, at once or when it is told again.
     pub(in crate::fuzz::conversation) fn shut_down(&mut self, core: usize, at_once: bool) {
         if !mem::replace(&mut self.cores[core].stopping, true) {
             self.input(core, Input::Quiesce);
@@ -112,7 +112,7 @@ impl World {
         self.input(core, Input::Shutdown);
     }
 
-    /// A core dies with all it owns; what it sent last arrives before the news or is lost.
+    /// A core dies with all it owns; its last messages arrive before the news or are lost.
     pub(in crate::fuzz::conversation) fn kill(&mut self, index: usize, again: bool, last_words: bool) {
         let lanes: Vec<_> = self.lanes.keys().copied().filter(|(from, _)| *from == index).collect();
         for lane in lanes {
@@ -137,7 +137,7 @@ impl World {
         for core in (0..self.cores.len()).filter(|core| *core != index) {
             let running = self.running(index);
             self.input(core, Input::CoreChanged { index: position, running });
-            // The newcomer learns which of the others are in a later life than their first.
+            // The new core learns which of the others are in a later life than their first.
             let change =
                 Input::CoreChanged { index: u16::try_from(core).unwrap(), running: self.running(core) };
             self.input(index, change);
