@@ -15,16 +15,16 @@ use testkit_net::process::RelayProcess;
 use testkit_net::relay::Setup;
 use testkit_net::transfer::Outgoing;
 
-const FILE_OCTETS: usize = 16 << 20;
+const FILE_BYTES: usize = 16 << 20;
 
 fn sockets(criterion: &mut Criterion) {
     let setup = Setup { cores: "[0]", more: "log: {level: error}", ..Setup::default() };
     let relay = RelayProcess::start(&setup);
     let mut group = criterion.benchmark_group("loopback");
     group.sample_size(10).measurement_time(Duration::from_secs(5));
-    group.throughput(Throughput::Bytes(FILE_OCTETS as u64));
+    group.throughput(Throughput::Bytes(FILE_BYTES as u64));
     let (mut alice, mut bob) = (relay.client("alice"), relay.client("bob"));
-    let file = vec![0x5A; FILE_OCTETS];
+    let file = vec![0x5A; FILE_BYTES];
     for (name, chunk) in [("tls_giant", None), ("tls_chunks_10kB", Some(10_000))] {
         group.bench_function(name, |bencher| {
             let path = bob.path();
@@ -32,7 +32,7 @@ fn sockets(criterion: &mut Criterion) {
                 std::thread::scope(|scope| {
                     let receiving = scope.spawn(|| bob.receive_file());
                     alice.send_file(&Outgoing { chunk, ..Outgoing::giant(&path, &file) });
-                    assert_eq!(receiving.join().unwrap().data.len(), FILE_OCTETS);
+                    assert_eq!(receiving.join().unwrap().data.len(), FILE_BYTES);
                 });
             });
         });

@@ -11,7 +11,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use msrp_proto::digest::{Algorithm, Authorization, Challenge, Ha1, NonceUse, check};
 use msrp_proto::head::{ByteRange, Rewrite};
-use msrp_proto::parser::{Parser, ParserLimits, Piece};
+use msrp_proto::parser::{FramePart, Parser, ParserLimits};
 use msrp_proto::uri::MsrpUri;
 
 /// A chunk of a file as it comes in over two relays.
@@ -25,10 +25,10 @@ const HEAD: &str = "MSRP d93kswow9z SEND\r\n\
     Failure-Report: yes\r\n\
     Content-Type: application/octet-stream\r\n\r\n";
 
-/// Octets that look random and hold no end-line.
-fn body(octets: usize) -> Vec<u8> {
+/// Bytes that look random and hold no end-line.
+fn body(bytes: usize) -> Vec<u8> {
     let mut state = 0x2545_F491_4F6C_DD1D_u64;
-    (0..octets)
+    (0..bytes)
         .map(|_| {
             state ^= state << 13;
             state ^= state >> 7;
@@ -39,10 +39,10 @@ fn body(octets: usize) -> Vec<u8> {
 }
 
 /// Runs a parser over all of it; how many pieces there were.
-fn parse(parser: &mut Parser, mut octets: &[u8]) -> usize {
+fn parse(parser: &mut Parser, mut bytes: &[u8]) -> usize {
     let mut pieces = 0;
-    while let Ok(Some(step)) = parser.step(octets) {
-        octets = octets.get(step.consumed..).unwrap_or_default();
+    while let Ok(Some(step)) = parser.step(bytes) {
+        bytes = bytes.get(step.consumed..).unwrap_or_default();
         pieces += 1;
     }
     pieces
@@ -56,10 +56,10 @@ fn parsing(criterion: &mut Criterion) {
         let mut parser = Parser::new(ParserLimits::default());
         bencher.iter(|| assert_eq!(parse(&mut parser, black_box(bodiless.as_bytes())), 2));
     });
-    for octets in [200, 2000, 10_000] {
-        let frame = [HEAD.as_bytes(), &body(octets), b"\r\n-------d93kswow9z+\r\n"].concat();
+    for bytes in [200, 2000, 10_000] {
+        let frame = [HEAD.as_bytes(), &body(bytes), b"\r\n-------d93kswow9z+\r\n"].concat();
         group.throughput(Throughput::Bytes(frame.len() as u64));
-        group.bench_function(format!("chunk_{octets}"), |bencher| {
+        group.bench_function(format!("chunk_{bytes}"), |bencher| {
             let mut parser = Parser::new(ParserLimits::default());
             bencher.iter(|| assert_eq!(parse(&mut parser, black_box(&frame)), 3));
         });
@@ -69,13 +69,13 @@ fn parsing(criterion: &mut Criterion) {
 
 /// What the search for the end-line costs in a body, by what the body is made of.
 fn end_lines(criterion: &mut Criterion) {
-    const OCTETS: usize = 64 << 10;
+    const BYTES: usize = 64 << 10;
     let bodies = [
-        ("random", body(OCTETS)),
-        ("zeros", vec![0; OCTETS]),
-        ("hyphens", vec![b'-'; OCTETS]),
-        ("lines", b"some words of a text\r\n".repeat(OCTETS / 22)),
-        ("near_misses", b"\r\n-------d93kswow9y$".repeat(OCTETS / 20)),
+        ("random", body(BYTES)),
+        ("zeros", vec![0; BYTES]),
+        ("hyphens", vec![b'-'; BYTES]),
+        ("lines", b"some words of a text\r\n".repeat(BYTES / 22)),
+        ("near_misses", b"\r\n-------d93kswow9y$".repeat(BYTES / 20)),
     ];
     let mut group = criterion.benchmark_group("end_line");
     for (name, body) in bodies {
@@ -91,7 +91,7 @@ fn end_lines(criterion: &mut Criterion) {
 
 fn rewriting(criterion: &mut Criterion) {
     let mut parser = Parser::new(ParserLimits::default());
-    let Some(Piece::Head(head)) = parser.step(HEAD.as_bytes()).unwrap().map(|step| step.piece) else {
+    let Some(FramePart::Head(head)) = parser.step(HEAD.as_bytes()).unwrap().map(|step| step.piece) else {
         panic!("no head");
     };
     let mut group = criterion.benchmark_group("rewrite");

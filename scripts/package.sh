@@ -6,9 +6,10 @@ set -euo pipefail
 
 usage() {
     cat <<'USAGE'
-Usage: package.sh [--try] [--profile NAME] [--no-build] [--root DIR]
+Usage: package.sh [--try | --only-build] [--profile NAME] [--no-build] [--root DIR]
 
-Builds target/debian/msrprelay_*.deb (a release build, man pages and completions included), and then
+Builds target/debian/msrprelay_*.deb (a release build, man pages and completions included) and beside it the package of
+its debug symbols, msrprelay-dbgsym_*.deb, and then
   lintian       no complaint but those that deploy/debian/lintian-overrides explains
   install       by apt into a fresh minimal Debian made by mmdebstrap: files, user, modes, dependencies
   the page      each command of the README's first ten minutes, as it stands there: certificate, config, user, start (the
@@ -17,7 +18,9 @@ Builds target/debian/msrprelay_*.deb (a release build, man pages and completions
 
   --try           goes on as an operator would between the page and remove: sends a file from one user to another and
                   compares it, looks at the metrics, rotates the accounting file, renews the certificate and reloads,
-                  upgrades to a newer version under a session, restarts
+                  upgrades to a newer version under a session, restarts; and afterwards plays the commands of the
+                  chapter "From source" of docs/operate/install.md in another such root
+  --only-build    ends when the packages are there: no check, no trial, and no root's rights
   --profile NAME  packages what this profile of cargo builds; `dev` is quick and large, and good for trying the script
   --no-build      packages the binaries that are there
   --root DIR      uses a copy of this Debian root instead of making one; what mmdebstrap made stays in
@@ -31,10 +34,10 @@ USAGE
 }
 
 # --in-namespaces is for this script itself: it is in the namespaces of the trial.
-try=no build=yes profile=release in_namespaces=no
+try=no build=yes profile=release in_namespaces=no only_build=no
 # The root that --root names is a Debian's, not the checkout's.
 checkout=$root root=''
-options "--try --no-build --in-namespaces" "--profile --root" "$@"
+options "--try --no-build --only-build --in-namespaces" "--profile --root" "$@"
 given_root=${root:+$(realpath "$root")} root=$checkout
 cd "$root"
 exec < /dev/null
@@ -45,8 +48,11 @@ exec < /dev/null
 work=target/package
 # The packages: the one to install, and the newer one to upgrade to.
 deb=$work/msrprelay.deb newer=$work/msrprelay-newer.deb
+compress=(-Zxz)
+# A debug build is for trying this script: large, and packed in a hurry.
+[ "$profile" != dev ] || compress=(-Zgzip -z1)
 
-[ "$(id -u)" = 0 ] || fail "run it as root: it changes its root directory to the one that it installs into"
+[ "$only_build" = yes ] || [ "$(id -u)" = 0 ] || fail "run it as root: it changes its root directory to the one that it installs into"
 
 quietly() { # WHAT-FAILED COMMAND...
     logged "$work/step.log" "$@"
@@ -55,8 +61,9 @@ quietly() { # WHAT-FAILED COMMAND...
 # -- what the machine must have --------------------------------------------------------------------
 
 install_tools() {
-    local missing
-    mapfile -t missing < <(uninstalled lintian mmdebstrap dpkg-dev iproute2)
+    local missing tools=(dpkg-dev binutils)
+    [ "$only_build" = yes ] || tools+=(lintian mmdebstrap iproute2)
+    mapfile -t missing < <(uninstalled "${tools[@]}")
     [ "${#missing[@]}" = 0 ] || install_packages "${missing[@]}" || exit 1
     need_cargo
     need_cargo_tool deb 3.8.0
@@ -68,18 +75,11 @@ build_package() {
     local directory=$profile binary
     [ "$profile" != dev ] || directory=debug
     [ "$build" = no ] || cargo build --profile "$profile" --locked --bins
-    rm -rf "${work:?}/share" "${work:?}/bin"
-    mkdir -p "$work/bin"
+    rm -rf "${work:?}/share" "${work:?}/bin" "${work:?}/symbols"
+    mkdir -p "$work/bin" target/debian
     for binary in msrprelay msrp; do
         [ -x "target/$directory/$binary" ] || fail "target/$directory/$binary is not there: leave out --no-build"
-        cp "target/$directory/$binary" "$work/bin/$binary"
-        case $profile/$binary in
-            */msrp) strip "$work/bin/$binary" ;;
-            # Of a debug build only the names: there is so much else that packing it takes minutes.
-            dev/*) strip --strip-debug "$work/bin/$binary" ;;
-            # Names and lines of functions stay, compressed: without them the backtrace of a panic in the log says nothing.
-            *) objcopy --compress-debug-sections=zlib "$work/bin/$binary" ;;
-        esac
+        split_symbols "target/$directory/$binary" "$binary"
         "$work/bin/$binary" documents "$work/share"
     done
     local revision options=(--no-build --no-strip --locked --output "$work/made.deb")
@@ -89,12 +89,14 @@ build_package() {
         add_checksums "$work/made.deb"
         if [ "$revision" = 1 ]; then mv "$work/made.deb" "$deb"; else mv "$work/made.deb" "$newer"; fi
     done
-    mkdir -p target/debian
     local name
     # shellcheck disable=SC2016 # the names are dpkg's
-    name=target/debian/$(dpkg-deb --show --showformat '${Package}_${Version}_${Architecture}' "$deb").deb
-    cp "$deb" "$name"
-    echo "$name, $(($(stat -c %s "$name") / 1024)) KiB"
+    name=$(dpkg-deb --show --showformat '${Version}_${Architecture}' "$deb")
+    cp "$deb" "target/debian/msrprelay_$name.deb"
+    package_symbols "target/debian/msrprelay-dbgsym_$name.deb"
+    for name in "target/debian/msrprelay_$name.deb" "target/debian/msrprelay-dbgsym_$name.deb"; do
+        echo "$name, $(($(stat -c %s "$name") / 1024)) KiB"
+    done
     dpkg-deb --field "$deb" Depends Recommends Suggests Installed-Size
     echo "What takes the room, in KiB:"
     dpkg-deb --contents "$deb" | awk '$1 !~ /^d/ {
@@ -107,6 +109,47 @@ build_package() {
     size --format=sysv "$work/bin/msrprelay" | awk '/^\./ && $2 > 262144 { printf "%9.0f  of usr/bin/msrprelay: %s\n", $2 / 1024, $1 }'
 }
 
+# Puts a program into $work/bin, and what a debugger wants of it beside that, under the name by which debuggers and the
+# backtrace of a panic look for it.
+split_symbols() { # FILE NAME
+    local program=$work/bin/$2 id symbols
+    cp "$1" "$program"
+    id=$(readelf --notes "$program" | sed -n 's/^ *Build ID: //p')
+    [ ${#id} = 40 ] || fail "$1 has no build id: its debug symbols could not be found"
+    symbols=$work/symbols/usr/lib/debug/.build-id/${id:0:2}/${id:2}.debug
+    install -d "${symbols%/*}"
+    case $profile/$2 in
+        # Of a debug build there is so much that packing it takes minutes.
+        dev/*) objcopy --only-keep-debug --strip-debug "$program" "$symbols" ;;
+        *) objcopy --only-keep-debug --compress-debug-sections=zlib "$program" "$symbols" ;;
+    esac
+    chmod 644 "$symbols"
+    case $2 in
+        msrp) strip "$program" ;;
+        # Names of functions stay: without them the backtrace of a panic in the log says nothing.
+        *) strip --strip-debug "$program" ;;
+    esac
+    echo "$id" >> "$work/symbols/build-ids"
+}
+
+# The package of the debug symbols, in the form of those that Debian makes by itself.
+package_symbols() { # DEB
+    local version field control=$work/symbols/DEBIAN/control
+    mkdir -p "${control%/*}"
+    version=$(dpkg-deb --field "$deb" Version)
+    {
+        printf '%s: %s\n' Package msrprelay-dbgsym Source msrprelay Version "$version" Auto-Built-Package debug-symbols
+        for field in Architecture Maintainer; do
+            echo "$field: $(dpkg-deb --field "$deb" "$field")"
+        done
+        printf '%s: %s\n' Section debug Priority optional Depends "msrprelay (= $version)" \
+            Installed-Size "$(du -k --apparent-size -s "$work/symbols/usr" | cut -f 1)" \
+            Description 'debug symbols for msrprelay' Build-Ids "$(sort "$work/symbols/build-ids" | tr '\n' ' ' | sed 's/ $//')"
+    } > "$control"
+    rm "$work/symbols/build-ids"
+    quietly "dpkg-deb failed" dpkg-deb --root-owner-group "${compress[@]}" --build "$work/symbols" "$1"
+}
+
 # What dpkg --verify and debsums compare with; cargo-deb writes none. A config is meant to be changed.
 add_checksums() { # DEB
     rm -rf "${work:?}/unpacked"
@@ -116,9 +159,6 @@ add_checksums() { # DEB
         find . -type f ! -path './DEBIAN/*' ! -path './etc/*' -printf '%P\0' | sort -z | xargs -0 md5sum > DEBIAN/md5sums
         chmod 644 DEBIAN/md5sums
     )
-    local compress=(-Zxz)
-    # A debug build is for trying this script: large, and packed in a hurry.
-    [ "$profile" != dev ] || compress=(-Zgzip -z1)
     quietly "dpkg-deb failed" dpkg-deb --root-owner-group "${compress[@]}" --build "$work/unpacked" "$1"
     rm -rf "${work:?}/unpacked"
 }
@@ -135,13 +175,7 @@ fetch_root() {
     if [ -n "$given_root" ] || [ -e "$work/root.tar" ]; then
         return
     fi
-    local suite sources=/etc/apt/sources.list.d/debian.sources
-    # shellcheck source=/dev/null
-    suite=$(. /etc/os-release && echo "${VERSION_CODENAME:?}")
-    [ -e "$sources" ] || sources=/etc/apt/sources.list
-    quietly "mmdebstrap could not make a root" \
-        mmdebstrap --format=tar --variant=minbase --include=adduser,openssl,ca-certificates,logrotate "$suite" "$work/root.tar.part" "$sources"
-    mv "$work/root.tar.part" "$work/root.tar"
+    make_debian "$work/root.tar" adduser,openssl,ca-certificates,logrotate
 }
 
 mkdir -p "$work"
@@ -151,10 +185,13 @@ if [ "$in_namespaces" = yes ]; then
 fi
 install_tools
 step 'Building' build_package
+[ "$only_build" = no ] || exit 0
 step 'Lintian' check
 fetch_root
 arguments=(--in-namespaces)
 [ "$try" = no ] || arguments+=(--try)
 [ -z "$given_root" ] || arguments+=(--root "$given_root")
 unshare --mount --net --pid --fork --kill-child "$0" "${arguments[@]}"
-printf '\nThe package is good: %s\n' target/debian/msrprelay_*.deb
+# shellcheck disable=SC2016 # the names are dpkg's
+printf '\nThe package is good: target/debian/msrprelay_%s.deb\n' \
+    "$(dpkg-deb --show --showformat '${Version}_${Architecture}' "$deb")"

@@ -39,7 +39,7 @@ need findutils find
 
 cd "$root"
 find_programs --test long
-test=soak::a_steady_mix_loses_no_octet_and_leaves_nothing_behind
+test=soak::a_steady_mix_loses_no_byte_and_leaves_nothing_behind
 find_driver long "$test"
 
 make_scratch soak

@@ -20,7 +20,7 @@ Runs, in this order, and stops at the first that fails:
   end to end    scripts/demo.sh --size 1M (an optimised build), with accounts of each kind
 
 System packages that are missing are installed with apt-get, by name and with sudo if need be; nothing else is
-changed outside the target directory. promtool and fail2ban-regex are unpacked there and not installed, for their
+changed outside the target directory. prometheus, promtool and fail2ban-regex are unpacked there and not installed, for their
 packages would start services. Needs no input. The exit status is that of the first step that failed.
 
   --quick      leave out the docs and the end-to-end check
@@ -86,7 +86,8 @@ unpack_package() { # PACKAGE
 prepare_tools() {
     export PATH=$PATH:$tools/bin:$tools/usr/bin
     mkdir -p "$tools/bin"
-    command -v promtool > /dev/null || unpack_package prometheus || echo "Going on without promtool"
+    { command -v promtool && command -v prometheus; } > /dev/null || unpack_package prometheus ||
+        echo "Going on without promtool and prometheus"
     if ! command -v fail2ban-regex > /dev/null; then
         if [ -x /usr/bin/python3 ] && unpack_package fail2ban; then
             # Beside the tests' other tools its own modules and its config are not where it looks for them.

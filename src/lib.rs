@@ -45,7 +45,7 @@
 //!
 //! 1. `runtime::conn`: the reader of a connection waits without a buffer of its own and receives into its core's.
 //!    [`msrp_tls`] decrypts it from there to where it is parsed.
-//! 2. [`msrp_proto::parser`] cuts what came into heads, body ranges and ends. Body octets stay where they are; only
+//! 2. [`msrp_proto::parser`] cuts what came into heads, body ranges and ends. Body bytes stay where they are; only
 //!    references to them travel.
 //! 3. `runtime::core::feed` lends the relay to the reader, which feeds it everything one read brought, and then carries
 //!    out the effects.
@@ -56,7 +56,7 @@
 //! 6. `msrp_relay_core::outbound`, where the leaving connection lives, queues it, writes the new head (the first To-Path URI
 //!    moves to the front of From-Path, the transaction id is new), and cuts the chunk where somebody else waits.
 //! 7. The writer of that connection takes one flush at a time, encrypts it and writes it in one piece.
-//! 8. Written octets are credited to the connection they came in by. One that has too many outstanding is not read
+//! 8. Written bytes are credited to the connection they came in by. One that has too many outstanding is not read
 //!    from until they have drained, so a slow receiver stops its sender's TCP window and nobody else's.
 //! 9. At its end the hop before is answered 200 if it asked for that, and `msrp_relay_core::transactions` waits for the next
 //!    hop. A refusal, silence for 30 s, or a lost connection becomes a REPORT to the sender, if it wants one.
@@ -64,7 +64,7 @@
 //! Each of the steps 4 to 6, and the credits, is a [`msrp_relay_core::Message`], a step in an envelope that says what takes it. On
 //! one core it is pushed onto a queue; between cores the same value crosses as a parcel (`runtime::mesh`). There is one
 //! path, not two. Sessions never move. A connection does, once, if its first request is for a session on another core: then the
-//! whole of it crosses, and its octets do not have to (`runtime::migrate`).
+//! whole of it crosses, and its bytes do not have to (`runtime::migrate`).
 //!
 //! # The path of an AUTH
 //!
@@ -83,11 +83,11 @@
 //!
 //! | Invariant | Owner |
 //! |---|---|
-//! | The steps' octets, joined, are the input; a head is bounded; nothing is allocated and no body octet copied | [`msrp_proto::parser`] |
-//! | One URI moves from To-Path to From-Path for each hop made here; every octet of the head that is not ours stays as it was | [`msrp_proto::head`] |
+//! | The steps' bytes, joined, are the input; a head is bounded; nothing is allocated and no body byte copied | [`msrp_proto::parser`] |
+//! | One URI moves from To-Path to From-Path for each hop made here; every byte of the head that is not ours stays as it was | [`msrp_proto::head`] |
 //! | No [`msrp_proto::digest::Verified`] without a check in constant time | [`msrp_proto::digest`] |
 //! | Only the relay of the core that owns a connection writes to it | [`msrp_relay_core`] |
-//! | A request is answered at most once; octets a peer sent are outstanding until written or dropped | `msrp_relay_core::peers` |
+//! | A request is answered at most once; bytes a peer sent are outstanding until written or dropped | `msrp_relay_core::peers` |
 //! | No session without proof; a session never moves; once bound, its outer side is never another's | `msrp_relay_core::sessions` |
 //! | A relay is who has proven the host that it puts first into From-Path; on any connection it is the same | `msrp_relay_core::identity`, `msrp_relay_core::sessions` |
 //! | Clients behind one relay neither wait nor pay for each other | `msrp_relay_core::auth::through_relay` |
@@ -137,12 +137,12 @@
 //!   its *outer side* the connection, or the other session, that the first request bound it to.
 //! * *Core*: one pinned executor and all that it owns. *Home*: the core that owns a session's client connection; it
 //!   is written into the session id. *Incarnation*: how often a core was started again.
-//! * *Parcel*: what crosses from core to core. *Credit*: bytes a sender may have again.
+//! * *Delivery*: what crosses from core to core. *Credit*: bytes a sender may have again.
 //! * *Flush*: what is handed to the kernel in one piece.
 //!
 //! # Where to begin
 //!
-//! To see what the relay does: [`msrp_relay_core`], its first page. To follow an octet: `runtime::conn`, then
+//! To see what the relay does: [`msrp_relay_core`], its first page. To follow a byte: `runtime::conn`, then
 //! `msrp_relay_core::outbound`. To see how it starts and recovers: `runtime::supervisor`. To change what is on the wire:
 //! [`msrp_proto::head`].
 

@@ -1,3 +1,3 @@
 #![no_main]
 #![allow(missing_docs, reason = "an executable")]
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| msrp_tls::by_hand::records(octets));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| msrp_tls::by_hand::records(bytes));

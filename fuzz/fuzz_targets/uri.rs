@@ -1,3 +1,3 @@
 #![no_main]
 #![allow(missing_docs, reason = "an executable")]
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| testkit_pure::fuzz::uri(octets));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| testkit_pure::fuzz::uri(bytes));

@@ -154,7 +154,7 @@ idle_case() { # SUBJECT
         baseline) start_relay fresh "$baseline" "$relay_cpu" "$baseline_record_layer"; subject=fresh ;;
     esac
     if bench "$subject" idle --cpu "$load_cpu" --sessions "$idle" --hold 1s; then
-        record idle "$1" "$(field relay_octets_each)"
+        record idle "$1" "$(field relay_bytes_each)"
     else
         broken=yes
     fi

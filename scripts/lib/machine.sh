@@ -104,3 +104,15 @@ install_packages() { # PACKAGE...
     rm -f "$log"
     return "$status"
 }
+
+# A minimal Debian as a tar archive, of this machine's release and from where this machine gets its packages.
+make_debian() { # TAR PACKAGES,...
+    local suite sources=/etc/apt/sources.list.d/debian.sources
+    # shellcheck source=/dev/null
+    suite=$(. /etc/os-release && echo "${VERSION_CODENAME:?}")
+    [ -e "$sources" ] || sources=/etc/apt/sources.list
+    logged "$1.log" "mmdebstrap could not make a root" \
+        mmdebstrap --format=tar --variant=minbase --include="$2" "$suite" "$1.part" "$sources"
+    mv "$1.part" "$1"
+    rm -f "$1.log"
+}

@@ -18,44 +18,58 @@ host=relay.example.com
 relay='' child=''
 receiver=''
 
-# What the trial needs beside the page: a name that leads to the relay, figures, records.
+# What the trial needs beside the page: a name that leads to the relay, passwords.
 prepare() {
     echo "127.0.0.1 $host" >> "$debian/etc/hosts"
-    cat >> "$debian/etc/msrprelay/config.yaml" << 'YAML'
-metrics: {address: "127.0.0.1:9285"}
-accounting: {format: json, file: /var/log/msrprelay/sessions.json}
-YAML
     local user
     for user in alice bob; do
         echo "$user's password" > "$debian/root/$user.password"
     done
+    mkdir -p "$debian/root/clone"
 }
 
-# The commands of the README's first ten minutes, one a line, but for the package's script and the installation itself.
-commands_of_the_page() {
-    awk '/^## / { here = $0 == "## Ten minutes to a running relay" } /^```/ { code = $0 == "```sh"; next } here && code' README.md |
+# And of the config: figures, records.
+add_to_config() {
+    cat >> "$debian/etc/msrprelay/config.yaml" << 'YAML'
+metrics: {address: "127.0.0.1:9285"}
+accounting: {format: json, file: /var/log/msrprelay/sessions.json}
+YAML
+}
+
+# The commands of a chapter, one a line, but for the package's script and the installation itself.
+commands_of() { # PAGE CHAPTER
+    awk -v chapter="## $2" '/^## / { here = $0 == chapter } /^```/ { code = $0 == "```sh"; next } here && code' "$1" |
         grep -vE '^(#|scripts/package\.sh|apt-get |$)'
 }
 
 # Each as it stands there. No service manager is here: what it is asked for is done as the unit says.
-play() {
+play() { # PAGE CHAPTER
     local commands command password
     password=$(cat "$debian/root/alice.password")
-    mapfile -t commands < <(commands_of_the_page)
-    [ "${#commands[@]}" -gt 8 ] || fail "the README's chapter has only ${#commands[@]} commands: has its form changed?"
+    mapfile -t commands < <(commands_of "$1" "$2")
+    [ "${#commands[@]}" -gt 8 ] || fail "$1: $2: only ${#commands[@]} commands: has its form changed?"
     for command in "${commands[@]}"; do
         echo "\$ $command"
         case $command in
-            'systemctl enable --now msrprelay') start_relay ;;
+            'cargo build --release --locked') echo "done before" ;;
+            'systemctl daemon-reload') ;;
+            'systemctl enable --now msrprelay') add_to_config && start_relay ;;
             'systemctl reload msrprelay') unit_reload ;;
             systemctl*) fail "the trial does not know what that is" ;;
             *)
-                inside env MSRP_PASSWORD="$password" sh -c "cd /root && $command" \
-                    <<< "$password" || fail "the README's command failed"
+                inside env MSRP_PASSWORD="$password" sh -c "cd /root/clone && $command" \
+                    <<< "$password" || fail "$1: the command failed"
                 ;;
         esac
     done
-    [ -n "$relay" ] || fail "the README does not start the relay"
+    [ -n "$relay" ] || fail "$1: $2: the relay is not started"
+}
+
+# What the page of the source way has before it begins: a clone, and in it what cargo has built.
+put_clone_in() {
+    mkdir -p "$debian/root/clone/target"
+    cp -r deploy scripts "$debian/root/clone/"
+    cp -r "$work/bin" "$debian/root/clone/target/release"
 }
 
 # An answer over HTTP, without a tool that a minimal Debian does not have.
@@ -77,7 +91,7 @@ is_ready_or_gone() {
 # The unit's own command, as the unit's user, with its environment.
 start_relay() {
     local command environment
-    command=$(sed -n 's/^ExecStart=//p' "$debian/lib/systemd/system/msrprelay.service" "$debian/usr/lib/systemd/system/msrprelay.service" 2> /dev/null | head -n 1)
+    command=$(cat "$debian"/{etc,usr/lib}/systemd/system/msrprelay.service 2> /dev/null | sed -n 's/^ExecStart=//p' || true)
     environment=$(sed -n 's/^Environment=//p' deploy/msrprelay.service)
     [ -n "$command" ] || fail "the unit has no command"
     echo "as msrprelay: $command"
@@ -129,7 +143,7 @@ add_bob() {
 bob_waits() {
     rm -rf "$debian/root/inbox" "$debian/root/bob.path"
     start "$work/receive.log" inside sh -c "mkdir /root/inbox
-        exec msrp receive --user bob@example.com --relay $host --ca /root/$host.crt \
+        exec msrp receive --user bob@example.com --relay $host --ca /root/clone/$host.crt \
         --password-file /root/bob.password --out /root/inbox --path-file /root/bob.path --timeout 60s"
     receiver=$pid
     until_it_works "bob's path" test -s "$debian/root/bob.path"
@@ -137,7 +151,7 @@ bob_waits() {
 
 alice_sends() {
     head -c 20M /dev/urandom > "$debian/root/film.bin"
-    inside msrp send /root/film.bin --user alice@example.com --relay "$host" --ca "/root/$host.crt" \
+    inside msrp send /root/film.bin --user alice@example.com --relay "$host" --ca "/root/clone/$host.crt" \
         --password-file /root/alice.password --to "$(cat "$debian/root/bob.path")" > "$work/send.log" 2>&1 ||
         { cat "$work/send.log" >&2; fail "the file was not sent"; }
     ended "$receiver" || { cat "$work/receive.log" >&2; fail "the file was not received"; }
@@ -173,14 +187,14 @@ reload() {
     local before
     before=$(expiry)
     quietly "gen-cert.sh failed" inside /usr/share/msrprelay/gen-cert.sh "$host" --days 30 --out /root/renewed
-    cp "$debian/root/renewed/$host.crt" "$debian/root/$host.crt"
+    cp "$debian/root/renewed/$host.crt" "$debian/root/clone/$host.crt"
     # As the operator's copies: what is there keeps its owner and mode.
     inside sh -c "cat /root/renewed/$host.crt > /etc/msrprelay/tls/relay.crt
         cat /root/renewed/$host.key > /etc/msrprelay/tls/relay.key"
     unit_reload
     until_it_works "the new certificate to be in force" expires_sooner "$before"
     echo "certificate valid until $(date -u -d "@$before" +%F) before, until $(date -u -d "@$(expiry)" +%F) now"
-    inside msrp probe --relay "$host" --ca "/root/$host.crt" | grep -E '^(certificate|trust)'
+    inside msrp probe --relay "$host" --ca "/root/clone/$host.crt" | grep -E '^(certificate|trust)'
     ask /readyz > /dev/null || fail "it is not ready after the reload"
 }
 
@@ -237,7 +251,7 @@ try_it() {
     step 'A root of its own' make_root
     step 'Installing' put_in
     prepare
-    step 'Playing the page' play
+    step 'Playing the page' play README.md 'Ten minutes to a running relay'
     if [ "$try" = yes ]; then
         step 'A second user' add_bob
         step 'Sending a file' send_a_file
@@ -250,4 +264,17 @@ try_it() {
     fi
     step 'Stopping' stop_relay
     step 'Removing' remove
+    [ "$try" = no ] || try_from_source
+}
+
+try_from_source() {
+    remove_root
+    relay='' child=''
+    step 'Another root' make_root
+    put_clone_in
+    prepare
+    step 'Playing the source way' play docs/operate/install.md 'From source'
+    step 'A second user' add_bob
+    step 'Sending a file' send_a_file
+    step 'Stopping' stop_relay
 }

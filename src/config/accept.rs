@@ -19,7 +19,7 @@ use super::values::{
 use super::walk::{Problems, spell_duration};
 use msrp_proto::digest::Algorithm;
 
-/// What the kernel takes as the path of a socket, in octets.
+/// What the kernel takes as the path of a socket, in bytes.
 const SOCKET_PATH_MAX: usize = 107;
 
 impl TryFrom<Raw> for Config {
@@ -53,8 +53,8 @@ impl TryFrom<Raw> for Config {
         let admin = raw.admin.take().map(|path| files.resolve(&path));
         let too_long = |path: &&PathBuf| path.as_os_str().len() > SOCKET_PATH_MAX;
         if let Some(path) = admin.as_ref().filter(too_long) {
-            let octets = path.as_os_str().len();
-            let message = format!("has {octets} bytes, {SOCKET_PATH_MAX} at most: choose a shorter path");
+            let bytes = path.as_os_str().len();
+            let message = format!("has {bytes} bytes, {SOCKET_PATH_MAX} at most: choose a shorter path");
             problems.add("admin.socket", message);
         }
         check_metrics(&raw.metrics, &mut problems);

@@ -12,32 +12,32 @@ use msrp_relay_core::HEAD_OVERHEAD;
 /// The `limits:` section: a table, a field for each key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The longest head of a frame, start line and headers together, in octets.
+    /// The longest head of a frame, start line and headers together, in bytes.
     pub head_bytes_max: usize,
     /// The most header lines in a head.
     pub headers_max: usize,
-    /// The longest single line of a head, in octets.
+    /// The longest single line of a head, in bytes.
     pub line_bytes_max: usize,
     /// The most URIs in a To-Path or From-Path.
     pub path_uris_max: usize,
-    /// The longest URI, in octets.
+    /// The longest URI, in bytes.
     pub uri_bytes_max: usize,
-    /// The longest session-id part of a URI, in octets.
+    /// The longest session-id part of a URI, in bytes.
     pub session_id_bytes_max: usize,
-    /// The longest comment behind a status code, in octets.
+    /// The longest comment behind a status code, in bytes.
     pub comment_bytes_max: usize,
-    /// The longest Message-ID, in octets.
+    /// The longest Message-ID, in bytes.
     pub message_id_bytes_max: usize,
-    /// Octets queued towards one peer at which its sender is paused.
+    /// Bytes queued towards one peer at which its sender is paused.
     pub queue_bytes_high: usize,
-    /// Octets queued towards one peer at which a paused sender goes on; below `queue_bytes_high`.
+    /// Bytes queued towards one peer at which a paused sender goes on; below `queue_bytes_high`.
     pub queue_bytes_low: usize,
     /// Bytes queued towards all peers of the process together, and all else that they make it keep in memory (open
     /// transactions, answers, REPORTs, unfinished input, clients behind relays), at which no more connections are
     /// taken and each of those there are is read only as far as its request needs. Divided among the cores, which
     /// lend each other what they do not need.
     pub queue_bytes_total: usize,
-    /// The most octets handed to the socket in one piece: a waiting frame waits that long at most.
+    /// The most bytes handed to the socket in one piece: a waiting frame waits that long at most.
     pub flush_bytes_max: usize,
     /// The most connections the whole process holds at once. One more takes the place of the one that has proven least.
     pub connections_max: usize,
@@ -60,7 +60,7 @@ pub struct Limits {
     pub dial_failures_per_user_max: usize,
     /// The most connections with a session of one user; 0 is any number.
     pub sessions_per_user_max: usize,
-    /// The most octets one user may send in a second, over all connections; 0 is any number.
+    /// The most bytes one user may send in a second, over all connections; 0 is any number.
     pub bytes_per_second_per_user_max: usize,
     /// The most transactions that may await an answer from one peer.
     pub transactions_per_peer_max: usize,
@@ -80,7 +80,7 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// How long a new connection may go without a request that succeeds; includes the handshake.
     pub first_request_timeout: Duration,
-    /// How long the rest of a head may take from its first octet on.
+    /// How long the rest of a head may take from its first byte on.
     pub head_timeout: Duration,
     /// How long the rest of a TLS record may take from its first byte on, not counting the time in which the
     /// connection is not read from. A record is in memory until it is complete.
@@ -146,7 +146,7 @@ impl Default for Limits {
 /// One row of the table: key, floor, ceiling, and where it is kept.
 struct Row<T>(&'static str, T, T, fn(&mut Limits) -> &mut T);
 
-/// Limits in octets. The floors of the head leave room for two relays' URIs and a digest.
+/// Limits in bytes. The floors of the head leave room for two relays' URIs and a digest.
 const SIZES: [Row<usize>; 11] = [
     Row("head_bytes_max", 2 << 10, 1 << 20, |limits| &mut limits.head_bytes_max),
     Row("line_bytes_max", 1 << 10, 1 << 20, |limits| &mut limits.line_bytes_max),

@@ -417,7 +417,7 @@ fn peer_host(text: &str) -> Result<String, String> {
 /// Text that can stand between quotes in a digest challenge as it is.
 fn realm(value: &Value) -> Result<String, String> {
     let text = walk::text(value)?;
-    let plain = |octet: u8| matches!(octet, b' '..=b'~') && !matches!(octet, b'"' | b'\\');
+    let plain = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
     match text.len() <= 255 && text.bytes().all(plain) {
         true => Ok(text),
         false => Err("is not fit for a realm: write up to 255 ASCII letters, without quotes and backslashes"

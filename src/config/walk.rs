@@ -323,7 +323,7 @@ pub(super) fn duration(value: &Value) -> Result<Duration, String> {
     number.checked_mul(millis).map(Duration::from_millis).ok_or_else(refused)
 }
 
-/// A number of octets: B, KiB, MiB or GiB; a bare number counts octets.
+/// A number of bytes: B, KiB, MiB or GiB; a bare number counts bytes.
 pub(super) fn size(value: &Value) -> Result<usize, String> {
     const REMEDY: &str = "write a whole number of bytes, or with KiB, MiB or GiB behind it";
     let refused = || format!("{} is not a size: {REMEDY}", shown(value));
@@ -335,7 +335,7 @@ pub(super) fn size(value: &Value) -> Result<usize, String> {
         "GiB" => 30,
         _ => return Err(refused()),
     };
-    number.checked_mul(1 << shift).and_then(|octets| usize::try_from(octets).ok()).ok_or_else(refused)
+    number.checked_mul(1 << shift).and_then(|bytes| usize::try_from(bytes).ok()).ok_or_else(refused)
 }
 
 /// `16KiB` as (16, "KiB"); a space between them is fine.
@@ -452,13 +452,13 @@ pub(super) fn spell_duration(time: Duration) -> String {
 }
 
 /// A size as the config spells it.
-pub(super) fn spell_size(octets: usize) -> String {
+pub(super) fn spell_size(bytes: usize) -> String {
     for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
-        if octets >= 1 << shift && octets.is_multiple_of(1 << shift) {
-            return format!("{}{unit}", octets >> shift);
+        if bytes >= 1 << shift && bytes.is_multiple_of(1 << shift) {
+            return format!("{}{unit}", bytes >> shift);
         }
     }
-    format!("{octets}B")
+    format!("{bytes}B")
 }
 
 #[cfg(test)]
@@ -485,10 +485,10 @@ mod tests {
 
     #[test]
     fn sizes_are_binary() {
-        for (text, octets) in
+        for (text, bytes) in
             [("64KiB", 64 << 10), ("1 MiB", 1 << 20), ("2GiB", 2 << 30), ("77B", 77), ("77", 77)]
         {
-            assert_eq!(size(&yaml(text)), Ok(octets), "{text}");
+            assert_eq!(size(&yaml(text)), Ok(bytes), "{text}");
         }
         for text in ["64KB", "64k", "-1", "1.5MiB", "18446744073709551615KiB", "true"] {
             assert!(size(&yaml(text)).is_err(), "{text}");
@@ -501,8 +501,8 @@ mod tests {
             let time = Duration::from_millis(millis);
             assert_eq!(duration(&yaml(&spell_duration(time))), Ok(time));
         }
-        for octets in [0, 1, 1023, 1024, 1025, 64 << 10, 1 << 20, 3 << 30] {
-            assert_eq!(size(&yaml(&spell_size(octets))), Ok(octets));
+        for bytes in [0, 1, 1023, 1024, 1025, 64 << 10, 1 << 20, 3 << 30] {
+            assert_eq!(size(&yaml(&spell_size(bytes))), Ok(bytes));
         }
     }
 

@@ -389,7 +389,7 @@ impl NameServer {
     /// Waits for the questions for `late`, one for each family. Each may be repeated meanwhile.
     fn until_asked(&self) {
         let kind = |(query, _): &Query| {
-            let name_length = query[12..].iter().position(|octet| *octet == 0).unwrap() + 1;
+            let name_length = query[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
             query[12 + name_length..][..2].to_vec()
         };
         let kinds = || self.late.lock().unwrap().iter().map(kind).collect::<BTreeSet<_>>();
@@ -403,8 +403,8 @@ impl NameServer {
     }
 
     fn answer(query: &[u8]) -> Option<Vec<u8>> {
-        // The question begins after 12 octets of header: labels up to an empty one, type, class.
-        let name_length = query[12..].iter().position(|octet| *octet == 0)? + 1;
+        // The question begins after 12 bytes of header: labels up to an empty one, type, class.
+        let name_length = query[12..].iter().position(|byte| *byte == 0)? + 1;
         let question = &query[12..12 + name_length + 4];
         let first_label = &question[1..=usize::from(question[0])].to_ascii_lowercase();
         let is_a = question[name_length..name_length + 2] == [0, 1];

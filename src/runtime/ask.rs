@@ -137,7 +137,7 @@ pub struct TracedHead {
     /// Which way it went.
     pub direction: Direction,
     /// Its bytes, secrets included, up to the first 4096.
-    pub octets: Vec<u8>,
+    pub bytes: Vec<u8>,
     /// Heads of this core that found no room before it.
     pub dropped: u64,
 }

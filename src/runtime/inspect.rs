@@ -16,7 +16,7 @@ use async_channel::Sender;
 
 use super::ask::{Ask, Closed, PREFIX_CHARS_MIN, SessionLine, TraceOrder, TracedHead, Wanted};
 use super::core::Shared;
-use super::mesh::Parcel;
+use super::mesh::Delivery;
 use crate::control::AccountsReady;
 use crate::telemetry::{Counters, Snapshot};
 use msrp_relay_core::{Found, Input, home_of_prefix};
@@ -44,14 +44,14 @@ pub enum InspectError {
 
 /// The ways into all cores, for threads that may wait.
 #[derive(Clone, Debug)]
-pub(crate) struct Inboxes(Arc<Mutex<Vec<Option<Sender<Parcel>>>>>);
+pub(crate) struct Inboxes(Arc<Mutex<Vec<Option<Sender<Delivery>>>>>);
 
 impl Inboxes {
     pub(crate) fn new(cores: usize) -> Self {
         Self(Arc::new(Mutex::new(vec![None; cores])))
     }
 
-    pub(crate) fn set(&self, index: usize, inbox: Option<Sender<Parcel>>) {
+    pub(crate) fn set(&self, index: usize, inbox: Option<Sender<Delivery>>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = all.get_mut(index) {
             *place = inbox;
@@ -61,7 +61,7 @@ impl Inboxes {
     fn ask(&self, index: usize, ask: Ask) -> Result<(), InspectError> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let inbox = all.get(index).and_then(Option::as_ref).ok_or(InspectError::Down(index))?;
-        inbox.try_send(Parcel::Ask(ask)).map_err(|_| InspectError::Silent(index))
+        inbox.try_send(Delivery::Ask(ask)).map_err(|_| InspectError::Silent(index))
     }
 }
 

@@ -115,8 +115,8 @@ pub(crate) fn session_closed(view: &SessionView, address: Option<SocketAddr>, re
         address = address.map(display),
         relay,
         duration_seconds = age.as_secs_f64(),
-        bytes_from_client = view.octets_from_client,
-        bytes_to_client = view.octets_to_client,
+        bytes_from_client = view.bytes_from_client,
+        bytes_to_client = view.bytes_to_client,
         reason,
         "Session closed"
     );
@@ -166,8 +166,8 @@ pub(crate) fn publish(counters: &Counters, before: &Stats, now: &Stats) {
     counters.auth_out_of_bounds.add(now.auth_out_of_bounds - before.auth_out_of_bounds);
     counters.chunks_in.add(now.chunks_in - before.chunks_in);
     counters.chunks_out.add(now.chunks_out - before.chunks_out);
-    counters.body_bytes_in.add(now.body_octets_in - before.body_octets_in);
-    counters.body_bytes_out.add(now.body_octets_out - before.body_octets_out);
+    counters.body_bytes_in.add(now.body_bytes_in - before.body_bytes_in);
+    counters.body_bytes_out.add(now.body_bytes_out - before.body_bytes_out);
     counters.reports_sent.add(now.reports_sent - before.reports_sent);
     counters.links_local.add(now.links_local - before.links_local);
     counters.links_split.add(now.links_split - before.links_split);

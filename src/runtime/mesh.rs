@@ -26,7 +26,7 @@ const INBOX_BATCHES_MAX: usize = 256;
 
 /// One delivery to a core.
 #[derive(Debug)]
-pub(crate) enum Parcel {
+pub(crate) enum Delivery {
     /// Steps for the core's relay, from another core.
     Messages(Vec<Message>),
     /// A connection whose first request names a session of the core.
@@ -81,7 +81,7 @@ pub(crate) struct Received {
 }
 
 /// A core's way in.
-pub(crate) fn inbox() -> (Sender<Parcel>, Receiver<Parcel>) {
+pub(crate) fn inbox() -> (Sender<Delivery>, Receiver<Delivery>) {
     async_channel::bounded(INBOX_BATCHES_MAX)
 }
 
@@ -94,7 +94,7 @@ pub(crate) struct Mesh {
 /// What is under way to one other core.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    inbox: RefCell<Option<(CoreId, Sender<Parcel>)>>,
+    inbox: RefCell<Option<(CoreId, Sender<Delivery>)>>,
     waiting: RefCell<Vec<Message>>,
     /// The flusher holds messages that are not yet in the inbox: nothing may overtake them.
     flushing: Cell<bool>,
@@ -120,7 +120,7 @@ impl Mesh {
         self.outboxes.iter().map(|outbox| outbox.waiting.borrow().len()).sum()
     }
 
-    pub(crate) fn core_up(&self, core: CoreId, inbox: Sender<Parcel>) {
+    pub(crate) fn core_up(&self, core: CoreId, inbox: Sender<Delivery>) {
         if let Some(outbox) = self.outboxes.get(usize::from(core.index)) {
             outbox.waiting.borrow_mut().clear();
             *outbox.inbox.borrow_mut() = Some((core, inbox));
@@ -141,7 +141,7 @@ impl Mesh {
         if let Some((there, inbox)) = inbox
             && there == to
         {
-            let _ = inbox.send(Parcel::Adopt(connection)).await;
+            let _ = inbox.send(Delivery::Adopt(connection)).await;
         }
     }
 
@@ -155,9 +155,9 @@ impl Mesh {
         }
         let mut waiting = outbox.waiting.borrow_mut();
         if waiting.is_empty() && !outbox.flushing.get() {
-            match inbox.try_send(Parcel::Messages(messages)) {
+            match inbox.try_send(Delivery::Messages(messages)) {
                 Ok(()) | Err(TrySendError::Closed(_)) => return,
-                Err(TrySendError::Full(Parcel::Messages(messages))) => *waiting = messages,
+                Err(TrySendError::Full(Delivery::Messages(messages))) => *waiting = messages,
                 Err(TrySendError::Full(_)) => return,
             }
         } else {
@@ -179,7 +179,7 @@ impl Outbox {
                 match inbox {
                     Some(inbox) if !messages.is_empty() => {
                         // A core that is gone needs none of it.
-                        let _ = inbox.send(Parcel::Messages(messages)).await;
+                        let _ = inbox.send(Delivery::Messages(messages)).await;
                     }
                     _ => break,
                 }

@@ -21,7 +21,7 @@ use super::mesh::{Migrant, Received};
 use super::upgrade::PassOn;
 use crate::telemetry::{Site, Source, gated};
 use msrp_proto::head::Head;
-use msrp_proto::parser::{Parser, Piece};
+use msrp_proto::parser::{FramePart, Parser};
 use msrp_relay_core::{CoreId, ProvenNames, Transport};
 
 /// A connection of which it is not known yet where it belongs.
@@ -146,10 +146,10 @@ impl Unplaced {
             let Some(step) = step else { return Place::Unknown };
             let (bytes, rest) = plain.split_at_checked(step.consumed).unwrap_or_default();
             match step.piece {
-                Piece::Head(head) => return place_of(core, &head, bytes),
-                Piece::Body(_) | Piece::End(_) => return Place::Here,
+                FramePart::Head(head) => return place_of(core, &head, bytes),
+                FramePart::Body(_) | FramePart::End(_) => return Place::Here,
                 // The connection's own parser passes over them, too, and shows neither again.
-                Piece::Blank => plain = rest,
+                FramePart::Blank => plain = rest,
             }
         }
     }

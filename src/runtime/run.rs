@@ -15,7 +15,7 @@ use engine::deadline::Deadline;
 use futures_lite::{FutureExt as _, future};
 
 use super::core::{CoreEnd, CorePlan, Shared};
-use super::mesh::Parcel;
+use super::mesh::Delivery;
 use super::tasks::panic_message;
 use super::{dial, inspect, listen};
 use crate::telemetry::PUBLISHED_EVERY;
@@ -103,43 +103,43 @@ async fn tick(core: Rc<Shared>) {
 }
 
 /// Empties the inbox until the core is told to stop.
-async fn read_inbox(core: &Rc<Shared>, inbox: &Receiver<Parcel>) {
+async fn read_inbox(core: &Rc<Shared>, inbox: &Receiver<Delivery>) {
     while let Ok(parcel) = inbox.recv().await {
         match parcel {
-            Parcel::Messages(messages) => core.feed(messages.into_iter().map(Input::Message)),
-            Parcel::Adopt(migrant) => listen::take_over(core, *migrant),
-            Parcel::CoreUp { core: other, inbox } => {
+            Delivery::Messages(messages) => core.feed(messages.into_iter().map(Input::Message)),
+            Delivery::Adopt(migrant) => listen::take_over(core, *migrant),
+            Delivery::CoreUp { core: other, inbox } => {
                 core.mesh.core_up(other, inbox);
                 core.feed([Input::CoreChanged { index: other.index, running: Some(other.incarnation) }]);
             }
-            Parcel::CoreDown { core: other } => {
+            Delivery::CoreDown { core: other } => {
                 core.mesh.core_down(other);
                 core.feed([Input::CoreChanged { index: other.index, running: None }]);
             }
-            Parcel::StopAccepting => core.stopped_accepting.set(true),
-            Parcel::AcceptAgain(listeners) => {
+            Delivery::StopAccepting => core.stopped_accepting.set(true),
+            Delivery::AcceptAgain(listeners) => {
                 core.stopped_accepting.set(false);
                 listen::listen(core, listeners);
             }
-            Parcel::GenerationsChanged => core.look_at_generations(),
-            Parcel::Reload(config, in_force) => {
+            Delivery::GenerationsChanged => core.look_at_generations(),
+            Delivery::Reload(config, in_force) => {
                 core.reload(config);
                 drop(in_force);
             }
-            Parcel::Ask(ask) => inspect::answer(core, ask),
-            Parcel::Drain(left) => {
+            Delivery::Ask(ask) => inspect::answer(core, ask),
+            Delivery::Drain(left) => {
                 // The supervisor may no longer be waiting.
                 let _ = left.send(core.drain());
             }
-            Parcel::GiveUp => core.feed([Input::GiveUp]),
-            Parcel::Quiesce(quiet) => {
+            Delivery::GiveUp => core.feed([Input::GiveUp]),
+            Delivery::Quiesce(quiet) => {
                 core.feed([Input::Quiesce]);
                 // The supervisor may no longer be waiting.
                 let _ = quiet.send(core.mesh.is_flushed());
             }
-            Parcel::Stop => return,
-            Parcel::Panic { in_task: true } => core.tasks.spawn(async { crash() }),
-            Parcel::Panic { in_task: false } => crash(),
+            Delivery::Stop => return,
+            Delivery::Panic { in_task: true } => core.tasks.spawn(async { crash() }),
+            Delivery::Panic { in_task: false } => crash(),
         }
         engine::breathe().await;
     }

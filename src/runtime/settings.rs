@@ -68,7 +68,7 @@ pub(super) fn tls_setup(config: &Config) -> Result<TlsSetup, StartError> {
 /// What the relay needs of the config.
 fn settings(config: &Config, listens: &[(u16, bool)]) -> Settings {
     let limits = &config.limits;
-    let peers_max = limits.connections_max.div_ceil(config.cores.len().max(1));
+    let connections_max = limits.connections_max.div_ceil(config.cores.len().max(1));
     let narrow = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     Settings {
         hostname: config.hostname.clone(),
@@ -78,7 +78,7 @@ fn settings(config: &Config, listens: &[(u16, bool)]) -> Settings {
         cores: u16::try_from(config.cores.len()).unwrap_or(u16::MAX),
         algorithms: config.auth.algorithms.clone(),
         challenge_lifetime: config.auth.challenge_lifetime,
-        attempts_max: config.auth.max_attempts,
+        max_attempts: config.auth.max_attempts,
         insecure_plain: config.auth.insecure_plain,
         expires: Expires {
             seconds_min: config.sessions.expires_min.as_secs(),
@@ -96,22 +96,22 @@ fn settings(config: &Config, listens: &[(u16, bool)]) -> Settings {
             config.outbound.max_chunk.iter().map(|(host, bytes)| (host.clone(), narrow(*bytes))),
         ),
         limits: msrp_relay_core::Limits {
-            queue_octets_high: limits.queue_bytes_high,
-            queue_octets_low: limits.queue_bytes_low,
-            flush_octets_max: limits.flush_bytes_max,
-            request_octets_max: limits.request_bytes_max(),
-            queue_octets_total: limits.queue_bytes_total,
-            peers_max,
-            unproven_max: (peers_max * limits.unauthenticated_percent_max / 100).max(1),
-            peers_per_address_max: narrow(limits.connections_per_address_max),
-            unproven_per_address_max: narrow(limits.unauthenticated_per_address_max),
-            refusals_max: narrow(limits.refused_requests_max),
+            queue_bytes_high: limits.queue_bytes_high,
+            queue_bytes_low: limits.queue_bytes_low,
+            flush_bytes_max: limits.flush_bytes_max,
+            request_bytes_max: limits.request_bytes_max(),
+            queue_bytes_total: limits.queue_bytes_total,
+            connections_max,
+            unproven_max: (connections_max * limits.unauthenticated_percent_max / 100).max(1),
+            connections_per_address_max: narrow(limits.connections_per_address_max),
+            unauthenticated_per_address_max: narrow(limits.unauthenticated_per_address_max),
+            refused_requests_max: narrow(limits.refused_requests_max),
             auth_failures_per_address_max: narrow(limits.auth_failures_per_address_max),
             auth_failures_per_user_max: narrow(limits.auth_failures_per_user_max),
             dial_failures_per_user_max: narrow(limits.dial_failures_per_user_max),
             failure_window: limits.failure_window,
             sessions_per_user_max: narrow(limits.sessions_per_user_max),
-            octets_per_second_per_user_max: limits.bytes_per_second_per_user_max as u64,
+            bytes_per_second_per_user_max: limits.bytes_per_second_per_user_max as u64,
             first_request_timeout: limits.first_request_timeout,
             stall_timeout: limits.stall_timeout,
             idle_timeout: limits.idle_timeout,

@@ -19,7 +19,7 @@ use rustls_pki_types::ServerName;
 use super::core::{CoreEnd, CorePlan};
 use super::error::StartError;
 use super::inspect::Inboxes;
-use super::mesh::{Parcel, inbox};
+use super::mesh::{Delivery, inbox};
 use super::orders::{Order, Orders};
 use super::run::spawn_core;
 use super::settings::{CoreConfig, tls_setup};
@@ -90,7 +90,7 @@ struct RunningCore {
     id: CoreId,
     cpu: usize,
     counters: Arc<Counters>,
-    inbox: Option<Sender<Parcel>>,
+    inbox: Option<Sender<Delivery>>,
     thread: Option<JoinHandle<CoreEnd>>,
     started: Instant,
     pause: Duration,
@@ -224,12 +224,12 @@ impl Supervisor {
     }
 
     /// Tells the newcomer of all others, and all others of the newcomer.
-    fn introduce(&self, newcomer: usize, inbox: &Sender<Parcel>) {
+    fn introduce(&self, newcomer: usize, inbox: &Sender<Delivery>) {
         for (index, other) in self.cores.iter().enumerate() {
             if let Some(theirs) = other.inbox.as_ref().filter(|_| index != newcomer) {
-                let _ = inbox.send_blocking(Parcel::CoreUp { core: self.id(index), inbox: theirs.clone() });
+                let _ = inbox.send_blocking(Delivery::CoreUp { core: self.id(index), inbox: theirs.clone() });
                 let _ =
-                    theirs.send_blocking(Parcel::CoreUp { core: self.id(newcomer), inbox: inbox.clone() });
+                    theirs.send_blocking(Delivery::CoreUp { core: self.id(newcomer), inbox: inbox.clone() });
             }
         }
     }
@@ -257,8 +257,8 @@ impl Supervisor {
                 }
                 Order::StopAccepting => self.stop_accepting(),
                 Order::AcceptAgain => self.accept_again(),
-                Order::GenerationsChanged => self.tell_all(|| Parcel::GenerationsChanged),
-                Order::Adopt { core, connection } => self.tell(core.into(), Parcel::Adopt(connection)),
+                Order::GenerationsChanged => self.tell_all(|| Delivery::GenerationsChanged),
+                Order::Adopt { core, connection } => self.tell(core.into(), Delivery::Adopt(connection)),
                 Order::Drain { timeout, drained } => {
                     // The cores first: when the sockets are closed, no connection gets a session any more.
                     let until = Instant::now() + timeout.min(DRAIN_MAX);
@@ -266,7 +266,7 @@ impl Supervisor {
                     self.look_at_drain();
                     self.stop_listening();
                 }
-                Order::Crash { index, in_task } => self.tell(index, Parcel::Panic { in_task }),
+                Order::Crash { index, in_task } => self.tell(index, Delivery::Panic { in_task }),
                 Order::Stop => break,
             }
         }
@@ -294,7 +294,7 @@ impl Supervisor {
         // Also for cores that are started again.
         self.config = CoreConfig::new(config, &ports(&self.listeners), tls, self.accounting.records());
         let (in_force, heard) = mpsc::channel::<()>();
-        self.tell_all(|| Parcel::Reload(Arc::clone(&self.config), in_force.clone()));
+        self.tell_all(|| Delivery::Reload(Arc::clone(&self.config), in_force.clone()));
         drop(in_force);
         // Nothing is ever sent: this returns when every core has gone on, or died, or takes too long for a word.
         if heard.recv_timeout(RELOAD_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
@@ -313,7 +313,7 @@ impl Supervisor {
     fn look_at_drain(&mut self) {
         let (answer, answers) = mpsc::channel();
         // Also cores that were started again since.
-        self.tell_all(|| Parcel::Drain(answer.clone()));
+        self.tell_all(|| Delivery::Drain(answer.clone()));
         drop(answer);
         let deadline = Instant::now() + QUIESCE_TIMEOUT;
         let mut left = 0;
@@ -335,7 +335,7 @@ impl Supervisor {
 
     fn stop_accepting(&mut self) {
         self.stopped_accepting = true;
-        self.tell_all(|| Parcel::StopAccepting);
+        self.tell_all(|| Delivery::StopAccepting);
     }
 
     /// The listening sockets are still open here, and connections made meanwhile wait in their queues.
@@ -345,7 +345,7 @@ impl Supervisor {
         self.draining = None;
         for index in 0..self.cores.len() {
             match self.listeners_of(index) {
-                Ok(listeners) => self.tell(index, Parcel::AcceptAgain(listeners)),
+                Ok(listeners) => self.tell(index, Delivery::AcceptAgain(listeners)),
                 Err(error) => {
                     tracing::error!(core = index, reason = %error, "A core cannot accept connections again");
                 }
@@ -353,13 +353,13 @@ impl Supervisor {
         }
     }
 
-    fn tell(&self, index: usize, parcel: Parcel) {
+    fn tell(&self, index: usize, parcel: Delivery) {
         if let Some(inbox) = self.cores.get(index).and_then(|core| core.inbox.as_ref()) {
             let _ = inbox.send_blocking(parcel);
         }
     }
 
-    fn tell_all(&self, parcel: impl Fn() -> Parcel) {
+    fn tell_all(&self, parcel: impl Fn() -> Delivery) {
         (0..self.cores.len()).for_each(|index| self.tell(index, parcel()));
     }
 
@@ -376,13 +376,13 @@ impl Supervisor {
             "Core died; starting it again"
         );
         for other in (0..self.cores.len()).filter(|other| *other != index) {
-            self.tell(other, Parcel::CoreDown { core: gone });
+            self.tell(other, Delivery::CoreDown { core: gone });
         }
         std::thread::sleep(pause);
         match self.start_core(index) {
             Ok(()) => {
                 if self.stopped_accepting {
-                    self.tell(index, Parcel::StopAccepting);
+                    self.tell(index, Delivery::StopAccepting);
                 }
                 self.cores.get(index).iter().for_each(|core| core.counters.core_restarts.add(1));
             }
@@ -401,7 +401,7 @@ impl Supervisor {
         let mut quiet_rounds = 0;
         for _ in 0..QUIESCE_ROUNDS_MAX {
             let (quiet, heard) = mpsc::channel();
-            self.tell_all(|| Parcel::Quiesce(quiet.clone()));
+            self.tell_all(|| Delivery::Quiesce(quiet.clone()));
             drop(quiet);
             let mut all_quiet = true;
             // A core that is dead has dropped its sender with its inbox.
@@ -422,10 +422,10 @@ impl Supervisor {
     pub(super) fn stop(mut self) {
         self.stop_listening();
         self.quiesce();
-        self.tell_all(|| Parcel::GiveUp);
+        self.tell_all(|| Delivery::GiveUp);
         // What that means to other cores must reach them as well.
         self.quiesce();
-        self.tell_all(|| Parcel::Stop);
+        self.tell_all(|| Delivery::Stop);
         (0..self.cores.len()).for_each(|index| self.inboxes.set(index, None));
         for thread in self.cores.iter_mut().filter_map(|core| core.thread.take()) {
             if let Err(panic) = thread.join() {

@@ -13,7 +13,7 @@ use std::sync::mpsc::TrySendError;
 use std::time::Instant;
 
 use super::ask::{Direction, TraceOrder, TracedHead, Wanted};
-use msrp_proto::parser::{Parser, Piece};
+use msrp_proto::parser::{FramePart, Parser};
 use msrp_relay_core::OutBatch;
 
 /// The most bytes of a head that are shown.
@@ -73,7 +73,7 @@ impl Trace {
             session: watcher.session.clone(),
             user: watcher.user.clone(),
             direction,
-            octets: bytes.get(..bytes.len().min(HEAD_BYTES_MAX)).unwrap_or_default().to_vec(),
+            bytes: bytes.get(..bytes.len().min(HEAD_BYTES_MAX)).unwrap_or_default().to_vec(),
             dropped: self.dropped.take(),
         };
         match self.order.heads.try_send(head) {
@@ -143,7 +143,7 @@ impl Watcher {
         while let Some(parser) = known {
             match parser.step(rest.get(at..).unwrap_or_default()) {
                 Ok(Some(step)) => {
-                    if let Piece::Head(_) = step.piece {
+                    if let FramePart::Head(_) = step.piece {
                         let head = rest.get(at..at + step.consumed).unwrap_or_default();
                         self.trace.show(self, Direction::Out, head);
                     }

@@ -55,7 +55,7 @@ fn every_mode_measures_a_relay_and_counts_all_that_it_asked_for() {
                 arguments.extend(["--certificate", certificate, "--key", key]);
             }
             let result = measured(&relay, &arguments);
-            assert_eq!(result["octets"], 6 << 20, "{result}");
+            assert_eq!(result["bytes"], 6 << 20, "{result}");
             assert_eq!(result["tls"], agreed, "{result}");
         }
         for reports in ["yes", "no"] {
@@ -69,16 +69,16 @@ fn every_mode_measures_a_relay_and_counts_all_that_it_asked_for() {
         assert_eq!(result["messages"], 100, "{result}");
         assert!(result["delivered_us"]["p99"].as_f64().unwrap() > 0.0, "{result}");
         let result = measured(&relay, &["messages", "--duration", "1s", "--with-files", "1"]);
-        assert!(result["octets_of_files"].as_u64().unwrap() > 0, "{result}");
+        assert!(result["bytes_of_files"].as_u64().unwrap() > 0, "{result}");
         let result = measured(&relay, &["auth", "--count", "20", "--concurrency", "3"]);
         assert_eq!((&result["connections"], &result["tls"]), (&20.into(), &agreed.into()), "{result}");
         let result = measured(&relay, &["idle", "--sessions", "20", "--hold", "10ms"]);
         assert_eq!(result["sessions"], 20, "{result}");
-        assert!(result["relay_octets_each"].is_number(), "{result}");
+        assert!(result["relay_bytes_each"].is_number(), "{result}");
     });
 }
 
-/// Carries one connection to `far`, and changes the octet at `spoilt` of what is sent.
+/// Carries one connection to `far`, and changes the byte at `spoilt` of what is sent.
 fn proxy(far: SocketAddr, spoilt: Option<usize>) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -95,12 +95,12 @@ fn proxy(far: SocketAddr, spoilt: Option<usize>) -> (SocketAddr, JoinHandle<()>)
 
 fn carry(mut from: TcpStream, mut to: TcpStream, spoilt: Option<usize>) {
     let (mut buffer, mut passed) = (vec![0; 64 << 10], 0);
-    while let Ok(octets @ 1..) = from.read(&mut buffer) {
-        if let Some(at) = spoilt.filter(|at| (passed..passed + octets).contains(at)) {
+    while let Ok(bytes @ 1..) = from.read(&mut buffer) {
+        if let Some(at) = spoilt.filter(|at| (passed..passed + bytes).contains(at)) {
             buffer[at - passed] ^= 1;
         }
-        passed += octets;
-        if to.write_all(&buffer[..octets]).is_err() {
+        passed += bytes;
+        if to.write_all(&buffer[..bytes]).is_err() {
             break;
         }
     }
@@ -108,7 +108,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, spoilt: Option<usize>) {
 }
 
 #[test]
-fn an_octet_that_was_changed_on_the_way_is_found() {
+fn a_byte_that_was_changed_on_the_way_is_found() {
     bounded(|| {
         for spoilt in [None, Some(700_000)] {
             // Free a moment ago; nobody else asks for ports of this address.
@@ -119,7 +119,7 @@ fn an_octet_that_was_changed_on_the_way_is_found() {
             let output = bench(&file).output().unwrap();
             proxy.join().unwrap();
             if spoilt.is_none() {
-                assert_eq!(result(&output)["octets"], 1 << 20);
+                assert_eq!(result(&output)["bytes"], 1 << 20);
                 continue;
             }
             assert_eq!(output.status.code(), Some(1));

@@ -38,7 +38,7 @@ fn read_request(stream: &mut TcpStream, seen: &mut Vec<u8>) -> Option<Request> {
             let ends = ['$', '+', '#'].map(|flag| format!("-------{tid}{flag}\r\n"));
             if let Some((at, end)) = ends.iter().find_map(|end| Some((text.find(end.as_str())?, end))) {
                 let frame = text.get(..at)?.to_owned();
-                // The tests' files are ASCII: octets are characters.
+                // The tests' files are ASCII: bytes are characters.
                 seen.drain(..at + end.len());
                 let header = |name: &str| {
                     let found = frame.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
@@ -51,7 +51,7 @@ fn read_request(stream: &mut TcpStream, seen: &mut Vec<u8>) -> Option<Request> {
         }
         let mut room = [0; 4096];
         match stream.read(&mut room) {
-            Ok(octets) if octets > 0 => seen.extend_from_slice(&room[..octets]),
+            Ok(bytes) if bytes > 0 => seen.extend_from_slice(&room[..bytes]),
             _ => return None,
         }
     }

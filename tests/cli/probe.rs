@@ -66,7 +66,7 @@ impl Probe {
             .current_dir(self.place.path())
             .output()
             .unwrap();
-        let text = |octets: Vec<u8>| String::from_utf8(octets).unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         let seen = Seen {
             status: output.status.code().unwrap(),
             out: text(output.stdout),

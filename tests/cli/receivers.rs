@@ -59,7 +59,7 @@ async fn next_code(endpoint: &mut Endpoint) -> (bool, u16) {
     let frame = endpoint.incoming.next_frame(0).await.unwrap().unwrap();
     match frame.head.kind() {
         Kind::Response(status) => (false, status.code()),
-        Kind::Request(_) => (true, frame.head.reported_status(&frame.octets).unwrap().code()),
+        Kind::Request(_) => (true, frame.head.reported_status(&frame.bytes).unwrap().code()),
     }
 }
 
@@ -124,7 +124,7 @@ fn a_file_with_another_hash_is_reported_and_not_kept() {
 }
 
 #[test]
-fn too_many_octets_are_refused_while_they_come() {
+fn too_many_bytes_are_refused_while_they_come() {
     let tool = Tool::new();
     for (arguments, range, disposition) in [
         (vec!["--plain", "--max-size", "1000"], "1-*/*", "attachment"),
@@ -142,18 +142,15 @@ fn too_many_octets_are_refused_while_they_come() {
     }
 }
 
-// A sender that counts characters announces fewer octets than it sends.
+// A sender that counts characters announces fewer bytes than it sends.
 #[test]
 fn receiver_says_what_is_wrong_with_a_size() {
     let tool = Tool::new();
     let umlauts = "Gr\u{fc}\u{df}e, J\u{f6}rg".as_bytes();
     assert_eq!(umlauts.len(), 14);
     for (range, says) in [
-        (
-            "1-11/11",
-            "it has 14 octets or more, and 11 were announced: its sender may have counted characters",
-        ),
-        ("1-20/20", "it ends after 14 octets, and 20 were announced"),
+        ("1-11/11", "it has 14 bytes or more, and 11 were announced: its sender may have counted characters"),
+        ("1-20/20", "it ends after 14 bytes, and 20 were announced"),
     ] {
         let receiver = tool.receiver(&["--plain"]);
         with_scripted_sender(&receiver, async |endpoint, path| {
@@ -408,7 +405,7 @@ fn reason_goes_in_a_report_to_who_is_behind_a_relay() {
         endpoint.outgoing.send(frame.as_bytes()).await.unwrap();
         let report = endpoint.incoming.next_frame(0).await.unwrap().unwrap();
         assert_eq!(report.head.kind(), Kind::Request(Method::Report));
-        assert_eq!(report.head.status_header(&report.octets), Some(&b"000 413 Too large"[..]));
+        assert_eq!(report.head.status_header(&report.bytes), Some(&b"000 413 Too large"[..]));
         assert_eq!(next_code(endpoint).await, (false, 413));
     });
     assert_eq!(receiver.finish().0, 1);

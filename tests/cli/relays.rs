@@ -88,16 +88,16 @@ impl Granting {
 pub(crate) async fn expect_auth(endpoint: &mut Endpoint, to_path: &str) -> Frame {
     let frame = endpoint.incoming.next_frame(0).await.unwrap().unwrap();
     assert_eq!(frame.head.kind(), Kind::Request(Method::Auth));
-    assert_eq!(String::from_utf8_lossy(frame.head.to_path(&frame.octets).as_bytes()), to_path);
-    assert_eq!(frame.head.from_path(&frame.octets).len(), 1, "the client alone");
+    assert_eq!(String::from_utf8_lossy(frame.head.to_path(&frame.bytes).as_bytes()), to_path);
+    assert_eq!(frame.head.from_path(&frame.bytes).len(), 1, "the client alone");
     frame
 }
 
 pub(crate) fn response(frame: &Frame, from_path: &str, status: u16, headers: &[(&str, &str)]) -> Vec<u8> {
     let mut out = Vec::new();
     let status = Status::new(status).unwrap();
-    let mut writer = FrameWriter::response(&mut out, frame.head.tid(&frame.octets), status, None)
-        .header("To-Path", frame.head.from_path(&frame.octets).as_bytes())
+    let mut writer = FrameWriter::response(&mut out, frame.head.tid(&frame.bytes), status, None)
+        .header("To-Path", frame.head.from_path(&frame.bytes).as_bytes())
         .header("From-Path", from_path.as_bytes());
     for (name, value) in headers {
         writer = writer.header(name, value.as_bytes());
@@ -117,7 +117,7 @@ pub(crate) async fn answer_auth(endpoint: &mut Endpoint, relay: &Granting) {
     ];
     endpoint.outgoing.send(&response(&first, relay.to_path, 401, &challenges)).await.unwrap();
     let second = expect_auth(endpoint, relay.to_path).await;
-    let credentials = second.head.authorization(&second.octets).unwrap();
+    let credentials = second.head.authorization(&second.bytes).unwrap();
     let text = String::from_utf8_lossy(credentials);
     assert_eq!(text.contains(&format!(", uri=\"{}\"", relay.uri)), relay.names_uri, "{text}");
     let authorization = Authorization::parse(credentials).unwrap();
@@ -221,7 +221,7 @@ fn realm_that_cannot_match_is_told_with_what_to_do() {
                 [("WWW-Authenticate", "Digest realm=\"relay.example\", nonce=\"n\", qop=\"auth\"")];
             for _ in 0..2 {
                 let auth = endpoint.incoming.next_frame(0).await.unwrap().unwrap();
-                let to_path = String::from_utf8(auth.head.to_path(&auth.octets).as_bytes().to_vec()).unwrap();
+                let to_path = String::from_utf8(auth.head.to_path(&auth.bytes).as_bytes().to_vec()).unwrap();
                 endpoint.outgoing.send(&response(&auth, &to_path, 401, &challenge)).await.unwrap();
             }
         });

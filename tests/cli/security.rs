@@ -134,7 +134,7 @@ fn probe_shows_the_certificate_that_it_does_not_trust() {
     let relay = receiver.target().to_string();
     let pem = fs::read(tool.path("own")).unwrap();
     let der = CertificateDer::from_pem_slice(&pem).unwrap();
-    let fingerprint: Vec<_> = Sha256::digest(&der).iter().map(|octet| format!("{octet:02X}")).collect();
+    let fingerprint: Vec<_> = Sha256::digest(&der).iter().map(|byte| format!("{byte:02X}")).collect();
     for (options, wrong) in [
         (
             &[][..],

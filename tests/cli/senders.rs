@@ -54,12 +54,12 @@ fn response(frame: &Frame, status: u16) -> Vec<u8> {
     let mut out = Vec::new();
     FrameWriter::response(
         &mut out,
-        frame.head.tid(&frame.octets),
+        frame.head.tid(&frame.bytes),
         Status::new(status).unwrap(),
         Some("Because"),
     )
-    .header("To-Path", frame.head.from_path(&frame.octets).as_bytes())
-    .header("From-Path", frame.head.to_path(&frame.octets).as_bytes())
+    .header("To-Path", frame.head.from_path(&frame.bytes).as_bytes())
+    .header("From-Path", frame.head.to_path(&frame.bytes).as_bytes())
     .end(Flag::Last);
     out
 }
@@ -67,9 +67,9 @@ fn response(frame: &Frame, status: u16) -> Vec<u8> {
 fn report(frame: &Frame, status: &str, range: &str) -> Vec<u8> {
     let mut out = Vec::new();
     FrameWriter::request(&mut out, b"rep0rt", "REPORT")
-        .header("To-Path", frame.head.from_path(&frame.octets).as_bytes())
-        .header("From-Path", frame.head.to_path(&frame.octets).as_bytes())
-        .header("Message-ID", frame.head.message_id(&frame.octets).unwrap())
+        .header("To-Path", frame.head.from_path(&frame.bytes).as_bytes())
+        .header("From-Path", frame.head.to_path(&frame.bytes).as_bytes())
+        .header("Message-ID", frame.head.message_id(&frame.bytes).unwrap())
         .header("Byte-Range", range.as_bytes())
         .header("Status", status.as_bytes())
         .end(Flag::Last);
@@ -95,10 +95,10 @@ fn a_giant_chunk_is_aborted_in_the_middle_when_refused() {
     tool.file("f.bin", 40 << 20);
     let (flag_sender, flag_receiver) = std::sync::mpsc::channel();
     let output = with_scripted_receiver(&tool, &["f.bin"], async move |endpoint| {
-        let Some(Event::Head { head, octets }) = endpoint.incoming.next().await.unwrap() else {
+        let Some(Event::Head { head, bytes }) = endpoint.incoming.next().await.unwrap() else {
             panic!("no head")
         };
-        let frame = Frame { head, octets: octets.to_vec(), body: Vec::new(), flag: Flag::Last };
+        let frame = Frame { head, bytes: bytes.to_vec(), body: Vec::new(), flag: Flag::Last };
         endpoint.outgoing.send(&response(&frame, 413)).await.unwrap();
         while let Ok(Some(event)) = endpoint.incoming.next().await {
             if let Event::End(flag) = event {
@@ -165,31 +165,31 @@ fn a_request_in_the_middle_of_a_giant_chunk_is_answered_at_once() {
     let tool = Tool::new();
     let content = tool.file("f.bin", 40 << 20);
     let output = with_scripted_receiver(&tool, &["f.bin"], async move |endpoint| {
-        let Some(Event::Head { head, octets }) = endpoint.incoming.next().await.unwrap() else {
+        let Some(Event::Head { head, bytes }) = endpoint.incoming.next().await.unwrap() else {
             panic!("no head")
         };
-        let first = Frame { head, octets: octets.to_vec(), body: Vec::new(), flag: Flag::Last };
+        let first = Frame { head, bytes: bytes.to_vec(), body: Vec::new(), flag: Flag::Last };
         let mut ping = Vec::new();
         FrameWriter::request(&mut ping, b"keepalive", "SEND")
-            .header("To-Path", first.head.from_path(&first.octets).as_bytes())
-            .header("From-Path", first.head.to_path(&first.octets).as_bytes())
+            .header("To-Path", first.head.from_path(&first.bytes).as_bytes())
+            .header("From-Path", first.head.to_path(&first.bytes).as_bytes())
             .header("Message-ID", b"ping1")
             .byte_range(ByteRange { start: 1, end: Some(0), total: Some(0) })
             .end(Flag::Last);
         endpoint.outgoing.send(&ping).await.unwrap();
-        let (mut hash, mut octets, mut frames, mut answered_at) = (Sha256::new(), 0, vec![first], None);
+        let (mut hash, mut bytes, mut frames, mut answered_at) = (Sha256::new(), 0, vec![first], None);
         loop {
             match endpoint.incoming.next().await.unwrap().unwrap() {
-                Event::Head { head, octets: head_octets } => {
+                Event::Head { head, bytes: head_bytes } => {
                     if let Kind::Response(answer) = head.kind() {
-                        assert_eq!((answer, head.tid(head_octets)), (Status::OK, b"keepalive".as_slice()));
-                        answered_at = Some(octets);
+                        assert_eq!((answer, head.tid(head_bytes)), (Status::OK, b"keepalive".as_slice()));
+                        answered_at = Some(bytes);
                     } else {
                         assert_eq!(head.kind(), Kind::Request(Method::Send));
-                        assert_eq!(head.byte_range().unwrap().start, octets + 1, "gapless after the cut");
+                        assert_eq!(head.byte_range().unwrap().start, bytes + 1, "gapless after the cut");
                         frames.push(Frame {
                             head,
-                            octets: head_octets.to_vec(),
+                            bytes: head_bytes.to_vec(),
                             body: Vec::new(),
                             flag: Flag::Last,
                         });
@@ -197,9 +197,9 @@ fn a_request_in_the_middle_of_a_giant_chunk_is_answered_at_once() {
                 }
                 Event::Body(piece) => {
                     hash.update(piece);
-                    octets += piece.len() as u64;
+                    bytes += piece.len() as u64;
                 }
-                Event::End(Flag::Last) if octets == content.len() as u64 => break,
+                Event::End(Flag::Last) if bytes == content.len() as u64 => break,
                 Event::End(_) => {}
             }
         }
@@ -218,29 +218,29 @@ fn a_request_in_the_middle_of_a_giant_chunk_is_answered_at_once() {
 
 #[test]
 fn both_directions_of_one_connection_carry_messages_at_once() {
-    const OCTETS: usize = 3 << 20;
+    const BYTES: usize = 3 << 20;
     let send_and_count = async |endpoint: &mut Endpoint, to: &str| {
         let spec = MessageSpec {
             failure_report: FailureReport::No,
-            total: Some(OCTETS as u64),
+            total: Some(BYTES as u64),
             ..MessageSpec::new(to, endpoint.own_uri(), "application/octet-stream")
         };
         let ledger = Rc::new(Ledger::new(FailureReport::No));
         let (incoming, outgoing) = (&mut endpoint.incoming, &mut endpoint.outgoing);
         let sending = async {
             let mut stream = MessageStream::new(outgoing, &spec, ledger);
-            for _ in 0..OCTETS / 4096 {
+            for _ in 0..BYTES / 4096 {
                 stream.write(&[b'-'; 4096]).await.unwrap();
             }
             stream.finish().await.unwrap();
         };
         let receiving = async {
-            let mut octets = 0;
+            let mut bytes = 0;
             loop {
                 match incoming.next().await.unwrap().unwrap() {
                     Event::Head { .. } => {}
-                    Event::Body(piece) => octets += piece.len(),
-                    Event::End(_) => return octets,
+                    Event::Body(piece) => bytes += piece.len(),
+                    Event::End(_) => return bytes,
                 }
             }
         };
@@ -260,7 +260,7 @@ fn both_directions_of_one_connection_carry_messages_at_once() {
             send_and_count(&mut bob, &alice_uri),
         )
         .await;
-        assert_eq!((to_alice, to_bob), (OCTETS, OCTETS));
+        assert_eq!((to_alice, to_bob), (BYTES, BYTES));
     })
     .unwrap();
 }
@@ -269,7 +269,7 @@ fn both_directions_of_one_connection_carry_messages_at_once() {
 async fn expect_empty_send(endpoint: &mut Endpoint) -> Frame {
     let frame = endpoint.incoming.next_frame(1 << 20).await.unwrap().unwrap();
     assert_eq!(frame.head.kind(), Kind::Request(Method::Send));
-    assert!(!frame.head.has_body() && frame.head.content_type(&frame.octets).is_none());
+    assert!(!frame.head.has_body() && frame.head.content_type(&frame.bytes).is_none());
     frame
 }
 
@@ -282,7 +282,7 @@ fn empty_send_opens_the_session_and_the_file_follows_unasked() {
         // That has no answer yet.
         let file = endpoint.incoming.next_frame(1 << 20).await.unwrap().unwrap();
         assert_eq!(file.body, content);
-        assert_ne!(file.head.message_id(&file.octets), first.head.message_id(&first.octets));
+        assert_ne!(file.head.message_id(&file.bytes), first.head.message_id(&first.bytes));
         // Who does not like it may say so: the file counts.
         endpoint.outgoing.send(&response(&first, 400)).await.unwrap();
         endpoint.outgoing.send(&response(&file, 200)).await.unwrap();
@@ -368,15 +368,15 @@ fn session_is_kept_alive_and_the_peer_answered_while_there_is_nothing_to_send() 
                 let first = expect_empty_send(&mut endpoint).await;
                 let mut ping = Vec::new();
                 FrameWriter::request(&mut ping, b"keepalive", "SEND")
-                    .header("To-Path", first.head.from_path(&first.octets).as_bytes())
-                    .header("From-Path", first.head.to_path(&first.octets).as_bytes())
+                    .header("To-Path", first.head.from_path(&first.bytes).as_bytes())
+                    .header("From-Path", first.head.to_path(&first.bytes).as_bytes())
                     .header("Message-ID", b"ping1")
                     .end(Flag::Last);
                 endpoint.outgoing.send(&ping).await.unwrap();
                 let answer = endpoint.incoming.next_frame(0).await.unwrap().unwrap();
                 assert_eq!(answer.head.kind(), Kind::Response(Status::OK));
                 let second = expect_empty_send(&mut endpoint).await;
-                assert_ne!(first.head.message_id(&first.octets), second.head.message_id(&second.octets));
+                assert_ne!(first.head.message_id(&first.bytes), second.head.message_id(&second.bytes));
                 seen_sender.send(()).await.unwrap();
                 while let Ok(Some(_)) = endpoint.incoming.next().await {}
             };

@@ -131,9 +131,9 @@ fn timeout_ends_a_call_whose_engine_is_stuck() {
     // It has sent all and waits for an answer.
     let mut seen = Vec::new();
     while !seen.ends_with(b"$\r\n") {
-        let mut octet = [0];
-        stream.read_exact(&mut octet).unwrap();
-        seen.extend(octet);
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        seen.extend(byte);
     }
     fs::write(tool.path("when"), "").unwrap();
     let output = ended(child, "send");

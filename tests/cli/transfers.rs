@@ -13,10 +13,10 @@ use testkit_net::tool::{Tool, errors, names_in, status};
 #[test]
 fn files_of_all_sizes_arrive_over_tls() {
     let tool = Tool::new();
-    for (name, octets) in
+    for (name, bytes) in
         [("none", 0), ("one", 1), ("small.txt", 2048), ("odd.bin", 300_001), ("large.bin", 9 << 20)]
     {
-        let content = tool.file(name, octets);
+        let content = tool.file(name, bytes);
         let receiver = tool.receiver(&["--cert", "crt", "--key", "key"]);
         let sent = tool.send(&receiver.path, &[name, "--ca", "crt"]);
         assert_eq!(status(&sent), 0, "{name}: {}", errors(&sent));
@@ -98,7 +98,7 @@ fn json_is_one_object_at_both_ends() {
     let digest = msrp_client::hex(&Sha256::digest(&content));
     for (object, key, expected) in [
         (&sent, "ok", Value::from(true)),
-        (&sent, "octets", Value::from(5000)),
+        (&sent, "bytes", Value::from(5000)),
         (&sent, "reported", Value::from(true)),
         (&sent, "sha256", Value::from(digest.clone())),
         (&received, "ok", Value::from(true)),

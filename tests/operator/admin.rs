@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
-use msrprelay::ops::admin::{CLIENTS_MAX, REQUEST_OCTETS_MAX};
+use msrprelay::ops::admin::{CLIENTS_MAX, REQUEST_BYTES_MAX};
 use serde_json::{Value, json};
 use testkit_net::account::{Login, password};
 use testkit_net::endpoint::{End, Endpoint};
@@ -76,7 +76,7 @@ fn of<'a>(sessions: &'a [Value], user: &str) -> &'a Value {
 }
 
 #[test]
-fn sessions_are_listed_with_their_peers_and_octets_and_without_their_secrets() {
+fn sessions_are_listed_with_their_peers_and_bytes_and_without_their_secrets() {
     bounded(|| {
         let relay = start(ADMIN);
         let socket = socket(&relay);
@@ -313,11 +313,11 @@ fn connect(socket: &Path) -> UnixStream {
     stream
 }
 
-/// What comes back for some octets.
-fn answered(socket: &Path, octets: &[u8]) -> String {
+/// What comes back for some bytes.
+fn answered(socket: &Path, bytes: &[u8]) -> String {
     let mut stream = connect(socket);
     // It may have been answered before all is written.
-    let _ = stream.write_all(octets);
+    let _ = stream.write_all(bytes);
     let _ = stream.shutdown(Shutdown::Write);
     let mut answer = String::new();
     let _ = stream.read_to_string(&mut answer);
@@ -329,7 +329,7 @@ fn nonsense_and_crowds_at_the_socket_harm_nobody() {
     bounded(|| {
         let relay = start(ADMIN);
         let socket = socket(&relay);
-        for octets in [
+        for bytes in [
             &b""[..],
             b"\n",
             b"{\"command\":\"status\"",
@@ -337,12 +337,12 @@ fn nonsense_and_crowds_at_the_socket_harm_nobody() {
             b"{\"command\":\"status\",\"more\":1}\n",
             b"\xff\xfe\n",
             b"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\n",
-            &[b'x'; 4 * REQUEST_OCTETS_MAX],
+            &[b'x'; 4 * REQUEST_BYTES_MAX],
         ] {
-            let answer = answered(&socket, octets);
+            let answer = answered(&socket, bytes);
             let is_refusal = answer.starts_with("{\"error\":\"that is no request");
             // What is no text is not answered at all, and of what was not read the kernel tells by a reset.
-            assert!(answer.is_empty() || is_refusal, "{octets:?}: {answer}");
+            assert!(answer.is_empty() || is_refusal, "{bytes:?}: {answer}");
         }
         let crowd: Vec<_> = (0..CLIENTS_MAX).map(|_| connect(&socket)).collect();
         let words = until("the crowd to be served", || {

@@ -230,7 +230,7 @@ log: {{level: debug, format: json}}
     assert_eq!(outbound.deny, ["127.9.0.0/16".parse().unwrap()]);
     let bounds =
         [("kam.example.net", 10 << 10), ("*.example.org", 60 << 10), ("::1", 1 << 30), ("192.0.2.7", 1024)];
-    assert_eq!(outbound.max_chunk, bounds.map(|(host, octets)| (host.to_owned(), octets)));
+    assert_eq!(outbound.max_chunk, bounds.map(|(host, bytes)| (host.to_owned(), bytes)));
     let servers = ["192.0.2.53:53", "[2001:db8::53]:5353"].map(|server| server.parse().unwrap());
     assert_eq!(config.dns.servers, DnsServers::List(servers.to_vec()));
     assert_eq!(config.drain_timeout, Duration::from_secs(300));
@@ -787,7 +787,7 @@ fn check_config_prints_ok_or_every_problem() {
         // Of a user of the system's this directory is not.
         let own = fs::metadata("/proc/self").unwrap().uid().to_string();
         let output = command.arg("check-config").arg(path).args(["--user", &own]).output().unwrap();
-        let text = |octets| String::from_utf8(octets).unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))
     };
     let (code, out, _) = check(TLS);
@@ -867,7 +867,7 @@ fn check_config_by_root_finds_what_the_relays_user_may_not_do() {
     }
     fs::write(
         at("theirs/a.db"),
-        "something else, and not short of a header of SQLite's, which has 100 octets.".repeat(3),
+        "something else, and not short of a header of SQLite's, which has 100 bytes.".repeat(3),
     )
     .unwrap();
     chown(at("theirs/a.db"), Some(RELAY), Some(RELAY)).unwrap();

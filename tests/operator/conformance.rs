@@ -144,9 +144,8 @@ fn quoted(cell: &str) -> impl Iterator<Item = &str> {
 
 /// A name like `limits.head_bytes_max`; a host name has other letters or an ending of its own.
 fn is_key(name: &str) -> bool {
-    let part = |part: &str| {
-        !part.is_empty() && part.bytes().all(|octet| octet.is_ascii_lowercase() || octet == b'_')
-    };
+    let part =
+        |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
     name.contains('.')
         && name.split('.').all(part)
         && !["invalid", "example", "md", "rs"].iter().any(|end| name.ends_with(&format!(".{end}")))
@@ -256,7 +255,7 @@ fn keys_of(sample: &str) -> BTreeSet<String> {
         let line = line.replacen('#', "", usize::from(line.trim_start().starts_with('#')));
         let indent = line.len() - line.trim_start().len();
         let Some((key, _)) = line.trim_start().split_once(':') else { continue };
-        if key.is_empty() || !key.bytes().all(|octet| octet.is_ascii_lowercase() || octet == b'_') {
+        if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
             continue;
         }
         path.retain(|(outer, _)| *outer < indent);

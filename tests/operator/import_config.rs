@@ -25,8 +25,8 @@ fn run(place: &TempDir, arguments: &[&str]) -> Output {
     Command::new(BINARY).args(arguments).current_dir(place.path()).output().unwrap()
 }
 
-fn text(octets: &[u8]) -> String {
-    String::from_utf8(octets.to_vec()).unwrap()
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 /// Imports to `config.yaml`; returns it, and what was said.

@@ -6,6 +6,7 @@ mod accounts;
 mod admin;
 mod config;
 mod conformance;
+mod dashboard;
 mod document_links;
 mod documents;
 mod drain;

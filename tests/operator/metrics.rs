@@ -247,7 +247,7 @@ fn only_get_and_head_are_answered() {
         assert_eq!(ask(at, "nonsense\r\n\r\n").status, 400);
         let long = format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(7 << 10));
         assert_eq!(ask(at, &long).status, 200);
-        // Unread octets make the kernel send a reset, which may overtake the answer.
+        // Unread bytes make the kernel send a reset, which may overtake the answer.
         let mut stream = TcpStream::connect(at).unwrap();
         let _ = stream
             .write_all(format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(64 << 10)).as_bytes());

@@ -153,8 +153,7 @@ fn without_comments(source: &str) -> String {
 }
 
 fn names(code: &str, name: &str) -> bool {
-    let part_of_a_word =
-        |octet: Option<char>| octet.is_some_and(|octet| octet.is_alphanumeric() || octet == '_');
+    let part_of_a_word = |byte: Option<char>| byte.is_some_and(|byte| byte.is_alphanumeric() || byte == '_');
     code.match_indices(name).any(|(at, _)| {
         let (before, after) = (&code[..at], &code[at + name.len()..]);
         !part_of_a_word(before.chars().next_back()) && !part_of_a_word(after.chars().next())

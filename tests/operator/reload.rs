@@ -21,7 +21,7 @@ const REFUSED: &str = "The config is wrong and is not taken";
 const RELOADS: usize = 20;
 /// Files that are sent at most, until all reloads are over.
 const FILES_MAX: u64 = 2000;
-/// Octets in a chunk of the file: large ones, each of which is under way for a while.
+/// Bytes in a chunk of the file: large ones, each of which is under way for a while.
 const CHUNK: usize = 1 << 20;
 
 /// A config for the listeners, cores and users of every other test, with `more` in it.

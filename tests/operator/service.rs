@@ -98,7 +98,7 @@ impl Service {
         let mut room = [0; 4096];
         loop {
             match self.told.recv(&mut room) {
-                Ok(octets) => return String::from_utf8_lossy(&room[..octets]).into_owned(),
+                Ok(bytes) => return String::from_utf8_lossy(&room[..bytes]).into_owned(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => panic!("{error}; {}", self.log()),
             }

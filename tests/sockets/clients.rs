@@ -15,7 +15,7 @@ use testkit_net::frame::{Frame, Request, fresh_id};
 use testkit_net::relay::{Setup, TestRelay};
 use testkit_net::{PATIENCE, assert_same, bounded, contents};
 
-/// Octets in a chunk of the library.
+/// Bytes in a chunk of the library.
 const CHUNK: usize = 2048;
 
 // -- the library's conversation --------------------------------------------------------------------
@@ -270,7 +270,7 @@ fn a_stop_lets_everything_queued_arrive_and_then_ends_in_order() {
         let (mut alice, mut bob) = (relay.client("alice"), narrow(&relay, "bob"));
         talk(&mut alice, &mut bob);
         let words = Arc::new(contents(5, 10_000));
-        // Fewer octets than the relay takes in for a receiver that reads nothing.
+        // Fewer bytes than the relay takes in for a receiver that reads nothing.
         for _ in 0..20 {
             let tid = alice.say(&bob.path(), &words);
             assert_eq!(alice.status(&tid), 200);

@@ -5,7 +5,7 @@ use testkit_net::relay::TestRelay;
 use testkit_net::transfer::Outgoing;
 use testkit_net::{alone, assert_same, contents, until};
 
-const OCTETS: usize = 8 << 20;
+const BYTES: usize = 8 << 20;
 
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
@@ -38,7 +38,7 @@ fn a_core_that_panics_comes_back_and_the_other_cores_sessions_live_on() {
         for (deaths, in_task) in [(1, true), (2, false)] {
             let (mut alice, mut bob) = pair_on(&relay, 0);
             let (mut carol, _dave) = pair_on(&relay, 1);
-            let data = contents(deaths, OCTETS);
+            let data = contents(deaths, BYTES);
             let path = bob.path();
             std::thread::scope(|scope| {
                 scope.spawn(|| alice.send_file(&Outgoing::chunks(&path, &data, 10_000)));

@@ -1,4 +1,4 @@
-//! Many sessions at once: pairs on one core and pairs split between two, and nobody's octets in anybody else's file.
+//! Many sessions at once: pairs on one core and pairs split between two, and nobody's bytes in anybody else's file.
 
 use testkit_net::endpoint::Endpoint;
 use testkit_net::relay::{Setup, TestRelay};
@@ -6,10 +6,10 @@ use testkit_net::transfer::Outgoing;
 use testkit_net::{assert_same, bounded, contents, until};
 
 const PAIRS: usize = 25;
-const OCTETS: usize = 400_000;
+const BYTES: usize = 400_000;
 
 #[test]
-fn fifty_sessions_on_two_cores_keep_every_octet_whether_split_or_not() {
+fn fifty_sessions_on_two_cores_keep_every_byte_whether_split_or_not() {
     bounded(|| {
         let relay = TestRelay::with(&Setup::default());
         let user = |n: usize| format!("user{n}");
@@ -20,12 +20,11 @@ fn fifty_sessions_on_two_cores_keep_every_octet_whether_split_or_not() {
                 let path = bob.path();
                 let chunk = (n % 2 == 0).then_some(10_000);
                 scope.spawn(move || {
-                    let data = contents(n as u64 + 1, OCTETS + n);
+                    let data = contents(n as u64 + 1, BYTES + n);
                     alice.send_file(&Outgoing { chunk, ..Outgoing::giant(&path, &data) });
                 });
-                scope.spawn(move || {
-                    assert_same(&bob.receive_file().data, &contents(n as u64 + 1, OCTETS + n))
-                });
+                scope
+                    .spawn(move || assert_same(&bob.receive_file().data, &contents(n as u64 + 1, BYTES + n)));
             }
         });
         // That both kinds of pairs were among them is chance, but for one in sixteen million.

@@ -1,5 +1,5 @@
 //! Connections that nobody has authenticated go to the core of the session that they are for, whole and once,
-//! wherever the kernel has put them and however their octets come.
+//! wherever the kernel has put them and however their bytes come.
 
 use std::time::Duration;
 
@@ -60,20 +60,20 @@ fn converse(stranger: &mut Endpoint, client: &mut Endpoint) {
 fn arrive_in_every_way(relay: &TestRelay, stranger: &dyn Fn() -> Endpoint) {
     for n in 0..PAIRS {
         let (mut client, mut far) = (client(relay, n), stranger());
-        let (tid, octets) = message(&far, &client, b"Hello");
+        let (tid, bytes) = message(&far, &client, b"Hello");
         match n % 4 {
             // All at once.
-            0 => far.writer.write(&octets),
+            0 => far.writer.write(&bytes),
             // The head in three pieces.
             1 => {
-                for piece in [&octets[..9], &octets[9..octets.len() - 30], &octets[octets.len() - 30..]] {
+                for piece in [&bytes[..9], &bytes[9..bytes.len() - 30], &bytes[bytes.len() - 30..]] {
                     far.writer.write(piece);
                     std::thread::sleep(Duration::from_millis(20));
                 }
             }
             // The end of the body later.
             2 => {
-                let (now, later) = octets.split_at(octets.len() - 25);
+                let (now, later) = bytes.split_at(bytes.len() - 25);
                 far.writer.write(now);
                 std::thread::sleep(Duration::from_millis(20));
                 far.writer.write(later);
@@ -81,7 +81,7 @@ fn arrive_in_every_way(relay: &TestRelay, stranger: &dyn Fn() -> Endpoint) {
             // More behind it.
             _ => {
                 let (second, more) = message(&far, &client, b"and more");
-                far.writer.write(&[octets, more].concat());
+                far.writer.write(&[bytes, more].concat());
                 assert_eq!(client.request("SEND").body, b"Hello");
                 assert_eq!(client.request("SEND").body, b"and more");
                 assert_eq!((far.status(&tid), far.status(&second)), (200, 200));
@@ -161,12 +161,12 @@ fn who_closes_right_behind_a_first_request_has_it_forwarded_and_is_answered() {
         let relay = TestRelay::start();
         for n in 0..PAIRS {
             let (mut client, mut far) = (client(&relay, n), relay.stranger("far"));
-            let (tid, octets) = message(&far, &client, b"Farewell");
+            let (tid, bytes) = message(&far, &client, b"Farewell");
             if n % 2 == 0 {
-                far.writer.write(&octets);
+                far.writer.write(&bytes);
                 far.stream().shutdown(std::net::Shutdown::Write).unwrap();
             } else {
-                far.writer.write_last(&octets);
+                far.writer.write_last(&bytes);
             }
             assert_eq!(client.request("SEND").body, b"Farewell");
             assert_eq!(far.status(&tid), 200);

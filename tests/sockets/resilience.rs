@@ -57,7 +57,7 @@ impl Told {
         Some(status)
     }
 
-    /// Octets that the receiver cannot have got are told of, and none of them twice.
+    /// Bytes that the receiver cannot have got are told of, and none of them twice.
     fn check(&self, received: u64) {
         let mut notices: Vec<_> = self.reported.clone();
         notices.extend(self.refused.iter().map(|(_, range)| range.clone()));
@@ -80,15 +80,15 @@ impl Told {
     }
 }
 
-/// A chunk that was sent: transaction id and octets.
+/// A chunk that was sent: transaction id and bytes.
 type Sent = (String, RangeInclusive<u64>);
 
 /// The next chunk of an endless message.
 fn next_chunk(n: usize, (to, from, id): (&str, &str, &str)) -> (Sent, Request) {
-    let octets = (n * CHUNK) as u64 + 1..=((n + 1) * CHUNK) as u64;
-    let request = Request::send(to, from, id, &format!("{}-*/1000000000", octets.start()));
+    let bytes = (n * CHUNK) as u64 + 1..=((n + 1) * CHUNK) as u64;
+    let request = Request::send(to, from, id, &format!("{}-*/1000000000", bytes.start()));
     let request = request.header("Failure-Report", "yes");
-    ((request.tid(), octets), request)
+    ((request.tid(), bytes), request)
 }
 
 /// Sends chunk after chunk until one is refused, then one more. `accepted` counts the good answers.
@@ -244,7 +244,7 @@ fn receive_messages(pair: usize, to: &mut Endpoint) {
 
 /// The relay that carries a file holds no more than its queues while the receiver rests.
 #[test]
-fn a_receiver_that_rests_for_20_seconds_costs_less_than_2_mib_and_then_gets_every_octet() {
+fn a_receiver_that_rests_for_20_seconds_costs_less_than_2_mib_and_then_gets_every_byte() {
     bounded(|| {
         // On a busy machine the receiver may rest for longer than it may take nothing by default.
         let relay = RelayProcess::start(&Setup { more: "limits: {write_timeout: 10m}", ..Setup::default() });

@@ -21,8 +21,8 @@ fn send_until_the_end(mut alice: Endpoint, peer: &str, answered: &AtomicUsize) -
     loop {
         while open < WINDOW {
             let request = Request::send(&alice.route(peer), &alice.uri.clone(), &fresh_id(), "1-5/5");
-            let octets = request.with_body(b"hello", Flag::Last);
-            if alice.writer.try_write(&octets).is_err() {
+            let bytes = request.with_body(b"hello", Flag::Last);
+            if alice.writer.try_write(&bytes).is_err() {
                 break;
             }
             open += 1;

@@ -1,7 +1,7 @@
 //! A moment after which waiting ends.
 //!
 //! The engine's own timer is registered anew each time it is polled while it is pending, and what was
-//! registered before stays until it fires: a future that waits for octets *or* a timer, and is polled
+//! registered before stays until it fires: a future that waits for bytes *or* a timer, and is polled
 //! thousands of times, would leave as many behind. This one registers once.
 
 use std::pin::Pin;

@@ -35,9 +35,9 @@ impl Surroundings {
         Self {
             release: release.trim().to_owned(),
             filtered: seccomp.is_some_and(|mode| mode.trim() != "0"),
-            contained: ["/.dockerenv", "/run/.containerenv"]
-                .iter()
-                .any(|mark| fs::exists(mark).unwrap_or(false)),
+            // Podman's mark is not there under `--read-only`, its variable is.
+            contained: std::env::var_os("container").is_some()
+                || ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| fs::exists(mark).unwrap_or(false)),
         }
     }
 

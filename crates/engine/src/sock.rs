@@ -28,7 +28,7 @@ use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 use crate::deadline::Deadline;
 use msrp_proto::address::canonical_socket;
 
-/// Octets the kernel may hold unsent before a socket stops being writable. It bounds what a waiting frame waits for
+/// Bytes the kernel may hold unsent before a socket stops being writable. It bounds what a waiting frame waits for
 /// behind a chunk that is already written.
 pub const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
@@ -317,14 +317,14 @@ impl Socket {
         Self::new(stream)
     }
 
-    /// Waits for octets from the peer and shows them to `take`, behind those `kept` from before. `take` is called once, may
-    /// change the octets (decrypt them in place), and returns how many from the front are used up; the others become
+    /// Waits for bytes from the peer and shows them to `take`, behind those `kept` from before. `take` is called once, may
+    /// change the bytes (decrypt them in place), and returns how many from the front are used up; the others become
     /// the new `kept`. `None` is the end of the stream; `kept` is then what was cut off.
     ///
-    /// `scratch` is the core's one read buffer: borrowed only while octets are at hand, never while waiting. What is not
+    /// `scratch` is the core's one read buffer: borrowed only while bytes are at hand, never while waiting. What is not
     /// taken up by `kept` bounds one read. `take` must not use `scratch` itself.
     ///
-    /// Does not wait while octets are at hand: who reads in a loop must yield. Dropping the future loses nothing. Errors with [`io::ErrorKind::InvalidInput`] if `kept` leaves no room.
+    /// Does not wait while bytes are at hand: who reads in a loop must yield. Dropping the future loses nothing. Errors with [`io::ErrorKind::InvalidInput`] if `kept` leaves no room.
     pub async fn read_with<R>(
         &self,
         scratch: &RefCell<Vec<u8>>,
@@ -351,27 +351,27 @@ impl Socket {
             }
             front.copy_from_slice(kept);
             let filled = front.len() + read;
-            let octets = scratch.get_mut(..filled).unwrap_or_default();
-            let (used, result) = take(octets);
-            keep(kept, octets.get(used..).unwrap_or_default());
+            let bytes = scratch.get_mut(..filled).unwrap_or_default();
+            let (used, result) = take(bytes);
+            keep(kept, bytes.get(used..).unwrap_or_default());
             Poll::Ready(Ok(Some(result)))
         })
         .await
     }
 
-    /// Writes what the socket takes at once, waiting until it takes some. Returns how many octets that were.
-    pub async fn write(&self, octets: &[u8]) -> io::Result<usize> {
-        poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, octets)).await
+    /// Writes what the socket takes at once, waiting until it takes some. Returns how many bytes that were.
+    pub async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes)).await
     }
 
-    /// Writes all `octets`, waiting as often as needed. A future dropped halfway has written an unknown part of them.
-    pub async fn write_all(&self, mut octets: &[u8]) -> io::Result<()> {
-        while !octets.is_empty() {
-            let written = self.write(octets).await?;
+    /// Writes all `bytes`, waiting as often as needed. A future dropped halfway has written an unknown part of them.
+    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = self.write(bytes).await?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            octets = octets.get(written..).unwrap_or_default();
+            bytes = bytes.get(written..).unwrap_or_default();
         }
         Ok(())
     }
@@ -393,7 +393,7 @@ impl Socket {
     }
 
     /// Closes in order: tells the peer, then throws away what it still sends until it closes as well, `deadline` is
-    /// over, or it has sent so much that it cannot be listening. Closing a socket with octets unread makes the kernel send a reset, which can destroy what was written last
+    /// over, or it has sent so much that it cannot be listening. Closing a socket with bytes unread makes the kernel send a reset, which can destroy what was written last
     /// before the peer reads it.
     ///
     /// Nobody else may be reading. Returns whether the peer closed; the socket is of no more use either way.
@@ -402,7 +402,7 @@ impl Socket {
             let mut left = DRAINED_BYTES_MAX;
             loop {
                 let mut kept = Vec::new();
-                match self.read_with(scratch, &mut kept, |octets| (octets.len(), octets.len())).await {
+                match self.read_with(scratch, &mut kept, |bytes| (bytes.len(), bytes.len())).await {
                     Ok(Some(read)) if read < left => left -= read,
                     Ok(None) => return true,
                     Ok(Some(_)) | Err(_) => return false,
@@ -505,11 +505,11 @@ mod tests {
     async fn read_to_end(socket: &Socket, scratch: &RefCell<Vec<u8>>) -> io::Result<Vec<u8>> {
         let mut all = Vec::new();
         let mut kept = Vec::new();
-        let take = |all: &mut Vec<u8>, octets: &mut [u8]| {
-            all.extend_from_slice(octets);
-            (octets.len(), ())
+        let take = |all: &mut Vec<u8>, bytes: &mut [u8]| {
+            all.extend_from_slice(bytes);
+            (bytes.len(), ())
         };
-        while socket.read_with(scratch, &mut kept, |octets| take(&mut all, octets)).await?.is_some() {}
+        while socket.read_with(scratch, &mut kept, |bytes| take(&mut all, bytes)).await?.is_some() {}
         Ok(all)
     }
 
@@ -667,7 +667,7 @@ mod tests {
     }
 
     #[test]
-    fn octets_flow_both_ways_at_once() {
+    fn bytes_flow_both_ways_at_once() {
         const TOTAL: usize = 5_000_000;
         run(async {
             let (accepted, dialled) = pair().await;
@@ -711,9 +711,9 @@ mod tests {
             let (mut all, mut kept) = (Vec::new(), Vec::new());
             // Takes multiples of 1000 only.
             while let Some(used) = socket
-                .read_with(&scratch, &mut kept, |octets| {
-                    let used = octets.len() / 1000 * 1000;
-                    all.extend_from_slice(&octets[..used]);
+                .read_with(&scratch, &mut kept, |bytes| {
+                    let used = bytes.len() / 1000 * 1000;
+                    all.extend_from_slice(&bytes[..used]);
                     // What is behind `used` must come again as it is left here.
                     (used, used)
                 })
@@ -737,8 +737,8 @@ mod tests {
             let scratch = scratch();
             let mut kept = b"_".to_vec();
             socket
-                .read_with(&scratch, &mut kept, |octets| {
-                    octets.make_ascii_uppercase();
+                .read_with(&scratch, &mut kept, |bytes| {
+                    bytes.make_ascii_uppercase();
                     (1, ())
                 })
                 .await
@@ -756,7 +756,7 @@ mod tests {
             let scratch = scratch();
             let mut kept = Vec::new();
             {
-                let read = accepted.read_with(&scratch, &mut kept, |octets| (octets.len(), ()));
+                let read = accepted.read_with(&scratch, &mut kept, |bytes| (bytes.len(), ()));
                 let mut read = Box::pin(read);
                 assert!(future::poll_once(&mut read).await.is_none());
                 assert!(scratch.try_borrow_mut().is_ok());
@@ -775,7 +775,7 @@ mod tests {
             client.write_all(b"x").unwrap();
             let scratch = RefCell::new(vec![0; 4]);
             let mut kept = b"full".to_vec();
-            let read = socket.read_with(&scratch, &mut kept, |octets| (octets.len(), ()));
+            let read = socket.read_with(&scratch, &mut kept, |bytes| (bytes.len(), ()));
             assert_eq!(read.await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
             assert_eq!(kept, b"full");
         });
@@ -798,7 +798,7 @@ mod tests {
             let scratch = scratch();
             let mut kept = Vec::new();
             let got =
-                accepted.read_with(&scratch, &mut kept, |octets| (octets.len(), octets.len())).await.unwrap();
+                accepted.read_with(&scratch, &mut kept, |bytes| (bytes.len(), bytes.len())).await.unwrap();
             assert!(got.is_some());
             assert!(!written.get());
             let all = read_to_end(&dialled, &scratch).await.unwrap();

@@ -1,7 +1,7 @@
 //! `msrp`: sends and receives files over MSRP, directly or through relays, looks at relays, and puts load on them.
 //!
 //! Flags, the executor, and the exit status; the protocol is [`msrp_client`]. Results go to stdout, everything else
-//! to stderr. Invariant: status 0 means that every octet has arrived, as far as the options let that be known.
+//! to stderr. Invariant: status 0 means that every byte has arrived, as far as the options let that be known.
 #![deny(clippy::print_stdout, clippy::print_stderr, reason = "what is said goes through `say`")]
 
 mod bench;

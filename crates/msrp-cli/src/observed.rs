@@ -49,7 +49,7 @@ impl Described {
         let unreadable = || ("unreadable".to_owned(), "unreadable".to_owned());
         let (subject, issuer) = distinguished_names(certificate).unwrap_or_else(unreadable);
         let digest = Sha256::digest(certificate);
-        let fingerprint: Vec<_> = digest.iter().map(|octet| format!("{octet:02X}")).collect();
+        let fingerprint: Vec<_> = digest.iter().map(|byte| format!("{byte:02X}")).collect();
         Self {
             covered: listed(&names),
             names,

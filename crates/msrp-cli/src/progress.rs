@@ -37,7 +37,7 @@ pub(crate) struct Progress {
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unit {
-    Octets,
+    Bytes,
     Pieces,
 }
 
@@ -51,10 +51,10 @@ enum Display {
 impl Progress {
     /// Shows itself on a terminal, or anyway if `forced`.
     pub(crate) fn new(label: &str, total: Option<u64>, forced: bool) -> Self {
-        Self::of(Unit::Octets, label, total, forced)
+        Self::of(Unit::Bytes, label, total, forced)
     }
 
-    /// As [`Self::new`], for what is not octets.
+    /// As [`Self::new`], for what is not bytes.
     pub(crate) fn counting(label: &str, total: Option<u64>, forced: bool) -> Self {
         Self::of(Unit::Pieces, label, total, forced)
     }
@@ -108,12 +108,12 @@ impl Progress {
     /// What stands beside the bar, or in a line: percent, total, rate, and the time that is left.
     fn words(&self, amount: u64, rate: f64) -> String {
         let count = |amount: u64| match self.unit {
-            Unit::Octets => units::size(amount),
+            Unit::Bytes => units::size(amount),
             Unit::Pieces => amount.to_string(),
         };
         let pace = match self.unit {
             // A rate beyond the largest integer is cut there.
-            Unit::Octets => format!("{}/s", units::size(rate as u64)),
+            Unit::Bytes => format!("{}/s", units::size(rate as u64)),
             Unit::Pieces => format!("{rate:.0} a second"),
         };
         let Some(total) = self.total.filter(|total| *total > 0) else {

@@ -195,14 +195,14 @@ async fn serve(
         InboxEvent::Began { name, total } => {
             progress = Some(Progress::new(name, total, arguments.output.progress))
         }
-        InboxEvent::Progress(octets) => {
+        InboxEvent::Progress(bytes) => {
             if let Some(progress) = &progress {
-                progress.update(octets);
+                progress.update(bytes);
             }
         }
         InboxEvent::Arrived(arrival) => {
             if let Some(progress) = progress.take() {
-                progress.finish(arrival.octets);
+                progress.finish(arrival.bytes);
             }
             show(arguments.output.json, arrival);
         }
@@ -229,12 +229,12 @@ fn announce(arguments: &Arguments, path: &str, report: &mut Report) -> Result<()
 }
 
 fn show(as_json: bool, arrival: &Arrival) {
-    let size = units::size(arrival.octets);
+    let size = units::size(arrival.bytes);
     match &arrival.stored {
         Ok(_) if as_json => {}
         Ok(path) => {
             let (seconds, rate) =
-                (arrival.elapsed.as_secs_f64(), units::rate(arrival.octets, arrival.elapsed));
+                (arrival.elapsed.as_secs_f64(), units::rate(arrival.bytes, arrival.elapsed));
             let checked = if arrival.hash_announced { "SHA-256 verified" } else { "no SHA-256 announced" };
             let line = format!("received {}: {size} in {seconds:.2} s ({rate}), {checked}", path.display());
             let _ = say::out(&line);
@@ -258,7 +258,7 @@ fn file_json(arrival: &Arrival) -> Value {
     json!({
         "offered_name": arrival.offered_name,
         "path": arrival.stored.as_ref().ok(),
-        "octets": arrival.octets,
+        "bytes": arrival.bytes,
         "sha256": arrival.sha256.map(|digest| hex(&digest)),
         "verified": arrival.stored.is_ok() && arrival.hash_announced,
         "seconds": arrival.elapsed.as_secs_f64(),

@@ -268,7 +268,7 @@ async fn transfer(
     let mut source = Source::new(arguments.file.clone(), input, size)?;
     let result = send_message(&mut endpoint, &spec, &mut source, options, &update).await;
     if let Ok(delivery) = &result {
-        progress.finish(delivery.octets);
+        progress.finish(delivery.bytes);
         *report = describe(&label, known.map(|known| known.sha256), &spec, delivery);
     }
     drop(progress);
@@ -347,26 +347,26 @@ async fn connect_directly(arguments: &Arguments) -> Result<Endpoint, Failure> {
 }
 
 fn describe(label: &str, sha256: Option<Sha256Digest>, spec: &MessageSpec, delivery: &Delivery) -> Report {
-    let rate = units::rate(delivery.octets, delivery.elapsed);
+    let rate = units::rate(delivery.bytes, delivery.elapsed);
     let seconds = delivery.elapsed.as_secs_f64();
     let confirmed = match (delivery.reported, delivery.answers == delivery.chunks) {
         (true, _) => "confirmed by the receiver",
         (false, true) => "every chunk answered by the next hop",
         (false, false) => "not confirmed by anybody",
     };
-    let size = units::size(delivery.octets);
+    let size = units::size(delivery.bytes);
     Report {
         lines: vec![format!("sent {label}: {size} in {seconds:.2} s ({rate}), {confirmed}")],
         json: json!({
             "file": label,
-            "octets": delivery.octets,
+            "bytes": delivery.bytes,
             "sha256": sha256.map(|digest| hex(&digest)),
             "message_id": spec.message_id,
             "chunks": delivery.chunks,
             "answers": delivery.answers,
             "reported": delivery.reported,
             "seconds": seconds,
-            "megabytes_per_second": units::megabytes_per_second(delivery.octets, delivery.elapsed),
+            "megabytes_per_second": units::megabytes_per_second(delivery.bytes, delivery.elapsed),
         }),
     }
 }

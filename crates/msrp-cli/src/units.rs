@@ -46,22 +46,22 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// `17 B`, `1.50 KiB`, `1.00 GiB`.
-pub(crate) fn size(octets: u64) -> String {
-    let (mut value, mut unit) = (octets as f64, "B");
+pub(crate) fn size(bytes: u64) -> String {
+    let (mut value, mut unit) = (bytes as f64, "B");
     for larger in ["KiB", "MiB", "GiB", "TiB"] {
         if value < 1024.0 {
             break;
         }
         (value, unit) = (value / 1024.0, larger);
     }
-    if unit == "B" { format!("{octets} B") } else { format!("{value:.2} {unit}") }
+    if unit == "B" { format!("{bytes} B") } else { format!("{value:.2} {unit}") }
 }
 
 /// So much in such a time, as [`size`] writes it, a second: `110.25 MiB/s`.
-pub(crate) fn rate(octets: u64, elapsed: Duration) -> String {
+pub(crate) fn rate(bytes: u64, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64();
     // A rate beyond the largest integer is cut there.
-    let each = if seconds > 0.0 { octets as f64 / seconds } else { 0.0 };
+    let each = if seconds > 0.0 { bytes as f64 / seconds } else { 0.0 };
     format!("{}/s", size(each as u64))
 }
 
@@ -85,10 +85,10 @@ pub(crate) fn countdown(left: Duration) -> String {
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
 }
 
-/// Millions of octets a second, for programs; 0 where no time has passed.
-pub(crate) fn megabytes_per_second(octets: u64, elapsed: Duration) -> f64 {
+/// Millions of bytes a second, for programs; 0 where no time has passed.
+pub(crate) fn megabytes_per_second(bytes: u64, elapsed: Duration) -> f64 {
     let seconds = elapsed.as_secs_f64();
-    if seconds > 0.0 { octets as f64 / 1e6 / seconds } else { 0.0 }
+    if seconds > 0.0 { bytes as f64 / 1e6 / seconds } else { 0.0 }
 }
 
 #[cfg(test)]
@@ -98,10 +98,10 @@ mod tests {
 
     #[test]
     fn sizes_are_powers_of_1024() {
-        for (text, octets) in
+        for (text, bytes) in
             [("0", 0), ("17", 17), ("64K", 65536), ("64KiB", 65536), ("10m", 10 << 20), ("1G", 1 << 30)]
         {
-            assert_eq!(parse_size(text).unwrap(), octets);
+            assert_eq!(parse_size(text).unwrap(), bytes);
         }
         for text in ["", "K", "-1", "1X", "1.5G", "99999999999999999999", "99999999T"] {
             assert!(parse_size(text).is_err(), "{text:?}");

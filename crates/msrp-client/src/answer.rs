@@ -1,7 +1,7 @@
 //! What an endpoint says back: responses (RFC 4975, 7.2) and REPORTs (7.1.2), and reading the words of others.
 //!
 //! Invariants: a REPORT is never answered, nor a request under Failure-Report `no`, nor a success under `partial`; the
-//! response to a SEND goes one hop back, any other response all the way; paths are copied octet for octet. Pure.
+//! response to a SEND goes one hop back, any other response all the way; paths are copied byte for byte. Pure.
 
 use super::random_token;
 use msrp_proto::head::{ByteRange, FailureReport, Head, Kind, Method};
@@ -11,7 +11,7 @@ use msrp_proto::write::FrameWriter;
 use untrusted::text;
 
 /// The response to this request, if it is to have one.
-pub(super) fn response(head: &Head, octets: &[u8], status: Status, comment: Option<&str>) -> Option<Vec<u8>> {
+pub(super) fn response(head: &Head, bytes: &[u8], status: Status, comment: Option<&str>) -> Option<Vec<u8>> {
     let Kind::Request(method) = head.kind() else {
         return None;
     };
@@ -21,14 +21,14 @@ pub(super) fn response(head: &Head, octets: &[u8], status: Status, comment: Opti
         (Method::Send, FailureReport::Partial) => !status.is_success(),
         _ => true,
     };
-    let from = head.from_path(octets);
+    let from = head.from_path(bytes);
     let (own, to) =
-        (head.to_path(octets).first()?, if method == Method::Send { from.first()? } else { from.as_bytes() });
+        (head.to_path(bytes).first()?, if method == Method::Send { from.first()? } else { from.as_bytes() });
     if !wanted || to.is_empty() {
         return None;
     }
     let mut frame = Vec::with_capacity(256);
-    FrameWriter::response(&mut frame, head.tid(octets), status, comment)
+    FrameWriter::response(&mut frame, head.tid(bytes), status, comment)
         .header("To-Path", to)
         .header("From-Path", own)
         .end(Flag::Last);
@@ -36,14 +36,14 @@ pub(super) fn response(head: &Head, octets: &[u8], status: Status, comment: Opti
 }
 
 /// What a sender, who wants no content, answers to a request.
-pub(super) fn of_a_sender(head: &Head, octets: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn of_a_sender(head: &Head, bytes: &[u8]) -> Option<Vec<u8>> {
     let status = match head.kind() {
         Kind::Request(_) if head.defect().is_some() => Status::BAD_REQUEST,
         Kind::Request(Method::Send) if head.has_body() => Status::STOP,
         Kind::Request(Method::Send) => Status::OK,
         _ => Status::NOT_IMPLEMENTED,
     };
-    response(head, octets, status, None)
+    response(head, bytes, status, None)
 }
 
 /// What a REPORT is about.
@@ -55,14 +55,14 @@ pub(super) struct Subject<'a> {
     pub(super) own_uri: &'a str,
     /// The message.
     pub(super) message_id: &'a [u8],
-    /// Its length in octets as far as we know.
-    pub(super) octets: u64,
+    /// Its length in bytes as far as we know.
+    pub(super) bytes: u64,
 }
 
 /// A REPORT that speaks of the whole message.
 pub(super) fn report(subject: &Subject<'_>, status: Status, comment: Option<&str>) -> Vec<u8> {
     let tid = random_token(12);
-    let range = ByteRange { start: 1, end: Some(subject.octets), total: Some(subject.octets) };
+    let range = ByteRange { start: 1, end: Some(subject.bytes), total: Some(subject.bytes) };
     let comment = comment.unwrap_or_else(|| status.phrase());
     let mut frame = Vec::with_capacity(512);
     FrameWriter::request(&mut frame, tid.as_bytes(), "REPORT")
@@ -76,14 +76,14 @@ pub(super) fn report(subject: &Subject<'_>, status: Status, comment: Option<&str
 }
 
 /// A response's comment, fit to be shown; may be empty.
-pub(super) fn comment(head: &Head, octets: &[u8]) -> String {
-    text::shown(&String::from_utf8_lossy(head.comment(octets).unwrap_or_default())).into_owned()
+pub(super) fn comment(head: &Head, bytes: &[u8]) -> String {
+    text::shown(&String::from_utf8_lossy(head.comment(bytes).unwrap_or_default())).into_owned()
 }
 
 /// The comment in a REPORT's Status header, fit to be shown; may be empty.
-pub(super) fn report_comment(head: &Head, octets: &[u8]) -> String {
-    let status = head.status_header(octets).unwrap_or_default();
-    let mut parts = status.splitn(3, |octet| *octet == b' ');
+pub(super) fn report_comment(head: &Head, bytes: &[u8]) -> String {
+    let status = head.status_header(bytes).unwrap_or_default();
+    let mut parts = status.splitn(3, |byte| *byte == b' ');
     text::shown(&String::from_utf8_lossy(parts.nth(2).unwrap_or_default())).into_owned()
 }
 
@@ -91,13 +91,13 @@ pub(super) fn report_comment(head: &Head, octets: &[u8]) -> String {
 #[allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
 mod tests {
     use super::*;
-    use msrp_proto::parser::{Parser, ParserLimits, Piece};
+    use msrp_proto::parser::{FramePart, Parser, ParserLimits};
 
     fn parsed(frame: &str) -> (Head, Vec<u8>) {
-        let octets = frame.replace('\n', "\r\n").into_bytes();
-        let step = Parser::new(ParserLimits::default()).step(&octets).unwrap().unwrap();
-        let Piece::Head(head) = step.piece else { panic!("not a head") };
-        (head, octets.get(..step.consumed).unwrap().to_vec())
+        let bytes = frame.replace('\n', "\r\n").into_bytes();
+        let step = Parser::new(ParserLimits::default()).step(&bytes).unwrap().unwrap();
+        let FramePart::Head(head) = step.piece else { panic!("not a head") };
+        (head, bytes.get(..step.consumed).unwrap().to_vec())
     }
 
     fn request(method: &str, more: &str) -> (Head, Vec<u8>) {
@@ -108,8 +108,8 @@ mod tests {
     }
 
     fn answer(method: &str, more: &str, status: Status) -> Option<String> {
-        let (head, octets) = request(method, more);
-        response(&head, &octets, status, None).map(|frame| String::from_utf8(frame).unwrap())
+        let (head, bytes) = request(method, more);
+        response(&head, &bytes, status, None).map(|frame| String::from_utf8(frame).unwrap())
     }
 
     #[test]
@@ -144,8 +144,8 @@ mod tests {
         for (status, words) in
             [("000 413 Too much of it", "Too much of it"), ("000 413", ""), ("000 413 ", "")]
         {
-            let (head, octets) = request("REPORT", &format!("Status: {status}\n"));
-            assert_eq!(report_comment(&head, &octets), words);
+            let (head, bytes) = request("REPORT", &format!("Status: {status}\n"));
+            assert_eq!(report_comment(&head, &bytes), words);
         }
     }
 
@@ -155,7 +155,7 @@ mod tests {
             back: b"msrp://r:1/u;tcp",
             own_uri: "msrp://f:1/f;tcp",
             message_id: b"m1234",
-            octets: 0,
+            bytes: 0,
         };
         let frame = String::from_utf8(report(&subject, Status::OK, None)).unwrap();
         assert!(frame.contains("\r\nByte-Range: 1-0/0\r\nStatus: 000 200 OK\r\n-------"), "{frame}");

@@ -1,7 +1,7 @@
 //! Asking a relay for a URI: AUTH, the challenge, the answer, Use-Path (RFC 4976, 5.1, 9.1 and 9.2); of the first relay
 //! directly, of each further one through those that have granted theirs.
 //!
-//! Invariants: a password goes into a hash and nowhere else; the digest covers the very octets of the rightmost URI of the
+//! Invariants: a password goes into a hash and nowhere else; the digest covers the very bytes of the rightmost URI of the
 //! To-Path that is sent; where a relay proves that it knows the password too (`rspauth`), a wrong proof ends the attempt.
 //! Of several challenges the strongest algorithm is answered. A refused answer is tried once more only if the relay calls
 //! the nonce stale. A Use-Path that does not begin with the relays it came through is refused: what is sent by it would
@@ -217,7 +217,7 @@ async fn response_to(endpoint: &mut Endpoint, tid: &[u8]) -> Result<(Status, Fra
             return Err(ClientError::ConnectionLost(format!("before AUTH was answered{plain}")));
         };
         match frame.head.kind() {
-            Kind::Response(status) if frame.head.tid(&frame.octets) == tid => {
+            Kind::Response(status) if frame.head.tid(&frame.bytes) == tid => {
                 return Ok((status, frame));
             }
             _ => {}
@@ -242,7 +242,7 @@ impl Answer<'_> {
         if !self.is(Status::UNAUTHORIZED) {
             return Err(self.refusal());
         }
-        let offered = self.frame.head.headers(&self.frame.octets);
+        let offered = self.frame.head.headers(&self.frame.bytes);
         let challenge = offered
             .filter(|(name, _)| name.eq_ignore_ascii_case(b"WWW-Authenticate"))
             .filter_map(|(_, value)| Challenge::parse(value).ok())
@@ -255,7 +255,7 @@ impl Answer<'_> {
 
     /// Whether the relay proved itself; no proof is accepted, a wrong one is not.
     fn check_proof(&self, expected: &str) -> Result<bool, ClientError> {
-        let Some(value) = self.frame.head.authentication_info(&self.frame.octets) else {
+        let Some(value) = self.frame.head.authentication_info(&self.frame.bytes) else {
             return Ok(false);
         };
         let Ok(info) = AuthenticationInfo::parse(value) else {
@@ -288,7 +288,7 @@ impl Answer<'_> {
     /// The relays to be used, nearest first: those in between, and the one that was asked behind them.
     fn use_path(&self) -> Result<Vec<String>, ClientError> {
         let unusable = || self.unusable("200 without a usable Use-Path");
-        let use_path = self.frame.head.use_path(&self.frame.octets).ok_or_else(unusable)?;
+        let use_path = self.frame.head.use_path(&self.frame.bytes).ok_or_else(unusable)?;
         let mut uris = Vec::new();
         for uri in use_path.uris() {
             MsrpUri::parse(uri).map_err(|_| unusable())?;
@@ -308,7 +308,7 @@ impl Answer<'_> {
     }
 
     fn refusal(&self) -> ClientError {
-        let (head, octets) = (&self.frame.head, &self.frame.octets);
+        let (head, bytes) = (&self.frame.head, &self.frame.bytes);
         let by = self.relay_in_between();
         let challenge = self.is(Status::UNAUTHORIZED).then(|| self.challenge().ok()).flatten();
         let realm = challenge.map(|(challenge, _)| Box::from(&*challenge.realm));
@@ -327,7 +327,7 @@ impl Answer<'_> {
             (Status::OUT_OF_BOUNDS, _, Some(max)) => format!(" (Expires must be at most {max} s)"),
             _ => String::new(),
         };
-        let comment = words(self.status, &answer::comment(head, octets));
+        let comment = words(self.status, &answer::comment(head, bytes));
         ClientError::AuthRefused {
             relay: self.attempt.relay(),
             by,
@@ -341,7 +341,7 @@ impl Answer<'_> {
     /// Which of the relays in between has answered, unless it was the one that was asked: From-Path of a response begins
     /// with the relays it came through and ends with whoever wrote it.
     fn relay_in_between(&self) -> Option<String> {
-        let author = self.frame.head.from_path(&self.frame.octets).last()?;
+        let author = self.frame.head.from_path(&self.frame.bytes).last()?;
         let between = self.attempt.nearer.iter().find(|uri| same_uri(uri.as_bytes(), author))?;
         Some(authority(between.as_bytes()))
     }

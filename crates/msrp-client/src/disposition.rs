@@ -9,9 +9,9 @@ use std::fmt::Write as _;
 
 use untrusted::text::is_plain;
 
-/// The longest name given to a stored file, in octets: room is left for the ` (n)` of [`numbered_name`].
+/// The longest name given to a stored file, in bytes: room is left for the ` (n)` of [`numbered_name`].
 const NAME_BYTES_MAX: usize = 200;
-/// The longest file extension that survives when a name has to be cut, in octets.
+/// The longest file extension that survives when a name has to be cut, in bytes.
 const EXTENSION_BYTES_MAX: usize = 20;
 /// What a file is called when nothing usable was offered.
 const NAME_FALLBACK: &str = "file";
@@ -24,7 +24,7 @@ pub type Sha256Digest = [u8; 32];
 pub struct Disposition {
     /// The name the sender gives the file: foreign text, never a path of ours.
     pub filename: Option<String>,
-    /// Length of the whole file in octets.
+    /// Length of the whole file in bytes.
     pub size: Option<u64>,
     /// SHA-256 of the whole file.
     pub sha256: Option<Sha256Digest>,
@@ -68,9 +68,9 @@ impl Disposition {
         }
         if let Some(digest) = &self.sha256 {
             header.push_str("; hash=sha-256:");
-            for (index, octet) in digest.iter().enumerate() {
+            for (index, byte) in digest.iter().enumerate() {
                 let colon = if index == 0 { "" } else { ":" };
-                let _ = write!(header, "{colon}{octet:02X}");
+                let _ = write!(header, "{colon}{byte:02X}");
             }
         }
         header
@@ -79,8 +79,8 @@ impl Disposition {
 
 /// Lower-case hex, as `sha256sum` prints it.
 pub fn hex(digest: &[u8]) -> String {
-    digest.iter().fold(String::with_capacity(digest.len() * 2), |mut text, octet| {
-        let _ = write!(text, "{octet:02x}");
+    digest.iter().fold(String::with_capacity(digest.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
         text
     })
 }
@@ -124,44 +124,44 @@ fn parameter_value(text: &str) -> (String, &str) {
 fn parse_extended(value: &str) -> Option<String> {
     let mut parts = value.splitn(3, '\'');
     let (charset, _language, text) = (parts.next()?, parts.next()?, parts.next()?);
-    let octets = percent_decoded(text)?;
+    let bytes = percent_decoded(text)?;
     match charset.trim().to_ascii_lowercase().as_str() {
-        "utf-8" => String::from_utf8(octets).ok(),
+        "utf-8" => String::from_utf8(bytes).ok(),
         // Its numbers are those of Unicode; RFC 5987 still asked for it.
-        "iso-8859-1" => Some(octets.into_iter().map(char::from).collect()),
+        "iso-8859-1" => Some(bytes.into_iter().map(char::from).collect()),
         _ => None,
     }
 }
 
 fn percent_decoded(text: &str) -> Option<Vec<u8>> {
-    let (mut octets, mut rest) = (Vec::with_capacity(text.len()), text.bytes());
-    while let Some(octet) = rest.next() {
-        if octet != b'%' {
-            octets.push(octet);
+    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.bytes());
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
             continue;
         }
         let mut digit = || char::from(rest.next()?).to_digit(16);
         let (high, low) = (digit()?, digit()?);
-        octets.push(u8::try_from(high * 16 + low).ok()?);
+        bytes.push(u8::try_from(high * 16 + low).ok()?);
     }
-    Some(octets)
+    Some(bytes)
 }
 
-/// `sha-256:` and 64 hex digits, with or without colons between the octets; other algorithms are not checked.
+/// `sha-256:` and 64 hex digits, with or without colons between the bytes; other algorithms are not checked.
 fn parse_hash(value: &str) -> Option<Sha256Digest> {
     let (algorithm, digits) = value.split_once(':')?;
     if !algorithm.trim().eq_ignore_ascii_case("sha-256") {
         return None;
     }
-    let digits: Vec<u8> = digits.bytes().filter(|octet| *octet != b':').collect();
+    let digits: Vec<u8> = digits.bytes().filter(|byte| *byte != b':').collect();
     let mut digest = [0; 32];
     let (pairs, odd) = digits.as_chunks::<2>();
     if pairs.len() != digest.len() || !odd.is_empty() {
         return None;
     }
-    for (octet, pair) in digest.iter_mut().zip(pairs) {
+    for (byte, pair) in digest.iter_mut().zip(pairs) {
         let [high, low] = pair.map(|digit| char::from(digit).to_digit(16));
-        *octet = u8::try_from(high? * 16 + low?).ok()?;
+        *byte = u8::try_from(high? * 16 + low?).ok()?;
     }
     Some(digest)
 }
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn hashes_are_read_in_both_spellings() {
         let colons =
-            format!("attachment; hash=sha-256:{}", DIGEST.map(|octet| format!("{octet:02X}")).join(":"));
+            format!("attachment; hash=sha-256:{}", DIGEST.map(|byte| format!("{byte:02X}")).join(":"));
         let plain = format!("render;HASH=\"SHA-256:{}\"", hex(&DIGEST));
         assert_eq!(Disposition::parse(colons.as_bytes()).sha256, Some(DIGEST));
         assert_eq!(Disposition::parse(plain.as_bytes()).sha256, Some(DIGEST));

@@ -1,7 +1,7 @@
 //! One connection and the URI of our session on it, as two halves: [`Incoming`] parses, [`Outgoing`] writes.
 //!
 //! Invariants: the transport is shared by the halves and borrowed only inside a poll; an [`Event`] borrows the read
-//! buffer until the next call, so no body octet is copied on the way to the caller; frames given to [`Urgent`] are written
+//! buffer until the next call, so no body byte is copied on the way to the caller; frames given to [`Urgent`] are written
 //! whole, never inside another frame. It must not know what the frames mean.
 
 use std::cell::{Cell, RefCell};
@@ -21,7 +21,7 @@ use super::overdue::Due;
 use super::transport::within;
 use super::{ClientError, Security, Stage, Target, TlsFacts, Transport, random_token};
 use msrp_proto::head::Head;
-use msrp_proto::parser::{Flag, Parser, ParserLimits, Piece};
+use msrp_proto::parser::{Flag, FramePart, Parser, ParserLimits};
 
 /// Several TLS records' worth: the parser is run once for all that a wake-up brought.
 const READ_BUFFER_BYTES: usize = 256 << 10;
@@ -125,12 +125,12 @@ impl Endpoint {
 pub enum Event<'a> {
     /// A frame begins.
     Head {
-        /// Its start line and headers, as offsets into `octets`.
+        /// Its start line and headers, as offsets into `bytes`.
         head: Head,
-        /// The octets of the head.
-        octets: &'a [u8],
+        /// The bytes of the head.
+        bytes: &'a [u8],
     },
-    /// The next octets of its body.
+    /// The next bytes of its body.
     Body(&'a [u8]),
     /// The frame ends.
     End(Flag),
@@ -139,10 +139,10 @@ pub enum Event<'a> {
 /// A frame small enough to be held whole.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// Its start line and headers, as offsets into `octets`.
+    /// Its start line and headers, as offsets into `bytes`.
     pub head: Head,
-    /// The octets of the head.
-    pub octets: Vec<u8>,
+    /// The bytes of the head.
+    pub bytes: Vec<u8>,
     /// Its body; empty also where there is none.
     pub body: Vec<u8>,
     /// How it ended.
@@ -193,10 +193,10 @@ impl Incoming {
             self.start = consumed.end;
             return Ok(Some(match step.piece {
                 // A sign of life, which has been noted.
-                Piece::Blank => continue,
-                Piece::Head(head) => Event::Head { head, octets: &self.buffer[consumed] },
-                Piece::Body(range) => Event::Body(&self.buffer[consumed][range]),
-                Piece::End(flag) => Event::End(flag),
+                FramePart::Blank => continue,
+                FramePart::Head(head) => Event::Head { head, bytes: &self.buffer[consumed] },
+                FramePart::Body(range) => Event::Body(&self.buffer[consumed][range]),
+                FramePart::End(flag) => Event::End(flag),
             }));
         }
     }
@@ -204,10 +204,10 @@ impl Incoming {
     /// The next frame as a whole, for frames that are known to be small; `None` when the peer has closed.
     ///
     /// # Errors
-    /// As [`Self::next`], and [`ClientError::TooLarge`] for a body of more than `body_bytes_max` octets.
+    /// As [`Self::next`], and [`ClientError::TooLarge`] for a body of more than `body_bytes_max` bytes.
     pub async fn next_frame(&mut self, body_bytes_max: usize) -> Result<Option<Frame>, ClientError> {
-        let (head, octets) = match self.next().await? {
-            Some(Event::Head { head, octets }) => (head, octets.to_vec()),
+        let (head, bytes) = match self.next().await? {
+            Some(Event::Head { head, bytes }) => (head, bytes.to_vec()),
             _ => return Ok(None),
         };
         let mut body = Vec::new();
@@ -217,10 +217,10 @@ impl Incoming {
                     body.extend_from_slice(piece)
                 }
                 Some(Event::Body(_)) => {
-                    return Err(ClientError::TooLarge { octets_max: body_bytes_max });
+                    return Err(ClientError::TooLarge { bytes_max: body_bytes_max });
                 }
                 Some(Event::End(flag)) => {
-                    return Ok(Some(Frame { head, octets, body, flag }));
+                    return Ok(Some(Frame { head, bytes, body, flag }));
                 }
                 Some(Event::Head { .. }) | None => return Ok(None),
             }
@@ -236,7 +236,7 @@ impl Incoming {
 
     /// Reads what there is; 0 at the end of the stream.
     async fn fill(&mut self) -> Result<usize, ClientError> {
-        // Whoever shares the task has its turn first, be the socket ever so readable: what the octets handed out so far
+        // Whoever shares the task has its turn first, be the socket ever so readable: what the bytes handed out so far
         // have caused to be written goes out together.
         yield_now().await;
         // What is left is a piece of a head or of a possible end-line: far less than the buffer, so there is always room.
@@ -251,7 +251,7 @@ impl Incoming {
             while filled < free.len() {
                 match Pin::new(&mut *transport).poll_read(context, &mut free[filled..]) {
                     Poll::Ready(Ok(0)) => break,
-                    Poll::Ready(Ok(octets)) => filled += octets,
+                    Poll::Ready(Ok(bytes)) => filled += bytes,
                     // A peer that closes TCP without close_notify has still ended the stream: frames carry their own end.
                     Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                         break;
@@ -284,20 +284,20 @@ impl Outgoing {
         self.urgent.clone()
     }
 
-    /// Hands these octets to the transport, which may hold back some of them until [`Self::flush`].
+    /// Hands these bytes to the transport, which may hold back some of them until [`Self::flush`].
     ///
     /// # Errors
     /// [`ClientError::Io`].
-    pub async fn write(&mut self, mut octets: &[u8]) -> Result<(), ClientError> {
-        while !octets.is_empty() {
+    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), ClientError> {
+        while !bytes.is_empty() {
             let transport = &self.transport;
             let written =
-                poll_fn(|context| Pin::new(&mut *transport.borrow_mut()).poll_write(context, octets)).await?;
+                poll_fn(|context| Pin::new(&mut *transport.borrow_mut()).poll_write(context, bytes)).await?;
             if written == 0 {
                 return Err(io::Error::from(io::ErrorKind::WriteZero).into());
             }
             self.activity.note(written);
-            octets = octets.get(written..).unwrap_or_default();
+            bytes = bytes.get(written..).unwrap_or_default();
         }
         Ok(())
     }
@@ -329,9 +329,9 @@ impl Outgoing {
         let (transport, queue) = (&self.transport, &self.urgent.0);
         while !self.urgent.is_empty() {
             let written = poll_fn(|context| {
-                let mut octets = queue.octets.borrow_mut();
-                let written = ready!(Pin::new(&mut *transport.borrow_mut()).poll_write(context, &octets))?;
-                octets.drain(..written);
+                let mut bytes = queue.bytes.borrow_mut();
+                let written = ready!(Pin::new(&mut *transport.borrow_mut()).poll_write(context, &bytes))?;
+                bytes.drain(..written);
                 Poll::Ready(io::Result::Ok(written))
             })
             .await?;
@@ -372,7 +372,7 @@ pub struct Urgent(Rc<UrgentQueue>);
 
 #[derive(Debug, Default)]
 struct UrgentQueue {
-    octets: RefCell<Vec<u8>>,
+    bytes: RefCell<Vec<u8>>,
     wanted: Signal,
     drained: Signal,
 }
@@ -380,18 +380,18 @@ struct UrgentQueue {
 impl Urgent {
     /// Queues whole frames. The queue is bounded by [`Self::room`], which whoever reads from the peer awaits.
     pub fn push(&self, frames: &[u8]) {
-        self.0.octets.borrow_mut().extend_from_slice(frames);
+        self.0.bytes.borrow_mut().extend_from_slice(frames);
         self.0.wanted.wake();
     }
 
     /// Whether anything waits.
     pub fn is_empty(&self) -> bool {
-        self.0.octets.borrow().is_empty()
+        self.0.bytes.borrow().is_empty()
     }
 
     /// Returns once less than 64 KiB wait.
     pub async fn room(&self) {
-        self.0.drained.until(|| self.0.octets.borrow().len() < URGENT_BYTES_HIGH).await;
+        self.0.drained.until(|| self.0.bytes.borrow().len() < URGENT_BYTES_HIGH).await;
     }
 
     /// Returns once something waits.
@@ -400,31 +400,31 @@ impl Urgent {
     }
 }
 
-/// How many octets have moved on a connection, to tell a slow one from a dead one.
+/// How many bytes have moved on a connection, to tell a slow one from a dead one.
 #[derive(Clone, Debug, Default)]
 pub struct Activity(Rc<Cell<u64>>);
 
 impl Activity {
-    /// Octets of both directions so far, without what TLS adds.
-    pub fn octets(&self) -> u64 {
+    /// Bytes of both directions so far, without what TLS adds.
+    pub fn bytes(&self) -> u64 {
         self.0.get()
     }
 
     /// Returns once nothing has moved for so long.
     pub async fn stops(&self, limit: Duration) {
         let due = Due::within(limit, Stage::Transferring);
-        let (mut seen, mut since) = (self.octets(), Instant::now());
+        let (mut seen, mut since) = (self.bytes(), Instant::now());
         while since.elapsed() < limit {
             glommio::timer::sleep(IDLE_CHECK.min(limit)).await;
-            if self.octets() != seen {
-                (seen, since) = (self.octets(), Instant::now());
+            if self.bytes() != seen {
+                (seen, since) = (self.bytes(), Instant::now());
                 due.again();
             }
         }
     }
 
-    fn note(&self, octets: usize) {
-        self.0.set(self.0.get() + octets as u64);
+    fn note(&self, bytes: usize) {
+        self.0.set(self.0.get() + bytes as u64);
     }
 }
 

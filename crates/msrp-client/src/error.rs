@@ -128,14 +128,14 @@ pub enum ClientError {
         comment: String,
     },
     /// The next hop answered a chunk with an error.
-    #[error("the chunk from byte {octet} was refused: {code} {comment}", code = .status.code())]
+    #[error("the chunk from byte {byte} was refused: {code} {comment}", code = .status.code())]
     Refused {
         /// The answer.
         status: Status,
         /// Its words, or the usual ones for the code.
         comment: String,
         /// Where the refused chunk began, counted from 1.
-        octet: u64,
+        byte: u64,
     },
     /// A failure REPORT came back.
     #[error("a report of failure came back: {code} {comment}", code = .status.code())]
@@ -146,10 +146,10 @@ pub enum ClientError {
         comment: String,
     },
     /// A chunk was too large to be received whole by a caller that wanted it so.
-    #[error("the chunk is larger than {octets_max} bytes")]
+    #[error("the chunk is larger than {bytes_max} bytes")]
     TooLarge {
         /// The caller's bound.
-        octets_max: usize,
+        bytes_max: usize,
     },
     /// A path given by the user is no path.
     #[error("{path:?} is not a path of MSRP URIs: {reason}")]

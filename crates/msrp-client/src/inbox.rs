@@ -35,7 +35,7 @@ pub struct InboxOptions {
     pub directory: PathBuf,
     /// Return after so many files, stored or rejected; `None` goes on until the peer closes.
     pub messages: Option<usize>,
-    /// The largest file accepted, in octets.
+    /// The largest file accepted, in bytes.
     pub size_max: u64,
     /// Give up when nothing arrives for so long; `None` waits for ever.
     pub idle_limit: Option<Duration>,
@@ -53,7 +53,7 @@ pub enum InboxEvent<'a> {
         /// How long it will be, if announced.
         total: Option<u64>,
     },
-    /// So many octets of the message last begun have come, up to now.
+    /// So many bytes of the message last begun have come, up to now.
     Progress(u64),
     /// A file is complete, or has been given up.
     Arrived(&'a Arrival),
@@ -80,13 +80,13 @@ pub struct Inbox {
 #[derive(Debug)]
 struct OpenFrame {
     head: Head,
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     content: Content,
 }
 
 #[derive(Debug)]
 enum Content {
-    /// Octets of a message.
+    /// Bytes of a message.
     Chunk { key: Key, start: u64, end: u64 },
     /// Not wanted; what to answer at the end, if anything.
     Unwanted(Option<Status>),
@@ -144,8 +144,8 @@ impl Inbox {
     ) -> Result<(), ClientError> {
         while self.options.messages.is_none_or(|messages| self.arrivals.len() < messages) {
             match incoming.next().await? {
-                Some(Event::Head { head, octets }) => self.head(head, octets, observe),
-                Some(Event::Body(octets)) => self.body(octets, observe).await,
+                Some(Event::Head { head, bytes }) => self.head(head, bytes, observe),
+                Some(Event::Body(bytes)) => self.body(bytes, observe).await,
                 Some(Event::End(flag)) => self.end(flag, observe).await,
                 None => return Ok(()),
             }
@@ -154,20 +154,20 @@ impl Inbox {
         Ok(())
     }
 
-    fn head(&mut self, head: Head, octets: &[u8], observe: &mut dyn FnMut(InboxEvent<'_>)) {
-        let content = match self.judge(&head, octets) {
-            Ok(()) => self.chunk(&head, octets, observe),
+    fn head(&mut self, head: Head, bytes: &[u8], observe: &mut dyn FnMut(InboxEvent<'_>)) {
+        let content = match self.judge(&head, bytes) {
+            Ok(()) => self.chunk(&head, bytes, observe),
             Err(status) => Content::Unwanted(status),
         };
-        self.frame = Some(OpenFrame { head, octets: octets.to_vec(), content });
+        self.frame = Some(OpenFrame { head, bytes: bytes.to_vec(), content });
     }
 
     /// Whether the frame is a chunk of content for this session; if not, the answer that is due.
-    fn judge(&self, head: &Head, octets: &[u8]) -> Result<(), Option<Status>> {
+    fn judge(&self, head: &Head, bytes: &[u8]) -> Result<(), Option<Status>> {
         match head.kind() {
             Kind::Response(_) | Kind::Request(Method::Report) => Err(None),
             Kind::Request(_) if head.defect().is_some() => Err(Some(Status::BAD_REQUEST)),
-            Kind::Request(_) if !self.is_ours(head, octets) => Err(Some(Status::NO_SESSION)),
+            Kind::Request(_) if !self.is_ours(head, bytes) => Err(Some(Status::NO_SESSION)),
             Kind::Request(Method::Send) if head.has_body() => Ok(()),
             // A first SEND or a keep-alive: nothing in it but the wish for an answer.
             Kind::Request(Method::Send) => Err(Some(Status::OK)),
@@ -175,8 +175,8 @@ impl Inbox {
         }
     }
 
-    fn is_ours(&self, head: &Head, octets: &[u8]) -> bool {
-        let to_path = head.to_path(octets);
+    fn is_ours(&self, head: &Head, bytes: &[u8]) -> bool {
+        let to_path = head.to_path(bytes);
         let parsed = to_path.last().map(MsrpUri::parse);
         match (parsed, MsrpUri::parse(self.own_uri.as_bytes())) {
             (Some(Ok(last)), Ok(own)) => to_path.len() == 1 && last.same_as(&own),
@@ -185,28 +185,28 @@ impl Inbox {
     }
 
     /// Finds or opens the message that the chunk belongs to.
-    fn chunk(&mut self, head: &Head, octets: &[u8], observe: &mut dyn FnMut(InboxEvent<'_>)) -> Content {
-        let mut key = head.message_id(octets).unwrap_or_default().to_vec();
+    fn chunk(&mut self, head: &Head, bytes: &[u8], observe: &mut dyn FnMut(InboxEvent<'_>)) -> Content {
+        let mut key = head.message_id(bytes).unwrap_or_default().to_vec();
         key.push(b' ');
-        key.extend_from_slice(head.from_path(octets).last().unwrap_or_default());
+        key.extend_from_slice(head.from_path(bytes).last().unwrap_or_default());
         if self.refused.contains(&key) {
-            return self.refuse_now(head, octets, Status::STOP, None);
+            return self.refuse_now(head, bytes, Status::STOP, None);
         }
         if !self.open.contains_key(&key) {
             if self.open.len() == FILES_OPEN_MAX {
-                return self.refuse_now(head, octets, Status::STOP, Some("Too many messages at once"));
+                return self.refuse_now(head, bytes, Status::STOP, Some("Too many messages at once"));
             }
             let InboxOptions { directory, size_max, every_message, .. } = &self.options;
             let wishes = Wishes { directory, size_max: *size_max, every_message: *every_message };
-            match IncomingFile::begin(wishes, head, octets) {
+            match IncomingFile::begin(wishes, head, bytes) {
                 Ok(file) => {
                     began(&file, observe);
                     self.open.insert(key.clone(), file);
                 }
                 Err(rejection) => {
                     self.remember_refused(key);
-                    self.tell_why(head, octets, &rejection);
-                    let content = self.refuse_now(head, octets, Status::STOP, Some(rejection.words()));
+                    self.tell_why(head, bytes, &rejection);
+                    let content = self.refuse_now(head, bytes, Status::STOP, Some(rejection.words()));
                     self.arrived(unopened(rejection), observe);
                     return content;
                 }
@@ -216,7 +216,7 @@ impl Inbox {
         Content::Chunk { key, start, end: start }
     }
 
-    async fn body(&mut self, octets: &[u8], observe: &mut dyn FnMut(InboxEvent<'_>)) {
+    async fn body(&mut self, bytes: &[u8], observe: &mut dyn FnMut(InboxEvent<'_>)) {
         let Some(OpenFrame { content: Content::Chunk { key, end, .. }, .. }) = &mut self.frame else {
             return;
         };
@@ -224,7 +224,7 @@ impl Inbox {
             return;
         };
         let was_talk = file.is_talk();
-        match file.write(*end, octets).await {
+        match file.write(*end, bytes).await {
             Ok(new_end) => {
                 *end = new_end;
                 if was_talk {
@@ -248,7 +248,7 @@ impl Inbox {
         let (key, start, end) = match frame.content {
             Content::Chunk { key, start, end } => (key, start, end),
             Content::Unwanted(status) => {
-                self.answer(&frame.head, &frame.octets, status, None);
+                self.answer(&frame.head, &frame.bytes, status, None);
                 return;
             }
         };
@@ -258,18 +258,18 @@ impl Inbox {
         let ended = file.chunk_ended(start, end, flag);
         match ended {
             Ok(complete) => {
-                self.answer(&frame.head, &frame.octets, Some(Status::OK), None);
+                self.answer(&frame.head, &frame.bytes, Some(Status::OK), None);
                 if complete {
                     self.complete(&key, observe).await;
                 }
             }
             Err(Rejection::Aborted) => {
-                self.answer(&frame.head, &frame.octets, Some(Status::OK), None);
+                self.answer(&frame.head, &frame.bytes, Some(Status::OK), None);
                 self.give_up(&key, Rejection::Aborted, observe);
             }
             Err(rejection) => {
-                self.tell_why(&frame.head, &frame.octets, &rejection);
-                self.answer(&frame.head, &frame.octets, Some(Status::STOP), Some(rejection.words()));
+                self.tell_why(&frame.head, &frame.bytes, &rejection);
+                self.answer(&frame.head, &frame.bytes, Some(Status::STOP), Some(rejection.words()));
                 self.remember_refused(key.clone());
                 self.give_up(&key, rejection, observe);
             }
@@ -283,8 +283,8 @@ impl Inbox {
         };
         let (back, message_id) = (file.back.clone(), file.message_id.clone());
         let (wants_success, wants_failure) = (file.success_report, file.failure_report != FailureReport::No);
-        let octets = file.octets();
-        let subject = Subject { back: &back, own_uri: &self.own_uri, message_id: &message_id, octets };
+        let bytes = file.bytes();
+        let subject = Subject { back: &back, own_uri: &self.own_uri, message_id: &message_id, bytes };
         if file.is_talk() {
             if wants_success {
                 self.urgent.push(&answer::report(&subject, Status::OK, None));
@@ -308,9 +308,8 @@ impl Inbox {
     /// Ends the message in the middle of a chunk, telling the sender at once.
     fn refuse_running(&mut self, key: &Key, rejection: Rejection, observe: &mut dyn FnMut(InboxEvent<'_>)) {
         if let Some(mut frame) = self.frame.take() {
-            self.tell_why(&frame.head, &frame.octets, &rejection);
-            frame.content =
-                self.refuse_now(&frame.head, &frame.octets, Status::STOP, Some(rejection.words()));
+            self.tell_why(&frame.head, &frame.bytes, &rejection);
+            frame.content = self.refuse_now(&frame.head, &frame.bytes, Status::STOP, Some(rejection.words()));
             self.frame = Some(frame);
         }
         self.remember_refused(key.clone());
@@ -318,13 +317,13 @@ impl Inbox {
     }
 
     /// Answers before the end of the frame; nothing is due then.
-    fn refuse_now(&self, head: &Head, octets: &[u8], status: Status, comment: Option<&str>) -> Content {
-        self.answer(head, octets, Some(status), comment);
+    fn refuse_now(&self, head: &Head, bytes: &[u8], status: Status, comment: Option<&str>) -> Content {
+        self.answer(head, bytes, Some(status), comment);
         Content::Unwanted(None)
     }
 
-    fn answer(&self, head: &Head, octets: &[u8], status: Option<Status>, comment: Option<&str>) {
-        if let Some(frame) = status.and_then(|status| answer::response(head, octets, status, comment)) {
+    fn answer(&self, head: &Head, bytes: &[u8], status: Option<Status>, comment: Option<&str>) {
+        if let Some(frame) = status.and_then(|status| answer::response(head, bytes, status, comment)) {
             self.urgent.push(&frame);
         }
     }
@@ -337,16 +336,16 @@ impl Inbox {
 
     /// Through relays the words of a response are lost, for each hop has its own: a REPORT brings them to the sender. It goes
     /// first, for the first failure that a sender hears of is the one that it tells.
-    fn tell_why(&self, head: &Head, octets: &[u8], rejection: &Rejection) {
-        let back = head.from_path(octets);
+    fn tell_why(&self, head: &Head, bytes: &[u8], rejection: &Rejection) {
+        let back = head.from_path(bytes);
         if back.len() < 2 || head.failure_report() == FailureReport::No {
             return;
         }
         let subject = Subject {
             back: back.as_bytes(),
             own_uri: &self.own_uri,
-            message_id: head.message_id(octets).unwrap_or_default(),
-            octets: head.byte_range().and_then(|range| range.total).unwrap_or_default(),
+            message_id: head.message_id(bytes).unwrap_or_default(),
+            bytes: head.byte_range().and_then(|range| range.total).unwrap_or_default(),
         };
         self.urgent.push(&answer::report(&subject, Status::STOP, Some(rejection.words())));
     }
@@ -375,7 +374,7 @@ fn began(file: &IncomingFile, observe: &mut dyn FnMut(InboxEvent<'_>)) {
 fn unopened(rejection: Rejection) -> Arrival {
     Arrival {
         offered_name: None,
-        octets: 0,
+        bytes: 0,
         sha256: None,
         hash_announced: false,
         stored: Err(rejection),

@@ -1,7 +1,7 @@
-//! One message on its way in: where its octets go, when it is complete, whether it is what was announced.
+//! One message on its way in: where its bytes go, when it is complete, whether it is what was announced.
 //!
-//! Invariants: octets are stored at the offset their chunk claims (RFC 4975, 7.3.1), chunks may come in any order and
-//! overlap; the message is complete when its last chunk has ended and no octet is missing; the file gets its name only if
+//! Invariants: bytes are stored at the offset their chunk claims (RFC 4975, 7.3.1), chunks may come in any order and
+//! overlap; the message is complete when its last chunk has ended and no byte is missing; the file gets its name only if
 //! size and hash are those announced. Numbers a peer claims are compared, never allocated from. It must not know frames
 //! beyond their heads.
 
@@ -20,27 +20,27 @@ use msrp_proto::parser::Flag;
 /// Why a file was not kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// Its octets do not have the announced hash.
+    /// Its bytes do not have the announced hash.
     #[error("its SHA-256 is not the announced one")]
     Hash,
     /// Two sizes are announced, and they differ.
     #[error("its size is not the announced one: Byte-Range and Content-Disposition disagree")]
     Size,
-    /// It goes on beyond the last octet announced.
+    /// It goes on beyond the last byte announced.
     #[error(
-        "it has {octets} octets or more, and {announced} were announced: its sender may have counted characters"
+        "it has {bytes} bytes or more, and {announced} were announced: its sender may have counted characters"
     )]
     TooLong {
-        /// Where the octets that have come end.
-        octets: u64,
+        /// Where the bytes that have come end.
+        bytes: u64,
         /// Where they should.
         announced: u64,
     },
-    /// It ends before the last octet announced.
-    #[error("it ends after {octets} octets, and {announced} were announced")]
+    /// It ends before the last byte announced.
+    #[error("it ends after {bytes} bytes, and {announced} were announced")]
     TooShort {
         /// Where it ends.
-        octets: u64,
+        bytes: u64,
         /// Where it should.
         announced: u64,
     },
@@ -71,8 +71,8 @@ pub enum Rejection {
 pub struct Arrival {
     /// The name the sender offered: foreign text.
     pub offered_name: Option<String>,
-    /// How many octets arrived.
-    pub octets: u64,
+    /// How many bytes arrived.
+    pub bytes: u64,
     /// The hash of what arrived, once all has.
     pub sha256: Option<Sha256Digest>,
     /// Whether the sender had announced that hash.
@@ -103,11 +103,11 @@ pub(super) struct IncomingFile {
     began: Instant,
 }
 
-/// Where the octets are.
+/// Where the bytes are.
 #[derive(Debug)]
 enum Store {
     Disk(PartFile),
-    /// Something that is shown, or for nobody: at most [`TALK_BYTES_MAX`] octets.
+    /// Something that is shown, or for nobody: at most [`TALK_BYTES_MAX`] bytes.
     Held(Vec<u8>),
 }
 
@@ -122,9 +122,9 @@ pub(super) struct Wishes<'a> {
 
 impl IncomingFile {
     /// Opens a temporary file for the message whose first chunk has this head, if it is a file.
-    pub(super) fn begin(wishes: Wishes<'_>, head: &Head, octets: &[u8]) -> Result<Self, Rejection> {
+    pub(super) fn begin(wishes: Wishes<'_>, head: &Head, bytes: &[u8]) -> Result<Self, Rejection> {
         let Wishes { directory, size_max, every_message } = wishes;
-        let announced = Disposition::parse(head.content_disposition(octets).unwrap_or_default());
+        let announced = Disposition::parse(head.content_disposition(bytes).unwrap_or_default());
         let total = head.byte_range().and_then(|range| range.total);
         if total.max(announced.size).is_some_and(|size| size > size_max) {
             return Err(Rejection::TooLarge);
@@ -132,9 +132,9 @@ impl IncomingFile {
         if total.is_some() && announced.size.is_some() && total != announced.size {
             return Err(Rejection::Size);
         }
-        let kind = talk::media_type(head.content_type(octets).unwrap_or_default());
+        let kind = talk::media_type(head.content_type(bytes).unwrap_or_default());
         let is_short = total.is_none_or(|total| total <= TALK_BYTES_MAX as u64);
-        let store = match !every_message && is_short && talk::is_talk(head, octets, &announced) {
+        let store = match !every_message && is_short && talk::is_talk(head, bytes, &announced) {
             true => Store::Held(Vec::new()),
             false => Store::Disk(PartFile::create(directory).map_err(|error| Rejection::disk(&error))?),
         };
@@ -149,15 +149,15 @@ impl IncomingFile {
             ranges: RangeSet::new(),
             last_chunk_ended: false,
             size_max,
-            back: head.from_path(octets).as_bytes().to_vec(),
-            message_id: head.message_id(octets).unwrap_or_default().to_vec(),
+            back: head.from_path(bytes).as_bytes().to_vec(),
+            message_id: head.message_id(bytes).unwrap_or_default().to_vec(),
             success_report: head.success_report(),
             failure_report: head.failure_report(),
             began: Instant::now(),
         })
     }
 
-    /// Where the octets of a chunk with this range go, from 0; without one they follow what has come.
+    /// Where the bytes of a chunk with this range go, from 0; without one they follow what has come.
     pub(super) fn offset_of(&self, range: Option<ByteRange>) -> u64 {
         range.map_or_else(|| self.ranges.end(), |range| range.start.saturating_sub(1))
     }
@@ -172,27 +172,27 @@ impl IncomingFile {
         self.total
     }
 
-    /// Stores octets of a chunk.
-    pub(super) async fn write(&mut self, offset: u64, octets: &[u8]) -> Result<u64, Rejection> {
-        let end = offset.checked_add(octets.len() as u64).ok_or(Rejection::TooLarge)?;
+    /// Stores bytes of a chunk.
+    pub(super) async fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<u64, Rejection> {
+        let end = offset.checked_add(bytes.len() as u64).ok_or(Rejection::TooLarge)?;
         if let Some(announced) = self.total.filter(|total| end > *total) {
-            return Err(Rejection::TooLong { octets: end, announced });
+            return Err(Rejection::TooLong { bytes: end, announced });
         }
         if end > self.size_max {
             return Err(Rejection::TooLarge);
         }
-        self.store(offset, octets).await.map_err(|error| Rejection::disk(&error))?;
+        self.store(offset, bytes).await.map_err(|error| Rejection::disk(&error))?;
         Ok(end)
     }
 
-    async fn store(&mut self, offset: u64, octets: &[u8]) -> Result<(), ClientError> {
+    async fn store(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ClientError> {
         if let Store::Held(held) = &mut self.store {
-            let (start, end) = (usize::try_from(offset).unwrap_or(usize::MAX), octets.len());
+            let (start, end) = (usize::try_from(offset).unwrap_or(usize::MAX), bytes.len());
             let end = start.saturating_add(end);
             if end <= TALK_BYTES_MAX {
                 held.resize(held.len().max(end), 0);
                 if let Some(place) = held.get_mut(start..end) {
-                    place.copy_from_slice(octets);
+                    place.copy_from_slice(bytes);
                 }
                 return Ok(());
             }
@@ -203,7 +203,7 @@ impl IncomingFile {
             self.store = Store::Disk(part);
         }
         match &mut self.store {
-            Store::Disk(part) => part.write(offset, octets).await,
+            Store::Disk(part) => part.write(offset, bytes).await,
             Store::Held(_) => Ok(()),
         }
     }
@@ -221,7 +221,7 @@ impl IncomingFile {
         }
     }
 
-    /// A chunk of the octets `start..end` has ended. Whether the message is complete now.
+    /// A chunk of the bytes `start..end` has ended. Whether the message is complete now.
     pub(super) fn chunk_ended(&mut self, start: u64, end: u64, flag: Flag) -> Result<bool, Rejection> {
         self.ranges.insert(start, end).map_err(|_| Rejection::Scattered)?;
         match flag {
@@ -230,7 +230,7 @@ impl IncomingFile {
             Flag::Last => {
                 let announced = *self.total.get_or_insert(end);
                 if announced != end {
-                    return Err(Rejection::TooShort { octets: end, announced });
+                    return Err(Rejection::TooShort { bytes: end, announced });
                 }
                 self.last_chunk_ended = true;
             }
@@ -238,9 +238,9 @@ impl IncomingFile {
         Ok(self.last_chunk_ended && self.total.is_some_and(|total| self.ranges.covers(total)))
     }
 
-    /// How many different octets have arrived in chunks that have ended.
-    pub(super) fn octets(&self) -> u64 {
-        self.ranges.octets()
+    /// How many different bytes have arrived in chunks that have ended.
+    pub(super) fn bytes(&self) -> u64 {
+        self.ranges.bytes()
     }
 
     /// Checks a complete message and gives it its name.
@@ -261,13 +261,13 @@ impl IncomingFile {
         let (offered_name, elapsed) = (self.announced.filename, self.began.elapsed());
         let stored = part.publish(&name).await.map_err(|error| Rejection::disk(&error));
         let hash_announced = self.announced.sha256.is_some();
-        Arrival { offered_name, octets: total, sha256: Some(digest), hash_announced, stored, elapsed }
+        Arrival { offered_name, bytes: total, sha256: Some(digest), hash_announced, stored, elapsed }
     }
 
     /// Gives the message up; its temporary file goes.
     pub(super) fn reject(self, rejection: Rejection) -> Arrival {
         Arrival {
-            octets: self.ranges.octets(),
+            bytes: self.ranges.bytes(),
             offered_name: self.announced.filename,
             sha256: None,
             hash_announced: self.announced.sha256.is_some(),

@@ -27,7 +27,7 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Transaction id and first octet (from 0) of chunks that may still be answered, oldest first.
+    /// Transaction id and first byte (from 0) of chunks that may still be answered, oldest first.
     open: VecDeque<(String, u64)>,
     confirmed: RangeSet,
     whole_confirmed: bool,
@@ -41,8 +41,8 @@ impl Ledger {
         Self { failure_report, inner: RefCell::default(), changed: Signal::default() }
     }
 
-    /// A chunk begins at this octet, counted from 0.
-    pub fn opened(&self, tid: &str, octet: u64) {
+    /// A chunk begins at this byte, counted from 0.
+    pub fn opened(&self, tid: &str, byte: u64) {
         if self.failure_report == FailureReport::No {
             return;
         }
@@ -50,7 +50,7 @@ impl Ledger {
         if self.failure_report == FailureReport::Partial && inner.open.len() == SILENT_CHUNKS_MAX {
             inner.open.pop_front();
         }
-        inner.open.push_back((tid.to_owned(), octet));
+        inner.open.push_back((tid.to_owned(), byte));
     }
 
     /// A response came in. Whether it belonged to this message.
@@ -59,13 +59,13 @@ impl Ledger {
         let Some(at) = inner.open.iter().position(|(open, _)| open.as_bytes() == tid) else {
             return false;
         };
-        let Some((_, octet)) = inner.open.remove(at) else {
+        let Some((_, byte)) = inner.open.remove(at) else {
             return false;
         };
         inner.answers += 1;
         if !status.is_success() {
             let comment = words(status, comment);
-            inner.failure.get_or_insert(ClientError::Refused { status, comment, octet: octet + 1 });
+            inner.failure.get_or_insert(ClientError::Refused { status, comment, byte: byte + 1 });
         }
         self.changed.wake();
         true
@@ -112,12 +112,12 @@ impl Ledger {
         self.changed.until(|| self.has_failed() || self.unanswered() < window).await;
     }
 
-    /// Returns once every chunk is answered and, where asked for, all `octets` are reported as arrived, or something
+    /// Returns once every chunk is answered and, where asked for, all `bytes` are reported as arrived, or something
     /// has failed.
-    pub async fn settled(&self, octets: u64, report_wanted: bool) {
+    pub async fn settled(&self, bytes: u64, report_wanted: bool) {
         self.changed
             .until(|| {
-                self.has_failed() || (self.unanswered() == 0 && (!report_wanted || self.arrived(octets)))
+                self.has_failed() || (self.unanswered() == 0 && (!report_wanted || self.arrived(bytes)))
             })
             .await;
     }
@@ -129,10 +129,10 @@ impl Ledger {
         }
     }
 
-    /// Whether success REPORTs speak of all `octets` of the message.
-    pub fn arrived(&self, octets: u64) -> bool {
+    /// Whether success REPORTs speak of all `bytes` of the message.
+    pub fn arrived(&self, bytes: u64) -> bool {
         let inner = self.inner.borrow();
-        inner.whole_confirmed || (octets > 0 && inner.confirmed.covers(octets))
+        inner.whole_confirmed || (bytes > 0 && inner.confirmed.covers(bytes))
     }
 }
 
@@ -150,8 +150,8 @@ mod tests {
         Some(ByteRange { start, end: Some(end), total: None })
     }
 
-    fn is_settled(ledger: &Ledger, octets: u64, report_wanted: bool) -> bool {
-        futures_lite::future::block_on(futures_lite::future::poll_once(ledger.settled(octets, report_wanted)))
+    fn is_settled(ledger: &Ledger, bytes: u64, report_wanted: bool) -> bool {
+        futures_lite::future::block_on(futures_lite::future::poll_once(ledger.settled(bytes, report_wanted)))
             .is_some()
     }
 

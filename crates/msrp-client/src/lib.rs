@@ -64,15 +64,13 @@ pub use engine::{EngineError, run_on_executor};
 pub fn random_token(length: usize) -> String {
     const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
     let mut token = String::with_capacity(length);
-    let mut octets = [0_u8; 32];
+    let mut bytes = [0_u8; 32];
     while token.len() < length {
-        getrandom::fill(&mut octets).expect("the kernel's random source is always there");
-        // 248 is the largest multiple of 62 in an octet: the rest would favour the front of the alphabet.
-        let fair = octets
-            .iter()
-            .filter(|octet| **octet < 248)
-            .filter_map(|octet| ALPHABET.get(usize::from(octet % 62)));
-        token.extend(fair.take(length - token.len()).map(|octet| char::from(*octet)));
+        getrandom::fill(&mut bytes).expect("the kernel's random source is always there");
+        // 248 is the largest multiple of 62 in a byte: the rest would favour the front of the alphabet.
+        let fair =
+            bytes.iter().filter(|byte| **byte < 248).filter_map(|byte| ALPHABET.get(usize::from(byte % 62)));
+        token.extend(fair.take(length - token.len()).map(|byte| char::from(*byte)));
     }
     token
 }
@@ -87,7 +85,7 @@ mod tests {
         assert!(
             tokens
                 .iter()
-                .all(|token| token.len() == 12 && token.bytes().all(|octet| octet.is_ascii_alphanumeric()))
+                .all(|token| token.len() == 12 && token.bytes().all(|byte| byte.is_ascii_alphanumeric()))
         );
         assert_eq!(super::random_token(70).len(), 70);
     }

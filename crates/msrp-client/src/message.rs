@@ -1,6 +1,6 @@
 //! A message on its way out, as one interruptible chunk or many (RFC 4975, 5.1, 7.1 and 7.1.1).
 //!
-//! Invariants: Byte-Ranges are gapless; a chunk of more than 2048 octets is open-ended and is cut when a response or a
+//! Invariants: Byte-Ranges are gapless; a chunk of more than 2048 bytes is open-ended and is cut when a response or a
 //! REPORT waits; the end-line of a chunk never occurs in its body, for the body is searched while it is sent and the
 //! chunk is cut inside the look-alike; at most [`MessageSpec::window`] chunks wait for an answer. The message is never
 //! held: what is handed to [`MessageStream::write`] goes to the transport at once.
@@ -42,9 +42,9 @@ pub struct MessageSpec {
     pub disposition: Option<String>,
     /// The Content-Type.
     pub content_type: String,
-    /// The length of the message in octets, if known beforehand.
+    /// The length of the message in bytes, if known beforehand.
     pub total: Option<u64>,
-    /// The longest body of a chunk in octets; `None` for a single chunk as long as nothing interrupts it.
+    /// The longest body of a chunk in bytes; `None` for a single chunk as long as nothing interrupts it.
     pub chunk_bytes: Option<u64>,
     /// How many chunks may wait for their 200 (Failure-Report `yes`); at least 1.
     pub window: usize,
@@ -117,17 +117,17 @@ pub struct MessageStream<'a> {
 #[derive(Debug)]
 struct Chunk {
     tid: String,
-    octets: u64,
+    bytes: u64,
     guard: EndLineGuard,
 }
 
 impl<'a> MessageStream<'a> {
-    /// Nothing is written before the first octet or the end.
+    /// Nothing is written before the first byte or the end.
     pub fn new(outgoing: &'a mut Outgoing, spec: &'a MessageSpec, ledger: Rc<Ledger>) -> Self {
         Self { outgoing, spec, ledger, chunk: None, sent: 0, chunks: 0, scratch: Vec::with_capacity(1024) }
     }
 
-    /// How many octets of the message have been handed to the transport.
+    /// How many bytes of the message have been handed to the transport.
     pub const fn sent(&self) -> u64 {
         self.sent
     }
@@ -137,25 +137,25 @@ impl<'a> MessageStream<'a> {
         self.chunks
     }
 
-    /// Sends the next octets of the message.
+    /// Sends the next bytes of the message.
     ///
     /// # Errors
     /// Failures of the connection, and whatever came back for this message meanwhile: it is then ended with `#`.
-    pub async fn write(&mut self, mut octets: &[u8]) -> Result<(), ClientError> {
-        while !octets.is_empty() {
+    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), ClientError> {
+        while !bytes.is_empty() {
             self.make_way().await?;
             let room = self.open_chunk().await?;
             let Some(chunk) = &mut self.chunk else {
                 continue;
             };
-            let limit = usize::try_from(room).unwrap_or(usize::MAX).min(PIECE_BYTES).min(octets.len());
-            let (piece, _) = octets.split_at(limit);
+            let limit = usize::try_from(room).unwrap_or(usize::MAX).min(PIECE_BYTES).min(bytes.len());
+            let (piece, _) = bytes.split_at(limit);
             let take = chunk.guard.safe_prefix(piece);
-            let (piece, rest) = octets.split_at(take.unwrap_or(limit));
+            let (piece, rest) = bytes.split_at(take.unwrap_or(limit));
             self.outgoing.write(piece).await?;
-            chunk.octets += piece.len() as u64;
+            chunk.bytes += piece.len() as u64;
             self.sent += piece.len() as u64;
-            octets = rest;
+            bytes = rest;
             if take.is_some() {
                 self.close_chunk(Flag::More).await?;
             }
@@ -192,8 +192,8 @@ impl<'a> MessageStream<'a> {
         let Some(chunk) = &self.chunk else {
             return self.outgoing.send_urgent().await;
         };
-        let full = self.spec.chunk_bytes.is_some_and(|chunk_bytes| chunk.octets >= chunk_bytes);
-        let interruptible = chunk.octets > EXACT_CHUNK_BYTES_MAX;
+        let full = self.spec.chunk_bytes.is_some_and(|chunk_bytes| chunk.bytes >= chunk_bytes);
+        let interruptible = chunk.bytes > EXACT_CHUNK_BYTES_MAX;
         if full || (interruptible && !self.outgoing.urgent().is_empty()) {
             self.close_chunk(Flag::More).await?;
             self.outgoing.send_urgent().await?;
@@ -209,13 +209,13 @@ impl<'a> MessageStream<'a> {
         Err(failure)
     }
 
-    /// Begins a chunk if none is open; how many octets it has room for.
+    /// Begins a chunk if none is open; how many bytes it has room for.
     async fn open_chunk(&mut self) -> Result<u64, ClientError> {
         if let Some(chunk) = &self.chunk {
             return Ok(self
                 .spec
                 .chunk_bytes
-                .map_or(u64::MAX, |chunk_bytes| chunk_bytes.saturating_sub(chunk.octets)));
+                .map_or(u64::MAX, |chunk_bytes| chunk_bytes.saturating_sub(chunk.bytes)));
         }
         self.await_window().await?;
         let tid = random_token(TID_LENGTH);
@@ -224,7 +224,7 @@ impl<'a> MessageStream<'a> {
         self.outgoing.write(&self.scratch).await?;
         self.ledger.opened(&tid, self.sent);
         self.chunks += 1;
-        self.chunk = Some(Chunk { guard: EndLineGuard::new(&tid), tid, octets: 0 });
+        self.chunk = Some(Chunk { guard: EndLineGuard::new(&tid), tid, bytes: 0 });
         Ok(self.spec.chunk_bytes.unwrap_or(u64::MAX))
     }
 
@@ -260,7 +260,7 @@ impl<'a> MessageStream<'a> {
 #[derive(Debug)]
 struct EndLineGuard {
     finder: memmem::Finder<'static>,
-    /// The last octets of the body so far, fewer than the needle has.
+    /// The last bytes of the body so far, fewer than the needle has.
     tail: Vec<u8>,
 }
 
@@ -273,7 +273,7 @@ impl EndLineGuard {
         }
     }
 
-    /// `None` if all of `piece` may follow in this chunk, else how many octets of it: then the chunk has to be cut.
+    /// `None` if all of `piece` may follow in this chunk, else how many bytes of it: then the chunk has to be cut.
     ///
     /// Stricter than the grammar, which would want CRLF before and a flag behind: no receiver can then be led astray.
     fn safe_prefix(&mut self, piece: &[u8]) -> Option<usize> {
@@ -282,7 +282,7 @@ impl EndLineGuard {
         let before = self.tail.len();
         self.tail.extend_from_slice(seam);
         if self.finder.find(&self.tail).is_some() {
-            // It began in what has been sent: the octets sent so far are only a part of it.
+            // It began in what has been sent: the bytes sent so far are only a part of it.
             self.tail.truncate(before);
             return Some(0);
         }

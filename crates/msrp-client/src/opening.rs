@@ -153,8 +153,8 @@ fn means_the_session(status: Status) -> bool {
 async fn read(incoming: &mut Incoming, pings: &Pings<'_>, urgent: &Urgent) -> ClientError {
     loop {
         match incoming.next().await {
-            Ok(Some(Event::Head { head, octets })) => {
-                if let Err(error) = note(&head, octets, pings, urgent) {
+            Ok(Some(Event::Head { head, bytes })) => {
+                if let Err(error) = note(&head, bytes, pings, urgent) {
                     return error;
                 }
             }
@@ -166,23 +166,22 @@ async fn read(incoming: &mut Incoming, pings: &Pings<'_>, urgent: &Urgent) -> Cl
     }
 }
 
-fn note(head: &Head, octets: &[u8], pings: &Pings<'_>, urgent: &Urgent) -> Result<(), ClientError> {
+fn note(head: &Head, bytes: &[u8], pings: &Pings<'_>, urgent: &Urgent) -> Result<(), ClientError> {
     match head.kind() {
         Kind::Response(status) => {
-            let tid = head.tid(octets);
-            pings.settle(status, &answer::comment(head, octets), |ping| ping.tid.as_bytes() == tid)
+            let tid = head.tid(bytes);
+            pings.settle(status, &answer::comment(head, bytes), |ping| ping.tid.as_bytes() == tid)
         }
         Kind::Request(Method::Report) => {
-            let (Some(status), Some(id)) = (head.reported_status(octets), head.message_id(octets)) else {
+            let (Some(status), Some(id)) = (head.reported_status(bytes), head.message_id(bytes)) else {
                 return Ok(());
             };
-            pings.settle(status, &answer::report_comment(head, octets), |ping| {
-                ping.message_id.as_bytes() == id
-            })
+            pings
+                .settle(status, &answer::report_comment(head, bytes), |ping| ping.message_id.as_bytes() == id)
         }
         Kind::Request(_) => {
             // At once, for the work may be over before the end of the frame.
-            if let Some(answer) = answer::of_a_sender(head, octets) {
+            if let Some(answer) = answer::of_a_sender(head, bytes) {
                 urgent.push(&answer);
             }
             Ok(())

@@ -2,7 +2,7 @@
 //!
 //! Invariants: the temporary file is a [`Unfinished`]: created anew, in the directory of the finished one, and
 //! removed when the [`PartFile`] is dropped without [`PartFile::publish`]; a published file never replaces another, and is
-//! what was hashed; octets reach
+//! what was hashed; bytes reach
 //! the hash in the order of the file, or the file is read again at the end. Blocking calls run on the executor's blocking
 //! thread, one at a time, while the next buffer fills: at most two buffers of 256 KiB are held. It must not know MSRP.
 
@@ -46,7 +46,7 @@ pub fn remove_all() {
 pub(super) struct PartFile {
     directory: PathBuf,
     unfinished: Arc<Unfinished>,
-    /// Contiguous octets not yet given to the disk, and where they belong.
+    /// Contiguous bytes not yet given to the disk, and where they belong.
     buffer: Vec<u8>,
     offset: u64,
     disk: Option<Disk>,
@@ -61,17 +61,17 @@ type Written = (Disk, Vec<u8>, io::Result<()>);
 struct Disk {
     file: File,
     hasher: Sha256,
-    /// The hasher has seen exactly this many octets from the front, unless something was written out of order.
+    /// The hasher has seen exactly this many bytes from the front, unless something was written out of order.
     hashed: u64,
     in_order: bool,
 }
 
 impl Disk {
-    fn write(&mut self, octets: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(octets, offset)?;
+    fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)?;
         if offset == self.hashed {
-            self.hasher.update(octets);
-            self.hashed += octets.len() as u64;
+            self.hasher.update(bytes);
+            self.hashed += bytes.len() as u64;
         } else {
             self.in_order = false;
         }
@@ -90,7 +90,7 @@ impl Disk {
         loop {
             match file.read(&mut buffer)? {
                 0 => return Ok(hasher.finalize().into()),
-                octets => hasher.update(buffer.get(..octets).unwrap_or_default()),
+                bytes => hasher.update(buffer.get(..bytes).unwrap_or_default()),
             }
         }
     }
@@ -118,17 +118,17 @@ impl PartFile {
         })
     }
 
-    /// Takes octets that belong at this offset. They may reach the disk only with a later call.
-    pub(super) async fn write(&mut self, offset: u64, mut octets: &[u8]) -> Result<(), ClientError> {
+    /// Takes bytes that belong at this offset. They may reach the disk only with a later call.
+    pub(super) async fn write(&mut self, offset: u64, mut bytes: &[u8]) -> Result<(), ClientError> {
         if offset != self.offset + self.buffer.len() as u64 {
             self.submit().await?;
             self.offset = offset;
         }
-        while !octets.is_empty() {
+        while !bytes.is_empty() {
             let room = BUFFER_BYTES - self.buffer.len();
-            let (fitting, rest) = octets.split_at(room.min(octets.len()));
+            let (fitting, rest) = bytes.split_at(room.min(bytes.len()));
             self.buffer.extend_from_slice(fitting);
-            octets = rest;
+            bytes = rest;
             if self.buffer.len() == BUFFER_BYTES {
                 self.submit().await?;
             }
@@ -164,17 +164,17 @@ impl PartFile {
         let Some(mut disk) = self.disk.take() else {
             return Err(self.failure(io::ErrorKind::BrokenPipe.into()));
         };
-        let octets = std::mem::replace(&mut self.buffer, spare);
+        let bytes = std::mem::replace(&mut self.buffer, spare);
         let offset = self.offset;
-        self.offset += octets.len() as u64;
+        self.offset += bytes.len() as u64;
         self.job = Some(glommio::spawn_local(glommio::executor().spawn_blocking(move || {
-            let result = disk.write(&octets, offset);
-            (disk, octets, result)
+            let result = disk.write(&bytes, offset);
+            (disk, bytes, result)
         })));
         Ok(())
     }
 
-    /// Waits for the blocking thread; its buffer, emptied, for the next octets.
+    /// Waits for the blocking thread; its buffer, emptied, for the next bytes.
     async fn settle(&mut self) -> Result<Vec<u8>, ClientError> {
         let Some(job) = self.job.take() else {
             return Ok(Vec::with_capacity(BUFFER_BYTES));

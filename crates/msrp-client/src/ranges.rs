@@ -1,4 +1,4 @@
-//! Which octets of a message are here: a bounded set of half-open ranges.
+//! Which bytes of a message are here: a bounded set of half-open ranges.
 //!
 //! Owns the bookkeeping of Byte-Range (RFC 4975, 7.1.1 and 7.3.1) for both directions: a receiver notes what it has
 //! stored, a sender notes what success REPORTs have confirmed. Offsets count from 0 here; the wire counts from 1.
@@ -7,7 +7,7 @@
 /// More islands than this and the peer is playing games: nobody sends a file in so many separate places.
 const ISLANDS_MAX: usize = 4096;
 
-/// A set of octets, kept as the fewest possible ranges.
+/// A set of bytes, kept as the fewest possible ranges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeSet {
     /// `(start, end)` with `start < end`, ascending, with a gap before each next one.
@@ -25,7 +25,7 @@ impl RangeSet {
         Self { islands: Vec::new() }
     }
 
-    /// Adds the octets `start..end`; an empty range changes nothing.
+    /// Adds the bytes `start..end`; an empty range changes nothing.
     ///
     /// # Errors
     /// [`TooScattered`] when the number of separate ranges would pass its bound; the set is then unchanged.
@@ -46,18 +46,18 @@ impl RangeSet {
         Ok(())
     }
 
-    /// Whether every octet of `0..total` is in the set; true of the empty message.
+    /// Whether every byte of `0..total` is in the set; true of the empty message.
     pub fn covers(&self, total: u64) -> bool {
         total == 0 || self.islands.first().is_some_and(|&(start, end)| start == 0 && end >= total)
     }
 
-    /// One past the highest octet in the set; 0 when empty.
+    /// One past the highest byte in the set; 0 when empty.
     pub fn end(&self) -> u64 {
         self.islands.last().map_or(0, |&(_, end)| end)
     }
 
-    /// How many octets the set holds.
-    pub fn octets(&self) -> u64 {
+    /// How many bytes the set holds.
+    pub fn bytes(&self) -> u64 {
         self.islands.iter().map(|(start, end)| end - start).sum()
     }
 }
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn overlaps_count_once() {
-        assert_eq!(set_of(&[(5, 15), (0, 10), (3, 4), (14, 30)]).octets(), 30);
+        assert_eq!(set_of(&[(5, 15), (0, 10), (3, 4), (14, 30)]).bytes(), 30);
     }
 
     #[test]
@@ -114,17 +114,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_plain_set_of_octets(ranges in prop::collection::vec((0_u64..64, 0_u64..64), 0..24)) {
+        fn agrees_with_a_plain_set_of_bytes(ranges in prop::collection::vec((0_u64..64, 0_u64..64), 0..24)) {
             let mut set = RangeSet::new();
             let mut plain = std::collections::BTreeSet::new();
             for (start, end) in ranges {
                 set.insert(start, end).unwrap();
                 plain.extend(start..end);
             }
-            prop_assert_eq!(set.octets(), plain.len() as u64);
+            prop_assert_eq!(set.bytes(), plain.len() as u64);
             prop_assert_eq!(set.end(), plain.last().map_or(0, |last| last + 1));
             for total in 0..64 {
-                prop_assert_eq!(set.covers(total), (0..total).all(|octet| plain.contains(&octet)));
+                prop_assert_eq!(set.covers(total), (0..total).all(|byte| plain.contains(&byte)));
             }
         }
     }

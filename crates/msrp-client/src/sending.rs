@@ -1,6 +1,6 @@
 //! One message from its source to the last confirmation: streams, listens to what comes back, knows when to stop.
 //!
-//! Invariants: success means that every octet was sent and every answer and report asked for has come (RFC 4975, 5.3 and
+//! Invariants: success means that every byte was sent and every answer and report asked for has come (RFC 4975, 5.3 and
 //! 7.1.4); nothing waits for ever, for a connection on which nothing moves in either direction for
 //! [`SendOptions::idle_limit`] is given up; a refusal or report of failure is told rather than the loss of the connection
 //! that may follow it. What the peer sends meanwhile is answered: a bodiless SEND (a first SEND or a keep-alive) with
@@ -22,7 +22,7 @@ use super::transport::within;
 use super::{ClientError, Stage};
 use msrp_proto::head::{Head, Kind, Method};
 
-/// How long an explanation (a REPORT, a response) is waited for once the connection takes no more octets, and how long
+/// How long an explanation (a REPORT, a response) is waited for once the connection takes no more bytes, and how long
 /// the `#` after a failure may take.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
@@ -37,18 +37,18 @@ pub struct SendOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// Its length.
-    pub octets: u64,
+    pub bytes: u64,
     /// How many chunks it took.
     pub chunks: u64,
     /// How many of them were answered.
     pub answers: u64,
     /// Whether the receiver has reported all of it as arrived.
     pub reported: bool,
-    /// From the first octet to the last confirmation.
+    /// From the first byte to the last confirmation.
     pub elapsed: Duration,
 }
 
-/// Sends one message and waits for all that its spec asks for. `progress` is told the octets sent so far.
+/// Sends one message and waits for all that its spec asks for. `progress` is told the bytes sent so far.
 ///
 /// # Errors
 /// Whatever ended the transfer. The message may have been cut in the middle: close the endpoint then.
@@ -92,9 +92,9 @@ pub async fn send_message(
         }
         Turn::Stalled => Err(ClientError::stalled(options.idle_limit)),
     };
-    let (octets, chunks) = result.map_err(|error| ledger.take_failure().unwrap_or(error))?;
-    let (answers, reported) = (ledger.answers(), ledger.arrived(octets));
-    Ok(Delivery { octets, chunks, answers, reported, elapsed: began.elapsed() })
+    let (bytes, chunks) = result.map_err(|error| ledger.take_failure().unwrap_or(error))?;
+    let (answers, reported) = (ledger.answers(), ledger.arrived(bytes));
+    Ok(Delivery { bytes, chunks, answers, reported, elapsed: began.elapsed() })
 }
 
 /// Which of the things that go on at the same time was over first.
@@ -113,7 +113,7 @@ fn lost(when: &str) -> ClientError {
     ClientError::ConnectionLost(when.to_owned())
 }
 
-/// Streams the source and waits for the confirmations; octets and chunks.
+/// Streams the source and waits for the confirmations; bytes and chunks.
 async fn write_all(
     outgoing: &mut Outgoing,
     spec: &MessageSpec,
@@ -137,10 +137,10 @@ async fn write_all(
         // Lets the receiving half have its turn even while the kernel takes everything at once.
         yield_now().await;
     }
-    let (octets, chunks) = stream.finish().await?;
+    let (bytes, chunks) = stream.finish().await?;
     let settled = async {
-        ledger.settled(octets, spec.success_report).await;
-        ledger.take_failure().map_or(Ok((octets, chunks)), Err)
+        ledger.settled(bytes, spec.success_report).await;
+        ledger.take_failure().map_or(Ok((bytes, chunks)), Err)
     };
     let served = async { outgoing.serve().await.map(|never: Infallible| match never {}) };
     or(settled, served).await
@@ -156,8 +156,8 @@ async fn read_all(
     let mut answer_at_end = None;
     loop {
         match incoming.next().await {
-            Ok(Some(Event::Head { head, octets })) => {
-                answer_at_end = note(&head, octets, ledger, message_id);
+            Ok(Some(Event::Head { head, bytes })) => {
+                answer_at_end = note(&head, bytes, ledger, message_id);
             }
             Ok(Some(Event::Body(_))) => {}
             Ok(Some(Event::End(_))) => {
@@ -173,19 +173,19 @@ async fn read_all(
 }
 
 /// Enters responses and REPORTs; for other requests, the answer that is due at their end.
-fn note(head: &Head, octets: &[u8], ledger: &Ledger, message_id: &[u8]) -> Option<Vec<u8>> {
+fn note(head: &Head, bytes: &[u8], ledger: &Ledger, message_id: &[u8]) -> Option<Vec<u8>> {
     match head.kind() {
         Kind::Response(status) => {
-            ledger.answered(head.tid(octets), status, &answer::comment(head, octets));
+            ledger.answered(head.tid(bytes), status, &answer::comment(head, bytes));
             None
         }
         Kind::Request(Method::Report) => {
-            let status = head.reported_status(octets)?;
-            if head.message_id(octets) == Some(message_id) {
-                ledger.reported(status, &answer::report_comment(head, octets), head.byte_range());
+            let status = head.reported_status(bytes)?;
+            if head.message_id(bytes) == Some(message_id) {
+                ledger.reported(status, &answer::report_comment(head, bytes), head.byte_range());
             }
             None
         }
-        Kind::Request(_) => answer::of_a_sender(head, octets),
+        Kind::Request(_) => answer::of_a_sender(head, bytes),
     }
 }

@@ -1,6 +1,6 @@
-//! The octets of a file or a pipe, read ahead on a thread of their own.
+//! The bytes of a file or a pipe, read ahead on a thread of their own.
 //!
-//! Invariants: at most three buffers of 256 KiB are in use; a source of known length yields exactly that many octets or
+//! Invariants: at most three buffers of 256 KiB are in use; a source of known length yields exactly that many bytes or
 //! an error. The thread ends with its input or when the [`Source`] is dropped, whichever it notices first; a thread that
 //! waits for a terminal or a pipe ends with the process. It must not know MSRP.
 
@@ -15,7 +15,7 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Full buffers that may wait for the network; the thread then waits too.
 const PIECES_AHEAD: usize = 2;
 
-/// A stream of octets to be sent.
+/// A stream of bytes to be sent.
 #[derive(Debug)]
 pub struct Source {
     label: PathBuf,
@@ -24,7 +24,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Starts reading. With a `size`, exactly so many octets are read and fewer are an error. `label` is for messages.
+    /// Starts reading. With a `size`, exactly so many bytes are read and fewer are an error. `label` is for messages.
     ///
     /// # Errors
     /// If no thread can be started.
@@ -42,7 +42,7 @@ impl Source {
         Ok(Self { label, pieces, spare })
     }
 
-    /// The next octets, at most 256 KiB and never none; `None` at the end.
+    /// The next bytes, at most 256 KiB and never none; `None` at the end.
     ///
     /// # Errors
     /// [`ClientError::File`].
@@ -77,8 +77,8 @@ fn read_all(
             Ok(0) => {
                 Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it has become shorter while it was read"))
             }
-            Ok(octets) => {
-                left = left.map(|left| left - octets as u64);
+            Ok(bytes) => {
+                left = left.map(|left| left - bytes as u64);
                 Ok(piece)
             }
             Err(error) => Err(error),
@@ -90,14 +90,14 @@ fn read_all(
     }
 }
 
-/// One read: a pipe's few octets go out at once rather than wait for more.
+/// One read: a pipe's few bytes go out at once rather than wait for more.
 fn fill(input: &mut impl Read, piece: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
     piece.resize(limit, 0);
     loop {
         match input.read(piece) {
-            Ok(octets) => {
-                piece.truncate(octets);
-                return Ok(octets);
+            Ok(bytes) => {
+                piece.truncate(bytes);
+                return Ok(bytes);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -113,22 +113,22 @@ mod tests {
     fn read(input: &'static [u8], size: Option<u64>) -> Result<Vec<u8>, ClientError> {
         let mut source = Source::new(PathBuf::from("input"), input, size)?;
         futures_lite::future::block_on(async {
-            let mut octets = Vec::new();
+            let mut bytes = Vec::new();
             while let Some(piece) = source.next().await? {
-                octets.extend_from_slice(&piece);
+                bytes.extend_from_slice(&piece);
                 source.recycle(piece);
             }
-            Ok(octets)
+            Ok(bytes)
         })
     }
 
     #[test]
     fn everything_is_read_in_order() {
         static LARGE: [u8; 3 * PIECE_BYTES + 17] = {
-            let mut octets = [0; 3 * PIECE_BYTES + 17];
-            octets[PIECE_BYTES] = 1;
-            octets[3 * PIECE_BYTES + 16] = 2;
-            octets
+            let mut bytes = [0; 3 * PIECE_BYTES + 17];
+            bytes[PIECE_BYTES] = 1;
+            bytes[3 * PIECE_BYTES + 16] = 2;
+            bytes
         };
         assert_eq!(read(&LARGE, None).unwrap(), LARGE);
         assert_eq!(read(&LARGE, Some(LARGE.len() as u64)).unwrap(), LARGE);

@@ -33,12 +33,12 @@ pub(super) fn media_type(value: &[u8]) -> String {
 }
 
 /// Whether the message is something else than a file.
-pub(super) fn is_talk(head: &Head, octets: &[u8], announced: &Disposition) -> bool {
-    let disposition = media_type(head.content_disposition(octets).unwrap_or_default());
+pub(super) fn is_talk(head: &Head, bytes: &[u8], announced: &Disposition) -> bool {
+    let disposition = media_type(head.content_disposition(bytes).unwrap_or_default());
     if disposition == "attachment" || announced.filename.is_some() {
         return false;
     }
-    let kind = media_type(head.content_type(octets).unwrap_or_default());
+    let kind = media_type(head.content_type(bytes).unwrap_or_default());
     kind.starts_with("text/") || kind == CPIM || NOTICES.contains(&kind.as_str())
 }
 

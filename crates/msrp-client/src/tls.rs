@@ -169,7 +169,7 @@ fn provider(offer: Offer) -> Arc<CryptoProvider> {
         }];
         provider.kx_groups = vec![kx_group::X25519];
     }
-    // The first random octets cost aws-lc some 30 ms of gathering entropy: better here than inside a handshake that
+    // The first random bytes cost aws-lc some 30 ms of gathering entropy: better here than inside a handshake that
     // somebody times. Should it fail, the handshake will say so.
     let _ = provider.secure_random.fill(&mut [0; 1]);
     Arc::new(provider)

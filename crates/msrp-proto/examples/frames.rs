@@ -7,7 +7,7 @@ use std::io::{self, Read as _, Write as _};
 use std::process::ExitCode;
 
 use msrp_proto::head::{Head, Kind};
-use msrp_proto::parser::{Flag, Parser, ParserLimits, Piece};
+use msrp_proto::parser::{Flag, FramePart, Parser, ParserLimits};
 
 /// A frame that has begun.
 struct Frame {
@@ -32,10 +32,10 @@ fn main() -> io::Result<ExitCode> {
             }
         };
         match step.piece {
-            Piece::Blank => {}
-            Piece::Head(head) => frame = Some(Frame { at, words: words(&head, rest), body_bytes: 0 }),
-            Piece::Body(range) => frame.iter_mut().for_each(|frame| frame.body_bytes += range.len()),
-            Piece::End(flag) => {
+            FramePart::Blank => {}
+            FramePart::Head(head) => frame = Some(Frame { at, words: words(&head, rest), body_bytes: 0 }),
+            FramePart::Body(range) => frame.iter_mut().for_each(|frame| frame.body_bytes += range.len()),
+            FramePart::End(flag) => {
                 if let Some(Frame { at, words, body_bytes }) = frame.take() {
                     writeln!(out, "{at}: {words}, {body_bytes} bytes, {}", continuation(flag))?;
                 }
@@ -53,7 +53,7 @@ fn main() -> io::Result<ExitCode> {
 fn words(head: &Head, bytes: &[u8]) -> String {
     let tid = head.tid(bytes).escape_ascii();
     match head.kind() {
-        Kind::Request(_) => format!("{} {tid}", head.method_octets(bytes).escape_ascii()),
+        Kind::Request(_) => format!("{} {tid}", head.method_bytes(bytes).escape_ascii()),
         Kind::Response(status) => format!("{} {tid}", status.code()),
     }
 }

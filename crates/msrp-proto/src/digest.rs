@@ -1,7 +1,7 @@
 //! Digest authentication (RFC 4976 §5.1 and §9.1, RFC 7616): challenges, answers, their check.
 //!
 //! Invariants: [`check`] is the only maker of [`Verified`]; digests are compared in constant time; the hashed URI
-//! is the octets of the rightmost To-Path URI as sent, never rebuilt; no HA1 is ever printed. Whether a nonce is
+//! is the bytes of the rightmost To-Path URI as sent, never rebuilt; no HA1 is ever printed. Whether a nonce is
 //! fresh, a count (`nc`) new or a realm ours is the caller's to decide: there is no clock or state here.
 
 mod algorithm;
@@ -154,11 +154,11 @@ impl Ha1 {
     /// From 32 (MD5) or 64 (SHA-256) hexadecimal digits of either case.
     #[must_use]
     pub fn from_hex(hex: &str) -> Option<Self> {
-        let mut octets = [0; 32];
-        let len = decode_hex(hex, &mut octets)?;
+        let mut bytes = [0; 32];
+        let len = decode_hex(hex, &mut bytes)?;
         let hash = match len {
-            16 => Hash::Md5(octets.get(..16)?.try_into().ok()?),
-            32 => Hash::Sha256(octets),
+            16 => Hash::Md5(bytes.get(..16)?.try_into().ok()?),
+            32 => Hash::Sha256(bytes),
             _ => return None,
         };
         Some(Self { hash, real: true })
@@ -226,9 +226,9 @@ pub fn check(authorization: &Authorization<'_>, ha1: &Ha1, method: &str, uri: &[
         return None;
     }
     let expected = authorization.digest(ha1, method, uri);
-    let mut octets = [0; 32];
-    let len = decode_hex(&authorization.response, &mut octets)?;
-    let same = expected.as_bytes().ct_eq(octets.get(..len)?) & Choice::from(u8::from(ha1.real));
+    let mut bytes = [0; 32];
+    let len = decode_hex(&authorization.response, &mut bytes)?;
+    let same = expected.as_bytes().ct_eq(bytes.get(..len)?) & Choice::from(u8::from(ha1.real));
     bool::from(same).then(|| Verified {
         username: authorization.username.clone().into_owned(),
         realm: authorization.realm.clone().into_owned(),
@@ -691,8 +691,8 @@ mod tests {
         }
 
         #[test]
-        fn no_octets_make_parsing_panic(octets: Vec<u8>, text in "Digest ([a-z]{0,2}=?[\",\\\\ a]{0,3}){0,6}") {
-            for value in [octets.as_slice(), text.as_bytes()] {
+        fn no_bytes_make_parsing_panic(bytes: Vec<u8>, text in "Digest ([a-z]{0,2}=?[\",\\\\ a]{0,3}){0,6}") {
+            for value in [bytes.as_slice(), text.as_bytes()] {
                 let _ = (Authorization::parse(value), Challenge::parse(value), AuthenticationInfo::parse(value));
             }
         }

@@ -1,8 +1,8 @@
 //! What was learnt of the head of a frame: its start line and headers (RFC 4975 §9, RFC 4976 §9).
 //!
-//! A [`Head`] is plain data without a lifetime: offsets into the octets it was parsed from, which the caller
+//! A [`Head`] is plain data without a lifetime: offsets into the bytes it was parsed from, which the caller
 //! keeps beside it, so both can travel to another core together. Invariants: every offset lies within those
-//! octets; a head without a [`Defect`] has To-Path and From-Path, in this order and before all other headers,
+//! bytes; a head without a [`Defect`] has To-Path and From-Path, in this order and before all other headers,
 //! and every URI in them is valid. Only [`super::parser`] makes heads. What a status or a method *means* is not
 //! known here.
 
@@ -23,8 +23,8 @@ pub use rewrite::Rewrite;
 
 /// A frame's start line and headers, as a table of offsets into their bytes.
 ///
-/// Methods that return octets take the octets the head was parsed from: `input[..consumed]` of the step that
-/// yielded it. Given other octets they return nonsense or nothing, but never panic.
+/// Methods that return bytes take the bytes the head was parsed from: `input[..consumed]` of the step that
+/// yielded it. Given other bytes they return nonsense or nothing, but never panic.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Head {
     len: u32,
@@ -78,7 +78,7 @@ pub enum Method {
     Report,
     /// RFC 7701: a chat nickname.
     Nickname,
-    /// Any other; see [`Head::method_octets`].
+    /// Any other; see [`Head::method_bytes`].
     Other,
 }
 
@@ -94,12 +94,12 @@ pub enum FailureReport {
     No,
 }
 
-/// Byte-Range: which octets of the message a chunk holds. The first octet is 1.
+/// Byte-Range: which bytes of the message a chunk holds. The first byte is 1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ByteRange {
-    /// The first octet of the chunk, at least 1.
+    /// The first byte of the chunk, at least 1.
     pub start: u64,
-    /// The last octet, `start - 1` for none; `None` is `*`: unknown, or the chunk may be interrupted.
+    /// The last byte, `start - 1` for none; `None` is `*`: unknown, or the chunk may be interrupted.
     pub end: Option<u64>,
     /// The size of the message; `None` is `*`: unknown.
     pub total: Option<u64>,
@@ -114,9 +114,9 @@ pub enum Defect {
     /// A header line without a name, a colon or of another shape, such as a folded one.
     #[error("a line is not a header")]
     HeaderLine,
-    /// A control octet (bare CR or LF, NUL, ...) in a value or comment.
-    #[error("a control octet in a value")]
-    ControlOctet,
+    /// A control byte (bare CR or LF, NUL, ...) in a value or comment.
+    #[error("a control byte in a value")]
+    ControlByte,
     /// A value or comment that is not UTF-8 (RFC 4975 §9).
     #[error("a value is not UTF-8")]
     NotUtf8,
@@ -177,71 +177,71 @@ impl Head {
         self.defect
     }
 
-    /// How many octets the head has: up to and including the blank line, or up to the end-line where there is none.
+    /// How many bytes the head has: up to and including the blank line, or up to the end-line where there is none.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a head is never empty")]
     pub fn len(&self) -> usize {
         self.len as usize
     }
 
-    /// Whether a blank line followed the headers: the frame has a body, perhaps of no octets.
+    /// Whether a blank line followed the headers: the frame has a body, perhaps of no bytes.
     #[must_use]
     pub fn has_body(&self) -> bool {
         self.has_body
     }
 
-    /// The transaction id: 1 to [`TID_BYTES_MAX`] octets, compared by case.
+    /// The transaction id: 1 to [`TID_BYTES_MAX`] bytes, compared by case.
     #[must_use]
-    pub fn tid<'a>(&self, octets: &'a [u8]) -> &'a [u8] {
-        self.tid.of(octets).unwrap_or_default()
+    pub fn tid<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        self.tid.of(bytes).unwrap_or_default()
     }
 
     /// A request's method, or a response's three digits.
     #[must_use]
-    pub fn method_octets<'a>(&self, octets: &'a [u8]) -> &'a [u8] {
-        self.method.of(octets).unwrap_or_default()
+    pub fn method_bytes<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        self.method.of(bytes).unwrap_or_default()
     }
 
     /// A response's comment; `None` where there is none.
     #[must_use]
-    pub fn comment<'a>(&self, octets: &'a [u8]) -> Option<&'a [u8]> {
-        self.comment.of(octets)
+    pub fn comment<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        self.comment.of(bytes)
     }
 
     /// To-Path; empty where it is absent or no valid path.
     #[must_use]
-    pub fn to_path<'a>(&self, octets: &'a [u8]) -> Path<'a> {
-        Path::new(self.to_path.of(octets).filter(|_| !self.bad_to_path).unwrap_or_default())
+    pub fn to_path<'a>(&self, bytes: &'a [u8]) -> Path<'a> {
+        Path::new(self.to_path.of(bytes).filter(|_| !self.bad_to_path).unwrap_or_default())
     }
 
     /// From-Path; empty where it is absent or no valid path.
     #[must_use]
-    pub fn from_path<'a>(&self, octets: &'a [u8]) -> Path<'a> {
-        Path::new(self.from_path.of(octets).filter(|_| !self.bad_from_path).unwrap_or_default())
+    pub fn from_path<'a>(&self, bytes: &'a [u8]) -> Path<'a> {
+        Path::new(self.from_path.of(bytes).filter(|_| !self.bad_from_path).unwrap_or_default())
     }
 
     /// The first URI of To-Path if that is one, whatever the rest of the path is: a refusal comes from there.
     #[must_use]
-    pub fn first_to<'a>(&self, octets: &'a [u8]) -> Option<&'a [u8]> {
-        first_uri(self.to_path.of(octets)?)
+    pub fn first_to<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        first_uri(self.to_path.of(bytes)?)
     }
 
     /// The first URI of From-Path if that is one, whatever the rest of the path is: a refusal goes there.
     #[must_use]
-    pub fn first_from<'a>(&self, octets: &'a [u8]) -> Option<&'a [u8]> {
-        first_uri(self.from_path.of(octets)?)
+    pub fn first_from<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        first_uri(self.from_path.of(bytes)?)
     }
 
     /// Use-Path (RFC 4976 §4.2). Its URIs have not been looked at: it is the client who must understand them.
     #[must_use]
-    pub fn use_path<'a>(&self, octets: &'a [u8]) -> Option<Path<'a>> {
-        self.use_path.of(octets).map(Path::new)
+    pub fn use_path<'a>(&self, bytes: &'a [u8]) -> Option<Path<'a>> {
+        self.use_path.of(bytes).map(Path::new)
     }
 
-    /// Message-ID: visible ASCII of at most `message_id_bytes_max` octets, opaque.
+    /// Message-ID: visible ASCII of at most `message_id_bytes_max` bytes, opaque.
     #[must_use]
-    pub fn message_id<'a>(&self, octets: &'a [u8]) -> Option<&'a [u8]> {
-        self.message_id.of(octets)
+    pub fn message_id<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        self.message_id.of(bytes)
     }
 
     /// Byte-Range. Its numbers are the peer's claims: nothing is to be allocated from them.
@@ -264,14 +264,14 @@ impl Head {
 
     /// The value of a REPORT's Status header: `000 200 OK`.
     #[must_use]
-    pub fn status_header<'a>(&self, octets: &'a [u8]) -> Option<&'a [u8]> {
-        self.status.of(octets)
+    pub fn status_header<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        self.status.of(bytes)
     }
 
     /// The code in a REPORT's Status header if its namespace is `000`, whose codes mean what they mean in a response.
     #[must_use]
-    pub fn reported_status(&self, octets: &[u8]) -> Option<Status> {
-        let rest = self.status.of(octets)?.strip_prefix(b"000 ")?.trim_ascii_start();
+    pub fn reported_status(&self, bytes: &[u8]) -> Option<Status> {
+        let rest = self.status.of(bytes)?.strip_prefix(b"000 ")?.trim_ascii_start();
         let (code, comment) = rest.split_at_checked(3)?;
         if !comment.is_empty() && !comment.starts_with(b" ") {
             return None;
@@ -281,20 +281,20 @@ impl Head {
 
     /// The value of Authorization.
     #[must_use]
-    pub fn authorization<'a>(&self, octets: &'a [u8]) -> Option<&'a [u8]> {
-        self.authorization.of(octets)
+    pub fn authorization<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        self.authorization.of(bytes)
     }
 
     /// The value of the first WWW-Authenticate; [`Head::headers`] finds the others.
     #[must_use]
-    pub fn www_authenticate<'a>(&self, octets: &'a [u8]) -> Option<&'a [u8]> {
-        self.www_authenticate.of(octets)
+    pub fn www_authenticate<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        self.www_authenticate.of(bytes)
     }
 
     /// The value of Authentication-Info.
     #[must_use]
-    pub fn authentication_info<'a>(&self, octets: &'a [u8]) -> Option<&'a [u8]> {
-        self.authentication_info.of(octets)
+    pub fn authentication_info<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        self.authentication_info.of(bytes)
     }
 
     /// Expires in seconds, `u32::MAX` for any larger number.
@@ -317,20 +317,20 @@ impl Head {
 
     /// The value of Content-Type.
     #[must_use]
-    pub fn content_type<'a>(&self, octets: &'a [u8]) -> Option<&'a [u8]> {
-        self.content_type.of(octets)
+    pub fn content_type<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        self.content_type.of(bytes)
     }
 
     /// The value of Content-Disposition.
     #[must_use]
-    pub fn content_disposition<'a>(&self, octets: &'a [u8]) -> Option<&'a [u8]> {
-        self.content_disposition.of(octets)
+    pub fn content_disposition<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        self.content_disposition.of(bytes)
     }
 
     /// Names and values of all headers in their order, white space around values removed. Lines that are no header
     /// are left out.
-    pub fn headers<'a>(&self, octets: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
-        let mut rest = octets.get(..self.len()).unwrap_or(octets);
+    pub fn headers<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        let mut rest = bytes.get(..self.len()).unwrap_or(bytes);
         let mut first = true;
         core::iter::from_fn(move || {
             loop {
@@ -371,7 +371,7 @@ fn trim(mut value: &[u8]) -> &[u8] {
 
 impl ByteRange {
     /// The value of a Byte-Range header. `None` unless it is well-formed, fits 64 bits, starts at 1 or later and
-    /// not beyond the octet after the message's last.
+    /// not beyond the byte after the message's last.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
         let (start, rest) = value.split_at_checked(memchr(b'-', value)?)?;
@@ -384,7 +384,7 @@ impl ByteRange {
     }
 
     /// The same without a total that it does not fit into, for ranges of our own making: a sender may have sent more than
-    /// it announced, and octets beyond the last one of a message are none. `*` as the end stands for one octet or more.
+    /// it announced, and bytes beyond the last one of a message are none. `*` as the end stands for one byte or more.
     #[must_use]
     pub fn within_total(self) -> Self {
         let last = self.end.unwrap_or(self.start).max(self.start.saturating_sub(1));
@@ -441,8 +441,8 @@ impl Span {
         self == Self::ABSENT
     }
 
-    fn of(self, octets: &[u8]) -> Option<&[u8]> {
-        octets.get(self.start as usize..self.end as usize)
+    fn of(self, bytes: &[u8]) -> Option<&[u8]> {
+        bytes.get(self.start as usize..self.end as usize)
     }
 }
 
@@ -455,17 +455,17 @@ fn offset(at: usize) -> u32 {
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::parser::{Parser, ParserLimits, Piece};
+    use crate::parser::{FramePart, Parser, ParserLimits};
 
-    fn parse_with(limits: ParserLimits, octets: &[u8]) -> Head {
-        let step = Parser::new(limits).step(octets).unwrap().unwrap();
-        let Piece::Head(head) = step.piece else { panic!("{step:?}") };
+    fn parse_with(limits: ParserLimits, bytes: &[u8]) -> Head {
+        let step = Parser::new(limits).step(bytes).unwrap().unwrap();
+        let FramePart::Head(head) = step.piece else { panic!("{step:?}") };
         assert_eq!(head.len(), step.consumed);
         head
     }
 
-    fn parse(octets: &[u8]) -> Head {
-        parse_with(ParserLimits::default(), octets)
+    fn parse(bytes: &[u8]) -> Head {
+        parse_with(ParserLimits::default(), bytes)
     }
 
     /// A frame with the usual paths and `rest`, lines ended by LF here.
@@ -478,59 +478,59 @@ mod tests {
 
     #[test]
     fn every_known_header_is_read_whatever_its_case() {
-        let octets = frame(
+        let bytes = frame(
             "SEND",
             "mEsSaGe-Id: m1\nsuccess-report: YES\nFAILURE-REPORT: Partial\nbyte-range: 3-*/9\nuse-path: msrp://u:1/u;tcp\n\
              status: 000 413 Stop\nauthorization: A\nwww-authenticate: W1\nWWW-Authenticate: W2\n\
              authentication-info: I\nexpires: 600\nmin-expires: 60\nmax-expires: 99999999999999999999999\n\
              X-Own:\tvalue \ncontent-disposition: attachment\ncontent-type: text/plain\n\n\n",
         );
-        let head = parse(&octets);
+        let head = parse(&bytes);
         assert_eq!(head.defect(), None);
         assert_eq!(head.kind(), Kind::Request(Method::Send));
-        assert_eq!(head.tid(&octets), b"tid1");
-        assert_eq!(head.method_octets(&octets), b"SEND");
-        assert_eq!(head.comment(&octets), None);
-        assert_eq!(head.to_path(&octets).as_bytes(), b"msrp://h:1/t;tcp");
-        assert_eq!(head.from_path(&octets).as_bytes(), b"msrp://h:2/f;tcp");
-        assert_eq!(head.use_path(&octets).unwrap().as_bytes(), b"msrp://u:1/u;tcp");
-        assert_eq!(head.message_id(&octets), Some(&b"m1"[..]));
+        assert_eq!(head.tid(&bytes), b"tid1");
+        assert_eq!(head.method_bytes(&bytes), b"SEND");
+        assert_eq!(head.comment(&bytes), None);
+        assert_eq!(head.to_path(&bytes).as_bytes(), b"msrp://h:1/t;tcp");
+        assert_eq!(head.from_path(&bytes).as_bytes(), b"msrp://h:2/f;tcp");
+        assert_eq!(head.use_path(&bytes).unwrap().as_bytes(), b"msrp://u:1/u;tcp");
+        assert_eq!(head.message_id(&bytes), Some(&b"m1"[..]));
         assert!(head.success_report());
         assert_eq!(head.failure_report(), FailureReport::Partial);
         assert_eq!(head.byte_range(), Some(ByteRange { start: 3, end: None, total: Some(9) }));
-        assert_eq!(head.status_header(&octets), Some(&b"000 413 Stop"[..]));
-        assert_eq!(head.reported_status(&octets), Some(Status::STOP));
-        assert_eq!(head.authorization(&octets), Some(&b"A"[..]));
-        assert_eq!(head.www_authenticate(&octets), Some(&b"W1"[..]));
-        assert_eq!(head.authentication_info(&octets), Some(&b"I"[..]));
+        assert_eq!(head.status_header(&bytes), Some(&b"000 413 Stop"[..]));
+        assert_eq!(head.reported_status(&bytes), Some(Status::STOP));
+        assert_eq!(head.authorization(&bytes), Some(&b"A"[..]));
+        assert_eq!(head.www_authenticate(&bytes), Some(&b"W1"[..]));
+        assert_eq!(head.authentication_info(&bytes), Some(&b"I"[..]));
         assert_eq!((head.expires(), head.min_expires()), (Some(600), Some(60)));
         assert_eq!(head.max_expires(), Some(u64::from(u32::MAX)));
-        assert_eq!(head.content_type(&octets), Some(&b"text/plain"[..]));
-        assert_eq!(head.content_disposition(&octets), Some(&b"attachment"[..]));
+        assert_eq!(head.content_type(&bytes), Some(&b"text/plain"[..]));
+        assert_eq!(head.content_disposition(&bytes), Some(&b"attachment"[..]));
         assert!(head.has_body());
-        assert_eq!(head.headers(&octets).count(), 18);
-        assert!(head.headers(&octets).any(|header| header == (b"X-Own", b"value")));
+        assert_eq!(head.headers(&bytes).count(), 18);
+        assert!(head.headers(&bytes).any(|header| header == (b"X-Own", b"value")));
     }
 
     #[test]
     fn absent_headers_have_their_defaults() {
-        let octets = frame("AUTH", "");
-        let head = parse(&octets);
+        let bytes = frame("AUTH", "");
+        let head = parse(&bytes);
         assert_eq!(head.defect(), None);
         assert_eq!(head.failure_report(), FailureReport::Yes);
         assert!(!head.success_report() && !head.has_body());
-        assert_eq!((head.byte_range(), head.expires(), head.message_id(&octets)), (None, None, None));
-        assert!(head.use_path(&octets).is_none());
+        assert_eq!((head.byte_range(), head.expires(), head.message_id(&bytes)), (None, None, None));
+        assert!(head.use_path(&bytes).is_none());
     }
 
     #[test]
     fn a_response_needs_no_comment() {
         for (start, comment) in [("200", None), ("200 ", Some(&b""[..])), ("200 OK then", Some(b"OK then"))] {
-            let octets = frame(start, "");
-            let head = parse(&octets);
+            let bytes = frame(start, "");
+            let head = parse(&bytes);
             assert_eq!((head.defect(), head.kind()), (None, Kind::Response(Status::OK)), "{start:?}");
-            assert_eq!(head.comment(&octets), comment, "{start:?}");
-            assert_eq!(head.method_octets(&octets), b"200");
+            assert_eq!(head.comment(&bytes), comment, "{start:?}");
+            assert_eq!(head.method_bytes(&bytes), b"200");
         }
     }
 
@@ -542,9 +542,9 @@ mod tests {
             ("NICKNAME", Method::Nickname),
             ("SENDX", Method::Other),
         ] {
-            let octets = frame(start, "");
-            assert_eq!(parse(&octets).kind(), Kind::Request(method));
-            assert_eq!(parse(&octets).method_octets(&octets), start.as_bytes());
+            let bytes = frame(start, "");
+            assert_eq!(parse(&bytes).kind(), Kind::Request(method));
+            assert_eq!(parse(&bytes).method_bytes(&bytes), start.as_bytes());
         }
     }
 
@@ -577,9 +577,9 @@ mod tests {
             (format!("{id}X-A : space before the colon\n"), Defect::HeaderLine),
             (format!("{id}X-A: 1\n folded\n"), Defect::HeaderLine),
             (format!("{id}-------tid2$\n"), Defect::HeaderLine),
-            (format!("{id}X-A: a\rb\n"), Defect::ControlOctet),
-            (format!("{id}X-A: a\0b\n"), Defect::ControlOctet),
-            (format!("{id}X-A: a\u{7f}\n"), Defect::ControlOctet),
+            (format!("{id}X-A: a\rb\n"), Defect::ControlByte),
+            (format!("{id}X-A: a\0b\n"), Defect::ControlByte),
+            (format!("{id}X-A: a\u{7f}\n"), Defect::ControlByte),
             (format!("{id}Message-ID: m\n"), Defect::Repeated),
             (format!("{id}To-Path: msrp://h:1/t;tcp\n"), Defect::Repeated),
             (format!("{id}from-path: msrp://h:1/t;tcp\n"), Defect::Repeated),
@@ -596,22 +596,22 @@ mod tests {
             (format!("Message-ID: {}\n", "m".repeat(129)), Defect::MessageId),
             (String::new(), Defect::MessageId),
         ] {
-            let octets = frame("SEND", &rest);
-            let head = parse(&octets);
+            let bytes = frame("SEND", &rest);
+            let head = parse(&bytes);
             assert_eq!(head.defect(), Some(defect), "{rest:?}");
-            assert_eq!(head.tid(&octets), b"tid1");
-            assert_eq!(head.to_path(&octets).len(), 1);
-            assert_eq!(head.from_path(&octets).len(), 1);
+            assert_eq!(head.tid(&bytes), b"tid1");
+            assert_eq!(head.to_path(&bytes).len(), 1);
+            assert_eq!(head.from_path(&bytes).len(), 1);
         }
     }
 
     #[test]
     fn a_bare_lf_ends_no_line() {
-        let octets =
+        let bytes =
             b"MSRP tid1 SEND\r\nTo-Path: msrp://h:1/t;tcp\nFrom-Path: msrp://h:2/f;tcp\r\n-------tid1$\r\n";
-        let head = parse(octets);
-        assert_eq!(head.defect(), Some(Defect::ControlOctet));
-        assert!(head.to_path(octets).is_empty() && head.from_path(octets).is_empty());
+        let head = parse(bytes);
+        assert_eq!(head.defect(), Some(Defect::ControlByte));
+        assert!(head.to_path(bytes).is_empty() && head.from_path(bytes).is_empty());
     }
 
     #[test]
@@ -627,10 +627,10 @@ mod tests {
             (format!("To-Path: msrp://h:1/t;tcp sip:x\r\n{from}"), Defect::BadUri, (0, 1)),
             (format!("{to}From-Path: msrp://h:2/f;tcp\tmsrp://h:2/f;tcp\r\n"), Defect::BadUri, (1, 0)),
         ] {
-            let octets = format!("MSRP tid1 AUTH\r\n{headers}-------tid1$\r\n").into_bytes();
-            let head = parse(&octets);
+            let bytes = format!("MSRP tid1 AUTH\r\n{headers}-------tid1$\r\n").into_bytes();
+            let head = parse(&bytes);
             assert_eq!(head.defect(), Some(defect), "{headers:?}");
-            assert_eq!((head.to_path(&octets).len(), head.from_path(&octets).len()), readable, "{headers:?}");
+            assert_eq!((head.to_path(&bytes).len(), head.from_path(&bytes).len()), readable, "{headers:?}");
         }
     }
 
@@ -647,25 +647,25 @@ mod tests {
             (format!("{uri} {long}"), Defect::UriTooLong, true),
             (many[..].into(), Defect::LineTooLong, true),
             (format!("{uri} {}", "x".repeat(300)), Defect::LineTooLong, true),
-            (format!("{uri} \u{e9} \0"), Defect::ControlOctet, true),
+            (format!("{uri} \u{e9} \0"), Defect::ControlByte, true),
             (long, Defect::UriTooLong, true),
             (format!("sip:x {uri}"), Defect::BadUri, false),
-            (format!("{uri}\n{uri}"), Defect::ControlOctet, false),
+            (format!("{uri}\n{uri}"), Defect::ControlByte, false),
             (format!("{uri}\t{uri}"), Defect::BadUri, false),
             (String::new(), Defect::BadUri, false),
         ] {
             let parse = |to: &str, from: &str| {
-                let octets =
+                let bytes =
                     format!("MSRP tid1 AUTH\r\nTo-Path: {to}\r\nFrom-Path: {from}\r\n-------tid1$\r\n");
-                (parse_with(limits.clone(), octets.as_bytes()), octets.into_bytes())
+                (parse_with(limits.clone(), bytes.as_bytes()), bytes.into_bytes())
             };
             let first = path.split(' ').next().filter(|_| is_read).map(str::as_bytes);
-            let (head, octets) = parse(&path, uri);
-            assert_eq!((head.defect(), head.first_to(&octets)), (Some(defect), first), "{path:?}");
-            assert!(head.to_path(&octets).is_empty() && head.first_from(&octets) == Some(uri.as_bytes()));
-            let (head, octets) = parse(uri, &path);
-            assert_eq!((head.defect(), head.first_from(&octets)), (Some(defect), first), "{path:?}");
-            assert!(head.from_path(&octets).is_empty() && head.first_to(&octets) == Some(uri.as_bytes()));
+            let (head, bytes) = parse(&path, uri);
+            assert_eq!((head.defect(), head.first_to(&bytes)), (Some(defect), first), "{path:?}");
+            assert!(head.to_path(&bytes).is_empty() && head.first_from(&bytes) == Some(uri.as_bytes()));
+            let (head, bytes) = parse(uri, &path);
+            assert_eq!((head.defect(), head.first_from(&bytes)), (Some(defect), first), "{path:?}");
+            assert!(head.from_path(&bytes).is_empty() && head.first_to(&bytes) == Some(uri.as_bytes()));
         }
     }
 
@@ -681,13 +681,13 @@ mod tests {
         let uri = "msrp://h:1/t;tcp";
         let parse = |parser: &mut Parser, start: &str, to: usize, from: usize| {
             let (to, from) = (vec![uri; to].join(" "), vec![uri; from].join(" "));
-            let octets = format!(
+            let bytes = format!(
                 "MSRP tid1 {start}\r\nTo-Path: {to}\r\nFrom-Path: {from}\r\nMessage-ID: m\r\n-------tid1$\r\n"
             );
-            let step = parser.step(octets.as_bytes()).unwrap().unwrap();
-            let Piece::Head(head) = step.piece else { panic!("{step:?}") };
-            let end = parser.step(octets.as_bytes().get(step.consumed..).unwrap()).unwrap().unwrap();
-            assert!(matches!(end.piece, Piece::End(_)));
+            let step = parser.step(bytes.as_bytes()).unwrap().unwrap();
+            let FramePart::Head(head) = step.piece else { panic!("{step:?}") };
+            let end = parser.step(bytes.as_bytes().get(step.consumed..).unwrap()).unwrap().unwrap();
+            assert!(matches!(end.piece, FramePart::End(_)));
             head.defect()
         };
         let mut parser = Parser::new(limits);
@@ -813,8 +813,8 @@ mod tests {
             ("000 20", None),
             ("000", None),
         ] {
-            let octets = frame("REPORT", &format!("Status: {value}\n"));
-            assert_eq!(parse(&octets).reported_status(&octets), status, "{value:?}");
+            let bytes = frame("REPORT", &format!("Status: {value}\n"));
+            assert_eq!(parse(&bytes).reported_status(&bytes), status, "{value:?}");
         }
     }
 
@@ -824,7 +824,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_given_other_octets_returns_something_and_does_not_panic() {
+    fn a_head_given_other_bytes_returns_something_and_does_not_panic() {
         let head = parse(&frame("SEND", "Message-ID: m\nByte-Range: 1-1/1\n\nx\n"));
         for len in 0..40 {
             let other = vec![b' '; len];

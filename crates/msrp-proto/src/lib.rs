@@ -1,10 +1,10 @@
-//! MSRP on octets: parsing, writing, comparing, authenticating (RFC 4975, RFC 4976).
+//! MSRP on bytes: parsing, writing, comparing, authenticating (RFC 4975, RFC 4976).
 //!
 //! Everything here is a pure function of its arguments. This layer knows no socket, clock, source of
 //! randomness, log or executor, and allocates nothing per chunk: the parser hands out ranges of the caller's
 //! buffer and a head is a table of offsets into it.
 //!
-//! * [`parser`] cuts a stream of octets into heads, body ranges and ends of frames.
+//! * [`parser`] cuts a stream of bytes into heads, body ranges and ends of frames.
 //! * [`head`] is what was learnt of a start line and its headers, and how a head is written again for the next hop.
 //! * [`mod@write`] makes frames of our own.
 //! * [`address`] holds the one form of addresses, for every layer.
@@ -13,7 +13,7 @@
 //! * [`status`] names the status codes.
 //! * [`srv`] is the order in which the DNS wants hosts to be tried.
 //!
-//! No octet a peer may send can make this layer panic: slices are never indexed, only asked for.
+//! No byte a peer may send can make this layer panic: slices are never indexed, only asked for.
 
 #![deny(clippy::indexing_slicing)]
 

@@ -1,9 +1,9 @@
-//! Cuts a stream of octets into heads, ranges of body and ends of frames (RFC 4975 §7 and §9).
+//! Cuts a stream of bytes into heads, ranges of body and ends of frames (RFC 4975 §7 and §9).
 //!
 //! Invariants: what the steps consume, joined, is the input, nothing left out and nothing twice; how the input is
-//! split between calls changes nothing but the sizes of the ranges of body and of blank octets; no octet of a head
+//! split between calls changes nothing but the sizes of the ranges of body and of blank bytes; no byte of a head
 //! is searched twice, and of a body only the few withheld as a possible end-line; a head is at most
-//! `head_bytes_max`; nothing is allocated and no body octet is copied. Methods, sessions and connections are not
+//! `head_bytes_max`; nothing is allocated and no body byte is copied. Methods, sessions and connections are not
 //! known here.
 //!
 //! A frame whose end can be found never ends the stream, whatever is wrong with its head: that is a
@@ -21,21 +21,21 @@ use super::head::{CheckedPath, Ending, Head, HeadBuilder, TID_BYTES_MAX, Tid};
 /// Bounds on what a peer may send. Those of a part make a head defective; that of the whole loses the framing.
 #[derive(Clone, Debug)]
 pub struct ParserLimits {
-    /// Octets of a head, its blank line included; 16384. Beyond it, or 1 GiB, the framing is lost.
+    /// Bytes of a head, its blank line included; 16384. Beyond it, or 1 GiB, the framing is lost.
     pub head_bytes_max: usize,
     /// Headers of a head; 64.
     pub headers_max: usize,
-    /// Octets of a line without its CRLF; 8192. The To-Path of what comes back has room for our own URIs beside them.
+    /// Bytes of a line without its CRLF; 8192. The To-Path of what comes back has room for our own URIs beside them.
     pub line_bytes_max: usize,
     /// URIs of a path; 16. The To-Path of what comes back has room for our own beside them.
     pub path_uris_max: usize,
-    /// Octets of a URI; 1024.
+    /// Bytes of a URI; 1024.
     pub uri_bytes_max: usize,
-    /// Octets of a session id; 128.
+    /// Bytes of a session id; 128.
     pub session_id_bytes_max: usize,
-    /// Octets of a response's comment; 256.
+    /// Bytes of a response's comment; 256.
     pub comment_bytes_max: usize,
-    /// Octets of a Message-ID; 128.
+    /// Bytes of a Message-ID; 128.
     pub message_id_bytes_max: usize,
 }
 
@@ -56,12 +56,12 @@ impl Default for ParserLimits {
 
 /// Part of a frame.
 #[derive(Clone, Debug)]
-pub enum Piece {
+pub enum FramePart {
     /// CR and LF between frames, a whole run as far as it has come: some peers send them as a sign of life.
     Blank,
     /// Start line and headers, as far as the blank line if there is one.
     Head(Head),
-    /// Octets of the body; never an empty range.
+    /// Bytes of the body; never an empty range.
     Body(Range<usize>),
     /// The end-line, and the CRLF before it that ends a body.
     End(Flag),
@@ -70,7 +70,7 @@ pub enum Piece {
 /// How an end-line continues the message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flag {
-    /// `$`: these were the message's last octets.
+    /// `$`: these were the message's last bytes.
     Last,
     /// `+`: more chunks will come.
     More,
@@ -81,7 +81,7 @@ pub enum Flag {
 impl Flag {
     /// As on the wire.
     #[must_use]
-    pub fn octet(self) -> u8 {
+    pub fn byte(self) -> u8 {
         match self {
             Self::Last => b'$',
             Self::More => b'+',
@@ -89,8 +89,8 @@ impl Flag {
         }
     }
 
-    fn of(octet: u8) -> Option<Self> {
-        match octet {
+    fn of(byte: u8) -> Option<Self> {
+        match byte {
             b'$' => Some(Self::Last),
             b'+' => Some(Self::More),
             b'#' => Some(Self::Aborted),
@@ -99,13 +99,13 @@ impl Flag {
     }
 }
 
-/// One piece and how many octets it used up.
+/// One piece and how many bytes it used up.
 #[derive(Clone, Debug)]
 pub struct Step {
     /// To be dropped from the front of the input. A body's range begins at 0 and ends here.
     pub consumed: usize,
     /// What they were.
-    pub piece: Piece,
+    pub piece: FramePart,
 }
 
 /// Framing is lost: where the next frame begins cannot be known, so the connection must be closed.
@@ -137,11 +137,11 @@ pub struct Parser {
     reason = "the parser allocates nothing, so a head in the making lives in it"
 )]
 enum State {
-    /// Awaits a whole start line; so many octets hold no line end.
+    /// Awaits a whole start line; so many bytes hold no line end.
     StartLine { scanned: usize },
     /// Awaits the blank line or the end-line.
     Headers { builder: HeadBuilder, tid: Tid, lines: Lines },
-    /// Awaits body octets or the end-line with the CRLF in front of it. The blank line's CRLF is none: what
+    /// Awaits body bytes or the end-line with the CRLF in front of it. The blank line's CRLF is none: what
     /// stands right behind the blank line is data, hyphens and all (RFC 4975 §9).
     Body { tid: Tid },
     /// The end-line is at hand, `bytes` long.
@@ -175,23 +175,23 @@ impl Parser {
         Self { limits, state: State::StartLine { scanned: 0 }, paths: [CheckedPath::NONE; 2] }
     }
 
-    /// Whether what is awaited is the rest of a head, of which not one octet need have come.
+    /// Whether what is awaited is the rest of a head, of which not one byte need have come.
     #[must_use]
     pub fn in_head(&self) -> bool {
         matches!(self.state, State::StartLine { .. } | State::Headers { .. })
     }
 
-    /// Whether octets of a frame have been seen whose end-line has not been consumed.
+    /// Whether bytes of a frame have been seen whose end-line has not been consumed.
     #[must_use]
     pub fn in_frame(&self) -> bool {
         !matches!(self.state, State::StartLine { scanned: 0 })
     }
 
-    /// The next piece of `input`, which begins at the first octet not yet consumed. The caller drops
-    /// [`Step::consumed`] octets and calls again. `Ok(None)` asks for more octets: the caller keeps all of `input`
+    /// The next piece of `input`, which begins at the first byte not yet consumed. The caller drops
+    /// [`Step::consumed`] bytes and calls again. `Ok(None)` asks for more bytes: the caller keeps all of `input`
     /// and calls again with more behind it. Offsets are relative to the beginning of `input`.
     ///
-    /// Body octets are handed out at once but for those, at most the length of an end-line with its CRLF, that may
+    /// Body bytes are handed out at once but for those, at most the length of an end-line with its CRLF, that may
     /// turn out to be one.
     ///
     /// # Errors
@@ -206,9 +206,9 @@ impl Parser {
 
     fn advance(&mut self, input: &[u8]) -> Result<Option<Step>, ParseError> {
         if let State::StartLine { scanned } = &mut self.state {
-            let blank = input.iter().take_while(|octet| matches!(octet, b'\r' | b'\n')).count();
+            let blank = input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
             if blank > 0 {
-                return Ok(Some(Step { consumed: blank, piece: Piece::Blank }));
+                return Ok(Some(Step { consumed: blank, piece: FramePart::Blank }));
             }
             let Some((builder, tid, next)) = read_start_line(input, scanned, &self.limits)? else {
                 return Ok(None);
@@ -227,14 +227,14 @@ impl Parser {
                     Ending::Body => State::Body { tid: *tid },
                     Ending::EndLine(flag) => State::End { bytes: end_line_bytes(tid), flag },
                 };
-                Ok(Some(Step { consumed: len, piece: Piece::Head(head) }))
+                Ok(Some(Step { consumed: len, piece: FramePart::Head(head) }))
             }
             State::Body { tid } => match read_body(input, tid) {
-                BodyRead::Octets { len, end } => {
+                BodyRead::Bytes { len, end } => {
                     if let Some((bytes, flag)) = end {
                         self.state = State::End { bytes, flag };
                     }
-                    Ok(Some(Step { consumed: len, piece: Piece::Body(0..len) }))
+                    Ok(Some(Step { consumed: len, piece: FramePart::Body(0..len) }))
                 }
                 BodyRead::End { bytes, flag } => Ok(Some(self.end(bytes, flag))),
                 BodyRead::Nothing => Ok(None),
@@ -247,7 +247,7 @@ impl Parser {
 
     fn end(&mut self, bytes: usize, flag: Flag) -> Step {
         self.state = State::StartLine { scanned: 0 };
-        Step { consumed: bytes, piece: Piece::End(flag) }
+        Step { consumed: bytes, piece: FramePart::End(flag) }
     }
 }
 
@@ -257,7 +257,7 @@ fn read_start_line(
     scanned: &mut usize,
     limits: &ParserLimits,
 ) -> Result<Option<(HeadBuilder, Tid, usize)>, ParseError> {
-    if input.iter().zip(b"MSRP ").any(|(octet, expected)| octet != expected) {
+    if input.iter().zip(b"MSRP ").any(|(byte, expected)| byte != expected) {
         return Err(ParseError::StartLine);
     }
     let found = input.get(*scanned..).and_then(|rest| memchr(b'\n', rest)).map(|at| *scanned + at);
@@ -316,8 +316,8 @@ fn line_end(input: &[u8], scanned: &mut usize) -> Option<usize> {
 }
 
 enum BodyRead {
-    /// So many octets of body, then perhaps an end-line of `bytes` at hand.
-    Octets { len: usize, end: Option<(usize, Flag)> },
+    /// So many bytes of body, then perhaps an end-line of `bytes` at hand.
+    Bytes { len: usize, end: Option<(usize, Flag)> },
     /// An end-line of `bytes`.
     End { bytes: usize, flag: Flag },
     /// What there is may become an end-line.
@@ -334,22 +334,22 @@ fn read_body(input: &[u8], tid: &Tid) -> BodyRead {
                 return if at == 0 {
                     BodyRead::End { bytes, flag }
                 } else {
-                    BodyRead::Octets { len: at, end: Some((bytes, flag)) }
+                    BodyRead::Bytes { len: at, end: Some((bytes, flag)) }
                 };
             }
-            EndLine::Begun => return octets(at),
+            EndLine::Begun => return body_bytes(at),
             // CR stands only at the front of what was found, so no other can begin within it.
             EndLine::No => searched = at + 2 + HYPHENS.len(),
         }
     }
-    octets(input.len() - begun_at_end(input))
+    body_bytes(input.len() - begun_at_end(input))
 }
 
-fn octets(len: usize) -> BodyRead {
-    if len == 0 { BodyRead::Nothing } else { BodyRead::Octets { len, end: None } }
+fn body_bytes(len: usize) -> BodyRead {
+    if len == 0 { BodyRead::Nothing } else { BodyRead::Bytes { len, end: None } }
 }
 
-/// How many octets at the end of `input` are a CRLF and hyphens begun but not finished.
+/// How many bytes at the end of `input` are a CRLF and hyphens begun but not finished.
 fn begun_at_end(input: &[u8]) -> usize {
     let needle = END_LINE.needle();
     let tail = input.get(input.len().saturating_sub(needle.len() - 1)..).unwrap_or_default();
@@ -374,10 +374,10 @@ fn match_end_line(input: &[u8], tid: &Tid) -> EndLine {
             None => return EndLine::No,
         }
     }
-    let Some((&octet, behind)) = rest.split_first() else {
+    let Some((&byte, behind)) = rest.split_first() else {
         return EndLine::Begun;
     };
-    match Flag::of(octet) {
+    match Flag::of(byte) {
         Some(flag) if behind.starts_with(b"\r\n") => EndLine::Whole(flag),
         Some(_) if b"\r\n".starts_with(behind) => EndLine::Begun,
         _ => EndLine::No,
@@ -400,53 +400,47 @@ mod tests {
     #[derive(Clone, PartialEq, Eq, Debug)]
     struct Frame {
         head: Head,
-        head_octets: Vec<u8>,
+        head_bytes: Vec<u8>,
         body: Vec<u8>,
         flag: Option<Flag>,
-        end_octets: Vec<u8>,
+        end_bytes: Vec<u8>,
     }
 
     /// What came of an input: frames, the last perhaps unfinished, and why it ended.
     #[derive(Clone, PartialEq, Eq, Debug, Default)]
     struct Outcome {
         frames: Vec<Frame>,
-        /// Octets between frames.
+        /// Bytes between frames.
         blank: usize,
         error: Option<ParseError>,
     }
 
     impl Outcome {
-        fn take(&mut self, octets: &[u8], piece: Piece) {
+        fn take(&mut self, bytes: &[u8], piece: FramePart) {
             match piece {
-                Piece::Blank => {
-                    assert!(octets.iter().all(|octet| matches!(octet, b'\r' | b'\n')));
-                    self.blank += octets.len();
+                FramePart::Blank => {
+                    assert!(bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n')));
+                    self.blank += bytes.len();
                 }
-                Piece::Head(head) => {
-                    assert_eq!(head.len(), octets.len());
-                    let head_octets = octets.to_vec();
-                    self.frames.push(Frame {
-                        head,
-                        head_octets,
-                        body: vec![],
-                        flag: None,
-                        end_octets: vec![],
-                    });
+                FramePart::Head(head) => {
+                    assert_eq!(head.len(), bytes.len());
+                    let head_bytes = bytes.to_vec();
+                    self.frames.push(Frame { head, head_bytes, body: vec![], flag: None, end_bytes: vec![] });
                 }
-                Piece::Body(range) => {
-                    assert!(!range.is_empty() && range == (0..octets.len()), "{range:?}");
-                    self.frames.last_mut().unwrap().body.extend_from_slice(octets);
+                FramePart::Body(range) => {
+                    assert!(!range.is_empty() && range == (0..bytes.len()), "{range:?}");
+                    self.frames.last_mut().unwrap().body.extend_from_slice(bytes);
                 }
-                Piece::End(flag) => {
+                FramePart::End(flag) => {
                     let frame = self.frames.last_mut().unwrap();
                     frame.flag = Some(flag);
-                    frame.end_octets = octets.to_vec();
+                    frame.end_bytes = bytes.to_vec();
                 }
             }
         }
 
         fn joined(&self) -> Vec<u8> {
-            let parts = |frame: &Frame| [&frame.head_octets[..], &frame.body, &frame.end_octets].concat();
+            let parts = |frame: &Frame| [&frame.head_bytes[..], &frame.body, &frame.end_bytes].concat();
             self.frames.iter().flat_map(parts).collect()
         }
     }
@@ -488,10 +482,10 @@ mod tests {
         match &parser.state {
             State::Body { tid, .. } => assert!(withheld < tid.as_bytes().len() + 12, "{withheld}"),
             State::Headers { lines, .. } => {
-                assert_eq!(lines.scanned, withheld, "no octet is searched twice")
+                assert_eq!(lines.scanned, withheld, "no byte is searched twice")
             }
             State::StartLine { scanned } => {
-                assert_eq!(*scanned, withheld, "no octet is searched twice")
+                assert_eq!(*scanned, withheld, "no byte is searched twice")
             }
             State::End { .. } | State::Lost(_) => panic!("{parser:?} asked for more"),
         }
@@ -553,7 +547,7 @@ mod tests {
                 let frame = format!("MSRP tid1 SEND\r\n{headers}Message-ID: m\r\n-------tid1$\r\n");
                 let fresh = only(parse_split(&ParserLimits::default(), frame.as_bytes(), &[])).head;
                 let step = parser.step(frame.as_bytes()).unwrap().unwrap();
-                let Piece::Head(head) = step.piece else { panic!("no head") };
+                let FramePart::Head(head) = step.piece else { panic!("no head") };
                 assert_eq!(head, fresh, "{headers}");
                 defective += usize::from(head.defect().is_some());
                 parser.step(&frame.as_bytes()[step.consumed..]).unwrap().unwrap();
@@ -564,10 +558,10 @@ mod tests {
 
     #[test]
     fn each_flag_ends_a_body() {
-        for (octet, flag) in [(b'$', Flag::Last), (b'+', Flag::More), (b'#', Flag::Aborted)] {
-            let frame = only(parse(&chunk(b"body", &[b"\r\n-------tid1", &[octet][..], b"\r\n"].concat())));
+        for (byte, flag) in [(b'$', Flag::Last), (b'+', Flag::More), (b'#', Flag::Aborted)] {
+            let frame = only(parse(&chunk(b"body", &[b"\r\n-------tid1", &[byte][..], b"\r\n"].concat())));
             assert_eq!((frame.body.as_slice(), frame.flag), (&b"body"[..], Some(flag)));
-            assert_eq!(flag.octet(), octet);
+            assert_eq!(flag.byte(), byte);
         }
     }
 
@@ -577,7 +571,7 @@ mod tests {
         assert!(empty.head.has_body() && empty.body.is_empty() && empty.flag == Some(Flag::Last));
         let none = only(parse(&[HEAD.as_bytes(), b"-------tid1$\r\n"].concat()));
         assert!(!none.head.has_body() && none.flag == Some(Flag::Last));
-        assert_eq!(none.end_octets, b"-------tid1$\r\n");
+        assert_eq!(none.end_bytes, b"-------tid1$\r\n");
     }
 
     // RFC 4975 section 9: `2CRLF data CRLF end-line`; the blank line's CRLF does not serve twice.
@@ -619,7 +613,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_of_all_octets_is_given_back() {
+    fn a_body_of_all_bytes_is_given_back() {
         let body: Vec<u8> = (0..=255).chain((0..=255).rev()).collect();
         assert_eq!(only(parse(&chunk(&body, b"\r\n-------tid1$\r\n"))).body, body);
     }
@@ -641,7 +635,7 @@ mod tests {
         let mut parser = Parser::new(ParserLimits::default());
         let head = parser.step(&input).unwrap().unwrap().consumed;
         let step = parser.step(&input[head..]).unwrap().unwrap();
-        assert!(matches!(step.piece, Piece::Body(range) if range == (0..body.len())));
+        assert!(matches!(step.piece, FramePart::Body(range) if range == (0..body.len())));
     }
 
     #[test]
@@ -676,7 +670,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_msrp_fails_at_the_first_octet_that_differs() {
+    fn what_is_not_msrp_fails_at_the_first_byte_that_differs() {
         for (input, last_good) in
             [("GET / HTTP", 0), (" MSRP", 0), ("msrp tid1", 0), ("MSRP\ttid1", 4), ("MSRPS", 4)]
         {
@@ -729,7 +723,7 @@ mod tests {
                     let outcome = parse_split(&ParserLimits::default(), &input, splits);
                     assert_eq!((outcome.error, outcome.frames.len()), (None, 2), "{tid}");
                     for frame in outcome.frames {
-                        assert_eq!(frame.head.tid(&frame.head_octets), tid.as_bytes());
+                        assert_eq!(frame.head.tid(&frame.head_bytes), tid.as_bytes());
                         assert_eq!(frame.head.defect(), defect, "{tid}");
                         assert_eq!((frame.body.as_slice(), frame.flag), (body, Some(Flag::More)), "{tid}");
                     }
@@ -745,7 +739,7 @@ mod tests {
         for name in ["X", "FILE_OFFSET", "send", "X-1.a!", &longest] {
             let frame = only(parse(format!("MSRP tid1 {name}\r\n-------tid1$\r\n").as_bytes()));
             assert_eq!(frame.head.kind(), Kind::Request(Method::Other));
-            assert_eq!(frame.head.method_octets(&frame.head_octets), name.as_bytes());
+            assert_eq!(frame.head.method_bytes(&frame.head_bytes), name.as_bytes());
             assert_eq!(frame.head.defect(), Some(Defect::PathMissing));
         }
     }
@@ -755,8 +749,8 @@ mod tests {
         for line in ["MSRP tid1 SEND ", "MSRP tid1 SEND \t ", "MSRP  tid1 SEND", "MSRP tid1   SEND"] {
             let frame = only(parse(format!("{line}\r\n-------tid1$\r\n").as_bytes()));
             assert_eq!(frame.head.kind(), Kind::Request(Method::Send), "{line:?}");
-            assert_eq!(frame.head.method_octets(&frame.head_octets), b"SEND", "{line:?}");
-            assert_eq!(frame.head.tid(&frame.head_octets), b"tid1", "{line:?}");
+            assert_eq!(frame.head.method_bytes(&frame.head_bytes), b"SEND", "{line:?}");
+            assert_eq!(frame.head.tid(&frame.head_bytes), b"tid1", "{line:?}");
             assert_eq!(frame.head.defect(), Some(Defect::MessageId), "{line:?}");
         }
     }
@@ -808,7 +802,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_may_have_head_bytes_max_octets_and_no_more() {
+    fn a_head_may_have_head_bytes_max_bytes_and_no_more() {
         for body in [true, false] {
             let head = format!("{HEAD}X-Pad: 12345678\r\n{}", if body { "\r\n" } else { "" });
             let input = format!("{head}{}-------tid1$\r\n", if body { "\r\n" } else { "" });
@@ -831,7 +825,7 @@ mod tests {
         let every_split: Vec<usize> = (1..input.len()).collect();
         let outcome = parse_split(&limits, input.as_bytes(), &every_split);
         assert_eq!((outcome.error, outcome.frames.len()), (None, 1));
-        let junk = |octets: usize| format!("{head}{}", "j".repeat(octets));
+        let junk = |bytes: usize| format!("{head}{}", "j".repeat(bytes));
         assert_eq!(parse_with(&limits, junk(end_line.len()).as_bytes()).error, None);
         let over = parse_with(&limits, junk(end_line.len() + 1).as_bytes());
         assert_eq!(over.error, Some(ParseError::HeadTooLong));
@@ -880,8 +874,8 @@ mod tests {
     /// What the body of a frame must be by a search too simple to be wrong: body, flag, length of both.
     fn expected_body(behind_head: &[u8]) -> Option<(&[u8], Flag, usize)> {
         for at in 0..behind_head.len() {
-            for (octet, flag) in [(b'$', Flag::Last), (b'+', Flag::More), (b'#', Flag::Aborted)] {
-                let line = [b"-------tid1", &[octet][..], b"\r\n"].concat();
+            for (byte, flag) in [(b'$', Flag::Last), (b'+', Flag::More), (b'#', Flag::Aborted)] {
+                let line = [b"-------tid1", &[byte][..], b"\r\n"].concat();
                 if behind_head[at..].strip_prefix(b"\r\n").is_some_and(|rest| rest.starts_with(&line)) {
                     return Some((&behind_head[..at], flag, at + 2 + line.len()));
                 }
@@ -924,9 +918,9 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_octets_neither_panic_nor_loop(octets: Vec<u8>, seeds: Vec<prop::sample::Index>) {
-            let input = [&b"MSRP tid1 SEND\r\n"[..], &octets].concat();
-            for input in [&octets, &input] {
+        fn arbitrary_bytes_neither_panic_nor_loop(bytes: Vec<u8>, seeds: Vec<prop::sample::Index>) {
+            let input = [&b"MSRP tid1 SEND\r\n"[..], &bytes].concat();
+            for input in [&bytes, &input] {
                 let outcome = parse_split(&ParserLimits::default(), input, &[]);
                 prop_assert_eq!(parse_split(&ParserLimits::default(), input, &splits(input.len(), &seeds)), outcome);
             }
@@ -946,10 +940,10 @@ mod tests {
             let whole = parse_split(&ParserLimits::default(), &input, &[]);
             prop_assert_eq!(&parse_split(&ParserLimits::default(), &input, &splits(input.len(), &seeds)), &whole);
             for frame in &whole.frames {
-                let (head, octets) = (&frame.head, &frame.head_octets);
-                let _ = (head.to_path(octets).len(), head.message_id(octets), head.headers(octets).count());
+                let (head, bytes) = (&frame.head, &frame.head_bytes);
+                let _ = (head.to_path(bytes).len(), head.message_id(bytes), head.headers(bytes).count());
                 if head.defect().is_none() {
-                    prop_assert!(!head.to_path(octets).is_empty() && !head.from_path(octets).is_empty());
+                    prop_assert!(!head.to_path(bytes).is_empty() && !head.from_path(bytes).is_empty());
                 }
             }
         }

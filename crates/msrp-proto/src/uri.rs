@@ -1,7 +1,7 @@
 //! MSRP URIs, their comparison, and the paths made of them (RFC 4975 §6 and §9).
 //!
-//! Invariants: a [`MsrpUri`] keeps the exact octets it was parsed from, for digests and for rewriting; two URIs
-//! are compared by the rules of RFC 4975 §6.1 alone, never as octets. Names are not resolved here.
+//! Invariants: a [`MsrpUri`] keeps the exact bytes it was parsed from, for digests and for rewriting; two URIs
+//! are compared by the rules of RFC 4975 §6.1 alone, never as bytes. Names are not resolved here.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,10 +11,10 @@ use memchr::{memchr, memchr2, memchr3};
 
 use super::address;
 
-/// A parsed `msrp:` or `msrps:` URI, borrowed from the octets it was found in.
+/// A parsed `msrp:` or `msrps:` URI, borrowed from the bytes it was found in.
 #[derive(Clone, Copy)]
 pub struct MsrpUri<'a> {
-    octets: &'a [u8],
+    bytes: &'a [u8],
     secure: bool,
     /// Without brackets.
     host: &'a str,
@@ -35,16 +35,16 @@ pub enum Host<'a> {
     V6(Ipv6Addr),
 }
 
-/// Why octets are not an MSRP URI.
+/// Why bytes are not an MSRP URI.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum UriError {
     /// Neither `msrp://` nor `msrps://` in front.
     #[error("the scheme is neither msrp nor msrps")]
     Scheme,
-    /// An octet that user information cannot hold.
+    /// A byte that user information cannot hold.
     #[error("bad user information")]
     UserInfo,
-    /// No host, an octet no host can hold, or no IPv6 address between the brackets.
+    /// No host, a byte no host can hold, or no IPv6 address between the brackets.
     #[error("bad host")]
     Host,
     /// A colon not followed by a number of 0 to 65535.
@@ -66,20 +66,20 @@ impl<'a> MsrpUri<'a> {
     ///
     /// # Errors
     /// The first part found wrong, from left to right.
-    pub fn parse(octets: &'a [u8]) -> Result<Self, UriError> {
-        let (secure, rest) = split_scheme(octets)?;
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, UriError> {
+        let (secure, rest) = split_scheme(bytes)?;
         let rest = skip_user_info(rest)?;
         let (host, v6, rest) = split_host(rest)?;
         let (port, rest) = split_port(rest)?;
         let (session_id, rest) = split_session_id(rest)?;
         let transport = split_transport(rest)?;
-        Ok(Self { octets, secure, host, v6, port, session_id, transport })
+        Ok(Self { bytes, secure, host, v6, port, session_id, transport })
     }
 
-    /// The octets it was parsed from.
+    /// The bytes it was parsed from.
     #[must_use]
     pub fn as_bytes(&self) -> &'a [u8] {
-        self.octets
+        self.bytes
     }
 
     /// Whether the scheme is `msrps`.
@@ -180,13 +180,13 @@ pub fn host_matches(a: &str, b: &str) -> bool {
 pub struct Path<'a>(&'a [u8]);
 
 impl<'a> Path<'a> {
-    /// The path in the value of a header; empty for no octets.
+    /// The path in the value of a header; empty for no bytes.
     #[must_use]
-    pub fn new(octets: &'a [u8]) -> Self {
-        Self(octets)
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
     }
 
-    /// Its octets, just as given.
+    /// Its bytes, just as given.
     #[must_use]
     pub fn as_bytes(&self) -> &'a [u8] {
         self.0
@@ -194,7 +194,7 @@ impl<'a> Path<'a> {
 
     /// The URIs from left to right.
     pub fn uris(&self) -> impl DoubleEndedIterator<Item = &'a [u8]> + Clone + use<'a> {
-        self.0.split(|&octet| octet == b' ').filter(|uri| !uri.is_empty())
+        self.0.split(|&byte| byte == b' ').filter(|uri| !uri.is_empty())
     }
 
     /// The leftmost URI: in a To-Path, who is to handle the frame.
@@ -209,7 +209,7 @@ impl<'a> Path<'a> {
         self.uris().next_back()
     }
 
-    /// The path without its first `n` URIs and the spaces behind them; what remains keeps its octets.
+    /// The path without its first `n` URIs and the spaces behind them; what remains keeps its bytes.
     #[must_use]
     pub fn after(&self, n: usize) -> Self {
         let mut rest = self.0;
@@ -241,14 +241,14 @@ impl fmt::Debug for Path<'_> {
     }
 }
 
-fn skip_spaces(octets: &[u8]) -> &[u8] {
-    let spaces = octets.iter().take_while(|&&octet| octet == b' ').count();
-    octets.get(spaces..).unwrap_or_default()
+fn skip_spaces(bytes: &[u8]) -> &[u8] {
+    let spaces = bytes.iter().take_while(|&&byte| byte == b' ').count();
+    bytes.get(spaces..).unwrap_or_default()
 }
 
-fn split_scheme(octets: &[u8]) -> Result<(bool, &[u8]), UriError> {
-    let at = memchr(b':', octets).ok_or(UriError::Scheme)?;
-    let (scheme, rest) = octets.split_at_checked(at).ok_or(UriError::Scheme)?;
+fn split_scheme(bytes: &[u8]) -> Result<(bool, &[u8]), UriError> {
+    let at = memchr(b':', bytes).ok_or(UriError::Scheme)?;
+    let (scheme, rest) = bytes.split_at_checked(at).ok_or(UriError::Scheme)?;
     let rest = rest.strip_prefix(b"://").ok_or(UriError::Scheme)?;
     let secure = scheme.eq_ignore_ascii_case(b"msrps");
     if !secure && !scheme.eq_ignore_ascii_case(b"msrp") {
@@ -263,7 +263,7 @@ fn skip_user_info(rest: &[u8]) -> Result<&[u8], UriError> {
         return Ok(rest);
     };
     let (info, rest) = rest.split_at_checked(at).ok_or(UriError::UserInfo)?;
-    if !is_escaped_text(info, |octet| is_reg_name(octet) || matches!(octet, b';' | b':')) {
+    if !is_escaped_text(info, |byte| is_reg_name(byte) || matches!(byte, b';' | b':')) {
         return Err(UriError::UserInfo);
     }
     rest.strip_prefix(b"@").ok_or(UriError::UserInfo)
@@ -306,7 +306,7 @@ fn split_session_id(rest: &[u8]) -> Result<(Option<&str>, &[u8]), UriError> {
     };
     let end = memchr(b';', rest).unwrap_or(rest.len());
     let (id, rest) = rest.split_at_checked(end).ok_or(UriError::SessionId)?;
-    let valid = |&octet: &u8| is_unreserved(octet) || matches!(octet, b'+' | b'=' | b'/');
+    let valid = |&byte: &u8| is_unreserved(byte) || matches!(byte, b'+' | b'=' | b'/');
     if id.is_empty() || !id.iter().all(valid) {
         return Err(UriError::SessionId);
     }
@@ -316,7 +316,7 @@ fn split_session_id(rest: &[u8]) -> Result<(Option<&str>, &[u8]), UriError> {
 /// `;transport` and whatever parameters follow it.
 fn split_transport(rest: &[u8]) -> Result<&str, UriError> {
     let rest = rest.strip_prefix(b";").ok_or(UriError::Transport)?;
-    let mut parts = rest.split(|&octet| octet == b';');
+    let mut parts = rest.split(|&byte| byte == b';');
     let transport = parts.next().unwrap_or_default();
     if transport.is_empty() || !transport.iter().all(u8::is_ascii_alphanumeric) {
         return Err(UriError::Transport);
@@ -335,34 +335,34 @@ fn is_parameter(parameter: &[u8]) -> bool {
 }
 
 /// A `token` of RFC 4975 §9: parameter and header names.
-pub(super) fn is_token(octets: &[u8]) -> bool {
-    let valid = |&octet: &u8| {
-        matches!(octet,
+pub(super) fn is_token(bytes: &[u8]) -> bool {
+    let valid = |&byte: &u8| {
+        matches!(byte,
             b'!' | b'#'..=b'\'' | b'*'..=b'+' | b'-'..=b'.' | b'0'..=b'9' | b'A'..=b'Z' | b'^'..=b'~')
     };
-    !octets.is_empty() && octets.iter().all(valid)
+    !bytes.is_empty() && bytes.iter().all(valid)
 }
 
-fn is_unreserved(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.' | b'_' | b'~')
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
 /// What a registered name may hold besides %-escapes, the semicolon excepted: it begins the transport.
-fn is_reg_name(octet: u8) -> bool {
-    is_unreserved(octet) || matches!(octet, b'!' | b'$' | b'&'..=b',' | b'=')
+fn is_reg_name(byte: u8) -> bool {
+    is_unreserved(byte) || matches!(byte, b'!' | b'$' | b'&'..=b',' | b'=')
 }
 
-/// Whether every octet is `valid` or part of a %-escape.
-fn is_escaped_text(octets: &[u8], valid: impl Fn(u8) -> bool) -> bool {
-    let mut rest = octets;
-    while let Some((&octet, behind)) = rest.split_first() {
+/// Whether every byte is `valid` or part of a %-escape.
+fn is_escaped_text(bytes: &[u8], valid: impl Fn(u8) -> bool) -> bool {
+    let mut rest = bytes;
+    while let Some((&byte, behind)) = rest.split_first() {
         rest = match behind {
             [high, low, behind @ ..]
-                if octet == b'%' && high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
+                if byte == b'%' && high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
             {
                 behind
             }
-            _ if valid(octet) => behind,
+            _ if valid(byte) => behind,
             _ => return false,
         };
     }
@@ -391,24 +391,24 @@ fn without_root(name: &str) -> &str {
     bare.filter(|bare| !bare.is_empty()).unwrap_or(name)
 }
 
-/// The octets of a name in lower case, unreserved characters decoded.
+/// The bytes of a name in lower case, unreserved characters decoded.
 struct Decoded<'a>(&'a [u8]);
 
 impl Iterator for Decoded<'_> {
     type Item = (u8, bool);
 
-    /// An octet, and whether it begins a %-escape that must stay one.
+    /// A byte, and whether it begins a %-escape that must stay one.
     fn next(&mut self) -> Option<(u8, bool)> {
-        let (&octet, rest) = self.0.split_first()?;
+        let (&byte, rest) = self.0.split_first()?;
         self.0 = rest;
         let [high, low, behind @ ..] = rest else {
-            return Some((octet.to_ascii_lowercase(), false));
+            return Some((byte.to_ascii_lowercase(), false));
         };
-        if octet != b'%' {
-            return Some((octet.to_ascii_lowercase(), false));
+        if byte != b'%' {
+            return Some((byte.to_ascii_lowercase(), false));
         }
         let (Some(high), Some(low)) = (hex_value(*high), hex_value(*low)) else {
-            return Some((octet, false));
+            return Some((byte, false));
         };
         let decoded = high * 16 + low;
         self.0 = behind;
@@ -627,11 +627,11 @@ mod tests {
         }
 
         #[test]
-        fn no_octets_make_parsing_panic(octets: Vec<u8>, at in 0..40_usize, text in any_uri()) {
-            let _ = MsrpUri::parse(&octets);
+        fn no_bytes_make_parsing_panic(bytes: Vec<u8>, at in 0..40_usize, text in any_uri()) {
+            let _ = MsrpUri::parse(&bytes);
             let mut broken = text.into_bytes();
             let at = at.min(broken.len());
-            broken.splice(at..at, octets.iter().copied());
+            broken.splice(at..at, bytes.iter().copied());
             let _ = MsrpUri::parse(&broken);
             let path = Path::new(&broken);
             prop_assert_eq!(path.after(1).len(), path.len().saturating_sub(1));

@@ -78,7 +78,7 @@ impl<'a> FrameWriter<'a> {
         // Writing to a Vec cannot fail.
         let _ = self.out.write_fmt(text);
         debug_assert!(
-            !self.out.iter().skip(begin).any(|octet| matches!(octet, b'\r' | b'\n')),
+            !self.out.iter().skip(begin).any(|byte| matches!(byte, b'\r' | b'\n')),
             "a line end within a line"
         );
         self.out.extend_from_slice(b"\r\n");
@@ -93,7 +93,7 @@ pub fn write_end_line(out: &mut Vec<u8>, tid: &[u8], flag: Flag, after_body: boo
     }
     out.extend_from_slice(b"-------");
     out.extend_from_slice(tid);
-    out.extend_from_slice(&[flag.octet(), b'\r', b'\n']);
+    out.extend_from_slice(&[flag.byte(), b'\r', b'\n']);
 }
 
 #[cfg(test)]

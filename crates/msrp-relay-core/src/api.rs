@@ -24,17 +24,17 @@ pub enum Input {
     Head {
         /// The connection.
         peer: PeerKey,
-        /// Offsets into `octets`.
+        /// Offsets into `bytes`.
         head: Head,
-        /// The head's octets.
-        octets: Bytes,
+        /// The head's bytes.
+        bytes: Bytes,
     },
-    /// Body octets of the frame that has begun; never empty.
+    /// Body bytes of the frame that has begun; never empty.
     Body {
         /// The connection.
         peer: PeerKey,
-        /// The octets.
-        octets: Bytes,
+        /// The bytes.
+        bytes: Bytes,
     },
     /// The frame's end-line.
     End {
@@ -60,8 +60,8 @@ pub enum Input {
     Blank {
         /// The connection.
         peer: PeerKey,
-        /// How many octets.
-        octets: usize,
+        /// How many bytes.
+        bytes: usize,
     },
     /// The peer of an accepted connection has proven to bear these names, before anything else is said of it.
     Identified {
@@ -170,7 +170,7 @@ pub struct Transport {
 /// What the caller must do.
 #[derive(Debug)]
 pub enum Effect {
-    /// There is something to write: call [`Relay::poll_write`](crate::Relay::poll_write) when the connection can take octets.
+    /// There is something to write: call [`Relay::poll_write`](crate::Relay::poll_write) when the connection can take bytes.
     Wake(PeerKey),
     /// Read no more from this connection for now: back-pressure.
     Pause(PeerKey),

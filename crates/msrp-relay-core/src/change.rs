@@ -44,9 +44,9 @@ impl Relay {
         now.hostname = before.hostname;
         now.ports = before.ports;
         now.cores = before.cores;
-        keep_room(&mut now.limits, before.limits.request_octets_max);
-        core.memory.resize(now.limits.queue_octets_total, core.cores.len());
-        let (counts_users, rate) = (now.limits.counts_users(), now.limits.octets_per_second_per_user_max);
+        keep_room(&mut now.limits, before.limits.request_bytes_max);
+        core.memory.resize(now.limits.queue_bytes_total, core.cores.len());
+        let (counts_users, rate) = (now.limits.counts_users(), now.limits.bytes_per_second_per_user_max);
         let begins_to_limit = rate > 0 && !core.rates.is_limited();
         core.rates.change(rate);
         if begins_to_limit {
@@ -66,8 +66,8 @@ impl Relay {
 }
 
 /// Room for one request of connections that came under older settings.
-fn keep_room(limits: &mut Limits, request_octets_max: usize) {
-    limits.request_octets_max = limits.request_octets_max.max(request_octets_max);
-    limits.queue_octets_low = limits.queue_octets_low.max(limits.request_octets_max);
-    limits.queue_octets_high = limits.queue_octets_high.max(limits.queue_octets_low);
+fn keep_room(limits: &mut Limits, request_bytes_max: usize) {
+    limits.request_bytes_max = limits.request_bytes_max.max(request_bytes_max);
+    limits.queue_bytes_low = limits.queue_bytes_low.max(limits.request_bytes_max);
+    limits.queue_bytes_high = limits.queue_bytes_high.max(limits.queue_bytes_low);
 }

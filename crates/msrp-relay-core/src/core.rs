@@ -67,10 +67,10 @@ impl Core {
         let cores = Cores::new(me, usize::from(settings.cores));
         Self {
             me,
-            memory: Memory::new(settings.limits.queue_octets_total, cores.len()),
+            memory: Memory::new(settings.limits.queue_bytes_total, cores.len()),
             bans: Bans::new(&mut entropy),
             newcomers: Newcomers::new(&mut entropy),
-            rates: Rates::new(settings.limits.octets_per_second_per_user_max, &mut entropy),
+            rates: Rates::new(settings.limits.bytes_per_second_per_user_max, &mut entropy),
             cores,
             settings,
             entropy,
@@ -130,9 +130,9 @@ impl Core {
         }
     }
 
-    /// Octets of a request have come in.
-    pub(crate) fn hold(&mut self, octets: usize) {
-        if self.memory.hold(octets) {
+    /// Bytes of a request have come in.
+    pub(crate) fn hold(&mut self, bytes: usize) {
+        if self.memory.hold(bytes) {
             self.bite(Limit::QueueBytesTotal, None);
         }
     }
@@ -151,11 +151,11 @@ impl Core {
         if self.memory.is_pressed() { Room::short(max) } else { Room::ample(max) }
     }
 
-    /// Gives octets back to the connection they came in by.
-    pub(crate) fn credit(&mut self, peer: PeerRef, octets: usize) {
-        if octets > 0 {
+    /// Gives bytes back to the connection they came in by.
+    pub(crate) fn credit(&mut self, peer: PeerRef, bytes: usize) {
+        if bytes > 0 {
             let from = self.me;
-            self.tell_peer(peer, PeerStep::Credit { from, octets });
+            self.tell_peer(peer, PeerStep::Credit { from, bytes });
         }
     }
 
@@ -194,16 +194,16 @@ impl Core {
 
     /// Another core asks for memory.
     pub(crate) fn on_borrow(&mut self, borrower: CoreId) {
-        let (from, octets) = (self.me, self.memory.lend(borrower));
-        self.tell_core(borrower, CoreStep::Lend { from, octets, back: false });
+        let (from, bytes) = (self.me, self.memory.lend(borrower));
+        self.tell_core(borrower, CoreStep::Lend { from, bytes, back: false });
     }
 
     /// A loan has come, or comes back.
-    pub(crate) fn on_lend(&mut self, from: CoreId, octets: usize, back: bool) {
-        let unasked = self.memory.receive(from, octets, back);
+    pub(crate) fn on_lend(&mut self, from: CoreId, bytes: usize, back: bool) {
+        let unasked = self.memory.receive(from, bytes, back);
         if unasked > 0 {
             let me = self.me;
-            self.tell_core(from, CoreStep::Lend { from: me, octets: unasked, back: true });
+            self.tell_core(from, CoreStep::Lend { from: me, bytes: unasked, back: true });
         }
     }
 

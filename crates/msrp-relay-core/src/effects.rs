@@ -1,5 +1,5 @@
 //! What the relay asks of its runtime, queued until it is taken: effects in the order in which they must happen, and
-//! parcels for other cores. What is done with them is the runtime's.
+//! messages for other cores. What is done with them is the runtime's.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ pub(crate) struct Effects {
     /// In the order in which they must happen.
     list: VecDeque<Effect>,
     /// Messages to other cores, each list in order.
-    parcels: Vec<(CoreId, Vec<Message>)>,
+    messages: Vec<(CoreId, Vec<Message>)>,
 }
 
 impl Effects {
@@ -30,23 +30,23 @@ impl Effects {
     }
 
     pub(crate) fn poll_parcel(&mut self) -> Option<(CoreId, Vec<Message>)> {
-        self.parcels.pop()
+        self.messages.pop()
     }
 
     pub(crate) fn parcel(&mut self, to: CoreId, message: Message) {
-        let found = self.parcels.iter().position(|(core, _)| *core == to);
+        let found = self.messages.iter().position(|(core, _)| *core == to);
         let index = found.unwrap_or_else(|| {
-            self.parcels.push((to, Vec::new()));
-            self.parcels.len() - 1
+            self.messages.push((to, Vec::new()));
+            self.messages.len() - 1
         });
-        let list = &mut self.parcels[index].1;
+        let list = &mut self.messages[index].1;
         // Credits of one flush become one message.
-        if let Message::ToPeer { to, step: PeerStep::Credit { octets, .. } } = &message
-            && let Some(Message::ToPeer { to: last, step: PeerStep::Credit { octets: sum, .. } }) =
+        if let Message::ToPeer { to, step: PeerStep::Credit { bytes, .. } } = &message
+            && let Some(Message::ToPeer { to: last, step: PeerStep::Credit { bytes: sum, .. } }) =
                 list.last_mut()
             && to == last
         {
-            *sum += octets;
+            *sum += bytes;
             return;
         }
         list.push(message);
@@ -59,31 +59,31 @@ mod tests {
     use super::*;
     use crate::ids::{PeerKey, PeerRef};
 
-    fn credit(to: u16, octets: usize) -> (CoreId, Message) {
+    fn credit(to: u16, bytes: usize) -> (CoreId, Message) {
         let [me, core] = [0, to].map(|index| CoreId { index, incarnation: 0 });
         let to = PeerRef { core, key: PeerKey::default() };
-        (core, Message::ToPeer { to, step: PeerStep::Credit { from: me, octets } })
+        (core, Message::ToPeer { to, step: PeerStep::Credit { from: me, bytes } })
     }
 
     // Each core's list holds what is for that core, and credits to one connection are one.
     #[test]
     fn parcels_are_sorted_by_core_and_credits_in_a_row_are_summed() {
         let mut fx = Effects::default();
-        for (to, octets) in [(1, 10), (2, 20), (1, 30), (2, 40), (3, 50)] {
-            let (core, message) = credit(to, octets);
+        for (to, bytes) in [(1, 10), (2, 20), (1, 30), (2, 40), (3, 50)] {
+            let (core, message) = credit(to, bytes);
             fx.parcel(core, message);
         }
         let told: Vec<(u16, Vec<usize>)> = fx
-            .parcels
+            .messages
             .iter()
             .map(|(core, list)| {
-                let octets = |message: &Message| match message {
-                    Message::ToPeer { to, step: PeerStep::Credit { octets, .. } } if to.core == *core => {
-                        *octets
+                let bytes = |message: &Message| match message {
+                    Message::ToPeer { to, step: PeerStep::Credit { bytes, .. } } if to.core == *core => {
+                        *bytes
                     }
                     _ => 0,
                 };
-                (core.index, list.iter().map(octets).collect())
+                (core.index, list.iter().map(bytes).collect())
             })
             .collect();
         assert_eq!(told, [(1, vec![40]), (2, vec![60]), (3, vec![50])]);

@@ -226,18 +226,18 @@ impl Tid {
         Self(bits.map(|b| ALPHABET[usize::from(b & 31)]))
     }
 
-    /// The octets as on the wire.
+    /// The bytes as on the wire.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    pub(crate) fn from_wire(octets: &[u8]) -> Option<Self> {
-        octets.try_into().ok().map(Self)
+    pub(crate) fn from_wire(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
     }
 }
 
 impl core::hash::Hash for Tid {
-    /// Ids are ours and random: their own octets are the hash.
+    /// Ids are ours and random: their own bytes are the hash.
     fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
         let mut word = [0_u8; 8];
         word.copy_from_slice(&self.0[8..]);
@@ -271,8 +271,8 @@ impl Entropy {
         Self(ChaCha20Rng::from_seed(seed))
     }
 
-    pub(crate) fn fill(&mut self, octets: &mut [u8]) {
-        self.0.fill_bytes(octets);
+    pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
+        self.0.fill_bytes(bytes);
     }
 
     pub(crate) fn next_u64(&mut self) -> u64 {

@@ -14,7 +14,7 @@ use crate::stats::{Stats, TableSizes};
 use crate::view::{Found, Holder, SessionHandle, SessionView};
 
 impl Relay {
-    /// All sessions of this core. Takes as long as copying eight octets for each.
+    /// All sessions of this core. Takes as long as copying eight bytes for each.
     #[must_use]
     pub fn sessions(&self) -> Vec<SessionHandle> {
         self.sessions.keys().map(SessionHandle).collect()
@@ -77,7 +77,7 @@ impl Relay {
             transactions: self.peers.iter().map(|p| p.out.transactions.len()).sum(),
             unanswered: self.core.orphans.len()
                 + self.peers.iter().map(|p| p.unanswered.len()).sum::<usize>(),
-            octets_queued: self.core.memory.held(),
+            bytes_queued: self.core.memory.held(),
             bytes_kept: self.sessions.kept() + self.peers.iter().map(Peer::kept).sum::<usize>(),
             bytes_counted: self.core.memory.kept(),
             counted: self.quota.len() + self.core.rates.len(),
@@ -85,7 +85,7 @@ impl Relay {
         }
     }
 
-    /// All that counts against [`Limits::queue_octets_total`](crate::Limits), without looking at every table.
+    /// All that counts against [`Limits::queue_bytes_total`](crate::Limits), without looking at every table.
     pub fn bytes_used(&self) -> usize {
         self.core.memory.used()
     }
@@ -120,11 +120,11 @@ impl Relay {
     // -- connections -----------------------------------------------------------------------------
 
     /// Where the session lives, or lived, that the first request of a connection names.
-    pub fn home_of(&self, head: &Head, octets: &[u8]) -> Option<CoreId> {
+    pub fn home_of(&self, head: &Head, bytes: &[u8]) -> Option<CoreId> {
         if self.core.is_stopping() || matches!(head.kind(), Kind::Response(_) | Kind::Request(Method::Auth)) {
             return None;
         }
-        let first = head.to_path(octets).first()?;
+        let first = head.to_path(bytes).first()?;
         if !MsrpUri::parse(first).is_ok_and(|uri| self.core.settings.is_ours(&uri)) {
             return None;
         }

@@ -17,7 +17,7 @@
 //!
 //! # Invariants
 //! Only the relay of the core that owns a connection writes to it; a request is answered at most once; what is queued for
-//! a receiver is bounded by its senders' credit ([`Limits::queue_octets_high`]); nothing one peer sends ends another peer's
+//! a receiver is bounded by its senders' credit ([`Limits::queue_bytes_high`]); nothing one peer sends ends another peer's
 //! session; an owner is read from a [`SessionRef`], never from an id, but where that comes off the wire.
 //!
 //! What it must not know: sockets, TLS, glommio, logging. It counts in [`Stats`] and explains itself
@@ -63,7 +63,7 @@ pub use outbound::batch::OutBatch;
 pub use quota::newcomers::Stage;
 pub use quota::who::{AddressKey, Offence, Tally, UserKey, Who};
 pub use reason::{CloseReason, EndReason};
-pub use request::{Giver, HEAD_OVERHEAD, Hop, Notice, Outer, Transit};
+pub use request::{Giver, HEAD_OVERHEAD, Neighbour, Notice, SessionSide, Transit};
 pub use settings::{ChunkBounds, Expires, Limits, Settings};
 pub use stats::{Stats, TableSizes};
 pub use view::{Far, Found, Holder, SessionHandle, SessionState, SessionView, home_of_prefix};
@@ -108,14 +108,14 @@ impl Relay {
         let Self { peers, sessions, core, .. } = self;
         core.now = now;
         match input {
-            Input::Head { peer, head, octets } => peers.on_head(peer, head, octets, core),
-            Input::Body { peer, octets } => peers.on_body(peer, octets, core),
+            Input::Head { peer, head, bytes } => peers.on_head(peer, head, bytes, core),
+            Input::Body { peer, bytes } => peers.on_body(peer, bytes, core),
             Input::End { peer, flag } => {
                 if let Some(request) = peers.on_end(peer, flag, core) {
                     self.on_auth(peer, request);
                 }
             }
-            Input::Blank { peer, octets } => peers.on_blank(peer, octets, core),
+            Input::Blank { peer, bytes } => peers.on_blank(peer, bytes, core),
             Input::Unfinished { peer, bytes } => peers.on_unfinished(peer, bytes, core),
             Input::Unparseable { peer } => peers.close(peer, CloseReason::Unparseable, core),
             Input::Identified { peer, names } => peers.on_identified(peer, names),
@@ -193,15 +193,15 @@ impl Relay {
     fn step_of_session(&mut self, to: SessionRef, step: SessionStep) {
         let Self { sessions, core, .. } = self;
         match step {
-            SessionStep::Request { giver, stream, transit } => self.on_request(to, giver, stream, transit),
-            SessionStep::Body { stream, octets } => self.on_request_body(to, stream, octets),
+            SessionStep::Head { giver, stream, transit } => self.on_request(to, giver, stream, transit),
+            SessionStep::Body { stream, bytes } => self.on_request_body(to, stream, bytes),
             SessionStep::End { stream, flag } => sessions.on_end(to, stream, flag, core),
             SessionStep::Broken { stream, status } => sessions.on_broken(to, stream, status, core),
-            SessionStep::Report { from, octets } => self.on_report(to, from, octets),
+            SessionStep::Report { from, bytes } => self.on_report(to, from, bytes),
             SessionStep::Failed { notice, status } => self.on_failed(&notice, status),
             SessionStep::InnerLost { reason } => sessions.on_inner_lost(to, reason, core),
-            SessionStep::OuterLost { outer, was_up, status } => {
-                sessions.on_outer_lost(to, (outer, was_up), status, core);
+            SessionStep::NeighbourLost { neighbour, was_up, status } => {
+                sessions.on_neighbour_lost(to, (neighbour, was_up), status, core);
             }
             SessionStep::Guess => sessions.on_guess(to, core),
             SessionStep::Relieve { before, source } => sessions.on_relieve(to, source, before, core),
@@ -211,15 +211,15 @@ impl Relay {
     fn step_of_peer(&mut self, to: PeerRef, step: PeerStep) {
         let Self { peers, core, .. } = self;
         match step {
-            PeerStep::Request { hop, stream, transit } => peers.on_request(to, stream, (hop, transit), core),
-            PeerStep::Body { stream, octets } => peers.on_request_body(to, stream, octets, core),
+            PeerStep::Head { side, stream, transit } => peers.on_request(to, stream, (side, transit), core),
+            PeerStep::Body { stream, bytes } => peers.on_request_body(to, stream, bytes, core),
             PeerStep::End { stream, flag } => peers.on_request_end(to, stream, flag, core),
             PeerStep::Answer { sequence, status } => peers.on_answer(to.key, sequence, status, core),
             PeerStep::Reply { sequence, transit } => peers.on_reply(to.key, sequence, &transit, core),
-            PeerStep::Frame { octets } => peers.on_frame(to.key, &octets, core),
-            PeerStep::Credit { from, octets } => peers.on_credit(to.key, from, octets, core),
-            PeerStep::Lent { from, holder, octets } => {
-                peers.on_lent(to.key, (from, holder), octets, core);
+            PeerStep::Frame { bytes } => peers.on_frame(to.key, &bytes, core),
+            PeerStep::Credit { from, bytes } => peers.on_credit(to.key, from, bytes, core),
+            PeerStep::Lent { from, holder, bytes } => {
+                peers.on_lent(to.key, (from, holder), bytes, core);
             }
             PeerStep::Bind { session, chunk_max } => peers.on_bind(to, session, chunk_max, core),
             PeerStep::Unbind { session } => peers.on_unbind(to.key, session, core),
@@ -244,7 +244,7 @@ impl Relay {
             CoreStep::Newcomers { source, count } => core.newcomers.told(source, count),
             CoreStep::Share { user, sessions } => core.rates.share(user, sessions),
             CoreStep::Borrow { borrower } => core.on_borrow(borrower),
-            CoreStep::Lend { from, octets, back } => core.on_lend(from, octets, back),
+            CoreStep::Lend { from, bytes, back } => core.on_lend(from, bytes, back),
         }
     }
 }

@@ -51,7 +51,7 @@ limits! {
     MessageIdBytes = "limits.message_id_bytes_max",
     /// A sender is paused: what it sent is not written on fast enough.
     QueueBytes = "limits.queue_bytes_high",
-    /// Queued octets of all connections.
+    /// Queued bytes of all connections.
     QueueBytesTotal = "limits.queue_bytes_total",
     /// Connections in all.
     Connections = "limits.connections_max",

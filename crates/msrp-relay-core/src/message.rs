@@ -18,7 +18,7 @@ use crate::ids::{CoreId, LookUpTicket, PeerRef, SessionRef, StreamId};
 use crate::limit::Limit;
 use crate::quota::who::{AddressKey, Offence, Tally, UserKey, Who};
 use crate::reason::{CloseReason, EndReason};
-use crate::request::{Giver, Hop, Notice, Outer, Transit};
+use crate::request::{Giver, Neighbour, Notice, SessionSide, Transit};
 
 /// A step, in the envelope that says who takes it. The address is read from the envelope alone.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub enum Message {
 #[derive(Debug)]
 pub enum SessionStep {
     /// A request begins whose first To-Path URI names the session.
-    Request {
+    Head {
         /// Who hands it over.
         giver: Giver,
         /// The request as it came in.
@@ -63,7 +63,7 @@ pub enum SessionStep {
         /// As in the request.
         stream: StreamId,
         /// Never empty.
-        octets: Bytes,
+        bytes: Bytes,
     },
     /// The request is complete, or its sender is gone (`#`).
     End {
@@ -85,7 +85,7 @@ pub enum SessionStep {
         /// The session it comes from.
         from: SessionRef,
         /// The whole frame.
-        octets: Bytes,
+        bytes: Bytes,
     },
     /// A request failed on the hop towards the next URI after it had ended.
     Failed {
@@ -101,9 +101,9 @@ pub enum SessionStep {
     },
     /// What one of the session's sides was bound to is gone: its outer one as a rule, or the connection with the relay
     /// that its client is behind.
-    OuterLost {
+    NeighbourLost {
         /// What is gone; a session bound to something else does not care.
-        outer: Outer,
+        neighbour: Neighbour,
         /// Whether it had ever been up: if not, nothing was bound, and something else may be.
         was_up: bool,
         /// The code for requests still running.
@@ -124,9 +124,9 @@ pub enum SessionStep {
 #[derive(Debug)]
 pub enum PeerStep {
     /// A request begins that leaves by the connection.
-    Request {
-        /// The hop that hands it over.
-        hop: Hop,
+    Head {
+        /// The session side that hands it over.
+        side: SessionSide,
         /// The request as it came in.
         stream: StreamId,
         /// Its head.
@@ -137,7 +137,7 @@ pub enum PeerStep {
         /// As in the request.
         stream: StreamId,
         /// Never empty.
-        octets: Bytes,
+        bytes: Bytes,
     },
     /// That request is complete or aborted.
     End {
@@ -163,14 +163,14 @@ pub enum PeerStep {
     /// A complete frame of this relay's own (a REPORT) leaves by the connection.
     Frame {
         /// The whole frame.
-        octets: Bytes,
+        bytes: Bytes,
     },
     /// Bytes that came in by the connection have been written or dropped.
     Credit {
         /// The core that held them.
         from: CoreId,
         /// How many.
-        octets: usize,
+        bytes: usize,
     },
     /// The core that was to have bytes which came in by the connection has given them to another.
     Lent {
@@ -179,7 +179,7 @@ pub enum PeerStep {
         /// The core that does.
         holder: CoreId,
         /// How many.
-        octets: usize,
+        bytes: usize,
     },
     /// A session bound one of its sides to the connection.
     Bind {
@@ -290,7 +290,7 @@ pub enum CoreStep {
         /// The core that gives it.
         from: CoreId,
         /// How many bytes.
-        octets: usize,
+        bytes: usize,
         /// The core that it is given to had lent it before.
         back: bool,
     },
@@ -320,7 +320,7 @@ impl Message {
 impl SessionStep {
     fn origin(&self) -> Option<CoreId> {
         match self {
-            Self::Request { stream, .. } => Some(stream.peer.core),
+            Self::Head { stream, .. } => Some(stream.peer.core),
             _ => None,
         }
     }
@@ -330,9 +330,7 @@ impl PeerStep {
     /// The request that it hands on.
     pub(crate) fn stream(&self) -> Option<StreamId> {
         match self {
-            Self::Request { stream, .. } | Self::Body { stream, .. } | Self::End { stream, .. } => {
-                Some(*stream)
-            }
+            Self::Head { stream, .. } | Self::Body { stream, .. } | Self::End { stream, .. } => Some(*stream),
             _ => None,
         }
     }
@@ -340,15 +338,15 @@ impl PeerStep {
     /// Bytes it holds against its sender's credit.
     pub(crate) fn cost(&self) -> usize {
         match self {
-            Self::Request { transit, .. } => transit.cost(),
-            Self::Body { octets, .. } => octets.len(),
+            Self::Head { transit, .. } => transit.cost(),
+            Self::Body { bytes, .. } => bytes.len(),
             _ => 0,
         }
     }
 
     fn origin(&self) -> Option<CoreId> {
         match self {
-            Self::Request { hop, .. } => Some(hop.session.core),
+            Self::Head { side, .. } => Some(side.session.core),
             Self::Bind { session, .. } => Some(session.core),
             Self::Lent { from, .. } => Some(*from),
             _ => None,

@@ -1,10 +1,10 @@
-//! Requests that can go no further on this core while their octets still come in.
+//! Requests that can go no further on this core while their bytes still come in.
 //!
 //! The connection they leave by is gone, or a session refused them, but the hop before does not know
 //! yet: it may have answered 200 already when it learns of it. Whether the sender is told by a
 //! response or by a REPORT is decided by what arrives here next (norms F7, F10): an aborted end means
 //! that the hop before has stopped the request and told its sender; a regular end means that it
-//! has not, and the notice goes out with the octets counted up to then. So there is exactly one notice.
+//! has not, and the notice goes out with the bytes counted up to then. So there is exactly one notice.
 //!
 //! Invariants: what is counted here has been credited; an entry goes with its request's end or with
 //! the core that would have sent it.
@@ -16,14 +16,14 @@ use siphasher::sip::SipHasher13;
 
 use crate::ids::{CoreId, StreamId};
 use crate::message::{Message, SessionStep};
-use crate::request::{Notice, Outer};
+use crate::request::{Neighbour, Notice};
 use msrp_proto::parser::Flag;
 use msrp_proto::status::Status;
 
 /// The orphaned requests of one core, by who was to take them.
 #[derive(Debug, Default)]
 pub(crate) struct Orphans {
-    table: HashMap<(StreamId, Outer), Failure, BuildHasherDefault<SipHasher13>>,
+    table: HashMap<(StreamId, Neighbour), Failure, BuildHasherDefault<SipHasher13>>,
 }
 
 /// What is to be told, and with which code.
@@ -48,20 +48,20 @@ impl Orphans {
         self.table.len()
     }
 
-    /// `failure` covers the octets seen so far.
-    pub(crate) fn adopt(&mut self, place: Outer, failure: Failure) {
+    /// `failure` covers the bytes seen so far.
+    pub(crate) fn adopt(&mut self, place: Neighbour, failure: Failure) {
         self.table.insert((failure.notice.stream, place), failure);
     }
 
-    /// More octets of a request that may be an orphan.
-    pub(crate) fn count(&mut self, place: Outer, stream: StreamId, octets: usize) {
+    /// More bytes of a request that may be an orphan.
+    pub(crate) fn count(&mut self, place: Neighbour, stream: StreamId, bytes: usize) {
         if let Some(failure) = self.table.get_mut(&(stream, place)) {
-            failure.notice.extend(octets as u64);
+            failure.notice.extend(bytes as u64);
         }
     }
 
     /// The end of a request. Returns what is to be told now.
-    pub(crate) fn end(&mut self, place: Outer, stream: StreamId, flag: Flag) -> Option<Failure> {
+    pub(crate) fn end(&mut self, place: Neighbour, stream: StreamId, flag: Flag) -> Option<Failure> {
         let failure = self.table.remove(&(stream, place))?;
         (flag != Flag::Aborted).then_some(failure)
     }

@@ -15,7 +15,7 @@ pub enum CloseReason {
     AnotherName,
     /// Too many failed AUTHs (A13).
     AuthFailures,
-    /// The body of a request other than SEND exceeded 10240 octets (RFC 4975, 7.1).
+    /// The body of a request other than SEND exceeded 10240 bytes (RFC 4975, 7.1).
     BodyTooLong,
     /// It has had too many requests refused, and has proven nothing.
     Refusals,

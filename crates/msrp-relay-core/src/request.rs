@@ -11,25 +11,25 @@ use msrp_proto::uri::Path;
 
 use crate::ids::{CoreId, PeerRef, SessionRef, StreamId};
 
-/// What a request costs in a queue beside its octets: its head as it was understood, its end, and what is
-/// kept to answer it. In octets.
+/// What a request costs in a queue beside its bytes: its head as it was understood, its end, and what is
+/// kept to answer it. In bytes.
 pub const HEAD_OVERHEAD: usize = 1024;
 
-/// A head on its way through this relay: the octets as they came, and how many of our URIs have
+/// A head on its way through this relay: the bytes as they came, and how many of our URIs have
 /// left the front of its To-Path so far.
 #[derive(Clone, Debug)]
 pub struct Transit {
-    /// Offsets into `octets`.
+    /// Offsets into `bytes`.
     pub head: Head,
     /// The head as it was received; never altered.
-    pub octets: Bytes,
+    pub bytes: Bytes,
     /// How many URIs have moved from To-Path to From-Path (RFC 4976, 6.4.1).
     pub moves: u8,
 }
 
 impl Transit {
-    pub(crate) fn new(head: Head, octets: Bytes) -> Self {
-        Self { head, octets, moves: 0 }
+    pub(crate) fn new(head: Head, bytes: Bytes) -> Self {
+        Self { head, bytes, moves: 0 }
     }
 
     pub(crate) fn method(&self) -> Method {
@@ -41,12 +41,12 @@ impl Transit {
 
     /// To-Path as the hop that has it now sees it.
     pub(crate) fn to_path(&self) -> Path<'_> {
-        self.head.to_path(&self.octets).after(usize::from(self.moves))
+        self.head.to_path(&self.bytes).after(usize::from(self.moves))
     }
 
     /// From-Path as received: what an answer or the first hop's REPORT goes back to.
     pub(crate) fn received_from_path(&self) -> Path<'_> {
-        self.head.from_path(&self.octets)
+        self.head.from_path(&self.bytes)
     }
 
     /// From-Path as the hop that has it now received it: the URIs already moved, nearest first,
@@ -62,27 +62,27 @@ impl Transit {
         }
     }
 
-    /// Whether that is this path, octet by octet.
+    /// Whether that is this path, byte by byte.
     pub(crate) fn is_from_path_after(&self, moves: usize, path: &[u8]) -> bool {
         let rest = self.parts_of_from_path(moves).try_fold(path, |rest, part| rest.strip_prefix(part));
         rest.is_some_and(<[u8]>::is_empty)
     }
 
     fn parts_of_from_path(&self, moves: usize) -> impl Iterator<Item = &[u8]> {
-        let to_path = self.head.to_path(&self.octets);
+        let to_path = self.head.to_path(&self.bytes);
         let moved = (0..moves).rev().map(move |n| to_path.after(n).first().unwrap_or_default());
         moved.flat_map(|uri| [uri, b" "]).chain([self.received_from_path().as_bytes()])
     }
 
-    /// What the head costs against its sender's credit, in octets: its own, and what we keep
+    /// What the head costs against its sender's credit, in bytes: its own, and what we keep
     /// beside it. Without the second part a flood of empty messages would be free.
     pub(crate) fn cost(&self) -> usize {
-        self.octets.len() + HEAD_OVERHEAD
+        self.bytes.len() + HEAD_OVERHEAD
     }
 
     /// A copy that does not hold the read buffer of a busy connection in memory.
     pub(crate) fn compact(self) -> Self {
-        Self { octets: Bytes::copy_from_slice(&self.octets), ..self }
+        Self { bytes: Bytes::copy_from_slice(&self.bytes), ..self }
     }
 
     /// Whether the sender waits for a response to this request on this hop (RFC 4975, 7.2).
@@ -91,7 +91,7 @@ impl Transit {
             Method::Report => false,
             Method::Send => self.head.failure_report() != FailureReport::No,
             // Without a method it may be a SEND.
-            _ if self.head.method_octets(&self.octets).is_empty() => {
+            _ if self.head.method_bytes(&self.bytes).is_empty() => {
                 self.head.failure_report() != FailureReport::No
             }
             _ => true,
@@ -102,18 +102,18 @@ impl Transit {
 /// A Message-ID: short ones, which is nearly all of them, need no allocation of their own.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum MessageId {
-    Short { octets: [u8; 39], len: u8 },
+    Short { bytes: [u8; 39], len: u8 },
     Long(Arc<[u8]>),
 }
 
 impl MessageId {
     pub(crate) fn new(text: &[u8]) -> Self {
-        let mut octets = [0_u8; 39];
-        match octets.get_mut(..text.len()) {
+        let mut bytes = [0_u8; 39];
+        match bytes.get_mut(..text.len()) {
             Some(room) => {
                 room.copy_from_slice(text);
                 // At most 39.
-                Self::Short { octets, len: u8::try_from(text.len()).unwrap_or(39) }
+                Self::Short { bytes, len: u8::try_from(text.len()).unwrap_or(39) }
             }
             None => Self::Long(text.into()),
         }
@@ -121,13 +121,13 @@ impl MessageId {
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
         match self {
-            Self::Short { octets, len } => octets.get(..usize::from(*len)).unwrap_or_default(),
+            Self::Short { bytes, len } => bytes.get(..usize::from(*len)).unwrap_or_default(),
             Self::Long(text) => text,
         }
     }
 }
 
-/// All that is needed to tell a request's sender that its octets did not arrive (RFC 4976, 6.4.1),
+/// All that is needed to tell a request's sender that its bytes did not arrive (RFC 4976, 6.4.1),
 /// kept until the next hop has answered.
 #[derive(Clone, Debug)]
 pub struct Notice {
@@ -142,7 +142,7 @@ pub struct Notice {
     /// From-Path as this hop received it: where a REPORT goes.
     pub(crate) report_to: Arc<[u8]>,
     pub(crate) message_id: Option<MessageId>,
-    /// The octets concerned; the end is computed from what was handed on.
+    /// The bytes concerned; the end is computed from what was handed on.
     pub(crate) range: ByteRange,
     /// How many of our URIs the request had moved when it left.
     pub(crate) moves: u8,
@@ -157,19 +157,19 @@ impl Notice {
     }
 
     /// Whether a request on its way out belongs to the same message, in the same direction.
-    pub(crate) fn is_of(&self, hop: Hop, transit: &Transit) -> bool {
-        let message_id = transit.head.message_id(&transit.octets);
+    pub(crate) fn is_of(&self, side: SessionSide, transit: &Transit) -> bool {
+        let message_id = transit.head.message_id(&transit.bytes);
         transit.method() == Method::Send
-            && (hop.session, hop.inward) == (self.session, self.inward)
+            && (side.session, side.inward) == (self.session, self.inward)
             && message_id.is_some()
             && self.message_id.as_ref().map(MessageId::as_bytes) == message_id
     }
 
-    /// More octets are concerned. The numbers are the peer's: they may be at the edge of 64 bits.
-    pub(crate) fn extend(&mut self, octets: u64) {
+    /// More bytes are concerned. The numbers are the peer's: they may be at the edge of 64 bits.
+    pub(crate) fn extend(&mut self, bytes: u64) {
         let before = self.range.start.saturating_sub(1);
         let end = self.range.end.unwrap_or(before);
-        self.range.end = Some(end.saturating_add(octets));
+        self.range.end = Some(end.saturating_add(bytes));
     }
 
     /// Widens the range to that of another notice of the same message.
@@ -203,7 +203,7 @@ impl Giver {
 
 /// What a session's outer side is bound to (RFC 4975, 5.4).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Outer {
+pub enum Neighbour {
     /// A connection, dialled by us or by them.
     Peer(PeerRef),
     /// A session of this relay.
@@ -212,14 +212,14 @@ pub enum Outer {
 
 /// Who hands a request to the connection that it leaves by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Hop {
+pub struct SessionSide {
     /// The session whose URI was moved last.
     pub(crate) session: SessionRef,
     /// Whether the request goes to that session's inner side.
     pub(crate) inward: bool,
 }
 
-impl Outer {
+impl Neighbour {
     /// The core that owns it.
     pub(crate) fn core(self) -> CoreId {
         match self {

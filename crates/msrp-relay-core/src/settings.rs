@@ -26,7 +26,7 @@ pub struct Settings {
     /// How long a challenge may be answered.
     pub challenge_lifetime: Duration,
     /// Failed AUTHs after which a connection is closed.
-    pub attempts_max: u32,
+    pub max_attempts: u32,
     /// AUTH accepted without TLS: for debugging only.
     pub insecure_plain: bool,
     /// How long a session may last.
@@ -81,7 +81,7 @@ impl Settings {
     }
 }
 
-/// The most body octets of one SEND towards some peers, by the hosts in their URIs. A peer that is not among them takes
+/// The most body bytes of one SEND towards some peers, by the hosts in their URIs. A peer that is not among them takes
 /// chunks of any length. Asked when a connection is dialled or a session bound to one, never for a chunk.
 #[derive(Clone, Debug, Default)]
 pub struct ChunkBounds(Vec<(String, u32)>);
@@ -112,29 +112,29 @@ impl ChunkBounds {
 /// Bounds of one core's relay. Those per address and per user hold for all cores together.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Octets received from a connection and not yet written out at which reading stops.
-    pub queue_octets_high: usize,
-    /// ... and at which it goes on. At least `request_octets_max`.
-    pub queue_octets_low: usize,
+    /// Bytes received from a connection and not yet written out at which reading stops.
+    pub queue_bytes_high: usize,
+    /// ... and at which it goes on. At least `request_bytes_max`.
+    pub queue_bytes_low: usize,
     /// The most that a request which must be complete before it is written can cost: a head, 10240
-    /// octets of body, and what is kept beside it. Whatever the pressure, so much is read.
-    pub request_octets_max: usize,
-    /// Octets queued on all cores together.
-    pub queue_octets_total: usize,
-    /// Octets handed over at a time.
-    pub flush_octets_max: usize,
+    /// bytes of body, and what is kept beside it. Whatever the pressure, so much is read.
+    pub request_bytes_max: usize,
+    /// Bytes queued on all cores together.
+    pub queue_bytes_total: usize,
+    /// Bytes handed over at a time.
+    pub flush_bytes_max: usize,
     /// Connections of this core.
-    pub peers_max: usize,
+    pub connections_max: usize,
     /// Of those, the ones that have neither authenticated nor had a request forwarded.
     pub unproven_max: usize,
     /// Connections from one address.
-    pub peers_per_address_max: u32,
+    pub connections_per_address_max: u32,
     /// Of those, the ones that have neither authenticated nor had a request forwarded.
-    pub unproven_per_address_max: u32,
+    pub unauthenticated_per_address_max: u32,
     /// Requests sent on one connection and not answered, and requests received and not answered.
     pub transactions_per_peer_max: usize,
     /// Requests refused to a connection that has proven nothing, before it is closed.
-    pub refusals_max: u32,
+    pub refused_requests_max: u32,
     /// Failed AUTHs from one address in a window; 0: any number.
     pub auth_failures_per_address_max: u32,
     /// Failed AUTHs for one user in a window; 0: any number.
@@ -145,8 +145,8 @@ pub struct Limits {
     pub failure_window: Duration,
     /// Connections with a session of one user; 0: any number.
     pub sessions_per_user_max: u32,
-    /// Octets one user may send in a second; 0: any number.
-    pub octets_per_second_per_user_max: u64,
+    /// Bytes one user may send in a second; 0: any number.
+    pub bytes_per_second_per_user_max: u64,
     /// How long an accepted connection may go without a request that succeeds.
     pub first_request_timeout: Duration,
     /// How long one session may hold up the others on a connection that serves several.
@@ -158,30 +158,30 @@ pub struct Limits {
 impl Limits {
     /// Whether it matters how many sessions a user has.
     pub(crate) fn counts_users(&self) -> bool {
-        self.sessions_per_user_max > 0 || self.octets_per_second_per_user_max > 0
+        self.sessions_per_user_max > 0 || self.bytes_per_second_per_user_max > 0
     }
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            queue_octets_high: 256 << 10,
-            queue_octets_low: 128 << 10,
-            request_octets_max: (16 << 10) + 10_240 + HEAD_OVERHEAD,
-            queue_octets_total: 512 << 20,
-            flush_octets_max: 128 << 10,
-            peers_max: 65_536,
+            queue_bytes_high: 256 << 10,
+            queue_bytes_low: 128 << 10,
+            request_bytes_max: (16 << 10) + 10_240 + HEAD_OVERHEAD,
+            queue_bytes_total: 512 << 20,
+            flush_bytes_max: 128 << 10,
+            connections_max: 65_536,
             unproven_max: 13_107,
-            peers_per_address_max: 1024,
-            unproven_per_address_max: 256,
+            connections_per_address_max: 1024,
+            unauthenticated_per_address_max: 256,
             transactions_per_peer_max: 4096,
-            refusals_max: 16,
+            refused_requests_max: 16,
             auth_failures_per_address_max: 100,
             auth_failures_per_user_max: 1000,
             dial_failures_per_user_max: 100,
             failure_window: Duration::from_secs(300),
             sessions_per_user_max: 0,
-            octets_per_second_per_user_max: 0,
+            bytes_per_second_per_user_max: 0,
             first_request_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(3600),
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn the_whole_name_decides_before_the_wildcard() {
         let bounds = [("*.example.org", 1), ("kam.example.org", 2), ("192.0.2.7", 3), ("2001:db8::7", 4)];
-        let bounds = ChunkBounds::new(bounds.map(|(host, octets)| (host.to_owned(), octets)));
+        let bounds = ChunkBounds::new(bounds.map(|(host, bytes)| (host.to_owned(), bytes)));
         for (host, bound) in [
             ("a.example.org", Some(1)),
             ("KAM.Example.Org", Some(2)),

@@ -23,10 +23,10 @@ pub struct Stats {
     pub chunks_in: u64,
     /// Chunks written, pieces counted.
     pub chunks_out: u64,
-    /// Body octets received.
-    pub body_octets_in: u64,
-    /// Body octets written.
-    pub body_octets_out: u64,
+    /// Body bytes received.
+    pub body_bytes_in: u64,
+    /// Body bytes written.
+    pub body_bytes_out: u64,
     /// Failure REPORTs of our own.
     pub reports_sent: u64,
     /// Responses that no request waited for.
@@ -87,8 +87,8 @@ pub struct TableSizes {
     pub transactions: usize,
     /// Requests received and not answered, and those that failed and have not ended.
     pub unanswered: usize,
-    /// Octets received and not yet written out or dropped.
-    pub octets_queued: usize,
+    /// Bytes received and not yet written out or dropped.
+    pub bytes_queued: usize,
     /// Bytes kept beside those: what the entries of the tables say, added up.
     pub bytes_kept: usize,
     /// The same as the memory budget has it.

@@ -14,16 +14,16 @@ use crate::ids::{StreamId, Tid};
 use crate::request::Notice;
 use msrp_proto::head::FailureReport;
 
-/// How long a response may take, from the last octet handed over (RFC 4976, 6.4.1).
+/// How long a response may take, from the last byte handed over (RFC 4976, 6.4.1).
 pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Octets that a transaction may hold on average when the table is full. An ordinary one holds
+/// Bytes that a transaction may hold on average when the table is full. An ordinary one holds
 /// half of that; paths are shared by successors, but a peer may send a long one and another in turn.
 const WEIGHT_MAX: usize = 1024;
 /// Entries that an empty table keeps room for.
 const ROOM_KEPT: usize = 64;
 
-/// The transaction ids are this relay's own random octets: they need no further hashing, and
+/// The transaction ids are this relay's own random bytes: they need no further hashing, and
 /// no peer can choose what is put into the table.
 #[derive(Default, Debug)]
 pub(crate) struct TidHasher(u64);
@@ -32,9 +32,9 @@ impl Hasher for TidHasher {
     fn finish(&self) -> u64 {
         self.0
     }
-    fn write(&mut self, octets: &[u8]) {
-        for octet in octets {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*octet);
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
         }
     }
     fn write_u64(&mut self, word: u64) {
@@ -76,7 +76,7 @@ pub(crate) struct Transactions {
     awaited: Order,
     /// Requests with Failure-Report `partial`: an answer comes only to refuse them.
     unlikely: Order,
-    /// Octets held by the open ones.
+    /// Bytes held by the open ones.
     weight: usize,
 }
 
@@ -112,7 +112,7 @@ impl Transactions {
         self.weight >= room.max.saturating_mul(WEIGHT_MAX)
     }
 
-    /// The last octet of a request has been handed over. Answers that are unlikely to come hold up
+    /// The last byte of a request has been handed over. Answers that are unlikely to come hold up
     /// nothing: the oldest are no longer waited for if there are too many.
     pub(crate) fn begin(&mut self, tid: Tid, notice: Notice, now: Instant, room: Room) {
         self.weight += weight(&notice);
@@ -250,7 +250,7 @@ fn weight(notice: &Notice) -> usize {
 const MERGE_WINDOW: usize = 64;
 
 /// Adds a failure to a list, widening the range of an earlier one of the same message that it
-/// continues: octets between two failures may have arrived, or have been told of already.
+/// continues: bytes between two failures may have arrived, or have been told of already.
 pub(crate) fn merge(merged: &mut Vec<Notice>, notice: Notice) {
     let continues = |n: &&mut Notice| {
         n.session == notice.session
@@ -276,7 +276,7 @@ mod tests {
     use crate::request::MessageId;
     use msrp_proto::head::{ByteRange, Method};
 
-    fn notice(entropy: &mut Entropy, sequence: u32, path_octets: usize) -> Notice {
+    fn notice(entropy: &mut Entropy, sequence: u32, path_bytes: usize) -> Notice {
         let core = CoreId { index: 0, incarnation: 0 };
         let peer = PeerRef { core, key: PeerKey::default() };
         Notice {
@@ -285,24 +285,24 @@ mod tests {
             inward: false,
             method: Method::Send,
             failure_report: FailureReport::Yes,
-            report_to: vec![b'x'; path_octets].into(),
+            report_to: vec![b'x'; path_bytes].into(),
             message_id: None,
             range: ByteRange { start: 1, end: Some(1), total: Some(1) },
             moves: 1,
         }
     }
 
-    // S13: what a peer makes us keep is bounded in octets, not only in number.
+    // S13: what a peer makes us keep is bounded in bytes, not only in number.
     #[test]
     fn long_paths_fill_the_table_earlier() {
         let (mut entropy, now) = (Entropy::new([1; 32]), Instant::now());
-        for (path_octets, least, most) in [(100, 64, 64), (8000, 4, 16)] {
+        for (path_bytes, least, most) in [(100, 64, 64), (8000, 4, 16)] {
             let mut table = Transactions::default();
             while !table.is_full(Room::ample(64)) {
-                let notice = notice(&mut entropy, 0, path_octets);
+                let notice = notice(&mut entropy, 0, path_bytes);
                 table.begin(Tid::mint(&mut entropy), notice, now, Room::ample(64));
             }
-            assert!((least..=most).contains(&table.len()), "{path_octets}: {}", table.len());
+            assert!((least..=most).contains(&table.len()), "{path_bytes}: {}", table.len());
             table.drain_merged();
             assert_eq!((table.len(), table.weight), (0, 0));
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use msrp_proto::uri::{MsrpUri, Path};
 
 use crate::ids::{PeerKey, PeerRef, SessionId, SessionKey};
-use crate::request::Outer;
+use crate::request::Neighbour;
 
 /// A session on this core, whether or not it is still there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,10 +35,10 @@ pub struct SessionView {
     pub relay: Option<String>,
     /// Who is, or was, at its other side.
     pub far: Option<Far>,
-    /// Body octets that came from the client and were sent on.
-    pub octets_from_client: u64,
-    /// Body octets that came for the client and were sent on.
-    pub octets_to_client: u64,
+    /// Body bytes that came from the client and were sent on.
+    pub bytes_from_client: u64,
+    /// Body bytes that came for the client and were sent on.
+    pub bytes_to_client: u64,
 }
 
 /// What a session's other side is.
@@ -102,10 +102,10 @@ pub enum Found {
 }
 
 impl Far {
-    pub(crate) fn new(to: Outer, uri: &[u8]) -> Self {
+    pub(crate) fn new(to: Neighbour, uri: &[u8]) -> Self {
         match to {
-            Outer::Session(session) => Self::Session(session.id.prefix().to_owned()),
-            Outer::Peer(peer) => Self::Connection { peer, authority: authority(uri) },
+            Neighbour::Session(session) => Self::Session(session.id.prefix().to_owned()),
+            Neighbour::Peer(peer) => Self::Connection { peer, authority: authority(uri) },
         }
     }
 }

@@ -70,8 +70,8 @@ const WARM_UP: u32 = 2000;
 const CHUNKS: u32 = 10_000;
 
 /// Allocations per chunk once everything has grown.
-fn allocations(cores: (usize, usize), octets: usize, reports: FailureReport) -> f64 {
-    let mut rig = Rig::new(cores, Chunks { octets, reports }, Counter);
+fn allocations(cores: (usize, usize), bytes: usize, reports: FailureReport) -> f64 {
+    let mut rig = Rig::new(cores, Chunks { bytes, reports }, Counter);
     for _ in 0..WARM_UP {
         rig.chunk();
     }
@@ -80,24 +80,24 @@ fn allocations(cores: (usize, usize), octets: usize, reports: FailureReport) -> 
         rig.chunk();
     }
     let each = COUNTED.get() as f64 / f64::from(CHUNKS);
-    println!("{octets} octets, Failure-Report {reports:?}, cores {cores:?}");
+    println!("{bytes} bytes, Failure-Report {reports:?}, cores {cores:?}");
     println!("allocations per chunk: {each}");
     each
 }
 
 #[test]
 fn nothing_is_allocated_for_a_chunk() {
-    for octets in [200, 2000, 10_000, 60_000] {
+    for bytes in [200, 2000, 10_000, 60_000] {
         for reports in [FailureReport::No, FailureReport::Yes] {
-            let each = allocations((0, 0), octets, reports);
-            assert!(each < 0.001, "{each} allocations for each chunk of {octets} octets");
+            let each = allocations((0, 0), bytes, reports);
+            assert!(each < 0.001, "{each} allocations for each chunk of {bytes} bytes");
         }
     }
 }
 
 #[test]
 fn nothing_is_allocated_for_a_piece_of_a_giant_chunk() {
-    let mut rig = Rig::new((0, 0), Chunks { octets: 1 << 40, reports: FailureReport::No }, Counter);
+    let mut rig = Rig::new((0, 0), Chunks { bytes: 1 << 40, reports: FailureReport::No }, Counter);
     rig.begin();
     for _ in 0..WARM_UP {
         rig.piece();

@@ -1,7 +1,7 @@
-//! [`TlsConn`] with its own record layer against [`TlsConn`] with rustls': given the same octets, cut in the same way,
-//! they say the same, octet for octet. Ours may refuse earlier or more, never less.
+//! [`TlsConn`] with its own record layer against [`TlsConn`] with rustls': given the same bytes, cut in the same way,
+//! they say the same, byte for byte. Ours may refuse earlier or more, never less.
 //!
-//! The first octet chooses the role, the cipher and how the stream is cut; the rest is a script of what the peer sends and
+//! The first byte chooses the role, the cipher and how the stream is cut; the rest is a script of what the peer sends and
 //! what we send: data, padding, KeyUpdates, tickets, alerts, any content of any type, fragments, forgeries and garbage.
 
 #![allow(
@@ -32,9 +32,9 @@ fn trace(what: impl FnOnce() -> String) {
 }
 
 /// Runs a script against both record layers.
-pub fn records(octets: &[u8]) {
-    let mut script = Script(octets);
-    let settings = script.octet();
+pub fn records(bytes: &[u8]) {
+    let mut script = Script(bytes);
+    let settings = script.byte();
     let terms = Terms { server: settings & 1 != 0, aes_256: settings & 2 != 0 };
     let mut stage = Stage::new(terms, usize::from(settings >> 2));
     for _ in 0..STEPS_MAX {
@@ -51,13 +51,13 @@ pub fn records(octets: &[u8]) {
 struct Script<'a>(&'a [u8]);
 
 impl<'a> Script<'a> {
-    fn octet(&mut self) -> u8 {
+    fn byte(&mut self) -> u8 {
         let (first, rest) = self.0.split_first().unwrap_or((&0, &[]));
         self.0 = rest;
         *first
     }
 
-    fn octets(&mut self, count: u8) -> &'a [u8] {
+    fn bytes(&mut self, count: u8) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(self.0.len().min(usize::from(count)));
         self.0 = rest;
         taken
@@ -65,8 +65,8 @@ impl<'a> Script<'a> {
 
     /// A length of data, short ones more often than long ones: up to `max`.
     fn length(&mut self, max: usize) -> usize {
-        let octet = usize::from(self.octet());
-        (octet * octet * octet / 100).min(max)
+        let byte = usize::from(self.byte());
+        (byte * byte * byte / 100).min(max)
     }
 }
 
@@ -84,11 +84,11 @@ impl End {
         Self { tls, tail: Vec::new(), plain: Vec::new(), out: Vec::new(), error: None }
     }
 
-    fn feed(&mut self, octets: &[u8]) {
+    fn feed(&mut self, bytes: &[u8]) {
         if self.error.is_some() {
             return;
         }
-        self.tail.extend_from_slice(octets);
+        self.tail.extend_from_slice(bytes);
         match self.tls.receive(&mut self.tail, &mut self.plain, &mut self.out) {
             Ok(used) => drop(self.tail.drain(..used)),
             Err(error) => self.error = Some(error),
@@ -101,7 +101,7 @@ struct Stage {
     direct: End,
     rustls: End,
     peer: Peer,
-    /// Octets in one read; all at once if zero.
+    /// Bytes in one read; all at once if zero.
     stride: usize,
     wire: Vec<u8>,
     /// What was altered on the way must not pass, though rustls may not look at it.
@@ -125,8 +125,8 @@ impl Stage {
     }
 
     fn step(&mut self, script: &mut Script<'_>) {
-        let step = script.octet() % 14;
-        trace(|| format!("step {step}, {} octets of script left", script.0.len()));
+        let step = script.byte() % 14;
+        trace(|| format!("step {step}, {} bytes of script left", script.0.len()));
         match step {
             0..=2 => {
                 let data = pattern(script.length(1 << 14));
@@ -137,8 +137,8 @@ impl Stage {
             3 => self.update(UPDATE, script),
             4 => self.update(UPDATE_AND_ASK, script),
             5 => {
-                let (kind, count, padding) = (script.octet(), script.octet(), script.length(100));
-                self.anything(kind, script.octets(count), padding);
+                let (kind, count, padding) = (script.byte(), script.byte(), script.length(100));
+                self.anything(kind, script.bytes(count), padding);
             }
             6 => self.send(&pattern(script.length(50_000))),
             7 => {
@@ -150,25 +150,25 @@ impl Stage {
             8 => self.deliver(),
             9 => {
                 let mut record = self.peer.data(&pattern(script.length(1000)));
-                let at = usize::from(u16::from_be_bytes([script.octet(), script.octet()])) % record.len();
-                record[at] ^= script.octet().max(1);
+                let at = usize::from(u16::from_be_bytes([script.byte(), script.byte()])) % record.len();
+                record[at] ^= script.byte().max(1);
                 self.wire.extend(record);
                 self.altered = true;
             }
-            10 => self.anything(HANDSHAKE, &ticket(script.octet()), 0),
+            10 => self.anything(HANDSHAKE, &ticket(script.byte()), 0),
             11 => {
-                let ticket = ticket(script.octet());
-                let size = usize::from(script.octet()) + 1;
+                let ticket = ticket(script.byte());
+                let size = usize::from(script.byte()) + 1;
                 ticket.chunks(size).for_each(|part| self.anything(HANDSHAKE, part, 0));
             }
             12 => {
-                let alert = [1 + script.octet() % 2, script.octet()];
+                let alert = [1 + script.byte() % 2, script.byte()];
                 self.anything(ALERT, &alert, script.length(100));
             }
             _ => {
-                let count = script.octet();
-                let garbage = script.octets(count);
-                let length = garbage.len() + usize::from(script.octet() / 64);
+                let count = script.byte();
+                let garbage = script.bytes(count);
+                let length = garbage.len() + usize::from(script.byte() / 64);
                 self.wire.extend([DATA, 3, 3, 0, u8::try_from(length.min(255)).unwrap()]);
                 self.wire.extend(garbage);
             }
@@ -180,7 +180,7 @@ impl Stage {
 
     /// A KeyUpdate, whole or in two parts, with data in between if the script wants that.
     fn update(&mut self, message: [u8; 5], script: &mut Script<'_>) {
-        let how = script.octet();
+        let how = script.byte();
         let (first, second) = message.split_at(usize::from(how % 5));
         if first.is_empty() {
             let record = self.peer.update(message);

@@ -8,7 +8,7 @@
 //! - a key encrypts at most `records_per_key` records, and no sequence number twice;
 //! - a KeyUpdate that asks for one in return is answered before the next data, once for all that came until then;
 //! - what a peer can make us do for nothing is bounded: empty records, warnings, KeyUpdates without data;
-//! - the beginning of a handshake message is kept, at most [`FRAGMENTS_BYTES_MAX`] octets of it, and nothing else;
+//! - the beginning of a handshake message is kept, at most [`FRAGMENTS_BYTES_MAX`] bytes of it, and nothing else;
 //! - keys are wiped when they are dropped, and nothing in here can be printed.
 //!
 //! It must not know how the handshake went, nor when the connection ends: its caller sees to that.
@@ -125,7 +125,7 @@ impl Direct {
         &self.message
     }
 
-    /// Takes octets from the peer; see [`TlsConn::receive`](super::TlsConn::receive). Nothing is written over.
+    /// Takes bytes from the peer; see [`TlsConn::receive`](super::TlsConn::receive). Nothing is written over.
     pub(super) fn receive(&mut self, incoming: &[u8], plain: &mut Vec<u8>) -> Result<usize, Refusal> {
         let mut used = 0;
         while !self.peer_closed {
@@ -233,9 +233,9 @@ impl Direct {
     }
 
     /// Takes a piece of the stream of handshake messages: several, one, or part of one.
-    fn take_handshake(&mut self, octets: &[u8]) -> Result<(), Refusal> {
+    fn take_handshake(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         let mut messages = mem::take(&mut self.message);
-        messages.extend_from_slice(octets);
+        messages.extend_from_slice(bytes);
         let mut rest = &messages[..];
         while let Some(length) = self.message_length(rest)? {
             let Some((message, behind)) = rest.split_at_checked(length) else { break };
@@ -254,7 +254,7 @@ impl Direct {
         }
         let used = messages.len() - rest.len();
         if used < messages.len() {
-            // Nothing is moved while a message grows, octet by octet it may be.
+            // Nothing is moved while a message grows, byte by byte it may be.
             messages.drain(..used);
             self.message = messages;
         }
@@ -263,8 +263,8 @@ impl Direct {
 
     /// The length of the message in front with its header, if that is there. One that is not wanted, or too long, is
     /// refused as soon as that is seen.
-    fn message_length(&self, octets: &[u8]) -> Result<Option<usize>, Refusal> {
-        let Some(kind) = octets.first() else {
+    fn message_length(&self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+        let Some(kind) = bytes.first() else {
             return Ok(None);
         };
         let length_max = match (HandshakeType::from(*kind), &self.schedule) {
@@ -272,7 +272,7 @@ impl Direct {
             (HandshakeType::NewSessionTicket, Schedule::Client(_)) => FRAGMENTS_BYTES_MAX,
             (kind, _) => return Err(unexpected(wrong_message(kind))),
         };
-        let Some(&[_, high, middle, low]) = octets.first_chunk() else {
+        let Some(&[_, high, middle, low]) = bytes.first_chunk() else {
             return Ok(None);
         };
         let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
@@ -341,15 +341,15 @@ impl Direct {
 
 /// The record in front, if the whole of it is there. A header that cannot be right is refused before anything is waited
 /// for.
-fn next_record(octets: &[u8]) -> Result<Option<Record<'_>>, Refusal> {
-    match octets.first().map(|kind| ContentType::from(*kind)) {
+fn next_record(bytes: &[u8]) -> Result<Option<Record<'_>>, Refusal> {
+    match bytes.first().map(|kind| ContentType::from(*kind)) {
         None | Some(ContentType::ApplicationData) => {}
         Some(ContentType::ChangeCipherSpec) => {
             return Err(unexpected(PeerMisbehaved::IllegalMiddleboxChangeCipherSpec));
         }
         Some(kind) => return Err(unexpected(wrong_kind(kind))),
     }
-    let Some((&header, rest)) = octets.split_first_chunk() else {
+    let Some((&header, rest)) = bytes.split_first_chunk() else {
         return Ok(None);
     };
     let [_, _, _, high, low] = header;

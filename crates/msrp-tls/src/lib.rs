@@ -1,13 +1,13 @@
-//! TLS as octets to octets: one connection's records in, plaintext and records out (RFC 8446; RFC 5246 with AEAD).
+//! TLS as bytes to bytes: one connection's records in, plaintext and records out (RFC 8446; RFC 5246 with AEAD).
 //!
 //! Owns the state of a connection's TLS. rustls shakes hands, through its unbuffered interface. After that it goes on
 //! with the records itself ([`RecordLayer::Rustls`]), or hands over the keys ([`RecordLayer::Direct`]) where TLS 1.3 with
 //! AES-GCM was agreed on; the caller cannot tell which.
 //!
 //! Invariants:
-//! - what [`TlsConn::receive`] leaves over is the unaltered beginning of one record, at most [`RECORD_BYTES_MAX`] octets
+//! - what [`TlsConn::receive`] leaves over is the unaltered beginning of one record, at most [`RECORD_BYTES_MAX`] bytes
 //!   less one. Fragments of a handshake message that spans records are kept in here, at most [`FRAGMENTS_BYTES_MAX`]
-//!   octets;
+//!   bytes;
 //! - an idle connection holds no record-sized buffer;
 //! - after an error the connection is finished: the alert, if there is one to send, is in `out`;
 //! - no plaintext is accepted before the handshake is complete.
@@ -40,13 +40,13 @@ use crate::trust::{Asker, TlsFault};
 pub use relays::{NotARelay, RelayRoots};
 pub use setup::{Identity, Roots, TlsSetup, TlsSetupError, Trust};
 
-/// The longest record a peer may send, in octets: header, plaintext, and the expansion that RFC 5246 allows.
+/// The longest record a peer may send, in bytes: header, plaintext, and the expansion that RFC 5246 allows.
 pub const RECORD_BYTES_MAX: usize = 5 + PLAINTEXT_BYTES_MAX + 2048;
 
-/// What is kept of an unfinished handshake message, in octets: the longest message rustls accepts.
+/// What is kept of an unfinished handshake message, in bytes: the longest message rustls accepts.
 pub const FRAGMENTS_BYTES_MAX: usize = 64 * 1024;
 
-/// Plaintext octets in one record (RFC 8446, 5.1).
+/// Plaintext bytes in one record (RFC 8446, 5.1).
 const PLAINTEXT_BYTES_MAX: usize = 16 * 1024;
 
 /// Who reads and writes the records of a TLS connection once the handshake, which is always rustls', is over.
@@ -195,8 +195,8 @@ impl TlsConn {
         Self { layer, relays: None, client: Client::Unknown, extract, failed: false, close_sent: false }
     }
 
-    /// Takes octets from the peer, decrypting them; appends plaintext to `plain` and what must be sent (handshake,
-    /// alerts) to `out`. Returns how many octets are used up. The rest is the beginning of a record: it must be
+    /// Takes bytes from the peer, decrypting them; appends plaintext to `plain` and what must be sent (handshake,
+    /// alerts) to `out`. Returns how many bytes are used up. The rest is the beginning of a record: it must be
     /// presented again, with what follows it. After close_notify everything is used up and ignored.
     ///
     /// An error ends the connection. What was appended to `plain` before it is genuine; `out` may hold an alert that
@@ -411,8 +411,8 @@ impl From<TlsError> for Refusal {
 }
 
 /// The length of the record in front, if the whole of it is there.
-fn record_length(octets: &[u8]) -> Option<usize> {
-    match octets {
+fn record_length(bytes: &[u8]) -> Option<usize> {
+    match bytes {
         [_, _, _, high, low, payload @ ..] => {
             let length = usize::from(u16::from_be_bytes([*high, *low]));
             (payload.len() >= length).then_some(5 + length)

@@ -2,7 +2,7 @@
 //!
 //! Invariants: the records, joined, are the flush; none is longer than a TLS record may be; none ends within an end-line,
 //! for the most used client library loses the continuation flag where a read ends between a transaction id and its flag
-//! (norm I13). Octets are copied only where a record is made of several parts: bulk, whose parts are as long as several
+//! (norm I13). Bytes are copied only where a record is made of several parts: bulk, whose parts are as long as several
 //! records, is handed on from where it lies.
 //!
 //! It must not know what becomes of a record.
@@ -10,11 +10,11 @@
 use memchr::memmem;
 
 /// One TLS record; the largest there is.
-const RECORD_OCTETS: usize = 16 << 10;
+const RECORD_BYTES: usize = 16 << 10;
 /// An end-line and what belongs to it: CRLF, hyphens, a transaction id, a flag, CRLF (RFC 4975, 9).
-const END_LINE_OCTETS_MAX: usize = 2 + 7 + 32 + 1 + 2;
+const END_LINE_BYTES_MAX: usize = 2 + 7 + 32 + 1 + 2;
 /// Looked at beyond the end of a record, so that hyphens which begin before it, or whose CRLF does, are seen whole.
-const LOOK_AHEAD_OCTETS: usize = 8;
+const LOOK_AHEAD_BYTES: usize = 8;
 
 /// Calls `each` with one record's content after the other, until it fails. `seam` is for records that are made of several
 /// parts.
@@ -43,7 +43,7 @@ pub fn cut<'a, E>(
 /// What is left of a flush.
 struct Rest<'a> {
     parts: &'a [&'a [u8]],
-    /// Octets of the first part that are not left.
+    /// Bytes of the first part that are not left.
     used: usize,
     left: usize,
 }
@@ -55,11 +55,11 @@ impl<'a> Rest<'a> {
 
     /// How long the next record is.
     fn record_size(&self) -> usize {
-        if self.left <= RECORD_OCTETS {
+        if self.left <= RECORD_BYTES {
             return self.left;
         }
-        let look_from = RECORD_OCTETS - END_LINE_OCTETS_MAX;
-        let look_to = self.left.min(RECORD_OCTETS + LOOK_AHEAD_OCTETS);
+        let look_from = RECORD_BYTES - END_LINE_BYTES_MAX;
+        let look_to = self.left.min(RECORD_BYTES + LOOK_AHEAD_BYTES);
         let mut gathered = Vec::new();
         let last = self.first().get(look_from..look_to).unwrap_or_else(|| {
             gathered.reserve_exact(look_to - look_from);
@@ -69,7 +69,7 @@ impl<'a> Rest<'a> {
         // One that begins at the very front of this is complete by the end of the record.
         match memmem::rfind(last, b"-------").filter(|at| *at >= 2) {
             Some(at) => look_from + at - 2,
-            None => RECORD_OCTETS,
+            None => RECORD_BYTES,
         }
     }
 
@@ -104,7 +104,7 @@ impl<'a> Rest<'a> {
 mod tests {
     use super::*;
 
-    /// The records of a flush that is cut into parts after these octets, joined as well.
+    /// The records of a flush that is cut into parts after these bytes, joined as well.
     fn records(flush: &[u8], cuts: &[usize]) -> Vec<Vec<u8>> {
         let mut parts = Vec::new();
         let mut begin = 0;
@@ -115,7 +115,7 @@ mod tests {
         }
         let (mut records, mut seam) = (Vec::new(), Vec::new());
         let cut = cut(parts.into_iter(), &mut seam, |record| {
-            assert!(!record.is_empty() && record.len() <= RECORD_OCTETS);
+            assert!(!record.is_empty() && record.len() <= RECORD_BYTES);
             records.push(record.to_vec());
             Ok::<_, ()>(())
         });
@@ -129,7 +129,7 @@ mod tests {
     fn no_record_ends_within_an_end_line() {
         let line = b"\r\n-------abcdefghijklmnop$\r\n";
         for shift in 0..64 {
-            let mut flush = vec![b'x'; RECORD_OCTETS - 50 + shift];
+            let mut flush = vec![b'x'; RECORD_BYTES - 50 + shift];
             flush.extend_from_slice(line);
             let at = flush.len() - line.len();
             flush.extend_from_slice(&[b'y'; 40_000]);
@@ -157,8 +157,8 @@ mod tests {
 
     #[test]
     fn a_record_within_one_part_is_not_copied() {
-        let flush = vec![b'x'; 10 * RECORD_OCTETS];
-        let (head, body) = flush.split_at(3 * RECORD_OCTETS);
+        let flush = vec![b'x'; 10 * RECORD_BYTES];
+        let (head, body) = flush.split_at(3 * RECORD_BYTES);
         let mut seam = Vec::new();
         let cut = cut([head, body].into_iter(), &mut seam, |record| {
             assert!(flush.as_ptr_range().contains(&record.as_ptr()));
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn nothing_is_handed_on_after_a_failure() {
-        let flush = vec![b'x'; 3 * RECORD_OCTETS];
+        let flush = vec![b'x'; 3 * RECORD_BYTES];
         let mut calls = 0;
         let cut = cut([&flush[..]].into_iter(), &mut Vec::new(), |_| {
             calls += 1;

@@ -231,7 +231,7 @@ impl ClientCertVerifier for AskEverybody {
 fn can_be_checked(certificate: &CertificateDer<'_>) -> bool {
     /// The object identifier of RSA keys, in DER (RFC 8017, appendix C).
     const RSA: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
-    /// The modulus of 2048 bits alone has 256 octets.
+    /// The modulus of 2048 bits alone has 256 bytes.
     const RSA_KEY_BYTES_MIN: usize = 256;
     let Ok(certificate) = EndEntityCert::try_from(certificate) else {
         return false;

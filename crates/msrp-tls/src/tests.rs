@@ -152,18 +152,18 @@ impl End {
         Self::new(Make::Theirs(Box::new(connection.into())))
     }
 
-    fn feed(&mut self, octets: &[u8]) -> Result<(), TlsError> {
+    fn feed(&mut self, bytes: &[u8]) -> Result<(), TlsError> {
         match &mut self.make {
             Make::Ours { tls, tail } => {
-                tail.extend_from_slice(octets);
+                tail.extend_from_slice(bytes);
                 let used = tls.receive(tail, &mut self.plain, &mut self.out)?;
                 tail.drain(..used);
                 assert!(tail.len() < RECORD_BYTES_MAX);
                 assert!(tls.held().len() <= FRAGMENTS_BYTES_MAX);
             }
             Make::Theirs(connection) => {
-                let mut octets = octets;
-                while !octets.is_empty() && connection.read_tls(&mut octets).unwrap() > 0 {
+                let mut bytes = bytes;
+                while !bytes.is_empty() && connection.read_tls(&mut bytes).unwrap() > 0 {
                     let state = connection.process_new_packets()?;
                     let mut plain = vec![0; state.plaintext_bytes_to_read()];
                     connection.reader().read_exact(&mut plain).unwrap();
@@ -226,7 +226,7 @@ impl End {
     }
 }
 
-/// Carries octets both ways in pieces of `size` until neither end has more to say.
+/// Carries bytes both ways in pieces of `size` until neither end has more to say.
 fn exchange(a: &mut End, b: &mut End, size: usize) -> Result<(), TlsError> {
     loop {
         let (from_a, from_b) = (a.take_out(), b.take_out());
@@ -289,7 +289,7 @@ macro_rules! with_either_layer {
 
 with_either_layer! {
     handshake_succeeds_however_the_stream_is_cut,
-    handshake_succeeds_with_each_flight_cut_in_two_at_every_octet,
+    handshake_succeeds_with_each_flight_cut_in_two_at_every_byte,
     bulk_arrives_whole_however_it_is_cut,
     records_are_full_and_nothing_is_sent_for_nothing,
     encrypt_appends_to_what_is_there,
@@ -309,7 +309,7 @@ with_either_layer! {
     error_amid_fragments_is_reported_and_nothing_panics,
     idle_connection_holds_no_buffers_and_may_move_to_another_thread,
     receiving_nothing_changes_nothing,
-    flipping_any_octet_of_the_first_flight_does_no_harm,
+    flipping_any_byte_of_the_first_flight_does_no_harm,
 }
 
 fn handshake_succeeds_however_the_stream_is_cut(layer: RecordLayer) {
@@ -331,7 +331,7 @@ fn handshake_succeeds_however_the_stream_is_cut(layer: RecordLayer) {
     }
 }
 
-fn handshake_succeeds_with_each_flight_cut_in_two_at_every_octet(layer: RecordLayer) {
+fn handshake_succeeds_with_each_flight_cut_in_two_at_every_byte(layer: RecordLayer) {
     let setup = setup(layer, vec![identity(&[NAME])]);
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
         let config = client_of(layer, version);
@@ -815,7 +815,7 @@ fn sending_goes_on_while_a_handshake_message_is_incomplete(layer: RecordLayer) {
 fn endless_handshake_message_is_refused(layer: RecordLayer) {
     let setup = setup(layer, vec![identity(&[NAME])]);
     let mut server = End::our_server(&setup.server);
-    // The beginning of a ClientHello of 65,000 octets, then the rest of it, one octet in a record.
+    // The beginning of a ClientHello of 65,000 bytes, then the rest of it, one byte in a record.
     server.feed(b"\x16\x03\x01\x00\x04\x01\x00\xfd\xe8").unwrap();
     let mut fed = 0;
     let error = loop {
@@ -865,8 +865,8 @@ fn receiving_nothing_changes_nothing(layer: RecordLayer) {
     assert_eq!(server.plain, b"still here");
 }
 
-/// Octets that are almost a conversation: each flip of one octet of the client's side ends well or in an error.
-fn flipping_any_octet_of_the_first_flight_does_no_harm(layer: RecordLayer) {
+/// Bytes that are almost a conversation: each flip of one byte of the client's side ends well or in an error.
+fn flipping_any_byte_of_the_first_flight_does_no_harm(layer: RecordLayer) {
     let setup = setup(layer, vec![identity(&[NAME])]);
     let flight = End::our_client(&setup.client_verify, NAME).take_out();
     for position in 0..flight.len() {

@@ -22,7 +22,7 @@ use super::{FRAGMENTS_BYTES_MAX, PLAINTEXT_BYTES_MAX, TlsError, record_length};
 /// What a record adds to its plaintext: header 5, explicit nonce 8 (TLS 1.2), tag 16, content type 1 (TLS 1.3).
 const RECORD_OVERHEAD_MAX: usize = 32;
 
-/// States in a row that neither take nor give an octet, in states. rustls passes through two or three; more would mean
+/// States in a row that neither take nor give a byte, in states. rustls passes through two or three; more would mean
 /// that the state machine turns on the spot.
 const IDLE_STATES_MAX: u32 = 16;
 
@@ -56,7 +56,7 @@ impl Unbuffered {
         self.peer_closed
     }
 
-    /// Octets kept of an unfinished handshake message.
+    /// Bytes kept of an unfinished handshake message.
     pub(super) fn held(&self) -> &Vec<u8> {
         &self.fragments
     }
@@ -66,7 +66,7 @@ impl Unbuffered {
         self.role
     }
 
-    /// Takes octets from the peer; see [`TlsConn::receive`](super::TlsConn::receive).
+    /// Takes bytes from the peer; see [`TlsConn::receive`](super::TlsConn::receive).
     pub(super) fn receive(
         &mut self,
         incoming: &mut [u8],
@@ -120,7 +120,7 @@ impl Unbuffered {
         Ok(())
     }
 
-    /// Runs the state machine over `records` until it wants more of them. Returns how many octets it is done with.
+    /// Runs the state machine over `records` until it wants more of them. Returns how many bytes it is done with.
     fn process(
         &mut self,
         records: &mut [u8],
@@ -226,7 +226,7 @@ enum Step {
     Blocked,
 }
 
-/// Does what a state of rustls asks for. Returns how many octets of the input it is done with.
+/// Does what a state of rustls asks for. Returns how many bytes of the input it is done with.
 fn take_state<Side>(
     status: UnbufferedStatus<'_, '_, Side>,
     traffic: Traffic<'_>,
@@ -333,10 +333,10 @@ fn seal(
     Err(TlsError::Machine("length of a record"))
 }
 
-/// How many octets in front are whole records.
-fn whole_records(octets: &[u8]) -> usize {
+/// How many bytes in front are whole records.
+fn whole_records(bytes: &[u8]) -> usize {
     let mut whole = 0;
-    while let Some(length) = record_length(octets.get(whole..).unwrap_or_default()) {
+    while let Some(length) = record_length(bytes.get(whole..).unwrap_or_default()) {
         whole += length;
     }
     whole

@@ -72,7 +72,7 @@ impl Login<'_> {
     /// The challenge of this algorithm in a 401.
     fn challenge(&self, refusal: &Frame) -> String {
         let of_this = |value: &&[u8]| Challenge::parse(value).unwrap().algorithm == self.algorithm;
-        let headers = refusal.head.headers(&refusal.octets);
+        let headers = refusal.head.headers(&refusal.bytes);
         let mut values = headers.filter(|(name, _)| *name == b"WWW-Authenticate").map(|(_, value)| value);
         let found = values.find(of_this);
         String::from_utf8(found.unwrap_or_else(|| panic!("no such challenge: {refusal:?}")).to_vec()).unwrap()

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use msrp_proto::head::Head;
-use msrp_proto::parser::{Flag, Parser, ParserLimits, Piece};
+use msrp_proto::parser::{Flag, FramePart, Parser, ParserLimits};
 use msrp_relay_core::SessionId;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
@@ -48,15 +48,15 @@ pub struct Reader {
     pub end: Option<End>,
     /// How it reads from its socket.
     pub pace: Pace,
-    /// Octets read from the socket so far, those of TLS included.
-    pub octets_read: u64,
+    /// Bytes read from the socket so far, those of TLS included.
+    pub bytes_read: u64,
 }
 
 /// How fast an endpoint takes what it is sent.
 #[derive(Clone, Copy)]
 pub struct Pace {
-    /// The most octets taken at a time.
-    pub octets: usize,
+    /// The most bytes taken at a time.
+    pub bytes: usize,
     /// The rest after each time.
     pub rest: Duration,
 }
@@ -64,7 +64,7 @@ pub struct Pace {
 impl Default for Pace {
     /// As fast as it can.
     fn default() -> Self {
-        Self { octets: 64 << 10, rest: Duration::ZERO }
+        Self { bytes: 64 << 10, rest: Duration::ZERO }
     }
 }
 
@@ -146,7 +146,7 @@ impl Endpoint {
                 partial: None,
                 end: None,
                 pace: Pace::default(),
-                octets_read: 0,
+                bytes_read: 0,
             },
             writer: Writer { stream, tls },
         }
@@ -302,15 +302,15 @@ impl Reader {
         }
     }
 
-    /// Reads until a chunk has begun and so many octets of its body are there; returns its head.
+    /// Reads until a chunk has begun and so many bytes of its body are there; returns its head.
     #[track_caller]
-    pub fn part_of_chunk(&mut self, body_octets: usize) -> String {
+    pub fn part_of_chunk(&mut self, body_bytes: usize) -> String {
         loop {
             if let Some(frame) = self.parse() {
                 panic!("the chunk ended: {frame:?}");
             }
             if let Some((_, head, body)) = &self.partial
-                && body.len() >= body_octets
+                && body.len() >= body_bytes
             {
                 return String::from_utf8_lossy(head).into_owned();
             }
@@ -332,18 +332,18 @@ impl Reader {
     /// Parses what is at hand, up to the end of a frame.
     fn parse(&mut self) -> Option<Frame> {
         while let Some(step) = self.parser.step(&self.plain[self.at..]).unwrap() {
-            let octets = &self.plain[self.at..self.at + step.consumed];
+            let bytes = &self.plain[self.at..self.at + step.consumed];
             self.at += step.consumed;
             match step.piece {
-                Piece::Blank => panic!("the relay writes blank lines"),
-                Piece::Head(head) => self.partial = Some((head, octets.to_vec(), Vec::new())),
-                Piece::Body(range) => {
+                FramePart::Blank => panic!("the relay writes blank lines"),
+                FramePart::Head(head) => self.partial = Some((head, bytes.to_vec(), Vec::new())),
+                FramePart::Body(range) => {
                     let (_, _, body) = self.partial.as_mut().unwrap();
-                    body.extend_from_slice(&octets[range]);
+                    body.extend_from_slice(&bytes[range]);
                 }
-                Piece::End(flag) => {
-                    let (head, octets, body) = self.partial.take().unwrap();
-                    return Some(Frame { head, octets, body, flag });
+                FramePart::End(flag) => {
+                    let (head, bytes, body) = self.partial.take().unwrap();
+                    return Some(Frame { head, bytes, body, flag });
                 }
             }
         }
@@ -355,8 +355,8 @@ impl Reader {
     /// Reads from the socket once.
     #[track_caller]
     pub fn receive(&mut self) {
-        let mut octets = vec![0; self.pace.octets];
-        let read = match self.stream.read(&mut octets) {
+        let mut bytes = vec![0; self.pace.bytes];
+        let read = match self.stream.read(&mut bytes) {
             Ok(read) => read,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 panic!("nothing came for {PATIENCE:?}")
@@ -364,12 +364,12 @@ impl Reader {
             Err(error) if error.kind() == ErrorKind::Interrupted => return,
             Err(_) => return self.end = Some(End::Broken),
         };
-        self.octets_read += read as u64;
+        self.bytes_read += read as u64;
         if !self.pace.rest.is_zero() {
             std::thread::sleep(self.pace.rest);
         }
         let Some(tls) = &self.tls else {
-            self.plain.extend_from_slice(&octets[..read]);
+            self.plain.extend_from_slice(&bytes[..read]);
             if read == 0 {
                 self.end = Some(End::Clean);
             }
@@ -381,7 +381,7 @@ impl Reader {
             self.end = Some(if told { End::Clean } else { End::Truncated });
             return;
         }
-        let mut records = &octets[..read];
+        let mut records = &bytes[..read];
         while !records.is_empty() {
             let processed =
                 tls.read_tls(&mut records).and_then(|_| tls.process_new_packets().map_err(io::Error::other));
@@ -403,16 +403,16 @@ impl Reader {
 impl Writer {
     /// Writes all of it, whatever the kernel takes at a time.
     #[track_caller]
-    pub fn write(&mut self, octets: &[u8]) {
-        self.try_write(octets).unwrap();
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.try_write(bytes).unwrap();
     }
 
     /// The same where the other side may be gone.
-    pub fn try_write(&mut self, octets: &[u8]) -> io::Result<()> {
+    pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(tls) = &self.tls else {
-            return self.stream.write_all(octets);
+            return self.stream.write_all(bytes);
         };
-        for part in octets.chunks(32 << 10) {
+        for part in bytes.chunks(32 << 10) {
             let mut records = Vec::with_capacity(part.len() + 64);
             {
                 let mut tls = tls.lock().unwrap();
@@ -426,13 +426,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Octets in TLS records of so many octets each; what comes of them is written in one piece, or as far
+    /// Bytes in TLS records of so many bytes each; what comes of them is written in one piece, or as far
     /// as the other side takes it.
-    pub fn try_write_in_records(&mut self, octets: &[u8], of: usize) -> io::Result<()> {
+    pub fn try_write_in_records(&mut self, bytes: &[u8], of: usize) -> io::Result<()> {
         let mut records = Vec::new();
         if let Some(tls) = &self.tls {
             let mut tls = tls.lock().unwrap();
-            for part in octets.chunks(of) {
+            for part in bytes.chunks(of) {
                 tls.writer().write_all(part)?;
                 tls.write_tls(&mut records)?;
             }
@@ -440,12 +440,12 @@ impl Writer {
         self.stream.write_all(&records)
     }
 
-    /// The last octets, and in the same piece the word of TLS that they are.
-    pub fn write_last(&mut self, octets: &[u8]) {
+    /// The last bytes, and in the same piece the word of TLS that they are.
+    pub fn write_last(&mut self, bytes: &[u8]) {
         let mut records = Vec::new();
         if let Some(tls) = &self.tls {
             let mut tls = tls.lock().unwrap();
-            tls.writer().write_all(octets).unwrap();
+            tls.writer().write_all(bytes).unwrap();
             tls.send_close_notify();
             while tls.wants_write() {
                 tls.write_tls(&mut records).unwrap();
@@ -467,9 +467,9 @@ impl Writer {
         self.stream.write_all(&records)
     }
 
-    /// Octets past TLS, as a broken peer would send them.
-    pub fn write_raw(&mut self, octets: &[u8]) {
-        self.stream.write_all(octets).unwrap();
+    /// Bytes past TLS, as a broken peer would send them.
+    pub fn write_raw(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
     }
 
     fn close_notify(&mut self) {

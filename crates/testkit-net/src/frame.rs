@@ -63,14 +63,14 @@ impl Request {
 
 /// What ends a chunk with a body.
 pub fn end_line(tid: &str, flag: Flag) -> Vec<u8> {
-    format!("\r\n-------{tid}{}\r\n", char::from(flag.octet())).into_bytes()
+    format!("\r\n-------{tid}{}\r\n", char::from(flag.byte())).into_bytes()
 }
 
 /// A frame as received.
 pub struct Frame {
     pub head: Head,
     /// Start line and headers.
-    pub octets: Vec<u8>,
+    pub bytes: Vec<u8>,
     pub body: Vec<u8>,
     pub flag: Flag,
 }
@@ -86,16 +86,16 @@ impl Frame {
 
     pub fn is_request(&self, method: &str) -> bool {
         matches!(self.head.kind(), Kind::Request(_))
-            && self.head.method_octets(&self.octets) == method.as_bytes()
+            && self.head.method_bytes(&self.bytes) == method.as_bytes()
     }
 
     pub fn tid(&self) -> String {
-        text(self.head.tid(&self.octets))
+        text(self.head.tid(&self.bytes))
     }
 
     /// The value of a header, its name compared letter by letter, as some clients do.
     pub fn header(&self, name: &str) -> Option<String> {
-        let mut all = self.head.headers(&self.octets);
+        let mut all = self.head.headers(&self.bytes);
         all.find(|(n, _)| *n == name.as_bytes()).map(|(_, value)| text(value))
     }
 
@@ -108,10 +108,10 @@ impl Frame {
     }
 
     pub fn head_text(&self) -> String {
-        text(&self.octets)
+        text(&self.bytes)
     }
 
-    /// The first octet's number, as in Byte-Range.
+    /// The first byte's number, as in Byte-Range.
     pub fn start(&self) -> u64 {
         self.head.byte_range().map_or(1, |range| range.start)
     }
@@ -129,11 +129,11 @@ impl Frame {
 
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flag = char::from(self.flag.octet());
-        write!(f, "{:?} + {} octets, {flag}", self.head_text(), self.body.len())
+        let flag = char::from(self.flag.byte());
+        write!(f, "{:?} + {} bytes, {flag}", self.head_text(), self.body.len())
     }
 }
 
-fn text(octets: &[u8]) -> String {
-    String::from_utf8_lossy(octets).into_owned()
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }

@@ -14,7 +14,7 @@ pub struct Answer {
     pub body: String,
 }
 
-/// Sends octets and reads all that comes back.
+/// Sends bytes and reads all that comes back.
 pub fn ask(address: SocketAddr, request: &str) -> Answer {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();

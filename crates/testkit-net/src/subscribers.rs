@@ -133,6 +133,6 @@ impl<'a> Database<'a> {
 
 /// Text as SQL writes it, whatever is in it.
 fn literal(text: &str) -> String {
-    let hex: String = text.bytes().map(|octet| format!("{octet:02x}")).collect();
+    let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
     format!("CONVERT(X'{hex}' USING utf8mb4)")
 }

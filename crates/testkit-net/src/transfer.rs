@@ -10,7 +10,7 @@ use msrp_proto::parser::Flag;
 use crate::endpoint::{Endpoint, Writer};
 use crate::frame::{Frame, Request, end_line, fresh_id};
 
-/// Octets handed to the connection between two looks at what else must be written.
+/// Bytes handed to the connection between two looks at what else must be written.
 const STEP: usize = 32 << 10;
 
 /// A message to be sent.
@@ -18,7 +18,7 @@ pub struct Outgoing<'a> {
     /// The other side's path.
     pub peer: &'a str,
     pub data: &'a [u8],
-    /// Octets in a chunk; `None`: one giant SEND, cut only for responses.
+    /// Bytes in a chunk; `None`: one giant SEND, cut only for responses.
     pub chunk: Option<usize>,
     /// Failure-Report; `yes` where the header is absent.
     pub failure_report: Option<&'a str>,
@@ -30,8 +30,8 @@ impl<'a> Outgoing<'a> {
         Self { peer, data, chunk: None, failure_report: None }
     }
 
-    pub fn chunks(peer: &'a str, data: &'a [u8], octets: usize) -> Self {
-        Self { chunk: Some(octets), ..Self::giant(peer, data) }
+    pub fn chunks(peer: &'a str, data: &'a [u8], bytes: usize) -> Self {
+        Self { chunk: Some(bytes), ..Self::giant(peer, data) }
     }
 
     /// Nobody answers, nobody reports.
@@ -153,7 +153,7 @@ fn write_message(
     let total = outgoing.data.len();
     let mut sent = 0;
     loop {
-        let end = outgoing.chunk.map_or(total, |octets| total.min(sent + octets));
+        let end = outgoing.chunk.map_or(total, |bytes| total.min(sent + bytes));
         let range = match outgoing.chunk {
             Some(_) if end - sent <= 2048 => format!("{}-{end}/{total}", sent + 1),
             _ => format!("{}-*/{total}", sent + 1),

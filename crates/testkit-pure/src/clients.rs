@@ -27,14 +27,14 @@ impl World {
     }
 
     pub fn auth_to(&mut self, conn: Conn, user: &str, (to, own_uri): (&str, &str), more: &str) -> Frame {
-        let first = Request::new("AUTH", to, own_uri).octets();
+        let first = Request::new("AUTH", to, own_uri).bytes();
         self.send(conn, first);
         let challenge = self.take_one(conn);
         assert_eq!(challenge.status(), 401, "{challenge:?}");
         let password = self.accounts.get(&format!("{user}@{REALM}")).cloned().unwrap_or_default();
         let authorization = answer_challenge(&challenge, user, &password, to, 1);
         let second =
-            Request::new("AUTH", to, own_uri).header("Authorization", &authorization).raw(more).octets();
+            Request::new("AUTH", to, own_uri).header("Authorization", &authorization).raw(more).bytes();
         self.send(conn, second);
         self.take_one(conn)
     }
@@ -110,7 +110,7 @@ pub fn answer_challenge(challenge: &Frame, user: &str, password: &str, uri: &str
 /// The first round of AUTH: the 401.
 pub fn challenged(world: &mut World, conn: Conn, to: &str) -> Frame {
     let uri = world.end(conn).uri.clone();
-    world.send(conn, Request::new("AUTH", to, &uri).octets());
+    world.send(conn, Request::new("AUTH", to, &uri).bytes());
     let frame = world.take_one(conn);
     assert_eq!(frame.status(), 401);
     frame
@@ -120,6 +120,6 @@ pub fn challenged(world: &mut World, conn: Conn, to: &str) -> Frame {
 pub fn auth_with(world: &mut World, conn: Conn, to: &str, authorization: &str) -> Frame {
     let uri = world.end(conn).uri.clone();
     let request = Request::new("AUTH", to, &uri).header("Authorization", authorization);
-    world.send(conn, request.octets());
+    world.send(conn, request.bytes());
     world.take_one(conn)
 }

@@ -1,9 +1,9 @@
-//! The far end of a connection: takes octets apart into frames and may answer by itself.
+//! The far end of a connection: takes bytes apart into frames and may answer by itself.
 
 use std::collections::VecDeque;
 
 use msrp_proto::head::{ByteRange, FailureReport, Head, Kind, Method};
-use msrp_proto::parser::{Flag, Parser, ParserLimits, Piece};
+use msrp_proto::parser::{Flag, FramePart, Parser, ParserLimits};
 
 use super::frame::response;
 
@@ -20,10 +20,10 @@ pub struct Endpoint {
     /// Its own URI.
     pub uri: String,
     pub answers: Answers,
-    /// All octets ever received.
-    pub octets_received: u64,
+    /// All bytes ever received.
+    pub bytes_received: u64,
     /// Those of them that were bodies.
-    pub body_octets: u64,
+    pub body_bytes: u64,
     /// The relay's flush that is arriving, counted from 1.
     pub flush: u64,
     parser: Parser,
@@ -39,7 +39,7 @@ pub struct Endpoint {
 #[derive(Clone)]
 pub struct Frame {
     pub head: Head,
-    pub octets: Vec<u8>,
+    pub bytes: Vec<u8>,
     pub body: Vec<u8>,
     pub flag: Flag,
     /// The relay's flush in which it began.
@@ -51,8 +51,8 @@ impl Endpoint {
         Self {
             uri: format!("msrps://198.51.100.23:{}/endpoint{number};tcp", 40_000 + number),
             answers: Answers::None,
-            octets_received: 0,
-            body_octets: 0,
+            bytes_received: 0,
+            body_bytes: 0,
             flush: 0,
             // Paths of the greatest length reach it with those of the relay in front, and URIs of its own as it sent them.
             parser: Parser::new(ParserLimits {
@@ -69,29 +69,29 @@ impl Endpoint {
         }
     }
 
-    pub fn receive(&mut self, octets: &[u8]) {
-        self.octets_received += octets.len() as u64;
+    pub fn receive(&mut self, bytes: &[u8]) {
+        self.bytes_received += bytes.len() as u64;
         self.buffer.drain(..self.at);
         self.at = 0;
-        self.buffer.extend_from_slice(octets);
+        self.buffer.extend_from_slice(bytes);
         while let Some(step) = self.parser.step(&self.buffer[self.at..]).unwrap() {
             let piece = &self.buffer[self.at..self.at + step.consumed];
             match step.piece {
-                Piece::Head(head) => {
+                FramePart::Head(head) => {
                     assert_eq!(head.defect(), None, "{}", String::from_utf8_lossy(piece));
-                    let (octets, flush) = (piece.to_vec(), self.flush);
-                    self.current = Some(Frame { head, octets, body: Vec::new(), flag: Flag::Last, flush });
+                    let (bytes, flush) = (piece.to_vec(), self.flush);
+                    self.current = Some(Frame { head, bytes, body: Vec::new(), flag: Flag::Last, flush });
                 }
-                Piece::Body(_) => {
-                    self.body_octets += piece.len() as u64;
+                FramePart::Body(_) => {
+                    self.body_bytes += piece.len() as u64;
                     let frame = self.current.as_mut().unwrap();
-                    frame.octets.extend_from_slice(piece);
+                    frame.bytes.extend_from_slice(piece);
                     frame.body.extend_from_slice(piece);
                 }
-                Piece::Blank => panic!("the relay writes blank lines"),
-                Piece::End(flag) => {
+                FramePart::Blank => panic!("the relay writes blank lines"),
+                FramePart::End(flag) => {
                     let mut frame = self.current.take().unwrap();
-                    frame.octets.extend_from_slice(piece);
+                    frame.bytes.extend_from_slice(piece);
                     frame.flag = flag;
                     self.answer(&frame);
                     self.frames.push_back(frame);
@@ -136,12 +136,12 @@ impl Endpoint {
 
 impl Frame {
     pub fn tid(&self) -> &str {
-        std::str::from_utf8(self.head.tid(&self.octets)).unwrap()
+        std::str::from_utf8(self.head.tid(&self.bytes)).unwrap()
     }
 
     /// The method, or the three digits.
     pub fn method(&self) -> &str {
-        std::str::from_utf8(self.head.method_octets(&self.octets)).unwrap()
+        std::str::from_utf8(self.head.method_bytes(&self.bytes)).unwrap()
     }
 
     pub fn is(&self, method: &str) -> bool {
@@ -157,12 +157,12 @@ impl Frame {
 
     /// The code in a REPORT.
     pub fn reported(&self) -> u16 {
-        self.head.reported_status(&self.octets).unwrap().code()
+        self.head.reported_status(&self.bytes).unwrap().code()
     }
 
     pub fn header(&self, name: &str) -> Option<String> {
         self.head
-            .headers(&self.octets)
+            .headers(&self.bytes)
             .find(|(n, _)| *n == name.as_bytes())
             .map(|(_, value)| String::from_utf8(value.to_vec()).unwrap())
     }
@@ -188,10 +188,10 @@ impl Frame {
     }
 
     pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.octets).into_owned()
+        String::from_utf8_lossy(&self.bytes).into_owned()
     }
 
-    /// The octets with the transaction id replaced.
+    /// The bytes with the transaction id replaced.
     pub fn text_with_tid(&self, tid: &str) -> String {
         self.text().replace(self.tid(), tid)
     }
@@ -218,7 +218,7 @@ impl Frame {
 
 impl std::fmt::Debug for Frame {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let shown = &self.octets[..self.octets.len().min(600)];
+        let shown = &self.bytes[..self.bytes.len().min(600)];
         write!(f, "Frame({})", String::from_utf8_lossy(shown))
     }
 }

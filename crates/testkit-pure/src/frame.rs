@@ -37,10 +37,10 @@ impl Request {
 
     /// A SEND of a whole message.
     pub fn send(to: &str, from: &str, message_id: &str, body: &[u8]) -> Self {
-        let octets = body.len();
+        let bytes = body.len();
         Self::new("SEND", to, from)
             .header("Message-ID", message_id)
-            .header("Byte-Range", &format!("1-{octets}/{octets}"))
+            .header("Byte-Range", &format!("1-{bytes}/{bytes}"))
             .body(body)
     }
 
@@ -64,8 +64,8 @@ impl Request {
         self
     }
 
-    pub fn body(mut self, octets: &[u8]) -> Self {
-        self.body = Some(("text/plain".to_owned(), octets.to_vec()));
+    pub fn body(mut self, bytes: &[u8]) -> Self {
+        self.body = Some(("text/plain".to_owned(), bytes.to_vec()));
         self
     }
 
@@ -85,17 +85,17 @@ impl Request {
 
     pub fn end_line(&self) -> Vec<u8> {
         let crlf = if self.body.is_some() { "\r\n" } else { "" };
-        let flag = char::from(self.flag.octet());
+        let flag = char::from(self.flag.byte());
         format!("{crlf}-------{}{flag}\r\n", self.tid).into_bytes()
     }
 
-    pub fn octets(&self) -> Vec<u8> {
-        let mut octets = self.head();
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = self.head();
         if let Some((_, body)) = &self.body {
-            octets.extend_from_slice(body);
+            bytes.extend_from_slice(body);
         }
-        octets.extend(self.end_line());
-        octets
+        bytes.extend(self.end_line());
+        bytes
     }
 }
 
@@ -105,10 +105,10 @@ pub fn response(tid: &str, code: u16, to: &str, from: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Octets that differ wherever one looks.
-pub fn pattern(octets: usize) -> Vec<u8> {
+/// Bytes that differ wherever one looks.
+pub fn pattern(bytes: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_u32;
-    (0..octets)
+    (0..bytes)
         .map(|_| {
             state ^= state << 13;
             state ^= state >> 17;

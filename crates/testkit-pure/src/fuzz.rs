@@ -1,4 +1,4 @@
-//! What the fuzzer runs: for each part of the relay that takes octets from strangers, a function of octets that
+//! What the fuzzer runs: for each part of the relay that takes bytes from strangers, a function of bytes that
 //! panics when a promise is broken.
 //!
 //! The functions are ordinary code, so that `tests/sockets/abuse/fuzz_seeds.rs` runs them on the committed seeds in `fuzz/seeds`

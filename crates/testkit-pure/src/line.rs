@@ -57,7 +57,7 @@ impl Line {
     /// A first request, answered: from now on the two ends belong together.
     pub fn bind(&mut self) {
         let world = &mut self.world;
-        world.send(self.from, Request::bodiless(&self.path, &self.from_uri, "first").octets());
+        world.send(self.from, Request::bodiless(&self.path, &self.from_uri, "first").bytes());
         world.run();
         world.take(self.from);
         let first = only(world.take(self.to), "SEND");
@@ -120,7 +120,7 @@ pub fn line_in(mut world: World, shape: Shape, a: usize, b: usize) -> Line {
             let path = format!("{session} {to_uri}");
             // The first, empty SEND makes the relay dial.
             let first = Request::bodiless(&path, &from_uri, "first0");
-            world.send(alice, first.octets());
+            world.send(alice, first.bytes());
             world.run();
             let (_, to) = world.dialled[0].clone();
             world.take(alice);

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use msrp_proto::head::{FailureReport, Head};
-use msrp_proto::parser::{Flag, Parser, ParserLimits, Piece};
+use msrp_proto::parser::{Flag, FramePart, Parser, ParserLimits};
 use msrp_relay_core::{CoreId, Effect, Input, Message, OutBatch, PeerKey, WriteState};
 
 use crate::World;
@@ -18,7 +18,7 @@ use crate::line::{Shape, line};
 /// So many requests are made ahead, each with a transaction id of its own; then they come again.
 const REQUESTS: usize = 512;
 /// What one read brings.
-const READ_OCTETS: usize = 64 << 10;
+const READ_BYTES: usize = 64 << 10;
 
 /// Called around what is the relay's own work.
 pub trait Watch {
@@ -35,7 +35,7 @@ impl Watch for Unwatched {}
 /// Which chunks are sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Chunks {
-    pub octets: usize,
+    pub bytes: usize,
     pub reports: FailureReport,
 }
 
@@ -75,10 +75,10 @@ impl<W: Watch> Rig<W> {
         };
         let requests = (0..REQUESTS)
             .map(|number| {
-                let range = if chunks.octets > 2048 {
-                    format!("1-*/{}", chunks.octets)
+                let range = if chunks.bytes > 2048 {
+                    format!("1-*/{}", chunks.bytes)
                 } else {
-                    format!("1-{0}/{0}", chunks.octets)
+                    format!("1-{0}/{0}", chunks.bytes)
                 };
                 let request = Request::new("SEND", &path, &from)
                     .header("Message-ID", &format!("message{number:04}"))
@@ -96,7 +96,7 @@ impl<W: Watch> Rig<W> {
             receiver,
             requests,
             next: 0,
-            body: Bytes::from(pattern(chunks.octets.min(READ_OCTETS))),
+            body: Bytes::from(pattern(chunks.bytes.min(READ_BYTES))),
             reports: chunks.reports,
             back,
             receiver_uri: to,
@@ -130,15 +130,15 @@ impl<W: Watch> Rig<W> {
     }
 
     fn feed_head(&mut self) {
-        let Some((head, octets)) = self.requests.get(self.next).cloned() else {
+        let Some((head, bytes)) = self.requests.get(self.next).cloned() else {
             return;
         };
         self.next = (self.next + 1) % self.requests.len();
-        self.feed(self.sender.0, Input::Head { peer: self.sender.1, head, octets });
+        self.feed(self.sender.0, Input::Head { peer: self.sender.1, head, bytes });
     }
 
     fn feed_body(&mut self) {
-        self.feed(self.sender.0, Input::Body { peer: self.sender.1, octets: self.body.clone() });
+        self.feed(self.sender.0, Input::Body { peer: self.sender.1, bytes: self.body.clone() });
     }
 
     fn feed_end(&mut self) {
@@ -157,9 +157,9 @@ impl<W: Watch> Rig<W> {
                 "MSRP {tid} 200 OK\r\nTo-Path: {previous_hop}\r\nFrom-Path: {}\r\n-------{tid}$\r\n",
                 self.receiver_uri
             );
-            let (head, octets) = parsed(&self.answer);
+            let (head, bytes) = parsed(&self.answer);
             let peer = self.receiver.1;
-            self.feed(self.receiver.0, Input::Head { peer, head, octets });
+            self.feed(self.receiver.0, Input::Head { peer, head, bytes });
             self.feed(self.receiver.0, Input::End { peer, flag: Flag::Last });
             self.run();
         }
@@ -226,14 +226,14 @@ impl<W: Watch> Rig<W> {
     }
 }
 
-/// A head and its octets.
-fn parsed(octets: &[u8]) -> (Head, Bytes) {
+/// A head and its bytes.
+fn parsed(bytes: &[u8]) -> (Head, Bytes) {
     let mut parser = Parser::new(ParserLimits::default());
-    match parser.step(octets) {
+    match parser.step(bytes) {
         Ok(Some(step)) => match step.piece {
-            Piece::Head(head) => {
-                let octets = octets.get(..step.consumed).unwrap_or_default();
-                (head, Bytes::copy_from_slice(octets))
+            FramePart::Head(head) => {
+                let bytes = bytes.get(..step.consumed).unwrap_or_default();
+                (head, Bytes::copy_from_slice(bytes))
             }
             other => panic!("{other:?} where a head was expected"),
         },
@@ -242,7 +242,7 @@ fn parsed(octets: &[u8]) -> (Head, Bytes) {
 }
 
 /// The transaction id of the frame that begins here.
-fn tid_of(octets: &[u8]) -> String {
-    let text = String::from_utf8_lossy(octets);
+fn tid_of(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
     text.split(' ').nth(1).unwrap_or_default().to_owned()
 }

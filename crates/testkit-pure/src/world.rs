@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use msrp_proto::digest::{Algorithm, Ha1};
-use msrp_proto::parser::{Parser, ParserLimits, Piece};
+use msrp_proto::parser::{FramePart, Parser, ParserLimits};
 use msrp_relay_core::{
     ChunkBounds, CloseReason, CoreId, Effect, Event, Expires, Input, Limit, Limits, LookUpAnswer,
     LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings, Stage, TableSizes, Target, Transport, Who,
@@ -63,8 +63,8 @@ pub struct Link {
     pub end: Endpoint,
     /// Sent by the endpoint, not read by the relay yet.
     pub wire: VecDeque<u8>,
-    /// All octets ever sent by the endpoint.
-    pub octets_sent: u64,
+    /// All bytes ever sent by the endpoint.
+    pub bytes_sent: u64,
     /// Read, not yet parsed.
     unparsed: Vec<u8>,
     parser: Parser,
@@ -74,7 +74,7 @@ pub struct Link {
     pub ended: bool,
     /// The endpoint takes nothing.
     pub stalled: bool,
-    /// Octets the endpoint still takes before it stalls.
+    /// Bytes the endpoint still takes before it stalls.
     pub window: usize,
     pub closing: Option<CloseReason>,
     /// Neither side has it any more.
@@ -109,10 +109,10 @@ pub struct World {
     pub dialled: Vec<(Target, Conn)>,
     /// Parcels wait for `deliver`.
     pub hold_parcels: bool,
-    /// Octets per read.
+    /// Bytes per read.
     pub read_max: usize,
     pub events: Vec<String>,
-    /// The largest value of `octets_queued` seen on any core.
+    /// The largest value of `bytes_queued` seen on any core.
     pub queued_max: usize,
     seeds: u8,
 }
@@ -126,7 +126,7 @@ pub fn settings(cores: usize) -> Settings {
         cores: u16::try_from(cores).unwrap(),
         algorithms: vec![Algorithm::Md5],
         challenge_lifetime: Duration::from_secs(15),
-        attempts_max: 3,
+        max_attempts: 3,
         insecure_plain: false,
         expires: Expires { seconds_min: 60, seconds_default: 600, seconds_max: 3600, enforce_default: false },
         allow_other_methods: true,
@@ -226,7 +226,7 @@ impl World {
             key,
             end: Endpoint::new(conn.0),
             wire: VecDeque::new(),
-            octets_sent: 0,
+            bytes_sent: 0,
             unparsed: Vec::new(),
             parser: Parser::new(ParserLimits::default()),
             paused: false,
@@ -261,17 +261,17 @@ impl World {
         self.links[conn.0].gone
     }
 
-    /// The endpoint sends octets; `run` lets the relay read them.
-    pub fn send(&mut self, conn: Conn, octets: impl AsRef<[u8]>) {
+    /// The endpoint sends bytes; `run` lets the relay read them.
+    pub fn send(&mut self, conn: Conn, bytes: impl AsRef<[u8]>) {
         let link = &mut self.links[conn.0];
-        link.octets_sent += octets.as_ref().len() as u64;
-        link.wire.extend(octets.as_ref());
+        link.bytes_sent += bytes.as_ref().len() as u64;
+        link.wire.extend(bytes.as_ref());
     }
 
-    /// How many of the octets sent have reached the relay, as whole pieces.
-    pub fn octets_taken(&self, conn: Conn) -> u64 {
+    /// How many of the bytes sent have reached the relay, as whole pieces.
+    pub fn bytes_taken(&self, conn: Conn) -> u64 {
         let link = &self.links[conn.0];
-        link.octets_sent - (link.wire.len() + link.unparsed.len()) as u64
+        link.bytes_sent - (link.wire.len() + link.unparsed.len()) as u64
     }
 
     /// The connection breaks off.
@@ -339,7 +339,7 @@ impl World {
             let link = &mut self.links[n];
             let answers = link.end.answer_now();
             progress |= !answers.is_empty();
-            link.octets_sent += answers.len() as u64;
+            link.bytes_sent += answers.len() as u64;
             link.wire.extend(answers);
         }
         progress
@@ -374,12 +374,12 @@ impl World {
             }
             return ended;
         }
-        let octets = link.wire.len().min(read_max);
+        let bytes = link.wire.len().min(read_max);
         let (front, back) = link.wire.as_slices();
-        let in_front = front.len().min(octets);
+        let in_front = front.len().min(bytes);
         link.unparsed.extend_from_slice(&front[..in_front]);
-        link.unparsed.extend_from_slice(&back[..octets - in_front]);
-        link.wire.drain(..octets);
+        link.unparsed.extend_from_slice(&back[..bytes - in_front]);
+        link.wire.drain(..bytes);
         let (core, peer) = (link.core, link.key);
         let mut unparsed = mem::take(&mut link.unparsed);
         let mut parser = link.parser.clone();
@@ -390,13 +390,13 @@ impl World {
                 Ok(None) => break,
                 Err(_) => Input::Unparseable { peer },
                 Ok(Some(step)) => {
-                    let octets = Bytes::copy_from_slice(&unparsed[at..at + step.consumed]);
+                    let bytes = Bytes::copy_from_slice(&unparsed[at..at + step.consumed]);
                     at += step.consumed;
                     match step.piece {
-                        Piece::Head(head) => Input::Head { peer, head, octets },
-                        Piece::Body(_) => Input::Body { peer, octets },
-                        Piece::End(flag) => Input::End { peer, flag },
-                        Piece::Blank => Input::Blank { peer, octets: octets.len() },
+                        FramePart::Head(head) => Input::Head { peer, head, bytes },
+                        FramePart::Body(_) => Input::Body { peer, bytes },
+                        FramePart::End(flag) => Input::End { peer, flag },
+                        FramePart::Blank => Input::Blank { peer, bytes: bytes.len() },
                     }
                 }
             };
@@ -453,7 +453,7 @@ impl World {
         let now = self.now;
         let relay = self.relay(core);
         relay.handle(now, input);
-        let queued = self.check_budget(core).octets_queued;
+        let queued = self.check_budget(core).bytes_queued;
         self.queued_max = self.queued_max.max(queued);
         self.apply(core);
     }

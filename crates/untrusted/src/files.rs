@@ -24,8 +24,8 @@ pub const SECRET: u32 = 0o600;
 /// Read by everybody, written by its owner.
 pub const PUBLIC: u32 = 0o644;
 
-/// Octets of randomness in a temporary name.
-const NAME_RANDOM_OCTETS: usize = 12;
+/// Bytes of randomness in a temporary name.
+const NAME_RANDOM_BYTES: usize = 12;
 /// The kernel follows no more links than this on the way to a file either.
 const LINKS_MAX: usize = 40;
 
@@ -282,9 +282,9 @@ fn parts(path: &Path) -> io::Result<(&Path, &OsStr)> {
 }
 
 fn random_name() -> io::Result<String> {
-    let mut octets = [0; NAME_RANDOM_OCTETS];
-    getrandom::fill(&mut octets).map_err(io::Error::other)?;
-    Ok(octets.iter().map(|octet| format!("{octet:02x}")).collect())
+    let mut bytes = [0; NAME_RANDOM_BYTES];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 // -- other users -----------------------------------------------------------------------------------

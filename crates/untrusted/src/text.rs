@@ -170,12 +170,12 @@ pub enum Form {
 /// writer bounds it. The line break at its end stays one; any other is escaped.
 #[must_use]
 pub fn safe_line(line: &[u8], form: Form) -> Cow<'_, [u8]> {
-    // Nearly all lines: one look at each octet, nothing copied.
+    // Nearly all lines: one look at each byte, nothing copied.
     let (content, end) = match line.split_last() {
         Some((b'\n', content)) => (content, "\n"),
         _ => (line, ""),
     };
-    if content.iter().all(|octet| matches!(octet, 0x20..=0x7e)) {
+    if content.iter().all(|byte| matches!(byte, 0x20..=0x7e)) {
         return Cow::Borrowed(line);
     }
     let text = String::from_utf8_lossy(content);

@@ -285,9 +285,9 @@ fn age(seconds: u64) -> String {
     }
 }
 
-fn size(octets: u64) -> String {
+fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let (mut value, mut unit) = (octets as f64, 0);
+    let (mut value, mut unit) = (bytes as f64, 0);
     while value >= 1024.0 && unit + 1 < UNITS.len() {
         value /= 1024.0;
         unit += 1;

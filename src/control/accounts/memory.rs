@@ -1,7 +1,7 @@
 //! The accounts that stand in the config itself.
 //!
 //! Invariant: at most one account for a user and domain, which [`Config`](crate::config::Config) promised.
-//! User names are compared octet by octet, domains without regard to case.
+//! User names are compared byte by byte, domains without regard to case.
 
 use std::collections::HashMap;
 

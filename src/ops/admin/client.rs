@@ -9,8 +9,8 @@ use super::protocol::{Answer, Request};
 
 /// How long the relay may take for each part of its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The longest line of an answer that is believed, in octets.
-const LINE_OCTETS_MAX: u64 = 1 << 20;
+/// The longest line of an answer that is believed, in bytes.
+const LINE_BYTES_MAX: u64 = 1 << 20;
 
 /// Why there is no answer, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +82,7 @@ pub(super) fn ask_at(
     let mut answers = BufReader::new(relay);
     loop {
         line.clear();
-        (&mut answers).take(LINE_OCTETS_MAX).read_line(&mut line)?;
+        (&mut answers).take(LINE_BYTES_MAX).read_line(&mut line)?;
         match serde_json::from_str(&line) {
             Ok(Answer::Done) => return Ok(Ok(())),
             Ok(Answer::Error(words)) => return Ok(Err(AskError::Refused(words))),

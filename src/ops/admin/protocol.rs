@@ -11,7 +11,7 @@ pub const DRAIN_SECONDS_MAX: u64 = 86_400;
 /// The longest trace, in seconds.
 pub const TRACE_SECONDS_MAX: u64 = 3600;
 /// The longest request, in bytes, its line break included.
-pub const REQUEST_OCTETS_MAX: usize = 4096;
+pub const REQUEST_BYTES_MAX: usize = 4096;
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

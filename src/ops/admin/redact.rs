@@ -10,8 +10,8 @@ use untrusted::text;
 const REDACTED: &str = "(redacted)";
 
 /// The head as text, one line for each of its lines, without line breaks at its end.
-pub(super) fn head(octets: &[u8]) -> String {
-    let text = String::from_utf8_lossy(octets);
+pub(super) fn head(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
     let lines: Vec<String> = text.split("\r\n").map(line).collect();
     lines.join("\n").trim_end_matches('\n').to_owned()
 }
@@ -67,10 +67,10 @@ mod tests {
 
     #[test]
     fn credentials_and_challenges_are_taken_out_whatever_their_case() {
-        let octets = b"MSRP d93kswow 200 OK\r\nTo-Path: msrp://bob.example:8145/foo;tcp\r\n\
+        let bytes = b"MSRP d93kswow 200 OK\r\nTo-Path: msrp://bob.example:8145/foo;tcp\r\n\
             AUTHORIZATION : Digest username=\"alice\", response=\"0123\"\r\nwww-authenticate: Digest nonce=\"n\"\r\n\
             Authentication-Info: nextnonce=\"456\"\r\nExpires: 1800\r\n";
-        let shown = head(octets);
+        let shown = head(bytes);
         for secret in ["0123", "nonce=", "456", "alice"] {
             assert!(!shown.contains(secret), "{shown}");
         }

@@ -17,7 +17,7 @@ use socket2::{Domain, SockAddr, Type};
 
 use super::client::{AskError, ask_at};
 use super::protocol::{
-    Answer, CLIENTS_MAX, Core, DRAIN_SECONDS_MAX, Head, Listening, REQUEST_OCTETS_MAX, Request, Session,
+    Answer, CLIENTS_MAX, Core, DRAIN_SECONDS_MAX, Head, Listening, REQUEST_BYTES_MAX, Request, Session,
     Status, TRACE_SECONDS_MAX,
 };
 use super::redact;
@@ -280,7 +280,7 @@ fn answer(client: &UnixStream, desk: &Desk) -> io::Result<()> {
 fn asked(mut client: &UnixStream, time: Duration) -> io::Result<String> {
     let until = Instant::now() + time;
     let (mut line, mut part) = (Vec::new(), [0; 512]);
-    while line.len() < REQUEST_OCTETS_MAX && !line.contains(&b'\n') {
+    while line.len() < REQUEST_BYTES_MAX && !line.contains(&b'\n') {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
@@ -288,13 +288,13 @@ fn asked(mut client: &UnixStream, time: Duration) -> io::Result<String> {
         client.set_read_timeout(Some(left))?;
         match client.read(&mut part) {
             Ok(0) => break,
-            Ok(octets) => line.extend_from_slice(part.get(..octets).unwrap_or_default()),
+            Ok(bytes) => line.extend_from_slice(part.get(..bytes).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    let end = line.iter().position(|octet| *octet == b'\n').map_or(line.len(), |at| at + 1);
-    line.truncate(end.min(REQUEST_OCTETS_MAX));
+    let end = line.iter().position(|byte| *byte == b'\n').map_or(line.len(), |at| at + 1);
+    line.truncate(end.min(REQUEST_BYTES_MAX));
     String::from_utf8(line).map_err(io::Error::other)
 }
 
@@ -425,7 +425,7 @@ fn trace(
             Err(RecvTimeoutError::Timeout) => {
                 out.flush()?;
                 let mut client: &UnixStream = out.get_ref();
-                if client.read(&mut [0; 16]).is_ok_and(|octets| octets == 0) {
+                if client.read(&mut [0; 16]).is_ok_and(|bytes| bytes == 0) {
                     return Err(io::ErrorKind::BrokenPipe.into());
                 }
             }
@@ -469,7 +469,7 @@ fn head(traced: &TracedHead) -> Head {
             Direction::Out => "out",
         }
         .to_owned(),
-        head: redact::head(&traced.octets),
+        head: redact::head(&traced.bytes),
         dropped: traced.dropped,
     }
 }
@@ -522,8 +522,8 @@ fn session(line: SessionLine) -> Session {
         expires_in_seconds: view.expires_in.map(|left| left.as_secs()),
         client,
         peer,
-        bytes_from_client: view.octets_from_client,
-        bytes_to_client: view.octets_to_client,
+        bytes_from_client: view.bytes_from_client,
+        bytes_to_client: view.bytes_to_client,
     }
 }
 
@@ -561,7 +561,7 @@ mod tests {
         });
     }
 
-    // Each octet would begin its time anew.
+    // Each byte would begin its time anew.
     #[test]
     fn client_that_drips_its_request_has_no_more_time_than_another() {
         let (near, far) = UnixStream::pair().unwrap();
@@ -579,8 +579,8 @@ mod tests {
         let (near, far) = UnixStream::pair().unwrap();
         (&far).write_all(b"one\nmore").unwrap();
         assert_eq!(asked(&near, CLIENT_TIMEOUT).unwrap(), "one\n");
-        (&far).write_all(&[b'x'; REQUEST_OCTETS_MAX + 1]).unwrap();
-        assert_eq!(asked(&near, CLIENT_TIMEOUT).unwrap().len(), REQUEST_OCTETS_MAX);
+        (&far).write_all(&[b'x'; REQUEST_BYTES_MAX + 1]).unwrap();
+        assert_eq!(asked(&near, CLIENT_TIMEOUT).unwrap().len(), REQUEST_BYTES_MAX);
     }
 
     #[test]

@@ -155,7 +155,7 @@ fn hostname(file: &mut File, tls: bool, address: SocketAddr) -> Option<String> {
 
 fn realm(file: &mut File) -> Option<String> {
     let realm = file.set(SECTION, "default_domain")?;
-    let plain = |octet: u8| matches!(octet, b' '..=b'~') && !matches!(octet, b'"' | b'\\');
+    let plain = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
     if realm.len() <= 255 && realm.bytes().all(plain) {
         return Some(realm);
     }

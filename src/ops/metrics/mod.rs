@@ -43,8 +43,8 @@ pub const CONNECTIONS_MAX: usize = 16;
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the head of a request to come.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Octets of a request's head; hyper's own least.
-const HEAD_OCTETS_MAX: usize = 8 << 10;
+/// Bytes of a request's head; hyper's own least.
+const HEAD_BYTES_MAX: usize = 8 << 10;
 /// How long accepting rests when it fails, as for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A core that has not published for so long is stuck. It does so four times a second.
@@ -188,7 +188,7 @@ async fn answer(stream: TcpStream, show: Rc<Show>) -> Result<(), hyper::Error> {
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(HEAD_OCTETS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
         .keep_alive(false)
         .serve_connection(
             TokioIo::new(stream),

@@ -18,7 +18,7 @@ use super::super::migrate::{self, Unplaced};
 use super::super::pool::{self, PINNED_FACTOR_MAX};
 use super::handshake;
 use super::write::CLOSE_TIMEOUT;
-use msrp_proto::parser::{ParseError, Parser, Piece};
+use msrp_proto::parser::{FramePart, ParseError, Parser};
 use msrp_relay_core::{Holder, Input, Limit, ProvenNames, Stage, Target, Transport};
 
 /// How a connection came to be.
@@ -321,15 +321,15 @@ impl Reader {
                     }
                 };
                 let input = match step.piece {
-                    Piece::Head(head) => {
+                    FramePart::Head(head) => {
                         conn.watchers.received(bytes.get(at..at + step.consumed).unwrap_or_default());
-                        Input::Head { peer, head, octets: part(&bytes, at..at + step.consumed) }
+                        Input::Head { peer, head, bytes: part(&bytes, at..at + step.consumed) }
                     }
-                    Piece::Body(range) => {
-                        Input::Body { peer, octets: part(&bytes, at + range.start..at + range.end) }
+                    FramePart::Body(range) => {
+                        Input::Body { peer, bytes: part(&bytes, at + range.start..at + range.end) }
                     }
-                    Piece::End(flag) => Input::End { peer, flag },
-                    Piece::Blank => Input::Blank { peer, octets: step.consumed },
+                    FramePart::End(flag) => Input::End { peer, flag },
+                    FramePart::Blank => Input::Blank { peer, bytes: step.consumed },
                 };
                 at += step.consumed;
                 relay.handle(now, input);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_channel::Receiver;
 
 use crate::runtime::log;
-use crate::runtime::mesh::Parcel;
+use crate::runtime::mesh::Delivery;
 use crate::runtime::pool::{self, Taken};
 use crate::telemetry::Counters;
 use msrp_relay_core::Stats;
@@ -17,7 +17,7 @@ pub(super) struct Figures {
     stats: RefCell<Stats>,
     used: Cell<Used>,
     /// This core's own, to be measured.
-    inbox: Receiver<Parcel>,
+    inbox: Receiver<Delivery>,
 }
 
 /// What a core's thread has used since it began.
@@ -28,7 +28,7 @@ struct Used {
 }
 
 impl Figures {
-    pub(super) fn new(inbox: Receiver<Parcel>) -> Self {
+    pub(super) fn new(inbox: Receiver<Delivery>) -> Self {
         Self { stats: RefCell::default(), used: Cell::default(), inbox }
     }
 

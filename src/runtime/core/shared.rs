@@ -16,7 +16,7 @@ use super::dials::Dials;
 use super::drive::Drive;
 use super::figures::Figures;
 use crate::control::ControlHandle;
-use crate::runtime::mesh::{Mesh, Parcel};
+use crate::runtime::mesh::{Delivery, Mesh};
 use crate::runtime::settings::CoreConfig;
 use crate::runtime::tasks::Tasks;
 use crate::runtime::trace::Trace;
@@ -40,7 +40,7 @@ pub(crate) struct CorePlan {
     pub(crate) config: Arc<CoreConfig>,
     pub(crate) control: ControlHandle,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) inbox: Receiver<Parcel>,
+    pub(crate) inbox: Receiver<Delivery>,
     /// Tasks of all cores that accept connections.
     pub(crate) accepting: Arc<AtomicUsize>,
     /// The other processes of this relay.

@@ -128,7 +128,7 @@ impl Cast {
         Ok(other)
     }
 
-    /// A message of so many octets, in a manner drawn by lot.
+    /// A message of so many bytes, in a manner drawn by lot.
     pub(crate) fn message(&mut self, to: String, total: u64) -> Outgoing {
         let wish = self.dice.pick(&[Wish::Implied, Wish::Yes, Wish::Yes, Wish::Partial, Wish::No]);
         Outgoing {
@@ -199,8 +199,8 @@ fn hear_opening(to: &Party, id: &str) -> Outcome {
 }
 
 /// Waits until a message has arrived whole and its sender knows all that it is owed.
-pub(crate) fn delivered(from: &Party, to: &Party, id: &str, total: u64, octets_per_second: u64) -> Outcome {
-    let limit = PATIENCE + Duration::from_secs(total / octets_per_second);
+pub(crate) fn delivered(from: &Party, to: &Party, id: &str, total: u64, bytes_per_second: u64) -> Outcome {
+    let limit = PATIENCE + Duration::from_secs(total / bytes_per_second);
     to.wait_for(limit, "the whole message", |ledger| ledger.received.get(id)?.is_complete().then_some(()))?;
     let told = |sent: &super::ledger::Sent, success: bool| {
         let reported = !success || !sent.successes.is_empty();

@@ -1,4 +1,4 @@
-//! What messages hold: octets that follow from a seed and a place, so that the receiver can judge each of them the
+//! What messages hold: bytes that follow from a seed and a place, so that the receiver can judge each of them the
 //! moment it arrives, knowing the Message-ID alone. And the dice that the mix is thrown with.
 
 /// SplitMix64.
@@ -36,7 +36,7 @@ impl Dice {
         of[usize::try_from(at).unwrap_or_default()]
     }
 
-    /// An octet count; sizes of all orders of magnitude are equally likely.
+    /// A byte count; sizes of all orders of magnitude are equally likely.
     pub(crate) fn size(&mut self, from: u64, to: u64) -> u64 {
         let (low, high) = (from.max(1).ilog2(), to.ilog2());
         let order = self.between(u64::from(low), u64::from(high));
@@ -49,7 +49,7 @@ fn word(seed: u64, index: u64) -> [u8; 8] {
     mix(seed.wrapping_add(index.wrapping_mul(STEP))).to_le_bytes()
 }
 
-/// Writes the octets of message `seed` from place `at` (the first is 0) on.
+/// Writes the bytes of message `seed` from place `at` (the first is 0) on.
 pub(crate) fn fill(seed: u64, at: u64, out: &mut [u8]) {
     let skip = (at % 8) as usize;
     let (first, rest) = out.split_at_mut(out.len().min((8 - skip) % 8));
@@ -64,11 +64,11 @@ pub(crate) fn fill(seed: u64, at: u64, out: &mut [u8]) {
     }
 }
 
-/// The place of the first octet that is not what message `seed` holds there.
-pub(crate) fn first_difference(seed: u64, at: u64, octets: &[u8]) -> Option<u64> {
+/// The place of the first byte that is not what message `seed` holds there.
+pub(crate) fn first_difference(seed: u64, at: u64, bytes: &[u8]) -> Option<u64> {
     let mut expected = [0; 4096];
     let mut place = at;
-    for part in octets.chunks(expected.len()) {
+    for part in bytes.chunks(expected.len()) {
         let expected = &mut expected[..part.len()];
         fill(seed, place, expected);
         if expected != part {

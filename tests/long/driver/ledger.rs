@@ -1,6 +1,6 @@
 //! What one end of a session has sent, been told and received: and whether that adds up.
 //!
-//! The rule, RFC 4975, 7.1.4 and RFC 4976, 6.4.1: while a message's sender is there, each octet of its complete chunks has
+//! The rule, RFC 4975, 7.1.4 and RFC 4976, 6.4.1: while a message's sender is there, each byte of its complete chunks has
 //! arrived, or was told of by exactly one notice, be it the chunk's response or a REPORT.
 
 use std::collections::{HashMap, HashSet};
@@ -36,17 +36,17 @@ impl Wish {
     }
 }
 
-/// Octets that may be on their way between the relay's kernel and the receiver.
+/// Bytes that may be on their way between the relay's kernel and the receiver.
 const KERNEL_HOLDS_MAX: u64 = 6 << 20;
 
-/// Octets of a message, numbered from 1, both ends included.
+/// Bytes of a message, numbered from 1, both ends included.
 pub(crate) type Range = (u64, u64);
 
 /// A chunk that was sent.
 #[derive(Debug)]
 pub(crate) struct Chunk {
     pub(crate) start: u64,
-    pub(crate) octets: u64,
+    pub(crate) bytes: u64,
     /// `None`: it was broken off with the connection.
     pub(crate) ended: Option<Flag>,
     pub(crate) status: Option<u16>,
@@ -54,7 +54,7 @@ pub(crate) struct Chunk {
 
 impl Chunk {
     pub(crate) fn range(&self) -> Range {
-        (self.start, self.start + self.octets - 1)
+        (self.start, self.start + self.bytes - 1)
     }
 }
 
@@ -90,9 +90,9 @@ impl Sent {
         }
     }
 
-    /// Octets handed to the connection.
-    pub(crate) fn octets(&self) -> u64 {
-        self.chunks.iter().map(|chunk| chunk.octets).sum()
+    /// Bytes handed to the connection.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| chunk.bytes).sum()
     }
 
     /// Whether every response that is owed has come.
@@ -116,12 +116,12 @@ impl Sent {
         }
     }
 
-    /// Whether each octet of the complete chunks is among those that `arrived` or was told of, once. `closed`: the relay
+    /// Whether each byte of the complete chunks is among those that `arrived` or was told of, once. `closed`: the relay
     /// has closed the sender's connection, which tells of all that was not answered.
     pub(crate) fn settle(&self, arrived: &[Range], closed: bool) -> Result<(), String> {
         let told_by_end = closed && self.wish.is_answered();
         let is_refused = |chunk: &&Chunk| chunk.status.map_or(told_by_end, |status| status != 200);
-        let refused = self.chunks.iter().filter(is_refused).filter(|chunk| chunk.octets > 0);
+        let refused = self.chunks.iter().filter(is_refused).filter(|chunk| chunk.bytes > 0);
         let told: Vec<Range> =
             refused.map(Chunk::range).chain(self.reports.iter().map(|(range, _)| *range)).collect();
         if self.wish == Wish::No {
@@ -149,7 +149,7 @@ impl Sent {
             if self.wish.is_answered() && chunk.status.is_none() && !closed {
                 return Err(format!("never answered: {chunk:?}"));
             }
-            if chunk.octets > 0 && !known.iter().any(|k| k.0 <= chunk.start && chunk.range().1 <= k.1) {
+            if chunk.bytes > 0 && !known.iter().any(|k| k.0 <= chunk.start && chunk.range().1 <= k.1) {
                 return Err(format!("unaccounted for: {chunk:?} in {:?}", brief(&known)));
             }
         }
@@ -157,14 +157,14 @@ impl Sent {
     }
 }
 
-/// The first of two ranges that have octets in common, and the other.
+/// The first of two ranges that have bytes in common, and the other.
 fn overlap(ranges: &[Range]) -> Option<[Range; 2]> {
     let mut sorted: Vec<Range> = ranges.iter().copied().filter(|range| range.0 <= range.1).collect();
     sorted.sort_unstable();
     sorted.windows(2).find(|pair| pair[1].0 <= pair[0].1).map(|pair| [pair[0], pair[1]])
 }
 
-/// The same octets in as few ranges as there can be.
+/// The same bytes in as few ranges as there can be.
 fn union<'a>(ranges: impl Iterator<Item = &'a Range>) -> Vec<Range> {
     let mut sorted: Vec<Range> = ranges.copied().filter(|range| range.0 <= range.1).collect();
     sorted.sort_unstable();
@@ -178,7 +178,7 @@ fn union<'a>(ranges: impl Iterator<Item = &'a Range>) -> Vec<Range> {
     joined
 }
 
-/// Without responses nobody knows what became of the octets that a broken connection's kernel held: a gap behind what
+/// Without responses nobody knows what became of the bytes that a broken connection's kernel held: a gap behind what
 /// arrived, and no longer than buffers can be.
 fn bridge(known: &mut Vec<Range>, arrived: &[Range]) {
     let end = arrived.iter().map(|range| range.1).max().unwrap_or_default();
@@ -196,9 +196,9 @@ fn brief(ranges: &[Range]) -> &[Range] {
 
 /// A chunk as it arrived.
 #[derive(Debug)]
-pub(crate) struct Piece {
+pub(crate) struct Span {
     pub(crate) start: u64,
-    pub(crate) octets: u64,
+    pub(crate) bytes: u64,
     pub(crate) ended: Option<Flag>,
     /// Its answer has been written.
     pub(crate) answered: bool,
@@ -207,8 +207,8 @@ pub(crate) struct Piece {
 /// A message as it arrives.
 #[derive(Debug, Default)]
 pub(crate) struct Received {
-    pub(crate) pieces: Vec<Piece>,
-    pub(crate) octets: u64,
+    pub(crate) pieces: Vec<Span>,
+    pub(crate) bytes: u64,
     pub(crate) total: Option<u64>,
     /// Its sender wants responses.
     pub(crate) answered: bool,
@@ -227,12 +227,12 @@ impl Received {
 
     /// What nobody needs to be told of: with responses what was answered, without what arrived whole.
     pub(crate) fn settled(&self) -> Vec<Range> {
-        let sure = |piece: &&Piece| match self.answered {
+        let sure = |piece: &&Span| match self.answered {
             true => piece.answered,
             false => piece.ended.is_some_and(|flag| flag != Flag::Aborted),
         };
-        let settled = self.pieces.iter().filter(sure).filter(|piece| piece.octets > 0);
-        settled.map(|piece| (piece.start, piece.start + piece.octets - 1)).collect()
+        let settled = self.pieces.iter().filter(sure).filter(|piece| piece.bytes > 0);
+        settled.map(|piece| (piece.start, piece.start + piece.bytes - 1)).collect()
     }
 }
 
@@ -247,8 +247,8 @@ pub(crate) struct Ledger {
     /// Requests other than SENDs of messages, until they are answered.
     pub(crate) asked: HashSet<String>,
     pub(crate) answers: HashMap<String, Frame>,
-    /// Body octets that have arrived.
-    pub(crate) octets: u64,
+    /// Body bytes that have arrived.
+    pub(crate) bytes: u64,
     /// The other side ended the connection.
     pub(crate) end: Option<End>,
     /// This side reads no more, as it was told to.
@@ -292,7 +292,7 @@ impl Ledger {
     pub(crate) fn take_report(&mut self, frame: &Frame) {
         let id = frame.header("Message-ID").unwrap_or_default();
         let range = frame.head.byte_range().and_then(|range| Some((range.start, range.end?)));
-        let status = frame.head.reported_status(&frame.octets).map(|status| status.code());
+        let status = frame.head.reported_status(&frame.bytes).map(|status| status.code());
         let (Some(sent), Some(range), Some(status)) = (self.sent.get_mut(&id), range, status) else {
             return self.blame(format!("a REPORT on nothing: {frame:?}"));
         };
@@ -319,7 +319,7 @@ mod tests {
     fn sent(wish: Wish, chunks: &[(Range, Option<u16>)], reports: &[Range]) -> Sent {
         let chunk = |(range, status): &(Range, Option<u16>)| Chunk {
             start: range.0,
-            octets: range.1 - range.0 + 1,
+            bytes: range.1 - range.0 + 1,
             ended: Some(Flag::More),
             status: *status,
         };

@@ -1,6 +1,6 @@
 //! One connection of the driver: blocking, plain or over TLS, read by one thread and written by another.
 //!
-//! Nothing here panics on what the other side does: connections are killed on purpose. Body octets are handed on as they
+//! Nothing here panics on what the other side does: connections are killed on purpose. Body bytes are handed on as they
 //! arrive and are not kept.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use msrp_proto::head::Head;
-use msrp_proto::parser::{Flag, Parser, ParserLimits, Piece};
+use msrp_proto::parser::{Flag, FramePart, Parser, ParserLimits};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 
@@ -60,8 +60,8 @@ pub(crate) enum Arrived<'a> {
 /// A connection to `relay` from one of this machine's addresses; `window`: the kernel takes in so much only.
 pub(crate) fn dial(relay: SocketAddr, from: Ipv4Addr, window: Option<usize>) -> io::Result<TcpStream> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-    if let Some(octets) = window {
-        socket.set_recv_buffer_size(octets)?;
+    if let Some(bytes) = window {
+        socket.set_recv_buffer_size(bytes)?;
     }
     socket.bind(&SocketAddr::from((from, 0)).into())?;
     socket.connect_timeout(&relay.into(), PATIENCE)?;
@@ -111,11 +111,11 @@ impl Line {
     }
 
     /// Writes all of it.
-    pub(crate) fn write(&self, octets: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let Some(tls) = &self.tls else {
-            return (&self.stream).write_all(octets);
+            return (&self.stream).write_all(bytes);
         };
-        for part in octets.chunks(32 << 10) {
+        for part in bytes.chunks(32 << 10) {
             let mut records = Vec::with_capacity(part.len() + 128);
             {
                 let mut tls = tls.lock().map_err(|_| io::Error::other("poisoned"))?;
@@ -174,7 +174,7 @@ fn take_plain(tls: &mut Connection, plain: &mut Vec<u8>) -> Result<bool, rustls:
 }
 
 impl Reader {
-    /// Receives once, at most `room` octets, and hands on all that is complete by then.
+    /// Receives once, at most `room` bytes, and hands on all that is complete by then.
     pub(crate) fn pump(&mut self, room: usize, mut sink: impl FnMut(Arrived<'_>)) -> Result<(), End> {
         let mut ended = None;
         if self.plain.is_empty() || self.parse(&mut sink)? == 0 {
@@ -184,17 +184,17 @@ impl Reader {
         ended.map_or(Ok(()), Err)
     }
 
-    /// Hands on what is complete; returns how many octets that was.
+    /// Hands on what is complete; returns how many bytes that was.
     fn parse(&mut self, sink: &mut impl FnMut(Arrived<'_>)) -> Result<usize, End> {
         let mut at = 0;
         while let Some(step) = self.parser.step(&self.plain[at..]).map_err(|_| End::Broken)? {
-            let octets = &self.plain[at..at + step.consumed];
+            let bytes = &self.plain[at..at + step.consumed];
             at += step.consumed;
             match step.piece {
-                Piece::Blank => return Err(End::Broken),
-                Piece::Head(head) => sink(Arrived::Head(head, octets)),
-                Piece::Body(range) => sink(Arrived::Body(&octets[range])),
-                Piece::End(flag) => sink(Arrived::End(flag)),
+                FramePart::Blank => return Err(End::Broken),
+                FramePart::Head(head) => sink(Arrived::Head(head, bytes)),
+                FramePart::Body(range) => sink(Arrived::Body(&bytes[range])),
+                FramePart::End(flag) => sink(Arrived::End(flag)),
             }
         }
         self.plain.drain(..at);
@@ -202,22 +202,22 @@ impl Reader {
     }
 
     fn receive(&mut self, room: usize) -> Result<(), End> {
-        let mut octets = [0; 64 << 10];
-        let room = room.clamp(1, octets.len());
-        let read = match (&self.line.stream).read(&mut octets[..room]) {
+        let mut bytes = [0; 64 << 10];
+        let room = room.clamp(1, bytes.len());
+        let read = match (&self.line.stream).read(&mut bytes[..room]) {
             Ok(read) => read,
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
             Err(_) => return Err(End::Broken),
         };
         let Some(tls) = &self.line.tls else {
-            self.plain.extend_from_slice(&octets[..read]);
+            self.plain.extend_from_slice(&bytes[..read]);
             return if read == 0 { Err(End::Clean) } else { Ok(()) };
         };
         let mut tls = tls.lock().map_err(|_| End::Broken)?;
         if read == 0 {
             return Err(End::Truncated);
         }
-        let mut records = &octets[..read];
+        let mut records = &bytes[..read];
         while !records.is_empty() {
             tls.read_tls(&mut records).map_err(|_| End::Broken)?;
             if take_plain(&mut tls, &mut self.plain).map_err(|_| End::Broken)? {

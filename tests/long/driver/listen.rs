@@ -1,4 +1,4 @@
-//! The reading half of a party: verifies each octet as it comes, answers chunks, reports success.
+//! The reading half of a party: verifies each byte as it comes, answers chunks, reports success.
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -8,7 +8,7 @@ use msrp_proto::head::{FailureReport, Head};
 use msrp_proto::parser::Flag;
 
 use super::content::{first_difference, seed_of};
-use super::ledger::Piece;
+use super::ledger::Span;
 use super::line::{Arrived, End, Reader};
 use super::party::Shared;
 use super::pen::Job;
@@ -21,9 +21,9 @@ const BEAT: Duration = Duration::from_millis(20);
 /// How a party reads.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Manner {
-    /// Octets a second; `None`: as they come.
+    /// Bytes a second; `None`: as they come.
     pub(crate) pace: Option<u64>,
-    /// Reads nothing for a while once so many body octets have come.
+    /// Reads nothing for a while once so many body bytes have come.
     pub(crate) rest: Option<(u64, Duration)>,
     /// Neither reads nor answers any more from then on.
     pub(crate) vanish: Option<u64>,
@@ -34,20 +34,20 @@ pub(crate) struct Ear {
     jobs: Sender<Job>,
     manner: Manner,
     current: Option<Current>,
-    octets: u64,
+    bytes: u64,
 }
 
 /// A frame that is arriving.
 struct Current {
     head: Head,
-    octets: Vec<u8>,
-    /// Of a SEND: the Message-ID, its seed, the place of the next octet, the piece's number.
+    bytes: Vec<u8>,
+    /// Of a SEND: the Message-ID, its seed, the place of the next byte, the piece's number.
     message: Option<(String, u64, u64, usize)>,
 }
 
 impl Ear {
     pub(crate) fn new(shared: Arc<Shared>, jobs: Sender<Job>, manner: Manner) -> Self {
-        Self { shared, jobs, manner, current: None, octets: 0 }
+        Self { shared, jobs, manner, current: None, bytes: 0 }
     }
 
     pub(crate) fn run(mut self, mut reader: Reader) {
@@ -58,14 +58,14 @@ impl Ear {
                 self.lose(end);
                 return;
             }
-            if self.manner.vanish.is_some_and(|octets| self.octets >= octets) {
+            if self.manner.vanish.is_some_and(|bytes| self.bytes >= bytes) {
                 self.shared.enter(|ledger| ledger.vanished = true);
                 return;
             }
             if self.manner.pace.is_some() {
                 std::thread::sleep(BEAT);
             }
-            if let Some((_, time)) = self.manner.rest.take_if(|(octets, _)| self.octets >= *octets) {
+            if let Some((_, time)) = self.manner.rest.take_if(|(bytes, _)| self.bytes >= *bytes) {
                 std::thread::sleep(time);
             }
         }
@@ -77,14 +77,14 @@ impl Ear {
 
     fn take(&mut self, arrived: Arrived<'_>) {
         match arrived {
-            Arrived::Head(head, octets) => self.head(head, octets),
-            Arrived::Body(octets) => self.body(octets),
+            Arrived::Head(head, bytes) => self.head(head, bytes),
+            Arrived::Body(bytes) => self.body(bytes),
             Arrived::End(flag) => self.end(flag),
         }
     }
 
-    fn head(&mut self, head: Head, octets: &[u8]) {
-        let mut current = Current { head, octets: octets.to_vec(), message: None };
+    fn head(&mut self, head: Head, bytes: &[u8]) {
+        let mut current = Current { head, bytes: bytes.to_vec(), message: None };
         if head_is(&current, b"SEND") {
             match self.open(&current) {
                 Ok(message) => current.message = Some(message),
@@ -96,8 +96,8 @@ impl Ear {
 
     /// Enters a piece of a message: it must follow upon what has come of it.
     fn open(&self, current: &Current) -> Result<(String, u64, u64, usize), String> {
-        let head = String::from_utf8_lossy(&current.octets);
-        let id = current.head.message_id(&current.octets).unwrap_or_default();
+        let head = String::from_utf8_lossy(&current.bytes);
+        let id = current.head.message_id(&current.bytes).unwrap_or_default();
         let id = String::from_utf8_lossy(id).into_owned();
         let seed = seed_of(&id).ok_or_else(|| format!("a message of nobody: {head}"))?;
         let range = current.head.byte_range().ok_or_else(|| format!("no Byte-Range: {head}"))?;
@@ -108,43 +108,43 @@ impl Ear {
             received.success = current.head.success_report();
             received.total = range.total;
             let ended = received.pieces.is_empty() || received.ended() == Some(Flag::More);
-            if !ended || range.start != received.octets + 1 {
-                return Err(format!("after {} octets and {:?}: {head}", received.octets, received.ended()));
+            if !ended || range.start != received.bytes + 1 {
+                return Err(format!("after {} bytes and {:?}: {head}", received.bytes, received.ended()));
             }
-            received.pieces.push(Piece { start: range.start, octets: 0, ended: None, answered: false });
+            received.pieces.push(Span { start: range.start, bytes: 0, ended: None, answered: false });
             Ok((id, seed, range.start - 1, received.pieces.len() - 1))
         })
     }
 
-    fn body(&mut self, octets: &[u8]) {
+    fn body(&mut self, bytes: &[u8]) {
         let Some((id, seed, place, _)) = self.current.as_mut().and_then(|current| current.message.as_mut())
         else {
             return;
         };
-        let count = octets.len() as u64;
-        let wrong = first_difference(*seed, *place, octets);
+        let count = bytes.len() as u64;
+        let wrong = first_difference(*seed, *place, bytes);
         *place += count;
-        self.octets += count;
+        self.bytes += count;
         self.shared.enter(|ledger| {
             if let Some(place) = wrong {
-                ledger.blame(format!("octet {place} of message {id} is not what was sent"));
+                ledger.blame(format!("byte {place} of message {id} is not what was sent"));
             }
-            ledger.octets += count;
+            ledger.bytes += count;
             if let Some(received) = ledger.received.get_mut(id) {
-                received.octets += count;
-                received.pieces.last_mut().into_iter().for_each(|piece| piece.octets += count);
+                received.bytes += count;
+                received.pieces.last_mut().into_iter().for_each(|piece| piece.bytes += count);
             }
         });
         if wrong.is_none() {
-            add(&self.shared.stage.tally.octets_verified, count);
+            add(&self.shared.stage.tally.bytes_verified, count);
         }
     }
 
     fn end(&mut self, flag: Flag) {
-        let Some(Current { head, octets, message }) = self.current.take() else {
+        let Some(Current { head, bytes, message }) = self.current.take() else {
             return;
         };
-        let frame = Frame { head, octets, body: Vec::new(), flag };
+        let frame = Frame { head, bytes, body: Vec::new(), flag };
         match message {
             Some(message) => self.end_of_piece(&frame, message),
             None if frame.status().is_some() => self.shared.enter(|ledger| ledger.take_response(frame)),
@@ -153,7 +153,7 @@ impl Ear {
         }
     }
 
-    fn end_of_piece(&self, frame: &Frame, (id, _, octets, piece): (String, u64, u64, usize)) {
+    fn end_of_piece(&self, frame: &Frame, (id, _, bytes, piece): (String, u64, u64, usize)) {
         let flag = frame.flag;
         let mut jobs = Vec::new();
         if frame.head.failure_report() == FailureReport::Yes {
@@ -163,7 +163,7 @@ impl Ear {
             let report =
                 Request::new("REPORT", &frame.header("From-Path").unwrap_or_default(), &self.shared.uri)
                     .header("Message-ID", &id)
-                    .header("Byte-Range", &format!("1-{octets}/{octets}"))
+                    .header("Byte-Range", &format!("1-{bytes}/{bytes}"))
                     .header("Status", "000 200 OK");
             jobs.push(Job::Frame(report.bare()));
         }
@@ -177,15 +177,15 @@ impl Ear {
                 return;
             };
             received.pieces[piece].ended = Some(flag);
-            let total = received.total.unwrap_or(octets);
-            if received.octets != octets || flag == Flag::Last && total != octets {
-                ledger.blame(format!("message {id} ended after {octets} octets of {total}"));
+            let total = received.total.unwrap_or(bytes);
+            if received.bytes != bytes || flag == Flag::Last && total != bytes {
+                ledger.blame(format!("message {id} ended after {bytes} bytes of {total}"));
             }
         });
     }
 
     fn report(&self, frame: &Frame) {
-        let success = frame.head.reported_status(&frame.octets).is_some_and(|status| status.code() == 200);
+        let success = frame.head.reported_status(&frame.bytes).is_some_and(|status| status.code() == 200);
         let tally = &self.shared.stage.tally;
         add(if success { &tally.success_reports } else { &tally.failure_reports }, 1);
         self.shared.enter(|ledger| ledger.take_report(frame));
@@ -194,5 +194,5 @@ impl Ear {
 
 fn head_is(current: &Current, method: &[u8]) -> bool {
     use msrp_proto::head::Kind;
-    matches!(current.head.kind(), Kind::Request(_)) && current.head.method_octets(&current.octets) == method
+    matches!(current.head.kind(), Kind::Request(_)) && current.head.method_bytes(&current.bytes) == method
 }

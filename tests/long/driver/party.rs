@@ -45,7 +45,7 @@ pub(crate) struct Outgoing {
     /// To-Path.
     pub(crate) to: String,
     pub(crate) total: u64,
-    /// Octets in a chunk; `None`: one giant SEND.
+    /// Bytes in a chunk; `None`: one giant SEND.
     pub(crate) chunk: Option<u64>,
     pub(crate) wish: Wish,
     pub(crate) success: bool,
@@ -237,7 +237,7 @@ fn describe(ledger: &Ledger) -> String {
         let last = sent.chunks.last();
         format!(
             "{id}: {} of {} sent, over {}, {} of {} chunks unanswered, reports {:?}, last {last:?}",
-            sent.octets(),
+            sent.bytes(),
             sent.total,
             sent.over,
             sent.unanswered,
@@ -248,7 +248,7 @@ fn describe(ledger: &Ledger) -> String {
     let received = ledger.received.iter().take(2).map(|(id, received)| {
         format!(
             "{id}: {} of {:?} received, last {:?}",
-            received.octets,
+            received.bytes,
             received.total,
             received.pieces.last()
         )

@@ -14,7 +14,7 @@ use super::party::{Fate, Outgoing, Shared};
 use super::stage::add;
 use testkit_net::frame::{Request, end_line};
 
-/// Octets handed to the connection between two looks at what else must be written.
+/// Bytes handed to the connection between two looks at what else must be written.
 const STEP: u64 = 32 << 10;
 /// Longer chunks can be interrupted (RFC 4975, 7.1.1).
 const UNINTERRUPTED_MAX: u64 = 2048;
@@ -130,7 +130,7 @@ impl Pen {
         let mut fate = message.fate;
         let mut sent = 0;
         loop {
-            let end = message.chunk.map_or(message.total, |octets| message.total.min(sent + octets));
+            let end = message.chunk.map_or(message.total, |bytes| message.total.min(sent + bytes));
             let (tid, number) = self.begin(message, sent, end)?;
             let mut waiting = None;
             let flag = loop {
@@ -187,7 +187,7 @@ impl Pen {
             request = request.header("Success-Report", "yes");
         }
         let tid = request.tid();
-        let chunk = Chunk { start: sent + 1, octets: 0, ended: None, status: None };
+        let chunk = Chunk { start: sent + 1, bytes: 0, ended: None, status: None };
         let number = self.shared.enter(|ledger| {
             let known = ledger.sent.get_mut(&message.id).map(|sent| {
                 sent.unanswered += 1;
@@ -203,21 +203,21 @@ impl Pen {
         Ok((tid, number))
     }
 
-    /// Writes at most so many octets of the body; returns how many.
+    /// Writes at most so many bytes of the body; returns how many.
     fn step(&mut self, message: &Outgoing, number: usize, sent: u64, most: u64) -> Result<u64, Over> {
-        let octets = most.min(STEP);
+        let bytes = most.min(STEP);
         let tally = &self.shared.stage.tally;
-        self.shared.stage.pace.take(octets);
-        let part = &mut self.buffer[..octets as usize];
+        self.shared.stage.pace.take(bytes);
+        let part = &mut self.buffer[..bytes as usize];
         fill(seed_of(&message.id).unwrap_or_default(), sent, part);
         // Entered first: what is told of them may come at once.
         self.shared.enter(|ledger| {
             let sent = ledger.sent.get_mut(&message.id);
-            sent.into_iter().for_each(|sent| sent.chunks[number].octets += octets);
+            sent.into_iter().for_each(|sent| sent.chunks[number].bytes += bytes);
         });
         self.line.write(part)?;
-        add(&tally.octets_sent, octets);
-        Ok(octets)
+        add(&tally.bytes_sent, bytes);
+        Ok(bytes)
     }
 
     fn end(&self, message: &Outgoing, number: usize, tid: &str, flag: Flag) -> Result<(), Over> {

@@ -1,4 +1,4 @@
-//! What all scenes share: where the relay is, who may use it, how fast octets may flow, what has been counted and found.
+//! What all scenes share: where the relay is, who may use it, how fast bytes may flow, what has been counted and found.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,8 +10,8 @@ use rustls::{ClientConfig, ServerConfig};
 
 use testkit_net::account::{DOMAIN, Login};
 
-/// Octets a second that all senders together hand to the relay.
-const OCTETS_PER_SECOND: u64 = 48 << 20;
+/// Bytes a second that all senders together hand to the relay.
+const BYTES_PER_SECOND: u64 = 48 << 20;
 /// A sender that was held up may catch up on so much.
 const BURST: Duration = Duration::from_millis(50);
 /// Findings that are printed.
@@ -33,8 +33,8 @@ pub(crate) struct Stage {
 /// What was counted.
 #[derive(Default)]
 pub(crate) struct Tally {
-    pub(crate) octets_sent: AtomicU64,
-    pub(crate) octets_verified: AtomicU64,
+    pub(crate) bytes_sent: AtomicU64,
+    pub(crate) bytes_verified: AtomicU64,
     pub(crate) connections: AtomicU64,
     pub(crate) parties_open: AtomicU64,
     pub(crate) sessions: AtomicU64,
@@ -130,15 +130,15 @@ impl Tally {
 pub(crate) struct Pace(Mutex<Option<Instant>>);
 
 impl Pace {
-    /// Waits until so many octets may be sent.
-    pub(crate) fn take(&self, octets: u64) {
+    /// Waits until so many bytes may be sent.
+    pub(crate) fn take(&self, bytes: u64) {
         let now = Instant::now();
         let turn = {
             let Ok(mut next) = self.0.lock() else {
                 return;
             };
             let turn = next.map_or(now, |next| next.max(now - BURST));
-            *next = Some(turn + Duration::from_nanos(octets * 1_000_000_000 / OCTETS_PER_SECOND));
+            *next = Some(turn + Duration::from_nanos(bytes * 1_000_000_000 / BYTES_PER_SECOND));
             turn
         };
         std::thread::sleep(turn.saturating_duration_since(now));

@@ -82,8 +82,8 @@ impl Visitor {
         }
     }
 
-    pub(crate) fn write(&self, octets: &[u8]) -> Result<(), String> {
-        self.line.write(octets).map_err(|error| format!("cannot write: {error}"))
+    pub(crate) fn write(&self, bytes: &[u8]) -> Result<(), String> {
+        self.line.write(bytes).map_err(|error| format!("cannot write: {error}"))
     }
 
     /// The next frame, or how the connection ended.
@@ -98,11 +98,11 @@ impl Visitor {
             let (partial, frames) = (&mut self.partial, &mut self.frames);
             // The last frame may come in one piece with the end.
             let pumped = self.reader.pump(usize::MAX, |arrived| match arrived {
-                Arrived::Head(head, octets) => *partial = Some((head, octets.to_vec())),
+                Arrived::Head(head, bytes) => *partial = Some((head, bytes.to_vec())),
                 Arrived::Body(_) => {}
-                Arrived::End(flag) => frames.extend(partial.take().map(|(head, octets)| Frame {
+                Arrived::End(flag) => frames.extend(partial.take().map(|(head, bytes)| Frame {
                     head,
-                    octets,
+                    bytes,
                     body: Vec::new(),
                     flag,
                 })),
@@ -129,7 +129,7 @@ impl Visitor {
         let tally = &self.stage.tally;
         if frame.status() == Some(200) {
             self.session = frame.header("Use-Path");
-            let info = frame.head.authentication_info(&frame.octets);
+            let info = frame.head.authentication_info(&frame.bytes);
             let info = info.map(String::from_utf8_lossy).unwrap_or_default();
             self.next_nonce =
                 info.split("nextnonce=\"").nth(1).and_then(|rest| rest.split('"').next()).map(str::to_owned);

@@ -77,7 +77,7 @@ pub(crate) struct Crowd {
 /// What it took to carry files of some pairs.
 pub(crate) struct Cost {
     pairs: usize,
-    octets: u64,
+    bytes: u64,
     cpu_seconds: f64,
 }
 
@@ -137,7 +137,7 @@ impl Crowd {
         let count = lengths.iter().map(|hops| all(*hops)).min().unwrap_or_default().min(MEASURED_MAX);
         let measure = |hops| {
             let shared = &self.shared;
-            let before = (farm.cpu_seconds(), read(&shared.stage.tally.octets_verified));
+            let before = (farm.cpu_seconds(), read(&shared.stage.tally.bytes_verified));
             let chosen = self.pairs.iter_mut().filter(|pair| pair.hops() == hops).take(count);
             std::thread::scope(|scope| {
                 for pair in chosen {
@@ -148,8 +148,8 @@ impl Crowd {
                     });
                 }
             });
-            let octets = read(&shared.stage.tally.octets_verified) - before.1;
-            (hops, Cost { pairs: count, octets, cpu_seconds: farm.cpu_seconds() - before.0 })
+            let bytes = read(&shared.stage.tally.bytes_verified) - before.1;
+            (hops, Cost { pairs: count, bytes, cpu_seconds: farm.cpu_seconds() - before.0 })
         };
         lengths.into_iter().map(measure).collect()
     }
@@ -193,9 +193,9 @@ impl Crowd {
     pub(crate) fn judge(&self, verdict: &mut Verdict, touched: u64, ended: usize) {
         let Shared { stage, notices, .. } = &*self.shared;
         let tally = &stage.tally;
-        let octets = read(&tally.octets_verified);
-        let found = format!("{octets} octets, {} findings", tally.findings());
-        verdict.judge("no octet is wrong, nobody else noticed", found, octets > 0 && tally.findings() == 0);
+        let bytes = read(&tally.bytes_verified);
+        let found = format!("{bytes} bytes, {} findings", tally.findings());
+        verdict.judge("no byte is wrong, nobody else noticed", found, bytes > 0 && tally.findings() == 0);
         let open = read(&tally.parties_open);
         verdict.judge("all came to their end", format!("{ended} pairs, {open} ends open"), open == 0);
         let found = format!(
@@ -260,14 +260,14 @@ fn play(mut pair: Pair, shared: &Shared) {
 
 impl Cost {
     fn per_gb(&self) -> Option<f64> {
-        (self.octets > 0).then(|| self.cpu_seconds * 1e9 / self.octets as f64)
+        (self.bytes > 0).then(|| self.cpu_seconds * 1e9 / self.bytes as f64)
     }
 
     pub(crate) fn words(&self) -> String {
         self.per_gb().map_or_else(
             || "none, or nothing was sent".to_owned(),
             |per_gb| {
-                let gb = self.octets as f64 / 1e9;
+                let gb = self.bytes as f64 / 1e9;
                 format!("{} pairs, {gb:.2} GB, {per_gb:.2} CPU seconds of the relays per GB", self.pairs)
             },
         )

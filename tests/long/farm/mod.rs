@@ -29,7 +29,7 @@ pub(crate) struct Orders {
     pairs: usize,
     /// How long files and chat go on; a relay dies in the middle.
     mix: Duration,
-    /// The largest file, in octets.
+    /// The largest file, in bytes.
     size: u64,
     /// How many of a hundred clients are behind two relays.
     behind_two: u64,
@@ -120,7 +120,7 @@ fn watch(crowd: &Crowd, farm: &Farm, until: Instant, say: &impl Fn(&str)) {
             read(&tally.parties_open),
             read(&tally.files),
             read(&tally.chat_messages),
-            read(&tally.octets_verified) as f64 / 1e9,
+            read(&tally.bytes_verified) as f64 / 1e9,
             read(&tally.failure_reports),
             read(&crowd.shared.moved),
             farm.cpu_seconds(),

@@ -174,8 +174,8 @@ impl Pair {
 
     /// Waits until all that is under way has arrived, was answered and nothing else was said of it.
     fn all_arrive(&mut self, shared: &Shared) -> Outcome {
-        let octets: u64 = self.under_way.iter().map(|begun| begun.total).sum();
-        let limit = PATIENCE + Duration::from_secs(octets / SLOWEST);
+        let bytes: u64 = self.under_way.iter().map(|begun| begun.total).sum();
+        let limit = PATIENCE + Duration::from_secs(bytes / SLOWEST);
         let deadline = Instant::now() + limit;
         let mut in_doubt = None;
         while let Some(begun) = self.under_way.last() {

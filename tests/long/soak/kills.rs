@@ -35,11 +35,11 @@ pub(crate) fn sender_dies(cast: &mut Cast) -> Outcome {
     nobody_there(cast, &to, &path)?;
     let ended = |ledger: &mut crate::driver::ledger::Ledger| match ledger.received.get(&id) {
         None => Some((0, None)),
-        Some(received) => received.ended().map(|flag| (received.octets, Some(flag))),
+        Some(received) => received.ended().map(|flag| (received.bytes, Some(flag))),
     };
-    let (octets, flag) = to.wait("the end of a dead sender's chunk", ended)?;
-    if octets > at || flag == Some(Flag::Last) {
-        return Err(format!("{at} octets were sent, {octets} arrived, then {flag:?}"));
+    let (bytes, flag) = to.wait("the end of a dead sender's chunk", ended)?;
+    if bytes > at || flag == Some(Flag::Last) {
+        return Err(format!("{at} bytes were sent, {bytes} arrived, then {flag:?}"));
     }
     to.finish()
 }
@@ -129,11 +129,11 @@ pub(crate) fn sender_changes_its_mind(cast: &mut Cast) -> Outcome {
     from.wait("answers", |ledger| ledger.sent.get(&id)?.is_answered().then_some(()))?;
     from.shared.ledger().sent(&id)?.check_clean()?;
     // A relay may drop what it has not passed on of such a message.
-    let received = to.shared.enter(|ledger| ledger.received.get(&id).map(|r| (r.octets, r.ended())));
-    if let Some((octets, flag)) = received
-        && (octets > at || flag != Some(Flag::Aborted))
+    let received = to.shared.enter(|ledger| ledger.received.get(&id).map(|r| (r.bytes, r.ended())));
+    if let Some((bytes, flag)) = received
+        && (bytes > at || flag != Some(Flag::Aborted))
     {
-        return Err(format!("broken off after {at} octets; {octets} arrived, then {flag:?}"));
+        return Err(format!("broken off after {at} bytes; {bytes} arrived, then {flag:?}"));
     }
     let [client, other] = if first { [from, to] } else { [to, from] };
     client.finish()?;

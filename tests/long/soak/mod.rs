@@ -1,4 +1,4 @@
-//! The soak: a steady mix against the real binary for minutes, every octet verified, and nothing left behind.
+//! The soak: a steady mix against the real binary for minutes, every byte verified, and nothing left behind.
 //!
 //! `scripts/soak.sh` builds both, makes certificate and config, and runs the one ignored test in here; what it is to do
 //! comes in the environment. The mix is in [`mix`], the scenes it is made of in [`talk`], [`kills`] and [`churn`]; an end
@@ -53,7 +53,7 @@ impl Orders {
 
 #[test]
 #[ignore = "takes minutes: scripts/soak.sh runs it"]
-fn a_steady_mix_loses_no_octet_and_leaves_nothing_behind() {
+fn a_steady_mix_loses_no_byte_and_leaves_nothing_behind() {
     let orders = Orders::from_env();
     testkit_net::relay::raise_descriptors();
     let mut relay = Process::start(&orders.relay, &orders.place);
@@ -76,7 +76,7 @@ fn a_steady_mix_loses_no_octet_and_leaves_nothing_behind() {
     let left = cool_down(&relay, descriptors);
 
     std::fs::write(orders.place.join("smaps.txt"), relay.mappings()).unwrap();
-    judge_octets(&mut verdict, &stage, quiet);
+    judge_bytes(&mut verdict, &stage, quiet);
     judge_memory(&mut verdict, &samples, &orders, relay.rss_kib());
     let found = format!("{descriptors} before, {left} after");
     verdict.judge("descriptors are back to the start", found, left == descriptors);
@@ -121,7 +121,7 @@ fn progress(stage: &Stage, relay: &Process, second: usize) {
         read(&tally.sessions),
         read(&tally.files),
         read(&tally.chat_messages),
-        read(&tally.octets_verified) as f64 / 1e9,
+        read(&tally.bytes_verified) as f64 / 1e9,
         read(&tally.failure_reports) + read(&tally.success_reports),
         read(&tally.kills),
         relay.rss_kib(),
@@ -162,12 +162,12 @@ fn cool_down(relay: &Process, descriptors: usize) -> usize {
     relay.descriptors()
 }
 
-fn judge_octets(verdict: &mut Verdict, stage: &Stage, quiet: bool) {
+fn judge_bytes(verdict: &mut Verdict, stage: &Stage, quiet: bool) {
     let tally = &stage.tally;
-    let octets = read(&tally.octets_verified);
+    let bytes = read(&tally.bytes_verified);
     let found =
-        format!("{octets} verified of {} sent, {} findings", read(&tally.octets_sent), tally.findings());
-    verdict.judge("every octet is accounted for", found, octets > 0 && tally.findings() == 0);
+        format!("{bytes} verified of {} sent, {} findings", read(&tally.bytes_sent), tally.findings());
+    verdict.judge("every byte is accounted for", found, bytes > 0 && tally.findings() == 0);
     let open = tally.parties_open.load(Ordering::SeqCst);
     verdict.judge("every scene came to its end", format!("{open} ends still open"), quiet && open == 0);
 }
@@ -225,22 +225,22 @@ fn judge_end(verdict: &mut Verdict, relay: &mut Process, stage: &Stage) {
     );
     verdict.judge("the log holds no unexpected error", found, bad.is_empty());
     let tally = &stage.tally;
-    let (sessions, octets) = (verdict::counted(&log, "sessions="), verdict::counted(&log, "bytes="));
+    let (sessions, bytes) = (verdict::counted(&log, "sessions="), verdict::counted(&log, "bytes="));
     // A URI that replaces another one is of the same session.
     let opened = read(&tally.sessions);
-    let bounds = read(&tally.octets_verified)..=read(&tally.octets_sent);
+    let bounds = read(&tally.bytes_verified)..=read(&tally.bytes_sent);
     let found = format!(
-        "{sessions} sessions, {opened} granted, {} of their URIs replaced; {octets} bytes passed on",
+        "{sessions} sessions, {opened} granted, {} of their URIs replaced; {bytes} bytes passed on",
         read(&tally.replaced)
     );
-    verdict.judge("the relay has counted the same", found, sessions == opened && bounds.contains(&octets));
+    verdict.judge("the relay has counted the same", found, sessions == opened && bounds.contains(&bytes));
 }
 
 fn note_work(verdict: &mut Verdict, stage: &Stage, cpu: f64, elapsed: Duration) {
     let tally = &stage.tally;
-    let gb = read(&tally.octets_verified) as f64 / 1e9;
+    let gb = read(&tally.bytes_verified) as f64 / 1e9;
     let rate = gb * 1000.0 / elapsed.as_secs_f64();
-    verdict.note("octets moved", format!("{gb:.2} GB in {:.0} s: {rate:.0} MB/s", elapsed.as_secs_f64()));
+    verdict.note("bytes moved", format!("{gb:.2} GB in {:.0} s: {rate:.0} MB/s", elapsed.as_secs_f64()));
     verdict.note("the relay's CPU time", format!("{cpu:.1} s, {:.2} s per GB", cpu / gb));
     let sessions = read(&tally.sessions);
     verdict.note(

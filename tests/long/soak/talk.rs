@@ -13,7 +13,7 @@ use crate::driver::stage::add;
 const QUICK: u64 = 1 << 20;
 const MIB: u64 = 1 << 20;
 
-/// Files from one octet to 64 MiB; the large ones are rare.
+/// Files from one byte to 64 MiB; the large ones are rare.
 fn file_size(dice: &mut Dice) -> u64 {
     match dice.between(0, 99) {
         0..=9 => 1,
@@ -70,7 +70,7 @@ pub(crate) fn chat(cast: &mut Cast) -> Outcome {
     Pair { client, other, users }.finish()
 }
 
-/// Says 200 octets.
+/// Says 200 bytes.
 fn words(cast: &mut Cast, from: &Party, to: &Party) -> String {
     let id = message_id(cast.dice.next());
     let success = cast.dice.chance(20);

@@ -266,7 +266,7 @@ fn a_table_that_is_locked_for_ten_seconds_is_not_felt_by_a_transfer_and_a_chat()
 /// How a chat and a transfer beside it went.
 struct Pace {
     rounds: Vec<Duration>,
-    octets: u64,
+    bytes: u64,
     seconds: f64,
 }
 
@@ -276,7 +276,7 @@ impl std::fmt::Display for Pace {
         let mut line = String::new();
         write!(line, "{:6} rounds of chat, ", self.rounds.len())?;
         write!(line, "p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms; ", at(50), at(99), at(100))?;
-        write!(line, "file {:.0} MB/s", self.octets as f64 / 1e6 / self.seconds)?;
+        write!(line, "file {:.0} MB/s", self.bytes as f64 / 1e6 / self.seconds)?;
         f.write_str(&line)
     }
 }
@@ -297,8 +297,8 @@ fn pace(
         rounds.push(round.elapsed());
     }
     rounds.sort_unstable();
-    let octets = moved.load(Ordering::SeqCst) - at_first;
-    Pace { rounds, octets, seconds: began.elapsed().as_secs_f64() }
+    let bytes = moved.load(Ordering::SeqCst) - at_first;
+    Pace { rounds, bytes, seconds: began.elapsed().as_secs_f64() }
 }
 
 #[test]

@@ -91,9 +91,9 @@ fn passwords_are_nowhere_in_the_file_and_the_file_is_its_owners_alone() {
         let place = Place::new();
         place.manage(&["add", "alice@example.com"], "wonderland-1234");
         place.manage(&["passwd", "alice@example.com"], "looking-glass-5678");
-        let octets = fs::read(place.file()).unwrap();
+        let bytes = fs::read(place.file()).unwrap();
         for password in ["wonderland", "looking-glass"] {
-            assert!(!octets.windows(password.len()).any(|part| part == password.as_bytes()));
+            assert!(!bytes.windows(password.len()).any(|part| part == password.as_bytes()));
         }
         let mode = fs::metadata(place.file()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

@@ -73,7 +73,7 @@ fn sha_256_works_where_there_is_a_hash_for_it_and_looks_like_a_wrong_password_el
         assert_eq!(relay.status("bob", "builder"), 200);
         let refusals = [sha256("bob", "builder"), sha256("alice", "x"), sha256("nobody", "x")].map(|login| {
             let answer = relay.attempt(&login);
-            let names: Vec<_> = answer.head.headers(&answer.octets).map(|(name, _)| name.to_vec()).collect();
+            let names: Vec<_> = answer.head.headers(&answer.bytes).map(|(name, _)| name.to_vec()).collect();
             (answer.status(), names)
         });
         assert_eq!(refusals[0].0, Some(401));

@@ -30,7 +30,7 @@ const SLACK_KIB: u64 = 2048;
 
 /// Messages that must get through while an attack is on.
 const FURTHER: usize = 100;
-/// Octets of each: more than may not be interrupted, and several TLS records' worth now and then.
+/// Bytes of each: more than may not be interrupted, and several TLS records' worth now and then.
 const MESSAGE: usize = 20_000;
 /// The last message of the pair.
 const FAREWELL: &[u8] = b"That is all.";
@@ -197,7 +197,7 @@ fn settled(relay: &RelayProcess) -> usize {
 // -- the pair --------------------------------------------------------------------------------------
 
 /// Two clients that converse: one sends message after message, each when the one before has been answered;
-/// the other one compares every octet.
+/// the other one compares every byte.
 struct Pair {
     over: Arc<AtomicBool>,
     arrived: Arc<AtomicUsize>,

@@ -15,7 +15,7 @@ use testkit_net::{PATIENCE, assert_same, bounded, contents};
 
 // -- in mid-chunk ----------------------------------------------------------------------------------
 
-/// Octets that are under way when the connection breaks.
+/// Bytes that are under way when the connection breaks.
 const PART: usize = 300_000;
 
 /// Both ends of a transfer on one core, and on two.
@@ -99,17 +99,17 @@ fn a_receiver_that_resets_in_mid_chunk_is_told_of_by_481_and_the_rest_of_the_chu
 /// Reads until the relay ends the connection. Returns what it sent, to the end or to a reset.
 fn rest_of(stream: &mut TcpStream) -> Vec<u8> {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut octets = Vec::new();
-    if let Err(error) = stream.read_to_end(&mut octets) {
+    let mut bytes = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut bytes) {
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
     }
-    octets
+    bytes
 }
 
 /// A TLS record: its type, and what is in it.
-fn record(kind: u8, octets: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(octets.len()).unwrap().to_be_bytes();
-    [&[kind, 3, 3], &length[..], octets].concat()
+fn record(kind: u8, bytes: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
+    [&[kind, 3, 3], &length[..], bytes].concat()
 }
 
 const ALERT: u8 = 21;
@@ -132,7 +132,7 @@ fn garbage_instead_of_a_handshake_or_within_it_ends_its_own_connection() {
         let attack = Attack::start(2 * CONNECTION_KIB_MAX);
         let hello = client_hello(&attack);
         let noise = contents(5, 20_000);
-        let behind_hello = |octets: &[u8]| [&hello, octets].concat();
+        let behind_hello = |bytes: &[u8]| [&hello, bytes].concat();
         let mut bent_hello = hello.clone();
         bent_hello[9..60].copy_from_slice(&noise[..51]);
         let cases = [
@@ -146,10 +146,10 @@ fn garbage_instead_of_a_handshake_or_within_it_ends_its_own_connection() {
             ("noise in a record behind the hello", behind_hello(&record(DATA, &noise[..1000]))),
             ("a second hello", hello.repeat(2)),
         ];
-        for (name, octets) in cases {
+        for (name, bytes) in cases {
             let mut culprit = TcpStream::connect(attack.relay.addresses[0]).unwrap();
             // It may be closed before all is written.
-            let _ = culprit.write_all(&octets);
+            let _ = culprit.write_all(&bytes);
             let told = rest_of(&mut culprit);
             // Without keys, one fatal alert; with keys nobody here can read it.
             let alert = told.len() == 7 && told[0] == ALERT && told[5] == FATAL;

@@ -10,12 +10,12 @@ use testkit_net::endpoint::{End, Endpoint};
 use testkit_net::frame::{Request, end_line, fresh_id};
 use testkit_net::{PATIENCE, assert_same, bounded, contents};
 
-/// Writes `part` again and again until `octets` are written or the relay takes no more; returns how many it
+/// Writes `part` again and again until `bytes` are written or the relay takes no more; returns how many it
 /// took.
-fn flood(culprit: &mut Endpoint, part: &[u8], octets: usize) -> usize {
+fn flood(culprit: &mut Endpoint, part: &[u8], bytes: usize) -> usize {
     let begin = Instant::now();
     let mut sent = 0;
-    while sent < octets {
+    while sent < bytes {
         assert!(begin.elapsed() < PATIENCE, "the relay goes on reading what it has no use for");
         match culprit.writer.try_write(part) {
             Ok(()) => sent += part.len(),
@@ -68,15 +68,15 @@ fn a_first_line_without_end_closes_its_connection() {
 }
 
 #[test]
-fn octets_that_are_not_msrp_close_their_connection_at_once() {
+fn bytes_that_are_not_msrp_close_their_connection_at_once() {
     bounded(|| {
         let attack = Attack::start(2 * CONNECTION_KIB_MAX);
-        for octets in
+        for bytes in
             [&b"GET / HTTP/1.1\r\n"[..], b"\r\n\r\nGET", b"MSRPx", &[0; 5], b"msrp 12345678 SEND\r\n"]
         {
             let mut culprit = attack.relay.stranger("mallory");
-            culprit.writer.write(octets);
-            assert_eq!(culprit.end(), End::Clean, "{octets:?}");
+            culprit.writer.write(bytes);
+            assert_eq!(culprit.end(), End::Clean, "{bytes:?}");
         }
         attack.end();
     });
@@ -93,19 +93,19 @@ fn a_flood_that_does_not_end_when_its_connection_is_closed_is_cut_off() {
         let mut culprit = attack.relay.stranger("mallory");
         let sent = flood(&mut culprit, &[b'x'; 16 << 10], usize::MAX);
         println!("cut off after {} MiB", sent >> 20);
-        assert!(sent < CUT_OFF_AFTER, "{sent} octets were read for nothing");
+        assert!(sent < CUT_OFF_AFTER, "{sent} bytes were read for nothing");
         attack.end();
     });
 }
 
 // -- tiny records ----------------------------------------------------------------------------------
 
-/// Of one octet each.
+/// Of one byte each.
 const RECORDS: usize = 1_000_000;
 
 /// Its message is delivered like any other.
 #[test]
-fn a_message_in_a_million_records_of_one_octet_arrives_and_costs_others_nothing() {
+fn a_message_in_a_million_records_of_one_byte_arrives_and_costs_others_nothing() {
     bounded(|| {
         let attack = Attack::start(TRANSFER_KIB_MAX + 2 * CONNECTION_KIB_MAX);
         let (mut culprit, mut receiver) = (attack.relay.client("user0"), attack.relay.client("user1"));
@@ -160,16 +160,16 @@ fn requests_for_new_keys_without_end_are_answered_within_bounds() {
     });
 }
 
-/// Sessions whose receivers do not read, and whose senders write octet by octet.
+/// Sessions whose receivers do not read, and whose senders write byte by byte.
 const TRICKLES: usize = 8;
-/// Octets that each sends one by one, so that the relay reads them one by one. Together 48,000 records.
+/// Bytes that each sends one by one, so that the relay reads them one by one. Together 48,000 records.
 const TRICKLE: usize = 6_000;
 /// What each sends before that, to fill what the kernel holds on the way to the receiver.
 const FILL: usize = 350 << 10;
 
 /// What is queued must be counted by what it takes, not by what it says.
 #[test]
-fn octets_sent_one_by_one_to_receivers_that_do_not_read_take_no_more_memory_than_others() {
+fn bytes_sent_one_by_one_to_receivers_that_do_not_read_take_no_more_memory_than_others() {
     bounded(|| {
         let pairs = TRICKLES as u64;
         let attack = Attack::start(pairs * (TRANSFER_KIB_MAX + 2 * CONNECTION_KIB_MAX));

@@ -16,14 +16,14 @@ fn targets() -> impl Iterator<Item = (&'static str, Body)> {
 
 /// Mutated inputs for each target.
 const MUTATIONS: usize = 1500;
-/// Octets of a mutated input.
+/// Bytes of a mutated input.
 const MUTATED_MAX: usize = 2048;
 
 #[test]
 fn every_seed_keeps_every_promise() {
     for (target, body) in targets() {
-        for (name, octets) in seeds(target) {
-            run(body, &octets, || format!("fuzz/seeds/{target}/{name}"));
+        for (name, bytes) in seeds(target) {
+            run(body, &bytes, || format!("fuzz/seeds/{target}/{name}"));
         }
     }
 }
@@ -33,8 +33,8 @@ fn mutations_of_the_seeds_keep_every_promise() {
     for (target, body) in targets() {
         let seeds = seeds(target);
         for n in 0..MUTATIONS {
-            let octets = mutation(&mut Dice::new(n as u64), &seeds);
-            run(body, &octets, || format!("{target}, mutation {n}: {}", octets.escape_ascii()));
+            let bytes = mutation(&mut Dice::new(n as u64), &seeds);
+            run(body, &bytes, || format!("{target}, mutation {n}: {}", bytes.escape_ascii()));
         }
     }
 }
@@ -53,8 +53,8 @@ fn every_directory_of_seeds_belongs_to_a_target() {
     }
 }
 
-fn run(body: Body, octets: &[u8], name: impl Fn() -> String) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(octets))) {
+fn run(body: Body, bytes: &[u8], name: impl Fn() -> String) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(bytes))) {
         eprintln!("failed: {}", name());
         resume_unwind(panic);
     }
@@ -64,7 +64,7 @@ fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds")
 }
 
-/// Names and octets, in order of the names.
+/// Names and bytes, in order of the names.
 fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     let directory = directory().join(target);
     let entries = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
@@ -79,42 +79,40 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
 
 /// A seed with a few things done to it, most of them to its lines and to what stands beside a separator.
 fn mutation(dice: &mut Dice, seeds: &[(String, Vec<u8>)]) -> Vec<u8> {
-    let mut octets = seeds[dice.below(seeds.len())].1.clone();
+    let mut bytes = seeds[dice.below(seeds.len())].1.clone();
     for _ in 0..1 + dice.below(6) {
-        let at = dice.below(octets.len() + 1);
-        let end = (at + 1 + dice.below(12)).min(octets.len());
+        let at = dice.below(bytes.len() + 1);
+        let end = (at + 1 + dice.below(12)).min(bytes.len());
         match dice.below(8) {
-            0 if at < octets.len() => octets[at] ^= 1 << dice.below(8),
-            1 if at < octets.len() => octets[at] = dice.draw().to_le_bytes()[0],
-            2 => drop(octets.drain(at..end)),
+            0 if at < bytes.len() => bytes[at] ^= 1 << dice.below(8),
+            1 if at < bytes.len() => bytes[at] = dice.draw().to_le_bytes()[0],
+            2 => drop(bytes.drain(at..end)),
             3 => {
-                let copy = octets[at..end].to_vec();
-                let to = dice.below(octets.len() + 1);
-                octets.splice(to..to, copy);
+                let copy = bytes[at..end].to_vec();
+                let to = dice.below(bytes.len() + 1);
+                bytes.splice(to..to, copy);
             }
             4 => {
                 let other = &seeds[dice.below(seeds.len())].1;
                 let from = dice.below(other.len() + 1);
                 let to = (from + dice.below(64)).min(other.len());
-                octets.splice(at..at, other[from..to].iter().copied());
+                bytes.splice(at..at, other[from..to].iter().copied());
             }
             5 => {
                 const SIGNS: [&[u8]; 12] =
                     [b"\r\n", b"\n", b"-------", b" ", b":", b";", b"\"", b"\\", b"*", b"%", b"\0", b"\xff"];
                 let sign = SIGNS[dice.below(SIGNS.len())];
-                octets.splice(at..at, sign.iter().copied());
+                bytes.splice(at..at, sign.iter().copied());
             }
-            6 => octets.truncate(at),
+            6 => bytes.truncate(at),
             _ => {
-                let line = octets[at..]
-                    .iter()
-                    .position(|octet| *octet == b'\n')
-                    .map_or(octets.len(), |n| at + n + 1);
-                let copy = octets[at..line].to_vec();
-                octets.splice(at..at, copy);
+                let line =
+                    bytes[at..].iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |n| at + n + 1);
+                let copy = bytes[at..line].to_vec();
+                bytes.splice(at..at, copy);
             }
         }
     }
-    octets.truncate(MUTATED_MAX);
-    octets
+    bytes.truncate(MUTATED_MAX);
+    bytes
 }

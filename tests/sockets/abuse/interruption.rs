@@ -10,10 +10,10 @@ use testkit_net::transfer::Outgoing;
 use testkit_net::{PATIENCE, assert_same, bounded, contents};
 
 /// What a line of 100 KiB/s carries in the 5 s in which every answer must be there.
-const OCTETS_MAX: u64 = 500 << 10;
-/// The receiver's line: octets at a time, and the rest between. Octets are counted and not seconds, so it may
+const BYTES_MAX: u64 = 500 << 10;
+/// The receiver's line: bytes at a time, and the rest between. Bytes are counted and not seconds, so it may
 /// be twice as fast.
-const LINE: Pace = Pace { octets: 10 << 10, rest: Duration::from_millis(50) };
+const LINE: Pace = Pace { bytes: 10 << 10, rest: Duration::from_millis(50) };
 /// Messages that the receiver sends while the file comes in.
 const MESSAGES: usize = 4;
 /// Longer than what comes in while those are answered, and than all buffers together.
@@ -32,7 +32,7 @@ fn read_until_answered(receiver: &mut Endpoint, tid: &str, file: &mut Vec<Frame>
     }
 }
 
-/// Octets that the receiver read before each of its answers.
+/// Bytes that the receiver read before each of its answers.
 fn answers_during_a_file(places: (usize, usize), chunk: Option<usize>) {
     let attack = Attack::start(2 * TRANSFER_KIB_MAX + 4 * CONNECTION_KIB_MAX);
     let mut sender = attack.client_on(places.0, "user0");
@@ -49,19 +49,19 @@ fn answers_during_a_file(places: (usize, usize), chunk: Option<usize>) {
         let mut file = Vec::new();
         let mut behind = Vec::new();
         // The buffers on the way are full when the first message is sent.
-        while receiver.reader.octets_read < 200 << 10 {
+        while receiver.reader.bytes_read < 200 << 10 {
             receiver.reader.receive();
         }
         for n in 0..MESSAGES {
-            let begin = receiver.reader.octets_read;
+            let begin = receiver.reader.bytes_read;
             let tid = receiver.say(&back, &contents(n as u64, 1000));
             read_until_answered(&mut receiver, &tid, &mut file);
-            behind.push(receiver.reader.octets_read - begin);
+            behind.push(receiver.reader.bytes_read - begin);
         }
         let arrived: usize = file.iter().map(|frame| frame.body.len()).sum();
-        println!("{behind:?} octets before the answers, {arrived} of {FILE} of the file");
+        println!("{behind:?} bytes before the answers, {arrived} of {FILE} of the file");
         assert!(arrived < FILE / 2, "the file was over before the messages were");
-        assert!(behind.iter().all(|octets| *octets < OCTETS_MAX), "{behind:?}");
+        assert!(behind.iter().all(|bytes| *bytes < BYTES_MAX), "{behind:?}");
         // The rest as fast as it comes.
         receiver.reader.pace = Pace::default();
         while file.iter().map(|frame| frame.body.len()).sum::<usize>() < FILE {
@@ -78,11 +78,11 @@ fn answers_during_a_file(places: (usize, usize), chunk: Option<usize>) {
 }
 
 #[test]
-fn a_slow_receiver_of_one_giant_chunk_has_its_answers_within_5_seconds_worth_of_octets() {
+fn a_slow_receiver_of_one_giant_chunk_has_its_answers_within_5_seconds_worth_of_bytes() {
     bounded(|| answers_during_a_file((0, 0), None));
 }
 
 #[test]
-fn a_slow_receiver_of_a_file_in_chunks_has_its_answers_within_5_seconds_worth_of_octets() {
+fn a_slow_receiver_of_a_file_in_chunks_has_its_answers_within_5_seconds_worth_of_bytes() {
     bounded(|| answers_during_a_file((0, 1), Some(10_000)));
 }

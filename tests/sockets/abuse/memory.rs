@@ -188,7 +188,7 @@ fn a_record_that_does_not_end_in_time_closes_a_connection_with_a_session() {
             culprit.writer.write(b"x");
             std::thread::sleep(Duration::from_millis(500));
         }
-        // Octet by octet it never ends.
+        // Byte by byte it never ends.
         culprit.writer.write_raw(&[23, 3, 3, 0x40, 0x11]);
         let mut drip = culprit.stream().try_clone().unwrap();
         let end = std::thread::spawn(move || {

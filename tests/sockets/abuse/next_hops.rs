@@ -35,8 +35,8 @@ const TRICKS: [(&str, Trick); 6] = [
     ("begins a record and stops", |stream| says(stream, &[22, 3, 3, 64, 0, 2])),
 ];
 
-fn says(mut stream: TcpStream, octets: &[u8]) -> Option<TcpStream> {
-    stream.write_all(octets).unwrap();
+fn says(mut stream: TcpStream, bytes: &[u8]) -> Option<TcpStream> {
+    stream.write_all(bytes).unwrap();
     Some(stream)
 }
 
@@ -91,10 +91,9 @@ fn a_next_hop_that_stops_speaking_msrp_loses_its_own_session_and_no_other() {
         let attack = Attack::start(12 * CONNECTION_KIB_MAX);
         let (mut steady, mut far) = dialled(&attack, &tls, 0, "user0");
         let long_head = format!("MSRP endlesshead SEND\r\nX: {}", "x".repeat(40_000));
-        for (core, octets) in [&b"HTTP/1.1 200 OK\r\n\r\n"[..], long_head.as_bytes()].into_iter().enumerate()
-        {
+        for (core, bytes) in [&b"HTTP/1.1 200 OK\r\n\r\n"[..], long_head.as_bytes()].into_iter().enumerate() {
             let (mut client, mut culprit) = dialled(&attack, &tls, core, "user1");
-            culprit.writer.write(octets);
+            culprit.writer.write(bytes);
             culprit.reader.until_end();
             is_told(&mut client, &culprit.uri);
         }

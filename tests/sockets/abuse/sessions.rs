@@ -170,10 +170,10 @@ fn number(text: &str) -> u64 {
 /// A session id is base64 of its home core's index, that core's incarnation, and a random rest.
 fn forged(uri: &str, forge: impl FnOnce(&mut Vec<u8>)) -> String {
     let id = uri.rsplit('/').next().unwrap().trim_end_matches(";tcp");
-    let mut octets = URL_SAFE_NO_PAD.decode(id).unwrap();
-    assert_eq!(octets.len(), 21);
-    forge(&mut octets);
-    uri.replace(id, &URL_SAFE_NO_PAD.encode(octets))
+    let mut bytes = URL_SAFE_NO_PAD.decode(id).unwrap();
+    assert_eq!(bytes.len(), 21);
+    forge(&mut bytes);
+    uri.replace(id, &URL_SAFE_NO_PAD.encode(bytes))
 }
 
 fn forgeries(uri: &str, core: usize) -> Vec<(&'static str, String)> {

@@ -61,7 +61,7 @@ fn two_thousand_connections_that_never_speak_are_closed_and_keep_nobody_out() {
     });
 }
 
-// -- one octet a second ----------------------------------------------------------------------------
+// -- one byte a second ----------------------------------------------------------------------------
 
 /// Sessions whose clients read so slowly.
 const SLOW: usize = 200;
@@ -79,7 +79,7 @@ pub(crate) fn send_endlessly(from: &mut Endpoint, peer: &str, sent: &AtomicUsize
 }
 
 #[test]
-fn two_hundred_clients_that_read_one_octet_a_second_hold_up_nobody_but_who_sends_to_them() {
+fn two_hundred_clients_that_read_one_byte_a_second_hold_up_nobody_but_who_sends_to_them() {
     bounded(|| {
         let attack = Attack::start(SLOW as u64 * (TRANSFER_KIB_MAX + 2 * CONNECTION_KIB_MAX));
         let user = |n: usize| format!("user{}", n % USERS);
@@ -109,21 +109,21 @@ fn two_hundred_clients_that_read_one_octet_a_second_hold_up_nobody_but_who_sends
     });
 }
 
-// -- one octet at a time ---------------------------------------------------------------------------
+// -- one byte at a time ---------------------------------------------------------------------------
 
 /// Limits that a test need not wait long for; what else comes of a connection may take long.
 const SHORT_HEAD: &str = "limits: {head_timeout: 2s, handshake_timeout: 60s, first_request_timeout: 10m}";
 const SHORT_HANDSHAKE: &str = "limits: {handshake_timeout: 5s, first_request_timeout: 10m}";
-/// Octets of a head that are there at once, nearly as many as may be.
+/// Bytes of a head that are there at once, nearly as many as may be.
 const HEAD: usize = 15 << 10;
 
-/// Sends one octet a second until the relay ends the connection.
-fn drip(stream: &mut TcpStream, mut octet: impl FnMut(&mut TcpStream) -> io::Result<()>) {
+/// Sends one byte a second until the relay ends the connection.
+fn drip(stream: &mut TcpStream, mut byte: impl FnMut(&mut TcpStream) -> io::Result<()>) {
     let begin = Instant::now();
     stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     loop {
         assert!(begin.elapsed() < PATIENCE, "the relay is as patient as its slowest peer");
-        if octet(stream).is_err() {
+        if byte(stream).is_err() {
             return;
         }
         // What TLS or the relay says is not what is waited for.
@@ -136,7 +136,7 @@ fn drip(stream: &mut TcpStream, mut octet: impl FnMut(&mut TcpStream) -> io::Res
 }
 
 #[test]
-fn a_head_that_comes_octet_by_octet_ends_its_connection_however_long_it_was_there_before() {
+fn a_head_that_comes_byte_by_byte_ends_its_connection_however_long_it_was_there_before() {
     bounded(|| {
         let attack = Attack::with(&two_cores(SHORT_HEAD), 40 * CONNECTION_KIB_MAX);
         let mut culprits: Vec<Endpoint> = (0..20)
@@ -168,7 +168,7 @@ fn a_head_that_comes_octet_by_octet_ends_its_connection_however_long_it_was_ther
 }
 
 #[test]
-fn a_handshake_that_comes_octet_by_octet_ends_its_connection() {
+fn a_handshake_that_comes_byte_by_byte_ends_its_connection() {
     bounded(|| {
         let attack = Attack::with(&two_cores(SHORT_HANDSHAKE), 10 * CONNECTION_KIB_MAX);
         std::thread::scope(|scope| {
@@ -293,7 +293,7 @@ fn connections_reset_as_soon_as_they_are_there_leave_nothing() {
 
 // -- receivers -------------------------------------------------------------------------------------
 
-/// Receivers that have vanished, and as many that take one octet a second.
+/// Receivers that have vanished, and as many that take one byte a second.
 const RECEIVERS: usize = 10;
 
 /// A receiver that takes nothing is given up (norm S14), and with it whoever is held up by it and may be gone
@@ -335,7 +335,7 @@ fn receivers_that_take_next_to_nothing_are_given_up_and_their_senders_told() {
     });
 }
 
-/// Takes one octet a second until the connection ends.
+/// Takes one byte a second until the connection ends.
 fn drip_from(receiver: &Endpoint) {
     let begin = Instant::now();
     while matches!(receiver.stream().read(&mut [0]), Ok(1)) && begin.elapsed() < Duration::from_secs(8) {

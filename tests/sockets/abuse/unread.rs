@@ -21,12 +21,12 @@ const TRANSACTION_KIB_MAX: u64 = 1;
 const TRANSACTIONS_MAX: usize = 512;
 const FEW_TRANSACTIONS: &str = "limits: {transactions_per_peer_max: 512}";
 
-/// Writes until the relay takes no more because nobody reads what it has to say to it, or `octets` are
+/// Writes until the relay takes no more because nobody reads what it has to say to it, or `bytes` are
 /// written.
-fn stuff(culprit: &mut Endpoint, frames: impl Fn(&Endpoint) -> Vec<u8>, octets: usize) -> usize {
+fn stuff(culprit: &mut Endpoint, frames: impl Fn(&Endpoint) -> Vec<u8>, bytes: usize) -> usize {
     culprit.stream().set_write_timeout(Some(Duration::from_secs(1))).unwrap();
     let mut sent = 0;
-    while sent < octets {
+    while sent < bytes {
         let part: Vec<u8> = (0..50).flat_map(|_| frames(culprit)).collect();
         if culprit.writer.try_write(&part).is_err() {
             break;
@@ -136,7 +136,7 @@ fn pairs(attack: &Attack) -> Vec<(Endpoint, Endpoint)> {
     (0..PAIRS).map(pair).collect()
 }
 
-/// Messages of no octets at all, as clients send them to keep their connection alive.
+/// Messages of no bytes at all, as clients send them to keep their connection alive.
 #[test]
 fn empty_messages_for_receivers_that_do_not_read_take_no_more_memory_than_others() {
     bounded(|| {

@@ -12,9 +12,9 @@ use testkit_net::{assert_same, bounded, contents, until};
 const MIB: usize = 1 << 20;
 
 /// A file each way at the same time, and each is the other's only business.
-fn exchange(mut one: Endpoint, mut other: Endpoint, octets: usize) {
+fn exchange(mut one: Endpoint, mut other: Endpoint, bytes: usize) {
     let (to_one, to_other) = (path_to(&one), path_to(&other));
-    let (from_one, from_other) = (contents(1, octets), contents(2, octets + 1));
+    let (from_one, from_other) = (contents(1, bytes), contents(2, bytes + 1));
     // Who begins is the active one; the other's first request must find the path as it is.
     one.say(&to_other, b"first");
     thread::scope(|scope| {

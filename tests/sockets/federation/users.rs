@@ -11,7 +11,7 @@ use testkit_net::{assert_same, contents};
 
 use super::relays::{Relay, Relays, Wish};
 
-/// Octets of a file that is sent: more than any buffer on the way holds.
+/// Bytes of a file that is sent: more than any buffer on the way holds.
 const FILE: usize = 3 << 20;
 
 /// The first letter of a relay's name: `a` is `a.osier.example`.

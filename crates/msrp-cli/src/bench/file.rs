@@ -75,9 +75,9 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
     };
     let mut tasks = Tasks::default();
     spawn(&mut tasks, pairs, &plan, &scene, &tally);
-    watch(tasks.join(), || tally.octets.get(), |octets| progress.update(octets)).await?;
+    watch(tasks.join(), || tally.bytes.get(), |bytes| progress.update(bytes)).await?;
     let measured = measure.end();
-    progress.finish(tally.octets.get());
+    progress.finish(tally.bytes.get());
     conclude(arguments, &tally, &measured, report);
     report.json["tls"] = json!(agreed.map(|details| details.to_string()));
     tasks.close().await;
@@ -114,12 +114,12 @@ async fn receive(receiver: Receiver, scene: Rc<Scene>, tally: Rc<Tally>) -> Resu
 }
 
 fn conclude(arguments: &Arguments, tally: &Tally, measured: &super::run::Measured, report: &mut Report) {
-    let octets = tally.octets.get();
-    let gigabytes = octets as f64 / 1e9;
+    let bytes = tally.bytes.get();
+    let gigabytes = bytes as f64 / 1e9;
     let chunks = tally.count.get();
-    let rate = units::rate(octets, measured.elapsed);
+    let rate = units::rate(bytes, measured.elapsed);
     let sessions = units::counted(arguments.pairs.sessions as usize, "session");
-    let size = units::size(octets);
+    let size = units::size(bytes);
     let seconds = measured.elapsed.as_secs_f64();
     report.lines.push(format!(
         "{size} in {seconds:.2} s ({rate}), {}, {sessions}; every byte compared",
@@ -127,12 +127,12 @@ fn conclude(arguments: &Arguments, tally: &Tally, measured: &super::run::Measure
     ));
     report.json = json!({
         "mode": "file",
-        "octets": octets,
+        "bytes": bytes,
         "chunks": chunks,
         "answers": tally.answers.get(),
         "sessions": arguments.pairs.sessions,
         "seconds": seconds,
-        "megabytes_per_second": units::megabytes_per_second(octets, measured.elapsed),
+        "megabytes_per_second": units::megabytes_per_second(bytes, measured.elapsed),
     });
     measured.tell("per GB", gigabytes, Unit::Seconds, report);
     if arguments.chunk_size.is_some() {

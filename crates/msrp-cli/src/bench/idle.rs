@@ -98,7 +98,7 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
             let each = (after as f64 - before as f64) / f64::from(sessions);
             let (then, now) = (units::size(before), units::size(after));
             report.lines.push(format!("{who} memory: {then} before, {now} now, {each:.0} bytes a session"));
-            report.json[format!("{who}_octets_each")] = json!(each);
+            report.json[format!("{who}_bytes_each")] = json!(each);
             report.json[format!("{who}_resident")] = json!(after);
         }
     }

@@ -1,7 +1,7 @@
 //! One connection of the benchmark, driven by readiness, with TLS in large pieces.
 //!
 //! What is measured is the relay, so a benchmark must not be the slower side: it reads and writes many records a system
-//! call and decrypts where they lie, by the same [`TlsConn`] the relay uses. Invariants: the buffers that octets are
+//! call and decrypts where they lie, by the same [`TlsConn`] the relay uses. Invariants: the buffers that bytes are
 //! received into are the thread's, an idle connection holds none of them; a frame is written whole before the next one
 //! is asked for.
 
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use msrp_client::ClientError;
 use msrp_proto::head::Head;
-use msrp_proto::parser::{Flag, Parser, ParserLimits, Piece};
+use msrp_proto::parser::{Flag, FramePart, Parser, ParserLimits};
 use msrp_tls::{Details, TlsConn, TlsError};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
@@ -24,18 +24,18 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::outcome::Failure;
 
 /// What is encrypted and given to the kernel in one piece.
-pub(crate) const FLUSH_OCTETS: usize = 128 << 10;
+pub(crate) const FLUSH_BYTES: usize = 128 << 10;
 /// What is asked of the kernel at once.
-const READ_OCTETS: usize = 256 << 10;
-/// After so many octets the other connections of this thread have their turn.
-const TURN_OCTETS: usize = 256 << 10;
+const READ_BYTES: usize = 256 << 10;
+/// After so many bytes the other connections of this thread have their turn.
+const TURN_BYTES: usize = 256 << 10;
 /// How long the peer may take to close its side after we have closed ours.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        incoming: vec![0; READ_OCTETS].into_boxed_slice(),
-        plain: Vec::with_capacity(READ_OCTETS),
+        incoming: vec![0; READ_BYTES].into_boxed_slice(),
+        plain: Vec::with_capacity(READ_BYTES),
     });
 }
 
@@ -49,9 +49,9 @@ pub(crate) trait Party {
     /// Everything given so far is written: gives more, or nothing as long as there is nothing to say.
     fn produce(&mut self, out: &mut Outlet<'_>) -> Result<(), Failure>;
     /// A frame begins.
-    fn head(&mut self, head: &Head, octets: &[u8]) -> Result<(), Failure>;
-    /// The next octets of its body.
-    fn body(&mut self, octets: &[u8]) -> Result<(), Failure>;
+    fn head(&mut self, head: &Head, bytes: &[u8]) -> Result<(), Failure>;
+    /// The next bytes of its body.
+    fn body(&mut self, bytes: &[u8]) -> Result<(), Failure>;
     /// It ends.
     fn end(&mut self, flag: Flag) -> Result<(), Failure>;
     /// Whether nothing is awaited any more.
@@ -65,7 +65,7 @@ pub(crate) struct Outlet<'a> {
 }
 
 impl Outlet<'_> {
-    /// Sends octets, in records of their own where there is TLS.
+    /// Sends bytes, in records of their own where there is TLS.
     pub(crate) fn send(&mut self, plain: &[u8]) -> Result<(), Failure> {
         match &mut self.tls {
             Some(tls) => tls.encrypt(plain, self.out).map_err(broken),
@@ -78,7 +78,7 @@ impl Outlet<'_> {
 
     /// Whether there is enough for one system call.
     pub(crate) fn is_full(&self) -> bool {
-        self.out.len() >= FLUSH_OCTETS
+        self.out.len() >= FLUSH_BYTES
     }
 }
 
@@ -98,7 +98,7 @@ pub(crate) struct Line {
 /// What reading brought.
 enum Received {
     Nothing,
-    Octets(usize),
+    Bytes(usize),
     End,
 }
 
@@ -188,7 +188,7 @@ impl Line {
             }
             match self.receive(|parser, plain| hand_out(parser, plain, party))? {
                 Received::Nothing => {}
-                Received::Octets(octets) => moved += octets,
+                Received::Bytes(bytes) => moved += bytes,
                 Received::End => {
                     return Err(ClientError::ConnectionLost("before everything had come".to_owned()).into());
                 }
@@ -202,7 +202,7 @@ impl Line {
                     Interest::READABLE | Interest::WRITABLE
                 };
                 self.stream.ready(interest).await.map_err(ClientError::Io)?;
-            } else if turn > TURN_OCTETS {
+            } else if turn > TURN_BYTES {
                 turn = 0;
                 tokio::task::yield_now().await;
             }
@@ -211,7 +211,7 @@ impl Line {
 
     /// Whether the peer has not closed the connection, as far as what it sent can tell.
     pub(crate) fn is_alive(&mut self) -> bool {
-        matches!(self.receive(ignore), Ok(Received::Nothing | Received::Octets(_)))
+        matches!(self.receive(ignore), Ok(Received::Nothing | Received::Bytes(_)))
     }
 
     /// Closes in order: close_notify, end of stream, and what the peer still sends is read.
@@ -229,7 +229,7 @@ impl Line {
             loop {
                 match self.receive(ignore) {
                     Ok(Received::Nothing) => self.stream.readable().await.map_err(ClientError::Io)?,
-                    Ok(Received::Octets(_)) => {}
+                    Ok(Received::Bytes(_)) => {}
                     // The peer may well have closed first.
                     Ok(Received::End) | Err(_) => return Ok(()),
                 }
@@ -255,7 +255,7 @@ impl Line {
             }
             match self.receive(keep).map_err(io::Error::other)? {
                 Received::Nothing => self.stream.readable().await?,
-                Received::Octets(_) => {}
+                Received::Bytes(_) => {}
                 Received::End => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
@@ -270,9 +270,9 @@ impl Line {
             return Ok(0);
         }
         match self.stream.try_write(self.unsent()) {
-            Ok(octets) => {
-                self.written += octets;
-                Ok(octets)
+            Ok(bytes) => {
+                self.written += bytes;
+                Ok(bytes)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(ClientError::Io(error).into()),
@@ -290,16 +290,16 @@ impl Line {
                 return Err(broken("a record without an end"));
             };
             front.copy_from_slice(&self.records);
-            let octets = match self.stream.try_read(room) {
+            let bytes = match self.stream.try_read(room) {
                 Ok(0) => return Ok(Received::End),
-                Ok(octets) => octets,
+                Ok(bytes) => bytes,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
                 Err(error) => return Err(ClientError::Io(error).into()),
             };
             let plain = &mut scratch.plain;
             plain.clear();
             plain.append(&mut self.rest);
-            let incoming = scratch.incoming.get_mut(..kept + octets).unwrap_or_default();
+            let incoming = scratch.incoming.get_mut(..kept + bytes).unwrap_or_default();
             let used = match &mut self.tls {
                 Some(tls) => tls.receive(incoming, plain, &mut self.out).map_err(broken)?,
                 None => {
@@ -311,12 +311,12 @@ impl Line {
             self.records.extend_from_slice(incoming.get(used..).unwrap_or_default());
             let taken = take(&mut self.parser, plain)?;
             self.rest.extend_from_slice(plain.get(taken..).unwrap_or_default());
-            Ok(Received::Octets(octets))
+            Ok(Received::Bytes(bytes))
         })
     }
 }
 
-/// Gives the party all that has come; returns how many octets that used up.
+/// Gives the party all that has come; returns how many bytes that used up.
 fn hand_out(parser: &mut Parser, plain: &[u8], party: &mut impl Party) -> Result<usize, Failure> {
     let mut at = 0;
     loop {
@@ -324,12 +324,12 @@ fn hand_out(parser: &mut Parser, plain: &[u8], party: &mut impl Party) -> Result
         let Some(step) = parser.step(input).map_err(ClientError::Framing)? else {
             return Ok(at);
         };
-        let octets = input.get(..step.consumed).unwrap_or_default();
+        let bytes = input.get(..step.consumed).unwrap_or_default();
         match step.piece {
-            Piece::Head(head) => party.head(&head, octets)?,
-            Piece::Body(_) => party.body(octets)?,
-            Piece::End(flag) => party.end(flag)?,
-            Piece::Blank => {}
+            FramePart::Head(head) => party.head(&head, bytes)?,
+            FramePart::Body(_) => party.body(bytes)?,
+            FramePart::End(flag) => party.end(flag)?,
+            FramePart::Blank => {}
         }
         at += step.consumed;
     }

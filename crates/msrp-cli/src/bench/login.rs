@@ -116,16 +116,16 @@ impl Party for Question {
         self.frame.take().map_or(Ok(()), |frame| out.send(&frame))
     }
 
-    fn head(&mut self, head: &Head, octets: &[u8]) -> Result<(), Failure> {
+    fn head(&mut self, head: &Head, bytes: &[u8]) -> Result<(), Failure> {
         if let Kind::Response(status) = head.kind()
-            && head.tid(octets) == self.tid.as_bytes()
+            && head.tid(bytes) == self.tid.as_bytes()
         {
             let text = |uri: &[u8]| String::from_utf8_lossy(uri).into_owned();
             self.answer = Some(Answer {
                 status,
-                challenge: head.www_authenticate(octets).map(<[u8]>::to_vec),
+                challenge: head.www_authenticate(bytes).map(<[u8]>::to_vec),
                 use_path: head
-                    .use_path(octets)
+                    .use_path(bytes)
                     .map(|path| path.uris().map(text).collect())
                     .unwrap_or_default(),
             });

@@ -40,7 +40,7 @@ Examples:
 /// Characters of a transaction id in front of the message's number.
 const TID_PREFIX: usize = 8;
 /// The number and the time of a message stand in front of its content: `m` or `l` for the last one, and two numbers.
-const STAMP_OCTETS: usize = 1 + 16 + 16;
+const STAMP_BYTES: usize = 1 + 16 + 16;
 /// More than any message can take.
 const LATENCY_MAX_NANOS: u64 = 600_000_000_000;
 
@@ -70,7 +70,7 @@ pub(crate) struct Arguments {
 
 fn parse_message_size(text: &str) -> Result<u64, String> {
     match parse_size(text)? {
-        size if size < STAMP_OCTETS as u64 => Err(format!("at least {STAMP_OCTETS} bytes are needed")),
+        size if size < STAMP_BYTES as u64 => Err(format!("at least {STAMP_BYTES} bytes are needed")),
         size if size > 64 << 10 => Err("at most 64K; larger ones are files".to_owned()),
         size => Ok(size),
     }
@@ -128,7 +128,7 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
     let measured = measure.end();
     progress.finish(shared.tally.count.get());
     stop.set(true);
-    watch(load.join(), || load_tally.octets.get(), |_| {}).await?;
+    watch(load.join(), || load_tally.bytes.get(), |_| {}).await?;
     let messages = shared.tally.count.get();
     let seconds = measured.elapsed.as_secs_f64();
     report.lines.push(format!(
@@ -143,12 +143,12 @@ pub(crate) async fn run(arguments: &Arguments, report: &mut Report) -> Result<()
         "messages": messages,
         "sessions": arguments.pairs.sessions,
         "window": arguments.window,
-        "octets_each": arguments.size,
-        "octets_of_files": load_tally.octets.get(),
+        "bytes_each": arguments.size,
+        "bytes_of_files": load_tally.bytes.get(),
         "seconds": seconds,
     });
     if arguments.with_files > 0 {
-        let rate = units::rate(load_tally.octets.get(), measured.elapsed);
+        let rate = units::rate(load_tally.bytes.get(), measured.elapsed);
         let files = units::counted(arguments.with_files as usize, "file");
         report.lines.push(format!("beside {files}, {rate}"));
     }
@@ -186,7 +186,7 @@ async fn send(
         tid_prefix: random_token(TID_PREFIX),
         until,
         window: window as usize,
-        filling: size as usize - STAMP_OCTETS,
+        filling: size as usize - STAMP_BYTES,
         sent: 0,
         complete: false,
         waiting: VecDeque::new(),
@@ -223,7 +223,7 @@ struct MessageSender {
     tid_prefix: String,
     until: Until,
     window: usize,
-    /// Octets of content behind the stamp.
+    /// Bytes of content behind the stamp.
     filling: usize,
     sent: u64,
     complete: bool,
@@ -237,7 +237,7 @@ impl MessageSender {
     fn message(&mut self, nanos: u64) {
         let number = self.sent;
         let tid = format!("{}{number:x}", self.tid_prefix);
-        let size = (STAMP_OCTETS + self.filling) as u64;
+        let size = (STAMP_BYTES + self.filling) as u64;
         self.frame.clear();
         FrameWriter::request(&mut self.frame, tid.as_bytes(), "SEND")
             .header("To-Path", self.to_path.as_bytes())
@@ -273,11 +273,11 @@ impl Party for MessageSender {
         Ok(())
     }
 
-    fn head(&mut self, head: &Head, octets: &[u8]) -> Result<(), Failure> {
-        if !answer_to_send(head, octets)? {
+    fn head(&mut self, head: &Head, bytes: &[u8]) -> Result<(), Failure> {
+        if !answer_to_send(head, bytes)? {
             return Ok(());
         }
-        let tid = head.tid(octets);
+        let tid = head.tid(bytes);
         let number = tid
             .strip_prefix(self.tid_prefix.as_bytes())
             .and_then(|digits| u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
@@ -320,7 +320,7 @@ struct MessageReceiver {
 impl MessageReceiver {
     /// Number, time, and whether it is the last one.
     fn stamp(&self) -> Option<(u64, u64, bool)> {
-        let stamp = std::str::from_utf8(self.body.get(..STAMP_OCTETS)?).ok()?;
+        let stamp = std::str::from_utf8(self.body.get(..STAMP_BYTES)?).ok()?;
         let hex = |range| u64::from_str_radix(stamp.get(range)?, 16).ok();
         let last = match stamp.as_bytes().first()? {
             b'l' => true,
@@ -336,25 +336,25 @@ impl Party for MessageReceiver {
         self.answers.send(out)
     }
 
-    fn head(&mut self, head: &Head, octets: &[u8]) -> Result<(), Failure> {
+    fn head(&mut self, head: &Head, bytes: &[u8]) -> Result<(), Failure> {
         if head.kind() != Kind::Request(Method::Send) || head.defect().is_some() || self.complete {
-            return Err(wrong(format!("{} where a SEND was expected", String::from_utf8_lossy(octets))));
+            return Err(wrong(format!("{} where a SEND was expected", String::from_utf8_lossy(bytes))));
         }
-        if head.to_path(octets).last() != Some(self.own_uri.as_bytes()) {
+        if head.to_path(bytes).last() != Some(self.own_uri.as_bytes()) {
             return Err(wrong("a SEND for somebody else".to_owned()));
         }
         self.content =
-            content_of(head.message_id(octets).and_then(|id| id.strip_prefix(b"m")).unwrap_or_default());
+            content_of(head.message_id(bytes).and_then(|id| id.strip_prefix(b"m")).unwrap_or_default());
         self.request.clear();
-        self.request.extend_from_slice(head.tid(octets));
+        self.request.extend_from_slice(head.tid(bytes));
         self.previous_hop.clear();
-        self.previous_hop.extend_from_slice(head.from_path(octets).first().unwrap_or_default());
+        self.previous_hop.extend_from_slice(head.from_path(bytes).first().unwrap_or_default());
         self.body.clear();
         Ok(())
     }
 
-    fn body(&mut self, octets: &[u8]) -> Result<(), Failure> {
-        self.body.extend_from_slice(octets);
+    fn body(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.body.extend_from_slice(bytes);
         Ok(())
     }
 
@@ -365,7 +365,7 @@ impl Party for MessageReceiver {
         if number != self.received + 1 {
             return Err(wrong(format!("message {number} behind message {}", self.received)));
         }
-        if !self.content.matches(0, self.body.get(STAMP_OCTETS..).unwrap_or_default()) {
+        if !self.content.matches(0, self.body.get(STAMP_BYTES..).unwrap_or_default()) {
             return Err(wrong(format!("message {number} is not as it was sent")));
         }
         self.received = number;

@@ -55,7 +55,7 @@ impl Meter {
         self.pids.iter().map(|&pid| stat_field(pid, MINOR_FAULTS)).sum()
     }
 
-    /// Resident memory of all of them, in octets.
+    /// Resident memory of all of them, in bytes.
     pub(crate) fn resident(&self) -> Option<u64> {
         if self.pids.is_empty() {
             return None;

@@ -1,6 +1,6 @@
 //! A message of any size, sent and received: as one SEND, or in chunks.
 //!
-//! Invariants: what is received is compared octet by octet with what was sent; its ranges are gapless; a message without
+//! Invariants: what is received is compared byte by byte with what was sent; its ranges are gapless; a message without
 //! its last chunk is an error.
 
 use std::cell::Cell;
@@ -14,7 +14,7 @@ use msrp_proto::status::Status;
 use msrp_proto::write::{FrameWriter, write_end_line};
 
 use super::content::Content;
-use super::line::{FLUSH_OCTETS, Outlet, Party};
+use super::line::{FLUSH_BYTES, Outlet, Party};
 use super::scene::Sender;
 use crate::outcome::Failure;
 
@@ -26,8 +26,8 @@ const UNINTERRUPTED_MAX: u64 = 2048;
 /// What all connections together have done.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    /// Octets of bodies that have arrived.
-    pub(crate) octets: Cell<u64>,
+    /// Bytes of bodies that have arrived.
+    pub(crate) bytes: Cell<u64>,
     /// Chunks, or whatever else is counted.
     pub(crate) count: Cell<u64>,
     /// Answers that have come.
@@ -41,7 +41,7 @@ pub(crate) fn add(cell: &Cell<u64>, more: u64) {
 /// When to stop.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Until {
-    /// After so many octets, or messages.
+    /// After so many bytes, or messages.
     pub(crate) amount: Option<u64>,
     /// At this time.
     pub(crate) time: Option<Instant>,
@@ -170,8 +170,8 @@ impl Party for FileSender {
                 let whole =
                     self.open.take_if(|(_, end)| end.is_some_and(|end| end - self.offset <= WHOLE_CHUNK_MAX));
                 if let Some((tid, Some(end))) = whole {
-                    let octets = (end - self.offset) as usize;
-                    self.frame.extend_from_slice(self.content.slice(self.offset, octets));
+                    let bytes = (end - self.offset) as usize;
+                    self.frame.extend_from_slice(self.content.slice(self.offset, bytes));
                     self.offset = end;
                     self.finish(&tid, out)?;
                 } else {
@@ -185,7 +185,7 @@ impl Party for FileSender {
             if over {
                 self.finish(&tid, out)?;
             } else {
-                let piece = self.content.slice(self.offset, left.min(FLUSH_OCTETS as u64) as usize);
+                let piece = self.content.slice(self.offset, left.min(FLUSH_BYTES as u64) as usize);
                 out.send(piece)?;
                 self.offset += piece.len() as u64;
                 self.open = Some((tid, end));
@@ -194,8 +194,8 @@ impl Party for FileSender {
         Ok(())
     }
 
-    fn head(&mut self, head: &Head, octets: &[u8]) -> Result<(), Failure> {
-        if answer_to_send(head, octets)? {
+    fn head(&mut self, head: &Head, bytes: &[u8]) -> Result<(), Failure> {
+        if answer_to_send(head, bytes)? {
             self.answered += 1;
             add(&self.tally.answers, 1);
         }
@@ -216,14 +216,14 @@ impl Party for FileSender {
 }
 
 /// Whether this answers one of our requests well; anything that speaks of a failure is one.
-pub(crate) fn answer_to_send(head: &Head, octets: &[u8]) -> Result<bool, Failure> {
+pub(crate) fn answer_to_send(head: &Head, bytes: &[u8]) -> Result<bool, Failure> {
     let comment = |status: Status| status.phrase().to_owned();
     match head.kind() {
         Kind::Response(status) if status.is_success() => Ok(true),
         Kind::Response(status) => {
-            Err(ClientError::Refused { status, comment: comment(status), octet: 1 }.into())
+            Err(ClientError::Refused { status, comment: comment(status), byte: 1 }.into())
         }
-        Kind::Request(Method::Report) => match head.reported_status(octets) {
+        Kind::Request(Method::Report) => match head.reported_status(bytes) {
             Some(status) if !status.is_success() => {
                 Err(ClientError::Reported { status, comment: comment(status) }.into())
             }
@@ -299,12 +299,12 @@ impl Party for FileReceiver {
         self.answers.send(out)
     }
 
-    fn head(&mut self, head: &Head, octets: &[u8]) -> Result<(), Failure> {
-        let id = head.message_id(octets).unwrap_or_default();
+    fn head(&mut self, head: &Head, bytes: &[u8]) -> Result<(), Failure> {
+        let id = head.message_id(bytes).unwrap_or_default();
         if head.kind() != Kind::Request(Method::Send) || head.defect().is_some() || self.complete {
-            return Err(wrong(format!("{} where a SEND was expected", String::from_utf8_lossy(octets))));
+            return Err(wrong(format!("{} where a SEND was expected", String::from_utf8_lossy(bytes))));
         }
-        if head.to_path(octets).last() != Some(self.own_uri.as_bytes()) {
+        if head.to_path(bytes).last() != Some(self.own_uri.as_bytes()) {
             return Err(wrong("a SEND for somebody else".to_owned()));
         }
         let message = self.message.get_or_insert_with(|| (id.to_vec(), Content::of(id)));
@@ -317,20 +317,20 @@ impl Party for FileReceiver {
         }
         self.total = self.total.or_else(|| range?.total);
         if head.failure_report() == FailureReport::Yes {
-            let previous_hop = head.from_path(octets).first().unwrap_or_default();
-            self.to_answer = Some((head.tid(octets).to_vec(), previous_hop.to_vec()));
+            let previous_hop = head.from_path(bytes).first().unwrap_or_default();
+            self.to_answer = Some((head.tid(bytes).to_vec(), previous_hop.to_vec()));
         }
         Ok(())
     }
 
-    fn body(&mut self, octets: &[u8]) -> Result<(), Failure> {
-        let intact = self.message.as_ref().is_some_and(|(_, content)| content.matches(self.received, octets));
+    fn body(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let intact = self.message.as_ref().is_some_and(|(_, content)| content.matches(self.received, bytes));
         if !intact {
-            let (from, to) = (self.received + 1, self.received + octets.len() as u64);
+            let (from, to) = (self.received + 1, self.received + bytes.len() as u64);
             return Err(wrong(format!("bytes {from} to {to} are not those that were sent")));
         }
-        self.received += octets.len() as u64;
-        add(&self.tally.octets, octets.len() as u64);
+        self.received += bytes.len() as u64;
+        add(&self.tally.bytes, bytes.len() as u64);
         Ok(())
     }
 

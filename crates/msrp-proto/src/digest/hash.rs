@@ -48,15 +48,15 @@ impl Hash {
 
     pub(super) fn as_bytes(&self) -> &[u8] {
         match self {
-            Self::Md5(octets) => octets,
-            Self::Sha256(octets) => octets,
+            Self::Md5(bytes) => bytes,
+            Self::Sha256(bytes) => bytes,
         }
     }
 
     pub(super) fn to_hex(&self) -> Hex {
         let mut hex = Hex { digits: [0; 64], len: self.as_bytes().len() * 2 };
-        for (pair, octet) in hex.digits.as_chunks_mut::<2>().0.iter_mut().zip(self.as_bytes()) {
-            *pair = [hex_digit(octet >> 4), hex_digit(octet & 15)];
+        for (pair, byte) in hex.digits.as_chunks_mut::<2>().0.iter_mut().zip(self.as_bytes()) {
+            *pair = [hex_digit(byte >> 4), hex_digit(byte & 15)];
         }
         hex
     }
@@ -66,18 +66,18 @@ pub(super) fn hex_digit(value: u8) -> u8 {
     if value < 10 { b'0' + value } else { b'a' + value - 10 }
 }
 
-/// How many octets were decoded; `None` if these are not pairs of digits or too many.
-pub(super) fn decode_hex(hex: &str, octets: &mut [u8; 32]) -> Option<usize> {
+/// How many bytes were decoded; `None` if these are not pairs of digits or too many.
+pub(super) fn decode_hex(hex: &str, bytes: &mut [u8; 32]) -> Option<usize> {
     let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
-    if !rest.is_empty() || pairs.len() > octets.len() {
+    if !rest.is_empty() || pairs.len() > bytes.len() {
         return None;
     }
-    for (octet, &[high, low]) in octets.iter_mut().zip(pairs) {
-        *octet = hex_value(high)? * 16 + hex_value(low)?;
+    for (byte, &[high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = hex_value(high)? * 16 + hex_value(low)?;
     }
     Some(pairs.len())
 }
 
-pub(super) fn digits(octets: &[u8]) -> &str {
-    str::from_utf8(octets).unwrap_or_default()
+pub(super) fn digits(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes).unwrap_or_default()
 }

@@ -14,36 +14,36 @@ use crate::parser::{Flag, ParserLimits};
 use crate::status::Status;
 use crate::uri::{MsrpUri, Path, is_token};
 
-/// The most octets of a peer's transaction id. RFC 4975 §9 has 4 to 32; some peers take one more character, or a hash,
+/// The most bytes of a peer's transaction id. RFC 4975 §9 has 4 to 32; some peers take one more character, or a hash,
 /// or what begins with a sign, and mean no harm by it. As many as the Message-ID, an `ident` too, may have by default:
 /// each connection keeps room for one while a frame lasts. Ours keep to the grammar.
 pub const TID_BYTES_MAX: usize = 128;
-/// The most octets of a method. It is logged and passed on; the names in use have four to eleven.
+/// The most bytes of a method. It is logged and passed on; the names in use have four to eleven.
 const METHOD_BYTES_MAX: usize = 64;
 /// How many URIs of this relay the To-Path of what comes back may have more than the From-Path that it answers: both ends
 /// may be sessions of ours, and no third one can be on the way.
 const OWN_URIS_MAX: usize = 2;
 
-/// A transaction id, kept while the frame lasts because its head's octets are gone by then.
+/// A transaction id, kept while the frame lasts because its head's bytes are gone by then.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tid {
-    octets: [u8; TID_BYTES_MAX],
+    bytes: [u8; TID_BYTES_MAX],
     len: u8,
 }
 
 impl Tid {
-    /// `None` unless 1 to [`TID_BYTES_MAX`] visible octets: whatever they are, the end-line can be found by them.
+    /// `None` unless 1 to [`TID_BYTES_MAX`] visible bytes: whatever they are, the end-line can be found by them.
     fn new(tid: &[u8]) -> Option<Self> {
-        let mut octets = [0; TID_BYTES_MAX];
+        let mut bytes = [0; TID_BYTES_MAX];
         if tid.is_empty() || !tid.iter().all(u8::is_ascii_graphic) {
             return None;
         }
-        octets.get_mut(..tid.len())?.copy_from_slice(tid);
-        Some(Self { octets, len: u8::try_from(tid.len()).ok()? })
+        bytes.get_mut(..tid.len())?.copy_from_slice(tid);
+        Some(Self { bytes, len: u8::try_from(tid.len()).ok()? })
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        self.octets.get(..usize::from(self.len)).unwrap_or_default()
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }
 }
 
@@ -57,24 +57,24 @@ pub(crate) enum Ending {
 }
 
 /// The path that a header had in the head before: most frames of a connection have the same ones, which need not
-/// be checked octet by octet again.
+/// be checked byte by byte again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CheckedPath {
-    octets: [u8; Self::BYTES_MAX],
+    bytes: [u8; Self::BYTES_MAX],
     len: u8,
 }
 
 impl CheckedPath {
     /// Longer ones are checked each time.
     const BYTES_MAX: usize = 240;
-    pub(crate) const NONE: Self = Self { octets: [0; Self::BYTES_MAX], len: 0 };
+    pub(crate) const NONE: Self = Self { bytes: [0; Self::BYTES_MAX], len: 0 };
 
     fn holds(&self, text: &[u8]) -> bool {
-        !text.is_empty() && self.octets.get(..usize::from(self.len)) == Some(text)
+        !text.is_empty() && self.bytes.get(..usize::from(self.len)) == Some(text)
     }
 
     fn keep(&mut self, text: &[u8]) {
-        if let (Some(room), Ok(len)) = (self.octets.get_mut(..text.len()), u8::try_from(text.len())) {
+        if let (Some(room), Ok(len)) = (self.bytes.get_mut(..text.len()), u8::try_from(text.len())) {
             room.copy_from_slice(text);
             self.len = len;
         }
@@ -134,11 +134,11 @@ impl HeadBuilder {
         Some((Self { head, headers: 0, seen: 0 }, tid))
     }
 
-    /// Reads the header line `octets[line]`, its CRLF not included. `paths` are To-Path and From-Path as they were
+    /// Reads the header line `bytes[line]`, its CRLF not included. `paths` are To-Path and From-Path as they were
     /// found to be right before, under the same limits.
     pub(crate) fn header(
         &mut self,
-        octets: &[u8],
+        bytes: &[u8],
         line: Range<usize>,
         limits: &ParserLimits,
         paths: &mut [CheckedPath; 2],
@@ -148,7 +148,7 @@ impl HeadBuilder {
             self.head.note(Defect::TooManyHeaders);
         }
         let (at, line_bytes) = (line.start, line.len());
-        let Some((name, value)) = octets.get(line).and_then(locate) else {
+        let Some((name, value)) = bytes.get(line).and_then(locate) else {
             self.head.note(if line_bytes > limits.line_bytes_max {
                 Defect::LineTooLong
             } else {
@@ -157,11 +157,11 @@ impl HeadBuilder {
             return;
         };
         let (name, value) = (at + name.start..at + name.end, at + value.start..at + value.end);
-        if self.head.content_at == u32::MAX && octets.get(name.clone()).is_some_and(is_content) {
+        if self.head.content_at == u32::MAX && bytes.get(name.clone()).is_some_and(is_content) {
             self.head.content_at = offset(at);
         }
-        let text = octets.get(value.clone()).unwrap_or_default();
-        let known = octets.get(name).and_then(Known::of);
+        let text = bytes.get(value.clone()).unwrap_or_default();
+        let known = bytes.get(name).and_then(Known::of);
         let [to_path, from_path] = paths;
         let path = match known {
             Some(Known::ToPath) => Some(to_path),
@@ -169,7 +169,7 @@ impl HeadBuilder {
             _ => None,
         };
         let checked = path.as_ref().is_some_and(|path| path.holds(text));
-        let wrong = if line_bytes > limits.line_bytes_max + self.own_octets(known, limits) {
+        let wrong = if line_bytes > limits.line_bytes_max + self.own_bytes(known, limits) {
             Some(Defect::LineTooLong)
         } else if checked {
             None
@@ -208,7 +208,7 @@ impl HeadBuilder {
     }
 
     /// What our own URIs may add to a line.
-    fn own_octets(&self, known: Option<Known>, limits: &ParserLimits) -> usize {
+    fn own_bytes(&self, known: Option<Known>, limits: &ParserLimits) -> usize {
         if known == Some(Known::ToPath) && self.comes_back() {
             OWN_URIS_MAX * (limits.uri_bytes_max + 1)
         } else {
@@ -242,7 +242,7 @@ impl HeadBuilder {
         self.head.take(known, text, span, limits);
     }
 
-    /// The head of `len` octets, all lines read.
+    /// The head of `len` bytes, all lines read.
     pub(crate) fn finish(mut self, len: usize, ending: Ending) -> Head {
         let head = &mut self.head;
         head.len = offset(len);
@@ -422,18 +422,18 @@ fn method(name: &[u8]) -> Method {
     }
 }
 
-fn trim_start(mut octets: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] = octets {
-        octets = rest;
+fn trim_start(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = bytes {
+        bytes = rest;
     }
-    octets
+    bytes
 }
 
 /// Where in a header line its name and its value are.
 fn locate(line: &[u8]) -> Option<(Range<usize>, Range<usize>)> {
     let (name, value) = split_header(line)?;
     let behind = line.get(name.len() + 1..)?;
-    let start = name.len() + 1 + behind.iter().take_while(|&&octet| octet == b' ' || octet == b'\t').count();
+    let start = name.len() + 1 + behind.iter().take_while(|&&byte| byte == b' ' || byte == b'\t').count();
     // A value of nothing but white space ends where the line does.
     let start = start.min(line.len() - value.len());
     Some((0..name.len(), start..start + value.len()))
@@ -446,13 +446,13 @@ fn is_content(name: &[u8]) -> bool {
     begins(b"Content-") || begins(b"MIME-")
 }
 
-/// No value may hold control octets, the tab excepted: CR, LF or NUL would smuggle headers into the next hop. Nor
+/// No value may hold control bytes, the tab excepted: CR, LF or NUL would smuggle headers into the next hop. Nor
 /// anything but UTF-8, which some clients decode, and end their connection over.
 fn defect_of_text(text: &[u8]) -> Option<Defect> {
-    // All of it, whatever is found: so it is done for many octets at a time.
-    let is_control = |octet: u8| (octet < b' ' && octet != b'\t') | (octet == 0x7f);
-    if text.iter().fold(false, |found, &octet| found | is_control(octet)) {
-        return Some(Defect::ControlOctet);
+    // All of it, whatever is found: so it is done for many bytes at a time.
+    let is_control = |byte: u8| (byte < b' ' && byte != b'\t') | (byte == 0x7f);
+    if text.iter().fold(false, |found, &byte| found | is_control(byte)) {
+        return Some(Defect::ControlByte);
     }
     core::str::from_utf8(text).is_err().then_some(Defect::NotUtf8)
 }
@@ -460,15 +460,15 @@ fn defect_of_text(text: &[u8]) -> Option<Defect> {
 /// How many URIs there are, all of them right; `own` of them may be ours beyond what a peer may send.
 fn check_path(text: &[u8], own: usize, limits: &ParserLimits) -> Result<usize, Defect> {
     let mut count = 0;
-    for octets in Path::new(text).uris() {
+    for bytes in Path::new(text).uris() {
         count += 1;
         if count > limits.path_uris_max + own {
             return Err(Defect::TooManyUris);
         }
-        if octets.len() > limits.uri_bytes_max {
+        if bytes.len() > limits.uri_bytes_max {
             return Err(Defect::UriTooLong);
         }
-        let uri = MsrpUri::parse(octets).map_err(|_| Defect::BadUri)?;
+        let uri = MsrpUri::parse(bytes).map_err(|_| Defect::BadUri)?;
         if uri.session_id().is_some_and(|id| id.len() > limits.session_id_bytes_max) {
             return Err(Defect::UriTooLong);
         }

@@ -1,7 +1,7 @@
 //! Writes a received head again for the next hop (RFC 4976 §6.4).
 //!
 //! Invariant: the transaction id changes, the start line is spelt as the grammar has it, URIs move from the front of
-//! To-Path to the front of From-Path, Byte-Range is replaced or added if asked for, and every other octet stays as it was: unknown headers, their order, the
+//! To-Path to the front of From-Path, Byte-Range is replaced or added if asked for, and every other byte stays as it was: unknown headers, their order, the
 //! spelling of names, white space.
 
 use std::io::Write as _;
@@ -24,12 +24,12 @@ pub struct Rewrite<'a> {
 
 impl Head {
     /// Appends the head as rewritten to `out`: from the start line up to and including the blank line if there is
-    /// one, else up to the end-line. `octets` are the head's; a head with a [`Head::defect`] is not to be forwarded.
-    pub fn rewrite(&self, octets: &[u8], rewrite: &Rewrite<'_>, out: &mut Vec<u8>) {
+    /// one, else up to the end-line. `bytes` are the head's; a head with a [`Head::defect`] is not to be forwarded.
+    pub fn rewrite(&self, bytes: &[u8], rewrite: &Rewrite<'_>, out: &mut Vec<u8>) {
         debug_assert!(self.defect.is_none(), "a defective head is never forwarded");
-        let octets = octets.get(..self.len()).unwrap_or(octets);
-        out.reserve(octets.len() + GROWTH_BYTES);
-        let mut copy = Copying { octets, copied: 0, out };
+        let bytes = bytes.get(..self.len()).unwrap_or(bytes);
+        out.reserve(bytes.len() + GROWTH_BYTES);
+        let mut copy = Copying { bytes, copied: 0, out };
 
         copy.out.extend_from_slice(b"MSRP ");
         copy.out.extend_from_slice(rewrite.tid);
@@ -40,7 +40,7 @@ impl Head {
             copy.skip_blanks();
         }
 
-        let to_path = self.to_path(octets);
+        let to_path = self.to_path(bytes);
         let remaining = to_path.after(rewrite.moves);
         copy.up_to(self.to_path);
         copy.out.extend_from_slice(remaining.as_bytes());
@@ -69,7 +69,7 @@ impl Head {
 const GROWTH_BYTES: usize = 128;
 
 struct Copying<'a> {
-    octets: &'a [u8],
+    bytes: &'a [u8],
     /// All before this offset has been copied or replaced.
     copied: usize,
     out: &'a mut Vec<u8>,
@@ -79,7 +79,7 @@ impl Copying<'_> {
     /// Copies what stands before `at`.
     fn before(&mut self, at: u32) {
         let at = at as usize;
-        self.out.extend_from_slice(self.octets.get(self.copied..at).unwrap_or_default());
+        self.out.extend_from_slice(self.bytes.get(self.copied..at).unwrap_or_default());
         self.copied = self.copied.max(at);
     }
 
@@ -90,8 +90,8 @@ impl Copying<'_> {
 
     /// Leaves out the white space that comes next.
     fn skip_blanks(&mut self) {
-        let rest = self.octets.get(self.copied..).unwrap_or_default();
-        self.copied += rest.iter().take_while(|octet| matches!(octet, b' ' | b'\t')).count();
+        let rest = self.bytes.get(self.copied..).unwrap_or_default();
+        self.copied += rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
     }
 
     /// Copies what stands before `span` and leaves out the span itself.
@@ -112,11 +112,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::parser::{Parser, ParserLimits, Piece};
+    use crate::parser::{FramePart, Parser, ParserLimits};
 
     fn rewritten(text: &str, rewrite: &Rewrite<'_>) -> String {
         let step = Parser::new(ParserLimits::default()).step(text.as_bytes()).unwrap().unwrap();
-        let Piece::Head(head) = step.piece else { panic!("{step:?}") };
+        let FramePart::Head(head) = step.piece else { panic!("{step:?}") };
         assert_eq!(head.defect(), None, "{text}");
         let mut out = b"before ".to_vec();
         head.rewrite(text.get(..step.consumed).unwrap().as_bytes(), rewrite, &mut out);
@@ -177,7 +177,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_octet_a_rewrite_does_not_own_is_preserved(
+        fn every_byte_a_rewrite_does_not_own_is_preserved(
             to in uris(),
             from in uris(),
             gap in " {1,3}",

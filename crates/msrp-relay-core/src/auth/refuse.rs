@@ -113,7 +113,7 @@ impl Peers {
             return;
         };
         auth.failures += 1;
-        let too_many = auth.failures >= core.settings.attempts_max;
+        let too_many = auth.failures >= core.settings.max_attempts;
         // For the user that was named, whether or not there is one: who exists must not show (norm S9).
         auth.tried = named.map(|a| beginning(&a.username));
         let user = named.map(|a| UserKey::new(&a.username, &a.realm));
@@ -201,7 +201,7 @@ pub(super) fn auth_response<'p>(
     status: Status,
 ) -> FrameWriter<'p> {
     let transit = request.transit();
-    FrameWriter::response(peer.out.control(), transit.head.tid(&transit.octets), status, None)
+    FrameWriter::response(peer.out.control(), transit.head.tid(&transit.bytes), status, None)
         .header("To-Path", response_to_path(transit))
         .header("From-Path", request.to())
 }

@@ -29,7 +29,7 @@ pub(crate) enum Credentials {
 
 impl AuthRequest {
     pub(crate) fn parse(transit: Transit) -> Self {
-        let value = transit.head.authorization(&transit.octets);
+        let value = transit.head.authorization(&transit.bytes);
         let credentials = match value.map(Authorization::parse) {
             None => Credentials::Missing,
             Some(Err(error)) => Credentials::Unreadable(error),

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-/// A reusable list of octets to be written in order. Heads, end-lines and answers are gathered in
-/// one buffer; body octets stay where they were received.
+/// A reusable list of bytes to be written in order. Heads, end-lines and answers are gathered in
+/// one buffer; body bytes stay where they were received.
 #[derive(Debug, Default)]
 pub struct OutBatch {
     small: Vec<u8>,
@@ -29,7 +29,7 @@ impl OutBatch {
         Self::default()
     }
 
-    /// Octets in all parts.
+    /// Bytes in all parts.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -50,7 +50,7 @@ impl OutBatch {
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
         self.parts.iter().map(|part| match part {
             Part::Small(range) => &self.small[range.clone()],
-            Part::Body(octets) => octets,
+            Part::Body(bytes) => bytes,
         })
     }
 
@@ -68,21 +68,21 @@ impl OutBatch {
     }
 
     /// Moves the front of a buffer in, as far as the batch stays within `max` bytes. Returns how many were moved.
-    pub(crate) fn push_small(&mut self, octets: &mut Vec<u8>, max: usize) -> usize {
-        let moved = octets.len().min(max.saturating_sub(self.len));
+    pub(crate) fn push_small(&mut self, bytes: &mut Vec<u8>, max: usize) -> usize {
+        let moved = bytes.len().min(max.saturating_sub(self.len));
         if moved > 0 {
-            self.small(|small| small.extend_from_slice(&octets[..moved]));
-            octets.drain(..moved);
+            self.small(|small| small.extend_from_slice(&bytes[..moved]));
+            bytes.drain(..moved);
         }
         moved
     }
 
-    pub(crate) fn body(&mut self, octets: Bytes) {
-        if octets.len() < GATHER_BELOW {
-            self.small(|small| small.extend_from_slice(&octets));
+    pub(crate) fn body(&mut self, bytes: Bytes) {
+        if bytes.len() < GATHER_BELOW {
+            self.small(|small| small.extend_from_slice(&bytes));
         } else {
-            self.len += octets.len();
-            self.parts.push(Part::Body(octets));
+            self.len += bytes.len();
+            self.parts.push(Part::Body(bytes));
         }
     }
 }

@@ -14,24 +14,24 @@ use super::end_line::EndLineWatch;
 use super::write::{INTERRUPTIBLE_FROM, UNBOUNDED, WriteContext};
 use crate::ids::{Entropy, StreamId, Tid};
 use crate::orphans::Failure;
-use crate::request::{Hop, MessageId, Notice, Transit};
+use crate::request::{MessageId, Notice, SessionSide, Transit};
 use crate::transactions::Transactions;
 
 /// A request that has begun to be written and has not ended.
 #[derive(Debug)]
 pub(super) struct Current {
     pub(super) stream: StreamId,
-    pub(super) hop: Hop,
+    pub(super) side: SessionSide,
     pub(super) transit: Transit,
     pub(super) report_to: Arc<[u8]>,
     pub(super) total: Option<u64>,
-    /// Number of the next octet to be written.
+    /// Number of the next byte to be written.
     pub(super) next: u64,
-    /// Number of the first octet of the piece that is on the wire, or comes next.
+    /// Number of the first byte of the piece that is on the wire, or comes next.
     pub(super) piece_start: u64,
     pub(super) tid: Tid,
     pub(super) interruptible: bool,
-    /// The octets of the piece on the wire, watched for its own end-line.
+    /// The bytes of the piece on the wire, watched for its own end-line.
     pub(super) wire: EndLineWatch,
     /// Its head has been written, its end-line not yet.
     pub(super) on_wire: bool,
@@ -58,27 +58,32 @@ pub(super) enum Progress {
 /// turn out to be one of those that must not be interrupted.
 pub(super) fn may_stream(transit: &Transit, at_hand: usize) -> bool {
     let announced = transit.head.byte_range().and_then(|range| {
-        let octets = range.end.or(range.total)?.checked_sub(range.start)?;
-        Some(octets.saturating_add(1))
+        let bytes = range.end.or(range.total)?.checked_sub(range.start)?;
+        Some(bytes.saturating_add(1))
     });
-    let small = announced.is_some_and(|octets| octets <= INTERRUPTIBLE_FROM);
+    let small = announced.is_some_and(|bytes| bytes <= INTERRUPTIBLE_FROM);
     at_hand as u64 > INTERRUPTIBLE_FROM || (at_hand > 1 && !small)
 }
 
 /// What is to be told of a request that could not even be queued.
-pub(crate) fn unwritten_failure(stream: StreamId, hop: Hop, transit: Transit) -> Option<Failure> {
+pub(crate) fn unwritten_failure(stream: StreamId, side: SessionSide, transit: Transit) -> Option<Failure> {
     let mut report_to = Arc::default();
     share_report_to(&mut report_to, &transit);
-    Current::unwritten(stream, hop, transit, report_to).into_failure()
+    Current::unwritten(stream, side, transit, report_to).into_failure()
 }
 
 impl Current {
-    pub(super) fn unwritten(stream: StreamId, hop: Hop, transit: Transit, report_to: Arc<[u8]>) -> Self {
+    pub(super) fn unwritten(
+        stream: StreamId,
+        side: SessionSide,
+        transit: Transit,
+        report_to: Arc<[u8]>,
+    ) -> Self {
         let range = transit.head.byte_range();
         let start = range.map_or(1, |r| r.start);
         Self {
             stream,
-            hop,
+            side,
             report_to,
             total: range.and_then(|r| r.total),
             next: start,
@@ -97,20 +102,20 @@ impl Current {
     }
 
     /// Goes on after a cut, under a new transaction id.
-    pub(super) fn resume(&mut self, piece: Piece, out: &mut OutBatch, entropy: &mut Entropy) {
+    pub(super) fn resume(&mut self, piece: NextChunk, out: &mut OutBatch, entropy: &mut Entropy) {
         self.tid = Tid::mint(entropy);
         self.wire = EndLineWatch::new(self.tid);
         self.on_wire = true;
         self.answered = false;
         self.interruptible = !piece.whole;
-        // The end of a whole piece stands there for a bounded next hop alone, and says nothing of no octets.
-        let last_octet = self.next.saturating_add(piece.octets).saturating_sub(1);
-        let end = (piece.whole && piece.octets > 0).then_some(last_octet);
+        // The end of a whole piece stands there for a bounded next hop alone, and says nothing of no bytes.
+        let last_byte = self.next.saturating_add(piece.bytes).saturating_sub(1);
+        let end = (piece.whole && piece.bytes > 0).then_some(last_byte);
         let range = ByteRange { start: self.next, end, total: self.total };
         self.write_head(out, Some(range.within_total()));
     }
 
-    /// What is to be told of a request whose connection is gone, with the octets counted so far.
+    /// What is to be told of a request whose connection is gone, with the bytes counted so far.
     pub(super) fn into_failure(mut self) -> Option<Failure> {
         self.next = self.next.saturating_add(u64::from(self.held.take().is_some()));
         match self.progress {
@@ -123,18 +128,18 @@ impl Current {
     }
 
     /// The Byte-Range of the first piece; `None` leaves the header as it came.
-    pub(super) fn first_byte_range(&self, piece: Piece, flag: Option<Flag>) -> Option<ByteRange> {
+    pub(super) fn first_byte_range(&self, piece: NextChunk, flag: Option<Flag>) -> Option<ByteRange> {
         if self.transit.method() != Method::Send {
             return None;
         }
-        let Piece { whole, last, octets, bounded } = piece;
-        let says_end = whole && (bounded || octets <= INTERRUPTIBLE_FROM);
+        let NextChunk { whole, last, bytes, bounded } = piece;
+        let says_end = whole && (bounded || bytes <= INTERRUPTIBLE_FROM);
         let received = self.transit.head.byte_range();
         match received {
             // What the sender promised and what it sent may differ: it was interrupted, or it lied.
             Some(range) if says_end => {
-                let counted = range.start.saturating_add(octets).saturating_sub(1);
-                let wrong = range.end.map_or(bounded && octets > 0, |end| end != counted);
+                let counted = range.start.saturating_add(bytes).saturating_sub(1);
+                let wrong = range.end.map_or(bounded && bytes > 0, |end| end != counted);
                 // More than the whole message was to have: who receives it is to see what its sender has said of it.
                 let is_beyond = range.total.is_some_and(|total| counted > total);
                 let rewritten = wrong && (bounded || !is_beyond);
@@ -143,14 +148,14 @@ impl Current {
             Some(ByteRange { end: None, .. }) => None,
             Some(range) => Some(ByteRange { end: None, ..range }.within_total()),
             None if whole => {
-                let total = (last && flag == Some(Flag::Last)).then_some(octets);
-                Some(ByteRange { start: 1, end: says_end.then_some(octets), total })
+                let total = (last && flag == Some(Flag::Last)).then_some(bytes);
+                Some(ByteRange { start: 1, end: says_end.then_some(bytes), total })
             }
             None => Some(ByteRange { start: 1, end: None, total: None }),
         }
     }
 
-    /// How many octets the piece on the wire takes beside the one held back.
+    /// How many bytes the piece on the wire takes beside the one held back.
     pub(super) fn room(&self, chunk_max: u64) -> usize {
         if chunk_max == UNBOUNDED || self.transit.method() != Method::Send {
             return usize::MAX;
@@ -163,26 +168,26 @@ impl Current {
     pub(super) fn write_head(&self, out: &mut OutBatch, byte_range: Option<ByteRange>) {
         let rewrite =
             Rewrite { tid: self.tid.as_bytes(), moves: usize::from(self.transit.moves), byte_range };
-        out.small(|small| self.transit.head.rewrite(&self.transit.octets, &rewrite, small));
+        out.small(|small| self.transit.head.rewrite(&self.transit.bytes, &rewrite, small));
     }
 
     pub(super) fn release_held(&mut self, out: &mut OutBatch, cx: &mut WriteContext<'_>) {
-        if let Some(octet) = self.held.take() {
-            out.small(|small| small.push(octet));
-            self.wire.wrote(&[octet]);
+        if let Some(byte) = self.held.take() {
+            out.small(|small| small.push(byte));
+            self.wire.wrote(&[byte]);
             self.next = self.next.saturating_add(1);
-            cx.core.stats.body_octets_out += 1;
+            cx.core.stats.body_bytes_out += 1;
         }
     }
 
-    pub(super) fn write_body(&mut self, octets: Bytes, out: &mut OutBatch, cx: &mut WriteContext<'_>) {
-        let written = octets.remaining() as u64;
+    pub(super) fn write_body(&mut self, bytes: Bytes, out: &mut OutBatch, cx: &mut WriteContext<'_>) {
+        let written = bytes.remaining() as u64;
         if self.interruptible {
-            self.wire.wrote(&octets);
+            self.wire.wrote(&bytes);
         }
         self.next = self.next.saturating_add(written);
-        cx.core.stats.body_octets_out += written;
-        out.body(octets);
+        cx.core.stats.body_bytes_out += written;
+        out.body(bytes);
     }
 
     pub(super) fn finish(
@@ -209,8 +214,8 @@ impl Current {
     pub(super) fn notice(&self) -> Notice {
         Notice {
             stream: self.stream,
-            session: self.hop.session,
-            inward: self.hop.inward,
+            session: self.side.session,
+            inward: self.side.inward,
             method: self.transit.method(),
             failure_report: if self.transit.method() == Method::Send {
                 self.transit.head.failure_report()
@@ -218,7 +223,7 @@ impl Current {
                 FailureReport::No
             },
             report_to: Arc::clone(&self.report_to),
-            message_id: self.transit.head.message_id(&self.transit.octets).map(MessageId::new),
+            message_id: self.transit.head.message_id(&self.transit.bytes).map(MessageId::new),
             range: ByteRange {
                 start: self.piece_start,
                 end: Some(self.next.saturating_sub(1)),
@@ -231,13 +236,13 @@ impl Current {
 
 /// A chunk that can be written now: a request or a part of it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Piece {
+pub(super) struct NextChunk {
     /// All of it is at hand and goes out in one go; otherwise it is interruptible.
     pub(super) whole: bool,
     /// The request ends with it. Says nothing of one that is not whole.
     pub(super) last: bool,
-    /// Body octets at hand for it.
-    pub(super) octets: u64,
+    /// Body bytes at hand for it.
+    pub(super) bytes: u64,
     /// The next hop takes chunks up to a bound, and is told where each ends.
     pub(super) bounded: bool,
 }

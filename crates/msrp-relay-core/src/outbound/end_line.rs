@@ -27,31 +27,31 @@ impl EndLineWatch {
         Self { needle, last: [0; BEFORE], len: 0 }
     }
 
-    /// How many of `octets`, which are to be written next, come before the end-line, if one is in them or
+    /// How many of `bytes`, which are to be written next, come before the end-line, if one is in them or
     /// is completed by them.
-    pub(super) fn end_line_in(&self, octets: &[u8]) -> Option<usize> {
+    pub(super) fn end_line_in(&self, bytes: &[u8]) -> Option<usize> {
         let mut seam = [0; 2 * BEFORE];
-        let next = &octets[..octets.len().min(BEFORE)];
+        let next = &bytes[..bytes.len().min(BEFORE)];
         seam[..self.len].copy_from_slice(&self.last[..self.len]);
         seam[self.len..self.len + next.len()].copy_from_slice(next);
         let at_seam = memmem::find(&seam[..self.len + next.len()], &self.needle);
         match at_seam {
             Some(at) => Some(at.saturating_sub(self.len)),
-            None => memmem::find(octets, &self.needle),
+            None => memmem::find(bytes, &self.needle),
         }
     }
 
-    /// These octets have been written.
-    pub(super) fn wrote(&mut self, octets: &[u8]) {
-        if let Some(last) = octets.last_chunk() {
+    /// These bytes have been written.
+    pub(super) fn wrote(&mut self, bytes: &[u8]) {
+        if let Some(last) = bytes.last_chunk() {
             self.last = *last;
             self.len = BEFORE;
             return;
         }
-        let kept = self.len.min(BEFORE - octets.len());
+        let kept = self.len.min(BEFORE - bytes.len());
         self.last.copy_within(self.len - kept..self.len, 0);
-        self.last[kept..kept + octets.len()].copy_from_slice(octets);
-        self.len = kept + octets.len();
+        self.last[kept..kept + bytes.len()].copy_from_slice(bytes);
+        self.len = kept + bytes.len();
     }
 }
 
@@ -60,11 +60,11 @@ mod tests {
     use super::*;
     use crate::ids::Entropy;
 
-    // S7: wherever the octets are split, the end-line is seen before it is complete, and nothing else is.
+    // S7: wherever the bytes are split, the end-line is seen before it is complete, and nothing else is.
     #[test]
     fn an_end_line_is_seen_however_it_is_split() {
         let tid = Tid::mint(&mut Entropy::new([1; 32]));
-        let mut body = b"some octets, ------- and more\r\n-------".to_vec();
+        let mut body = b"some bytes, ------- and more\r\n-------".to_vec();
         body.extend_from_slice(tid.as_bytes());
         body.extend_from_slice(b"$\r\nMSRP forged SEND\r\n");
         let begins = body.windows(NEEDLE).position(|w| w.ends_with(tid.as_bytes()));

@@ -1,6 +1,6 @@
 //! The requests of one source on their way out of one connection, and the one being written.
 //!
-//! Invariant: items stand in the order in which they came; a request's octets are numbered by
+//! Invariant: items stand in the order in which they came; a request's bytes are numbered by
 //! counting what was written (RFC 4975, 7.1.1 and 7.3.1), never by what its head claims.
 //! Which flow may write when is not known here: that is [`Outbound`](super::queue::Outbound)'s.
 
@@ -16,17 +16,17 @@ use msrp_proto::status::Status;
 use msrp_proto::write::write_end_line;
 
 use super::batch::OutBatch;
-use super::current::{Current, Piece, Progress, may_stream, share_report_to, unwritten_failure};
+use super::current::{Current, NextChunk, Progress, may_stream, share_report_to, unwritten_failure};
 use super::end_line::EndLineWatch;
 use super::item::{Item, body_len};
 use super::write::{INTERRUPTIBLE_FROM, UNBOUNDED, WriteContext};
 use crate::ids::{CoreId, PeerRef, StreamId, Tid};
 use crate::message::{Message, PeerStep, SessionStep};
 use crate::orphans::Failure;
-use crate::request::{Hop, Notice, Transit};
+use crate::request::{Notice, SessionSide, Transit};
 use crate::transactions::{Transactions, merge};
 
-/// Small pieces of a body are gathered up to so many octets.
+/// Small pieces of a body are gathered up to so many bytes.
 const GATHERED_MAX: usize = 4096;
 
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub(super) struct Flow {
     /// The home of the session that hands it over.
     pub(super) tail_by: Option<CoreId>,
     current: Option<Current>,
-    /// Octets written and not yet credited to the source: a credit per piece would wake another core
+    /// Bytes written and not yet credited to the source: a credit per piece would wake another core
     /// for each.
     owed: usize,
     /// The From-Path of the last request, shared by the notices of all its successors.
@@ -56,16 +56,16 @@ pub(super) enum Written {
     End,
     /// The chunk was ended early, because its end-line would have stood in its body; the request goes on.
     Cut,
-    /// The chunk has as many octets as the next hop may be given in one; the request goes on.
+    /// The chunk has as many bytes as the next hop may be given in one; the request goes on.
     Full,
 }
 
 /// What can be written of a flow.
 enum Next {
     /// A request that has not begun.
-    Begin(Piece),
+    Begin(NextChunk),
     /// A further piece of one that was cut.
-    Resume(Piece),
+    Resume(NextChunk),
 }
 
 /// The flush that is being filled.
@@ -93,27 +93,27 @@ impl Flow {
         (self.items, self.report_to)
     }
 
-    /// Queues body octets. Small pieces in a row become one: each of them costs several hundred octets of
+    /// Queues body bytes. Small pieces in a row become one: each of them costs several hundred bytes of
     /// memory by itself, and only its length is counted.
-    pub(super) fn push_body(&mut self, octets: Bytes) {
+    pub(super) fn push_body(&mut self, bytes: Bytes) {
         if let Some(Item::Body(last)) = self.items.back_mut()
-            && last.len() + octets.len() <= GATHERED_MAX
+            && last.len() + bytes.len() <= GATHERED_MAX
         {
             *last = match mem::take(last).try_into_mut() {
                 Ok(mut gathered) => {
-                    gathered.extend_from_slice(&octets);
+                    gathered.extend_from_slice(&bytes);
                     gathered.freeze()
                 }
                 Err(last) => {
                     let mut gathered = BytesMut::with_capacity(GATHERED_MAX);
                     gathered.extend_from_slice(&last);
-                    gathered.extend_from_slice(&octets);
+                    gathered.extend_from_slice(&bytes);
                     gathered.freeze()
                 }
             };
             return;
         }
-        self.items.push_back(Item::Body(octets));
+        self.items.push_back(Item::Body(bytes));
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -185,13 +185,13 @@ impl Flow {
 
     fn next(&self, flush: Flush, chunk_max: u64) -> Option<Next> {
         if let Some(current) = &self.current {
-            let ready = self.ends > 0 || self.resumable_octets(current) > 1;
+            let ready = self.ends > 0 || self.resumable_bytes(current) > 1;
             let going = matches!(current.progress, Progress::Going);
             if !going || !ready {
                 return None;
             }
             if chunk_max == UNBOUNDED {
-                return Some(Next::Resume(Piece { whole: false, last: false, octets: 0, bounded: false }));
+                return Some(Next::Resume(NextChunk { whole: false, last: false, bytes: 0, bounded: false }));
             }
             let at_hand = self.front_body_len(0) + usize::from(current.held.is_some());
             return self.piece(at_hand, flush, chunk_max).map(Next::Resume);
@@ -203,7 +203,7 @@ impl Flow {
         let streams = transit.method() == Method::Send && transit.head.has_body();
         if !streams {
             // What must not be interrupted may exceed the flush.
-            let piece = Piece { whole: true, last: true, octets: at_hand as u64, bounded: false };
+            let piece = NextChunk { whole: true, last: true, bytes: at_hand as u64, bounded: false };
             return (self.ends > 0).then_some(Next::Begin(piece));
         }
         let piece = self.piece(at_hand, flush, chunk_max)?;
@@ -211,24 +211,24 @@ impl Flow {
         may_begin.then_some(Next::Begin(piece))
     }
 
-    /// The next chunk of a SEND with so many body octets at hand.
-    fn piece(&self, at_hand: usize, flush: Flush, chunk_max: u64) -> Option<Piece> {
+    /// The next chunk of a SEND with so many body bytes at hand.
+    fn piece(&self, at_hand: usize, flush: Flush, chunk_max: u64) -> Option<NextChunk> {
         let bounded = chunk_max != UNBOUNDED;
         let last = self.ends > 0 && at_hand as u64 <= chunk_max;
-        let octets = chunk_max.min(at_hand as u64);
+        let bytes = chunk_max.min(at_hand as u64);
         // Beyond a full piece something must be left for the one that carries the final flag.
         let is_at_hand = last || at_hand as u64 > chunk_max;
-        let fits = octets <= INTERRUPTIBLE_FROM
-            || octets.saturating_add(flush.written as u64) <= flush.budget as u64;
-        if bounded && is_at_hand && !fits && octets <= flush.budget as u64 {
+        let fits =
+            bytes <= INTERRUPTIBLE_FROM || bytes.saturating_add(flush.written as u64) <= flush.budget as u64;
+        if bounded && is_at_hand && !fits && bytes <= flush.budget as u64 {
             // It fits the next flush, and need not be interruptible then.
             return None;
         }
-        Some(Piece { whole: is_at_hand && fits, last, octets, bounded })
+        Some(NextChunk { whole: is_at_hand && fits, last, bytes, bounded })
     }
 
-    /// Octets at hand of a request that was cut, as far as it matters how many.
-    fn resumable_octets(&self, current: &Current) -> usize {
+    /// Bytes at hand of a request that was cut, as far as it matters how many.
+    fn resumable_bytes(&self, current: &Current) -> usize {
         let bodies = self.items.iter().take(2).map(body_len);
         usize::from(current.held.is_some()) + bodies.sum::<usize>()
     }
@@ -249,13 +249,13 @@ impl Flow {
                 }
             }
             Some(Next::Begin(piece)) => {
-                let Some(Item::Head { stream, hop, transit }) = self.items.pop_front() else {
+                let Some(Item::Head { stream, side, transit }) = self.items.pop_front() else {
                     return false;
                 };
                 self.owed += transit.cost();
                 let transit = if piece.whole && piece.last { transit } else { transit.compact() };
                 share_report_to(&mut self.report_to, &transit);
-                let mut current = Current::unwritten(stream, hop, transit, Arc::clone(&self.report_to));
+                let mut current = Current::unwritten(stream, side, transit, Arc::clone(&self.report_to));
                 current.tid = Tid::mint(&mut cx.core.entropy);
                 current.wire = EndLineWatch::new(current.tid);
                 current.interruptible = !piece.whole;
@@ -269,7 +269,7 @@ impl Flow {
         true
     }
 
-    /// Writes body octets and, when it is there, the end-line.
+    /// Writes body bytes and, when it is there, the end-line.
     pub(super) fn write_pieces(
         &mut self,
         out: &mut OutBatch,
@@ -284,45 +284,45 @@ impl Flow {
         while !current.interruptible || out.len() < budget || matches!(self.items.front(), Some(Item::End(_)))
         {
             match self.items.pop_front() {
-                Some(Item::Body(mut octets)) => {
+                Some(Item::Body(mut bytes)) => {
                     let room = current.room(chunk_max);
-                    if octets.len() > room {
-                        let rest = octets.split_off(room);
+                    if bytes.len() > room {
+                        let rest = bytes.split_off(room);
                         self.items.push_front(Item::Body(rest));
                     }
-                    if octets.is_empty() {
+                    if bytes.is_empty() {
                         current.release_held(out, cx);
                         self.end_piece(out, transactions, cx);
                         return Written::Full;
                     }
                     let room = budget.saturating_sub(out.len());
-                    if current.interruptible && octets.len() > room {
-                        let rest = octets.split_off(room);
+                    if current.interruptible && bytes.len() > room {
+                        let rest = bytes.split_off(room);
                         self.items.push_front(Item::Body(rest));
                     }
                     current.release_held(out, cx);
-                    let forged = current.interruptible.then(|| current.wire.end_line_in(&octets)).flatten();
+                    let forged = current.interruptible.then(|| current.wire.end_line_in(&bytes)).flatten();
                     if let Some(forged) = forged {
-                        let rest = octets.split_off(forged);
+                        let rest = bytes.split_off(forged);
                         self.items.push_front(Item::Body(rest));
                     }
-                    self.owed += octets.len();
+                    self.owed += bytes.len();
                     if self.owed >= cx.credit_batch {
                         pay(self.source, &mut self.owed, cx);
                     }
                     if forged.is_some() {
-                        current.write_body(octets, out, cx);
+                        current.write_body(bytes, out, cx);
                         if self.cut(out, transactions, cx) {
                             return Written::Cut;
                         }
                         return Written::Some;
                     }
                     if current.interruptible && self.items.is_empty() {
-                        let last = octets.len() - 1;
-                        current.held = octets.get(last).copied();
-                        octets.truncate(last);
+                        let last = bytes.len() - 1;
+                        current.held = bytes.get(last).copied();
+                        bytes.truncate(last);
                     }
-                    current.write_body(octets, out, cx);
+                    current.write_body(bytes, out, cx);
                 }
                 Some(Item::End(flag)) => {
                     self.ends -= 1;
@@ -377,7 +377,7 @@ impl Flow {
         current.piece_start = current.next;
     }
 
-    /// The request being written has failed. Returns the octets to credit, and whom to tell: the
+    /// The request being written has failed. Returns the bytes to credit, and whom to tell: the
     /// sender, if all of it has come in; its session, so that it is stopped, if not.
     pub(super) fn refuse(&mut self, mut failure: Failure) -> (usize, Option<Message>) {
         let Some(current) = self.current.as_mut().filter(|c| matches!(c.progress, Progress::Going)) else {
@@ -408,7 +408,7 @@ impl Flow {
     }
 
     /// Drops what is queued of the last request's body: it will not be completed. Its head, should that
-    /// not have been written either, still brings the next hop the news. Returns the octets that cost.
+    /// not have been written either, still brings the next hop the news. Returns the bytes that cost.
     pub(super) fn drop_tail(&mut self) -> usize {
         let mut dropped = 0;
         while let Some(item) = self.items.pop_back_if(|item| matches!(item, Item::Body(_))) {
@@ -426,10 +426,10 @@ impl Flow {
 
     /// The next hop wants no more of a message, or can be given none: what waits of it is not written. Whole chunks have been
     /// answered already, so each is told of; one still coming in is stopped at its session. Returns the
-    /// octets to credit.
+    /// bytes to credit.
     pub(super) fn stop(
         &mut self,
-        is_stopped: impl Fn(Hop, &Transit) -> bool,
+        is_stopped: impl Fn(SessionSide, &Transit) -> bool,
         messages: &mut Vec<Message>,
     ) -> usize {
         let mut dropped = 0;
@@ -447,10 +447,10 @@ impl Flow {
             }
             let complete = matches!(request.last(), Some(Item::End(_)));
             match request.first() {
-                Some(Item::Head { stream, hop, transit }) if is_stopped(*hop, transit) => {
+                Some(Item::Head { stream, side, transit }) if is_stopped(*side, transit) => {
                     let status = Status::STOP;
                     if !complete {
-                        let (session, stream) = (hop.session, *stream);
+                        let (session, stream) = (side.session, *stream);
                         messages.push(Message::ToSession {
                             to: session,
                             step: SessionStep::Broken { stream, status },
@@ -458,13 +458,13 @@ impl Flow {
                         kept.extend(request);
                         continue;
                     }
-                    let octets: usize = request.iter().map(body_len).sum();
+                    let bytes: usize = request.iter().map(body_len).sum();
                     dropped += request.iter().map(Item::cost).sum::<usize>();
                     self.ends -= 1;
                     let aborted = matches!(request.last(), Some(Item::End(Flag::Aborted)));
-                    let mut failure = unwritten_failure(*stream, *hop, transit.clone());
+                    let mut failure = unwritten_failure(*stream, *side, transit.clone());
                     if let Some(failure) = failure.as_mut().filter(|_| !aborted) {
-                        failure.notice.extend(octets as u64);
+                        failure.notice.extend(bytes as u64);
                         merge(&mut notices, failure.notice.clone());
                     }
                 }
@@ -480,7 +480,7 @@ impl Flow {
         dropped
     }
 
-    /// Body octets in a row behind so many items.
+    /// Body bytes in a row behind so many items.
     fn front_body_len(&self, behind: usize) -> usize {
         let bodies = self.items.iter().skip(behind).take_while(|item| matches!(item, Item::Body(_)));
         bodies.map(body_len).sum()
@@ -503,8 +503,8 @@ impl Flow {
             }
             let stream = front?;
             Some(match item {
-                Item::Head { hop, transit, .. } => PeerStep::Request { hop, stream, transit },
-                Item::Body(octets) => PeerStep::Body { stream, octets },
+                Item::Head { side, transit, .. } => PeerStep::Head { side, stream, transit },
+                Item::Body(bytes) => PeerStep::Body { stream, bytes },
                 Item::End(flag) => PeerStep::End { stream, flag },
             })
         })
@@ -518,14 +518,14 @@ impl Flow {
         for item in mem::take(&mut self.items) {
             credit += item.cost();
             match item {
-                Item::Head { stream, hop, transit } => {
+                Item::Head { stream, side, transit } => {
                     share_report_to(&mut self.report_to, &transit);
                     let report_to = Arc::clone(&self.report_to);
-                    current = Some(Current::unwritten(stream, hop, transit, report_to));
+                    current = Some(Current::unwritten(stream, side, transit, report_to));
                 }
-                Item::Body(octets) => {
+                Item::Body(bytes) => {
                     if let Some(current) = current.as_mut() {
-                        current.next = current.next.saturating_add(octets.len() as u64);
+                        current.next = current.next.saturating_add(bytes.len() as u64);
                     }
                 }
                 Item::End(flag) => {
@@ -548,9 +548,9 @@ impl Flow {
 
 /// Credits a source with all it is owed.
 fn pay(source: PeerRef, owed: &mut usize, cx: &mut WriteContext<'_>) {
-    let octets = mem::take(owed);
-    if octets > 0 {
-        cx.core.tell_peer(source, PeerStep::Credit { from: cx.core.me, octets });
+    let bytes = mem::take(owed);
+    if bytes > 0 {
+        cx.core.tell_peer(source, PeerStep::Credit { from: cx.core.me, bytes });
     }
 }
 
@@ -561,6 +561,6 @@ pub(crate) struct Loss {
     pub(crate) notices: Vec<Notice>,
     /// Requests still coming in.
     pub(crate) orphans: Vec<Failure>,
-    /// Octets to give back.
+    /// Bytes to give back.
     pub(crate) credits: Vec<(PeerRef, usize)>,
 }

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use msrp_proto::parser::Flag;
 
 use crate::ids::StreamId;
-use crate::request::{Hop, Transit};
+use crate::request::{SessionSide, Transit};
 
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "heads travel unboxed: a box would be an allocation per chunk")]
 pub(crate) enum Item {
-    Head { stream: StreamId, hop: Hop, transit: Transit },
+    Head { stream: StreamId, side: SessionSide, transit: Transit },
     Body(Bytes),
     End(Flag),
 }
@@ -21,7 +21,7 @@ impl Item {
     pub(super) fn cost(&self) -> usize {
         match self {
             Self::Head { transit, .. } => transit.cost(),
-            Self::Body(octets) => octets.len(),
+            Self::Body(bytes) => bytes.len(),
             Self::End(_) => 0,
         }
     }
@@ -29,7 +29,7 @@ impl Item {
 
 pub(super) fn body_len(item: &Item) -> usize {
     match item {
-        Item::Body(octets) => octets.len(),
+        Item::Body(bytes) => bytes.len(),
         Item::Head { .. } | Item::End(_) => 0,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariants, all of RFC 4975, 7.1.1 and RFC 4976, 6.4:
 //! - one chunk is open on a connection at a time;
-//! - a chunk is written either whole, from octets all at hand, or as interruptible; above 2048 octets
+//! - a chunk is written either whole, from bytes all at hand, or as interruptible; above 2048 bytes
 //!   its Byte-Range says `start-*` either way;
 //! - a waiting response or REPORT, or another source's request, waits for at most one flush;
 //! - the pieces of a message are gapless and in order, each with a transaction id of its own, and
@@ -10,9 +10,9 @@
 //! - the end-line of a chunk does not stand in its body (RFC 4975, 7.1): a peer that reads our transaction
 //!   ids cannot make a friend send frames in our name;
 //! - towards a peer with a bound for its chunks (`outbound.max_chunk`) no SEND has a longer body;
-//! - a source's octets are credited back once, when they are written or dropped.
+//! - a source's bytes are credited back once, when they are written or dropped.
 //!
-//! While a chunk streams, its last octet at hand is held back until more comes or it ends: so a cut
+//! While a chunk streams, its last byte at hand is held back until more comes or it ends: so a cut
 //! always leaves something for the piece that carries the final flag.
 
 use std::collections::VecDeque;
@@ -32,7 +32,7 @@ use super::write::{UNBOUNDED, WriteContext};
 use crate::ids::{CoreId, PeerRef, StreamId, Tid};
 use crate::message::{Message, PeerStep, SessionStep};
 use crate::orphans::Failure;
-use crate::request::{Hop, Notice, Transit};
+use crate::request::{Notice, SessionSide, Transit};
 use crate::transactions::{Room, Transactions};
 
 /// Bytes that an empty buffer for answers keeps room for.
@@ -49,7 +49,7 @@ pub(crate) struct Outbound {
     flows: VecDeque<Flow>,
     /// The front flow's chunk is on the wire, its end-line not yet.
     chunk_open: bool,
-    /// The most body octets of a SEND that the peer takes in one chunk.
+    /// The most body bytes of a SEND that the peer takes in one chunk.
     chunk_max: Option<u32>,
     pub(crate) transactions: Transactions,
     /// Where a REPORT about the last request went: usually that of the next one goes there, too.
@@ -62,12 +62,12 @@ impl Outbound {
         &mut self.control
     }
 
-    /// The peer takes chunks up to so many octets.
+    /// The peer takes chunks up to so many bytes.
     pub(crate) fn bound_chunks(&mut self, chunk_max: Option<u32>) {
         self.chunk_max = chunk_max;
     }
 
-    /// ... and up to so many octets for the sake of one more session.
+    /// ... and up to so many bytes for the sake of one more session.
     pub(crate) fn bound_chunks_further(&mut self, chunk_max: Option<u32>) {
         self.chunk_max = [self.chunk_max, chunk_max].into_iter().flatten().min();
     }
@@ -89,40 +89,46 @@ impl Outbound {
         self.control.is_empty() && self.flows.iter().all(Flow::is_idle)
     }
 
-    pub(crate) fn open(&mut self, stream: StreamId, hop: Hop, transit: Transit, spare: &mut SpareQueues) {
+    pub(crate) fn open(
+        &mut self,
+        stream: StreamId,
+        side: SessionSide,
+        transit: Transit,
+        spare: &mut SpareQueues,
+    ) {
         let flow = self.flow(stream.peer, spare);
         if flow.tail.is_some() {
             // The core that handed over the one before has died, and its source knows that before we do.
-            debug_assert_ne!(flow.tail_by, Some(hop.session.core), "a request begins within another");
+            debug_assert_ne!(flow.tail_by, Some(side.session.core), "a request begins within another");
             flow.items.push_back(Item::End(Flag::Aborted));
             flow.ends += 1;
         }
         flow.tail = Some(stream);
-        flow.tail_by = Some(hop.session.core);
-        flow.items.push_back(Item::Head { stream, hop, transit });
+        flow.tail_by = Some(side.session.core);
+        flow.items.push_back(Item::Head { stream, side, transit });
     }
 
-    /// Queues body octets; gives back those that are not wanted.
-    pub(crate) fn piece(&mut self, stream: StreamId, octets: Bytes) -> Option<usize> {
+    /// Queues body bytes; gives back those that are not wanted.
+    pub(crate) fn piece(&mut self, stream: StreamId, bytes: Bytes) -> Option<usize> {
         let Some(flow) = self.flows.iter_mut().find(|f| f.tail == Some(stream)) else {
-            return Some(octets.len());
+            return Some(bytes.len());
         };
         if let Some(failure) = flow.refused(stream) {
-            failure.notice.extend(octets.len() as u64);
-            return Some(octets.len());
+            failure.notice.extend(bytes.len() as u64);
+            return Some(bytes.len());
         }
-        flow.push_body(octets);
+        flow.push_body(bytes);
         None
     }
 
-    /// Whether octets or the end of this request are still to come.
+    /// Whether bytes or the end of this request are still to come.
     pub(crate) fn expects(&self, stream: StreamId) -> bool {
         self.flows.iter().any(|f| f.tail == Some(stream))
     }
 
     /// The end of a request. One that the next hop has refused meanwhile, but the hop before has
     /// not stopped, is to be told of now. Of one that is aborted, what is still queued is dropped
-    /// (RFC 4975, 7.1.1): also returns the octets to credit.
+    /// (RFC 4975, 7.1.1): also returns the bytes to credit.
     pub(crate) fn close(&mut self, stream: StreamId, flag: Flag) -> (usize, Option<Failure>) {
         let Some(flow) = self.flows.iter_mut().find(|f| f.tail == Some(stream)) else {
             return (0, None);
@@ -175,7 +181,7 @@ impl Outbound {
 
     /// The next hop has refused a request, or has been silent for too long. If it is still being
     /// written its chunk is aborted, and what is queued of it dropped; if the next hop wants the
-    /// whole message stopped (413), so is what is queued of its other chunks. Returns the octets to
+    /// whole message stopped (413), so is what is queued of its other chunks. Returns the bytes to
     /// credit to its source, and whom to tell.
     pub(crate) fn fail(&mut self, mut failure: Failure) -> (usize, Vec<Message>) {
         let stream = failure.notice.stream;
@@ -186,8 +192,8 @@ impl Outbound {
                 if flow.was_cut(stream) {
                     failure.notice = self.transactions.absorb(failure.notice);
                 }
-                let (octets, message) = flow.refuse(failure);
-                dropped += octets;
+                let (bytes, message) = flow.refuse(failure);
+                dropped += bytes;
                 messages.extend(message);
             }
             None => {
@@ -201,7 +207,7 @@ impl Outbound {
         if let Some(stopped) = stopped
             && let Some(flow) = self.flows.iter_mut().find(|f| f.source == stream.peer)
         {
-            dropped += flow.stop(|hop, transit| stopped.is_of(hop, transit), &mut messages);
+            dropped += flow.stop(|side, transit| stopped.is_of(side, transit), &mut messages);
             // The chunk on the wire may be a later one of the same message: interrupted at once.
             let current = flow.failure_of_current(Status::STOP);
             if let Some(failure) = current.filter(|failure| failure.notice.is_like(&stopped)) {
@@ -220,12 +226,12 @@ impl Outbound {
         if flow.was_cut(stream) {
             failure.notice = self.transactions.absorb(failure.notice);
         }
-        let (octets, message) = flow.refuse(failure);
+        let (bytes, message) = flow.refuse(failure);
         messages.extend(message);
-        octets
+        bytes
     }
 
-    /// Refuses everything that waits from one source, with 413. Returns the octets to credit to it, and
+    /// Refuses everything that waits from one source, with 413. Returns the bytes to credit to it, and
     /// whom to tell.
     pub(crate) fn shed(&mut self, source: PeerRef) -> (usize, Vec<Message>) {
         let mut messages = Vec::new();
@@ -239,7 +245,7 @@ impl Outbound {
         (dropped, messages)
     }
 
-    /// Moves what may be written now into `out`, up to about `budget` octets: one flush.
+    /// Moves what may be written now into `out`, up to about `budget` bytes: one flush.
     pub(crate) fn fill(&mut self, out: &mut OutBatch, budget: usize, cx: &mut WriteContext<'_>) {
         let chunk_max = self.chunk_max.map_or(UNBOUNDED, u64::from);
         self.abort_if_refused(out);

@@ -9,7 +9,7 @@ use msrp_proto::status::Status;
 use msrp_proto::write::write_end_line;
 
 use super::Peers;
-use super::peer::{CONTROL_OCTETS_MAX, Peer, REPLY_OCTETS_MAX, REPORT_OCTETS_MAX};
+use super::peer::{CONTROL_BYTES_MAX, Peer, REPLY_BYTES_MAX, REPORT_BYTES_MAX};
 use super::state::{Phase, Role};
 use crate::api::Event;
 use crate::core::Core;
@@ -19,7 +19,7 @@ use crate::message::SessionStep;
 use crate::outbound::current::unwritten_failure;
 use crate::quota::who::{Offence, Tally, Who};
 use crate::reason::CloseReason;
-use crate::request::{Hop, Outer, Transit};
+use crate::request::{Neighbour, SessionSide, Transit};
 
 impl Peers {
     /// What becomes of a request received here has been decided.
@@ -62,13 +62,13 @@ impl Peers {
         }
         // A peer that does not read cannot be sent to without end.
         let pressed = core.memory.is_pressed();
-        if peer.out.control_len() >= if pressed { CONTROL_OCTETS_MAX } else { REPLY_OCTETS_MAX } {
+        if peer.out.control_len() >= if pressed { CONTROL_BYTES_MAX } else { REPLY_BYTES_MAX } {
             return peer.update_pause(core);
         }
-        let tid = request.head.tid(&request.octets);
+        let tid = request.head.tid(&request.bytes);
         let rewrite = Rewrite { tid, moves: usize::from(reply.moves), byte_range: None };
         let control = peer.out.control();
-        reply.head.rewrite(&reply.octets, &rewrite, control);
+        reply.head.rewrite(&reply.bytes, &rewrite, control);
         write_end_line(control, tid, Flag::Last, false);
         peer.wake(core);
         peer.update_pause(core);
@@ -81,30 +81,30 @@ impl Peers {
         }
     }
 
-    pub(crate) fn on_frame(&mut self, key: PeerKey, octets: &[u8], core: &mut Core) {
+    pub(crate) fn on_frame(&mut self, key: PeerKey, bytes: &[u8], core: &mut Core) {
         let Some(peer) = self.get_mut(key) else {
             return;
         };
         // A peer that takes no answers is not read from, but others' failures go on: beyond that it is told of no more.
         let pressed = core.memory.is_pressed();
-        if peer.out.control_len() >= if pressed { CONTROL_OCTETS_MAX } else { REPORT_OCTETS_MAX } {
+        if peer.out.control_len() >= if pressed { CONTROL_BYTES_MAX } else { REPORT_BYTES_MAX } {
             return peer.update_pause(core);
         }
-        peer.out.control().extend_from_slice(octets);
+        peer.out.control().extend_from_slice(bytes);
         peer.wake(core);
         peer.update_pause(core);
     }
 
-    pub(crate) fn on_credit(&mut self, key: PeerKey, from: CoreId, octets: usize, core: &mut Core) {
+    pub(crate) fn on_credit(&mut self, key: PeerKey, from: CoreId, bytes: usize, core: &mut Core) {
         let me = core.me;
         // What a core gives back that has died meanwhile is void: it has been written off.
         if from != me && core.cores.has_ended(from) {
             return;
         }
         let Some(peer) = self.get_mut(key) else {
-            return core.memory.free_left_behind(Some(from).filter(|from| *from != me), octets);
+            return core.memory.free_left_behind(Some(from).filter(|from| *from != me), bytes);
         };
-        let settled = peer.settle(from, octets);
+        let settled = peer.settle(from, bytes);
         core.memory.free(settled);
         peer.update_pause(core);
     }
@@ -114,16 +114,16 @@ impl Peers {
         &mut self,
         key: PeerKey,
         (from, to): (CoreId, CoreId),
-        octets: usize,
+        bytes: usize,
         core: &mut Core,
     ) {
         let me = core.me;
         if to != me && core.cores.has_ended(to) {
-            return self.on_credit(key, from, octets, core);
+            return self.on_credit(key, from, bytes, core);
         }
         match self.get_mut(key) {
-            Some(peer) => peer.relend(from, to, octets),
-            None => core.memory.relend_left_behind(from, Some(to).filter(|to| *to != me), octets),
+            Some(peer) => peer.relend(from, to, bytes),
+            None => core.memory.relend_left_behind(from, Some(to).filter(|to| *to != me), bytes),
         }
     }
 
@@ -131,25 +131,25 @@ impl Peers {
         &mut self,
         to: PeerRef,
         stream: StreamId,
-        (hop, transit): (Hop, Transit),
+        (side, transit): (SessionSide, Transit),
         core: &mut Core,
     ) {
         if let Some(peer) = self.get_mut(to.key).filter(|p| !p.phase.is_closing()) {
-            peer.out.open(stream, hop, transit, &mut core.spare);
+            peer.out.open(stream, side, transit, &mut core.spare);
             peer.wake(core);
             return;
         }
         core.credit(stream.peer, transit.cost());
-        if let Some(failure) = unwritten_failure(stream, hop, transit) {
-            core.orphans.adopt(Outer::Peer(to), failure);
+        if let Some(failure) = unwritten_failure(stream, side, transit) {
+            core.orphans.adopt(Neighbour::Peer(to), failure);
         }
     }
 
-    pub(crate) fn on_request_body(&mut self, to: PeerRef, stream: StreamId, octets: Bytes, core: &mut Core) {
-        let len = octets.len();
+    pub(crate) fn on_request_body(&mut self, to: PeerRef, stream: StreamId, bytes: Bytes, core: &mut Core) {
+        let len = bytes.len();
         let unwanted = match self.get_mut(to.key) {
             Some(peer) => {
-                let unwanted = peer.out.piece(stream, octets);
+                let unwanted = peer.out.piece(stream, bytes);
                 if unwanted.is_none() {
                     peer.wake(core);
                 }
@@ -157,9 +157,9 @@ impl Peers {
             }
             None => Some(len),
         };
-        if let Some(octets) = unwanted {
-            core.orphans.count(Outer::Peer(to), stream, octets);
-            core.credit(stream.peer, octets);
+        if let Some(bytes) = unwanted {
+            core.orphans.count(Neighbour::Peer(to), stream, bytes);
+            core.credit(stream.peer, bytes);
         }
     }
 
@@ -173,7 +173,7 @@ impl Peers {
                 core.credit(stream.peer, dropped);
                 failure
             }
-            None => core.orphans.end(Outer::Peer(to), stream, flag),
+            None => core.orphans.end(Neighbour::Peer(to), stream, flag),
         };
         if let Some(failure) = failure {
             core.post(failure.into_message());
@@ -201,7 +201,11 @@ impl Peers {
             }
             None => core.tell_session(
                 session,
-                SessionStep::OuterLost { outer: Outer::Peer(to), was_up: true, status: Status::NO_SESSION },
+                SessionStep::NeighbourLost {
+                    neighbour: Neighbour::Peer(to),
+                    was_up: true,
+                    status: Status::NO_SESSION,
+                },
             ),
         }
     }
@@ -220,7 +224,7 @@ impl Peers {
         }
     }
 
-    /// Octets of one connection wait for another, and hold up third ones.
+    /// Bytes of one connection wait for another, and hold up third ones.
     pub(crate) fn on_shed(&mut self, slow: PeerKey, source: PeerRef, core: &mut Core) {
         let stall_timeout = core.settings.limits.stall_timeout;
         let now = core.now;
@@ -295,10 +299,10 @@ impl Peers {
 /// Whether a relay further on has refused credentials, and not merely called them stale (norm A13).
 fn is_failed_auth(request: &Transit, reply: &Transit) -> bool {
     let had_credentials =
-        request.method() == Method::Auth && request.head.authorization(&request.octets).is_some();
+        request.method() == Method::Auth && request.head.authorization(&request.bytes).is_some();
     if !had_credentials || reply.head.kind() != Kind::Response(Status::UNAUTHORIZED) {
         return false;
     }
-    let challenge = reply.head.www_authenticate(&reply.octets).map(Challenge::parse);
+    let challenge = reply.head.www_authenticate(&reply.bytes).map(Challenge::parse);
     !challenge.is_some_and(|challenge| challenge.is_ok_and(|challenge| challenge.stale))
 }

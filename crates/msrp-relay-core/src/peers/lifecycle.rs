@@ -24,7 +24,7 @@ use crate::orphans::Failure;
 use crate::quota::newcomers::Stage;
 use crate::quota::who::{AddressKey, Offence, Tally, Who};
 use crate::reason::{CloseReason, EndReason};
-use crate::request::Outer;
+use crate::request::Neighbour;
 
 /// While memory is short, connections that have proven nothing may have one part in so many of it: many times what an AUTH
 /// takes, and little enough that strangers cannot make it short.
@@ -208,13 +208,13 @@ impl Peers {
     /// Room for one more connection, a `newcomer` or one that the relay opens. Who has proven least makes it.
     pub(crate) fn make_room(&mut self, newcomer: bool, core: &mut Core) -> Result<(), Limit> {
         let limits = &core.settings.limits;
-        let (peers_max, unproven_max) = (limits.peers_max, limits.unproven_max);
-        if self.len() - core.newcomers.len() >= peers_max {
+        let (connections_max, unproven_max) = (limits.connections_max, limits.unproven_max);
+        if self.len() - core.newcomers.len() >= connections_max {
             // All of them together would not be enough.
             return Err(Limit::Connections);
         }
         loop {
-            let limit = if self.len() >= peers_max {
+            let limit = if self.len() >= connections_max {
                 Limit::Connections
             } else if newcomer && core.newcomers.len() >= unproven_max {
                 Limit::UnauthenticatedShare
@@ -365,11 +365,11 @@ impl Peers {
 /// requests that did not get through; receivers of the request that broke off; its sessions.
 fn sever(peer: &mut Peer, core: &mut Core) {
     let loss = peer.out.lose();
-    for (source, octets) in loss.credits {
-        core.credit(source, octets);
+    for (source, bytes) in loss.credits {
+        core.credit(source, bytes);
     }
     for failure in loss.orphans {
-        core.orphans.adopt(Outer::Peer(peer.me), failure);
+        core.orphans.adopt(Neighbour::Peer(peer.me), failure);
     }
     for notice in loss.notices {
         let status = Status::TIMEOUT;
@@ -381,8 +381,8 @@ fn sever(peer: &mut Peer, core: &mut Core) {
     for session in mem::take(&mut peer.bound) {
         core.tell_session(
             session,
-            SessionStep::OuterLost {
-                outer: Outer::Peer(peer.me),
+            SessionStep::NeighbourLost {
+                neighbour: Neighbour::Peer(peer.me),
                 was_up,
                 status: if was_up { Status::NO_SESSION } else { Status::TIMEOUT },
             },

@@ -84,10 +84,10 @@ impl Peers {
         peer.writing.last_taken = core.now;
         let limits = &core.settings.limits;
         let pressed = core.memory.is_pressed();
-        let budget = limits.flush_octets_max.min(if pressed { PRESSED_FLUSH_MAX } else { usize::MAX });
+        let budget = limits.flush_bytes_max.min(if pressed { PRESSED_FLUSH_MAX } else { usize::MAX });
         let room = core.room();
         // What is not yet credited must not keep its source from being read again, whatever the pressure on its core.
-        let credit_batch = limits.request_octets_max / 2;
+        let credit_batch = limits.request_bytes_max / 2;
         let deaf = peer.is_paused();
         peer.out.fill(out, budget, &mut WriteContext { core, room, credit_batch, deaf });
         peer.writing.is_taking = !out.is_empty();
@@ -131,8 +131,8 @@ impl Peers {
             if rate == 0 {
                 peer.stop_throttling();
             }
-            for (source, octets) in peer.out.take_owed() {
-                core.credit(source, octets);
+            for (source, bytes) in peer.out.take_owed() {
+                core.credit(source, bytes);
             }
             peer.count_full_table(core);
             peer.update_pause(core);

@@ -35,15 +35,15 @@ use crate::request::{Giver, Transit};
 use crate::settings::{Limits, Settings};
 use crate::transactions::Room;
 
-/// Answers a connection has not taken off our hands, in octets, at which we stop reading its requests.
-pub(super) const CONTROL_OCTETS_MAX: usize = 64 << 10;
+/// Answers a connection has not taken off our hands, in bytes, at which we stop reading its requests.
+pub(super) const CONTROL_BYTES_MAX: usize = 64 << 10;
 /// ... and while memory is short.
 const PRESSED_CONTROL_MAX: usize = 16 << 10;
 /// ... and at which the far end's own responses are dropped: they are as long as it likes.
-pub(super) const REPLY_OCTETS_MAX: usize = 4 * CONTROL_OCTETS_MAX;
+pub(super) const REPLY_BYTES_MAX: usize = 4 * CONTROL_BYTES_MAX;
 /// ... and at which our own REPORTs are: as many wait at once as a full table of transactions makes when its
-/// connection is lost. While memory is short both give way at `CONTROL_OCTETS_MAX`.
-pub(super) const REPORT_OCTETS_MAX: usize = 4 << 20;
+/// connection is lost. While memory is short both give way at `CONTROL_BYTES_MAX`.
+pub(super) const REPORT_BYTES_MAX: usize = 4 << 20;
 
 /// A connection and everything this core knows about it.
 #[derive(Debug)]
@@ -175,13 +175,13 @@ impl Peer {
         core.rates.begin(user, core.now);
     }
 
-    /// Octets came from the connection: they count against its user's rate.
-    pub(super) fn spend(&mut self, octets: usize, core: &mut Core) {
+    /// Bytes came from the connection: they count against its user's rate.
+    pub(super) fn spend(&mut self, bytes: usize, core: &mut Core) {
         self.last_used = core.now;
         let Some(user) = self.user else {
             return;
         };
-        if let Some(until) = core.rates.spend(user, octets, core.now) {
+        if let Some(until) = core.rates.spend(user, bytes, core.now) {
             self.pause.throttled_until = Some(until);
             self.set_alarm(core);
         }
@@ -256,12 +256,12 @@ impl Peer {
     fn reason_to_pause(&self, core: &Core) -> Option<PauseReason> {
         let limits = &core.settings.limits;
         let pressed = core.memory.is_pressed();
-        let control_max = if pressed { PRESSED_CONTROL_MAX } else { CONTROL_OCTETS_MAX };
-        let unanswered_max = if pressed { limits.request_octets_max } else { limits.queue_octets_high };
+        let control_max = if pressed { PRESSED_CONTROL_MAX } else { CONTROL_BYTES_MAX };
+        let unanswered_max = if pressed { limits.request_bytes_max } else { limits.queue_bytes_high };
         let bound = match self.pause.is_on {
-            _ if pressed => limits.request_octets_max,
-            true => limits.queue_octets_low,
-            false => limits.queue_octets_high,
+            _ if pressed => limits.request_bytes_max,
+            true => limits.queue_bytes_low,
+            false => limits.queue_bytes_high,
         };
         if core.is_stopping() {
             Some(PauseReason::Stopping)
@@ -374,13 +374,13 @@ impl Peer {
         comment: Option<&str>,
         core: &mut Core,
     ) {
-        let from = transit.head.to_path(&transit.octets).first().unwrap_or_default();
+        let from = transit.head.to_path(&transit.bytes).first().unwrap_or_default();
         self.respond_from(from, transit, (status, comment), core);
     }
 
     /// Answers a request that need not be well-formed: its To-Path may be wrong, or absent.
     pub(super) fn refuse(&mut self, transit: &Transit, status: Status, core: &mut Core) {
-        match transit.head.first_to(&transit.octets) {
+        match transit.head.first_to(&transit.bytes) {
             Some(from) => self.respond_from(from, transit, (status, None), core),
             None => {
                 let settings = &core.settings;
@@ -403,7 +403,7 @@ impl Peer {
         (status, comment): (Status, Option<&str>),
         core: &mut Core,
     ) {
-        FrameWriter::response(self.out.control(), transit.head.tid(&transit.octets), status, comment)
+        FrameWriter::response(self.out.control(), transit.head.tid(&transit.bytes), status, comment)
             .header("To-Path", response_to_path(transit))
             .header("From-Path", from)
             .end(Flag::Last);
@@ -417,26 +417,26 @@ impl Peer {
         of_session.map(|unanswered| &unanswered.transit).filter(|transit| transit.method() != Method::Send)
     }
 
-    /// Octets received here go to another core.
-    pub(crate) fn lend(&mut self, to: CoreId, octets: usize) {
+    /// Bytes received here go to another core.
+    pub(crate) fn lend(&mut self, to: CoreId, bytes: usize) {
         if to != self.me.core {
-            self.credit.lent.lend(to, octets);
+            self.credit.lent.lend(to, bytes);
         }
     }
 
-    /// Octets received here, and lent to one core, are at another, maybe this one.
-    pub(super) fn relend(&mut self, from: CoreId, to: CoreId, octets: usize) {
-        self.credit.lent.pass_on(from, Some(to).filter(|to| *to != self.me.core), octets);
+    /// Bytes received here, and lent to one core, are at another, maybe this one.
+    pub(super) fn relend(&mut self, from: CoreId, to: CoreId, bytes: usize) {
+        self.credit.lent.pass_on(from, Some(to).filter(|to| *to != self.me.core), bytes);
     }
 
-    /// Octets have left the process. Returns how many were not written off before: a core that dies may have passed some
+    /// Bytes have left the process. Returns how many were not written off before: a core that dies may have passed some
     /// on without having told.
-    pub(super) fn settle(&mut self, from: CoreId, octets: usize) -> usize {
+    pub(super) fn settle(&mut self, from: CoreId, bytes: usize) -> usize {
         if from != self.me.core {
-            self.credit.lent.settle(from, octets);
+            self.credit.lent.settle(from, bytes);
         }
-        debug_assert!(self.credit.outstanding >= octets || self.credit.lent.is_in_doubt(), "credited twice");
-        let settled = octets.min(self.credit.outstanding);
+        debug_assert!(self.credit.outstanding >= bytes || self.credit.lent.is_in_doubt(), "credited twice");
+        let settled = bytes.min(self.credit.outstanding);
         self.credit.outstanding -= settled;
         self.credit.lent.settle_here(self.credit.outstanding);
         settled
@@ -447,7 +447,7 @@ impl Peer {
         core.memory.leave_behind(&self.credit.lent);
     }
 
-    /// A core is gone, and with it what it held. Returns how many octets that were.
+    /// A core is gone, and with it what it held. Returns how many bytes that were.
     pub(super) fn write_off(&mut self, gone: CoreId) -> usize {
         let lost = self.credit.lent.write_off(gone, self.credit.outstanding).min(self.credit.outstanding);
         self.credit.outstanding -= lost;
@@ -483,7 +483,7 @@ pub(crate) fn response_to_path(transit: &Transit) -> &[u8] {
     let from_path = transit.received_from_path();
     match transit.method() {
         // Of a path that cannot be read, which is answered with a refusal, its beginning will do.
-        _ if from_path.is_empty() => transit.head.first_from(&transit.octets).unwrap_or_default(),
+        _ if from_path.is_empty() => transit.head.first_from(&transit.bytes).unwrap_or_default(),
         // The path has been checked: its first URI is not parsed again for each chunk.
         Method::Send => from_path.first().unwrap_or_default(),
         _ => from_path.as_bytes(),

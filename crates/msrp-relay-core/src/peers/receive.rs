@@ -1,6 +1,6 @@
 //! What is received on a connection: frames, as the parser cut them (RFC 4975, 7; RFC 4976, 6.2 to 6.4).
 //!
-//! Invariant: of everything that comes in, the connection's count of outstanding octets and the core's
+//! Invariant: of everything that comes in, the connection's count of outstanding bytes and the core's
 //! budget hear at the same place.
 
 use std::mem;
@@ -33,11 +33,11 @@ const WAITING_MAX: usize = 32;
 const NON_SEND_BODY_MAX: usize = 10_240;
 
 impl Peers {
-    pub(crate) fn on_head(&mut self, key: PeerKey, head: Head, octets: Bytes, core: &mut Core) {
+    pub(crate) fn on_head(&mut self, key: PeerKey, head: Head, bytes: Bytes, core: &mut Core) {
         let Some(peer) = self.get_mut(key) else {
             return;
         };
-        let transit = Transit::new(head, octets);
+        let transit = Transit::new(head, bytes);
         peer.last_used = core.now;
         peer.receiving.frame = Incoming::Dropped;
         // A read that was under way when the relay said that it reads no more is not to be answered.
@@ -66,9 +66,9 @@ impl Peers {
     }
 
     /// CR and LF between frames keep a connection from being idle. They prove nothing of the sender.
-    pub(crate) fn on_blank(&mut self, key: PeerKey, octets: usize, core: &mut Core) {
+    pub(crate) fn on_blank(&mut self, key: PeerKey, bytes: usize, core: &mut Core) {
         if let Some(peer) = self.get_mut(key) {
-            peer.spend(octets, core);
+            peer.spend(bytes, core);
             peer.update_pause(core);
         }
     }
@@ -86,7 +86,7 @@ impl Peers {
         let Some(peer) = self.get_mut(key) else {
             return;
         };
-        let readable = transit.head.defect().is_none() || transit.head.first_from(&transit.octets).is_some();
+        let readable = transit.head.defect().is_none() || transit.head.first_from(&transit.bytes).is_some();
         if readable && transit.wants_answer() {
             peer.refuse(transit, status, core);
             peer.update_pause(core);
@@ -103,7 +103,7 @@ impl Peers {
             return;
         };
         *refusals += 1;
-        if *refusals >= core.settings.limits.refusals_max {
+        if *refusals >= core.settings.limits.refused_requests_max {
             core.bite(Limit::RefusedRequests, Some(key));
             self.close(key, CloseReason::Refusals, core);
         }
@@ -172,15 +172,15 @@ impl Peers {
         peer.credit.outstanding += transit.cost();
         peer.lend(session.core, transit.cost());
         core.hold(transit.cost());
-        peer.spend(transit.octets.len(), core);
+        peer.spend(transit.bytes.len(), core);
         peer.update_pause(core);
-        core.tell_session(session, SessionStep::Request { giver, stream, transit });
+        core.tell_session(session, SessionStep::Head { giver, stream, transit });
     }
 
     /// A request for another host. A peer that sends one to us does not know what it is talking to: the
     /// connection goes (norm C3), unless sessions live by it, which would all suffer for one frame.
     fn on_misaddressed(&mut self, key: PeerKey, transit: &Transit, core: &mut Core) {
-        let refusals_max = core.settings.limits.refusals_max;
+        let refused_requests_max = core.settings.limits.refused_requests_max;
         let Some(peer) = self.get_mut(key) else {
             return;
         };
@@ -188,7 +188,7 @@ impl Peers {
         let spared = match &mut peer.standing {
             Standing::Proven { strays } if is_in_use => {
                 *strays += 1;
-                *strays < refusals_max
+                *strays < refused_requests_max
             }
             Standing::Proven { .. } | Standing::Probation { .. } => false,
         };
@@ -198,7 +198,7 @@ impl Peers {
         self.close(key, CloseReason::Misaddressed, core);
     }
 
-    pub(crate) fn on_body(&mut self, key: PeerKey, octets: Bytes, core: &mut Core) {
+    pub(crate) fn on_body(&mut self, key: PeerKey, bytes: Bytes, core: &mut Core) {
         let Some(peer) = self.get_mut(key) else {
             return;
         };
@@ -206,20 +206,20 @@ impl Peers {
             Incoming::Request { room, .. } | Incoming::Auth { room, .. } => room,
             Incoming::Nothing | Incoming::Dropped => return,
         };
-        let Some(left) = room.checked_sub(octets.len()) else {
+        let Some(left) = room.checked_sub(bytes.len()) else {
             return self.refuse_long_body(key, core);
         };
         *room = left;
         let Incoming::Request { session, stream, .. } = peer.receiving.frame else {
             return;
         };
-        core.stats.body_octets_in += octets.len() as u64;
-        peer.credit.outstanding += octets.len();
-        peer.lend(session.core, octets.len());
-        core.hold(octets.len());
-        peer.spend(octets.len(), core);
+        core.stats.body_bytes_in += bytes.len() as u64;
+        peer.credit.outstanding += bytes.len();
+        peer.lend(session.core, bytes.len());
+        core.hold(bytes.len());
+        peer.spend(bytes.len(), core);
         peer.update_pause(core);
-        core.tell_session(session, SessionStep::Body { stream, octets });
+        core.tell_session(session, SessionStep::Body { stream, bytes });
     }
 
     fn refuse_long_body(&mut self, key: PeerKey, core: &mut Core) {
@@ -273,7 +273,7 @@ impl Peers {
         let Some(peer) = self.get_mut(key) else {
             return;
         };
-        let tid = Tid::from_wire(transit.head.tid(&transit.octets));
+        let tid = Tid::from_wire(transit.head.tid(&transit.bytes));
         let was_full = peer.out.transactions.is_full(core.room());
         let Some(notice) = tid.and_then(|tid| peer.out.answered(tid)) else {
             core.stats.strays_dropped += 1;

@@ -193,7 +193,7 @@ pub(super) enum Incoming {
     Request {
         session: SessionRef,
         stream: StreamId,
-        /// Body octets that may still come.
+        /// Body bytes that may still come.
         room: usize,
         /// What its head takes while it comes in: its session and the way out may each have a copy.
         kept: usize,

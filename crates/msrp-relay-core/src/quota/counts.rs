@@ -111,9 +111,9 @@ impl Quota {
             share.connections = share.connections.saturating_add(1);
             share.unproven = share.unproven.saturating_add(1);
         });
-        if total.connections > limits.peers_per_address_max {
+        if total.connections > limits.connections_per_address_max {
             Some(Limit::ConnectionsPerAddress)
-        } else if total.unproven > limits.unproven_per_address_max {
+        } else if total.unproven > limits.unauthenticated_per_address_max {
             Some(Limit::UnauthenticatedPerAddress)
         } else {
             None
@@ -312,7 +312,7 @@ impl Quota {
         let Who::User(user) = who else {
             return;
         };
-        if core.settings.limits.octets_per_second_per_user_max == 0 {
+        if core.settings.limits.bytes_per_second_per_user_max == 0 {
             return;
         }
         let (cores, sessions) = self.sessions(who);
@@ -332,7 +332,7 @@ pub(crate) fn tell_all(
 ) {
     let mut shares: Vec<(Who, Share)> = shares.filter(|(who, _)| is_meant(who)).collect();
     shares.sort_unstable_by_key(|(who, _)| match who {
-        Who::Address(AddressKey(octets)) => (0, u128::from(*octets)),
+        Who::Address(AddressKey(bytes)) => (0, u128::from(*bytes)),
         Who::User(UserKey(digest)) => (1, *digest),
     });
     for same in shares.chunk_by(|(a, _), (b, _)| a == b) {
@@ -365,8 +365,11 @@ mod tests {
     // A core is told of what others have: to within a quarter, and every time while that is one or two.
     #[test]
     fn news_of_newcomers_are_few_and_never_far_from_the_truth() {
-        let limits =
-            Limits { unproven_per_address_max: 10_000, peers_per_address_max: 10_000, ..Limits::default() };
+        let limits = Limits {
+            unauthenticated_per_address_max: 10_000,
+            connections_per_address_max: 10_000,
+            ..Limits::default()
+        };
         let (mut quota, who) = (quota(), address("192.0.2.1"));
         let (mut believed, mut words) = (1, 0);
         let mut look = |quota: &mut Quota| {
@@ -396,7 +399,11 @@ mod tests {
     // S10: connections of all cores together.
     #[test]
     fn connections_are_counted_over_all_cores_and_given_back() {
-        let limits = Limits { peers_per_address_max: 3, unproven_per_address_max: 2, ..Limits::default() };
+        let limits = Limits {
+            connections_per_address_max: 3,
+            unauthenticated_per_address_max: 2,
+            ..Limits::default()
+        };
         let (mut quota, who) = (quota(), address("192.0.2.1"));
         assert_eq!(quota.connected(core(0), who, &limits), None);
         assert_eq!(quota.connected(core(1), who, &limits), None);

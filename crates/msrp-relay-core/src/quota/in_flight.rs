@@ -1,15 +1,15 @@
-//! Which core holds how many of the octets that came in by a connection.
+//! Which core holds how many of the bytes that came in by a connection.
 //!
-//! Octets go to the core of a session, and may go on from there to a third one; that they have is told by the one between.
+//! Bytes go to the core of a session, and may go on from there to a third one; that they have is told by the one between.
 //!
-//! Invariants: what is lent to a core and given back by it again leaves nothing, in whatever order: octets that pass
+//! Invariants: what is lent to a core and given back by it again leaves nothing, in whatever order: bytes that pass
 //! through a third core may be given back before it is known where they are, and are fewer than none until then. When a core
 //! dies, what it had is lost, and so may be what it says that it has passed on: that is struck out as well, and comes back
 //! as too little if it had arrived after all. Too little is harmless, for nothing waits for it.
 
 use crate::ids::CoreId;
 
-/// The books on octets that other cores hold.
+/// The books on bytes that other cores hold.
 #[derive(Debug, Default)]
 pub(crate) struct Loans {
     held: Vec<(CoreId, i64)>,
@@ -23,46 +23,46 @@ pub(crate) struct Loans {
 
 impl Loans {
     /// A core has more.
-    pub(crate) fn lend(&mut self, to: CoreId, octets: usize) {
-        change(&mut self.held, to, narrow(octets));
+    pub(crate) fn lend(&mut self, to: CoreId, bytes: usize) {
+        change(&mut self.held, to, narrow(bytes));
     }
 
     /// What a core had is at another, or here if that is `None`.
-    pub(crate) fn pass_on(&mut self, from: CoreId, to: Option<CoreId>, octets: usize) {
-        change(&mut self.held, from, -narrow(octets));
+    pub(crate) fn pass_on(&mut self, from: CoreId, to: Option<CoreId>, bytes: usize) {
+        change(&mut self.held, from, -narrow(bytes));
         match to {
             Some(to) => {
-                change(&mut self.held, to, narrow(octets));
-                change(&mut self.passed_on, (from, to), narrow(octets));
+                change(&mut self.held, to, narrow(bytes));
+                change(&mut self.passed_on, (from, to), narrow(bytes));
             }
-            None => change(&mut self.passed_back, from, narrow(octets)),
+            None => change(&mut self.passed_back, from, narrow(bytes)),
         }
     }
 
-    /// Some of what is here has been written or dropped; so much of `outstanding` octets in all is left.
+    /// Some of what is here has been written or dropped; so much of `outstanding` bytes in all is left.
     pub(crate) fn settle_here(&mut self, outstanding: usize) {
         if !self.passed_back.is_empty() {
             let left = self.here(outstanding);
-            self.passed_back.iter_mut().for_each(|(_, octets)| *octets = left.min(*octets));
-            self.passed_back.retain(|(_, octets)| *octets > 0);
+            self.passed_back.iter_mut().for_each(|(_, bytes)| *bytes = left.min(*bytes));
+            self.passed_back.retain(|(_, bytes)| *bytes > 0);
         }
     }
 
     /// A core has given some back.
-    pub(crate) fn settle(&mut self, from: CoreId, octets: usize) {
-        change(&mut self.held, from, -narrow(octets));
+    pub(crate) fn settle(&mut self, from: CoreId, bytes: usize) {
+        change(&mut self.held, from, -narrow(bytes));
         if !self.passed_on.is_empty() {
             let left = self.held_by(from).max(0);
-            for ((_, holder), octets) in &mut self.passed_on {
+            for ((_, holder), bytes) in &mut self.passed_on {
                 if *holder == from {
-                    *octets = left.min(*octets);
+                    *bytes = left.min(*bytes);
                 }
             }
-            self.passed_on.retain(|(_, octets)| *octets > 0);
+            self.passed_on.retain(|(_, bytes)| *bytes > 0);
         }
     }
 
-    /// A core is gone: what is lost with it of `outstanding` octets in all.
+    /// A core is gone: what is lost with it of `outstanding` bytes in all.
     pub(crate) fn write_off(&mut self, gone: CoreId, outstanding: usize) -> usize {
         let here = self.here(outstanding);
         let mut lost = self.held_by(gone).max(0);
@@ -71,14 +71,14 @@ impl Loans {
             self.in_doubt = true;
         }
         self.held.retain(|(core, _)| *core != gone);
-        for ((via, holder), octets) in std::mem::take(&mut self.passed_on) {
+        for ((via, holder), bytes) in std::mem::take(&mut self.passed_on) {
             if via == gone && holder != gone {
-                let on_its_way = octets.min(self.held_by(holder)).max(0);
+                let on_its_way = bytes.min(self.held_by(holder)).max(0);
                 change(&mut self.held, holder, -on_its_way);
                 lost += on_its_way;
                 self.in_doubt = true;
             } else if holder != gone {
-                self.passed_on.push(((via, holder), octets));
+                self.passed_on.push(((via, holder), bytes));
             }
         }
         usize::try_from(lost).unwrap_or(0)
@@ -86,44 +86,44 @@ impl Loans {
 
     /// Takes over the books of a connection that is gone.
     pub(crate) fn take_over(&mut self, other: &Self) {
-        for (core, octets) in &other.held {
-            change(&mut self.held, *core, *octets);
+        for (core, bytes) in &other.held {
+            change(&mut self.held, *core, *bytes);
         }
-        for (way, octets) in &other.passed_on {
-            change(&mut self.passed_on, *way, *octets);
+        for (way, bytes) in &other.passed_on {
+            change(&mut self.passed_on, *way, *bytes);
         }
     }
 
     /// What is neither lent nor given back.
     fn here(&self, outstanding: usize) -> i64 {
-        (narrow(outstanding) - self.held.iter().map(|(_, octets)| octets).sum::<i64>()).max(0)
+        (narrow(outstanding) - self.held.iter().map(|(_, bytes)| bytes).sum::<i64>()).max(0)
     }
 
     /// What all of them have.
     #[cfg(test)]
     fn sum(&self) -> usize {
-        usize::try_from(self.held.iter().map(|(_, octets)| octets).sum::<i64>()).unwrap_or(0)
+        usize::try_from(self.held.iter().map(|(_, bytes)| bytes).sum::<i64>()).unwrap_or(0)
     }
 
     /// Whether more may be given back than is known to be out.
     pub(crate) fn is_in_doubt(&self) -> bool {
-        self.in_doubt || self.held.iter().any(|(_, octets)| *octets < 0)
+        self.in_doubt || self.held.iter().any(|(_, bytes)| *bytes < 0)
     }
 
     fn held_by(&self, core: CoreId) -> i64 {
-        self.held.iter().find(|(other, _)| *other == core).map_or(0, |(_, octets)| *octets)
+        self.held.iter().find(|(other, _)| *other == core).map_or(0, |(_, bytes)| *bytes)
     }
 }
 
-fn change<K: PartialEq>(list: &mut Vec<(K, i64)>, key: K, octets: i64) {
-    if octets == 0 {
+fn change<K: PartialEq>(list: &mut Vec<(K, i64)>, key: K, bytes: i64) {
+    if bytes == 0 {
         return;
     }
     match list.iter().position(|(other, _)| *other == key) {
-        None => list.push((key, octets)),
+        None => list.push((key, bytes)),
         Some(index) => {
             let sum = &mut list[index].1;
-            *sum += octets;
+            *sum += bytes;
             if *sum == 0 {
                 list.swap_remove(index);
             }
@@ -131,9 +131,9 @@ fn change<K: PartialEq>(list: &mut Vec<(K, i64)>, key: K, octets: i64) {
     }
 }
 
-/// Octets in memory are never more than that.
-fn narrow(octets: usize) -> i64 {
-    i64::try_from(octets).unwrap_or(i64::MAX)
+/// Bytes in memory are never more than that.
+fn narrow(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -144,7 +144,7 @@ mod tests {
         CoreId { index, incarnation: 0 }
     }
 
-    // 100 octets go to core 1, which hands 60 of them to core 2; that gives them back before the news is here.
+    // 100 bytes go to core 1, which hands 60 of them to core 2; that gives them back before the news is here.
     #[test]
     fn order_does_not_matter() {
         let mut loans = Loans::default();
@@ -188,14 +188,14 @@ mod tests {
         assert_eq!((all.sum(), all.write_off(core(2), 95), all.write_off(core(1), 35)), (95, 60, 35));
     }
 
-    // 50 octets of 80 have come back here by core 1 when that dies; it is not known whether they have.
+    // 50 bytes of 80 have come back here by core 1 when that dies; it is not known whether they have.
     #[test]
     fn what_was_on_its_way_back_is_lost_with_the_core_that_sent_it() {
         let mut loans = Loans::default();
         loans.lend(core(1), 50);
         loans.pass_on(core(1), None, 50);
         assert_eq!(loans.sum(), 0);
-        // 20 octets have been written since: what is left here may all be from there, or nothing of it.
+        // 20 bytes have been written since: what is left here may all be from there, or nothing of it.
         loans.settle_here(60);
         assert_eq!(loans.write_off(core(1), 60), 50);
         loans.lend(core(1), 50);

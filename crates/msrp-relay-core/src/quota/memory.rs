@@ -23,7 +23,7 @@ use crate::ids::CoreId;
 use crate::message::{CoreStep, Message};
 
 /// What is worth asking for.
-const LOAN_OCTETS_MIN: usize = 256 << 10;
+const LOAN_BYTES_MIN: usize = 256 << 10;
 /// When all cores have been asked in vain, they are asked again after so long.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -96,9 +96,9 @@ impl Memory {
         self.pressed
     }
 
-    /// Octets have come in. Returns whether that is what makes the core pressed.
-    pub(crate) fn hold(&mut self, octets: usize) -> bool {
-        self.held += octets;
+    /// Bytes have come in. Returns whether that is what makes the core pressed.
+    pub(crate) fn hold(&mut self, bytes: usize) -> bool {
+        self.held += bytes;
         self.press()
     }
 
@@ -121,16 +121,16 @@ impl Memory {
         newly
     }
 
-    /// Octets have been written or dropped.
-    pub(crate) fn free(&mut self, octets: usize) {
-        debug_assert!(self.held >= octets, "more given back than came in");
-        self.held = self.held.saturating_sub(octets);
+    /// Bytes have been written or dropped.
+    pub(crate) fn free(&mut self, bytes: usize) {
+        debug_assert!(self.held >= bytes, "more given back than came in");
+        self.held = self.held.saturating_sub(bytes);
         self.look();
     }
 
     fn look(&mut self) {
         let allowance = self.allowance();
-        // Not at the very edge, or each octet would change it.
+        // Not at the very edge, or each byte would change it.
         if self.pressed && self.used() <= allowance - allowance / 4 {
             self.pressed = false;
             self.relieved = true;
@@ -153,16 +153,16 @@ impl Memory {
     }
 
     /// Some of that has been written or dropped by `holder`, or here.
-    pub(crate) fn free_left_behind(&mut self, holder: Option<CoreId>, octets: usize) {
+    pub(crate) fn free_left_behind(&mut self, holder: Option<CoreId>, bytes: usize) {
         if let Some(holder) = holder {
-            self.left_behind.settle(holder, octets);
+            self.left_behind.settle(holder, bytes);
         }
-        self.free(octets.min(self.held));
+        self.free(bytes.min(self.held));
     }
 
     /// Some of that is at another core, or here.
-    pub(crate) fn relend_left_behind(&mut self, from: CoreId, to: Option<CoreId>, octets: usize) {
-        self.left_behind.pass_on(from, to, octets);
+    pub(crate) fn relend_left_behind(&mut self, from: CoreId, to: Option<CoreId>, bytes: usize) {
+        self.left_behind.pass_on(from, to, bytes);
     }
 
     /// What to say to other cores: a request for a loan when it is getting tight, the loans back when not.
@@ -187,10 +187,10 @@ impl Memory {
         }
         let debts = sum(&self.borrowed);
         if debts > 0 && self.used() < (allowance - debts.min(allowance)) / 2 {
-            let (lender, octets) = self.borrowed.pop()?;
+            let (lender, bytes) = self.borrowed.pop()?;
             return Some(Message::ToCore {
                 to: lender,
-                step: CoreStep::Lend { from: me, octets, back: true },
+                step: CoreStep::Lend { from: me, bytes, back: true },
             });
         }
         None
@@ -199,7 +199,7 @@ impl Memory {
     /// Another core asks for a loan: half of what is not needed here.
     pub(crate) fn lend(&mut self, borrower: CoreId) -> usize {
         let spare = self.allowance().saturating_sub(self.used()) / 2;
-        if self.pressed || spare < LOAN_OCTETS_MIN {
+        if self.pressed || spare < LOAN_BYTES_MIN {
             return 0;
         }
         add(&mut self.lent, borrower, spare);
@@ -207,13 +207,13 @@ impl Memory {
     }
 
     /// A loan has come, or one comes back. Returns what was not asked for.
-    pub(crate) fn receive(&mut self, from: CoreId, octets: usize, back: bool) -> usize {
+    pub(crate) fn receive(&mut self, from: CoreId, bytes: usize, back: bool) -> usize {
         if back {
-            take(&mut self.lent, from, octets);
+            take(&mut self.lent, from, bytes);
         } else if self.asked.take_if(|lender| *lender == from).is_none() {
-            return octets;
-        } else if octets > 0 {
-            add(&mut self.borrowed, from, octets);
+            return bytes;
+        } else if bytes > 0 {
+            add(&mut self.borrowed, from, bytes);
             self.next = 1;
         }
         self.look();
@@ -240,26 +240,26 @@ impl Memory {
 }
 
 fn sum(list: &[(CoreId, usize)]) -> usize {
-    list.iter().map(|(_, octets)| octets).sum()
+    list.iter().map(|(_, bytes)| bytes).sum()
 }
 
-fn add(list: &mut Vec<(CoreId, usize)>, core: CoreId, octets: usize) {
-    if octets == 0 {
+fn add(list: &mut Vec<(CoreId, usize)>, core: CoreId, bytes: usize) {
+    if bytes == 0 {
         return;
     }
     match list.iter_mut().find(|(other, _)| *other == core) {
-        Some((_, sum)) => *sum += octets,
-        None => list.push((core, octets)),
+        Some((_, sum)) => *sum += bytes,
+        None => list.push((core, bytes)),
     }
 }
 
-/// Takes up to `octets` of what stands for a core; returns how many there were.
-fn take(list: &mut Vec<(CoreId, usize)>, core: CoreId, octets: usize) -> usize {
+/// Takes up to `bytes` of what stands for a core; returns how many there were.
+fn take(list: &mut Vec<(CoreId, usize)>, core: CoreId, bytes: usize) -> usize {
     let Some(index) = list.iter().position(|(other, _)| *other == core) else {
         return 0;
     };
     let sum = &mut list[index].1;
-    let taken = octets.min(*sum);
+    let taken = bytes.min(*sum);
     *sum -= taken;
     if *sum == 0 {
         list.swap_remove(index);
@@ -291,11 +291,11 @@ mod tests {
                     Message::ToCore { to: lender, step: CoreStep::Borrow { borrower } } => {
                         let (from, to) =
                             if lender == core(0) { (&mut *a, &mut *b) } else { (&mut *b, &mut *a) };
-                        let octets = from.lend(borrower);
-                        to.receive(lender, octets, false);
+                        let bytes = from.lend(borrower);
+                        to.receive(lender, bytes, false);
                     }
-                    Message::ToCore { to, step: CoreStep::Lend { from, octets, back } } => {
-                        if to == core(0) { &mut *a } else { &mut *b }.receive(from, octets, back);
+                    Message::ToCore { to, step: CoreStep::Lend { from, bytes, back } } => {
+                        if to == core(0) { &mut *a } else { &mut *b }.receive(from, bytes, back);
                     }
                     _ => unreachable!("budgets say nothing else"),
                 }
@@ -338,7 +338,7 @@ mod tests {
         assert_eq!((a.allowance(), b.allowance()), (MIB, MIB));
         b.free(MIB);
         settle(&mut a, &mut b, now);
-        assert_eq!(a.allowance(), MIB, "not for every octet");
+        assert_eq!(a.allowance(), MIB, "not for every byte");
         settle(&mut a, &mut b, now + ASK_AGAIN_AFTER);
         assert!(a.allowance() > MIB, "it is as tight as before, but the other core is not");
     }

@@ -1,4 +1,4 @@
-//! How many octets a user may send in a second, over all connections of that user (norm S10).
+//! How many bytes a user may send in a second, over all connections of that user (norm S10).
 //!
 //! The user's rate is divided among the user's sessions, wherever they are; the sessions on one core
 //! share one bucket. Who has sent too much is not read from until the bucket is out of debt.
@@ -16,7 +16,7 @@ use crate::ids::{Entropy, SecretHasher};
 /// The buckets of one core.
 #[derive(Debug)]
 pub(crate) struct Rates {
-    octets_per_second: u64,
+    bytes_per_second: u64,
     users: HashMap<UserKey, Bucket, SecretHasher>,
     /// Users who have left, some of whom may be back; each once.
     left: VecDeque<UserKey>,
@@ -28,16 +28,16 @@ struct Bucket {
     sessions: u32,
     /// It stands in the list of those who have left.
     listed: bool,
-    /// Octets that may be sent at once; below zero is debt.
-    octets: i64,
+    /// Bytes that may be sent at once; below zero is debt.
+    bytes: i64,
     filled: Instant,
 }
 
 impl Rates {
-    /// `octets_per_second` 0: no limit.
-    pub(crate) fn new(octets_per_second: u64, entropy: &mut Entropy) -> Self {
+    /// `bytes_per_second` 0: no limit.
+    pub(crate) fn new(bytes_per_second: u64, entropy: &mut Entropy) -> Self {
         let users = HashMap::with_hasher(SecretHasher::new(entropy));
-        Self { octets_per_second, users, left: VecDeque::new() }
+        Self { bytes_per_second, users, left: VecDeque::new() }
     }
 
     /// Users that have sessions here.
@@ -47,21 +47,21 @@ impl Rates {
 
     /// Another rate holds from now on. Where there was a limit before, debts stay debts; where there was none, the
     /// caller begins for each session that there is.
-    pub(crate) fn change(&mut self, octets_per_second: u64) {
-        if octets_per_second == 0 {
+    pub(crate) fn change(&mut self, bytes_per_second: u64) {
+        if bytes_per_second == 0 {
             self.users.clear();
             self.left.clear();
         }
-        self.octets_per_second = octets_per_second;
+        self.bytes_per_second = bytes_per_second;
     }
 
     pub(crate) fn is_limited(&self) -> bool {
-        self.octets_per_second > 0
+        self.bytes_per_second > 0
     }
 
     /// A session of the user begins here.
     pub(crate) fn begin(&mut self, user: UserKey, now: Instant) {
-        if self.octets_per_second == 0 {
+        if self.bytes_per_second == 0 {
             return;
         }
         self.forget_the_full(now);
@@ -69,10 +69,10 @@ impl Rates {
             sessions_here: 0,
             sessions: 1,
             listed: false,
-            octets: saturate(self.octets_per_second),
+            bytes: saturate(self.bytes_per_second),
             filled: now,
         });
-        bucket.earn(self.octets_per_second, now);
+        bucket.earn(self.bytes_per_second, now);
         bucket.sessions_here += 1;
         bucket.sessions = bucket.sessions.max(bucket.sessions_here);
     }
@@ -82,7 +82,7 @@ impl Rates {
         let Some(bucket) = self.users.get_mut(&user) else {
             return;
         };
-        bucket.earn(self.octets_per_second, now);
+        bucket.earn(self.bytes_per_second, now);
         bucket.sessions_here -= 1;
         if bucket.sessions_here == 0 {
             bucket.sessions = 1;
@@ -107,8 +107,8 @@ impl Rates {
                 bucket.listed = false;
                 continue;
             }
-            bucket.earn(self.octets_per_second, now);
-            if bucket.octets >= saturate(self.octets_per_second) {
+            bucket.earn(self.bytes_per_second, now);
+            if bucket.bytes >= saturate(self.bytes_per_second) {
                 self.users.remove(&user);
             } else {
                 self.left.push_back(user);
@@ -123,12 +123,12 @@ impl Rates {
         }
     }
 
-    /// The user has sent `octets`. Until when nothing more may be read, if that was too much.
-    pub(crate) fn spend(&mut self, user: UserKey, octets: usize, now: Instant) -> Option<Instant> {
+    /// The user has sent `bytes`. Until when nothing more may be read, if that was too much.
+    pub(crate) fn spend(&mut self, user: UserKey, bytes: usize, now: Instant) -> Option<Instant> {
         let bucket = self.users.get_mut(&user)?;
-        let rate = bucket.earn(self.octets_per_second, now);
-        bucket.octets = bucket.octets.saturating_sub(i64::try_from(octets).unwrap_or(i64::MAX));
-        let debt = u64::try_from(bucket.octets.saturating_neg()).ok().filter(|debt| *debt > 0)?;
+        let rate = bucket.earn(self.bytes_per_second, now);
+        bucket.bytes = bucket.bytes.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+        let debt = u64::try_from(bucket.bytes.saturating_neg()).ok().filter(|debt| *debt > 0)?;
         let micros = u128::from(debt) * 1_000_000 / u128::from(rate) + 1;
         Some(now + Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
     }
@@ -137,21 +137,21 @@ impl Rates {
 impl Bucket {
     /// Adds what has been earned since the last time, at this core's part of the rate, which it returns. No
     /// more than a second's worth is saved up.
-    fn earn(&mut self, octets_per_second: u64, now: Instant) -> u64 {
+    fn earn(&mut self, bytes_per_second: u64, now: Instant) -> u64 {
         let here = u64::from(self.sessions_here).max(1);
         let all = u64::from(self.sessions).max(here);
-        let rate = (octets_per_second.saturating_mul(here) / all).max(1);
+        let rate = (bytes_per_second.saturating_mul(here) / all).max(1);
         let passed = now.saturating_duration_since(self.filled).as_micros();
         let earned = u128::from(rate).saturating_mul(passed) / 1_000_000;
         let earned = i64::try_from(earned).unwrap_or(i64::MAX);
-        self.octets = self.octets.saturating_add(earned).min(saturate(rate));
+        self.bytes = self.bytes.saturating_add(earned).min(saturate(rate));
         self.filled = now;
         rate
     }
 }
 
-fn saturate(octets: u64) -> i64 {
-    i64::try_from(octets).unwrap_or(i64::MAX)
+fn saturate(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -159,12 +159,12 @@ fn saturate(octets: u64) -> i64 {
 mod tests {
     use super::*;
 
-    fn rates(octets_per_second: u64) -> (Rates, UserKey, Instant) {
-        let rates = Rates::new(octets_per_second, &mut Entropy::new([9; 32]));
+    fn rates(bytes_per_second: u64) -> (Rates, UserKey, Instant) {
+        let rates = Rates::new(bytes_per_second, &mut Entropy::new([9; 32]));
         (rates, UserKey::new("alice", "example.com"), Instant::now())
     }
 
-    /// What a sender that sends 1000 octets whenever it may gets through in `seconds`.
+    /// What a sender that sends 1000 bytes whenever it may gets through in `seconds`.
     fn sent(rates: &mut Rates, user: UserKey, start: Instant, seconds: u64) -> u64 {
         let (mut now, mut sent) = (start, 0);
         while now < start + Duration::from_secs(seconds) {
@@ -178,8 +178,8 @@ mod tests {
     fn a_sender_gets_a_second_at_once_and_then_its_rate() {
         let (mut rates, user, now) = rates(10_000);
         rates.begin(user, now);
-        let octets = sent(&mut rates, user, now, 10);
-        assert!((100_000..=112_000).contains(&octets), "{octets}");
+        let bytes = sent(&mut rates, user, now, 10);
+        assert!((100_000..=112_000).contains(&bytes), "{bytes}");
     }
 
     #[test]
@@ -187,8 +187,8 @@ mod tests {
         let (mut rates, user, now) = rates(10_000);
         rates.begin(user, now);
         rates.share(user, 4);
-        let octets = sent(&mut rates, user, now, 10);
-        assert!((25_000..=37_000).contains(&octets), "{octets}");
+        let bytes = sent(&mut rates, user, now, 10);
+        assert!((25_000..=37_000).contains(&bytes), "{bytes}");
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl AddressKey {
 pub struct UserKey(pub(super) u128);
 
 impl UserKey {
-    /// The user `name` of `realm`, octet by octet.
+    /// The user `name` of `realm`, byte by byte.
     pub fn new(name: &str, realm: &str) -> Self {
         let digest = Sha256::new().chain_update(realm).chain_update([0]).chain_update(name).finalize();
         Self::half(digest.as_slice())
@@ -64,7 +64,7 @@ impl UserKey {
     }
 }
 
-/// No realm begins with that octet. Host names have no case.
+/// No realm begins with that byte. Host names have no case.
 fn of_relay(host: &str) -> Sha256 {
     Sha256::new().chain_update([0]).chain_update(host.to_ascii_lowercase())
 }
@@ -82,7 +82,7 @@ impl Who {
     /// The position of the core that counts it.
     pub(crate) fn counter(self, cores: usize) -> usize {
         let spread = match self {
-            Self::Address(AddressKey(octets)) => octets.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32,
+            Self::Address(AddressKey(bytes)) => bytes.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32,
             Self::User(UserKey(digest)) => u64::try_from(digest >> 64).unwrap_or_default(),
         };
         usize::try_from(spread % cores.max(1) as u64).unwrap_or_default()

@@ -20,7 +20,7 @@ use crate::limit::Limit;
 use crate::message::{PeerStep, SessionStep};
 use crate::quota::who::{Tally, Who};
 use crate::reason::EndReason;
-use crate::request::{Giver, MessageId, Notice, Outer};
+use crate::request::{Giver, MessageId, Neighbour, Notice};
 
 /// These need the connections, too: the one that leads to a session's client may have to be opened.
 impl Relay {
@@ -38,7 +38,7 @@ impl Relay {
             return;
         };
         let back = match back {
-            Back::Inside => self.reach_inside(notice.session).map(Outer::Peer),
+            Back::Inside => self.reach_inside(notice.session).map(Neighbour::Peer),
             Back::Outside(to) => Ok(to),
         };
         if let Ok(back) = back {
@@ -47,12 +47,12 @@ impl Relay {
     }
 
     /// A REPORT of this relay's own, from the session that this one is linked to.
-    pub(crate) fn on_report(&mut self, to: SessionRef, from: SessionRef, octets: Bytes) {
+    pub(crate) fn on_report(&mut self, to: SessionRef, from: SessionRef, bytes: Bytes) {
         if !self.sessions.is_linked(to, from) {
             return;
         }
         if let Ok(peer) = self.reach_inside(to) {
-            self.core.tell_peer(peer, PeerStep::Frame { octets });
+            self.core.tell_peer(peer, PeerStep::Frame { bytes });
         }
     }
 }
@@ -60,7 +60,7 @@ impl Relay {
 /// Which way a REPORT goes back.
 pub(crate) enum Back {
     Inside,
-    Outside(Outer),
+    Outside(Neighbour),
 }
 
 impl Sessions {
@@ -68,7 +68,7 @@ impl Sessions {
     /// the hop before is told by the response it still waits for (norm F7).
     pub(crate) fn on_broken(&mut self, this: SessionRef, stream: StreamId, status: Status, core: &mut Core) {
         if let Some(running) = self.get_mut(this).and_then(|session| session.take_running(stream)) {
-            let message = running.transit.head.message_id(&running.transit.octets).map(MessageId::new);
+            let message = running.transit.head.message_id(&running.transit.bytes).map(MessageId::new);
             if status == Status::STOP
                 && let (Some(session), Some(message)) = (self.get_mut(this), message)
             {
@@ -94,13 +94,13 @@ impl Sessions {
         let Some(session) = self.get_mut(this) else {
             return;
         };
-        let inner = session.inner(me).map(Outer::Peer);
-        let origin = before.map_or(Outer::Peer(source), Outer::Session);
+        let inner = session.inner(me).map(Neighbour::Peer);
+        let origin = before.map_or(Neighbour::Peer(source), Neighbour::Session);
         let sides = [inner, session.outer_side()];
         for side in sides.into_iter().flatten().filter(|side| *side != origin) {
             match side {
-                Outer::Peer(peer) => core.tell_peer(peer, PeerStep::Shed { source }),
-                Outer::Session(next) => {
+                Neighbour::Peer(peer) => core.tell_peer(peer, PeerStep::Shed { source }),
+                Neighbour::Session(next) => {
                     core.tell_session(next, SessionStep::Relieve { source, before: Some(this) });
                 }
             }
@@ -129,7 +129,7 @@ impl Sessions {
     }
 
     /// Sends a failure REPORT the way the SEND came (norm F9).
-    fn report(&self, notice: &Notice, status: Status, back: Outer, core: &mut Core) {
+    fn report(&self, notice: &Notice, status: Status, back: Neighbour, core: &mut Core) {
         let (Some(session), Some(message_id)) = (self.get(notice.session), &notice.message_id) else {
             return;
         };
@@ -137,7 +137,7 @@ impl Sessions {
         let report_to = Path::new(&notice.report_to);
         let mut from_path = Vec::with_capacity(256);
         let to_path = match (back, report_to.first()) {
-            (Outer::Session(_), Some(through)) => {
+            (Neighbour::Session(_), Some(through)) => {
                 from_path.extend_from_slice(through);
                 from_path.push(b' ');
                 report_to.after(1)
@@ -156,11 +156,11 @@ impl Sessions {
             .end(Flag::Last);
         core.stats.reports_sent += 1;
         core.effects.event(Event::ReportSent { session: notice.session.id.prefix().to_owned(), status });
-        let octets = Bytes::from(frame);
+        let bytes = Bytes::from(frame);
         match back {
-            Outer::Peer(peer) => core.tell_peer(peer, PeerStep::Frame { octets }),
-            Outer::Session(before) => {
-                core.tell_session(before, SessionStep::Report { from: notice.session, octets });
+            Neighbour::Peer(peer) => core.tell_peer(peer, PeerStep::Frame { bytes }),
+            Neighbour::Session(before) => {
+                core.tell_session(before, SessionStep::Report { from: notice.session, bytes });
             }
         }
     }
@@ -185,29 +185,29 @@ impl Sessions {
         }
         for side in session.bound_to() {
             match side {
-                Outer::Peer(peer) => core.tell_peer(peer, PeerStep::Unbind { session: this }),
-                Outer::Session(other) => {
-                    let (outer, status) = (Outer::Session(this), Status::NO_SESSION);
-                    core.tell_session(other, SessionStep::OuterLost { outer, was_up: true, status });
+                Neighbour::Peer(peer) => core.tell_peer(peer, PeerStep::Unbind { session: this }),
+                Neighbour::Session(other) => {
+                    let (neighbour, status) = (Neighbour::Session(this), Status::NO_SESSION);
+                    core.tell_session(other, SessionStep::NeighbourLost { neighbour, was_up: true, status });
                 }
             }
         }
     }
 
-    pub(crate) fn on_outer_lost(
+    pub(crate) fn on_neighbour_lost(
         &mut self,
         this: SessionRef,
-        (outer, was_up): (Outer, bool),
+        (neighbour, was_up): (Neighbour, bool),
         status: Status,
         core: &mut Core,
     ) {
         let Some(session) = self.get_mut(this) else {
             return;
         };
-        if !session.lose(outer, was_up) {
+        if !session.lose(neighbour, was_up) {
             return;
         }
-        for running in session.running.extract_if(.., |running| running.next == outer) {
+        for running in session.running.extract_if(.., |running| running.next == neighbour) {
             running.end(Flag::Aborted, core);
             refuse(core, this, &running, status);
         }
@@ -218,7 +218,7 @@ impl Sessions {
     /// accept everything. Behind another relay the client has to wait: the connection is not its own.
     pub(crate) fn on_guess(&mut self, this: SessionRef, core: &mut Core) {
         let (now, window) = (core.now, core.settings.limits.failure_window);
-        let attempts_max = core.settings.attempts_max;
+        let max_attempts = core.settings.max_attempts;
         let Some(session) = self.get_mut(this) else {
             return;
         };
@@ -227,7 +227,7 @@ impl Sessions {
             (*count, *since) = (0, now);
         }
         *count += 1;
-        let too_many = *count >= attempts_max;
+        let too_many = *count >= max_attempts;
         if too_many {
             *count = 0;
             session.blocked_until = Some(now + window);
@@ -243,9 +243,9 @@ impl Sessions {
     pub(crate) fn forget_core(&self, gone: CoreId, core: &mut Core) {
         for session in self.table.values() {
             let me = core.me;
-            for outer in session.bound_to().into_iter().filter(|side| side.core() == gone) {
+            for neighbour in session.bound_to().into_iter().filter(|side| side.core() == gone) {
                 let status = Status::NO_SESSION;
-                core.tell_session(session.me, SessionStep::OuterLost { outer, was_up: true, status });
+                core.tell_session(session.me, SessionStep::NeighbourLost { neighbour, was_up: true, status });
             }
             // What would have answered is gone too.
             let lost_outside = session.outer_side().is_some_and(|side| side.core() == gone);

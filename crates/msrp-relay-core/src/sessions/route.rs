@@ -16,7 +16,7 @@ use msrp_proto::uri::{MsrpUri, Path};
 
 use super::Sessions;
 use super::next_hop::Refusal;
-use super::session::{Ahead, Inner, OuterSide, OuterUris, Running, Way, refuse, same_relay};
+use super::session::{Inner, NextRelay, OuterSide, OuterUris, RelayConnection, Running, refuse, same_relay};
 use crate::Relay;
 use crate::api::{Event, Target};
 use crate::core::Core;
@@ -26,7 +26,7 @@ use crate::peers::peer::named_session;
 use crate::peers::state::Blamed;
 use crate::quota::who::{Offence, UserKey, Who};
 use crate::reason::CloseReason;
-use crate::request::{Giver, Hop, MessageId, Outer, Transit};
+use crate::request::{Giver, MessageId, Neighbour, SessionSide, Transit};
 
 impl Relay {
     /// A request whose first To-Path URI names this session.
@@ -41,20 +41,20 @@ impl Relay {
         self.sessions.recount(this, &mut self.core);
         match routed {
             Ok((next, inward)) => {
-                let running = Running { stream, giver, inward, next, transit: transit.clone(), octets: 0 };
+                let running = Running { stream, giver, inward, next, transit: transit.clone(), bytes: 0 };
                 if let Some(session) = self.sessions.get_mut(this) {
                     session.running.push(running);
                 }
                 transit.moves += 1;
                 self.lend(stream, next.core(), transit.cost());
                 match next {
-                    Outer::Peer(peer) => {
-                        let hop = Hop { session: this, inward };
-                        self.core.tell_peer(peer, PeerStep::Request { hop, stream, transit });
+                    Neighbour::Peer(peer) => {
+                        let side = SessionSide { session: this, inward };
+                        self.core.tell_peer(peer, PeerStep::Head { side, stream, transit });
                     }
-                    Outer::Session(next) => {
+                    Neighbour::Session(next) => {
                         let giver = Giver::Session(this);
-                        self.core.tell_session(next, SessionStep::Request { giver, stream, transit });
+                        self.core.tell_session(next, SessionStep::Head { giver, stream, transit });
                     }
                 }
             }
@@ -69,29 +69,32 @@ impl Relay {
                     && !self.sessions.is_linked(this, before)
                 {
                     // It believes to be bound to us: it is free to be bound elsewhere.
-                    let outer = Outer::Session(this);
-                    self.core.tell_session(before, SessionStep::OuterLost { outer, was_up: false, status });
+                    let neighbour = Neighbour::Session(this);
+                    self.core.tell_session(
+                        before,
+                        SessionStep::NeighbourLost { neighbour, was_up: false, status },
+                    );
                 }
-                let next = Outer::Session(this);
-                let refused = Running { stream, giver, inward: false, next, transit, octets: 0 };
+                let next = Neighbour::Session(this);
+                let refused = Running { stream, giver, inward: false, next, transit, bytes: 0 };
                 refuse(&mut self.core, this, &refused, status);
             }
         }
     }
 
-    pub(crate) fn on_request_body(&mut self, this: SessionRef, stream: StreamId, octets: Bytes) {
-        let len = octets.len();
+    pub(crate) fn on_request_body(&mut self, this: SessionRef, stream: StreamId, bytes: Bytes) {
+        let len = bytes.len();
         let next = self.sessions.get_mut(this).and_then(|session| session.pass_on(stream, len));
         if let Some(next) = next {
             self.lend(stream, next.core(), len);
         }
         match next {
-            Some(Outer::Peer(peer)) => self.core.tell_peer(peer, PeerStep::Body { stream, octets }),
-            Some(Outer::Session(session)) => {
-                self.core.tell_session(session, SessionStep::Body { stream, octets })
+            Some(Neighbour::Peer(peer)) => self.core.tell_peer(peer, PeerStep::Body { stream, bytes }),
+            Some(Neighbour::Session(session)) => {
+                self.core.tell_session(session, SessionStep::Body { stream, bytes })
             }
             None => {
-                self.core.orphans.count(Outer::Session(this), stream, len);
+                self.core.orphans.count(Neighbour::Session(this), stream, len);
                 self.core.credit(stream.peer, len);
             }
         }
@@ -104,7 +107,7 @@ impl Relay {
         giver: Giver,
         stream: StreamId,
         transit: &Transit,
-    ) -> Result<(Outer, bool), Refusal> {
+    ) -> Result<(Neighbour, bool), Refusal> {
         let now = self.core.now;
         let session = self.sessions.get_mut(this).ok_or((Status::NO_SESSION, "no such session"))?;
         let to_path = transit.to_path();
@@ -124,18 +127,18 @@ impl Relay {
         }
         let from_inner = session.comes_from_inside(giver, stream.peer, self.core.me, transit);
         if transit.method() == Method::Send && !session.stopped.is_empty() {
-            let message = transit.head.message_id(&transit.octets).map(MessageId::new);
+            let message = transit.head.message_id(&transit.bytes).map(MessageId::new);
             if session.is_stopped(!from_inner, message.as_ref()) {
                 return Err((Status::STOP, "message stopped by its receiver"));
             }
         }
         if from_inner {
             if session.client().is_none() {
-                let way = Way { inside: true, peer: stream.peer };
-                session.take_way(way, transit, &mut self.core);
+                let way = RelayConnection { inside: true, peer: stream.peer };
+                session.take_relay_connection(way, transit, &mut self.core);
             }
             let next = match transit.method() {
-                Method::Auth => self.reach_ahead(this, next)?,
+                Method::Auth => self.reach_next_relay(this, next)?,
                 _ => self.bind_outward(this, next, to_path.len() > 2)?,
             };
             return Ok((next, false));
@@ -147,7 +150,7 @@ impl Relay {
             return Err((Status::NO_SESSION, "not the client of this session"));
         }
         self.bind_inward(this, giver, stream, transit)?;
-        Ok((Outer::Peer(self.reach_inside(this)?), true))
+        Ok((Neighbour::Peer(self.reach_inside(this)?), true))
     }
 
     /// The connection by which a session's client is reached. Where that leads through a relay which has none with us at
@@ -180,7 +183,7 @@ impl Relay {
 
     /// The client asks a relay further on for a session, through this one (norm A16). That binds nothing: what it sends
     /// afterwards may go by the same connection, or elsewhere.
-    fn reach_ahead(&mut self, this: SessionRef, next: &[u8]) -> Result<Outer, Refusal> {
+    fn reach_next_relay(&mut self, this: SessionRef, next: &[u8]) -> Result<Neighbour, Refusal> {
         let session = self.sessions.get_mut(this).ok_or((Status::NO_SESSION, "no such session"))?;
         if session.blocked_until.is_some_and(|until| self.core.now < until) {
             return Err((Status::FORBIDDEN, "too many failed AUTHs at relays further on"));
@@ -191,14 +194,14 @@ impl Relay {
                 && self.peers.get(peer.key).is_some_and(|peer| peer.leads_to_relay_of(next))
         };
         let bound = match &session.outer {
-            OuterSide::Bound { to: Outer::Peer(peer), known } if has_proven(peer) => {
+            OuterSide::Bound { to: Neighbour::Peer(peer), known } if has_proven(peer) => {
                 Some((*peer, &known.latest))
             }
             _ => None,
         };
-        let ahead = session.ahead.as_ref().map(|ahead| (ahead.peer, &ahead.uri));
+        let ahead = session.next_relay.as_ref().map(|ahead| (ahead.peer, &ahead.uri));
         if let Some((peer, _)) = ahead.into_iter().chain(bound).find(|(_, uri)| same_relay(uri, next)) {
-            return Ok(Outer::Peer(peer));
+            return Ok(Neighbour::Peer(peer));
         }
         let uri = MsrpUri::parse(next).map_err(|_| (Status::BAD_REQUEST, "next hop is not a URI"))?;
         if self.core.settings.is_ours(&uri) {
@@ -213,37 +216,39 @@ impl Relay {
         };
         let user = self.sessions.user_of(this);
         let peer = self.dial(this, target, user)?;
-        let ahead = Ahead { peer, uri: Arc::from(next) };
+        let ahead = NextRelay { peer, uri: Arc::from(next) };
         let Some(session) = self.sessions.get_mut(this) else {
-            return Ok(Outer::Peer(peer));
+            return Ok(Neighbour::Peer(peer));
         };
-        if let Some(before) = session.ahead.replace(ahead)
+        if let Some(before) = session.next_relay.replace(ahead)
             && !session.uses(before.peer)
         {
             self.core.tell_peer(before.peer, PeerStep::Unbind { session: this });
         }
-        Ok(Outer::Peer(peer))
+        Ok(Neighbour::Peer(peer))
     }
 
     /// The client sends: to what the session is bound to, or, if to nothing yet, wherever the next
     /// URI leads: another session of this relay, or out.
-    fn bind_outward(&mut self, this: SessionRef, next: &[u8], beyond: bool) -> Result<Outer, Refusal> {
+    fn bind_outward(&mut self, this: SessionRef, next: &[u8], beyond: bool) -> Result<Neighbour, Refusal> {
         let session = self.sessions.get_mut(this).ok_or((Status::NO_SESSION, "no such session"))?;
         let core = &self.core;
         match &mut session.outer {
             OuterSide::Bound { to, known } if known.contain(next) => return Ok(*to),
             // Another URI of the session it is bound to, if that one agrees.
-            OuterSide::Bound { to: Outer::Session(other), .. } if named_session(next) == Some(other.id) => {
-                return Ok(Outer::Session(*other));
+            OuterSide::Bound { to: Neighbour::Session(other), .. }
+                if named_session(next) == Some(other.id) =>
+            {
+                return Ok(Neighbour::Session(*other));
             }
             // The client behind that relay may have replaced its URI there: whether it has, that relay knows.
-            OuterSide::Bound { to: Outer::Peer(peer), known }
+            OuterSide::Bound { to: Neighbour::Peer(peer), known }
                 if beyond
                     && known.are_of_relay_of(next)
                     && core.settings.may_be_renewed(&known.latest, next) =>
             {
                 known.add(next);
-                return Ok(Outer::Peer(*peer));
+                return Ok(Neighbour::Peer(*peer));
             }
             OuterSide::Bound { .. } => {
                 return Err((Status::NO_SESSION, "bound to another next hop"));
@@ -251,8 +256,10 @@ impl Relay {
             OuterSide::Lost { .. } => return Err((Status::NO_SESSION, "the other side is gone")),
             OuterSide::Unbound => {}
         }
-        if let Some(ahead) = session.ahead.as_ref().filter(|ahead| beyond && same_relay(&ahead.uri, next)) {
-            let to = Outer::Peer(ahead.peer);
+        if let Some(ahead) =
+            session.next_relay.as_ref().filter(|ahead| beyond && same_relay(&ahead.uri, next))
+        {
+            let to = Neighbour::Peer(ahead.peer);
             session.bind(to, Arc::from(next));
             self.core.stats.links_local += 1;
             return Ok(to);
@@ -264,7 +271,7 @@ impl Relay {
             let other = other.ok_or((Status::NO_SESSION, "no such session"))?;
             if self.core.cores.is_alive(other.core) {
                 self.core.count_link(other.core);
-                Outer::Session(other)
+                Neighbour::Session(other)
             } else if self.core.cores.is_of_other_process(other.core) {
                 // It is this relay: whom else the operator wants to deal with does not matter.
                 let target = Target {
@@ -272,14 +279,14 @@ impl Relay {
                     other_process: Some(other.core),
                     ..self.core.settings.target(&uri, false)?
                 };
-                Outer::Peer(self.dial(this, target, user)?)
+                Neighbour::Peer(self.dial(this, target, user)?)
             } else {
                 return Err((Status::NO_SESSION, "no such session"));
             }
         } else {
             let target = self.core.settings.target(&uri, beyond)?;
             self.core.stats.links_local += 1;
-            Outer::Peer(self.dial(this, target, user)?)
+            Neighbour::Peer(self.dial(this, target, user)?)
         };
         if let Some(session) = self.sessions.get_mut(this) {
             session.bind(to, Arc::from(next));
@@ -296,8 +303,8 @@ impl Relay {
         transit: &Transit,
     ) -> Result<(), Refusal> {
         let from = match giver {
-            Giver::Peer | Giver::Relay => Outer::Peer(stream.peer),
-            Giver::Session(other) => Outer::Session(other),
+            Giver::Peer | Giver::Relay => Neighbour::Peer(stream.peer),
+            Giver::Session(other) => Neighbour::Session(other),
         };
         if giver.is_connection() && self.take_over_dial(this, giver, stream.peer, transit) {
             return Ok(());
@@ -308,7 +315,8 @@ impl Relay {
             giver == Giver::Relay
                 && transit.received_from_path().first().is_some_and(|from| known.contain(from))
         };
-        let has_way = session.has_way(Way { inside: false, peer: stream.peer });
+        let has_relay_connection =
+            session.has_relay_connection(RelayConnection { inside: false, peer: stream.peer });
         match &mut session.outer {
             OuterSide::Bound { to, known } if *to == from => {
                 if let Some(uri) = transit.received_from_path().first().filter(|_| giver == Giver::Relay)
@@ -318,11 +326,15 @@ impl Relay {
                 }
                 return Ok(());
             }
-            OuterSide::Bound { to: Outer::Peer(_), known } if is_relay(known) => {
-                session.take_way(Way { inside: false, peer: stream.peer }, transit, &mut self.core);
+            OuterSide::Bound { to: Neighbour::Peer(_), known } if is_relay(known) => {
+                session.take_relay_connection(
+                    RelayConnection { inside: false, peer: stream.peer },
+                    transit,
+                    &mut self.core,
+                );
                 return Ok(());
             }
-            OuterSide::Bound { .. } if has_way => return Ok(()),
+            OuterSide::Bound { .. } if has_relay_connection => return Ok(()),
             OuterSide::Bound { .. } => return Err((Status::SESSION_IN_USE, "bound to another connection")),
             OuterSide::Lost { known } if is_relay(known) => {}
             OuterSide::Lost { .. } => return Err((Status::NO_SESSION, "the other side is gone")),
@@ -334,9 +346,9 @@ impl Relay {
         let mut path = Vec::new();
         transit.append_from_path(&mut path);
         let previous = Path::new(&path).first().unwrap_or_default();
-        let is_used = matches!(from, Outer::Peer(peer) if session.uses(peer));
+        let is_used = matches!(from, Neighbour::Peer(peer) if session.uses(peer));
         session.bind(from, Arc::from(previous));
-        if let Outer::Peer(peer) = from {
+        if let Neighbour::Peer(peer) = from {
             let chunk_max = self.core.settings.chunk_bounds.of_uri(previous);
             self.core.count_link(peer.core);
             if !is_used {
@@ -357,7 +369,7 @@ impl Relay {
         let OuterSide::Bound { to, known } = &mut session.outer else {
             return false;
         };
-        let Outer::Peer(dialled) = *to else {
+        let Neighbour::Peer(dialled) = *to else {
             return false;
         };
         let previous = transit.received_from_path().first().unwrap_or_default();
@@ -369,16 +381,20 @@ impl Relay {
             return false;
         };
         if dial.names.is_some() && giver != Giver::Relay {
-            session.take_way(Way { inside: false, peer: comer }, transit, &mut self.core);
+            session.take_relay_connection(
+                RelayConnection { inside: false, peer: comer },
+                transit,
+                &mut self.core,
+            );
             return true;
         }
-        if session.ahead.as_ref().is_some_and(|ahead| ahead.peer == dialled) {
-            session.ahead = None;
+        if session.next_relay.as_ref().is_some_and(|ahead| ahead.peer == dialled) {
+            session.next_relay = None;
         }
-        *to = Outer::Peer(comer);
+        *to = Neighbour::Peer(comer);
         session.far = Some((*to, Arc::clone(&known.latest)));
-        for running in session.running.iter_mut().filter(|r| r.next == Outer::Peer(dialled)) {
-            running.next = Outer::Peer(comer);
+        for running in session.running.iter_mut().filter(|r| r.next == Neighbour::Peer(dialled)) {
+            running.next = Neighbour::Peer(comer);
         }
         let queued = dial.out.release();
         let chunk_max = self.core.settings.chunk_bounds.of_uri(previous);
@@ -416,15 +432,15 @@ impl Relay {
         dialled.map_err(|_| (Status::TIMEOUT, "too many connections"))
     }
 
-    /// Octets of a request go to wherever a session sends them; the core that received them keeps book.
-    fn lend(&mut self, stream: StreamId, to: CoreId, octets: usize) {
+    /// Bytes of a request go to wherever a session sends them; the core that received them keeps book.
+    fn lend(&mut self, stream: StreamId, to: CoreId, bytes: usize) {
         let me = self.core.me;
         if stream.peer.core == me {
             if let Some(peer) = self.peers.get_mut(stream.peer.key) {
-                peer.lend(to, octets);
+                peer.lend(to, bytes);
             }
         } else if to != me {
-            self.core.tell_peer(stream.peer, PeerStep::Lent { from: me, holder: to, octets });
+            self.core.tell_peer(stream.peer, PeerStep::Lent { from: me, holder: to, bytes });
         }
     }
 }
@@ -434,7 +450,7 @@ impl Sessions {
     pub(crate) fn on_end(&mut self, this: SessionRef, stream: StreamId, flag: Flag, core: &mut Core) {
         let running = self.get_mut(this).and_then(|session| session.take_running(stream));
         let Some(running) = running else {
-            if let Some(failure) = core.orphans.end(Outer::Session(this), stream, flag) {
+            if let Some(failure) = core.orphans.end(Neighbour::Session(this), stream, flag) {
                 core.post(failure.into_message());
             }
             return;
@@ -456,7 +472,7 @@ impl Sessions {
     }
 
     pub(super) fn is_linked(&self, session: SessionRef, other: SessionRef) -> bool {
-        self.get(session).is_some_and(|session| session.is_bound_to(Outer::Session(other)))
+        self.get(session).is_some_and(|session| session.is_bound_to(Neighbour::Session(other)))
     }
 }
 

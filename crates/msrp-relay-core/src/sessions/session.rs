@@ -19,7 +19,7 @@ use crate::ids::{CoreId, PeerKey, PeerRef, SessionId, SessionRef, StreamId, UriI
 use crate::message::{PeerStep, SessionStep};
 use crate::orphans::Failure;
 use crate::quota::who::UserKey;
-use crate::request::{Giver, MessageId, Notice, Outer, Transit};
+use crate::request::{Giver, MessageId, Neighbour, Notice, Transit};
 use crate::transactions::RESPONSE_TIMEOUT;
 use crate::view::{Far, SessionState, SessionView, authority_of_first};
 
@@ -34,9 +34,9 @@ pub(crate) struct Session {
     pub(super) inner: Inner,
     pub(super) outer: OuterSide,
     /// The relay that its client asks for a session through this one (norm A16).
-    pub(super) ahead: Option<Ahead>,
+    pub(super) next_relay: Option<NextRelay>,
     /// Further connections with the relays at either side, latest last.
-    pub(super) ways: Vec<Way>,
+    pub(super) relay_connections: Vec<RelayConnection>,
     /// Failed AUTHs at relays further on, since when.
     pub(super) guesses: (u32, Instant),
     /// It has failed there too often: none is forwarded before that.
@@ -47,10 +47,10 @@ pub(crate) struct Session {
     pub(super) opened: Instant,
     /// The requests running through: one of each connection at most.
     pub(super) running: Vec<Running>,
-    /// Body octets passed on, outward and inward.
-    pub(super) octets: [u64; 2],
+    /// Body bytes passed on, outward and inward.
+    pub(super) bytes: [u64; 2],
     /// Who is, or was, at the outer side.
-    pub(super) far: Option<(Outer, Arc<[u8]>)>,
+    pub(super) far: Option<(Neighbour, Arc<[u8]>)>,
     /// Messages that the next hop has asked to be stopped, and their direction, latest last (RFC 4975, 10.5).
     pub(super) stopped: VecDeque<(bool, MessageId)>,
     /// Bytes of all that which the memory budget has been told of.
@@ -98,7 +98,7 @@ pub(super) enum OuterSide {
     /// The URI has not been used yet.
     Unbound,
     Bound {
-        to: Outer,
+        to: Neighbour,
         known: OuterUris,
     },
     /// It was bound, and that side is gone: there is no second time (norm F5), but for a relay that proves to be the
@@ -153,17 +153,17 @@ impl OuterSide {
 
 /// A connection with a relay at one side of a session, beside the one that leads there at present.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Way {
+pub(super) struct RelayConnection {
     pub(super) inside: bool,
     pub(super) peer: PeerRef,
 }
 
 /// Further connections remembered: with the ones before these a relay can do without the session.
-pub(super) const WAYS_MAX: usize = 4;
+pub(super) const RELAY_CONNECTIONS_MAX: usize = 4;
 
 /// A relay further on, and the connection with it.
 #[derive(Debug)]
-pub(super) struct Ahead {
+pub(super) struct NextRelay {
     pub(super) peer: PeerRef,
     /// As its client named it.
     pub(super) uri: Arc<[u8]>,
@@ -175,11 +175,11 @@ pub(super) struct Running {
     pub(super) stream: StreamId,
     pub(super) giver: Giver,
     pub(super) inward: bool,
-    pub(super) next: Outer,
+    pub(super) next: Neighbour,
     /// As this session received it; kept to tell a session before us of a failure.
     pub(super) transit: Transit,
-    /// Body octets passed on.
-    pub(super) octets: u64,
+    /// Body bytes passed on.
+    pub(super) bytes: u64,
 }
 
 impl Session {
@@ -199,11 +199,11 @@ impl Session {
             Inner::Client(_) => 0,
             Inner::Relay { .. } => {
                 let of_uri = |own: &OwnUri| size_of::<OwnUri>() + own.uri.len() + own.inner_path.len();
-                let ahead = self.ahead.as_ref().map_or(0, |ahead| ahead.uri.len());
+                let ahead = self.next_relay.as_ref().map_or(0, |ahead| ahead.uri.len());
                 let far = self.far.as_ref().map_or(0, |(_, uri)| uri.len());
                 let stopped = self.stopped.iter().map(|(_, id)| size_of_val(id) + id.as_bytes().len());
-                let ways = self.ways.capacity() * size_of::<Way>();
-                let beside = ahead + far + self.outer.kept() + stopped.sum::<usize>() + ways;
+                let connections = self.relay_connections.capacity() * size_of::<RelayConnection>();
+                let beside = ahead + far + self.outer.kept() + stopped.sum::<usize>() + connections;
                 2 * size_of::<Self>() + self.uris().map(of_uri).sum::<usize>() + beside
             }
         }
@@ -290,7 +290,7 @@ impl Session {
             OuterSide::Bound { .. } => SessionState::Bound,
             OuterSide::Lost { .. } => SessionState::Lost,
         };
-        let [octets_from_client, octets_to_client] = self.octets;
+        let [bytes_from_client, bytes_to_client] = self.bytes;
         SessionView {
             session: self.me.id.prefix().to_owned(),
             user: self.verified.username().to_owned(),
@@ -301,28 +301,28 @@ impl Session {
             client: self.client(),
             relay: self.client().is_none().then(|| authority_of_first(&self.current.inner_path)),
             far: self.far.as_ref().map(|(to, uri)| Far::new(*to, uri)),
-            octets_from_client,
-            octets_to_client,
+            bytes_from_client,
+            bytes_to_client,
         }
     }
 
     /// Binds its outer side.
-    pub(super) fn bind(&mut self, to: Outer, uri: Arc<[u8]>) {
+    pub(super) fn bind(&mut self, to: Neighbour, uri: Arc<[u8]>) {
         self.bind_known(to, OuterUris::new(uri));
     }
 
-    pub(super) fn bind_known(&mut self, to: Outer, known: OuterUris) {
+    pub(super) fn bind_known(&mut self, to: Neighbour, known: OuterUris) {
         self.far = Some((to, Arc::clone(&known.latest)));
         self.outer = OuterSide::Bound { to, known };
     }
 
-    /// Body octets of a request that runs through; where they go.
-    pub(super) fn pass_on(&mut self, stream: StreamId, octets: usize) -> Option<Outer> {
+    /// Body bytes of a request that runs through; where they go.
+    pub(super) fn pass_on(&mut self, stream: StreamId, bytes: usize) -> Option<Neighbour> {
         let running = self.running.iter_mut().find(|running| running.stream == stream)?;
-        if let Some(sum) = self.octets.get_mut(usize::from(running.inward)) {
-            *sum = sum.saturating_add(octets as u64);
+        if let Some(sum) = self.bytes.get_mut(usize::from(running.inward)) {
+            *sum = sum.saturating_add(bytes as u64);
         }
-        running.octets = running.octets.saturating_add(octets as u64);
+        running.bytes = running.bytes.saturating_add(bytes as u64);
         Some(running.next)
     }
 
@@ -368,7 +368,7 @@ pub(super) fn same_relay(asked: &[u8], uri: &[u8]) -> bool {
     by_name || asked.same_authority(&uri)
 }
 
-/// Compares URIs; equal octets, the usual case, need no parsing.
+/// Compares URIs; equal bytes, the usual case, need no parsing.
 pub(super) fn same_uri(a: &[u8], b: &[u8]) -> bool {
     a == b || matches!((MsrpUri::parse(a), MsrpUri::parse(b)), (Ok(a), Ok(b)) if a.same_as(&b))
 }
@@ -404,8 +404,8 @@ impl Running {
     pub(super) fn end(&self, flag: Flag, core: &mut Core) {
         let stream = self.stream;
         match self.next {
-            Outer::Peer(peer) => core.tell_peer(peer, PeerStep::End { stream, flag }),
-            Outer::Session(session) => core.tell_session(session, SessionStep::End { stream, flag }),
+            Neighbour::Peer(peer) => core.tell_peer(peer, PeerStep::End { stream, flag }),
+            Neighbour::Session(session) => core.tell_session(session, SessionStep::End { stream, flag }),
         }
     }
 }
@@ -421,8 +421,8 @@ pub(super) fn refuse(core: &mut Core, this: SessionRef, running: &Running, statu
         Giver::Session(before) if running.transit.wants_answer() => {
             // It may have ended there already: see the orphans.
             let mut notice = Notice::for_hop_before(&running.transit, before, stream);
-            notice.extend(running.octets);
-            let place = Outer::Session(this);
+            notice.extend(running.bytes);
+            let place = Neighbour::Session(this);
             core.orphans.adopt(place, Failure { notice, status });
             core.tell_session(before, SessionStep::Broken { stream, status });
         }
@@ -446,7 +446,7 @@ impl Notice {
             method: transit.method(),
             failure_report: transit.head.failure_report(),
             report_to: Arc::from(report_to),
-            message_id: transit.head.message_id(&transit.octets).map(MessageId::new),
+            message_id: transit.head.message_id(&transit.bytes).map(MessageId::new),
             range: ByteRange {
                 start,
                 end: Some(start.saturating_sub(1)),
@@ -459,7 +459,7 @@ impl Notice {
 
 impl Session {
     /// What its outer side is bound to.
-    pub(super) fn outer_side(&self) -> Option<Outer> {
+    pub(super) fn outer_side(&self) -> Option<Neighbour> {
         match self.outer {
             OuterSide::Bound { to, .. } => Some(to),
             OuterSide::Unbound | OuterSide::Lost { .. } => None,
@@ -467,15 +467,15 @@ impl Session {
     }
 
     /// All that must hear of its end, or whose end it must hear of, but for its client's own connection. Nothing twice.
-    pub(super) fn bound_to(&self) -> Vec<Outer> {
+    pub(super) fn bound_to(&self) -> Vec<Neighbour> {
         let by = match self.inner {
             Inner::Client(_) => None,
-            Inner::Relay { by } => by.map(Outer::Peer),
+            Inner::Relay { by } => by.map(Neighbour::Peer),
         };
-        let ahead = self.ahead.as_ref().map(|ahead| Outer::Peer(ahead.peer));
-        let ways = self.ways.iter().map(|way| Outer::Peer(way.peer));
+        let ahead = self.next_relay.as_ref().map(|ahead| Neighbour::Peer(ahead.peer));
+        let connections = self.relay_connections.iter().map(|connection| Neighbour::Peer(connection.peer));
         let mut all = Vec::new();
-        for side in [by, self.outer_side(), ahead].into_iter().flatten().chain(ways) {
+        for side in [by, self.outer_side(), ahead].into_iter().flatten().chain(connections) {
             if !all.contains(&side) {
                 all.push(side);
             }
@@ -487,30 +487,34 @@ impl Session {
     pub(super) fn entrances(&self, inside: bool, me: CoreId) -> impl Iterator<Item = PeerRef> {
         let present = match (inside, self.outer_side()) {
             (true, _) => self.inner(me),
-            (false, Some(Outer::Peer(peer))) => Some(peer),
+            (false, Some(Neighbour::Peer(peer))) => Some(peer),
             (false, _) => None,
         };
-        let ways = self.ways.iter().filter(move |way| way.inside == inside).map(|way| way.peer);
-        present.into_iter().chain(ways)
+        let connections = self
+            .relay_connections
+            .iter()
+            .filter(move |connection| connection.inside == inside)
+            .map(|connection| connection.peer);
+        present.into_iter().chain(connections)
     }
 
-    pub(super) fn is_bound_to(&self, side: Outer) -> bool {
+    pub(super) fn is_bound_to(&self, side: Neighbour) -> bool {
         self.outer_side() == Some(side)
     }
 
     /// Something is gone; whether that was bound to it. Where there is another way to the same relay, that is taken; a
     /// dial that never succeeded bound nothing: the other side may still come to us.
-    pub(super) fn lose(&mut self, gone: Outer, was_up: bool) -> bool {
-        let ways = self.ways.len();
-        self.ways.retain(|way| Outer::Peer(way.peer) != gone);
-        let lost_way = self.ways.len() < ways;
-        let ahead = self.ahead.take_if(|ahead| Outer::Peer(ahead.peer) == gone).is_some();
+    pub(super) fn lose(&mut self, gone: Neighbour, was_up: bool) -> bool {
+        let connections = self.relay_connections.len();
+        self.relay_connections.retain(|connection| Neighbour::Peer(connection.peer) != gone);
+        let lost_connection = self.relay_connections.len() < connections;
+        let ahead = self.next_relay.take_if(|ahead| Neighbour::Peer(ahead.peer) == gone).is_some();
         let inner = match &mut self.inner {
             Inner::Client(_) => false,
-            Inner::Relay { by } => by.take_if(|by| Outer::Peer(*by) == gone).is_some(),
+            Inner::Relay { by } => by.take_if(|by| Neighbour::Peer(*by) == gone).is_some(),
         };
         if inner {
-            let by = self.take_latest_way(true);
+            let by = self.take_latest_relay_connection(true);
             self.inner = Inner::Relay { by };
         }
         let outer = match &self.outer {
@@ -518,48 +522,54 @@ impl Session {
             _ => None,
         };
         let Some(known) = outer else {
-            return ahead || inner || lost_way;
+            return ahead || inner || lost_connection;
         };
-        match self.take_latest_way(false) {
-            Some(peer) => self.bind_known(Outer::Peer(peer), known),
+        match self.take_latest_relay_connection(false) {
+            Some(peer) => self.bind_known(Neighbour::Peer(peer), known),
             None => self.outer = if was_up { OuterSide::Lost { known } } else { OuterSide::Unbound },
         }
         true
     }
 
-    pub(super) fn take_latest_way(&mut self, inside: bool) -> Option<PeerRef> {
-        let latest = self.ways.iter().rposition(|way| way.inside == inside)?;
-        Some(self.ways.remove(latest).peer)
+    pub(super) fn take_latest_relay_connection(&mut self, inside: bool) -> Option<PeerRef> {
+        let latest = self.relay_connections.iter().rposition(|connection| connection.inside == inside)?;
+        Some(self.relay_connections.remove(latest).peer)
     }
 }
 
 impl Session {
-    pub(super) fn has_way(&self, way: Way) -> bool {
-        self.ways.contains(&way)
+    pub(super) fn has_relay_connection(&self, connection: RelayConnection) -> bool {
+        self.relay_connections.contains(&connection)
     }
 
     /// Whether a connection serves it, in whatever part.
     pub(super) fn uses(&self, peer: PeerRef) -> bool {
-        self.is_bound_to(Outer::Peer(peer))
+        self.is_bound_to(Neighbour::Peer(peer))
             || matches!(self.inner, Inner::Relay { by: Some(by) } if by == peer)
-            || self.ahead.as_ref().is_some_and(|ahead| ahead.peer == peer)
-            || self.ways.iter().any(|way| way.peer == peer)
+            || self.next_relay.as_ref().is_some_and(|ahead| ahead.peer == peer)
+            || self.relay_connections.iter().any(|connection| connection.peer == peer)
     }
 
     /// A request has come by a connection with the relay at one side: what goes there may take it from now on, if it has
-    /// no other way.
-    pub(super) fn take_way(&mut self, way: Way, transit: &Transit, core: &mut Core) {
-        let is_known = self.uses(way.peer);
-        let is_there = self.has_way(way) || (!way.inside && self.is_bound_to(Outer::Peer(way.peer)));
+    /// no other connection.
+    pub(super) fn take_relay_connection(
+        &mut self,
+        connection: RelayConnection,
+        transit: &Transit,
+        core: &mut Core,
+    ) {
+        let is_known = self.uses(connection.peer);
+        let is_there = self.has_relay_connection(connection)
+            || (!connection.inside && self.is_bound_to(Neighbour::Peer(connection.peer)));
         match &mut self.inner {
-            Inner::Relay { by } if way.inside && by.is_none() => *by = Some(way.peer),
-            Inner::Relay { by: Some(by) } if way.inside && *by == way.peer => return,
+            Inner::Relay { by } if connection.inside && by.is_none() => *by = Some(connection.peer),
+            Inner::Relay { by: Some(by) } if connection.inside && *by == connection.peer => return,
             _ if is_there => return,
-            _ => self.ways.push(way),
+            _ => self.relay_connections.push(connection),
         }
         let session = self.me;
-        if self.ways.len() > WAYS_MAX {
-            let eldest = self.ways.remove(0).peer;
+        if self.relay_connections.len() > RELAY_CONNECTIONS_MAX {
+            let eldest = self.relay_connections.remove(0).peer;
             if !self.uses(eldest) {
                 core.tell_peer(eldest, PeerStep::Unbind { session });
             }
@@ -567,7 +577,7 @@ impl Session {
         if !is_known {
             let nearest = transit.received_from_path().first().unwrap_or_default();
             let chunk_max = core.settings.chunk_bounds.of_uri(nearest);
-            core.tell_peer(way.peer, PeerStep::Bind { session, chunk_max });
+            core.tell_peer(connection.peer, PeerStep::Bind { session, chunk_max });
         }
     }
 }

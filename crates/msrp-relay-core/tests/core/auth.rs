@@ -52,13 +52,13 @@ fn x1(world: &mut World) -> (Conn, Frame, Frame, Frame) {
         .tid("w2Lf5Vb9Rt4u")
         .header("Authorization", &authorization)
         .header("Expires", "600");
-    world.send(conn, sent.octets());
+    world.send(conn, sent.bytes());
     let accepted = world.take_one(conn);
     let sent = Request::new("AUTH", AU, W)
         .tid("w3Hs8Nm1Yd6c")
         .header("Authorization", &next_authorization(&accepted))
         .header("Expires", "20");
-    world.send(conn, sent.octets());
+    world.send(conn, sent.bytes());
     let refused = world.take_one(conn);
     (conn, challenge, accepted, refused)
 }
@@ -317,7 +317,7 @@ fn slow_look_up_does_not_make_a_nonce_stale() {
     world.advance(Duration::from_secs(14));
     let authorization = answer_challenge(&challenge, "alice", "1234", &to, 1);
     let request = Request::new("AUTH", &to, &uri).header("Authorization", &authorization);
-    world.send(conn, request.octets());
+    world.send(conn, request.bytes());
     world.advance(Duration::from_secs(20));
     world.finish_look_up(0);
     assert_eq!(world.take_one(conn).status(), 200);
@@ -333,7 +333,7 @@ fn second_answer_to_an_earlier_look_up_decides_nothing() {
     let ask = |world: &mut World, challenge: &Frame, user: &str, password: &str| {
         let authorization = answer_challenge(challenge, user, password, &to, 1);
         let request = Request::new("AUTH", &to, &uri).header("Authorization", &authorization);
-        world.send(conn, request.octets());
+        world.send(conn, request.bytes());
         world.run();
     };
     let challenge = challenged(&mut world, conn, &to);
@@ -364,7 +364,7 @@ fn replayed_nonce_count_is_refused() {
         let authorization = answer_challenge(&challenge, "wren", "Tarn-Quill-77", AU, nc);
         let request =
             Request::new("AUTH", AU, W).header("Authorization", &authorization).header("Expires", "20");
-        world.send(fresh, request.octets());
+        world.send(fresh, request.bytes());
         assert_eq!(world.take_one(fresh).status(), 423, "nc {nc}");
     }
 }
@@ -459,7 +459,7 @@ fn misaddressed_auth_closes_the_connection() {
     for to in ["msrps://example.org:2855;tcp", "msrps://example.com:2856;tcp"] {
         let conn = world.connect(0);
         let uri = world.end(conn).uri.clone();
-        world.send(conn, Request::new("AUTH", to, &uri).octets());
+        world.send(conn, Request::new("AUTH", to, &uri).bytes());
         world.run();
         assert!(world.is_closed(conn), "{to}");
         assert_eq!(world.link(conn).closing, Some(CloseReason::Misaddressed));
@@ -504,7 +504,7 @@ fn late_look_up_opens_no_session() {
     let challenge = challenged(&mut world, conn, &to);
     let authorization = answer_challenge(&challenge, "alice", "1234", &to, 1);
     let request = Request::new("AUTH", &to, &uri).header("Authorization", &authorization);
-    world.send(conn, request.octets());
+    world.send(conn, request.bytes());
     world.run();
     assert!(world.link(conn).paused, "read on while a look-up is under way");
     world.lose(conn);
@@ -529,7 +529,7 @@ fn every_pipelined_auth_is_answered_once() {
         let authorization = answer_challenge(&challenge, "alice", "1234", &to, nc);
         let request = Request::new("AUTH", &to, &uri).header("Authorization", &authorization);
         tids.push(request.tid.clone());
-        world.send(conn, request.octets());
+        world.send(conn, request.bytes());
     }
     world.run();
     while !world.look_ups.is_empty() {
@@ -547,7 +547,7 @@ fn auth_without_tls_is_403_and_the_end() {
     let mut world = World::new(1);
     let conn = world.connect_by(0, false);
     let uri = world.end(conn).uri.clone();
-    world.send(conn, Request::new("AUTH", "msrp://example.com:2855;tcp", &uri).octets());
+    world.send(conn, Request::new("AUTH", "msrp://example.com:2855;tcp", &uri).bytes());
     assert_eq!(world.take_one(conn).status(), 403);
     assert!(world.is_closed(conn));
 }
@@ -571,7 +571,7 @@ fn auth_through_a_relay_that_proves_nothing_is_403() {
     let mut world = World::new(1);
     let conn = world.connect(0);
     let from = format!("msrps://r1.osier.example:2855/Lw5t;tcp {W}");
-    world.send(conn, Request::new("AUTH", &relay_uri(), &from).octets());
+    world.send(conn, Request::new("AUTH", &relay_uri(), &from).bytes());
     let answer = world.take_one(conn);
     assert_eq!(answer.status(), 403);
     assert_eq!(answer.to_path(), from);
@@ -585,9 +585,9 @@ fn auth_on_a_connection_in_other_use_is_403() {
     let to = format!("{session} {}", world.end(bob).uri.clone());
     let foreign = world.connect(0);
     let uri = world.end(foreign).uri.clone();
-    world.send(foreign, Request::bodiless(&to, &uri, "mess").octets());
+    world.send(foreign, Request::bodiless(&to, &uri, "mess").bytes());
     assert_eq!(world.take_one(foreign).status(), 200);
-    world.send(foreign, Request::new("AUTH", &relay_uri(), &uri).octets());
+    world.send(foreign, Request::new("AUTH", &relay_uri(), &uri).bytes());
     assert_eq!(world.take_one(foreign).status(), 403);
     assert_eq!(world.sizes().sessions, 1);
 }
@@ -616,13 +616,13 @@ fn expiry_is_enforced_only_where_the_client_asked() {
         let alice = world.connect(0);
         let alice_uri = world.end(alice).uri.clone();
         let to = format!("{session} {bob_uri}");
-        world.send(alice, Request::send(&to, &alice_uri, "mess1", b"a").octets());
+        world.send(alice, Request::send(&to, &alice_uri, "mess1", b"a").bytes());
         assert_eq!(world.take_one(alice).status(), 200);
         assert_eq!(world.take(bob).len(), 1);
         world.end(bob).answers = testkit_pure::endpoint::Answers::Always(200);
         world.advance(Duration::from_secs(3000));
         world.take(alice);
-        world.send(alice, Request::send(&to, &alice_uri, "mess2", b"b").octets());
+        world.send(alice, Request::send(&to, &alice_uri, "mess2", b"b").bytes());
         assert_eq!(world.take_one(alice).status(), much_later, "{asked}");
     }
 }
@@ -648,10 +648,10 @@ fn auth_to_its_own_live_uri_prolongs_it() {
     // Not on another connection, and not once it is over.
     let other = world.connect(0);
     let other_uri = world.end(other).uri.clone();
-    world.send(other, Request::new("AUTH", &session, &other_uri).octets());
+    world.send(other, Request::new("AUTH", &session, &other_uri).bytes());
     assert_eq!(world.take_one(other).status(), 481);
     world.advance(Duration::from_secs(61));
-    world.send(bob, Request::new("AUTH", &session, &bob_uri).octets());
+    world.send(bob, Request::new("AUTH", &session, &bob_uri).bytes());
     assert_eq!(world.take_one(bob).status(), 481);
 }
 
@@ -666,7 +666,7 @@ fn both_algorithms_work_and_only_those_offered() {
     let challenge = challenged(&mut world, conn, &to);
     let offers: Vec<String> = challenge
         .head
-        .headers(&challenge.octets)
+        .headers(&challenge.bytes)
         .filter(|(name, _)| *name == b"WWW-Authenticate")
         .map(|(_, value)| String::from_utf8(value.to_vec()).unwrap())
         .collect();
@@ -687,14 +687,14 @@ fn both_algorithms_work_and_only_those_offered() {
     assert_eq!(auth_with(&mut world, conn, &to, &authorization).status(), 401);
 }
 
-// RFC 4975, 7.1: no body but that of a SEND exceeds 10240 octets; AUTH is no exception.
+// RFC 4975, 7.1: no body but that of a SEND exceeds 10240 bytes; AUTH is no exception.
 #[test]
 fn auth_with_an_endless_body_ends_the_connection() {
     let mut world = World::new(1);
     let conn = world.connect(0);
     let uri = world.end(conn).uri.clone();
     let request = Request::new("AUTH", &relay_uri(), &uri).body(&[b'a'; 20_000]);
-    world.send(conn, request.octets());
+    world.send(conn, request.bytes());
     assert_eq!(world.take_one(conn).status(), 400);
     assert!(world.is_closed(conn));
     assert_eq!(world.link(conn).closing, Some(CloseReason::BodyTooLong));

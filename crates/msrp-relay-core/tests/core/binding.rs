@@ -24,7 +24,7 @@ fn osier(cores: usize) -> World {
     World::with(settings)
 }
 
-// X3: octet for octet but for transaction ids and the minted URI.
+// X3: byte for byte but for transaction ids and the minted URI.
 #[test]
 fn send_and_success_report_through_one_relay_match_the_worked_example() {
     let mut world = osier(1);
@@ -94,15 +94,15 @@ fn send_between_two_sessions_of_this_relay_matches_the_worked_example() {
 fn whole_messages_of_any_size_arrive_unchanged() {
     for (name, mut line) in lines() {
         let world = &mut line.world;
-        for octets in [0, 1, 2, 511, 512, 2047, 2048, 2049, 5000, 70_000] {
-            let body = pattern(octets);
+        for bytes in [0, 1, 2, 511, 512, 2047, 2048, 2049, 5000, 70_000] {
+            let body = pattern(bytes);
             let request = Request::send(&line.path, &line.from_uri, "mess", &body);
-            world.send(line.from, request.octets());
+            world.send(line.from, request.bytes());
             world.run();
             let answer = only(world.take(line.from), "200");
-            assert_eq!(answer.tid(), request.tid, "{name} {octets}");
+            assert_eq!(answer.tid(), request.tid, "{name} {bytes}");
             let frames = world.take(line.to);
-            assert_eq!(joined(&frames), body, "{name} {octets}");
+            assert_eq!(joined(&frames), body, "{name} {bytes}");
             for frame in &frames {
                 assert_ne!(frame.tid(), request.tid);
                 assert_eq!(frame.to_path(), line.to_uri);
@@ -122,7 +122,7 @@ fn bodiless_send_is_forwarded_and_answered() {
     for (name, mut line) in lines() {
         let world = &mut line.world;
         let request = Request::bodiless(&line.path, &line.from_uri, "mess").header("Keep-Alive", "yes");
-        world.send(line.from, request.octets());
+        world.send(line.from, request.bytes());
         world.run();
         assert_eq!(only(world.take(line.from), "200").tid(), request.tid);
         let frame = only(world.take(line.to), "SEND");
@@ -141,12 +141,12 @@ fn both_directions_work_at_once() {
         world.end(line.to).answers = Answers::Always(200);
         let (there, back) = (pattern(300_000), pattern(200_001));
         let hello = Request::send(&line.path, &line.from_uri, "hello", b"hi");
-        world.send(line.from, hello.octets());
+        world.send(line.from, hello.bytes());
         world.run();
         world.take(line.from);
         world.take(line.to);
-        world.send(line.from, Request::send(&line.path, &line.from_uri, "there", &there).octets());
-        world.send(line.to, Request::send(&line.back, &line.to_uri, "back", &back).octets());
+        world.send(line.from, Request::send(&line.path, &line.from_uri, "there", &there).bytes());
+        world.send(line.to, Request::send(&line.back, &line.to_uri, "back", &back).bytes());
         world.run();
         assert_eq!(joined(&world.take(line.to)), there, "{name}");
         assert_eq!(joined(&world.take(line.from)), back, "{name}");
@@ -163,8 +163,8 @@ fn crossing_first_requests_are_one_link() {
         let mut world = World::new(2);
         world.hold_parcels = true;
         let pair = world.pair(a, b);
-        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess1", b"from alice").octets());
-        world.send(pair.bob, Request::send(&pair.to_alice, &pair.bob_uri, "mess2", b"from bob").octets());
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess1", b"from alice").bytes());
+        world.send(pair.bob, Request::send(&pair.to_alice, &pair.bob_uri, "mess2", b"from bob").bytes());
         world.run();
         world.hold_parcels = false;
         world.run();
@@ -191,15 +191,15 @@ fn far_end_that_comes_to_us_takes_over_from_the_dial() {
             let body = pattern(body);
             let to = format!("{session} {finch_uri}");
             let request = Request::send(&to, &alice_uri, "mess1", &body);
-            let octets = request.octets();
+            let bytes = request.bytes();
             // The second half is still on its way when the far end comes.
-            let (first, second) = octets.split_at(octets.len() - 5);
+            let (first, second) = bytes.split_at(bytes.len() - 5);
             world.send(alice, first);
             world.run();
             assert_eq!(world.dials.len(), 1);
 
             let hello = Request::bodiless(&format!("{session} {alice_uri}"), &finch_uri, "mess2");
-            world.send(finch, hello.octets());
+            world.send(finch, hello.bytes());
             world.run();
             world.send(alice, second);
             world.run();
@@ -216,7 +216,7 @@ fn far_end_that_comes_to_us_takes_over_from_the_dial() {
             assert!(frames.iter().any(|f| f.is("SEND") && f.message_id() == "mess2"));
             assert!(frames.iter().any(|f| f.is("200") && f.tid() == request.tid));
             // The way back works over the same connection.
-            world.send(alice, Request::send(&to, &alice_uri, "mess3", b"x").octets());
+            world.send(alice, Request::send(&to, &alice_uri, "mess3", b"x").bytes());
             world.run();
             assert_eq!(only(world.take(finch), "SEND").message_id(), "mess3");
             world.assert_idle();
@@ -232,7 +232,7 @@ fn far_end_on_a_second_connection_gets_506_once_the_dial_is_up() {
     let world = &mut line.world;
     let other = world.connect(0);
     let request = Request::bodiless(&line.back, &line.to_uri, "mess2");
-    world.send(other, request.octets());
+    world.send(other, request.bytes());
     assert_eq!(world.take_one(other).status(), 506);
 }
 
@@ -244,12 +244,12 @@ fn stranger_cannot_take_over_a_dial() {
     let (alice, session) = world.client(0, "alice");
     let alice_uri = world.end(alice).uri.clone();
     let to = format!("{session} msrps://203.0.113.40:49300/p8Yc2nB6vH1xLk;tcp");
-    world.send(alice, Request::bodiless(&to, &alice_uri, "mess1").octets());
+    world.send(alice, Request::bodiless(&to, &alice_uri, "mess1").bytes());
     world.run();
     let mallory = world.connect(0);
     let uri = world.end(mallory).uri.clone();
     let request = Request::bodiless(&format!("{session} {alice_uri}"), &uri, "mess2");
-    world.send(mallory, request.octets());
+    world.send(mallory, request.bytes());
     assert_eq!(world.take_one(mallory).status(), 506);
     let conn = world.finish_dial(0, true).unwrap();
     world.run();
@@ -268,10 +268,10 @@ fn byte_range_is_added_where_it_is_missing() {
         let mut line = line(Shape::Both, 0, 0);
         let mut request =
             Request::new("SEND", &line.path, &line.from_uri).header("Message-ID", "mess").flag(flag);
-        if let Some(octets) = body {
-            request = request.body(&pattern(octets));
+        if let Some(bytes) = body {
+            request = request.body(&pattern(bytes));
         }
-        line.world.send(line.from, request.octets());
+        line.world.send(line.from, request.bytes());
         line.world.run();
         let frame = only(line.world.take(line.to), "SEND");
         assert_eq!(frame.range_text(), expected);
@@ -312,7 +312,7 @@ fn look_alike_end_lines_pass_through_at_any_read_size() {
         let world = &mut line.world;
         world.read_max = read_max;
         let request = Request::send(&line.path, &line.from_uri, "mess", &body);
-        world.send(line.from, request.octets());
+        world.send(line.from, request.bytes());
         world.run();
         assert_eq!(joined(&world.take(line.to)), body, "{read_max}");
     }
@@ -323,35 +323,35 @@ fn look_alike_end_lines_pass_through_at_any_read_size() {
 fn stalled_receiver_pauses_its_sender_and_nobody_else() {
     for (name, mut line) in lines() {
         let world = &mut line.world;
-        let high = world.settings.limits.queue_octets_high;
-        let low = world.settings.limits.queue_octets_low;
+        let high = world.settings.limits.queue_bytes_high;
+        let low = world.settings.limits.queue_bytes_low;
         let other = world.pair(0, 1);
         world.end(line.to).answers = Answers::Always(200);
         let body = pattern(3_000_000);
         world.link_mut(line.to).stalled = true;
         world.queued_max = 0;
-        world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", &body).octets());
+        world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", &body).bytes());
         world.run();
         assert!(world.link(line.from).paused, "{name}");
         let bound = high + world.read_max + 1024;
         assert!(world.queued_max <= bound, "{name} {}", world.queued_max);
-        assert!(world.sizes().octets_queued > high);
+        assert!(world.sizes().bytes_queued > high);
 
         // Somebody else's message does not notice.
         let hello = Request::send(&other.to_bob, &other.alice_uri, "hello", b"hi");
-        world.send(other.alice, hello.octets());
+        world.send(other.alice, hello.bytes());
         world.run();
         assert_eq!(world.take(other.bob).len(), 1);
 
         // Reading goes on only at the low mark, and stops again at the high one.
         world.link_mut(line.to).stalled = false;
         while world.link(line.from).paused {
-            assert!(world.sizes().octets_queued > low, "{name}");
+            assert!(world.sizes().bytes_queued > low, "{name}");
             world.link_mut(line.to).window = 1;
             world.write(line.to);
             world.deliver_all();
         }
-        assert!(world.sizes().octets_queued <= low);
+        assert!(world.sizes().bytes_queued <= low);
         world.link_mut(line.to).window = usize::MAX;
         world.run();
         assert!(world.queued_max <= bound, "{name} {}", world.queued_max);
@@ -371,11 +371,11 @@ fn flood_of_small_messages_is_bounded_too() {
             let id = format!("m{n:06}");
             let request =
                 Request::send(&line.path, &line.from_uri, &id, &[b'x'; 200]).header("Failure-Report", "no");
-            world.send(line.from, request.octets());
+            world.send(line.from, request.bytes());
         }
         world.run();
         assert!(world.link(line.from).paused, "{name}");
-        let bound = world.settings.limits.queue_octets_high + 4 * world.read_max;
+        let bound = world.settings.limits.queue_bytes_high + 4 * world.read_max;
         assert!(world.queued_max <= bound, "{name} {}", world.queued_max);
         world.link_mut(line.to).stalled = false;
         world.run();
@@ -393,25 +393,25 @@ fn flood_of_small_messages_is_bounded_too() {
 fn waiting_frame_cuts_a_running_chunk_and_leaves_no_gap() {
     for (name, mut line) in lines() {
         let world = &mut line.world;
-        let flush = world.settings.limits.flush_octets_max;
+        let flush = world.settings.limits.flush_bytes_max;
         let body = pattern(1_000_000);
         world.end(line.from).answers = Answers::Always(200);
         world.end(line.to).answers = Answers::Always(200);
         world.link_mut(line.to).window = 1;
-        world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", &body).octets());
+        world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", &body).bytes());
         world.run();
         assert!(world.end(line.to).in_frame());
-        let before = world.link(line.to).end.octets_received;
+        let before = world.link(line.to).end.bytes_received;
         // The receiver sends something itself and waits for the answer.
         let back = Request::bodiless(&line.back, &line.to_uri, "back");
-        world.send(line.to, back.octets());
+        world.send(line.to, back.bytes());
         world.run();
         world.link_mut(line.to).window = 1;
         world.run();
         let frames = world.take(line.to);
         assert!(frames[0].is("SEND") && frames[0].flag == Flag::More, "{name}");
         assert!(frames[1].is("200") && frames[1].tid() == back.tid, "{name}");
-        let waited = world.link(line.to).end.octets_received - before;
+        let waited = world.link(line.to).end.bytes_received - before;
         assert!(waited as usize <= flush + 1000, "{name} {waited}");
 
         let mut frames: Vec<Frame> = frames;
@@ -420,7 +420,7 @@ fn waiting_frame_cuts_a_running_chunk_and_leaves_no_gap() {
             world.link_mut(line.to).window = window;
             world.run();
             let back = Request::bodiless(&line.back, &line.to_uri, "back");
-            world.send(line.to, back.octets());
+            world.send(line.to, back.bytes());
             world.run();
         }
         world.link_mut(line.to).window = usize::MAX;
@@ -445,18 +445,18 @@ fn waiting_frame_cuts_a_running_chunk_and_leaves_no_gap() {
 #[test]
 fn no_piece_of_a_cut_chunk_is_empty() {
     let mut settings = settings(1);
-    settings.limits.flush_octets_max = 4096;
-    for octets in (7100..7250).chain(4090..4100) {
+    settings.limits.flush_bytes_max = 4096;
+    for bytes in (7100..7250).chain(4090..4100) {
         let mut world = World::with(settings.clone());
         let pair = world.pair(0, 0);
-        let body = pattern(octets);
+        let body = pattern(bytes);
         world.link_mut(pair.bob).window = 0;
         let request = Request::send(&pair.to_bob, &pair.alice_uri, "mess", &body);
-        world.send(pair.alice, request.octets());
+        world.send(pair.alice, request.bytes());
         for _ in 0..3 {
             world.run();
             let back = Request::bodiless(&pair.to_alice, &pair.bob_uri, "back");
-            world.send(pair.bob, back.octets());
+            world.send(pair.bob, back.bytes());
             world.run();
             world.link_mut(pair.bob).window = 1;
         }
@@ -465,7 +465,7 @@ fn no_piece_of_a_cut_chunk_is_empty() {
         let frames = world.take(pair.bob);
         assert_eq!(joined(&frames), body);
         let mut sends = frames.iter().filter(|f| f.is("SEND"));
-        assert!(sends.all(|f| !f.body.is_empty()), "{octets}");
+        assert!(sends.all(|f| !f.body.is_empty()), "{bytes}");
     }
 }
 
@@ -477,19 +477,19 @@ fn incomplete_small_request_does_not_cut_a_running_chunk() {
     let (file, chat) = (world.connect(0), world.connect(0));
     let chat_uri = world.end(chat).uri.clone();
     let small = Request::send(&second, &chat_uri, "chat", b"hello");
-    let octets = small.octets();
-    world.send(chat, &octets[..octets.len() - 9]);
+    let bytes = small.bytes();
+    world.send(chat, &bytes[..bytes.len() - 9]);
     world.link_mut(bob).window = 1;
     let file_uri = world.end(file).uri.clone();
     let body = pattern(600_000);
     let request = Request::send(&first, &file_uri, "file", &body);
-    world.send(file, request.octets());
+    world.send(file, request.bytes());
     for _ in 0..3 {
         world.run();
         world.link_mut(bob).window = 1;
     }
     assert!(world.take(bob).is_empty(), "cut for nothing");
-    world.send(chat, &octets[octets.len() - 9..]);
+    world.send(chat, &bytes[bytes.len() - 9..]);
     world.run();
     world.link_mut(bob).window = 1;
     world.run();
@@ -507,11 +507,11 @@ fn chunk_of_a_small_message_is_not_streamed() {
         .header("Message-ID", "mess")
         .header("Byte-Range", "1-*/2048")
         .body(&pattern(2048));
-    let octets = request.octets();
-    world.send(line.from, &octets[..octets.len() - 20]);
+    let bytes = request.bytes();
+    world.send(line.from, &bytes[..bytes.len() - 20]);
     world.run();
     assert!(!world.end(line.to).in_frame());
-    world.send(line.from, &octets[octets.len() - 20..]);
+    world.send(line.from, &bytes[bytes.len() - 20..]);
     world.run();
     assert_eq!(world.take(line.to).len(), 1);
 }
@@ -525,11 +525,11 @@ fn pieces_of_a_cut_chunk_have_different_transaction_ids() {
     world.end(line.to).answers = Answers::Always(200);
     world.link_mut(line.to).window = 1;
     let request = Request::send(&line.path, &line.from_uri, "mess", &body);
-    world.send(line.from, request.octets());
+    world.send(line.from, request.bytes());
     for _ in 0..4 {
         world.run();
         let back = Request::bodiless(&line.back, &line.to_uri, "back");
-        world.send(line.to, back.octets());
+        world.send(line.to, back.bytes());
         world.link_mut(line.to).window = 1;
     }
     world.link_mut(line.to).window = usize::MAX;
@@ -557,7 +557,7 @@ fn two_sources_on_one_connection_take_turns() {
             let conn = world.connect(a);
             let uri = world.end(conn).uri.clone();
             let request = Request::send(to, &uri, &format!("mess{n}"), &bodies[n]);
-            world.send(conn, request.octets());
+            world.send(conn, request.bytes());
             sources.push(conn);
         }
         let mut frames = Vec::new();
@@ -572,7 +572,7 @@ fn two_sources_on_one_connection_take_turns() {
                 frames.iter().filter(mine).map(|f| f.body.len()).sum()
             });
         }
-        let flush = world.settings.limits.flush_octets_max;
+        let flush = world.settings.limits.flush_bytes_max;
         assert!(got[0].abs_diff(got[1]) <= 2 * flush, "{got:?}");
         assert!(got[0] > 3 * flush, "{got:?}");
         world.link_mut(bob).window = usize::MAX;
@@ -600,11 +600,11 @@ fn small_message_does_not_wait_behind_a_file() {
     let file = world.connect(0);
     let uri = world.end(file).uri.clone();
     let body = pattern(1_000_000);
-    world.send(file, Request::send(&first, &uri, "file", &body).octets());
+    world.send(file, Request::send(&first, &uri, "file", &body).bytes());
     world.run();
     let chat = world.connect(0);
     let uri = world.end(chat).uri.clone();
-    world.send(chat, Request::send(&second, &uri, "chat", b"hello").octets());
+    world.send(chat, Request::send(&second, &uri, "chat", b"hello").bytes());
     world.run();
     world.link_mut(bob).window = 1;
     world.run();
@@ -621,7 +621,7 @@ fn other_requests_are_answered_end_to_end() {
             let request = Request::new(method, &line.path, &line.from_uri)
                 .header("Use-Nickname", "\"Al\"")
                 .body(b"anything");
-            world.send(line.from, request.octets());
+            world.send(line.from, request.bytes());
             world.run();
             assert!(world.take(line.from).is_empty(), "answered by the relay");
             let frame = only(world.take(line.to), method);
@@ -650,22 +650,22 @@ fn unknown_method_gets_501_where_not_allowed() {
     let mut world = World::with(settings);
     let pair = world.pair(0, 0);
     let request = Request::new("FUTURE", &pair.to_bob, &pair.alice_uri);
-    world.send(pair.alice, request.octets());
+    world.send(pair.alice, request.bytes());
     assert_eq!(world.take_one(pair.alice).status(), 501);
     assert!(world.take(pair.bob).is_empty());
     let request = Request::new("NICKNAME", &pair.to_bob, &pair.alice_uri);
-    world.send(pair.alice, request.octets());
+    world.send(pair.alice, request.bytes());
     world.run();
     assert_eq!(world.take(pair.bob).len(), 1);
 }
 
-// RFC 4975, 7.1: 10240 octets at most in any other request.
+// RFC 4975, 7.1: 10240 bytes at most in any other request.
 #[test]
 fn long_body_of_another_method_gets_400_and_sessions_keep_their_connection() {
     let mut line = line(Shape::Both, 0, 1);
     let world = &mut line.world;
     let request = Request::new("NICKNAME", &line.path, &line.from_uri).body(&pattern(20_000));
-    world.send(line.from, request.octets());
+    world.send(line.from, request.bytes());
     assert_eq!(world.take_one(line.from).status(), 400);
     assert!(!world.is_closed(line.from) && !world.is_closed(line.to));
 }
@@ -690,7 +690,7 @@ fn request_for_no_session_gets_481() {
         for core in [0, 1] {
             let conn = world.connect(core);
             let uri = world.end(conn).uri.clone();
-            world.send(conn, Request::send(&to, &uri, "mess", b"x").octets());
+            world.send(conn, Request::send(&to, &uri, "mess", b"x").bytes());
             assert_eq!(world.take_one(conn).status(), 481, "{why}");
             world.lose(conn);
         }
@@ -709,12 +709,12 @@ fn unwanted_answers_are_not_sent() {
     let silent = Request::send(&to, &uri, "mess", b"x").header("Failure-Report", "no");
     let report =
         Request::new("REPORT", &to, &uri).header("Message-ID", "mess").header("Status", "000 200 OK");
-    world.send(conn, silent.octets());
-    world.send(conn, report.octets());
+    world.send(conn, silent.bytes());
+    world.send(conn, report.bytes());
     world.run();
     assert!(world.take(conn).is_empty());
     let partial = Request::send(&to, &uri, "mess", b"x").header("Failure-Report", "partial");
-    world.send(conn, partial.octets());
+    world.send(conn, partial.bytes());
     assert_eq!(world.take_one(conn).status(), 481);
 }
 
@@ -726,7 +726,7 @@ fn failure_report_decides_who_gets_200() {
             let world = &mut line.world;
             let request =
                 Request::send(&line.path, &line.from_uri, "mess", b"x").header("Failure-Report", wish);
-            world.send(line.from, request.octets());
+            world.send(line.from, request.bytes());
             world.run();
             assert_eq!(world.take(line.from).len(), answers, "{name} {wish}");
             let frame = only(world.take(line.to), "SEND");
@@ -744,7 +744,7 @@ fn stolen_session_uri_on_another_connection_gets_481() {
         let pair = world.pair(0, 1);
         let thief = world.connect(core);
         for to in [pair.to_bob.clone(), format!("{} msrps://203.0.113.40:1/x;tcp", pair.alice_session)] {
-            world.send(thief, Request::send(&to, &pair.alice_uri, "mess", b"x").octets());
+            world.send(thief, Request::send(&to, &pair.alice_uri, "mess", b"x").bytes());
             assert_eq!(world.take_one(thief).status(), 481);
         }
         assert!(world.dialled.is_empty() && world.dials.is_empty());
@@ -759,11 +759,11 @@ fn second_connection_for_a_bound_session_gets_506() {
         let mut line = line(Shape::Receiver, a, b);
         let world = &mut line.world;
         let first = Request::bodiless(&line.path, &line.from_uri, "mess1");
-        world.send(line.from, first.octets());
+        world.send(line.from, first.bytes());
         assert_eq!(world.take_one(line.from).status(), 200);
         let second = world.connect(a);
         let request = Request::bodiless(&line.path, &line.from_uri, "mess2");
-        world.send(second, request.octets());
+        world.send(second, request.bytes());
         assert_eq!(world.take_one(second).status(), 506);
         assert_eq!(only(world.take(line.to), "SEND").message_id(), "mess1");
     }
@@ -775,12 +775,12 @@ fn third_session_gets_506_and_may_still_go_elsewhere() {
     for (a, b) in LAYOUTS {
         let mut world = World::new(2);
         let pair = world.pair(a, b);
-        world.send(pair.alice, Request::bodiless(&pair.to_bob, &pair.alice_uri, "mess").octets());
+        world.send(pair.alice, Request::bodiless(&pair.to_bob, &pair.alice_uri, "mess").bytes());
         assert_eq!(world.take_one(pair.alice).status(), 200);
         let (carol, session) = world.client(a, "carol");
         let uri = world.end(carol).uri.clone();
         let to = format!("{session} {} {}", pair.bob_session, pair.bob_uri);
-        world.send(carol, Request::bodiless(&to, &uri, "mess2").octets());
+        world.send(carol, Request::bodiless(&to, &uri, "mess2").bytes());
         world.run();
         // Across cores it may have been answered before it is refused.
         let told = world.take(carol).pop().unwrap();
@@ -790,7 +790,7 @@ fn third_session_gets_506_and_may_still_go_elsewhere() {
         let (dave, dave_session) = world.client(b, "bob");
         let dave_uri = world.end(dave).uri.clone();
         let to = format!("{session} {dave_session} {dave_uri}");
-        world.send(carol, Request::bodiless(&to, &uri, "mess3").octets());
+        world.send(carol, Request::bodiless(&to, &uri, "mess3").bytes());
         assert_eq!(world.take_one(carol).status(), 200);
         assert_eq!(only(world.take(dave), "SEND").message_id(), "mess3");
         assert_eq!(only(world.take(pair.bob), "SEND").message_id(), "mess");
@@ -804,7 +804,7 @@ fn bound_session_does_not_go_elsewhere() {
     let world = &mut line.world;
     let session = line.path.split(' ').next().unwrap();
     let to = format!("{session} msrps://203.0.113.41:49300/other;tcp");
-    world.send(line.from, Request::bodiless(&to, &line.from_uri, "mess").octets());
+    world.send(line.from, Request::bodiless(&to, &line.from_uri, "mess").bytes());
     assert_eq!(world.take_one(line.from).status(), 481);
     assert_eq!(world.dialled.len(), 1);
 }
@@ -815,7 +815,7 @@ fn same_uri_twice_in_a_path_gets_400() {
     let mut world = World::new(1);
     let pair = world.pair(0, 0);
     let to = format!("{0} {0} {1}", pair.alice_session, pair.bob_uri);
-    world.send(pair.alice, Request::bodiless(&to, &pair.alice_uri, "mess").octets());
+    world.send(pair.alice, Request::bodiless(&to, &pair.alice_uri, "mess").bytes());
     assert_eq!(world.take_one(pair.alice).status(), 400);
 }
 
@@ -831,13 +831,13 @@ fn next_hop_that_cannot_be_dialled_gets_408() {
         ["msrp://203.0.113.40:49300/x;tcp", "msrps://203.0.113.40:49300/x;ws", "msrps://peer.example/x;tcp"]
     {
         let to = format!("{session} {next}");
-        world.send(alice, Request::bodiless(&to, &uri, "mess").octets());
+        world.send(alice, Request::bodiless(&to, &uri, "mess").bytes());
         assert_eq!(world.take_one(alice).status(), 408, "{next}");
     }
     assert!(world.dials.is_empty());
     // Nothing was bound by that.
     let to = format!("{session} msrps://203.0.113.40:49300/x;tcp");
-    world.send(alice, Request::bodiless(&to, &uri, "mess").octets());
+    world.send(alice, Request::bodiless(&to, &uri, "mess").bytes());
     assert_eq!(world.take_one(alice).status(), 200);
 }
 
@@ -848,7 +848,7 @@ fn next_hop_with_more_behind_it_is_dialled_as_a_relay() {
     let (alice, session) = world.client(0, "alice");
     let uri = world.end(alice).uri.clone();
     let to = format!("{session} msrps://r2.alder.example:2855/Gm4y;tcp msrps://192.0.2.1:5/b;tcp");
-    world.send(alice, Request::bodiless(&to, &uri, "mess").octets());
+    world.send(alice, Request::bodiless(&to, &uri, "mess").bytes());
     world.run();
     let (target, conn) = world.dialled[0].clone();
     assert!(target.relay && target.secure);
@@ -863,7 +863,7 @@ fn stray_responses_are_dropped_silently() {
     let mut line = line(Shape::Both, 0, 1);
     let world = &mut line.world;
     let request = Request::send(&line.path, &line.from_uri, "mess", b"x");
-    world.send(line.from, request.octets());
+    world.send(line.from, request.bytes());
     world.run();
     world.take(line.from);
     let frame = only(world.take(line.to), "SEND");
@@ -885,7 +885,7 @@ fn response_with_a_wrong_path_still_ends_its_transaction() {
     let mut line = line(Shape::Both, 0, 0);
     let world = &mut line.world;
     let request = Request::send(&line.path, &line.from_uri, "mess", b"x");
-    world.send(line.from, request.octets());
+    world.send(line.from, request.bytes());
     world.run();
     world.take(line.from);
     let frame = only(world.take(line.to), "SEND");
@@ -902,7 +902,7 @@ fn defective_response_is_not_forwarded() {
     let mut line = line(Shape::Both, 0, 1);
     let world = &mut line.world;
     let request = Request::new("NICKNAME", &line.path, &line.from_uri);
-    world.send(line.from, request.octets());
+    world.send(line.from, request.bytes());
     world.run();
     let frame = only(world.take(line.to), "NICKNAME");
     let good = String::from_utf8(frame.response(200)).unwrap();
@@ -924,9 +924,9 @@ fn defective_request_gets_400_and_harms_nobody() {
         .header("Message-ID", "mess")
         .header("Byte-Range", "0-5/5")
         .body(b"hello");
-    world.send(line.from, bad.octets());
+    world.send(line.from, bad.bytes());
     assert_eq!(world.take_one(line.from).status(), 400);
-    world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", b"x").octets());
+    world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", b"x").bytes());
     assert_eq!(world.take_one(line.from).status(), 200);
 }
 
@@ -939,7 +939,7 @@ fn unparseable_input_ends_its_own_connection_only() {
     world.send(stranger, "GET / HTTP/1.1\r\n\r\n");
     world.run();
     assert!(world.is_closed(stranger));
-    world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "m001", b"x").octets());
+    world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "m001", b"x").bytes());
     assert_eq!(world.take_one(pair.alice).status(), 200);
     assert_eq!(world.take(pair.bob).len(), 1);
 }
@@ -948,24 +948,24 @@ fn unparseable_input_ends_its_own_connection_only() {
 #[test]
 fn byte_range_at_the_edge_of_64_bits_is_harmless() {
     for start in [u64::MAX, u64::MAX - 1, u64::MAX - 5000] {
-        for octets in [1, 10, 5000, 200_000] {
+        for bytes in [1, 10, 5000, 200_000] {
             for wish in ["yes", "partial"] {
                 let mut line = line(Shape::Both, 0, 1);
                 let world = &mut line.world;
-                let body = pattern(octets);
+                let body = pattern(bytes);
                 let request = Request::new("SEND", &line.path, &line.from_uri)
                     .header("Message-ID", "mess")
                     .header("Byte-Range", &format!("{start}-*/*"))
                     .header("Failure-Report", wish)
                     .body(&body);
-                let octets = request.octets();
+                let bytes = request.bytes();
                 world.link_mut(line.to).window = 1;
-                world.send(line.from, &octets[..octets.len() - 3]);
+                world.send(line.from, &bytes[..bytes.len() - 3]);
                 world.run();
                 let back = Request::bodiless(&line.back, &line.to_uri, "back");
-                world.send(line.to, back.octets());
+                world.send(line.to, back.bytes());
                 world.link_mut(line.to).window = usize::MAX;
-                world.send(line.from, &octets[octets.len() - 3..]);
+                world.send(line.from, &bytes[bytes.len() - 3..]);
                 world.run();
                 let frames = world.take(line.to);
                 let got: usize = frames.iter().map(|f| f.body.len()).sum();

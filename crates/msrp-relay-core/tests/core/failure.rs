@@ -38,7 +38,7 @@ fn told(frames: &[Frame]) -> Told {
 
 fn send(world: &mut World, line: &Ends, id: &str, body: &[u8], wish: &str) -> Request {
     let request = Request::send(&line.path, &line.from_uri, id, body).header("Failure-Report", wish);
-    world.send(line.from, request.octets());
+    world.send(line.from, request.bytes());
     world.run();
     request
 }
@@ -72,11 +72,11 @@ fn all_lines() -> impl Iterator<Item = (String, World, Ends)> {
     })
 }
 
-/// The sender's request as far as `octets` of its body.
-fn begin(world: &mut World, ends: &Ends, id: &str, body: &[u8], octets: usize) -> Request {
+/// The sender's request as far as `bytes` of its body.
+fn begin(world: &mut World, ends: &Ends, id: &str, body: &[u8], bytes: usize) -> Request {
     let request = Request::send(&ends.path, &ends.from_uri, id, body);
     world.send(ends.from, request.head());
-    world.send(ends.from, &body[..octets]);
+    world.send(ends.from, &body[..bytes]);
     world.run();
     request
 }
@@ -91,7 +91,7 @@ fn dial_that_fails_is_told_by_a_report_408() {
         let uri = world.end(alice).uri.clone();
         let to = format!("{session} {FAR}");
         let request = Request::send(&to, &uri, "mess1", b"hello").header("Failure-Report", wish);
-        world.send(alice, request.octets());
+        world.send(alice, request.bytes());
         world.run();
         world.finish_dial(0, false);
         world.run();
@@ -103,7 +103,7 @@ fn dial_that_fails_is_told_by_a_report_408() {
         world.assert_idle();
 
         // Nothing was bound: another attempt dials again.
-        world.send(alice, Request::bodiless(&to, &uri, "mess2").octets());
+        world.send(alice, Request::bodiless(&to, &uri, "mess2").bytes());
         world.run();
         assert_eq!(world.dials.len(), 1);
         world.close_all();
@@ -119,11 +119,11 @@ fn dial_that_fails_under_a_running_chunk_is_told_by_its_response() {
     let uri = world.end(alice).uri.clone();
     let body = pattern(100_000);
     let request = Request::send(&format!("{session} {FAR}"), &uri, "mess1", &body);
-    let octets = request.octets();
-    world.send(alice, &octets[..60_000]);
+    let bytes = request.bytes();
+    world.send(alice, &bytes[..60_000]);
     world.run();
     world.finish_dial(0, false);
-    world.send(alice, &octets[60_000..]);
+    world.send(alice, &bytes[60_000..]);
     world.run();
     let told = told(&world.take(alice));
     assert_eq!((told.errors, told.ok), (vec![408], 0));
@@ -142,7 +142,7 @@ fn error_response_becomes_a_report_with_its_code_and_a_computed_range() {
                 .header("Byte-Range", "21-*/36")
                 .header("Failure-Report", wish)
                 .body(b"UVWXYZ0123456789");
-            world.send(ends.from, request.octets());
+            world.send(ends.from, request.bytes());
             world.run();
             world.take(ends.from);
             let frame = only(world.take(ends.to), "SEND");
@@ -181,14 +181,14 @@ fn report_is_never_answered_nor_reported() {
             .header("Message-ID", "mess1")
             .header("Byte-Range", "1-*/*")
             .header("Status", "000 413 No");
-        world.send(ends.to, report.octets());
+        world.send(ends.to, report.bytes());
         world.run();
         let got = only(world.take(ends.from), "REPORT");
         assert_eq!(world.sizes().transactions, 0, "{name}");
         world.send(ends.from, got.response(481));
         world.run();
         world.lose(ends.from);
-        world.send(ends.to, report.octets());
+        world.send(ends.to, report.bytes());
         world.run();
         let frames = world.take(ends.to);
         assert!(frames.is_empty(), "{name} {frames:#?}");
@@ -291,7 +291,7 @@ fn receiver_lost_in_the_middle_of_a_file_is_told_exactly_once() {
 // F10 across cores: the connection is gone, and its session's home has not heard of it yet. However
 // much of the request is under way by then, there is one notice, and it covers all of it.
 #[test]
-fn octets_under_way_to_a_lost_connection_are_told_of_once() {
+fn bytes_under_way_to_a_lost_connection_are_told_of_once() {
     for shape in [Shape::Both, Shape::Receiver] {
         for (a, b) in LAYOUTS {
             // How much has been delivered, how much sent; `None`: not even the head has been.
@@ -356,7 +356,7 @@ fn unanswered_chunks_of_a_message_are_merged_into_one_report_on_disconnect() {
                     .header("Byte-Range", &format!("{start}-{}/50", start + 9))
                     .body(&[b'x'; 10])
                     .flag(flag);
-                world.send(ends.from, request.octets());
+                world.send(ends.from, request.bytes());
             }
         }
         world.run();
@@ -381,7 +381,7 @@ fn answered_chunks_are_not_in_the_range_of_a_report() {
             .header("Byte-Range", &format!("{start}-{}/50", start + 9))
             .body(&[b'x'; 10])
             .flag(flag);
-        world.send(ends.from, request.octets());
+        world.send(ends.from, request.bytes());
     }
     world.run();
     let frames = world.take(ends.to);
@@ -395,7 +395,7 @@ fn answered_chunks_are_not_in_the_range_of_a_report() {
     assert_eq!(ranges, ["1-10/50", "21-40/50"]);
 }
 
-/// Sends a message of 600,000 octets, the last of them perhaps not yet, that the receiver gets in
+/// Sends a message of 600,000 bytes, the last of them perhaps not yet, that the receiver gets in
 /// pieces, because it asks for answers meanwhile.
 fn send_in_pieces(world: &mut World, ends: &Ends, complete: bool) -> (Request, Vec<u8>) {
     let body = pattern(600_000);
@@ -411,7 +411,7 @@ fn send_in_pieces(world: &mut World, ends: &Ends, complete: bool) -> (Request, V
     for _ in 0..3 {
         world.run();
         let back = Request::bodiless(&ends.back, &ends.to_uri, "back");
-        world.send(ends.to, back.octets());
+        world.send(ends.to, back.bytes());
         world.link_mut(ends.to).window = 1;
     }
     world.run();
@@ -493,7 +493,7 @@ fn source_lost_in_the_middle_of_a_chunk_ends_it_with_a_hash() {
         assert_eq!(frame.flag, Flag::Aborted, "{name}");
         assert_eq!(frame.body, &body[..50_000]);
         if !world.is_closed(ends.to) {
-            world.send(ends.to, Request::send(&ends.back, &ends.to_uri, "back", b"x").octets());
+            world.send(ends.to, Request::send(&ends.back, &ends.to_uri, "back", b"x").bytes());
             assert_eq!(world.take_one(ends.to).status(), 481, "{name}");
         }
         world.advance(Duration::from_secs(60));
@@ -508,7 +508,7 @@ fn abort_by_the_sender_is_passed_on() {
     for (name, mut world, ends) in all_lines() {
         let body = pattern(5_000);
         let request = Request::send(&ends.path, &ends.from_uri, "mess1", &body).flag(Flag::Aborted);
-        world.send(ends.from, request.octets());
+        world.send(ends.from, request.bytes());
         world.run();
         let frame = only(world.take(ends.to), "SEND");
         assert_eq!(frame.flag, Flag::Aborted);
@@ -519,7 +519,7 @@ fn abort_by_the_sender_is_passed_on() {
     }
 }
 
-// F8: 30 s from the last octet, REPORT 408 for `yes`; for `partial` and `no` silence is fine.
+// F8: 30 s from the last byte, REPORT 408 for `yes`; for `partial` and `no` silence is fine.
 #[test]
 fn silence_of_the_receiver_is_reported_for_yes_only() {
     for (name, mut world, ends) in all_lines() {
@@ -571,15 +571,15 @@ fn silence_about_a_cut_chunk_is_told_once() {
             world.link_mut(ends.to).window = 1;
             let request = Request::send(&ends.path, &ends.from_uri, "mess1", &body);
             world.send(ends.from, request.head());
-            let octets = if complete { body.len() } else { 599_000 };
-            world.send(ends.from, &body[..octets]);
+            let bytes = if complete { body.len() } else { 599_000 };
+            world.send(ends.from, &body[..bytes]);
             if complete {
                 world.send(ends.from, request.end_line());
             }
             for _ in 0..3 {
                 world.run();
                 let back = Request::bodiless(&ends.back, &ends.to_uri, "back");
-                world.send(ends.to, back.octets());
+                world.send(ends.to, back.bytes());
                 world.link_mut(ends.to).window = 1;
             }
             world.run();
@@ -595,7 +595,7 @@ fn silence_about_a_cut_chunk_is_told_once() {
             let covered: Vec<&str> = told.reports.iter().map(|(_, _, range)| &**range).collect();
             if complete {
                 assert!(told.errors.is_empty() && told.ok == 1, "{name} {told:?}");
-                assert_eq!(octets_of(&covered), 600_000, "{name} {covered:?}");
+                assert_eq!(bytes_of(&covered), 600_000, "{name} {covered:?}");
             } else {
                 assert_eq!((told.errors, told.ok), (vec![408], 0), "{name}");
                 assert!(covered.is_empty(), "{name}");
@@ -605,8 +605,8 @@ fn silence_about_a_cut_chunk_is_told_once() {
     }
 }
 
-/// How many octets are covered by ranges that follow each other.
-fn octets_of(ranges: &[&str]) -> u64 {
+/// How many bytes are covered by ranges that follow each other.
+fn bytes_of(ranges: &[&str]) -> u64 {
     let mut next = 1;
     for range in ranges {
         let (start, end) = range.split('/').next().unwrap().split_once('-').unwrap();
@@ -622,7 +622,7 @@ fn other_requests_get_408_when_nobody_answers() {
     for (name, mut world, ends) in all_lines() {
         for lose in [false, true] {
             let request = Request::new("NICKNAME", &ends.path, &ends.from_uri);
-            world.send(ends.from, request.octets());
+            world.send(ends.from, request.bytes());
             world.run();
             only(world.take(ends.to), "NICKNAME");
             if lose {
@@ -654,9 +654,9 @@ fn report_between_two_sessions_does_not_break_a_running_file() {
         world.send(ends.to, file.head());
         world.send(ends.to, &body[..100_000]);
         world.run();
-        let octets = file.end_line();
+        let bytes = file.end_line();
         world.send(ends.to, &body[100_000..]);
-        world.send(ends.to, &octets);
+        world.send(ends.to, &bytes);
         world.send(ends.to, hello.response(413));
         world.run();
         let frames = world.take(ends.from);
@@ -694,7 +694,7 @@ fn lost_receiver_harms_no_other_session() {
     let body = pattern(400_000);
     for pair in &pairs {
         world.end(pair.bob).answers = Answers::Always(200);
-        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess1", &body).octets());
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess1", &body).bytes());
         world.link_mut(pair.bob).window = 100_000;
     }
     world.run();
@@ -730,14 +730,14 @@ fn death_of_a_core_ends_its_links_and_no_others() {
             (local.alice, &local.to_bob, &local.alice_uri),
             (foreign, &to_carol, &foreign_uri),
         ] {
-            world.send(conn, Request::new("NICKNAME", to, uri).octets());
+            world.send(conn, Request::new("NICKNAME", to, uri).bytes());
             world.run();
-            // Stalled, so that the dead core holds octets of theirs.
+            // Stalled, so that the dead core holds bytes of theirs.
             for conn in [split.bob, carol, local.bob] {
                 world.link_mut(conn).stalled = true;
             }
             let request = Request::send(to, uri, "mess1", &body);
-            world.send(conn, &request.octets()[..500_000]);
+            world.send(conn, &request.bytes()[..500_000]);
         }
         world.run();
         assert!(world.link(split.alice).paused && world.link(foreign).paused);
@@ -761,14 +761,14 @@ fn death_of_a_core_ends_its_links_and_no_others() {
         let other = world.connect(0);
         let other_uri = world.end(other).uri.clone();
         let to = format!("{dave_session} {dave_uri}");
-        world.send(other, Request::bodiless(&to, &other_uri, "mess9").octets());
+        world.send(other, Request::bodiless(&to, &other_uri, "mess9").bytes());
         assert_eq!(world.take_one(other).status(), 200);
         assert_eq!(only(world.take(dave), "SEND").message_id(), "mess9");
         // The old session is nobody's now.
-        world.send(other, Request::bodiless(&to_carol, &other_uri, "mess8").octets());
+        world.send(other, Request::bodiless(&to_carol, &other_uri, "mess8").bytes());
         assert_eq!(world.take_one(other).status(), 481);
         let sizes = world.relay(0).table_sizes();
-        assert!(sizes.octets_queued < 400_000, "{sizes:?}");
+        assert!(sizes.bytes_queued < 400_000, "{sizes:?}");
         world.close_all();
     }
 }
@@ -785,7 +785,7 @@ fn death_of_the_senders_core_ends_the_chunk_with_a_hash() {
         let frame = only(world.take(ends.to), "SEND");
         assert_eq!(frame.flag, Flag::Aborted, "{shape:?}");
         assert_eq!(frame.body, &body[..50_000]);
-        world.send(ends.to, Request::send(&ends.back, &ends.to_uri, "back", b"x").octets());
+        world.send(ends.to, Request::send(&ends.back, &ends.to_uri, "back", b"x").bytes());
         assert_eq!(world.take_one(ends.to).status(), 481);
         world.advance(Duration::from_secs(60));
         assert!(world.take(ends.to).is_empty());
@@ -807,7 +807,7 @@ fn parcels_from_and_to_a_dead_core_do_no_harm() {
             world.send(ends.to, hello.response(413));
             begin(&mut world, &ends, "mess1", &body, 20_000);
             let request = Request::new("NICKNAME", &ends.back, &ends.to_uri);
-            world.send(ends.to, request.octets());
+            world.send(ends.to, request.bytes());
             world.run();
             world.kill_core(dying, true);
             // The newcomer has somebody in every slot that may be meant.
@@ -823,7 +823,7 @@ fn parcels_from_and_to_a_dead_core_do_no_harm() {
             let stranger = world.connect(1 - dying);
             let from = world.end(stranger).uri.clone();
             let to = format!("{one_session} {uri}");
-            world.send(stranger, Request::send(&to, &from, "mess9", b"x").octets());
+            world.send(stranger, Request::send(&to, &from, "mess9", b"x").bytes());
             assert_eq!(world.take_one(stranger).status(), 200);
             assert_eq!(only(world.take(one), "SEND").message_id(), "mess9");
             world.close_all();
@@ -840,7 +840,7 @@ fn orphans_of_a_dead_core_are_forgotten() {
         // From the client on core 0 to the other side on core 1.
         let request = Request::send(&ends.back, &ends.to_uri, "mess1", &[b'x'; 5000]);
         world.hold_parcels = true;
-        world.send(ends.to, &request.octets()[..3000]);
+        world.send(ends.to, &request.bytes()[..3000]);
         world.run();
         world.lose(ends.from);
         for lane in world.lanes() {
@@ -873,7 +873,7 @@ fn two_floods_that_meet_both_get_through() {
                 [(pair.alice, &pair.to_bob, &pair.alice_uri), (pair.bob, &pair.to_alice, &pair.bob_uri)]
             {
                 let request = Request::send(to, uri, &format!("m{n:05}"), &[b'x'; 100]);
-                world.send(conn, request.octets());
+                world.send(conn, request.bytes());
             }
         }
         world.run();
@@ -903,7 +903,7 @@ fn partial_is_not_held_up_by_the_cap() {
     for n in 0..100 {
         let request = Request::send(&pair.to_bob, &pair.alice_uri, &format!("m{n:04}"), b"x")
             .header("Failure-Report", "partial");
-        world.send(pair.alice, request.octets());
+        world.send(pair.alice, request.bytes());
     }
     world.run();
     let frames = world.take(pair.bob);
@@ -927,7 +927,7 @@ fn transactions_are_bounded_and_the_table_drains() {
     let pair = world.pair(0, 0);
     for n in 0..50 {
         let request = Request::send(&pair.to_bob, &pair.alice_uri, &format!("m{n:04}"), b"hello");
-        world.send(pair.alice, request.octets());
+        world.send(pair.alice, request.bytes());
     }
     world.run();
     let frames = world.take(pair.bob);
@@ -950,15 +950,15 @@ fn transactions_are_bounded_and_the_table_drains() {
 #[test]
 fn failures_are_told_though_memory_becomes_short_while_a_chunk_is_under_way() {
     let mut settings = testkit_pure::settings(1);
-    settings.limits.queue_octets_total = 1 << 20;
+    settings.limits.queue_bytes_total = 1 << 20;
     let mut world = World::with(settings);
     let pair = world.pair(0, 0);
     let slow: Vec<_> = (0..5).map(|_| world.pair(0, 0)).collect();
     for n in 0..40 {
         let request = Request::send(&pair.to_bob, &pair.alice_uri, &format!("m{n:04}"), b"hello");
-        world.send(pair.alice, request.octets());
+        world.send(pair.alice, request.bytes());
     }
-    let file = Request::send(&pair.to_bob, &pair.alice_uri, "file", &pattern(400_000)).octets();
+    let file = Request::send(&pair.to_bob, &pair.alice_uri, "file", &pattern(400_000)).bytes();
     let (first, rest) = file.split_at(100_000);
     world.send(pair.alice, first);
     world.run();
@@ -967,7 +967,7 @@ fn failures_are_told_though_memory_becomes_short_while_a_chunk_is_under_way() {
     for slow in &slow {
         world.link_mut(slow.bob).stalled = true;
         let body = vec![b'y'; 400_000];
-        world.send(slow.alice, Request::send(&slow.to_bob, &slow.alice_uri, "slow", &body).octets());
+        world.send(slow.alice, Request::send(&slow.to_bob, &slow.alice_uri, "slow", &body).bytes());
         world.run();
     }
     assert!(world.events.iter().any(|event| event.contains("QueueBytesTotal")), "memory is not short");
@@ -981,7 +981,7 @@ fn failures_are_told_though_memory_becomes_short_while_a_chunk_is_under_way() {
     assert_eq!(told(&world.take(pair.alice)).reports.len(), 40);
 }
 
-// S13: what a peer makes us keep is bounded in octets, not only in number: paths may be long.
+// S13: what a peer makes us keep is bounded in bytes, not only in number: paths may be long.
 #[test]
 fn long_paths_fill_the_table_of_transactions_earlier() {
     let mut settings = testkit_pure::settings(1);
@@ -996,7 +996,7 @@ fn long_paths_fill_the_table_of_transactions_earlier() {
             let uri = format!("msrps://a.example:1/{}{n:03};tcp", "x".repeat(100));
             let long = format!("msrps://a.example:1/{}{n:03};tcp;p={}", "x".repeat(100), "y".repeat(380));
             let from = [&[uri][..], &vec![long; uris - 1]].concat().join(" ");
-            world.send(far, Request::send(&to, &from, "mess1", b"x").octets());
+            world.send(far, Request::send(&to, &from, "mess1", b"x").bytes());
         }
         world.run();
         let written = world.take(bob).len();
@@ -1020,7 +1020,7 @@ fn requests_that_wait_are_bounded() {
     world.read_max = 512;
     for _ in 0..50 {
         let request = Request::new("NICKNAME", &pair.to_bob, &pair.alice_uri);
-        world.send(pair.alice, request.octets());
+        world.send(pair.alice, request.bytes());
     }
     world.run();
     assert!(world.link(pair.alice).paused);

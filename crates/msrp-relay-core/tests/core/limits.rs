@@ -35,18 +35,18 @@ fn was_reached(world: &World, limit: Limit) -> bool {
 /// AUTH with a password of one's choice; the answer to the second round.
 fn guess(world: &mut World, conn: Conn, user: &str, password: &str) -> Frame {
     let (to, uri) = (relay_uri(), world.end(conn).uri.clone());
-    world.send(conn, Request::new("AUTH", &to, &uri).octets());
+    world.send(conn, Request::new("AUTH", &to, &uri).bytes());
     let challenge = world.take_one(conn);
     assert_eq!(challenge.status(), 401, "{challenge:?}");
     let authorization = answer_challenge(&challenge, user, password, &to, 1);
-    world.send(conn, Request::new("AUTH", &to, &uri).header("Authorization", &authorization).octets());
+    world.send(conn, Request::new("AUTH", &to, &uri).header("Authorization", &authorization).bytes());
     world.take_one(conn)
 }
 
 // S10: the kernel spreads an address' connections over the cores; they are counted together.
 #[test]
 fn connections_of_one_address_are_bounded_over_all_cores() {
-    let mut world = world(|s| s.limits.unproven_per_address_max = 4);
+    let mut world = world(|s| s.limits.unauthenticated_per_address_max = 4);
     let kept: Vec<Conn> = (0..4).map(|n| stays(&mut world, n % CORES, "192.0.2.1").unwrap()).collect();
     assert!(stays(&mut world, 1, "192.0.2.1").is_none());
     assert!(was_reached(&world, Limit::UnauthenticatedPerAddress));
@@ -63,8 +63,8 @@ fn connections_of_one_address_are_bounded_over_all_cores() {
 #[test]
 fn authenticated_connections_of_one_address_are_bounded_too() {
     let mut world = world(|s| {
-        s.limits.peers_per_address_max = 2;
-        s.limits.unproven_per_address_max = 2;
+        s.limits.connections_per_address_max = 2;
+        s.limits.unauthenticated_per_address_max = 2;
     });
     for core in 0..2 {
         let conn = stays(&mut world, core, "2001:db8::1").unwrap();
@@ -81,7 +81,7 @@ fn authenticated_connections_of_one_address_are_bounded_too() {
 #[test]
 fn counts_survive_the_death_of_the_core_that_keeps_them() {
     for dying in 0..CORES {
-        let mut world = world(|s| s.limits.unproven_per_address_max = 3);
+        let mut world = world(|s| s.limits.unauthenticated_per_address_max = 3);
         let conns: Vec<Conn> = (0..3).map(|core| stays(&mut world, core, "192.0.2.1").unwrap()).collect();
         assert!(stays(&mut world, 0, "192.0.2.1").is_none());
         world.kill_core(dying, true);
@@ -98,7 +98,7 @@ fn counts_survive_the_death_of_the_core_that_keeps_them() {
 #[test]
 fn all_connections_of_a_core_are_told_to_a_counter_that_comes_again() {
     for dying in 1..CORES {
-        let mut world = world(|s| s.limits.unproven_per_address_max = 3);
+        let mut world = world(|s| s.limits.unauthenticated_per_address_max = 3);
         assert_eq!(world.sizes().counted, 0);
         for address in ["192.0.2.1", "192.0.2.7", "192.0.2.1", "192.0.2.8", "192.0.2.1"] {
             assert!(stays(&mut world, 0, address).is_some());
@@ -131,7 +131,7 @@ fn unauthenticated_connections_are_a_share_of_all() {
 /// The first round of AUTH: the connection waits for the client's credentials.
 fn asks(world: &mut World, conn: Conn) {
     let uri = world.end(conn).uri.clone();
-    world.send(conn, Request::new("AUTH", &relay_uri(), &uri).octets());
+    world.send(conn, Request::new("AUTH", &relay_uri(), &uri).bytes());
     assert_eq!(world.take_one(conn).status(), 401);
 }
 
@@ -215,7 +215,7 @@ fn what_a_source_has_on_all_cores_survives_the_death_of_any_other_core() {
 // has proven less.
 #[test]
 fn a_full_relay_makes_room_at_the_expense_of_who_has_proven_nothing() {
-    let mut world = world(|s| s.limits.peers_max = 3);
+    let mut world = world(|s| s.limits.connections_max = 3);
     let (alice, _) = world.client(0, "alice");
     let flood = [(); 2].map(|()| stays(&mut world, 0, "192.0.2.9").unwrap());
     let (bob, _) = world.client(0, "bob");
@@ -234,12 +234,12 @@ fn a_full_relay_makes_room_at_the_expense_of_who_has_proven_nothing() {
 // So does a connection that a client needs to its next hop.
 #[test]
 fn a_next_hop_finds_room_in_a_relay_that_is_full_of_newcomers() {
-    let mut world = world(|s| s.limits.peers_max = 3);
+    let mut world = world(|s| s.limits.connections_max = 3);
     let (client, session) = world.client(0, "alice");
     let flood = [(); 2].map(|()| stays(&mut world, 0, "192.0.2.9").unwrap());
     let own = world.end(client).uri.clone();
     let to = format!("{session} msrp://far.example:7000/x;tcp");
-    world.send(client, Request::send(&to, &own, "mess", b"x").octets());
+    world.send(client, Request::send(&to, &own, "mess", b"x").bytes());
     assert_eq!(world.take_one(client).status(), 200);
     assert_eq!(world.dialled.len(), 1);
     assert!(world.is_closed(flood[0]) && !world.is_closed(flood[1]));
@@ -256,7 +256,7 @@ fn a_connection_that_is_being_closed_makes_room_first() {
     let silent = stays(&mut world, 0, "192.0.2.2").unwrap();
     world.send(
         lingers,
-        Request::new("AUTH", "msrps://elsewhere.example:9999;tcp", "msrp://h.example:1/x;tcp").octets(),
+        Request::new("AUTH", "msrps://elsewhere.example:9999;tcp", "msrp://h.example:1/x;tcp").bytes(),
     );
     world.run();
     assert_eq!(world.link(lingers).closing, Some(CloseReason::Misaddressed));
@@ -372,11 +372,11 @@ fn a_claim_is_granted_when_the_core_that_counts_dies() {
         let mut world = world(|s| s.limits.sessions_per_user_max = 1);
         let conn = world.connect(0);
         let (to, uri) = (relay_uri(), world.end(conn).uri.clone());
-        world.send(conn, Request::new("AUTH", &to, &uri).octets());
+        world.send(conn, Request::new("AUTH", &to, &uri).bytes());
         let challenge = world.take_one(conn);
         world.hold_parcels = true;
         let authorization = answer_challenge(&challenge, "alice", "1234", &to, 1);
-        world.send(conn, Request::new("AUTH", &to, &uri).header("Authorization", &authorization).octets());
+        world.send(conn, Request::new("AUTH", &to, &uri).header("Authorization", &authorization).bytes());
         world.run();
         world.kill_core(dying, false);
         world.hold_parcels = false;
@@ -424,7 +424,7 @@ fn each_bound_of_a_head_has_its_counter() {
             Limit::MessageIdBytes => Request::send(&format!("{session} {own}"), &own, &what, b"x"),
             _ => Request::send(&format!("{session} {own}"), &own, "mess", b"x").raw(&what),
         };
-        world.send(client, request.octets());
+        world.send(client, request.bytes());
         world.run();
         // Of what cannot be read there is nobody to be told.
         assert!(world.take(client).iter().all(|frame| frame.is("400")), "{limit:?}");
@@ -436,16 +436,16 @@ fn each_bound_of_a_head_has_its_counter() {
 
 // What the operator reads of the relay's work is counted one by one.
 #[test]
-fn chunks_octets_dials_and_reports_are_counted() {
+fn chunks_bytes_dials_and_reports_are_counted() {
     let mut world = world(|_| ());
     let pair = world.pair(0, 0);
     for n in 1..4_u64 {
         let request = Request::send(&pair.to_bob, &pair.alice_uri, &format!("mess{n}"), b"hello");
-        world.send(pair.alice, request.octets());
+        world.send(pair.alice, request.bytes());
         world.run();
         let stats = world.relay(0).stats();
         assert_eq!((stats.chunks_in, stats.chunks_out), (n, n));
-        assert_eq!((stats.body_octets_in, stats.body_octets_out), (5 * n, 5 * n));
+        assert_eq!((stats.body_bytes_in, stats.body_bytes_out), (5 * n, 5 * n));
         assert_eq!((stats.sessions_opened, stats.sessions_closed, stats.links_local), (2, 0, 1));
     }
     world.dial_decision = Decision::Fail;
@@ -453,7 +453,7 @@ fn chunks_octets_dials_and_reports_are_counted() {
         let (carol, session) = world.client(0, "carol");
         let own = world.end(carol).uri.clone();
         let to = format!("{session} msrps://192.0.2.1:7000/x;tcp");
-        world.send(carol, Request::send(&to, &own, "mess", b"x").octets());
+        world.send(carol, Request::send(&to, &own, "mess", b"x").bytes());
         world.run();
         assert!(world.take(carol).iter().any(|frame| frame.is("REPORT") && frame.reported() == 408));
         let stats = world.relay(0).stats();
@@ -471,7 +471,7 @@ fn a_relay_that_stops_reads_no_more_and_then_closes_everybody() {
     let mut world = world(|_| ());
     let pair = world.pair(0, 1);
     world.link_mut(pair.bob).stalled = true;
-    world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", b"hello").octets());
+    world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", b"hello").bytes());
     world.run();
     assert_eq!(world.take_one(pair.alice).status(), 200);
     for core in 0..CORES {
@@ -500,7 +500,7 @@ fn a_relay_that_drains_prolongs_sessions_and_opens_none() {
         world.input(core, Input::Drain);
     }
     let uri = world.end(stranger).uri.clone();
-    world.send(stranger, Request::new("AUTH", &relay_uri(), &uri).octets());
+    world.send(stranger, Request::new("AUTH", &relay_uri(), &uri).bytes());
     let refused = world.take_one(stranger);
     assert_eq!(refused.status(), 408, "{refused:?}");
     world.run();
@@ -510,7 +510,7 @@ fn a_relay_that_drains_prolongs_sessions_and_opens_none() {
         let uri = pair.alice_uri.clone();
         assert_eq!(world.auth_to(pair.alice, "alice", (&to, &uri), "").status(), 200);
     }
-    world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", b"hello").octets());
+    world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", b"hello").bytes());
     assert_eq!(world.take_one(pair.bob).body, b"hello");
     world.close_all();
 }
@@ -521,9 +521,9 @@ fn what_still_awaits_its_answer_when_a_relay_stops_is_reported() {
     for bob_core in [0, 1] {
         let mut world = world(|_| ());
         let pair = world.pair(0, bob_core);
-        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", b"hello").octets());
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", b"hello").bytes());
         let quiet = Request::send(&pair.to_bob, &pair.alice_uri, "quiet", b"hello");
-        world.send(pair.alice, quiet.raw("Failure-Report: no\r\n").octets());
+        world.send(pair.alice, quiet.raw("Failure-Report: no\r\n").bytes());
         world.run();
         assert_eq!(world.take_one(pair.alice).status(), 200);
         for input in [|| Input::Quiesce, || Input::GiveUp, || Input::Shutdown] {
@@ -541,14 +541,14 @@ fn what_still_awaits_its_answer_when_a_relay_stops_is_reported() {
     }
 }
 
-// What an operator accounts for: octets each way, once, and why it is over.
+// What an operator accounts for: bytes each way, once, and why it is over.
 #[test]
 fn the_end_of_a_session_is_told_with_its_figures_and_its_reason() {
     for bob_core in [0, 1] {
         let mut world = world(|_| ());
         let pair = world.pair(0, bob_core);
-        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "one", b"hello").octets());
-        world.send(pair.bob, Request::send(&pair.to_alice, &pair.bob_uri, "two", b"hello too").octets());
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "one", b"hello").bytes());
+        world.send(pair.bob, Request::send(&pair.to_alice, &pair.bob_uri, "two", b"hello too").bytes());
         world.run();
         let short = world.connect(2);
         let uri = world.end(short).uri.clone();
@@ -562,13 +562,10 @@ fn the_end_of_a_session_is_told_with_its_figures_and_its_reason() {
         world.run();
         let ends: Vec<_> = world.events.iter().filter(|event| event.starts_with("SessionClosed")).collect();
         let [expired, alice, bob] = ends[..] else { panic!("{ends:#?}") };
-        assert!(
-            expired.contains("reason: Expired") && expired.contains("octets_from_client: 0"),
-            "{expired}"
-        );
-        assert!(alice.contains("octets_from_client: 5, octets_to_client: 9"), "{alice}");
+        assert!(expired.contains("reason: Expired") && expired.contains("bytes_from_client: 0"), "{expired}");
+        assert!(alice.contains("bytes_from_client: 5, bytes_to_client: 9"), "{alice}");
         assert!(alice.contains("reason: Closed(Operator)") && alice.contains("state: Bound"), "{alice}");
-        assert!(bob.contains("octets_from_client: 9, octets_to_client: 5"), "{bob}");
+        assert!(bob.contains("bytes_from_client: 9, bytes_to_client: 5"), "{bob}");
         assert!(bob.contains("reason: ConnectionLost") && bob.contains("state: Lost"), "{bob}");
         world.close_all();
     }
@@ -577,12 +574,12 @@ fn the_end_of_a_session_is_told_with_its_figures_and_its_reason() {
 // C2: AUTHs that lead nowhere are refusals, too.
 #[test]
 fn a_stranger_that_asks_for_challenges_without_end_is_closed() {
-    let mut world = world(|s| s.limits.refusals_max = 5);
+    let mut world = world(|s| s.limits.refused_requests_max = 5);
     let conn = world.connect(0);
     let uri = world.end(conn).uri.clone();
     for n in 0..5 {
         assert!(!world.is_closed(conn), "after {n}");
-        world.send(conn, Request::new("AUTH", &relay_uri(), &uri).octets());
+        world.send(conn, Request::new("AUTH", &relay_uri(), &uri).bytes());
         assert_eq!(world.take_one(conn).status(), 401);
     }
     assert!(world.is_closed(conn));
@@ -596,11 +593,11 @@ fn a_session_that_was_granted_to_nobody_is_given_back() {
         let mut world = world(|s| s.limits.sessions_per_user_max = 1);
         let conn = world.connect(core);
         let (to, uri) = (relay_uri(), world.end(conn).uri.clone());
-        world.send(conn, Request::new("AUTH", &to, &uri).octets());
+        world.send(conn, Request::new("AUTH", &to, &uri).bytes());
         let challenge = world.take_one(conn);
         world.hold_parcels = true;
         let authorization = answer_challenge(&challenge, "alice", "1234", &to, 1);
-        world.send(conn, Request::new("AUTH", &to, &uri).header("Authorization", &authorization).octets());
+        world.send(conn, Request::new("AUTH", &to, &uri).header("Authorization", &authorization).bytes());
         world.run();
         world.lose(conn);
         world.hold_parcels = false;
@@ -611,26 +608,26 @@ fn a_session_that_was_granted_to_nobody_is_given_back() {
     }
 }
 
-// S10: octets a second of one user, over all connections; nobody else is slowed, nothing is lost.
+// S10: bytes a second of one user, over all connections; nobody else is slowed, nothing is lost.
 #[test]
 fn a_user_sends_no_faster_than_its_rate_and_loses_nothing() {
     const RATE: u64 = 100_000;
-    let mut world = world(|s| s.limits.octets_per_second_per_user_max = RATE);
+    let mut world = world(|s| s.limits.bytes_per_second_per_user_max = RATE);
     world.read_max = 4096;
     let pair = world.pair(0, 1);
     world.client(2, "alice");
     let body = vec![b'x'; 500_000];
-    world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", &body).octets());
+    world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", &body).bytes());
     let mut received = Vec::new();
     for _ in 0..20 {
         world.advance(Duration::from_secs(1));
-        received.push(world.end(pair.bob).body_octets);
+        received.push(world.end(pair.bob).body_bytes);
     }
     // Two sessions: half of the rate each, and one second's worth at once.
     let expected = |seconds: u64| RATE + seconds * RATE / 2;
-    for (n, octets) in received.iter().take(6).enumerate() {
+    for (n, bytes) in received.iter().take(6).enumerate() {
         let seconds = n as u64 + 1;
-        assert!(*octets <= expected(seconds) + 8192, "after {seconds} s: {octets}");
+        assert!(*bytes <= expected(seconds) + 8192, "after {seconds} s: {bytes}");
     }
     assert!(received[19] >= 500_000, "{received:?}");
     let stats = world.relay(0).stats();
@@ -647,7 +644,7 @@ fn failed_dials_of_a_user_ban_further_ones() {
     let uri = world.end(alice).uri.clone();
     let attempt = |world: &mut World, n: usize| {
         let to = format!("{session} msrps://192.0.2.{n}:7000/x;tcp");
-        world.send(alice, Request::send(&to, &uri, &format!("mess{n}"), b"x").octets());
+        world.send(alice, Request::send(&to, &uri, &format!("mess{n}"), b"x").bytes());
         world.run();
         let told = world.take(alice);
         let code = |frame: &Frame| if frame.is("REPORT") { frame.reported() } else { frame.status() };
@@ -663,7 +660,7 @@ fn failed_dials_of_a_user_ban_further_ones() {
     assert!(world.events.iter().any(|event| event.contains("user: Some(\"alice\")")), "{:?}", world.events);
     world.advance(world.settings.limits.failure_window);
     let to = format!("{session} msrps://192.0.2.1:7000/x;tcp");
-    world.send(alice, Request::send(&to, &uri, "again", b"x").octets());
+    world.send(alice, Request::send(&to, &uri, "again", b"x").bytes());
     world.run();
     assert_eq!(world.dials.len(), 1);
     world.close_all();
@@ -678,7 +675,7 @@ fn dials_that_fail_after_their_client_has_left_count_as_well() {
         let (alice, session) = world.client(0, "alice");
         let uri = world.end(alice).uri.clone();
         let to = format!("{session} msrps://192.0.2.{n}:7000/x;tcp");
-        world.send(alice, Request::send(&to, &uri, "mess", b"x").octets());
+        world.send(alice, Request::send(&to, &uri, "mess", b"x").bytes());
         world.run();
         world.lose(alice);
         world.run();
@@ -688,7 +685,7 @@ fn dials_that_fail_after_their_client_has_left_count_as_well() {
     let (alice, session) = world.client(0, "alice");
     let uri = world.end(alice).uri.clone();
     let to = format!("{session} msrps://192.0.2.9:7000/x;tcp");
-    world.send(alice, Request::send(&to, &uri, "mess", b"x").octets());
+    world.send(alice, Request::send(&to, &uri, "mess", b"x").bytes());
     world.run();
     assert!(world.dials.is_empty(), "nothing was tried");
     world.close_all();
@@ -724,12 +721,12 @@ fn a_claim_that_a_core_could_not_hear_yet_is_made_again_when_it_is_up() {
         let mut world = World::with(settings.clone());
         let conn = world.connect(0);
         let (to, uri) = (relay_uri(), world.end(conn).uri.clone());
-        world.send(conn, Request::new("AUTH", &to, &uri).octets());
+        world.send(conn, Request::new("AUTH", &to, &uri).bytes());
         let challenge = world.take_one(conn);
         world.hold_parcels = true;
         let password = world.accounts[&format!("{user}@{}", testkit_pure::REALM)].clone();
         let authorization = answer_challenge(&challenge, user, &password, &to, 1);
-        world.send(conn, Request::new("AUTH", &to, &uri).header("Authorization", &authorization).octets());
+        world.send(conn, Request::new("AUTH", &to, &uri).header("Authorization", &authorization).bytes());
         world.run();
         for lane in world.lanes() {
             world.drop_parcels(lane);
@@ -772,7 +769,7 @@ fn a_connection_that_was_in_use_until_now_is_not_idle_yet() {
 // C3: what goes astray now and then, among requests that do not, never ends a connection in use.
 #[test]
 fn strays_count_only_in_a_row() {
-    let mut world = world(|s| s.limits.refusals_max = 4);
+    let mut world = world(|s| s.limits.refused_requests_max = 4);
     let pair = world.pair(0, 0);
     let (client, session) = world.client(0, "carol");
     let path = format!("{session} {}", world.end(client).uri.clone());
@@ -781,13 +778,13 @@ fn strays_count_only_in_a_row() {
     let elsewhere = format!("msrps://other.example:2855/abc;tcp {}", pair.bob_uri);
     for n in 0..13 {
         let to = if n % 3 == 0 { &path } else { &elsewhere };
-        world.send(shared, Request::send(to, &uri, &format!("mess{n}"), b"x").octets());
+        world.send(shared, Request::send(to, &uri, &format!("mess{n}"), b"x").bytes());
         world.run();
         assert!(!world.is_closed(shared), "after {n}");
     }
     for n in 0..4 {
         assert!(!world.is_closed(shared), "in a row: {n}");
-        world.send(shared, Request::send(&elsewhere, &uri, "mess", b"x").octets());
+        world.send(shared, Request::send(&elsewhere, &uri, "mess", b"x").bytes());
         world.run();
     }
     assert!(world.is_closed(shared));
@@ -804,10 +801,10 @@ fn a_refresh_that_is_looked_up_for_longer_than_its_session_lasts_gets_481() {
     let session = opened.header("Use-Path").unwrap();
     world.advance(Duration::from_secs(50));
     world.look_up_decision = Decision::Hold;
-    world.send(conn, Request::new("AUTH", &session, &uri).octets());
+    world.send(conn, Request::new("AUTH", &session, &uri).bytes());
     let challenge = world.take_one(conn);
     let authorization = answer_challenge(&challenge, "alice", "1234", &session, 1);
-    world.send(conn, Request::new("AUTH", &session, &uri).header("Authorization", &authorization).octets());
+    world.send(conn, Request::new("AUTH", &session, &uri).header("Authorization", &authorization).bytes());
     world.run();
     world.advance(Duration::from_secs(60));
     world.finish_look_up(0);
@@ -818,16 +815,16 @@ fn a_refresh_that_is_looked_up_for_longer_than_its_session_lasts_gets_481() {
 // S14: many stalled receivers fill the budget; then nobody new comes in, all others go on, and what one
 // core does not need another may use.
 #[test]
-fn the_memory_budget_holds_up_senders_and_newcomers_and_nobody_loses_an_octet() {
+fn the_memory_budget_holds_up_senders_and_newcomers_and_nobody_loses_a_byte() {
     const BUDGET: usize = 4 << 20;
-    let mut world = world(|s| s.limits.queue_octets_total = BUDGET);
+    let mut world = world(|s| s.limits.queue_bytes_total = BUDGET);
     world.read_max = 4096;
     let body = vec![b'y'; 400_000];
     let mut pairs = Vec::new();
     for _ in 0..40 {
         let pair = world.pair(0, 0);
         world.link_mut(pair.bob).stalled = true;
-        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", &body).octets());
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", &body).bytes());
         pairs.push(pair);
         world.run();
         if was_reached(&world, Limit::QueueBytesTotal) {
@@ -836,7 +833,7 @@ fn the_memory_budget_holds_up_senders_and_newcomers_and_nobody_loses_an_octet() 
     }
     assert!(pairs.len() > 6, "a core alone has room for {} pairs only", pairs.len());
     assert!(pairs.len() < 20, "the budget never bit");
-    let held = world.sizes().octets_queued;
+    let held = world.sizes().bytes_queued;
     assert!(held <= BUDGET + (300 << 10), "{held}");
     assert_eq!(world.try_connect(0, true, "192.0.2.200"), Err(Limit::QueueBytesTotal));
     for pair in &pairs {
@@ -844,8 +841,8 @@ fn the_memory_budget_holds_up_senders_and_newcomers_and_nobody_loses_an_octet() 
     }
     world.run();
     for pair in &pairs {
-        let octets: u64 = world.end(pair.bob).body_octets;
-        assert_eq!(octets, 400_000);
+        let bytes: u64 = world.end(pair.bob).body_bytes;
+        assert_eq!(bytes, 400_000);
     }
     assert!(world.try_connect(0, true, "192.0.2.200").is_ok(), "the pressure is over");
     world.close_all();
@@ -856,7 +853,7 @@ fn the_memory_budget_holds_up_senders_and_newcomers_and_nobody_loses_an_octet() 
 #[test]
 fn unfinished_heads_of_strangers_neither_hold_up_sessions_nor_keep_newcomers_out() {
     const BUDGET: usize = 4 << 20;
-    let mut world = world(|s| s.limits.queue_octets_total = BUDGET);
+    let mut world = world(|s| s.limits.queue_bytes_total = BUDGET);
     let pair = world.pair(0, 0);
     let light = stays(&mut world, 0, "192.0.2.77").unwrap();
     let head = format!("MSRP tid1 SEND\r\nX-Long: {}", "x".repeat(15_000));
@@ -873,22 +870,22 @@ fn unfinished_heads_of_strangers_neither_hold_up_sessions_nor_keep_newcomers_out
     world.auth(light, "alice");
     let late = stays(&mut world, 0, "192.0.2.78").unwrap();
     world.auth(late, "alice");
-    world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", &[b'y'; 100_000]).octets());
+    world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", &[b'y'; 100_000]).bytes());
     world.run();
-    assert_eq!(world.end(pair.bob).body_octets, 100_000);
+    assert_eq!(world.end(pair.bob).body_bytes, 100_000);
     world.close_all();
 }
 
 // C2: refused again and again before anybody vouches for it.
 #[test]
 fn a_stranger_whose_requests_are_all_refused_is_closed_early() {
-    let mut world = world(|s| s.limits.refusals_max = 5);
+    let mut world = world(|s| s.limits.refused_requests_max = 5);
     let conn = world.connect(0);
     let uri = world.end(conn).uri.clone();
     let to = format!("msrps://{}:{}/no-such-session;tcp {uri}", testkit_pure::HOST, testkit_pure::PORT);
     for n in 0..5 {
         assert!(!world.is_closed(conn), "after {n}");
-        world.send(conn, Request::send(&to, &uri, &format!("mess{n}"), b"x").octets());
+        world.send(conn, Request::send(&to, &uri, &format!("mess{n}"), b"x").bytes());
         assert_eq!(world.take_one(conn).status(), 481);
     }
     assert!(world.is_closed(conn));
@@ -925,7 +922,7 @@ fn who_ends_its_side_right_behind_a_request_still_gets_the_answer() {
     for bob_core in 0..2 {
         let mut world = World::new(2);
         let pair = world.pair(0, bob_core);
-        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", b"hello").octets());
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", b"hello").bytes());
         world.end_of_stream(pair.alice);
         world.run();
         let answers = world.take(pair.alice);
@@ -959,16 +956,16 @@ fn queues_that_shrink_while_a_message_is_under_way_hold_nobody_up() {
         let mut world = world(|_| ());
         world.read_max = 4096;
         let pair = world.pair(0, bob_core);
-        let octets = Request::send(&pair.to_bob, &pair.alice_uri, "mess", &vec![b'x'; 500_000]).octets();
-        world.send(pair.alice, &octets[..60_000]);
+        let bytes = Request::send(&pair.to_bob, &pair.alice_uri, "mess", &vec![b'x'; 500_000]).bytes();
+        world.send(pair.alice, &bytes[..60_000]);
         world.run();
         reconfigure(&mut world, order, |settings| {
-            settings.limits.queue_octets_low = settings.limits.request_octets_max;
-            settings.limits.queue_octets_high = 32 << 10;
+            settings.limits.queue_bytes_low = settings.limits.request_bytes_max;
+            settings.limits.queue_bytes_high = 32 << 10;
         });
-        world.send(pair.alice, &octets[60_000..]);
+        world.send(pair.alice, &bytes[60_000..]);
         world.run();
-        assert_eq!(world.end(pair.bob).body_octets, 500_000);
+        assert_eq!(world.end(pair.bob).body_bytes, 500_000);
         let held = world.queued_max;
         assert!(held < 128 << 10, "the old bounds still hold: {held}");
         world.close_all();
@@ -1011,15 +1008,15 @@ fn a_rate_that_is_set_holds_for_sessions_that_there_are_and_one_that_is_taken_ba
         world.read_max = 4096;
         let pair = world.pair(0, 1);
         world.client(2, "alice");
-        reconfigure(&mut world, order, |s| s.limits.octets_per_second_per_user_max = RATE);
+        reconfigure(&mut world, order, |s| s.limits.bytes_per_second_per_user_max = RATE);
         let body = vec![b'x'; 900_000];
-        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", &body).octets());
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", &body).bytes());
         world.advance(Duration::from_secs(4));
-        let received = world.end(pair.bob).body_octets;
+        let received = world.end(pair.bob).body_bytes;
         // Two sessions: half of the rate each, and one second's worth at once.
         assert!((RATE..RATE + 4 * RATE / 2 + 8192).contains(&received), "{received}");
-        reconfigure(&mut world, order, |s| s.limits.octets_per_second_per_user_max = 0);
-        assert_eq!(world.end(pair.bob).body_octets, 900_000);
+        reconfigure(&mut world, order, |s| s.limits.bytes_per_second_per_user_max = 0);
+        assert_eq!(world.end(pair.bob).body_bytes, 900_000);
         world.close_all();
     }
 }

@@ -1,8 +1,8 @@
-//! The worked examples of `data/vectors.json`: parsed, rewritten and written octet for octet.
+//! The worked examples of `data/vectors.json`: parsed, rewritten and written byte for byte.
 
 use msrp_proto::digest::{Algorithm, AuthenticationInfo, Authorization, Challenge, Ha1, NonceUse, check};
 use msrp_proto::head::{ByteRange, Head, Kind, Method, Rewrite};
-use msrp_proto::parser::{Flag, Parser, ParserLimits, Piece};
+use msrp_proto::parser::{Flag, FramePart, Parser, ParserLimits};
 use msrp_proto::status::Status;
 use msrp_proto::uri::MsrpUri;
 use msrp_proto::write::{FrameWriter, write_end_line};
@@ -32,40 +32,40 @@ fn uri(name: &str) -> String {
 #[derive(PartialEq, Eq, Debug)]
 struct Parsed {
     head: Head,
-    head_octets: Vec<u8>,
+    head_bytes: Vec<u8>,
     body: Vec<u8>,
     flag: Flag,
-    end_octets: Vec<u8>,
+    end_bytes: Vec<u8>,
 }
 
 /// Takes one frame apart, arriving in reads that end at `splits`.
 fn parse_split(input: &[u8], splits: &[usize]) -> Parsed {
     let mut parser = Parser::new(ParserLimits::default());
-    let (mut head, mut head_octets, mut body, mut end) = (None, vec![], vec![], None);
+    let (mut head, mut head_bytes, mut body, mut end) = (None, vec![], vec![], None);
     let mut at = 0;
     for &read_to in splits.iter().chain([&input.len()]) {
         while let Some(step) = parser.step(&input[at..read_to]).unwrap() {
-            let octets = &input[at..at + step.consumed];
+            let bytes = &input[at..at + step.consumed];
             match step.piece {
-                Piece::Blank => panic!("blank lines in a frame"),
-                Piece::Head(read) => (head, head_octets) = (Some(read), octets.to_vec()),
-                Piece::Body(range) => body.extend_from_slice(&octets[range]),
-                Piece::End(flag) => end = Some((flag, octets.to_vec())),
+                FramePart::Blank => panic!("blank lines in a frame"),
+                FramePart::Head(read) => (head, head_bytes) = (Some(read), bytes.to_vec()),
+                FramePart::Body(range) => body.extend_from_slice(&bytes[range]),
+                FramePart::End(flag) => end = Some((flag, bytes.to_vec())),
             }
             at += step.consumed;
         }
     }
     assert!(at == input.len() && !parser.in_frame(), "not one frame");
-    let (flag, end_octets) = end.unwrap();
-    Parsed { head: head.unwrap(), head_octets, body, flag, end_octets }
+    let (flag, end_bytes) = end.unwrap();
+    Parsed { head: head.unwrap(), head_bytes, body, flag, end_bytes }
 }
 
 fn parse(input: &[u8]) -> Parsed {
     parse_split(input, &[])
 }
 
-fn text(octets: &[u8]) -> String {
-    String::from_utf8_lossy(octets).into_owned()
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn every_frame_parses_alike_whole_byte_by_byte_and_split_anywhere() {
         assert_eq!(input.len(), frame["octets"].as_u64().unwrap() as usize);
         let whole = parse(input);
         assert_eq!(whole.head.defect(), None, "{}", frame["tag"]);
-        assert_eq!([&whole.head_octets[..], &whole.body, &whole.end_octets].concat(), input);
+        assert_eq!([&whole.head_bytes[..], &whole.body, &whole.end_bytes].concat(), input);
         let every: Vec<usize> = (0..input.len()).collect();
         assert_eq!(parse_split(input, &every), whole, "{} byte by byte", frame["tag"]);
         for split in 0..input.len() {
@@ -96,7 +96,7 @@ fn all_frames_parse_when_they_arrive_at_once() {
     let (mut parser, mut at, mut ends) = (Parser::new(ParserLimits::default()), 0, 0);
     while let Some(step) = parser.step(&input.as_bytes()[at..]).unwrap() {
         at += step.consumed;
-        ends += usize::from(matches!(step.piece, Piece::End(_)));
+        ends += usize::from(matches!(step.piece, FramePart::End(_)));
     }
     assert_eq!((at, ends), (input.len(), frames.len()));
 }
@@ -107,7 +107,7 @@ fn what_the_frames_say_is_read() {
     assert_eq!(send.head.kind(), Kind::Request(Method::Send));
     assert_eq!(send.body, b"Low tide at six; bring the rope.");
     assert!(send.head.success_report());
-    let to_path = send.head.to_path(&send.head_octets);
+    let to_path = send.head.to_path(&send.head_bytes);
     assert_eq!(to_path.uris().collect::<Vec<_>>(), [uri("U1").as_bytes(), uri("F").as_bytes()]);
 
     let cut = parse(&frame("X5.1"));
@@ -116,14 +116,14 @@ fn what_the_frames_say_is_read() {
 
     let report = parse(&frame("X6.1"));
     assert_eq!(report.head.kind(), Kind::Request(Method::Report));
-    assert_eq!(report.head.reported_status(&report.head_octets), Some(Status::TIMEOUT));
+    assert_eq!(report.head.reported_status(&report.head_bytes), Some(Status::TIMEOUT));
 
     let answer = parse(&frame("X2.2"));
     assert_eq!(
         (answer.head.kind(), answer.head.min_expires()),
         (Kind::Response(Status::OUT_OF_BOUNDS), Some(60))
     );
-    assert_eq!(answer.head.comment(&answer.head_octets), Some(&b"Interval Out-of-Bounds"[..]));
+    assert_eq!(answer.head.comment(&answer.head_bytes), Some(&b"Interval Out-of-Bounds"[..]));
     assert_eq!(parse(&frame("X1.4")).head.expires(), Some(600));
 }
 
@@ -132,7 +132,7 @@ fn forward(tag: &str, tid: &str, moves: usize, byte_range: Option<ByteRange>) ->
     let parsed = parse(&frame(tag));
     let mut out = Vec::new();
     let rewrite = Rewrite { tid: tid.as_bytes(), moves, byte_range };
-    parsed.head.rewrite(&parsed.head_octets, &rewrite, &mut out);
+    parsed.head.rewrite(&parsed.head_bytes, &rewrite, &mut out);
     out.extend_from_slice(&parsed.body);
     write_end_line(&mut out, tid.as_bytes(), parsed.flag, parsed.head.has_body());
     text(&out)
@@ -157,7 +157,7 @@ fn two_hops_made_at_once_are_as_two_made_in_turn() {
     let parsed = parse(first.as_bytes());
     let mut second = Vec::new();
     let rewrite = Rewrite { tid: b"r4Xn7Lz1Fu6q", moves: 1, byte_range: None };
-    parsed.head.rewrite(&parsed.head_octets, &rewrite, &mut second);
+    parsed.head.rewrite(&parsed.head_bytes, &rewrite, &mut second);
     assert!(frame("X4.3").starts_with(&second));
 }
 
@@ -176,17 +176,17 @@ fn an_interrupted_chunk_goes_out_under_heads_as_in_the_example() {
     // The received head with a number for an end, with `*`, and without any Byte-Range, gives the same.
     for range in ["Byte-Range: 1-36/36\r\n", "Byte-Range: 1-*/36\r\n", ""] {
         let received = parse(text_of("w9Cc4Dd5Ee6f", range, body).as_bytes());
-        for (tid, start, octets, flag, sent) in
+        for (tid, start, bytes, flag, sent) in
             [("r6Kq9Wd2Am5t", 1, 0..20, Flag::More, "X5.1"), ("r7Vc1Ns5Gh3y", 21, 20..36, Flag::Last, "X5.3")]
         {
             let byte_range = Some(ByteRange { start, end: None, total: Some(36) });
             let mut out = Vec::new();
             received.head.rewrite(
-                &received.head_octets,
+                &received.head_bytes,
                 &Rewrite { tid: tid.as_bytes(), moves: 1, byte_range },
                 &mut out,
             );
-            out.extend_from_slice(&received.body[octets]);
+            out.extend_from_slice(&received.body[bytes]);
             write_end_line(&mut out, tid.as_bytes(), flag, true);
             assert_eq!(text(&out), text(&frame(sent)), "{range:?} -> {sent}");
         }
@@ -204,9 +204,9 @@ fn the_challenge_is_written_as_in_the_example() {
         stale: false,
     };
     let mut out = Vec::new();
-    FrameWriter::response(&mut out, asked.head.tid(&asked.head_octets), Status::UNAUTHORIZED, None)
-        .header("To-Path", asked.head.from_path(&asked.head_octets).as_bytes())
-        .header("From-Path", asked.head.to_path(&asked.head_octets).as_bytes())
+    FrameWriter::response(&mut out, asked.head.tid(&asked.head_bytes), Status::UNAUTHORIZED, None)
+        .header("To-Path", asked.head.from_path(&asked.head_bytes).as_bytes())
+        .header("From-Path", asked.head.to_path(&asked.head_bytes).as_bytes())
         .header_fmt("WWW-Authenticate", format_args!("{challenge}"))
         .end(Flag::Last);
     assert_eq!(text(&out), text(&frame("X1.2")));
@@ -216,7 +216,7 @@ fn the_challenge_is_written_as_in_the_example() {
 fn the_client_s_answer_is_written_as_in_the_example() {
     let challenged = parse(&frame("X1.2"));
     let challenge =
-        Challenge::parse(challenged.head.www_authenticate(&challenged.head_octets).unwrap()).unwrap();
+        Challenge::parse(challenged.head.www_authenticate(&challenged.head_bytes).unwrap()).unwrap();
     let ha1 = Ha1::new(challenge.algorithm, "wren", &challenge.realm, "Tarn-Quill-77");
     let (to, cnonce) = (uri("AU"), digest("consts", "cn"));
     let answer = challenge.answer("wren", &ha1, to.as_bytes(), NonceUse { nc: 1, cnonce: &cnonce });
@@ -233,8 +233,8 @@ fn the_client_s_answer_is_written_as_in_the_example() {
 #[test]
 fn the_200_to_an_auth_is_written_as_in_the_example() {
     let asked = parse(&frame("X1.3"));
-    let authorization = Authorization::parse(asked.head.authorization(&asked.head_octets).unwrap()).unwrap();
-    let to_path = asked.head.to_path(&asked.head_octets);
+    let authorization = Authorization::parse(asked.head.authorization(&asked.head_bytes).unwrap()).unwrap();
+    let to_path = asked.head.to_path(&asked.head_bytes);
     let ha1 = Ha1::from_hex(&digest("md5", "ha1")).unwrap();
     let verified = check(&authorization, &ha1, "AUTH", to_path.last().unwrap()).unwrap();
     assert_eq!((verified.username(), verified.realm()), ("wren", "osier.example"));
@@ -245,8 +245,8 @@ fn the_200_to_an_auth_is_written_as_in_the_example() {
         nc: authorization.nc,
     };
     let mut out = Vec::new();
-    FrameWriter::response(&mut out, asked.head.tid(&asked.head_octets), Status::OK, None)
-        .header("To-Path", asked.head.from_path(&asked.head_octets).as_bytes())
+    FrameWriter::response(&mut out, asked.head.tid(&asked.head_bytes), Status::OK, None)
+        .header("To-Path", asked.head.from_path(&asked.head_bytes).as_bytes())
         .header("From-Path", to_path.as_bytes())
         .header("Use-Path", uri("U1").as_bytes())
         .header_fmt("Expires", format_args!("{}", asked.head.expires().unwrap()))
@@ -306,9 +306,9 @@ fn the_digests_in_the_frames_are_verified() {
     for (tag, set) in [("X1.3", "md5"), ("X2.1", "md5_next"), ("X7.1", "md5_chain"), ("X7.2", "md5_chain")] {
         let asked = parse(&frame(tag));
         let authorization =
-            Authorization::parse(asked.head.authorization(&asked.head_octets).unwrap()).unwrap();
+            Authorization::parse(asked.head.authorization(&asked.head_bytes).unwrap()).unwrap();
         let ha1 = Ha1::from_hex(&digest(set, "ha1")).unwrap();
-        let target = asked.head.to_path(&asked.head_octets).last().unwrap();
+        let target = asked.head.to_path(&asked.head_bytes).last().unwrap();
         assert!(check(&authorization, &ha1, "AUTH", target).is_some(), "{tag}");
     }
 }
@@ -317,13 +317,13 @@ fn the_digests_in_the_frames_are_verified() {
 fn the_server_s_proof_in_the_frames_is_read() {
     let answer = parse(&frame("X1.4"));
     let info =
-        AuthenticationInfo::parse(answer.head.authentication_info(&answer.head_octets).unwrap()).unwrap();
+        AuthenticationInfo::parse(answer.head.authentication_info(&answer.head_bytes).unwrap()).unwrap();
     assert_eq!(info.nextnonce.unwrap(), digest("consts", "nonce2"));
     assert_eq!(
         (&*info.rspauth, &*info.cnonce, info.nc),
         (&*digest("md5", "rspauth"), &*digest("consts", "cn"), 1)
     );
-    let use_path = answer.head.use_path(&answer.head_octets).unwrap();
+    let use_path = answer.head.use_path(&answer.head_bytes).unwrap();
     let minted = MsrpUri::parse(use_path.last().unwrap()).unwrap();
     assert!(minted.is_secure() && minted.session_id() == Some("7rG2mXw0QbLs9TzEoVh4Kd"));
 }

@@ -1,7 +1,7 @@
 //! A peer that can do with TLS 1.3's records whatever it likes, and connections that are the same in every run.
 //!
 //! Randomness, key shares and the certificate are fixed: two handshakes of one kind agree on the same keys, so what two
-//! record layers make of the same octets can be compared octet for octet. The keys are derived here a second time, as
+//! record layers make of the same bytes can be compared byte for byte. The keys are derived here a second time, as
 //! RFC 8446, 7.1 to 7.3, writes it, from the secrets that rustls tells a key log.
 
 use std::sync::{Arc, LazyLock, Mutex};
@@ -79,14 +79,14 @@ pub fn connect(terms: Terms, layer: RecordLayer) -> (TlsConn, Peer) {
     (ours, log.peer(terms))
 }
 
-fn feed(connection: &mut Connection, mut octets: &[u8]) {
-    while !octets.is_empty() {
-        connection.read_tls(&mut octets).unwrap();
+fn feed(connection: &mut Connection, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        connection.read_tls(&mut bytes).unwrap();
         connection.process_new_packets().unwrap();
     }
 }
 
-/// Both ends before the first octet.
+/// Both ends before the first byte.
 fn begin(terms: Terms, layer: RecordLayer) -> (TlsConn, Connection, Arc<Log>) {
     let log = Arc::new(Log::default());
     let (mut server, mut client) = (server_config(terms), client_config(terms));
@@ -143,8 +143,8 @@ fn fixed_provider(terms: Terms) -> Arc<CryptoProvider> {
 struct Fixed;
 
 impl SecureRandom for Fixed {
-    fn fill(&self, octets: &mut [u8]) -> Result<(), GetRandomFailed> {
-        octets.fill(0x5a);
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), GetRandomFailed> {
+        bytes.fill(0x5a);
         Ok(())
     }
 }
@@ -341,8 +341,8 @@ fn expand(terms: Terms, secret: &[u8], label: &str, length: usize) -> Vec<u8> {
     info.push(u8::try_from(label.len()).unwrap());
     info.extend(label);
     info.push(0);
-    let mut octets = vec![0; length];
+    let mut bytes = vec![0; length];
     let hkdf = terms.suite().tls13().unwrap().hkdf_provider;
-    hkdf.expander_for_okm(&OkmBlock::new(secret)).expand_slice(&[&info], &mut octets).unwrap();
-    octets
+    hkdf.expander_for_okm(&OkmBlock::new(secret)).expand_slice(&[&info], &mut bytes).unwrap();
+    bytes
 }

@@ -147,15 +147,15 @@ impl Half {
         let sequence = self.sequence;
         self.sequence = sequence.checked_add(1)?;
         let mut nonce = *self.iv;
-        for (octet, of_sequence) in nonce.iter_mut().skip(NONCE_LEN - 8).zip(sequence.to_be_bytes()) {
-            *octet ^= of_sequence;
+        for (byte, of_sequence) in nonce.iter_mut().skip(NONCE_LEN - 8).zip(sequence.to_be_bytes()) {
+            *byte ^= of_sequence;
         }
         Some(Nonce::assume_unique_for_key(nonce))
     }
 }
 
-/// The length of the content, and its type: the last octet that is not padding.
+/// The length of the content, and its type: the last byte that is not padding.
 fn content_of(inner: &[u8]) -> Option<(usize, ContentType)> {
-    let at = inner.iter().rposition(|octet| *octet != 0)?;
+    let at = inner.iter().rposition(|byte| *byte != 0)?;
     Some((at, ContentType::from(*inner.get(at)?)))
 }

@@ -32,7 +32,7 @@ impl Pair {
         assert_eq!(self.receive(wire).unwrap(), wire.len());
     }
 
-    /// The octets are refused, the connection is over, and the peer is told so.
+    /// The bytes are refused, the connection is over, and the peer is told so.
     #[track_caller]
     fn refuses(mut self, wire: &[u8], alert: AlertDescription) -> Error {
         let before = self.plain.len();
@@ -110,7 +110,7 @@ fn hex(digits: &str) -> Vec<u8> {
 #[test]
 fn nothing_in_a_record_can_be_changed() {
     for terms in Terms::ALL {
-        let record = Pair::new(terms).peer.data(b"sixteen and more octets");
+        let record = Pair::new(terms).peer.data(b"sixteen and more bytes");
         for at in 0..record.len() {
             for flip in [0x01, 0x80, 0xff] {
                 let mut altered = record.clone();
@@ -121,7 +121,7 @@ fn nothing_in_a_record_can_be_changed() {
                     0 => pair.receive(&[altered, vec![0; 1 << 16]].concat()),
                     used => Ok(used),
                 });
-                let Err(TlsError::Protocol(_)) = received else { panic!("octet {at}, flipped with {flip}") };
+                let Err(TlsError::Protocol(_)) = received else { panic!("byte {at}, flipped with {flip}") };
                 assert!(pair.plain.is_empty());
                 let [(ALERT, alert)] = &pair.peer.read(&pair.out)[..] else { panic!("one alert") };
                 let expected = match at {
@@ -129,7 +129,7 @@ fn nothing_in_a_record_can_be_changed() {
                     3 if flip != 0x01 => AlertDescription::RecordOverflow,
                     _ => AlertDescription::BadRecordMac,
                 };
-                assert_eq!(*alert, [2, expected.into()], "octet {at}, flipped with {flip}");
+                assert_eq!(*alert, [2, expected.into()], "byte {at}, flipped with {flip}");
             }
         }
     }
@@ -177,7 +177,7 @@ fn zeros_alone_are_no_record() {
 
 #[test]
 fn a_record_too_long_is_refused_by_its_header_or_when_it_is_open() {
-    // One octet more inside than may be, in ciphertext of a length that may be.
+    // One byte more inside than may be, in ciphertext of a length that may be.
     for (length, padding) in [(16_385, 0), (16_384, 1), (1, 16_384), (0, 16_600)] {
         let mut pair = Pair::new(SERVER);
         let record = pair.peer.write.seal(DATA, &pattern(length), padding);
@@ -460,7 +460,7 @@ fn malformed_and_endless_tickets_are_refused() {
     let record = pair.peer.write.seal(HANDSHAKE, &[4, 1, 0, 1], 0);
     pair.refuses(&record, AlertDescription::DecodeError);
 
-    // The longest that is taken is kept until its last octet, and no longer.
+    // The longest that is taken is kept until its last byte, and no longer.
     let mut pair = Pair::new(CLIENT);
     let mut message = vec![4, 1, 0, 0];
     message.resize(4 + FRAGMENTS_BYTES_MAX, 0);
@@ -475,7 +475,7 @@ fn malformed_and_endless_tickets_are_refused() {
 }
 
 #[test]
-fn other_handshake_messages_are_refused_by_their_first_octet() {
+fn other_handshake_messages_are_refused_by_their_first_byte() {
     for kind in (0..=255).filter(|kind| *kind != 24) {
         for terms in [SERVER, CLIENT] {
             if terms.server || kind != 4 {

@@ -215,9 +215,9 @@ fn extension<'a>(certificate: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
     }
 }
 
-fn address(octets: &[u8]) -> Option<IpAddr> {
-    let v4 = || <[u8; 4]>::try_from(octets).map(IpAddr::from);
-    let v6 = || <[u8; 16]>::try_from(octets).map(IpAddr::from);
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = || <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    let v6 = || <[u8; 16]>::try_from(bytes).map(IpAddr::from);
     v4().or_else(|_| v6()).ok()
 }
 
@@ -231,15 +231,15 @@ fn skip(input: &[u8]) -> Option<&[u8]> {
     any_element(input).map(|(_, _, rest)| rest)
 }
 
-/// Tag, content and rest; definite lengths of at most four octets, which is all DER certificates use.
+/// Tag, content and rest; definite lengths of at most four bytes, which is all DER certificates use.
 fn any_element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = input.split_first()?;
     let (&first, rest) = rest.split_first()?;
     let (length, rest) = match first {
         0..=0x7f => (usize::from(first), rest),
         0x81..=0x84 => {
-            let (octets, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (octets.iter().fold(0, |length, octet| length << 8 | usize::from(*octet)), rest)
+            let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+            (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
         }
         _ => return None,
     };

@@ -2,8 +2,8 @@
 //! chunks, answer late, twice or never, write garbage, stall and vanish; parcels, dials and look-ups that come late;
 //! cores that die; time that jumps.
 //!
-//! The input is a script. Three octets choose the number of cores, their limits and settings and what happens by
-//! itself; then each step is an octet that says what happens and a few that say to whom. Steps are made from
+//! The input is a script. Three bytes choose the number of cores, their limits and settings and what happens by
+//! itself; then each step is a byte that says what happens and a few that say to whom. Steps are made from
 //! templates that are right as long as they are not told otherwise, so that most scripts are conversations and not
 //! noise. After every step the tables' sizes are checked, at the end that everything drains and nothing is left.
 
@@ -25,8 +25,8 @@ use msrp_proto::write::write_end_line;
 const STEPS_MAX: usize = 200;
 
 /// Plays a script.
-pub fn conversation(octets: &[u8]) {
-    let Some((&[cores, limits, choices], script)) = octets.split_first_chunk() else {
+pub fn conversation(bytes: &[u8]) {
+    let Some((&[cores, limits, choices], script)) = bytes.split_first_chunk() else {
         return;
     };
     let is_set = |bit: u8| cores & (1 << bit) != 0;
@@ -64,15 +64,15 @@ impl Script<'_> {
         Some(*first)
     }
 
-    fn octet(&mut self) -> u8 {
+    fn byte(&mut self) -> u8 {
         self.next().unwrap_or_default()
     }
 
     fn number(&mut self) -> usize {
-        usize::from(self.octet())
+        usize::from(self.byte())
     }
 
-    /// Octets to be taken as they are.
+    /// Bytes to be taken as they are.
     fn raw(&mut self) -> Vec<u8> {
         let len = self.number().min(self.0.len());
         let (raw, rest) = self.0.split_at(len);
@@ -112,20 +112,20 @@ impl Play<'_> {
             22 => self.answer_early(),
             23 => self.success_report(),
             24 => {
-                let (at, up) = (self.script.number(), !self.script.octet().is_multiple_of(4));
+                let (at, up) = (self.script.number(), !self.script.byte().is_multiple_of(4));
                 self.world.finish_dial(at % self.world.dials.len().max(1), up);
             }
             25 => self.finish_look_up(),
             26 => self.age(),
             27 => {
-                let choice = self.script.octet();
+                let choice = self.script.byte();
                 self.world.connect(usize::from(choice) % self.world.core_count(), choice < 128);
             }
             28 => {
                 let Some(link) = self.link() else {
                     return;
                 };
-                if self.script.octet() & 1 == 0 {
+                if self.script.byte() & 1 == 0 {
                     self.world.lose(link);
                 } else {
                     self.world.end(link);
@@ -150,12 +150,12 @@ impl Play<'_> {
         format!("t{:07}", self.tids)
     }
 
-    /// Octets leave the far end of a connection; a request among them is expected to be answered as it wishes.
-    fn post(&mut self, link: usize, mut octets: Vec<u8>, request: Option<(&str, Wish)>) {
+    /// Bytes leave the far end of a connection; a request among them is expected to be answered as it wishes.
+    fn post(&mut self, link: usize, mut bytes: Vec<u8>, request: Option<(&str, Wish)>) {
         let end = &mut self.world.links[link];
-        if let Some((at, octet)) = self.mangled.take().filter(|_| !octets.is_empty()) {
-            let at = at % octets.len();
-            octets[at] ^= octet;
+        if let Some((at, byte)) = self.mangled.take().filter(|_| !bytes.is_empty()) {
+            let at = at % bytes.len();
+            bytes[at] ^= byte;
             end.wild = true;
             self.world.messages.garbled = true;
         }
@@ -163,15 +163,15 @@ impl Play<'_> {
         if let Some((tid, wish)) = request {
             end.end.sent.insert(tid.as_bytes().to_vec(), Sent { wish, answered: false });
         }
-        trace(|| format!("  {link} sends {}", octets.escape_ascii()));
-        end.wire.extend(octets);
+        trace(|| format!("  {link} sends {}", bytes.escape_ascii()));
+        end.wire.extend(bytes);
     }
 
     // -- clients -------------------------------------------------------------------------------
 
     /// A client comes and authenticates, all in one go.
     fn client(&mut self) {
-        let choice = self.script.octet();
+        let choice = self.script.byte();
         let core = usize::from(choice) % self.world.core_count();
         let Some(link) = self.world.connect(core, true) else {
             return;
@@ -191,20 +191,20 @@ impl Play<'_> {
         let Some(link) = self.link() else {
             return;
         };
-        let (how, who) = (self.script.octet(), self.script.octet());
+        let (how, who) = (self.script.byte(), self.script.byte());
         self.auth(link, Credentials::chosen(how, who));
     }
 
     fn auth(&mut self, link: usize, credentials: Credentials) {
         self.finish_open_frame(link);
         let tid = self.tid();
-        let octets = frames::auth(&tid, &mut self.world.links[link].end, &credentials);
-        self.post(link, octets, Some((&tid, Wish::Answer)));
+        let bytes = frames::auth(&tid, &mut self.world.links[link].end, &credentials);
+        self.post(link, bytes, Some((&tid, Wish::Answer)));
     }
 
     fn finish_look_up(&mut self) {
         let at = self.script.number() % self.world.look_up_count().max(1);
-        let accounts = match self.script.octet() % 8 {
+        let accounts = match self.script.byte() % 8 {
             6 => Accounts::Unknown,
             7 => Accounts::Unavailable,
             _ => Accounts::Truth,
@@ -225,7 +225,7 @@ impl Play<'_> {
     /// A chunk begins and does not end yet.
     fn begin_chunk(&mut self) -> Option<usize> {
         let link = self.link()?;
-        let (target, size, traits) = (self.script.octet(), self.script.octet(), self.script.octet());
+        let (target, size, traits) = (self.script.byte(), self.script.byte(), self.script.byte());
         self.finish_open_frame(link);
         let traits = Traits(traits);
         let path = frames::path(&self.world.links, link, target);
@@ -236,7 +236,7 @@ impl Play<'_> {
         }
         let (message, path) = self.parts[link].message.clone()?;
         let start = self.world.messages.sent(message) + 1;
-        let body = self.world.messages.send(message, frames::octets(size));
+        let body = self.world.messages.send(message, frames::bytes(size));
         let tid = self.tid();
         let from = self.world.links[link].end.uri.clone();
         let range = traits.byte_range(start, body.len() as u64);
@@ -249,23 +249,23 @@ impl Play<'_> {
         self.parts[link].open =
             Some(frames::Open { tid: tid.clone(), has_body: traits.has_body() || !body.is_empty(), traits });
         self.world.links[link].in_frame = true;
-        let octets = [head, body].concat();
-        self.post(link, octets, Some((&tid, traits.wish())));
+        let bytes = [head, body].concat();
+        self.post(link, bytes, Some((&tid, traits.wish())));
         Some(link)
     }
 
-    /// More octets of a chunk that has begun.
+    /// More bytes of a chunk that has begun.
     fn more(&mut self) {
         let Some(link) = self.link() else {
             return;
         };
-        let size = self.script.octet();
+        let size = self.script.byte();
         let Part { open: Some(open), message: Some((message, _)) } = &self.parts[link] else {
             return;
         };
         if open.has_body {
-            let octets = self.world.messages.send(*message, frames::octets(size));
-            self.post(link, octets, None);
+            let bytes = self.world.messages.send(*message, frames::bytes(size));
+            self.post(link, bytes, None);
         }
     }
 
@@ -273,7 +273,7 @@ impl Play<'_> {
         let Some(link) = self.link() else {
             return;
         };
-        let flag = Traits(self.script.octet()).flag();
+        let flag = Traits(self.script.byte()).flag();
         self.end_chunk(link, flag);
     }
 
@@ -287,12 +287,12 @@ impl Play<'_> {
         let Some(open) = self.parts[link].open.take() else {
             return;
         };
-        let mut octets = Vec::new();
-        write_end_line(&mut octets, open.tid.as_bytes(), flag, open.has_body);
+        let mut bytes = Vec::new();
+        write_end_line(&mut bytes, open.tid.as_bytes(), flag, open.has_body);
         if flag != Flag::More {
             self.parts[link].message = None;
         }
-        self.post(link, octets, None);
+        self.post(link, bytes, None);
         self.world.links[link].in_frame = false;
     }
 
@@ -301,13 +301,13 @@ impl Play<'_> {
         let Some(link) = self.link() else {
             return;
         };
-        let (target, kind) = (self.script.octet(), self.script.octet());
+        let (target, kind) = (self.script.byte(), self.script.byte());
         self.finish_open_frame(link);
         let path = frames::path(&self.world.links, link, target);
         let tid = self.tid();
         let from = &self.world.links[link].end.uri;
-        let (octets, wish) = frames::other(&tid, &path, from, kind);
-        self.post(link, octets, Some((&tid, wish)));
+        let (bytes, wish) = frames::other(&tid, &path, from, kind);
+        self.post(link, bytes, Some((&tid, wish)));
     }
 
     // -- answers -------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ impl Play<'_> {
         let Some(link) = self.link() else {
             return;
         };
-        let (which, how) = (self.script.number(), self.script.octet());
+        let (which, how) = (self.script.number(), self.script.byte());
         self.finish_open_frame(link);
         let code = CODES[usize::from(how % 8)];
         let count = self.world.links[link].end.pending.len();
@@ -338,7 +338,7 @@ impl Play<'_> {
         let Some(link) = self.link() else {
             return;
         };
-        let code = if self.script.octet().is_multiple_of(2) { 413 } else { 200 };
+        let code = if self.script.byte().is_multiple_of(2) { 413 } else { 200 };
         if let Some(arriving) =
             self.world.links[link].end.arriving.clone().filter(|request| request.wants(code))
         {
@@ -356,38 +356,38 @@ impl Play<'_> {
         };
         self.finish_open_frame(link);
         let tid = self.tid();
-        let octets = message.success_report(&tid, &self.world.links[link].end.uri);
-        self.post(link, octets, Some((&tid, Wish::Nothing)));
+        let bytes = message.success_report(&tid, &self.world.links[link].end.uri);
+        self.post(link, bytes, Some((&tid, Wish::Nothing)));
     }
 
     // -- what happens to connections, cores and time -------------------------------------------
 
     fn read(&mut self) {
         if let Some(link) = self.link() {
-            let octets = frames::octets(self.script.octet());
-            self.world.read(link, 1 + octets);
+            let bytes = frames::bytes(self.script.byte());
+            self.world.read(link, 1 + bytes);
         }
     }
 
     fn write(&mut self) {
         if let Some(link) = self.link() {
-            let octets = frames::octets(self.script.octet());
-            self.world.write(link, 1 + octets);
+            let bytes = frames::bytes(self.script.byte());
+            self.world.write(link, 1 + bytes);
         }
     }
 
     fn run_a_little(&mut self) {
-        let octets = 1 + frames::octets(self.script.octet());
+        let bytes = 1 + frames::bytes(self.script.byte());
         for link in self.world.live() {
-            self.world.read(link, octets);
-            self.world.write(link, octets);
+            self.world.read(link, bytes);
+            self.world.write(link, bytes);
         }
-        self.world.deliver(octets, 4);
+        self.world.deliver(bytes, 4);
     }
 
     fn age(&mut self) {
         const SECONDS: [u64; 8] = [0, 1, 10, 14, 30, 60, 600, 3600];
-        let choice = self.script.octet();
+        let choice = self.script.byte();
         let by = Duration::from_secs(SECONDS[usize::from(choice % 8)])
             + Duration::from_millis(u64::from(choice >> 6));
         match choice & 24 {
@@ -398,7 +398,7 @@ impl Play<'_> {
     }
 
     fn rarity(&mut self) {
-        let (what, choice) = (self.script.octet(), self.script.octet());
+        let (what, choice) = (self.script.byte(), self.script.byte());
         let core = usize::from(choice) % self.world.core_count();
         match what % 8 {
             0 => self.world.kill(core, choice & 64 != 0, choice & 128 != 0),
@@ -407,13 +407,13 @@ impl Play<'_> {
                 let Some(link) = self.link() else {
                     return;
                 };
-                let octets = self.script.raw();
+                let bytes = self.script.raw();
                 self.world.links[link].wild = true;
                 self.world.messages.garbled = true;
-                self.post(link, octets, None);
+                self.post(link, bytes, None);
             }
             4..=6 => {
-                self.mangled = Some((usize::from(choice) * 3 + self.script.number(), self.script.octet()))
+                self.mangled = Some((usize::from(choice) * 3 + self.script.number(), self.script.byte()))
             }
             _ => {
                 // A far end that may be dialled comes by itself.

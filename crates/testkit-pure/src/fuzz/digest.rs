@@ -8,9 +8,9 @@ use msrp_proto::digest::{
 };
 
 /// Parses, prints, answers and checks.
-pub fn digest(octets: &[u8]) {
-    round_trips(octets);
-    if let Ok(authorization) = Authorization::parse(octets) {
+pub fn digest(bytes: &[u8]) {
+    round_trips(bytes);
+    if let Ok(authorization) = Authorization::parse(bytes) {
         // Whoever wrote this knows neither of the passwords.
         for password in ["", "no such password"] {
             let (user, realm) = (&authorization.username, &authorization.realm);
@@ -20,38 +20,38 @@ pub fn digest(octets: &[u8]) {
         let dummy = Ha1::dummy(authorization.algorithm);
         assert_eq!(check(&authorization, &dummy, "AUTH", b"msrps://relay.example:2855;tcp"), None);
     }
-    if let Ok(text) = std::str::from_utf8(octets) {
-        let hex = text.bytes().all(|octet| octet.is_ascii_hexdigit());
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let hex = text.bytes().all(|byte| byte.is_ascii_hexdigit());
         assert_eq!(Ha1::from_hex(text).is_some(), hex && matches!(text.len(), 32 | 64));
         assert_eq!(
             Algorithm::of(text).is_some(),
             text.eq_ignore_ascii_case("md5") || text.eq_ignore_ascii_case("sha-256")
         );
     }
-    let text = String::from_utf8_lossy(octets);
+    let text = String::from_utf8_lossy(bytes);
     let parts: Vec<&str> = text.split('\0').collect();
     for algorithm in [Algorithm::Md5, Algorithm::Sha256] {
         exchange(algorithm, &parts);
     }
 }
 
-fn round_trips(octets: &[u8]) {
-    if let Ok(authorization) = Authorization::parse(octets) {
+fn round_trips(bytes: &[u8]) {
+    if let Ok(authorization) = Authorization::parse(bytes) {
         let printed = authorization.to_string();
         assert!(Authorization::parse(printed.as_bytes()) == Ok(authorization), "{printed}");
     }
-    if let Ok(challenge) = Challenge::parse(octets) {
+    if let Ok(challenge) = Challenge::parse(bytes) {
         let printed = challenge.to_string();
         assert_eq!(Challenge::parse(printed.as_bytes()), Ok(challenge), "{printed}");
     }
-    if let Ok(info) = AuthenticationInfo::parse(octets) {
+    if let Ok(info) = AuthenticationInfo::parse(bytes) {
         let printed = info.to_string();
         assert_eq!(AuthenticationInfo::parse(printed.as_bytes()), Ok(info), "{printed}");
     }
     // What is no list of parameters at all is malformed, whichever header it stands in.
-    if !octets.contains(&b'=') {
-        assert!(Authorization::parse(octets).is_err() && Challenge::parse(octets).is_err());
-        assert_eq!(AuthenticationInfo::parse(octets), Err(AuthorizationError::Malformed));
+    if !bytes.contains(&b'=') {
+        assert!(Authorization::parse(bytes).is_err() && Challenge::parse(bytes).is_err());
+        assert_eq!(AuthenticationInfo::parse(bytes), Err(AuthorizationError::Malformed));
     }
 }
 

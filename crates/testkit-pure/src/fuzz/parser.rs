@@ -1,19 +1,19 @@
-//! [`Parser`] under any cutting of its input: whole, octet by octet and at places the input chooses, it must find
-//! the same frames, consume every octet once, and agree with a plain search for what ends a frame.
+//! [`Parser`] under any cutting of its input: whole, byte by byte and at places the input chooses, it must find
+//! the same frames, consume every byte once, and agree with a plain search for what ends a frame.
 //!
-//! The first octet chooses the limits (odd: narrow ones), the second where reads end; the rest is the stream.
+//! The first byte chooses the limits (odd: narrow ones), the second where reads end; the rest is the stream.
 
 use std::ops::Range;
 
 use memchr::memmem;
 
 use msrp_proto::head::{ByteRange, Head, Kind, Method, TID_BYTES_MAX};
-use msrp_proto::parser::{Flag, ParseError, Parser, ParserLimits, Piece};
+use msrp_proto::parser::{Flag, FramePart, ParseError, Parser, ParserLimits};
 use msrp_proto::uri::MsrpUri;
 
 /// Parses a stream in three cuttings and compares what comes of it.
-pub fn parser(octets: &[u8]) {
-    let Some((&[limits, stride], input)) = octets.split_first_chunk() else {
+pub fn parser(bytes: &[u8]) {
+    let Some((&[limits, stride], input)) = bytes.split_first_chunk() else {
         return;
     };
     let limits = if limits % 2 == 0 { ParserLimits::default() } else { narrow() };
@@ -21,7 +21,7 @@ pub fn parser(octets: &[u8]) {
     for frame in &whole.frames {
         check_frame(&limits, input, frame);
     }
-    assert_eq!(parse(&limits, input, 1..input.len()), whole, "octet by octet");
+    assert_eq!(parse(&limits, input, 1..input.len()), whole, "byte by byte");
     assert_eq!(parse(&limits, input, cuts(stride, input.len())), whole, "cut with stride {stride}");
 }
 
@@ -39,7 +39,7 @@ fn narrow() -> ParserLimits {
     }
 }
 
-/// Where reads end: steps of 1 to `stride` + 1 octets.
+/// Where reads end: steps of 1 to `stride` + 1 bytes.
 fn cuts(stride: u8, len: usize) -> impl Iterator<Item = usize> {
     let (mut state, mut at) = (u32::from(stride), 0);
     std::iter::from_fn(move || {
@@ -81,7 +81,7 @@ fn parse(limits: &ParserLimits, input: &[u8], cuts: impl Iterator<Item = usize>)
                     return outcome;
                 }
             };
-            assert!(step.consumed > 0 && step.consumed <= rest.len(), "{step:?} of {} octets", rest.len());
+            assert!(step.consumed > 0 && step.consumed <= rest.len(), "{step:?} of {} bytes", rest.len());
             outcome.take(step.piece, at..at + step.consumed, input);
             at += step.consumed;
         }
@@ -92,24 +92,24 @@ fn parse(limits: &ParserLimits, input: &[u8], cuts: impl Iterator<Item = usize>)
 }
 
 impl Outcome {
-    fn take(&mut self, piece: Piece, at: Range<usize>, input: &[u8]) {
+    fn take(&mut self, piece: FramePart, at: Range<usize>, input: &[u8]) {
         match piece {
-            Piece::Blank => {
+            FramePart::Blank => {
                 assert!(self.unfinished().is_none(), "blank lines within a frame");
-                assert!(input[at].iter().all(|octet| matches!(octet, b'\r' | b'\n')));
+                assert!(input[at].iter().all(|byte| matches!(byte, b'\r' | b'\n')));
             }
-            Piece::Head(head) => {
+            FramePart::Head(head) => {
                 assert!(self.unfinished().is_none(), "a head within a frame");
                 assert_eq!(head.len(), at.len());
                 self.frames.push(Frame { head, body_at: at.end..at.end, head_at: at, end: None });
             }
-            Piece::Body(range) => {
-                assert!(!range.is_empty() && range == (0..at.len()), "{range:?} of {} octets", at.len());
+            FramePart::Body(range) => {
+                assert!(!range.is_empty() && range == (0..at.len()), "{range:?} of {} bytes", at.len());
                 let frame = self.frames.last_mut().filter(|frame| frame.end.is_none()).unwrap();
                 assert!(frame.head.has_body(), "a body without a blank line");
                 frame.body_at.end = at.end;
             }
-            Piece::End(flag) => {
+            FramePart::End(flag) => {
                 let frame = self.frames.last_mut().filter(|frame| frame.end.is_none()).unwrap();
                 frame.end = Some((flag, at));
             }
@@ -128,28 +128,28 @@ impl Outcome {
             Some(_) => END_LINE - 1,
             None => limits.head_bytes_max + END_LINE,
         };
-        assert!(withheld <= most, "{withheld} octets withheld");
+        assert!(withheld <= most, "{withheld} bytes withheld");
     }
 }
 
 fn check_frame(limits: &ParserLimits, input: &[u8], frame: &Frame) {
-    let head_octets = &input[frame.head_at.clone()];
-    let tid = frame.head.tid(head_octets);
+    let head_bytes = &input[frame.head_at.clone()];
+    let tid = frame.head.tid(head_bytes);
     assert!((1..=TID_BYTES_MAX).contains(&tid.len()));
-    assert!(head_octets.len() <= limits.head_bytes_max);
-    assert!(head_octets.starts_with(b"MSRP "));
-    assert_eq!(frame.head.has_body(), head_octets.ends_with(b"\r\n\r\n"));
-    check_accessors(&frame.head, head_octets);
+    assert!(head_bytes.len() <= limits.head_bytes_max);
+    assert!(head_bytes.starts_with(b"MSRP "));
+    assert_eq!(frame.head.has_body(), head_bytes.ends_with(b"\r\n\r\n"));
+    check_accessors(&frame.head, head_bytes);
     if frame.head.defect().is_none() {
-        check_sound_head(limits, &frame.head, head_octets);
+        check_sound_head(limits, &frame.head, head_bytes);
     }
-    // Given the octets of something else a head says something or nothing.
-    check_accessors(&frame.head, &head_octets[..head_octets.len() / 2]);
+    // Given the bytes of something else a head says something or nothing.
+    check_accessors(&frame.head, &head_bytes[..head_bytes.len() / 2]);
 
     let end_line = [b"-------", tid].concat();
     if let Some((flag, end_at)) = &frame.end {
         let crlf = if frame.head.has_body() { &b"\r\n"[..] } else { b"" };
-        assert_eq!(input[end_at.clone()], *[crlf, &end_line, &[flag.octet()], b"\r\n"].concat());
+        assert_eq!(input[end_at.clone()], *[crlf, &end_line, &[flag.byte()], b"\r\n"].concat());
     }
     // No end-line has been passed over.
     let looked_at =
@@ -161,49 +161,49 @@ fn check_frame(limits: &ParserLimits, input: &[u8], frame: &Frame) {
     assert_eq!(found, expected, "where the body ends");
 }
 
-/// Every accessor answers with octets it was given, whatever these are.
-fn check_accessors(head: &Head, octets: &[u8]) {
-    let given = octets.as_ptr_range();
+/// Every accessor answers with bytes it was given, whatever these are.
+fn check_accessors(head: &Head, bytes: &[u8]) {
+    let given = bytes.as_ptr_range();
     let within = |part: &[u8]| {
         let part = part.as_ptr_range();
         assert!(part.is_empty() || given.start <= part.start && part.end <= given.end);
     };
-    within(head.tid(octets));
-    within(head.method_octets(octets));
-    within(head.to_path(octets).as_bytes());
-    within(head.from_path(octets).as_bytes());
+    within(head.tid(bytes));
+    within(head.method_bytes(bytes));
+    within(head.to_path(bytes).as_bytes());
+    within(head.from_path(bytes).as_bytes());
     let parts = [
-        head.comment(octets),
-        head.use_path(octets).map(|path| path.as_bytes()),
-        head.message_id(octets),
-        head.status_header(octets),
-        head.authorization(octets),
-        head.www_authenticate(octets),
-        head.authentication_info(octets),
-        head.content_type(octets),
-        head.content_disposition(octets),
+        head.comment(bytes),
+        head.use_path(bytes).map(|path| path.as_bytes()),
+        head.message_id(bytes),
+        head.status_header(bytes),
+        head.authorization(bytes),
+        head.www_authenticate(bytes),
+        head.authentication_info(bytes),
+        head.content_type(bytes),
+        head.content_disposition(bytes),
     ];
     parts.into_iter().flatten().for_each(within);
-    let _ = head.reported_status(octets);
-    for (name, value) in head.headers(octets) {
+    let _ = head.reported_status(bytes);
+    for (name, value) in head.headers(bytes) {
         within(name);
         within(value);
     }
 }
 
 /// What a head without a defect promises, read a second time from its header lines.
-fn check_sound_head(limits: &ParserLimits, head: &Head, octets: &[u8]) {
+fn check_sound_head(limits: &ParserLimits, head: &Head, bytes: &[u8]) {
     let first = |name: &str| {
-        head.headers(octets).find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+        head.headers(bytes).find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
     };
     let number = |name: &str| {
         let digits = std::str::from_utf8(first(name)?).unwrap();
         Some(digits.parse::<u64>().unwrap_or(u64::MAX).min(u64::from(u32::MAX)))
     };
-    let lines = memmem::find_iter(octets, b"\r\n").count() - 1 - usize::from(head.has_body());
-    assert_eq!(head.headers(octets).count(), lines, "every line is a header");
+    let lines = memmem::find_iter(bytes, b"\r\n").count() - 1 - usize::from(head.has_body());
+    assert_eq!(head.headers(bytes).count(), lines, "every line is a header");
     assert!(lines <= limits.headers_max);
-    for (path, name) in [(head.to_path(octets), "To-Path"), (head.from_path(octets), "From-Path")] {
+    for (path, name) in [(head.to_path(bytes), "To-Path"), (head.from_path(bytes), "From-Path")] {
         assert_eq!(Some(path.as_bytes()), first(name));
         let comes_back = matches!(head.kind(), Kind::Response(_) | Kind::Request(Method::Report));
         let own = if comes_back && name == "To-Path" { 2 } else { 0 };
@@ -214,21 +214,21 @@ fn check_sound_head(limits: &ParserLimits, head: &Head, octets: &[u8]) {
             assert!(uri.session_id().is_none_or(|id| id.len() <= limits.session_id_bytes_max));
         }
     }
-    assert_eq!(head.message_id(octets), first("Message-ID"));
-    assert_eq!(head.use_path(octets).map(|path| path.as_bytes()), first("Use-Path"));
-    assert_eq!(head.status_header(octets), first("Status"));
-    assert_eq!(head.authorization(octets), first("Authorization"));
-    assert_eq!(head.www_authenticate(octets), first("WWW-Authenticate"));
-    assert_eq!(head.authentication_info(octets), first("Authentication-Info"));
-    assert_eq!(head.content_type(octets), first("Content-Type"));
-    assert_eq!(head.content_disposition(octets), first("Content-Disposition"));
+    assert_eq!(head.message_id(bytes), first("Message-ID"));
+    assert_eq!(head.use_path(bytes).map(|path| path.as_bytes()), first("Use-Path"));
+    assert_eq!(head.status_header(bytes), first("Status"));
+    assert_eq!(head.authorization(bytes), first("Authorization"));
+    assert_eq!(head.www_authenticate(bytes), first("WWW-Authenticate"));
+    assert_eq!(head.authentication_info(bytes), first("Authentication-Info"));
+    assert_eq!(head.content_type(bytes), first("Content-Type"));
+    assert_eq!(head.content_disposition(bytes), first("Content-Disposition"));
     assert_eq!(head.byte_range(), first("Byte-Range").and_then(ByteRange::parse));
     assert_eq!(head.byte_range().is_some(), first("Byte-Range").is_some());
     assert_eq!(head.expires(), number("Expires"));
     assert_eq!(head.min_expires(), number("Min-Expires"));
     assert_eq!(head.max_expires(), number("Max-Expires"));
     match head.kind() {
-        Kind::Request(Method::Send) => assert!(head.message_id(octets).is_some()),
+        Kind::Request(Method::Send) => assert!(head.message_id(bytes).is_some()),
         Kind::Request(_) => {}
         Kind::Response(_) => assert!(!head.has_body()),
     }

@@ -1,27 +1,27 @@
 //! [`Head::rewrite`] against a model that works on lines: whatever head without a defect comes in, what goes out
-//! differs from it in what was asked for and in no other octet, and is again a head without a defect.
+//! differs from it in what was asked for and in no other byte, and is again a head without a defect.
 //!
-//! Three octets choose the new transaction id and the new Byte-Range; the rest is a frame.
+//! Three bytes choose the new transaction id and the new Byte-Range; the rest is a frame.
 
 use msrp_proto::head::{ByteRange, Head, Rewrite};
-use msrp_proto::parser::{Flag, Parser, ParserLimits, Piece};
+use msrp_proto::parser::{Flag, FramePart, Parser, ParserLimits};
 use msrp_proto::uri::Path;
 use msrp_proto::write::write_end_line;
 
 /// Parses a head and rewrites it in every way.
-pub fn rewrite(octets: &[u8]) {
-    let Some((&[tid, range, magnitude], input)) = octets.split_first_chunk() else {
+pub fn rewrite(bytes: &[u8]) {
+    let Some((&[tid, range, magnitude], input)) = bytes.split_first_chunk() else {
         return;
     };
-    let Some((head, octets)) =
+    let Some((head, bytes)) =
         parse(ParserLimits::default(), input).filter(|(head, _)| head.defect().is_none())
     else {
         return;
     };
     let tid = transaction_id(tid);
     for byte_range in [None, Some(byte_range(range, magnitude))] {
-        for moves in 0..head.to_path(octets).len() {
-            check(&head, octets, &Rewrite { tid: &tid, moves, byte_range });
+        for moves in 0..head.to_path(bytes).len() {
+            check(&head, bytes, &Rewrite { tid: &tid, moves, byte_range });
         }
     }
 }
@@ -29,9 +29,9 @@ pub fn rewrite(octets: &[u8]) {
 fn parse(limits: ParserLimits, input: &[u8]) -> Option<(Head, &[u8])> {
     let step = Parser::new(limits).step(input).ok()??;
     match step.piece {
-        Piece::Head(head) => Some((head, &input[..step.consumed])),
-        Piece::Blank => None,
-        Piece::Body(_) | Piece::End(_) => panic!("a frame begins with {step:?}"),
+        FramePart::Head(head) => Some((head, &input[..step.consumed])),
+        FramePart::Blank => None,
+        FramePart::Body(_) | FramePart::End(_) => panic!("a frame begins with {step:?}"),
     }
 }
 
@@ -66,32 +66,32 @@ fn byte_range(low: u8, magnitude: u8) -> ByteRange {
     }
 }
 
-fn check(head: &Head, octets: &[u8], rewrite: &Rewrite<'_>) {
-    let written = rewritten(head, octets, rewrite);
+fn check(head: &Head, bytes: &[u8], rewrite: &Rewrite<'_>) {
+    let written = rewritten(head, bytes, rewrite);
     let shown = String::from_utf8_lossy(&written);
-    let expected = expected(octets, head.has_body(), rewrite);
+    let expected = expected(bytes, head.has_body(), rewrite);
     assert!(written == expected, "{rewrite:?}\n{shown}\nin place of\n{}", String::from_utf8_lossy(&expected));
 
     let mut frame = written.clone();
     if !head.has_body() {
         write_end_line(&mut frame, rewrite.tid, Flag::Last, false);
     }
-    let (again, again_octets) = parse(wide(), &frame).unwrap();
+    let (again, again_bytes) = parse(wide(), &frame).unwrap();
     assert_eq!(again.defect(), None, "{rewrite:?}\n{shown}");
-    assert_eq!((again.kind(), again_octets), (head.kind(), &written[..]));
+    assert_eq!((again.kind(), again_bytes), (head.kind(), &written[..]));
     assert_eq!(again.tid(&written), rewrite.tid);
-    let (to, from) = (head.to_path(octets), head.from_path(octets));
+    let (to, from) = (head.to_path(bytes), head.from_path(bytes));
     assert!(again.to_path(&written).uris().eq(to.uris().skip(rewrite.moves)));
     let moved = to.uris().take(rewrite.moves).collect::<Vec<_>>();
     assert!(again.from_path(&written).uris().eq(moved.into_iter().rev().chain(from.uris())));
     assert_eq!(again.byte_range(), rewrite.byte_range.or_else(|| head.byte_range()));
-    assert_eq!(again.message_id(&written), head.message_id(octets));
-    assert_eq!(again.authorization(&written), head.authorization(octets));
+    assert_eq!(again.message_id(&written), head.message_id(bytes));
+    assert_eq!(again.authorization(&written), head.authorization(bytes));
 
     // Two relays in a row do what one does that is named twice.
     if rewrite.moves > 0 {
         let first = Rewrite { moves: rewrite.moves - 1, ..*rewrite };
-        let halfway = rewritten(head, octets, &first);
+        let halfway = rewritten(head, bytes, &first);
         let mut frame = halfway.clone();
         if !head.has_body() {
             write_end_line(&mut frame, rewrite.tid, Flag::Last, false);
@@ -101,20 +101,20 @@ fn check(head: &Head, octets: &[u8], rewrite: &Rewrite<'_>) {
     }
 }
 
-fn rewritten(head: &Head, octets: &[u8], rewrite: &Rewrite<'_>) -> Vec<u8> {
+fn rewritten(head: &Head, bytes: &[u8], rewrite: &Rewrite<'_>) -> Vec<u8> {
     let mut out = b"before".to_vec();
-    head.rewrite(octets, rewrite, &mut out);
+    head.rewrite(bytes, rewrite, &mut out);
     assert!(out.starts_with(b"before"), "what is there stays");
     out.split_off(b"before".len())
 }
 
 /// The same by looking at one line after the other.
-fn expected(octets: &[u8], has_body: bool, rewrite: &Rewrite<'_>) -> Vec<u8> {
-    let text = if has_body { &octets[..octets.len() - 2] } else { octets };
+fn expected(bytes: &[u8], has_body: bool, rewrite: &Rewrite<'_>) -> Vec<u8> {
+    let text = if has_body { &bytes[..bytes.len() - 2] } else { bytes };
     let mut lines: Vec<&[u8]> = lines(text);
     let start = lines.remove(0);
     let rest = start[b"MSRP ".len()..].trim_ascii_start();
-    let word_at = rest.iter().position(|octet| *octet == b' ').unwrap();
+    let word_at = rest.iter().position(|byte| *byte == b' ').unwrap();
     let word = rest[word_at..].trim_ascii_start();
     // A comment is what it is; around a method there is nothing.
     let word = if word[0].is_ascii_digit() { word } else { word.trim_ascii_end() };
@@ -170,24 +170,24 @@ fn lines(mut text: &[u8]) -> Vec<&[u8]> {
 
 /// Name, colon and white space; value; white space.
 fn parts(line: &[u8]) -> (&[u8], &[u8], &[u8]) {
-    let blank = |octet: &u8| matches!(octet, b' ' | b'\t');
-    let colon = line.iter().position(|octet| *octet == b':').unwrap();
-    let end = line.iter().rposition(|octet| !blank(octet)).unwrap() + 1;
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let colon = line.iter().position(|byte| *byte == b':').unwrap();
+    let end = line.iter().rposition(|byte| !blank(byte)).unwrap() + 1;
     let start = (colon + 1..end).find(|at| !blank(&line[*at])).unwrap_or(end);
     (&line[..start], &line[start..end], &line[end..])
 }
 
 fn is_named(line: &[u8], name: &str) -> bool {
-    let colon = line.iter().position(|octet| *octet == b':').unwrap();
+    let colon = line.iter().position(|byte| *byte == b':').unwrap();
     line[..colon].eq_ignore_ascii_case(name.as_bytes())
 }
 
 /// A path without its first `n` URIs.
 fn behind(mut path: &[u8], n: usize) -> &[u8] {
     for _ in 0..n {
-        let uri = path.iter().position(|octet| *octet == b' ').unwrap_or(path.len());
+        let uri = path.iter().position(|byte| *byte == b' ').unwrap_or(path.len());
         path = &path[uri..];
-        let spaces = path.iter().take_while(|octet| **octet == b' ').count();
+        let spaces = path.iter().take_while(|byte| **byte == b' ').count();
         path = &path[spaces..];
     }
     path

@@ -6,8 +6,8 @@
 use msrp_proto::uri::{Host, MsrpUri, Path, host_matches};
 
 /// Parses and compares what the lines hold.
-pub fn uri(octets: &[u8]) {
-    let lines: Vec<&[u8]> = octets.splitn(3, |octet| *octet == b'\n').collect();
+pub fn uri(bytes: &[u8]) {
+    let lines: Vec<&[u8]> = bytes.splitn(3, |byte| *byte == b'\n').collect();
     let uris: Vec<MsrpUri<'_>> = lines.iter().filter_map(|line| MsrpUri::parse(line).ok()).collect();
     for uri in &uris {
         check_parts(uri);
@@ -119,22 +119,22 @@ fn check_variants(uri: &MsrpUri<'_>) {
     }
 }
 
-/// A name with its first octet written as a %-escape, which must make no difference.
+/// A name with its first byte written as a %-escape, which must make no difference.
 fn escape_first(host: &str) -> Option<String> {
     let first = host.bytes().next().filter(u8::is_ascii_alphanumeric)?;
     Some(format!("%{first:02x}{}", &host[1..]))
 }
 
-fn check_path(octets: &[u8]) {
-    let path = Path::new(octets);
+fn check_path(bytes: &[u8]) {
+    let path = Path::new(bytes);
     let uris: Vec<&[u8]> = path.uris().collect();
     assert_eq!((path.len(), path.is_empty()), (uris.len(), uris.is_empty()));
     assert_eq!((path.first(), path.last()), (uris.first().copied(), uris.last().copied()));
-    assert!(path.as_bytes() == octets && path.after(0).as_bytes() == octets);
+    assert!(path.as_bytes() == bytes && path.after(0).as_bytes() == bytes);
     for n in 0..=uris.len() + 1 {
         let rest = path.after(n);
         assert!(rest.uris().eq(uris.iter().skip(n).copied()), "after {n}");
-        assert!(octets.ends_with(rest.as_bytes()), "what remains keeps its octets");
+        assert!(bytes.ends_with(rest.as_bytes()), "what remains keeps its bytes");
         assert!(rest.uris().rev().eq(uris.iter().skip(n).rev().copied()));
     }
 }

@@ -119,7 +119,7 @@ impl World {
             sum.sessions += sizes.sessions;
             sum.transactions += sizes.transactions;
             sum.unanswered += sizes.unanswered;
-            sum.octets_queued += sizes.octets_queued;
+            sum.bytes_queued += sizes.bytes_queued;
             sum.bytes_kept += sizes.bytes_kept;
             sum.bytes_counted += sizes.bytes_counted;
             sum.counted += sizes.counted;
@@ -132,7 +132,7 @@ impl World {
     pub fn assert_idle(&mut self) {
         self.run();
         let sizes = self.sizes();
-        assert_eq!(sizes.octets_queued, 0, "octets are still queued: {sizes:?}");
+        assert_eq!(sizes.bytes_queued, 0, "bytes are still queued: {sizes:?}");
         assert_eq!(sizes.unanswered, 0, "requests are unanswered: {sizes:?}");
     }
 

@@ -19,8 +19,8 @@ use msrp_proto::digest::{Algorithm, Ha1};
 
 /// How long the farewell of a connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The longest packet either side may send: an account is a few hundred octets.
-const PACKET_OCTETS_MAX: usize = 1 << 20;
+/// The longest packet either side may send: an account is a few hundred bytes.
+const PACKET_BYTES_MAX: usize = 1 << 20;
 /// Rows asked for: enough to see that there is not exactly one.
 const ROWS_MAX: usize = 16;
 
@@ -117,7 +117,7 @@ fn opts(server: &DatabaseServer, query_timeout: Duration) -> Opts {
         .ssl_opts(tls)
         .tcp_keepalive(Some(Duration::from_secs(60)))
         // Said here, so that it need not be asked at every connect.
-        .max_allowed_packet(Some(PACKET_OCTETS_MAX))
+        .max_allowed_packet(Some(PACKET_BYTES_MAX))
         .wait_timeout(Some(0))
         .setup(vec![format!("SET SESSION lock_wait_timeout = {lock_wait}")])
         .into()
@@ -178,7 +178,7 @@ impl Drop for Connection {
 }
 
 /// The server cannot bring the name that was asked for together with the column's character set: two, three or
-/// more collations that do not go together; octets that are no text there; a conversion that would lose something.
+/// more collations that do not go together; bytes that are no text there; a conversion that would lose something.
 fn is_of_the_name(code: u16) -> bool {
     matches!(code, 1267 | 1270 | 1271 | 1300 | 1366 | 3854 | 3988)
 }
@@ -217,7 +217,7 @@ impl Shape {
         if self.match_domain && !values.next().flatten()?.eq_ignore_ascii_case(realm.as_bytes()) {
             return None;
         }
-        let mut next = || values.next().flatten().and_then(|octets| String::from_utf8(octets).ok());
+        let mut next = || values.next().flatten().and_then(|bytes| String::from_utf8(bytes).ok());
         let secret = match &self.secret {
             // An empty one is none: nobody is to get in without a password.
             SecretColumns::Password(_) => next().filter(|text| !text.is_empty()).map(Secret::Password),
@@ -242,7 +242,7 @@ struct Account {
 
 fn text(value: Value) -> Option<Vec<u8>> {
     match value {
-        Value::Bytes(octets) => Some(octets),
+        Value::Bytes(bytes) => Some(bytes),
         _ => None,
     }
 }

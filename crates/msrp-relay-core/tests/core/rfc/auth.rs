@@ -36,7 +36,7 @@ fn challenge_offers_auth_alone_and_carries_an_opaque() {
     let conn = world.connect(0);
     let challenge = challenged(&mut world, conn, &relay_uri());
     let offers: Vec<_> =
-        challenge.head.headers(&challenge.octets).filter(|(name, _)| *name == b"WWW-Authenticate").collect();
+        challenge.head.headers(&challenge.bytes).filter(|(name, _)| *name == b"WWW-Authenticate").collect();
     assert_eq!(offers.len(), 1);
     let value = challenge.header("WWW-Authenticate").unwrap();
     assert!(value.starts_with("Digest realm=\"example.com\", nonce=\""), "{value}");
@@ -120,7 +120,7 @@ fn minted_uri_is_complete_and_new_every_time() {
         assert_eq!((uri.host(), uri.port(), uri.transport()), (Host::Name(HOST), Some(PORT), "tcp"));
         let id = uri.session_id().unwrap();
         assert_eq!(id.len(), 28);
-        assert!(id.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_')));
+        assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')));
         ids.push(id.to_owned());
     }
     // Nothing counts up: between any two, many of the characters behind the core's differ.
@@ -145,7 +145,7 @@ fn session_ends_with_its_connection_though_the_client_returns() {
     let conn = world.connect(0);
     let uri = world.end(conn).uri.clone();
     for (path, status) in [(&session, 481), (&new, 200)] {
-        world.send(conn, Request::bodiless(&format!("{path} {bob_uri}"), &uri, "mess").octets());
+        world.send(conn, Request::bodiless(&format!("{path} {bob_uri}"), &uri, "mess").bytes());
         assert_eq!(world.take_one(conn).status(), status);
     }
     only(world.take(again), "SEND");
@@ -160,7 +160,7 @@ fn use_path_is_what_the_client_puts_first_into_to_path() {
     let accepted = world.auth_round(conn, "alice", &uri, "");
     let use_path = accepted.header("Use-Path").unwrap();
     assert_eq!(use_path.split(' ').count(), 1);
-    world.send(conn, Request::bodiless(&format!("{use_path} {}", super::FAR), &uri, "mess").octets());
+    world.send(conn, Request::bodiless(&format!("{use_path} {}", super::FAR), &uri, "mess").bytes());
     assert_eq!(world.take_one(conn).status(), 200);
     assert_eq!(world.dialled.len(), 1);
 }
@@ -172,7 +172,7 @@ fn auth_for_another_relay_needs_a_uri_of_ours() {
     let conn = world.connect(0);
     let uri = world.end(conn).uri.clone();
     let beyond = format!("msrps://{HOST}:{PORT};tcp msrps://r2.alder.example:2855;tcp");
-    world.send(conn, Request::new("AUTH", &beyond, &uri).octets());
+    world.send(conn, Request::new("AUTH", &beyond, &uri).bytes());
     assert_eq!(world.take_one(conn).status(), 481);
     assert!(world.dials.is_empty() && world.dialled.is_empty());
 }

@@ -16,7 +16,7 @@ fn every_failure_of_a_chunk_becomes_a_report_with_its_code() {
             let world = &mut line.world;
             let request =
                 Request::send(&line.path, &line.from_uri, "mess", b"x").header("Failure-Report", wish);
-            world.send(line.from, request.octets());
+            world.send(line.from, request.bytes());
             world.run();
             world.take(line.from);
             let frame = only(world.take(line.to), "SEND");
@@ -38,7 +38,7 @@ fn every_code_of_the_200_class_is_success() {
     for code in [200, 202, 299] {
         let mut line = line(Shape::Both, 0, 1);
         let world = &mut line.world;
-        world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", b"x").octets());
+        world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", b"x").bytes());
         world.run();
         assert_eq!(only(world.take(line.from), "200").status(), 200);
         let frame = only(world.take(line.to), "SEND");
@@ -55,7 +55,7 @@ fn every_code_passes_back_to_whoever_asked_end_to_end() {
         let mut line = line(Shape::Both, 0, 1);
         let world = &mut line.world;
         let request = Request::new("NICKNAME", &line.path, &line.from_uri).header("Use-Nickname", "\"Al\"");
-        world.send(line.from, request.octets());
+        world.send(line.from, request.bytes());
         world.run();
         let frame = only(world.take(line.to), "NICKNAME");
         let response = String::from_utf8(frame.response(code)).unwrap();
@@ -72,7 +72,7 @@ fn session_stays_bound_to_a_next_hop_that_answers_481() {
     for (name, mut line) in lines() {
         let world = &mut line.world;
         for id in ["one", "two"] {
-            world.send(line.from, Request::send(&line.path, &line.from_uri, id, b"x").octets());
+            world.send(line.from, Request::send(&line.path, &line.from_uri, id, b"x").bytes());
             world.run();
             world.take(line.from);
             let frame = only(world.take(line.to), "SEND");

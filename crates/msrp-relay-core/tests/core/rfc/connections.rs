@@ -32,7 +32,7 @@ fn requests_that_fail_do_not_end_the_probation() {
     world.advance(seconds(20));
     challenged(&mut world, asking, &relay_uri());
     let nowhere = format!("msrps://{HOST}:2855/nobody;tcp {FAR}");
-    world.send(lost, Request::bodiless(&nowhere, &uri, "mess").octets());
+    world.send(lost, Request::bodiless(&nowhere, &uri, "mess").bytes());
     assert_eq!(world.take_one(lost).status(), 481);
     assert!(!world.is_closed(asking) && !world.is_closed(lost));
     world.advance(seconds(11));
@@ -46,7 +46,7 @@ fn who_succeeds_once_is_past_the_probation() {
         let mut line = line(shape, 0, 0);
         let world = &mut line.world;
         world.end(line.to).answers = Answers::Always(200);
-        world.send(line.from, Request::bodiless(&line.path, &line.from_uri, "mess").octets());
+        world.send(line.from, Request::bodiless(&line.path, &line.from_uri, "mess").bytes());
         assert_eq!(world.take_one(line.from).status(), 200);
         world.advance(seconds(600));
         assert!(!world.is_closed(line.from) && !world.is_closed(line.to), "{shape:?}");
@@ -61,11 +61,11 @@ fn request_for_another_host_ends_its_connection() {
         let pair = world.pair(0, 0);
         let lost = world.connect(0);
         let uri = world.end(lost).uri.clone();
-        world.send(lost, Request::send(&format!("{to} {FAR}"), &uri, "mess", b"x").octets());
+        world.send(lost, Request::send(&format!("{to} {FAR}"), &uri, "mess", b"x").bytes());
         world.run();
         assert!(world.is_closed(lost), "{to}");
         assert!(world.dials.is_empty() && world.dialled.is_empty());
-        world.send(pair.alice, Request::bodiless(&pair.to_bob, &pair.alice_uri, "mess").octets());
+        world.send(pair.alice, Request::bodiless(&pair.to_bob, &pair.alice_uri, "mess").bytes());
         assert_eq!(world.take_one(pair.alice).status(), 200);
     }
 }
@@ -76,14 +76,14 @@ fn client_with_a_session_survives_requests_and_auths_for_another_host() {
     let mut world = World::new(1);
     let pair = world.pair(0, 0);
     let astray = format!("msrps://other.example.org:2855/abc;tcp {FAR}");
-    world.send(pair.alice, Request::send(&astray, &pair.alice_uri, "mess", b"x").octets());
+    world.send(pair.alice, Request::send(&astray, &pair.alice_uri, "mess", b"x").bytes());
     assert_eq!(world.take_one(pair.alice).status(), 481);
     world.send(
         pair.alice,
-        Request::new("AUTH", "msrps://other.example.org:2856;tcp", &pair.alice_uri).octets(),
+        Request::new("AUTH", "msrps://other.example.org:2856;tcp", &pair.alice_uri).bytes(),
     );
     assert_eq!(world.take_one(pair.alice).status(), 481);
-    world.send(pair.alice, Request::bodiless(&pair.to_bob, &pair.alice_uri, "mess").octets());
+    world.send(pair.alice, Request::bodiless(&pair.to_bob, &pair.alice_uri, "mess").bytes());
     assert_eq!(world.take_one(pair.alice).status(), 200);
 }
 
@@ -94,9 +94,9 @@ fn connection_that_serves_sessions_survives_a_few_misaddressed_requests() {
     line.bind();
     let world = &mut line.world;
     let astray = format!("msrps://other.example.org:2855/abc;tcp {FAR}");
-    let most = world.settings.limits.refusals_max;
+    let most = world.settings.limits.refused_requests_max;
     for n in 1..=most {
-        world.send(line.from, Request::send(&astray, &line.from_uri, "mess", b"x").octets());
+        world.send(line.from, Request::send(&astray, &line.from_uri, "mess", b"x").bytes());
         world.run();
         assert_eq!(world.is_closed(line.from), n == most);
         if n < most {
@@ -120,14 +120,14 @@ fn defective_request_is_answered_only_where_an_answer_is_due() {
         // Nobody to answer to.
         Request::new("SEND", &to, "nowhere").header("Message-ID", "mess"),
     ] {
-        world.send(line.from, request.octets());
+        world.send(line.from, request.bytes());
         world.run();
         assert!(world.take(line.from).is_empty(), "{request:?}");
     }
     for request in
         [bad("SEND"), bad("SEND").header("Failure-Report", "partial"), bad("NICKNAME"), bad("AUTH")]
     {
-        world.send(line.from, request.octets());
+        world.send(line.from, request.bytes());
         let answer = world.take_one(line.from);
         assert_eq!((answer.status(), answer.tid()), (400, &*request.tid));
     }
@@ -145,7 +145,7 @@ fn silent_connection_of_a_live_session_is_kept() {
     assert!(!world.is_closed(bob));
     let conn = world.connect(0);
     let uri = world.end(conn).uri.clone();
-    world.send(conn, Request::bodiless(&format!("{session} {bob_uri}"), &uri, "mess").octets());
+    world.send(conn, Request::bodiless(&format!("{session} {bob_uri}"), &uri, "mess").bytes());
     assert_eq!(world.take_one(conn).status(), 200);
 }
 
@@ -155,7 +155,7 @@ fn connection_that_serves_nobody_is_closed_after_an_hour() {
     let mut line = line(Shape::Receiver, 0, 0);
     let world = &mut line.world;
     world.end(line.to).answers = Answers::Always(200);
-    world.send(line.from, Request::bodiless(&line.path, &line.from_uri, "mess").octets());
+    world.send(line.from, Request::bodiless(&line.path, &line.from_uri, "mess").bytes());
     assert_eq!(world.take_one(line.from).status(), 200);
     world.advance(seconds(2 * 3600));
     assert!(!world.is_closed(line.from), "closed while a session uses it");
@@ -171,7 +171,7 @@ fn each_session_has_an_outbound_connection_of_its_own() {
     for user in ["alice", "bob"] {
         let (conn, session) = world.client(0, user);
         let uri = world.end(conn).uri.clone();
-        world.send(conn, Request::bodiless(&format!("{session} {FAR}"), &uri, "mess").octets());
+        world.send(conn, Request::bodiless(&format!("{session} {FAR}"), &uri, "mess").bytes());
         assert_eq!(world.take_one(conn).status(), 200);
     }
     assert_eq!(world.dialled.len(), 2);
@@ -184,7 +184,7 @@ fn authenticated_connection_is_no_route_for_others() {
     let mut world = World::new(1);
     let pair = world.pair(0, 0);
     let past_bob = format!("{} {}", pair.alice_session, pair.bob_uri);
-    world.send(pair.alice, Request::send(&past_bob, &pair.alice_uri, "mess", b"x").octets());
+    world.send(pair.alice, Request::send(&past_bob, &pair.alice_uri, "mess", b"x").bytes());
     world.run();
     assert_eq!(world.dialled.len(), 1);
     assert!(world.take(pair.bob).is_empty());
@@ -196,7 +196,7 @@ fn response_for_a_connection_that_is_gone_is_dropped() {
     for shape in [Shape::Both, Shape::Receiver] {
         let mut line = line(shape, 0, 1);
         let world = &mut line.world;
-        world.send(line.from, Request::new("NICKNAME", &line.path, &line.from_uri).octets());
+        world.send(line.from, Request::new("NICKNAME", &line.path, &line.from_uri).bytes());
         world.run();
         let request = only(world.take(line.to), "NICKNAME");
         world.lose(line.from);

@@ -31,7 +31,7 @@ fn shortly_before_expiry() -> Scene {
     let alice = world.connect(0);
     let alice_uri = world.end(alice).uri.clone();
     let (to_bob, to_alice) = (format!("{session} {bob_uri}"), format!("{session} {alice_uri}"));
-    world.send(alice, Request::bodiless(&to_bob, &alice_uri, "first").octets());
+    world.send(alice, Request::bodiless(&to_bob, &alice_uri, "first").bytes());
     assert_eq!(world.take_one(alice).status(), 200);
     let first = only(world.take(bob), "SEND");
     world.send(bob, first.response(200));
@@ -44,12 +44,12 @@ fn shortly_before_expiry() -> Scene {
 fn new_requests_are_refused_at_expiry() {
     let Scene { mut world, alice, bob, to_bob, to_alice, alice_uri, bob_uri } = shortly_before_expiry();
     world.advance(seconds(6));
-    world.send(alice, Request::send(&to_bob, &alice_uri, "late", b"x").octets());
+    world.send(alice, Request::send(&to_bob, &alice_uri, "late", b"x").bytes());
     assert_eq!(world.take_one(alice).status(), 481);
-    world.send(bob, Request::send(&to_alice, &bob_uri, "late", b"x").octets());
+    world.send(bob, Request::send(&to_alice, &bob_uri, "late", b"x").bytes());
     assert_eq!(world.take_one(bob).status(), 481);
     let silent = Request::send(&to_bob, &alice_uri, "late", b"x").header("Failure-Report", "no");
-    world.send(alice, silent.octets());
+    world.send(alice, silent.bytes());
     world.advance(seconds(60));
     assert!(world.take(alice).is_empty() && world.take(bob).is_empty());
 }
@@ -60,10 +60,10 @@ fn chunk_that_runs_at_expiry_may_finish() {
     let Scene { mut world, alice, bob, to_bob, alice_uri, .. } = shortly_before_expiry();
     let body = pattern(100_000);
     let request = Request::send(&to_bob, &alice_uri, "mess", &body);
-    let octets = request.octets();
-    world.send(alice, &octets[..50_000]);
+    let bytes = request.bytes();
+    world.send(alice, &bytes[..50_000]);
     world.advance(seconds(20));
-    world.send(alice, &octets[50_000..]);
+    world.send(alice, &bytes[50_000..]);
     assert_eq!(world.take_one(alice).status(), 200);
     let frame = only(world.take(bob), "SEND");
     assert!(frame.body == body && frame.flag == Flag::Last);
@@ -75,13 +75,13 @@ fn chunk_that_runs_30_s_after_expiry_is_aborted() {
     let Scene { mut world, alice, bob, to_bob, alice_uri, .. } = shortly_before_expiry();
     let body = pattern(100_000);
     let request = Request::send(&to_bob, &alice_uri, "mess", &body);
-    let octets = request.octets();
-    world.send(alice, &octets[..50_000]);
+    let bytes = request.bytes();
+    world.send(alice, &bytes[..50_000]);
     world.advance(seconds(40));
     assert_eq!(world.take_one(alice).status(), 481);
     let frame = only(world.take(bob), "SEND");
     assert_eq!(frame.flag, Flag::Aborted);
-    world.send(alice, &octets[50_000..]);
+    world.send(alice, &bytes[50_000..]);
     world.assert_idle();
     assert!(world.take(bob).is_empty());
 }
@@ -90,7 +90,7 @@ fn chunk_that_runs_30_s_after_expiry_is_aborted() {
 #[test]
 fn reports_pass_for_30_s_after_expiry() {
     let Scene { mut world, alice, bob, to_bob, to_alice, alice_uri, bob_uri } = shortly_before_expiry();
-    world.send(alice, Request::send(&to_bob, &alice_uri, "mess", b"x").octets());
+    world.send(alice, Request::send(&to_bob, &alice_uri, "mess", b"x").bytes());
     world.run();
     world.take(alice);
     let frame = only(world.take(bob), "SEND");
@@ -100,10 +100,10 @@ fn reports_pass_for_30_s_after_expiry() {
         .header("Message-ID", "mess")
         .header("Byte-Range", "1-1/1")
         .header("Status", "000 200 OK");
-    world.send(bob, report.octets());
+    world.send(bob, report.bytes());
     assert_eq!(world.take_one(alice).reported(), 200);
     world.advance(seconds(20));
-    world.send(bob, report.octets());
+    world.send(bob, report.bytes());
     world.run();
     assert!(world.take(alice).is_empty() && world.take(bob).is_empty());
 }
@@ -113,8 +113,8 @@ fn reports_pass_for_30_s_after_expiry() {
 fn transactions_open_at_expiry_are_ended_as_ever() {
     let Scene { mut world, alice, bob, to_bob, alice_uri, .. } = shortly_before_expiry();
     let nickname = Request::new("NICKNAME", &to_bob, &alice_uri);
-    world.send(alice, nickname.octets());
-    world.send(alice, Request::send(&to_bob, &alice_uri, "mess", b"x").octets());
+    world.send(alice, nickname.bytes());
+    world.send(alice, Request::send(&to_bob, &alice_uri, "mess", b"x").bytes());
     assert_eq!(world.take_one(alice).status(), 200);
     let asked = world.take(bob);
     world.advance(seconds(10));
@@ -156,6 +156,6 @@ fn session_prolonged_before_its_expiry_goes_on() {
     let answer = world.auth_to(bob, "bob", (&session, &bob_uri), "Expires: 120\r\n");
     assert_eq!(answer.status(), 200);
     world.advance(seconds(60));
-    world.send(alice, Request::send(&to_bob, &alice_uri, "mess", b"x").octets());
+    world.send(alice, Request::send(&to_bob, &alice_uri, "mess", b"x").bytes());
     assert_eq!(world.take_one(alice).status(), 200);
 }

@@ -12,7 +12,7 @@ fn unknown_transports_pass_in_the_rest_of_a_path() {
     let uri = world.end(alice).uri.clone();
     let next =
         "msrps://relay.alder.example:2855/abc;tcp msrps://x7.invalid:443/def;ws msrps://a.example:1/b;future";
-    world.send(alice, Request::send(&format!("{session} {next}"), &uri, "mess", b"x").octets());
+    world.send(alice, Request::send(&format!("{session} {next}"), &uri, "mess", b"x").bytes());
     assert_eq!(world.take_one(alice).status(), 200);
     let (_, conn) = world.dialled[0].clone();
     assert_eq!(only(world.take(conn), "SEND").to_path(), next);
@@ -21,7 +21,7 @@ fn unknown_transports_pass_in_the_rest_of_a_path() {
     let bob_uri = world.end(bob).uri.clone();
     let stranger = world.connect(0);
     let from = "msrps://relay.alder.example:2855/abc;tcp msrps://x7.invalid:443/def;ws";
-    world.send(stranger, Request::send(&format!("{bob_session} {bob_uri}"), from, "mess", b"x").octets());
+    world.send(stranger, Request::send(&format!("{bob_session} {bob_uri}"), from, "mess", b"x").bytes());
     assert_eq!(world.take_one(stranger).status(), 200);
     assert_eq!(only(world.take(bob), "SEND").from_path(), format!("{bob_session} {from}"));
 }
@@ -34,7 +34,7 @@ fn next_hop_by_an_unknown_transport_is_refused() {
         let (alice, session) = world.client(0, "alice");
         let uri = world.end(alice).uri.clone();
         let to = format!("{session} msrps://x7.invalid:443/def;{transport}");
-        world.send(alice, Request::bodiless(&to, &uri, "mess").octets());
+        world.send(alice, Request::bodiless(&to, &uri, "mess").bytes());
         assert_eq!(world.take_one(alice).status(), 408);
         assert!(world.dials.is_empty() && world.dialled.is_empty());
     }
@@ -46,8 +46,8 @@ fn two_first_sends_that_cross_are_both_answered() {
     for (a, b) in [(0, 0), (0, 1), (1, 0)] {
         let mut line = line(Shape::Both, a, b);
         let world = &mut line.world;
-        world.send(line.from, Request::bodiless(&line.path, &line.from_uri, "there").octets());
-        world.send(line.to, Request::bodiless(&line.back, &line.to_uri, "back").octets());
+        world.send(line.from, Request::bodiless(&line.path, &line.from_uri, "there").bytes());
+        world.send(line.to, Request::bodiless(&line.back, &line.to_uri, "back").bytes());
         world.run();
         for (conn, id) in [(line.from, "back"), (line.to, "there")] {
             let frames = world.take(conn);
@@ -67,10 +67,10 @@ fn endpoint_that_came_by_itself_is_not_dialled() {
     let (alice, session) = world.client(0, "alice");
     let uri = world.end(alice).uri.clone();
     let conn = world.connect(0);
-    world.send(conn, Request::bodiless(&format!("{session} {uri}"), active, "mess").octets());
+    world.send(conn, Request::bodiless(&format!("{session} {uri}"), active, "mess").bytes());
     assert_eq!(world.take_one(conn).status(), 200);
     world.take(alice);
-    world.send(alice, Request::send(&format!("{session} {active}"), &uri, "back", b"x").octets());
+    world.send(alice, Request::send(&format!("{session} {active}"), &uri, "back", b"x").bytes());
     assert_eq!(world.take_one(alice).status(), 200);
     assert_eq!(only(world.take(conn), "SEND").message_id(), "back");
     assert!(world.dials.is_empty() && world.dialled.is_empty());
@@ -84,12 +84,12 @@ fn endpoint_that_cannot_be_dialled_yet_may_still_come() {
     world.dial_decision = Decision::Fail;
     let (alice, session) = world.client(0, "alice");
     let uri = world.end(alice).uri.clone();
-    world.send(alice, Request::bodiless(&format!("{session} {active}"), &uri, "early").octets());
+    world.send(alice, Request::bodiless(&format!("{session} {active}"), &uri, "early").bytes());
     world.run();
     let told = world.take(alice).pop().unwrap();
     assert_eq!(if told.is("REPORT") { told.reported() } else { told.status() }, 408);
     let conn = world.connect(0);
-    world.send(conn, Request::bodiless(&format!("{session} {uri}"), active, "mess").octets());
+    world.send(conn, Request::bodiless(&format!("{session} {uri}"), active, "mess").bytes());
     assert_eq!(world.take_one(conn).status(), 200);
     only(world.take(alice), "SEND");
 }
@@ -102,7 +102,7 @@ fn paths_need_not_fit_the_connection_they_come_by() {
         let conn = world.connect(0);
         let own = format!("msrps://10.0.0.{n}:2855/behind{n};tcp");
         let session = world.auth_as(conn, "alice", &own);
-        world.send(conn, Request::bodiless(&format!("{session} {FAR}"), &own, "mess").octets());
+        world.send(conn, Request::bodiless(&format!("{session} {FAR}"), &own, "mess").bytes());
         assert_eq!(world.take_one(conn).status(), 200);
         assert_eq!(world.dialled.len(), n + 1);
     }

@@ -14,14 +14,14 @@ fn uri_of_the_client_is_never_resolved() {
     let session = world.auth_as(bob, "bob", hidden);
     let conn = world.connect(0);
     let uri = world.end(conn).uri.clone();
-    world.send(conn, Request::send(&format!("{session} {hidden}"), &uri, "mess", b"x").octets());
+    world.send(conn, Request::send(&format!("{session} {hidden}"), &uri, "mess", b"x").bytes());
     assert_eq!(world.take_one(conn).status(), 200);
     let frame = only(world.take(bob), "SEND");
     assert_eq!((frame.to_path(), frame.from_path()), (hidden.to_owned(), format!("{session} {uri}")));
     assert!(world.dials.is_empty() && world.dialled.is_empty());
 }
 
-// F1: URIs are compared as the RFC has it, not as octets: what the sender wrote is what leaves.
+// F1: URIs are compared as the RFC has it, not as bytes: what the sender wrote is what leaves.
 #[test]
 fn uris_of_a_path_are_compared_by_meaning_and_forwarded_as_written() {
     let mut world = World::new(1);
@@ -30,12 +30,12 @@ fn uris_of_a_path_are_compared_by_meaning_and_forwarded_as_written() {
     let conn = world.connect(0);
     let uri = world.end(conn).uri.clone();
     let shout = session.replace("relay.example.com", "RELAY.Example.com").replace(";tcp", ";TCP");
-    world.send(conn, Request::send(&format!("{shout} {bob_uri}"), &uri, "mess", b"x").octets());
+    world.send(conn, Request::send(&format!("{shout} {bob_uri}"), &uri, "mess", b"x").bytes());
     assert_eq!(world.take_one(conn).status(), 200);
     assert_eq!(only(world.take(bob), "SEND").from_path(), format!("{shout} {uri}"));
     // The session id itself has case, and a URI without a port is another one.
     for wrong in [session.to_ascii_lowercase(), session.replace(":2855", "")] {
-        world.send(conn, Request::send(&format!("{wrong} {bob_uri}"), &uri, "mess", b"x").octets());
+        world.send(conn, Request::send(&format!("{wrong} {bob_uri}"), &uri, "mess", b"x").bytes());
         world.run();
         let refused = world.take(conn);
         assert!(refused.iter().all(|frame| frame.is("481")), "{refused:?}");
@@ -52,7 +52,7 @@ fn nothing_in_a_head_changes_but_what_the_hop_changes() {
             let extra = "x-first:  two  spaces\r\nMessage-ID: mess\r\nStatus: 000 200 OK\r\nX-Unknown: \u{e9}, \"q\"\r\n\
                          Byte-Range: 1-1/1\r\nx-first: again\r\n";
             let request = Request::new(method, &line.path, &line.from_uri).raw(extra).body(b"x");
-            world.send(line.from, request.octets());
+            world.send(line.from, request.bytes());
             world.run();
             let frame = only(world.take(line.to), method);
             let mut hops: Vec<&str> = line.path.split(' ').collect();
@@ -85,7 +85,7 @@ fn path_through_more_of_our_sessions_than_two_gets_481() {
     let pair = world.pair(0, 0);
     let (_, third) = world.client(0, "carol");
     let to = format!("{} {} {third} {}", pair.alice_session, pair.bob_session, pair.bob_uri);
-    world.send(pair.alice, Request::bodiless(&to, &pair.alice_uri, "mess").octets());
+    world.send(pair.alice, Request::bodiless(&to, &pair.alice_uri, "mess").bytes());
     world.run();
     let told = world.take(pair.alice).pop().unwrap();
     assert_eq!(told.status(), 481);
@@ -98,20 +98,20 @@ fn lost_outer_side_is_not_bound_again() {
     for (shape, core) in [(Shape::Receiver, 0), (Shape::Receiver, 1), (Shape::Both, 0), (Shape::Both, 1)] {
         let mut line = line(shape, core, 0);
         let world = &mut line.world;
-        world.send(line.from, Request::bodiless(&line.path, &line.from_uri, "mess").octets());
+        world.send(line.from, Request::bodiless(&line.path, &line.from_uri, "mess").bytes());
         assert_eq!(world.take_one(line.from).status(), 200);
         let frame = only(world.take(line.to), "SEND");
         world.send(line.to, frame.response(200));
         world.lose(line.from);
         world.run();
         assert!(!world.is_closed(line.to), "only the session is over, not its client's connection");
-        world.send(line.to, Request::bodiless(&line.back, &line.to_uri, "back").octets());
+        world.send(line.to, Request::bodiless(&line.back, &line.to_uri, "back").bytes());
         assert_eq!(world.take_one(line.to).status(), 481);
         let other = world.connect(core);
         let uri = world.end(other).uri.clone();
         let last_hops: Vec<&str> = line.path.split(' ').rev().take(2).collect();
         let path = format!("{} {}", last_hops[1], last_hops[0]);
-        world.send(other, Request::bodiless(&path, &uri, "again").octets());
+        world.send(other, Request::bodiless(&path, &uri, "again").bytes());
         assert_eq!(world.take_one(other).status(), 481, "{shape:?}");
         assert!(world.take(line.to).is_empty());
     }
@@ -129,7 +129,7 @@ fn either_side_may_speak_once_the_session_is_bound() {
             (line.from, &line.path, &line.from_uri, line.to),
         ];
         for (conn, path, uri, other) in ways {
-            world.send(conn, Request::send(path, uri, "mess", b"x").octets());
+            world.send(conn, Request::send(path, uri, "mess", b"x").bytes());
             assert_eq!(world.take_one(conn).status(), 200, "{name}");
             let frame = only(world.take(other), "SEND");
             world.send(other, frame.response(200));
@@ -140,18 +140,18 @@ fn either_side_may_speak_once_the_session_is_bound() {
     }
 }
 
-// F16: 10240 octets are a body that any request may have; one more is 400 and the end.
+// F16: 10240 bytes are a body that any request may have; one more is 400 and the end.
 #[test]
-fn body_of_another_request_may_have_10240_octets_and_no_more() {
-    for (octets, passes) in [(10_240, true), (10_241, false)] {
+fn body_of_another_request_may_have_10240_bytes_and_no_more() {
+    for (bytes, passes) in [(10_240, true), (10_241, false)] {
         for method in ["NICKNAME", "REPORT", "FUTURE"] {
             let mut line = line(Shape::Both, 0, 0);
-            let body = pattern(octets);
+            let body = pattern(bytes);
             line.bind();
             let world = &mut line.world;
             let request =
                 Request::new(method, &line.path, &line.from_uri).header("Message-ID", "mess").body(&body);
-            world.send(line.from, request.octets());
+            world.send(line.from, request.bytes());
             world.run();
             assert!(!world.is_closed(line.from), "{method}");
             if passes {
@@ -173,7 +173,7 @@ fn refused_methods_of_a_peer_that_does_not_read_are_bounded() {
     let mut world = World::with(settings);
     let pair = world.pair(0, 0);
     world.link_mut(pair.alice).stalled = true;
-    let request = Request::new("FUTURE", &pair.to_bob, &pair.alice_uri).octets();
+    let request = Request::new("FUTURE", &pair.to_bob, &pair.alice_uri).bytes();
     for _ in 0..20_000 {
         world.send(pair.alice, &request);
     }
@@ -192,7 +192,7 @@ fn requests_on_a_session_of_nobody_are_refused_alike() {
     let to = format!("msrps://{}:2855/nobody;tcp {FAR}", testkit_pure::HOST);
     for method in ["NICKNAME", "FUTURE"] {
         let request = Request::new(method, &to, &uri);
-        world.send(conn, request.octets());
+        world.send(conn, request.bytes());
         let answer = world.take_one(conn);
         assert_eq!((answer.status(), answer.tid()), (481, &*request.tid));
         // Answered end to end: the way back is all of From-Path.
@@ -208,7 +208,7 @@ fn refusals_go_back_the_way_that_their_method_is_answered() {
     let from = "msrps://r9.alder.example:2855/abc;tcp msrps://192.0.2.9:5000/def;tcp";
     let to = format!("msrps://{}:2855/nobody;tcp {FAR}", testkit_pure::HOST);
     for (method, back) in [("SEND", from.split(' ').next().unwrap()), ("NICKNAME", from)] {
-        world.send(conn, Request::new(method, &to, from).header("Message-ID", "mess").octets());
+        world.send(conn, Request::new(method, &to, from).header("Message-ID", "mess").bytes());
         let answer = world.take_one(conn);
         assert_eq!((answer.status(), &*answer.to_path()), (481, back));
         assert_eq!(answer.from_path(), to.split(' ').next().unwrap());
@@ -221,7 +221,7 @@ fn response_on_another_connection_ends_nothing() {
     let mut line = line(Shape::Both, 0, 0);
     let world = &mut line.world;
     let stranger = world.connect(0);
-    world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", b"x").octets());
+    world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", b"x").bytes());
     world.run();
     let frame = only(world.take(line.to), "SEND");
     for conn in [stranger, line.from] {
@@ -240,7 +240,7 @@ fn response_on_another_connection_ends_nothing() {
 fn second_response_is_a_stray() {
     let mut line = line(Shape::Both, 0, 1);
     let world = &mut line.world;
-    world.send(line.from, Request::new("NICKNAME", &line.path, &line.from_uri).octets());
+    world.send(line.from, Request::new("NICKNAME", &line.path, &line.from_uri).bytes());
     world.run();
     let frame = only(world.take(line.to), "NICKNAME");
     world.send(line.to, frame.response(425));
@@ -257,12 +257,12 @@ fn failed_dial_leaves_the_session_free() {
     world.dial_decision = Decision::Fail;
     let (alice, session) = world.client(0, "alice");
     let uri = world.end(alice).uri.clone();
-    world.send(alice, Request::bodiless(&format!("{session} {FAR}"), &uri, "mess").octets());
+    world.send(alice, Request::bodiless(&format!("{session} {FAR}"), &uri, "mess").bytes());
     world.run();
     world.take(alice);
     let conn = world.connect(0);
     let peer = world.end(conn).uri.clone();
-    world.send(conn, Request::bodiless(&format!("{session} {uri}"), &peer, "mess").octets());
+    world.send(conn, Request::bodiless(&format!("{session} {uri}"), &peer, "mess").bytes());
     assert_eq!(world.take_one(conn).status(), 200);
     only(world.take(alice), "SEND");
 }

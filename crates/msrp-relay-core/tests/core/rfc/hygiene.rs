@@ -28,11 +28,11 @@ fn every_repeated_header_gets_400() {
         let mut line = line(Shape::Both, 0, 0);
         let world = &mut line.world;
         let request = Request::send(&line.path, &line.from_uri, "mess", b"x");
-        let present = String::from_utf8(request.octets()).unwrap().to_ascii_lowercase();
+        let present = String::from_utf8(request.bytes()).unwrap().to_ascii_lowercase();
         let name = header.split(':').next().unwrap().to_ascii_lowercase();
         let copies = if present.contains(&format!("\r\n{name}:")) { 1 } else { 2 };
         let request = request.raw(&format!("{header}\r\n").repeat(copies));
-        world.send(line.from, request.octets());
+        world.send(line.from, request.bytes());
         assert_eq!(world.take_one(line.from).status(), 400, "{header}");
         assert!(world.take(line.to).is_empty());
     }
@@ -50,24 +50,24 @@ fn a_session_id_under_another_uri_of_this_relay_is_nobodys() {
     let websocket = session.replace(";tcp", ";ws");
     for (to, code) in [(&plain, 481), (&websocket, 481), (&session, 200)] {
         let request = Request::send(&format!("{to} {uri}"), &from, "mess", b"x");
-        world.send(stranger, request.octets());
+        world.send(stranger, request.bytes());
         assert_eq!(world.take_one(stranger).status(), code, "{to}");
     }
     assert_eq!(world.take(client).len(), 1);
 }
 
-// S7: no octet that ends a line for somebody else gets into a value: bare CR, bare LF, NUL and their like are 400.
+// S7: no byte that ends a line for somebody else gets into a value: bare CR, bare LF, NUL and their like are 400.
 #[test]
-fn control_octets_in_a_head_are_refused() {
-    for octet in ["\r", "\n", "\0", "\u{b}", "\u{1b}", "\u{7f}"] {
+fn control_bytes_in_a_head_are_refused() {
+    for byte in ["\r", "\n", "\0", "\u{b}", "\u{1b}", "\u{7f}"] {
         for header in ["X-Unknown: a{}b", "Message-ID: me{}ss", "X-{}: a"] {
             let mut line = line(Shape::Both, 0, 0);
             let world = &mut line.world;
-            let bad = format!("{}\r\n", header.replace("{}", octet));
+            let bad = format!("{}\r\n", header.replace("{}", byte));
             let request = Request::new("SEND", &line.path, &line.from_uri);
             let request =
                 if header.starts_with('M') { request } else { request.header("Message-ID", "mess") };
-            world.send(line.from, request.raw(&bad).octets());
+            world.send(line.from, request.raw(&bad).bytes());
             assert_eq!(world.take_one(line.from).status(), 400, "{bad:?}");
             assert!(world.take(line.to).is_empty());
             assert!(!world.is_closed(line.from));
@@ -78,20 +78,20 @@ fn control_octets_in_a_head_are_refused() {
 // G7: text is UTF-8. Somebody else's decoder must not stumble over what we let pass.
 #[test]
 fn text_that_is_not_utf_8_is_refused() {
-    for octets in [&b"\xff"[..], b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf"] {
+    for bytes in [&b"\xff"[..], b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf"] {
         let mut line = line(Shape::Both, 0, 0);
         let world = &mut line.world;
         let request = Request::new("SEND", &line.path, &line.from_uri).header("Message-ID", "mess");
-        let text = request.header("X-Unknown", "a?b").octets();
-        let at = text.iter().position(|octet| *octet == b'?').unwrap();
-        world.send(line.from, [&text[..at], octets, &text[at + 1..]].concat());
-        assert_eq!(world.take_one(line.from).status(), 400, "{octets:?}");
+        let text = request.header("X-Unknown", "a?b").bytes();
+        let at = text.iter().position(|byte| *byte == b'?').unwrap();
+        world.send(line.from, [&text[..at], bytes, &text[at + 1..]].concat());
+        assert_eq!(world.take_one(line.from).status(), 400, "{bytes:?}");
         // The same in the comment of a response: it is dropped.
-        world.send(line.from, Request::new("NICKNAME", &line.path, &line.from_uri).octets());
+        world.send(line.from, Request::new("NICKNAME", &line.path, &line.from_uri).bytes());
         world.run();
         let response = only(world.take(line.to), "NICKNAME").response(200);
         let at = response.windows(7).position(|word| word == b"Comment").unwrap();
-        world.send(line.to, [&response[..at], octets, &response[at + 7..]].concat());
+        world.send(line.to, [&response[..at], bytes, &response[at + 7..]].concat());
         world.run();
         assert!(world.take(line.from).is_empty());
         world.send(line.to, response);
@@ -111,7 +111,7 @@ fn impossible_ranges_get_400() {
             .header("Message-ID", "mess")
             .header("Byte-Range", range)
             .body(b"x");
-        world.send(line.from, request.octets());
+        world.send(line.from, request.bytes());
         assert_eq!(world.take_one(line.from).status(), 400, "{range}");
         assert!(world.take(line.to).is_empty());
     }
@@ -132,7 +132,7 @@ fn bodies_are_never_altered() {
         b"-------t0000000$\r\nMSRP t0000000 SEND\r\n",
         b"",
     ] {
-        world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", body).octets());
+        world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", body).bytes());
         world.run();
         assert!(only(world.take(line.to), "SEND").body == body);
         world.take(line.from);
@@ -151,7 +151,7 @@ fn reports_do_not_multiply() {
                 .header("Byte-Range", &format!("{}-{}/*", n + 1, n + 1))
                 .body(b"x")
                 .flag(Flag::More);
-            world.send(line.from, request.octets());
+            world.send(line.from, request.bytes());
         }
         world.run();
         world.take(line.from);
@@ -179,17 +179,17 @@ fn stalled_session_does_not_stop_the_others_of_a_shared_connection() {
     let (stalled, lively) = (clients[0].0, clients[1].0);
     world.end(lively).answers = Answers::Always(200);
     for n in 0..2 {
-        world.send(shared, Request::bodiless(&paths[n], &uri(n), "first").octets());
+        world.send(shared, Request::bodiless(&paths[n], &uri(n), "first").bytes());
         assert_eq!(world.take_one(shared).status(), 200);
         world.take(clients[n].0);
     }
     world.link_mut(stalled).stalled = true;
     let file = pattern(2_000_000);
-    let request = Request::send(&paths[0], &uri(0), "file", &file).octets();
+    let request = Request::send(&paths[0], &uri(0), "file", &file).bytes();
     world.send(shared, request);
     world.advance(Duration::from_secs(10));
     // Whoever stalls loses this message; the other session's comes through.
-    world.send(shared, Request::send(&paths[1], &uri(1), "chat", b"hello").octets());
+    world.send(shared, Request::send(&paths[1], &uri(1), "chat", b"hello").bytes());
     world.advance(Duration::from_secs(1));
     let told = world.take(shared);
     assert!(
@@ -204,7 +204,7 @@ fn stalled_session_does_not_stop_the_others_of_a_shared_connection() {
 #[test]
 fn a_session_that_is_up_to_date_is_not_refused_for_a_stalled_one() {
     // So much that with a little of the other message the connection is held up.
-    for (window, octets) in [(0, 256_000), (30_000, 290_000)] {
+    for (window, bytes) in [(0, 256_000), (30_000, 290_000)] {
         let mut world = World::new(1);
         let shared = world.connect(0);
         let uri =
@@ -219,17 +219,17 @@ fn a_session_that_is_up_to_date_is_not_refused_for_a_stalled_one() {
             world.end(*conn).answers = Answers::Always(200);
         }
         for n in 0..2 {
-            world.send(shared, Request::bodiless(&paths[n], &uri(n), "first").octets());
+            world.send(shared, Request::bodiless(&paths[n], &uri(n), "first").bytes());
             assert_eq!(world.take_one(shared).status(), 200);
             world.take(clients[n].0);
         }
         // It begins to take its message, or not even that.
         world.link_mut(stalled).window = window;
-        world.send(shared, Request::send(&paths[0], &uri(0), "stalled", &pattern(octets)).octets());
+        world.send(shared, Request::send(&paths[0], &uri(0), "stalled", &pattern(bytes)).bytes());
         world.run();
-        world.send(shared, Request::send(&paths[1], &uri(1), "lively", &pattern(1_000_000)).octets());
+        world.send(shared, Request::send(&paths[1], &uri(1), "lively", &pattern(1_000_000)).bytes());
         world.run();
-        let before = world.end(lively).body_octets;
+        let before = world.end(lively).body_bytes;
         assert!(before > 0 && before < 1_000_000, "held up in the middle: {before}");
         world.advance(Duration::from_secs(11));
         world.link_mut(stalled).window = usize::MAX;
@@ -257,15 +257,15 @@ fn a_session_that_joins_a_connection_which_is_held_up_is_relieved_as_well() {
     let to_lively = format!("{session} {}", world.link(lively).end.uri);
     world.link_mut(stalled).stalled = true;
     world.hold_parcels = true;
-    world.send(shared, Request::bodiless(&to_lively, &uri(1), "first").octets());
-    world.send(shared, Request::send(&to_stalled, &uri(0), "stalled", &pattern(1_000_000)).octets());
+    world.send(shared, Request::bodiless(&to_lively, &uri(1), "first").bytes());
+    world.send(shared, Request::send(&to_stalled, &uri(0), "stalled", &pattern(1_000_000)).bytes());
     world.run();
     assert!(world.link(shared).paused);
     world.hold_parcels = false;
     world.run();
     world.take(shared);
     world.advance(Duration::from_secs(11));
-    world.send(shared, Request::send(&to_lively, &uri(1), "lively", b"hello").octets());
+    world.send(shared, Request::send(&to_lively, &uri(1), "lively", b"hello").bytes());
     world.run();
     let told = world.take(shared);
     assert!(told.iter().any(|frame| frame.is("413")), "{told:?}");
@@ -277,12 +277,12 @@ fn a_session_that_joins_a_connection_which_is_held_up_is_relieved_as_well() {
 fn events_hold_no_session_secret() {
     let mut world = World::new(1);
     let pair = world.pair(0, 0);
-    world.send(pair.alice, Request::bodiless(&pair.to_bob, &pair.alice_uri, "mess").octets());
+    world.send(pair.alice, Request::bodiless(&pair.to_bob, &pair.alice_uri, "mess").bytes());
     world.run();
     let stranger = world.connect(0);
     let uri = world.end(stranger).uri.clone();
     let stolen = format!("{} {}", pair.bob_session, pair.bob_uri);
-    world.send(stranger, Request::bodiless(&stolen, &uri, "mess").octets());
+    world.send(stranger, Request::bodiless(&stolen, &uri, "mess").bytes());
     world.advance(Duration::from_secs(60));
     world.lose(pair.bob);
     world.run();

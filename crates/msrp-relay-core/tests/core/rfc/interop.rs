@@ -25,17 +25,17 @@ fn own_frames() -> Vec<Frame> {
     frames.push(world.auth_round(conn, "bob", &uri, ""));
 
     world.dial_decision = Decision::Fail;
-    world.send(conn, Request::send(&to, &uri, "mess", b"x").octets());
-    world.send(conn, Request::new("FUTURE", &to, &uri).octets());
-    world.send(conn, Request::new("SEND", &to, &uri).octets());
+    world.send(conn, Request::send(&to, &uri, "mess", b"x").bytes());
+    world.send(conn, Request::new("FUTURE", &to, &uri).bytes());
+    world.send(conn, Request::new("SEND", &to, &uri).bytes());
     let nowhere = format!("msrps://{HOST}:2855/nobody;tcp {FAR}");
-    world.send(conn, Request::bodiless(&nowhere, &uri, "mess").octets());
+    world.send(conn, Request::bodiless(&nowhere, &uri, "mess").bytes());
     world.run();
     frames.extend(world.take(conn));
 
     let plain = world.connect_by(0, false);
     let uri = world.end(plain).uri.clone();
-    world.send(plain, Request::new("AUTH", &relay_uri(), &uri).octets());
+    world.send(plain, Request::new("AUTH", &relay_uri(), &uri).bytes());
     frames.push(world.take_one(plain));
     frames
 }
@@ -108,14 +108,14 @@ fn bounds_of_expires_stand_in_423_alone() {
     }
 }
 
-// I11: a SEND without Byte-Range is a message from its first octet; the next hop is told so.
+// I11: a SEND without Byte-Range is a message from its first byte; the next hop is told so.
 #[test]
 fn send_without_a_byte_range_is_accepted_and_gets_one() {
     let mut line = line(Shape::Both, 0, 0);
     let world = &mut line.world;
     let request =
         Request::new("SEND", &line.path, &line.from_uri).header("Message-ID", "mess").body(b"hello");
-    world.send(line.from, request.octets());
+    world.send(line.from, request.bytes());
     assert_eq!(world.take_one(line.from).status(), 200);
     assert_eq!(only(world.take(line.to), "SEND").range_text(), "1-5/5");
 }
@@ -133,7 +133,7 @@ fn reports_are_forwarded_whatever_they_hold() {
         "Message-ID: mess\r\nFailure-Report: yes\r\nStatus: 000 200 OK\r\n",
         "X-Only: this\r\n",
     ] {
-        world.send(line.from, Request::new("REPORT", &line.path, &line.from_uri).raw(headers).octets());
+        world.send(line.from, Request::new("REPORT", &line.path, &line.from_uri).raw(headers).bytes());
         world.run();
         assert!(only(world.take(line.to), "REPORT").text().contains(headers));
         assert!(world.take(line.from).is_empty());
@@ -148,12 +148,12 @@ fn answers_that_nobody_asked_for_are_ignored() {
     let world = &mut line.world;
     for wish in ["partial", "no"] {
         let request = Request::send(&line.path, &line.from_uri, "mess", b"x").header("Failure-Report", wish);
-        world.send(line.from, request.octets());
+        world.send(line.from, request.bytes());
         world.run();
         let frame = only(world.take(line.to), "SEND");
         world.send(line.to, frame.response(200));
     }
-    world.send(line.from, Request::new("REPORT", &line.path, &line.from_uri).octets());
+    world.send(line.from, Request::new("REPORT", &line.path, &line.from_uri).bytes());
     world.run();
     let report = only(world.take(line.to), "REPORT");
     world.send(line.to, report.response(400));
@@ -169,7 +169,7 @@ fn response_without_our_uris_is_passed_back_by_its_transaction_id() {
     let mut line = line(Shape::Both, 0, 1);
     let world = &mut line.world;
     let request = Request::new("NICKNAME", &line.path, &line.from_uri);
-    world.send(line.from, request.octets());
+    world.send(line.from, request.bytes());
     world.run();
     let frame = only(world.take(line.to), "NICKNAME");
     let short = testkit_pure::frame::response(frame.tid(), 200, &line.from_uri, &line.to_uri);
@@ -188,7 +188,7 @@ fn keep_alives_are_answered_for_hours() {
     for n in 0..180 {
         let id = format!("alive{n}");
         let request = Request::bodiless(&line.path, &line.from_uri, &id).header("Keep-Alive", "yes");
-        world.send(line.from, request.octets());
+        world.send(line.from, request.bytes());
         assert_eq!(world.take_one(line.from).status(), 200);
         let frame = only(world.take(line.to), "SEND");
         assert!(!frame.head.has_body() && frame.header("Keep-Alive").as_deref() == Some("yes"));
@@ -204,7 +204,7 @@ fn session_ids_of_other_relays_pass() {
     let (alice, session) = world.client(0, "alice");
     let uri = world.end(alice).uri.clone();
     let next = "msrps://relay.alder.example:2855/aGk/+x==;tcp msrps://192.0.2.9:5000/y/z=;tcp";
-    world.send(alice, Request::send(&format!("{session} {next}"), &uri, "mess", b"x").octets());
+    world.send(alice, Request::send(&format!("{session} {next}"), &uri, "mess", b"x").bytes());
     assert_eq!(world.take_one(alice).status(), 200);
     let (target, conn) = world.dialled[0].clone();
     assert!(target.relay && target.host == "relay.alder.example");

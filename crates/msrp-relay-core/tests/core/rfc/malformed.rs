@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use msrp_proto::head::{Defect, TID_BYTES_MAX};
-use msrp_proto::parser::{ParseError, Parser, ParserLimits, Piece};
+use msrp_proto::parser::{FramePart, ParseError, Parser, ParserLimits};
 use msrp_relay_core::{CloseReason, Input, Settings};
 
 use super::FAR;
@@ -34,7 +34,7 @@ fn number(defect: Defect) -> usize {
     match defect {
         Defect::StartLine => 0,
         Defect::HeaderLine => 1,
-        Defect::ControlOctet => 2,
+        Defect::ControlByte => 2,
         Defect::NotUtf8 => 3,
         Defect::LineTooLong => 4,
         Defect::TooManyHeaders => 5,
@@ -59,11 +59,11 @@ const DEFECTS: usize = 18;
 struct Case {
     defect: Defect,
     fate: Fate,
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
 }
 
-fn case(defect: Defect, fate: Fate, octets: impl AsRef<[u8]>) -> Case {
-    Case { defect, fate, octets: octets.as_ref().to_vec() }
+fn case(defect: Defect, fate: Fate, bytes: impl AsRef<[u8]>) -> Case {
+    Case { defect, fate, bytes: bytes.as_ref().to_vec() }
 }
 
 fn start_lines(head: &str) -> Vec<Case> {
@@ -142,15 +142,15 @@ fn headers(to: &str, from: &str) -> Vec<Case> {
     let frame = |start: &str, headers: &str| format!("MSRP tid1 {start}\r\n{headers}-------tid1$\r\n");
     let send = |rest: &str| frame("SEND", &format!("{to}{from}{rest}"));
     let mut not_utf8 = send(&format!("{id}X: ??\r\n")).into_bytes();
-    not_utf8.iter_mut().filter(|octet| **octet == b'?').for_each(|octet| *octet = 0xff);
+    not_utf8.iter_mut().filter(|byte| **byte == b'?').for_each(|byte| *byte = 0xff);
     vec![
         case(Defect::HeaderLine, Answered, send(&format!("{id}no colon\r\n"))),
         case(Defect::HeaderLine, Answered, send(&format!("{id}X-A : 1\r\n"))),
         case(Defect::HeaderLine, Answered, send(&format!("{id}X-A: 1\r\n folded\r\n"))),
         case(Defect::HeaderLine, Fate::Report, frame("REPORT", &format!("{to}{from}no colon\r\n"))),
         case(Defect::HeaderLine, SilenceAskedFor, send(&format!("{id}no colon\r\nFailure-Report: no\r\n"))),
-        case(Defect::ControlOctet, Answered, send(&format!("{id}X: a\nb\r\n"))),
-        case(Defect::ControlOctet, Response, frame("200 O\0K", &format!("{to}{from}"))),
+        case(Defect::ControlByte, Answered, send(&format!("{id}X: a\nb\r\n"))),
+        case(Defect::ControlByte, Response, frame("200 O\0K", &format!("{to}{from}"))),
         case(Defect::NotUtf8, Answered, not_utf8),
         case(Defect::LineTooLong, Answered, send(&format!("{id}X: {}\r\n", "x".repeat(9000)))),
         case(Defect::TooManyHeaders, Answered, send(&format!("{id}{}", "X: 1\r\n".repeat(70)))),
@@ -172,9 +172,9 @@ fn headers(to: &str, from: &str) -> Vec<Case> {
     ]
 }
 
-fn defect_of(octets: &[u8]) -> Option<Defect> {
-    let step = Parser::new(ParserLimits::default()).step(octets).unwrap().unwrap();
-    let Piece::Head(head) = step.piece else { panic!("{step:?}") };
+fn defect_of(bytes: &[u8]) -> Option<Defect> {
+    let step = Parser::new(ParserLimits::default()).step(bytes).unwrap().unwrap();
+    let FramePart::Head(head) = step.piece else { panic!("{step:?}") };
     head.defect()
 }
 
@@ -189,7 +189,7 @@ fn cases(to: &str, from: &str) -> Vec<Case> {
 fn assert_alive(line: &mut Line) {
     let world = &mut line.world;
     assert!(!world.is_closed(line.from) && !world.is_closed(line.to));
-    world.send(line.from, Request::send(&line.path, &line.from_uri, "after", b"x").octets());
+    world.send(line.from, Request::send(&line.path, &line.from_uri, "after", b"x").bytes());
     world.run();
     assert_eq!(only(world.take(line.from), "200").status(), 200);
     let frame = only(world.take(line.to), "SEND");
@@ -207,12 +207,12 @@ fn every_defect_is_answered_where_an_answer_is_owed_and_ends_no_connection() {
         if matches!(shape, Shape::Receiver) {
             line.bind();
         }
-        for Case { defect, fate, octets } in cases(&line.path, &line.from_uri) {
-            let shown = String::from_utf8_lossy(&octets[..octets.len().min(300)]).into_owned();
-            assert_eq!(defect_of(&octets), Some(defect), "{shown}");
+        for Case { defect, fate, bytes } in cases(&line.path, &line.from_uri) {
+            let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(300)]).into_owned();
+            assert_eq!(defect_of(&bytes), Some(defect), "{shown}");
             met.insert(number(defect));
             let world = &mut line.world;
-            world.send(line.from, &octets);
+            world.send(line.from, &bytes);
             world.run();
             let answers = world.take(line.from);
             if fate == Answered {
@@ -241,7 +241,7 @@ fn refusal_of_a_malformed_request_comes_from_the_uri_addressed_or_from_the_relay
         ("sip:relay.example.com".to_owned(), own.clone()),
         (String::new(), own),
     ] {
-        world.send(alice, Request::new("NICKNAME", &to, &format!("{uri} {FAR} nonsense")).octets());
+        world.send(alice, Request::new("NICKNAME", &to, &format!("{uri} {FAR} nonsense")).bytes());
         let answer = world.take_one(alice);
         assert_eq!((answer.status(), answer.to_path(), answer.from_path()), (400, uri.clone(), from));
     }
@@ -267,12 +267,12 @@ fn framing_that_is_lost_ends_the_connection() {
         ],
     };
     for error in [ParseError::StartLine, ParseError::BareLf, ParseError::HeadTooLong] {
-        for octets in reasons(error) {
-            assert_eq!(Parser::new(ParserLimits::default()).step(octets.as_bytes()).unwrap_err(), error);
+        for bytes in reasons(error) {
+            assert_eq!(Parser::new(ParserLimits::default()).step(bytes.as_bytes()).unwrap_err(), error);
             let mut line = line(Shape::Both, 0, 0);
-            line.world.send(line.from, &octets);
+            line.world.send(line.from, &bytes);
             line.world.run();
-            assert_eq!(line.world.link(line.from).closing, Some(CloseReason::Unparseable), "{octets:?}");
+            assert_eq!(line.world.link(line.from).closing, Some(CloseReason::Unparseable), "{bytes:?}");
             assert!(!line.world.is_closed(line.to));
         }
     }
@@ -285,7 +285,7 @@ fn answer_to_an_unknown_method_comes_back_with_its_headers() {
         let world = &mut line.world;
         for method in ["FILE_OFFSET", "x-future", "A.B!"] {
             let request = Request::new(method, &line.path, &line.from_uri).header("Message-ID", "transfer");
-            world.send(line.from, request.octets());
+            world.send(line.from, request.bytes());
             world.run();
             assert!(world.take(line.from).is_empty(), "answered by the relay");
             let frame = only(world.take(line.to), method);
@@ -303,7 +303,7 @@ fn answer_to_an_unknown_method_comes_back_with_its_headers() {
             assert_eq!(answer.header("X-More").as_deref(), Some("a b"), "{name}");
             assert_eq!(answer.to_path(), line.from_uri);
         }
-        world.send(line.from, Request::send(&line.path, &line.from_uri, "after", b"x").octets());
+        world.send(line.from, Request::send(&line.path, &line.from_uri, "after", b"x").bytes());
         world.run();
         assert_eq!(only(world.take(line.from), "200").status(), 200, "{name}");
     }
@@ -315,7 +315,7 @@ fn unknown_method_of_any_spelling_gets_501_where_not_allowed() {
     let pair = world.pair(0, 0);
     for method in ["FILE_OFFSET", "future", "X-1"] {
         let request = Request::new(method, &pair.to_bob, &pair.alice_uri);
-        world.send(pair.alice, request.octets());
+        world.send(pair.alice, request.bytes());
         let answer = world.take_one(pair.alice);
         assert_eq!((answer.status(), answer.tid()), (501, &*request.tid));
         assert!(!world.is_closed(pair.alice));
@@ -338,7 +338,7 @@ fn transaction_ids_outside_the_grammar_are_echoed_and_not_passed_on() {
             let world = &mut line.world;
             world.send(
                 line.from,
-                Request::send(&line.path, &line.from_uri, "mess", b"\r\n-------\r\n").tid(tid).octets(),
+                Request::send(&line.path, &line.from_uri, "mess", b"\r\n-------\r\n").tid(tid).bytes(),
             );
             world.run();
             assert_eq!(only(world.take(line.from), "200").tid(), tid, "{name}");
@@ -346,7 +346,7 @@ fn transaction_ids_outside_the_grammar_are_echoed_and_not_passed_on() {
             assert!(is_ident(frame.tid()), "{}", frame.tid());
             assert_eq!(frame.body, b"\r\n-------\r\n");
             world.send(line.to, frame.response(200));
-            world.send(line.from, Request::new("NICKNAME", &line.path, &line.from_uri).tid(tid).octets());
+            world.send(line.from, Request::new("NICKNAME", &line.path, &line.from_uri).tid(tid).bytes());
             world.run();
             let frame = only(world.take(line.to), "NICKNAME");
             assert!(is_ident(frame.tid()), "{}", frame.tid());
@@ -363,7 +363,7 @@ fn blank_lines_between_frames_are_passed_over() {
     for (name, mut line) in lines() {
         let world = &mut line.world;
         for blank in ["\r\n", "\r\n\r\n", "\r", "\n", &"\r\n".repeat(40_000)] {
-            let send = Request::send(&line.path, &line.from_uri, "mess", b"x").octets();
+            let send = Request::send(&line.path, &line.from_uri, "mess", b"x").bytes();
             world.send(line.from, [blank.as_bytes(), &send, blank.as_bytes()].concat());
             world.run();
             assert_eq!(only(world.take(line.from), "200").status(), 200, "{name}");
@@ -410,8 +410,8 @@ fn report_and_response_come_back_to_the_end_of_the_longest_path() {
         let far: Vec<String> = (1..16).map(|n| format!("msrps://far{n}.example:2855/s;tcp")).collect();
         let from = format!("{} {}", line.from_uri, far.join(" "));
         let most = Request::send(&line.path, &from, "mess", b"x").header("Success-Report", "yes");
-        world.send(line.from, most.octets());
-        world.send(line.from, Request::new("NICKNAME", &line.path, &from).octets());
+        world.send(line.from, most.bytes());
+        world.send(line.from, Request::new("NICKNAME", &line.path, &from).bytes());
         world.run();
         assert_eq!(only(world.take(line.from), "200").status(), 200);
         let frames = world.take(line.to);
@@ -421,7 +421,7 @@ fn report_and_response_come_back_to_the_end_of_the_longest_path() {
             .header("Message-ID", "mess")
             .header("Byte-Range", "1-1/1")
             .header("Status", "000 200 OK");
-        world.send(line.to, report.octets());
+        world.send(line.to, report.bytes());
         world.send(line.to, frames[1].response(425));
         world.send(line.to, frames[0].response(200));
         world.run();
@@ -442,23 +442,23 @@ fn ranges(frames: &[Frame]) -> Vec<(String, usize)> {
         .collect()
 }
 
-/// Whether a range can be: with so many octets from there on none is behind the last of the message.
-fn can_be(range: &str, octets: usize) -> bool {
+/// Whether a range can be: with so many bytes from there on none is behind the last of the message.
+fn can_be(range: &str, bytes: usize) -> bool {
     let range = msrp_proto::head::ByteRange::parse(range.as_bytes()).unwrap();
-    let last = range.start + octets as u64 - 1;
+    let last = range.start + bytes as u64 - 1;
     // Where the end is open, nobody could know yet how many there would be.
     let known = if range.end.is_some() { last } else { range.start };
     range.total.is_none_or(|total| known <= total) && range.end.is_none_or(|end| end == last)
 }
 
-// A6, G9: a client that counts characters sends more octets than it announces. What it has said passes, or `*` stands there.
+// A6, G9: a client that counts characters sends more bytes than it announces. What it has said passes, or `*` stands there.
 #[test]
-fn range_that_its_octets_exceed_is_passed_on_as_it_came() {
+fn range_that_its_bytes_exceed_is_passed_on_as_it_came() {
     for range in ["1-12/12", "1-*/12", "13-*/12", "13-15/12", "1-15/12", "1-0/0"] {
         let mut line = line(Shape::Both, 0, 1);
         let world = &mut line.world;
         let request = Request::new("SEND", &line.path, &line.from_uri).header("Message-ID", "mess");
-        world.send(line.from, request.header("Byte-Range", range).body(&pattern(15)).octets());
+        world.send(line.from, request.header("Byte-Range", range).body(&pattern(15)).bytes());
         world.run();
         assert_eq!(ranges(&world.take(line.to)), [(range.to_owned(), 15)]);
         assert_eq!(only(world.take(line.from), "200").status(), 200);
@@ -475,9 +475,9 @@ fn no_piece_has_a_range_that_cannot_be() {
         world.link_mut(line.to).window = 1;
         let body = pattern(200_000);
         let request = Request::new("SEND", &line.path, &line.from_uri).header("Message-ID", "mess");
-        world.send(line.from, request.header("Byte-Range", range).body(&body).octets());
+        world.send(line.from, request.header("Byte-Range", range).body(&body).bytes());
         world.run();
-        world.send(line.to, Request::bodiless(&line.back, &line.to_uri, "back").octets());
+        world.send(line.to, Request::bodiless(&line.back, &line.to_uri, "back").bytes());
         world.run();
         world.link_mut(line.to).window = usize::MAX;
         world.run();
@@ -485,12 +485,12 @@ fn no_piece_has_a_range_that_cannot_be() {
         let pieces = ranges(&frames);
         assert!(pieces.len() > 1, "{range}: {pieces:?}");
         // The first begins before anybody can know that more will come than was announced.
-        for (piece, octets) in &pieces[1..] {
-            assert!(can_be(piece, *octets), "{range}: {pieces:?}");
+        for (piece, bytes) in &pieces[1..] {
+            assert!(can_be(piece, *bytes), "{range}: {pieces:?}");
         }
-        let octets: Vec<u8> =
+        let bytes: Vec<u8> =
             frames.iter().filter(|frame| frame.is("SEND")).flat_map(|frame| frame.body.clone()).collect();
-        assert!(octets == body);
+        assert!(bytes == body);
         world.take(line.from);
         let refused = frames.iter().rfind(|frame| frame.is("SEND")).unwrap().response(415);
         world.send(line.to, refused);
@@ -513,7 +513,7 @@ fn long_body_of_another_request_ends_no_connection_that_serves_a_session() {
         let mut line = line(Shape::Both, 0, 0);
         let world = &mut line.world;
         let request = Request::new(method, &line.path, &line.from_uri).header("Message-ID", "mess");
-        world.send(line.from, request.body(&pattern(200_000)).octets());
+        world.send(line.from, request.body(&pattern(200_000)).bytes());
         world.run();
         let answers = world.take(line.from);
         assert_eq!(answers.len(), usize::from(method != "REPORT"), "{method}");
@@ -532,6 +532,6 @@ fn blank_lines_of_a_connection_that_is_gone_are_nothing() {
     let conn = world.connect(0);
     let peer = world.link(conn).key;
     world.lose(conn);
-    world.input(0, Input::Blank { peer, octets: 2 });
+    world.input(0, Input::Blank { peer, bytes: 2 });
     assert_eq!(world.sizes().peers, 0);
 }

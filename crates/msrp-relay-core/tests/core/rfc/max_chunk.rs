@@ -11,9 +11,9 @@ use testkit_pure::frame::pattern;
 use testkit_pure::line::{LAYOUTS, Line, Shape, line, line_in, only};
 use testkit_pure::{Frame, Request, World, settings};
 
-/// Whoever is not one of the relay's clients takes so many octets in a chunk.
-fn bounded(octets: u32) -> Settings {
-    let hosts = ["203.0.113.40", "198.51.100.23"].map(|host| (host.to_owned(), octets));
+/// Whoever is not one of the relay's clients takes so many bytes in a chunk.
+fn bounded(bytes: u32) -> Settings {
+    let hosts = ["203.0.113.40", "198.51.100.23"].map(|host| (host.to_owned(), bytes));
     Settings { chunk_bounds: ChunkBounds::new(hosts), ..settings(2) }
 }
 
@@ -28,11 +28,11 @@ fn way_with(settings: Settings, shape: Shape, a: usize, b: usize) -> Line {
 }
 
 /// All ways to a peer with a bound.
-fn ways(octets: u32) -> impl Iterator<Item = (String, Line)> {
+fn ways(bytes: u32) -> impl Iterator<Item = (String, Line)> {
     [Shape::Sender, Shape::Receiver].into_iter().flat_map(move |shape| {
         LAYOUTS.into_iter().map(move |(a, b)| {
-            let way = way_with(bounded(octets), shape, a, b);
-            (format!("{shape:?} {a} {b}, {octets} octets"), way)
+            let way = way_with(bounded(bytes), shape, a, b);
+            (format!("{shape:?} {a} {b}, {bytes} bytes"), way)
         })
     })
 }
@@ -43,14 +43,14 @@ fn pieces<'f>(frames: &'f [Frame], id: &str, body: &[u8], flag: Flag, max: usize
         frames.iter().filter(|frame| frame.is("SEND") && frame.message_id() == id).collect();
     let mut joined = Vec::new();
     for (n, piece) in pieces.iter().enumerate() {
-        assert!(piece.body.len() <= max, "{} octets", piece.body.len());
+        assert!(piece.body.len() <= max, "{} bytes", piece.body.len());
         assert!(!piece.body.is_empty(), "nothing was left for the last piece");
         assert_eq!(piece.range().start, joined.len() as u64 + 1);
         joined.extend_from_slice(&piece.body);
         assert!(piece.range().end.is_none_or(|end| end == joined.len() as u64), "{}", piece.range_text());
         assert_eq!(piece.flag, if n + 1 == pieces.len() { flag } else { Flag::More });
     }
-    assert!(joined == body, "{} octets instead of {}", joined.len(), body.len());
+    assert!(joined == body, "{} bytes instead of {}", joined.len(), body.len());
     pieces
 }
 
@@ -72,19 +72,19 @@ fn giant_chunk_leaves_in_pieces_within_the_bound() {
             let max = max as usize;
             let world = &mut way.world;
             world.end(way.to).answers = Answers::Always(200);
-            for (n, octets) in [300_000, max, max + 1, 2 * max].into_iter().enumerate() {
-                let (id, body) = (format!("mess{n}"), pattern(octets));
+            for (n, bytes) in [300_000, max, max + 1, 2 * max].into_iter().enumerate() {
+                let (id, body) = (format!("mess{n}"), pattern(bytes));
                 let request = Request::send(&way.path, &way.from_uri, &id, &body);
-                let wire = request.octets();
+                let wire = request.bytes();
                 for read in wire.chunks([usize::MAX, 700][n % 2]) {
                     world.send(way.from, read);
                     world.run();
                 }
                 let frames = world.take(way.to);
                 let pieces = pieces(&frames, &id, &body, Flag::Last, max);
-                assert_eq!(pieces.len(), octets.div_ceil(max), "{name} {octets}");
-                assert!(pieces.iter().all(|piece| piece.range().total == Some(octets as u64)));
-                assert_eq!(verdicts(&world.take(way.from)), (1, Vec::new()), "{name} {octets}");
+                assert_eq!(pieces.len(), bytes.div_ceil(max), "{name} {bytes}");
+                assert!(pieces.iter().all(|piece| piece.range().total == Some(bytes as u64)));
+                assert_eq!(verdicts(&world.take(way.from)), (1, Vec::new()), "{name} {bytes}");
             }
             world.close_all();
         }
@@ -103,14 +103,14 @@ fn no_piece_ends_behind_its_total() {
                 [format!("{starts_at}-*/{announced}"), format!("{starts_at}-{announced}/{announced}")]
             {
                 let request = Request::new("SEND", &way.path, &way.from_uri).header("Message-ID", "mess");
-                world.send(way.from, request.header("Byte-Range", &range).body(&body).octets());
+                world.send(way.from, request.header("Byte-Range", &range).body(&body).bytes());
                 world.run();
                 let frames = world.take(way.to);
                 let pieces: Vec<&Frame> = frames.iter().filter(|frame| frame.is("SEND")).collect();
                 assert_eq!(pieces.len(), 5, "{name}");
                 for piece in pieces {
-                    let (range, octets) = (piece.range(), piece.body.len() as u64);
-                    assert_eq!(range.end, Some(range.start + octets - 1), "{name}");
+                    let (range, bytes) = (piece.range(), piece.body.len() as u64);
+                    assert_eq!(range.end, Some(range.start + bytes - 1), "{name}");
                     assert!(
                         range.total.is_none_or(|total| range.end <= Some(total)),
                         "{}",
@@ -137,7 +137,7 @@ fn piece_that_is_at_hand_says_where_it_ends() {
             world.link_mut(way.to).stalled = true;
             let request = Request::new("SEND", &way.path, &way.from_uri).header("Message-ID", "mess");
             let request = if range.is_empty() { request } else { request.header("Byte-Range", range) };
-            world.send(way.from, request.body(&pattern(25_000)).octets());
+            world.send(way.from, request.body(&pattern(25_000)).bytes());
             world.run();
             world.link_mut(way.to).stalled = false;
             world.run();
@@ -154,7 +154,7 @@ fn chunks_within_the_bound_are_left_alone() {
     for (name, mut way) in ways(4096) {
         let world = &mut way.world;
         world.end(way.to).answers = Answers::Always(200);
-        for (octets, range, expected) in [
+        for (bytes, range, expected) in [
             (2048, "1-2048/2048", "1-2048/2048"),
             (4096, "1-4096/4096", "1-4096/4096"),
             (10, "11-20/50", "11-20/50"),
@@ -163,15 +163,15 @@ fn chunks_within_the_bound_are_left_alone() {
             let request = Request::new("SEND", &way.path, &way.from_uri)
                 .header("Message-ID", "mess")
                 .header("Byte-Range", range)
-                .body(&pattern(octets));
-            world.send(way.from, request.octets());
+                .body(&pattern(bytes));
+            world.send(way.from, request.bytes());
             world.run();
             let frame = only(world.take(way.to), "SEND");
-            assert_eq!((frame.body.len(), frame.range_text().as_str()), (octets, expected), "{name}");
+            assert_eq!((frame.body.len(), frame.range_text().as_str()), (bytes, expected), "{name}");
         }
         // No other method has pieces.
         let long = Request::new("NICKNAME", &way.path, &way.from_uri).body(&pattern(9000));
-        world.send(way.from, long.octets());
+        world.send(way.from, long.bytes());
         world.run();
         assert_eq!(only(world.take(way.to), "NICKNAME").body.len(), 9000);
     }
@@ -187,7 +187,7 @@ fn pieces_of_several_messages_stay_in_order() {
         let bodies = [10_000, 500, 3000, 40_000].map(pattern);
         for (n, body) in bodies.iter().enumerate() {
             let request = Request::send(&way.path, &way.from_uri, &format!("mess{n}"), body);
-            world.send(way.from, request.octets());
+            world.send(way.from, request.bytes());
         }
         world.run();
         world.link_mut(way.to).stalled = false;
@@ -214,7 +214,7 @@ fn piece_that_is_under_way_still_gives_way_to_a_response() {
         world.send(way.from, &body[..80_000]);
         world.run();
         assert!(world.end(way.to).in_frame(), "{name}");
-        world.send(way.to, Request::bodiless(&way.back, &way.to_uri, "back").octets());
+        world.send(way.to, Request::bodiless(&way.back, &way.to_uri, "back").bytes());
         world.run();
         let early = world.take(way.to);
         assert!(early.iter().any(|frame| frame.is("200")), "{name}");
@@ -264,7 +264,7 @@ fn refused_pieces_are_reported_once() {
             for (name, mut way) in ways(10 << 10) {
                 let world = &mut way.world;
                 let body = pattern(50_000);
-                world.send(way.from, Request::send(&way.path, &way.from_uri, "mess", &body).octets());
+                world.send(way.from, Request::send(&way.path, &way.from_uri, "mess", &body).bytes());
                 world.run();
                 let frames = world.take(way.to);
                 assert_eq!(pieces(&frames, "mess", &body, Flag::Last, 10 << 10).len(), 5);
@@ -310,14 +310,14 @@ fn refusal_of_a_piece_stops_the_rest() {
     }
 }
 
-// I14, F8: silence about all pieces is one REPORT of all octets.
+// I14, F8: silence about all pieces is one REPORT of all bytes.
 #[test]
 fn silence_about_the_pieces_is_reported_once() {
     for (wish, expected) in [("yes", vec![(408, "1-50000/50000".to_owned())]), ("partial", vec![])] {
         for (name, mut way) in ways(10 << 10) {
             let world = &mut way.world;
             let request = Request::send(&way.path, &way.from_uri, "mess", &pattern(50_000));
-            world.send(way.from, request.header("Failure-Report", wish).octets());
+            world.send(way.from, request.header("Failure-Report", wish).bytes());
             world.run();
             world.advance(Duration::from_secs(40));
             world.run();
@@ -339,7 +339,7 @@ fn others_take_chunks_of_any_length() {
         for shape in shapes {
             let mut way = way_with(settings.clone(), shape, 0, 1);
             let world = &mut way.world;
-            world.send(way.from, Request::send(&way.path, &way.from_uri, "mess", &pattern(70_000)).octets());
+            world.send(way.from, Request::send(&way.path, &way.from_uri, "mess", &pattern(70_000)).bytes());
             world.run();
             let frame = only(world.take(way.to), "SEND");
             assert_eq!((frame.body.len(), frame.range_text().as_str()), (70_000, "1-*/70000"), "{shape:?}");
@@ -357,10 +357,10 @@ fn other_bound_holds_for_what_is_bound_later() {
     for core in 0..2 {
         world.input(core, Input::Reconfigured(Box::new(settings.clone())));
     }
-    world.send(line.from, Request::bodiless(&line.path, &line.from_uri, "first1").octets());
+    world.send(line.from, Request::bodiless(&line.path, &line.from_uri, "first1").bytes());
     world.run();
     world.take(line.to);
-    world.send(line.to, Request::send(&line.back, &line.to_uri, "mess", &pattern(12_000)).octets());
+    world.send(line.to, Request::send(&line.back, &line.to_uri, "mess", &pattern(12_000)).bytes());
     world.run();
     let frames = world.take(line.from);
     assert_eq!(pieces(&frames, "mess", &pattern(12_000), Flag::Last, 5000).len(), 3);

@@ -9,8 +9,8 @@ use testkit_pure::{Frame, Request, World, settings};
 
 /// The headers of a piece that its hop does not own.
 fn kept(frame: &Frame) -> Vec<(String, String)> {
-    let text = |octets: &[u8]| String::from_utf8(octets.to_vec()).unwrap();
-    let headers = frame.head.headers(&frame.octets).map(|(name, value)| (text(name), text(value)));
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let headers = frame.head.headers(&frame.bytes).map(|(name, value)| (text(name), text(value)));
     headers.filter(|(name, _)| name != "Byte-Range").collect()
 }
 
@@ -33,10 +33,10 @@ fn every_piece_repeats_the_head() {
             .header("Content-Disposition", "attachment; filename=\"x\"")
             .body(&body)
             .flag(flag);
-        world.send(line.from, request.octets());
+        world.send(line.from, request.bytes());
         world.run();
         // A response waits, so the chunk gives way.
-        world.send(line.to, Request::bodiless(&line.back, &line.to_uri, "back").octets());
+        world.send(line.to, Request::bodiless(&line.back, &line.to_uri, "back").bytes());
         world.run();
         world.link_mut(line.to).window = usize::MAX;
         world.run();
@@ -69,7 +69,7 @@ fn chunks_are_never_merged() {
             .header("Byte-Range", range)
             .body(b"xy")
             .flag(flag);
-        world.send(line.from, request.octets());
+        world.send(line.from, request.bytes());
     }
     world.run();
     world.link_mut(line.to).stalled = false;
@@ -87,7 +87,7 @@ fn chunks_are_never_merged() {
     );
 }
 
-// F11: the range that leaves is that of the octets that leave, whatever the sender promised before it broke off.
+// F11: the range that leaves is that of the bytes that leave, whatever the sender promised before it broke off.
 #[test]
 fn promised_end_that_was_not_kept_is_corrected() {
     for (promised, flag, expected) in
@@ -100,17 +100,17 @@ fn promised_end_that_was_not_kept_is_corrected() {
             .header("Byte-Range", promised)
             .body(&pattern(10))
             .flag(flag);
-        world.send(line.from, request.octets());
+        world.send(line.from, request.bytes());
         world.run();
         assert_eq!(only(world.take(line.to), "SEND").range_text(), expected);
     }
 }
 
-// F11, 75 §7.1.1: a chunk of more than 2048 octets leaves with `*` for its end, at hand as it may be; a shorter one says
+// F11, 75 §7.1.1: a chunk of more than 2048 bytes leaves with `*` for its end, at hand as it may be; a shorter one says
 // where it ends.
 #[test]
-fn chunk_of_more_than_2048_octets_leaves_with_a_star() {
-    for (octets, range, expected) in [
+fn chunk_of_more_than_2048_bytes_leaves_with_a_star() {
+    for (bytes, range, expected) in [
         (2048, "1-2048/2048", "1-2048/2048"),
         (2048, "1-*/2048", "1-*/2048"),
         (2049, "1-2049/2049", "1-*/2049"),
@@ -122,9 +122,9 @@ fn chunk_of_more_than_2048_octets_leaves_with_a_star() {
         let world = &mut line.world;
         let request = Request::new("SEND", &line.path, &line.from_uri).header("Message-ID", "mess");
         let request = if range.is_empty() { request } else { request.header("Byte-Range", range) };
-        world.send(line.from, request.body(&pattern(octets)).octets());
+        world.send(line.from, request.body(&pattern(bytes)).bytes());
         world.run();
-        assert_eq!(only(world.take(line.to), "SEND").range_text(), expected, "{octets} {range}");
+        assert_eq!(only(world.take(line.to), "SEND").range_text(), expected, "{bytes} {range}");
     }
 }
 
@@ -133,7 +133,7 @@ fn chunk_of_more_than_2048_octets_leaves_with_a_star() {
 fn other_requests_are_never_interrupted() {
     for method in ["REPORT", "NICKNAME", "FUTURE"] {
         let mut settings = settings(2);
-        settings.limits.flush_octets_max = 1024;
+        settings.limits.flush_bytes_max = 1024;
         let mut world = World::with(settings);
         let pair = world.pair(0, 1);
         world.end(pair.alice).answers = Answers::Always(200);
@@ -141,13 +141,13 @@ fn other_requests_are_never_interrupted() {
         let body = pattern(10_000);
         let request =
             Request::new(method, &pair.to_bob, &pair.alice_uri).header("Message-ID", "mess").body(&body);
-        world.send(pair.alice, Request::bodiless(&pair.to_bob, &pair.alice_uri, "first").octets());
-        world.send(pair.alice, request.octets());
+        world.send(pair.alice, Request::bodiless(&pair.to_bob, &pair.alice_uri, "first").bytes());
+        world.send(pair.alice, request.bytes());
         world.run();
         world.link_mut(pair.bob).stalled = false;
         world.link_mut(pair.bob).window = 700;
         world.run();
-        world.send(pair.bob, Request::bodiless(&pair.to_alice, &pair.bob_uri, "back").octets());
+        world.send(pair.bob, Request::bodiless(&pair.to_alice, &pair.bob_uri, "back").bytes());
         world.run();
         world.link_mut(pair.bob).window = usize::MAX;
         world.run();

@@ -75,7 +75,7 @@ pub(super) fn said(frame: &Frame) -> String {
 }
 
 pub(super) fn auth(from: &str) -> Vec<u8> {
-    Request::new("AUTH", &relay_uri(), from).octets()
+    Request::new("AUTH", &relay_uri(), from).bytes()
 }
 
 /// From the first round to the second, with a password of the test's choice.
@@ -87,7 +87,7 @@ pub(super) fn attempt(world: &mut World, conn: Conn, user: &str, password: &str,
     }
     let answer = answer_challenge(&challenge, user, password, &relay_uri(), 1);
     let again = Request::new("AUTH", &relay_uri(), back).header("Authorization", &answer);
-    world.send(conn, again.octets());
+    world.send(conn, again.bytes());
     world.take_one(conn)
 }
 
@@ -130,7 +130,7 @@ fn relay_of_another_name_is_not_closed_over_the_heads_of_its_sessions() {
     session(&mut world, conn, "alice", &back_to_wren());
     world.send(conn, auth(&format!("msrps://somebody.example.org:2855/x;tcp {WREN}")));
     assert_eq!(world.take_one(conn).status(), 403);
-    world.send(conn, Request::new("AUTH", "msrps://elsewhere.example.org;tcp", &back_to_finch()).octets());
+    world.send(conn, Request::new("AUTH", "msrps://elsewhere.example.org;tcp", &back_to_finch()).bytes());
     world.run();
     assert!(!world.is_closed(conn));
     assert_eq!(world.sizes().sessions, 1);
@@ -172,7 +172,7 @@ fn clients_behind_one_relay_do_not_hold_up_each_other() {
         let challenge = world.take_one(conn);
         let answer = answer_challenge(&challenge, user, password, &relay_uri(), 1);
         let again = Request::new("AUTH", &relay_uri(), &back).header("Authorization", &answer);
-        world.send(conn, again.octets());
+        world.send(conn, again.bytes());
         world.run();
     }
     assert_eq!(world.look_ups.len(), 2, "the second is asked for while the first waits");
@@ -225,7 +225,7 @@ fn accounts_are_looked_up_in_the_turn_of_the_address_or_relay_that_asks() {
         assert!(world.look_ups.is_empty(), "no look-up before the challenge is answered");
         let answer = answer_challenge(&challenge, user, "guess", &relay_uri(), 1);
         let again = Request::new("AUTH", &relay_uri(), &from).header("Authorization", &answer);
-        world.send(conn, again.octets());
+        world.send(conn, again.bytes());
         world.run();
         world.look_ups.pop().unwrap().who
     });
@@ -242,7 +242,7 @@ fn next_hops_are_dialled_in_the_turn_of_the_user_behind_the_relay_if_there_is_on
     let mut turns = Vec::new();
     for (core, user) in [(0, "alice"), (1, "alice"), (0, "bob")] {
         let (conn, session) = world.client(core, user);
-        world.send(conn, Request::send(&format!("{session} {FAR}"), WREN, "hello", b"Hello").octets());
+        world.send(conn, Request::send(&format!("{session} {FAR}"), WREN, "hello", b"Hello").bytes());
         world.run();
         turns.push(world.dials.last().unwrap().who);
     }
@@ -253,7 +253,7 @@ fn next_hops_are_dialled_in_the_turn_of_the_user_behind_the_relay_if_there_is_on
         let there = if there.is_empty() { format!("msrps://{name}:2855/x1;tcp") } else { there.to_owned() };
         let back = format!("{there} {WREN}");
         let session = session(&mut world, conn, user, &back);
-        world.send(conn, Request::send(&format!("{session} {FAR}"), &back, "hello", b"Hello").octets());
+        world.send(conn, Request::send(&format!("{session} {FAR}"), &back, "hello", b"Hello").bytes());
         world.run();
         turns.push(world.dials.last().unwrap().who);
     }
@@ -280,7 +280,7 @@ pub(super) fn wren_and_far(world: &mut World, cores: [usize; 2]) -> (Conn, Strin
     let wren = session(world, conn, "alice", &back_to_wren());
     let far = world.connect(cores[1]);
     world.end(conn).answers = Answers::Always(200);
-    world.send(far, Request::send(&format!("{wren} {}", back_to_wren()), FAR, "hello", b"Hello").octets());
+    world.send(far, Request::send(&format!("{wren} {}", back_to_wren()), FAR, "hello", b"Hello").bytes());
     world.run();
     assert_eq!(only(world.take(far), "200").status(), 200);
     let frame = only(world.take(conn), "SEND");
@@ -295,7 +295,7 @@ fn messages_pass_both_ways_through_the_relay_before() {
     for cores in [[0, 0], [0, 1], [1, 0]] {
         let mut world = World::new(2);
         let (conn, wren, far) = wren_and_far(&mut world, cores);
-        world.send(conn, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "answer", b"Oh").octets());
+        world.send(conn, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "answer", b"Oh").bytes());
         world.run();
         assert_eq!(only(world.take(conn), "200").status(), 200);
         let frame = only(world.take(far), "SEND");
@@ -313,12 +313,12 @@ fn any_connection_with_the_relay_will_do_on_any_core() {
         let (_, wren, far) = wren_and_far(&mut world, [0, 2]);
         let another = relay(&mut world, core, OTHER);
         let body = pattern(100_000);
-        world.send(another, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "file", &body).octets());
+        world.send(another, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "file", &body).bytes());
         world.end(far).answers = Answers::Always(200);
         world.run();
         assert_eq!(only(world.take(another), "200").status(), 200, "core {core}");
         assert!(joined(&world.take(far)) == body);
-        assert_eq!(world.sizes().octets_queued, 0, "every octet is accounted for");
+        assert_eq!(world.sizes().bytes_queued, 0, "every byte is accounted for");
         end(&mut world);
     }
 }
@@ -330,18 +330,18 @@ fn session_behind_a_relay_is_out_of_reach_for_everybody_else() {
     let (conn, wren, _) = wren_and_far(&mut world, [0, 0]);
     let to = format!("{wren} {FAR}");
     // Another client of the same relay, who knows the URI.
-    world.send(conn, Request::bodiless(&to, &back_to_finch(), "m1").octets());
+    world.send(conn, Request::bodiless(&to, &back_to_finch(), "m1").bytes());
     assert_eq!(world.take_one(conn).status(), 481);
     // Another relay, which says it was Wren's.
     let another = relay(&mut world, 0, "other.example.net");
-    world.send(another, Request::bodiless(&to, &back_to_wren(), "m2").octets());
+    world.send(another, Request::bodiless(&to, &back_to_wren(), "m2").bytes());
     assert_eq!(world.take_one(another).status(), 481);
     // Nobody in particular, who says the same.
     let nobody = world.connect(0);
-    world.send(nobody, Request::bodiless(&to, &back_to_wren(), "m3").octets());
+    world.send(nobody, Request::bodiless(&to, &back_to_wren(), "m3").bytes());
     assert_eq!(world.take_one(nobody).status(), 481);
     // A way in that is not hers.
-    world.send(nobody, Request::bodiless(&format!("{wren} {}", back_to_finch()), FAR, "m4").octets());
+    world.send(nobody, Request::bodiless(&format!("{wren} {}", back_to_finch()), FAR, "m4").bytes());
     assert_eq!(world.take_one(nobody).status(), 481);
     assert!(world.dialled.is_empty());
 }
@@ -356,7 +356,7 @@ fn lost_connection_with_the_relay_ends_no_session() {
     assert_eq!(world.sizes().sessions, 1);
     world.send(
         far,
-        Request::send(&format!("{wren} {}", back_to_wren()), FAR, "again", b"Still there?").octets(),
+        Request::send(&format!("{wren} {}", back_to_wren()), FAR, "again", b"Still there?").bytes(),
     );
     world.run();
     let (target, back) = world.dialled[0].clone();
@@ -367,7 +367,7 @@ fn lost_connection_with_the_relay_ends_no_session() {
     world.send(back, frame.response(200));
     // Wren answers by the connection that we opened: it leads to her relay.
     world.take(far);
-    world.send(back, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "yes", b"Yes").octets());
+    world.send(back, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "yes", b"Yes").bytes());
     world.run();
     assert_eq!(said(&only(world.take(far), "SEND")), "Yes");
     world.end(far).answers = Answers::Always(200);
@@ -382,16 +382,16 @@ fn relay_that_comes_again_goes_on_with_its_sessions() {
     world.hang_up(conn);
     world.run();
     let again = relay(&mut world, 1, OTHER);
-    world.send(again, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "back", b"Back").octets());
+    world.send(again, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "back", b"Back").bytes());
     world.run();
     assert_eq!(said(&only(world.take(far), "SEND")), "Back");
     // From now on she is reached by this one.
-    world.send(far, Request::send(&format!("{wren} {}", back_to_wren()), FAR, "good", b"Good").octets());
+    world.send(far, Request::send(&format!("{wren} {}", back_to_wren()), FAR, "good", b"Good").bytes());
     world.run();
     assert!(world.dialled.is_empty());
     let frames = world.take(again);
     assert!(frames.iter().any(|frame| frame.is("SEND") && said(frame) == "Good"), "{frames:?}");
-    assert_eq!(world.sizes().octets_queued, 0);
+    assert_eq!(world.sizes().bytes_queued, 0);
 }
 
 // A10: a client behind a relay has no connection with us to end with: what Expires says holds.
@@ -401,7 +401,7 @@ fn session_behind_a_relay_ends_when_it_was_said_to() {
     let (conn, wren, far) = wren_and_far(&mut world, [0, 0]);
     world.advance(Duration::from_secs(601));
     let to = format!("{wren} {}", back_to_wren());
-    world.send(far, Request::bodiless(&to, FAR, "late").octets());
+    world.send(far, Request::bodiless(&to, FAR, "late").bytes());
     assert_eq!(world.take_one(far).status(), 481);
     assert_eq!(world.sizes().sessions, 1, "what is under way may be reported");
     world.advance(Duration::from_secs(31));
@@ -454,7 +454,7 @@ fn slow_receiver_of_one_client_does_not_stop_the_others_behind_its_relay() {
             (slow, slow_uri, format!("{wren} {}", back_to_wren())),
             (quick, quick_uri, format!("{finch} {}", back_to_finch())),
         ] {
-            world.send(far, Request::bodiless(&to, uri, "first").octets());
+            world.send(far, Request::bodiless(&to, uri, "first").bytes());
             world.run();
             let frame = only(world.take(conn), "SEND");
             world.send(conn, frame.response(200));
@@ -463,12 +463,10 @@ fn slow_receiver_of_one_client_does_not_stop_the_others_behind_its_relay() {
         world.link_mut(slow).stalled = true;
         world.end(quick).answers = Answers::Always(200);
         let much = pattern(2 << 20);
-        world.send(
-            conn,
-            Request::send(&format!("{wren} {slow_uri}"), &back_to_wren(), "much", &much).octets(),
-        );
+        world
+            .send(conn, Request::send(&format!("{wren} {slow_uri}"), &back_to_wren(), "much", &much).bytes());
         let little = Request::send(&format!("{finch} {quick_uri}"), &back_to_finch(), "little", b"Quick");
-        world.send(conn, little.octets());
+        world.send(conn, little.bytes());
         world.run();
         assert!(world.take(quick).is_empty(), "it stands behind what is not taken");
         for _ in 0..4 {
@@ -492,7 +490,7 @@ pub(super) const THERE: &str = "msrps://outer.example.org:2855/Gm4yTq81nZc0;tcp"
 fn ask_ahead(world: &mut World) -> (Conn, String, Conn, Frame) {
     let (wren, session) = world.client(0, "alice");
     let uri = world.end(wren).uri.clone();
-    world.send(wren, Request::new("AUTH", &format!("{session} {AHEAD}"), &uri).octets());
+    world.send(wren, Request::new("AUTH", &format!("{session} {AHEAD}"), &uri).bytes());
     world.run();
     let (target, outer) = world.dialled[0].clone();
     assert!(target.relay && target.secure, "credentials are for a host that proves its name");
@@ -533,7 +531,7 @@ fn auth_for_a_relay_further_on_and_its_answers_pass_untouched() {
     world.run();
     let answer = only(world.take(wren), "401");
     assert_eq!((answer.to_path(), answer.from_path()), (uri.clone(), format!("{session} {AHEAD}")));
-    let text = String::from_utf8(answer.octets).unwrap();
+    let text = String::from_utf8(answer.bytes).unwrap();
     let challenges: Vec<&str> = text.lines().filter(|line| line.starts_with("WWW-Authenticate: ")).collect();
     assert_eq!(challenges.len(), 2, "{text}");
     assert!(challenges[0].contains("SHA-256") && challenges[1].contains("algorithm=MD5"), "{text}");
@@ -542,7 +540,7 @@ fn auth_for_a_relay_further_on_and_its_answers_pass_untouched() {
     let again = Request::new("AUTH", &format!("{session} {AHEAD}"), &uri)
         .header("Authorization", credentials)
         .header("Expires", "1200");
-    world.send(wren, again.octets());
+    world.send(wren, again.bytes());
     world.run();
     let request = only(world.take(outer), "AUTH");
     assert_eq!(request.header("Authorization").unwrap(), credentials);
@@ -568,9 +566,9 @@ fn messages_through_the_relay_that_was_asked_go_by_the_same_connection() {
         world.take(wren);
         world.end(outer).answers = Answers::Always(200);
         world.end(wren).answers = Answers::Always(200);
-        let outward = Request::send(&format!("{session} {THERE} {FAR}"), &uri, "m1", b"There").octets();
+        let outward = Request::send(&format!("{session} {THERE} {FAR}"), &uri, "m1", b"There").bytes();
         let inward =
-            Request::send(&format!("{session} {uri}"), &format!("{THERE} {FAR}"), "m2", b"Here").octets();
+            Request::send(&format!("{session} {uri}"), &format!("{THERE} {FAR}"), "m2", b"Here").bytes();
         for outward_now in [she_begins, !she_begins] {
             match outward_now {
                 true => world.send(wren, &outward),
@@ -596,18 +594,18 @@ fn outer_relay_that_cannot_be_had_is_408_and_another_may_be_asked() {
     let (wren, session) = world.client(0, "alice");
     let uri = world.end(wren).uri.clone();
     world.dial_decision = Decision::Fail;
-    world.send(wren, Request::new("AUTH", &format!("{session} {AHEAD}"), &uri).octets());
+    world.send(wren, Request::new("AUTH", &format!("{session} {AHEAD}"), &uri).bytes());
     assert_eq!(world.take_one(wren).status(), 408);
     world.dial_decision = Decision::Now;
     let other = "msrps://second.example.org:2855;tcp";
-    world.send(wren, Request::new("AUTH", &format!("{session} {other}"), &uri).octets());
+    world.send(wren, Request::new("AUTH", &format!("{session} {other}"), &uri).bytes());
     world.run();
     assert_eq!(world.dialled[0].0.host, "second.example.org");
     world.advance(Duration::from_secs(31));
     world.run();
     assert_eq!(world.take_one(wren).status(), 408);
     // A third, though the second is still there: that one is let go.
-    world.send(wren, Request::new("AUTH", &format!("{session} {AHEAD}"), &uri).octets());
+    world.send(wren, Request::new("AUTH", &format!("{session} {AHEAD}"), &uri).bytes());
     world.run();
     let (second, third) = (world.dialled[0].1, world.dialled[1].1);
     assert!(world.is_closed(second) && !world.is_closed(third));
@@ -621,13 +619,13 @@ fn outer_relay_that_is_not_in_the_list_is_408_and_not_called() {
     let mut world = World::with(Settings { relays, ..settings(1) });
     let (wren, session) = world.client(0, "alice");
     let uri = world.end(wren).uri.clone();
-    world.send(wren, Request::new("AUTH", &format!("{session} {AHEAD}"), &uri).octets());
+    world.send(wren, Request::new("AUTH", &format!("{session} {AHEAD}"), &uri).bytes());
     assert_eq!(world.take_one(wren).status(), 408);
-    world.send(wren, Request::bodiless(&format!("{session} {THERE} {FAR}"), &uri, "m").octets());
+    world.send(wren, Request::bodiless(&format!("{session} {THERE} {FAR}"), &uri, "m").bytes());
     assert_eq!(world.take_one(wren).status(), 408);
     assert!(world.dialled.is_empty() && world.dials.is_empty());
     // The last hop is an endpoint: the list is not about those.
-    world.send(wren, Request::bodiless(&format!("{session} {FAR}"), &uri, "m").octets());
+    world.send(wren, Request::bodiless(&format!("{session} {FAR}"), &uri, "m").bytes());
     world.run();
     assert_eq!(world.dialled.len(), 1);
 }
@@ -647,7 +645,7 @@ fn failed_auths_through_this_relay_close_the_guesser() {
         for guess in 1..=5 {
             let again = Request::new("AUTH", &format!("{session} {AHEAD}"), &uri)
                 .header("Authorization", credentials);
-            world.send(wren, again.octets());
+            world.send(wren, again.bytes());
             world.run();
             let request = only(world.take(outer), "AUTH");
             world.send(outer, challenge_from_ahead(&request, stale));
@@ -670,13 +668,13 @@ fn waiting_credentials_are_not_taken_over_by_a_stranger() {
     let (wren, session) = world.client(0, "alice");
     let uri = world.end(wren).uri.clone();
     world.dial_decision = Decision::Hold;
-    world.send(wren, Request::new("AUTH", &format!("{session} {AHEAD}"), &uri).octets());
-    world.send(wren, Request::bodiless(&format!("{session} {THERE} {FAR}"), &uri, "m1").octets());
+    world.send(wren, Request::new("AUTH", &format!("{session} {AHEAD}"), &uri).bytes());
+    world.send(wren, Request::bodiless(&format!("{session} {THERE} {FAR}"), &uri, "m1").bytes());
     world.run();
     let stranger = world.connect(0);
     world.send(
         stranger,
-        Request::bodiless(&format!("{session} {uri}"), &format!("{THERE} {FAR}"), "m2").octets(),
+        Request::bodiless(&format!("{session} {uri}"), &format!("{THERE} {FAR}"), "m2").bytes(),
     );
     world.run();
     // It may be that relay all the same: what it sends is heard, what waits for proof stays.
@@ -692,7 +690,7 @@ fn auth_to_this_relay_through_itself_is_refused() {
         let mut world = World::new(1);
         let (wren, session) = world.client(0, "alice");
         let uri = world.end(wren).uri.clone();
-        world.send(wren, Request::new("AUTH", &format!("{session} {to}"), &uri).octets());
+        world.send(wren, Request::new("AUTH", &format!("{session} {to}"), &uri).bytes());
         world.run();
         let codes: Vec<u16> = world.take(wren).iter().map(Frame::status).collect();
         assert_eq!(codes.first().copied(), code, "{to}");
@@ -712,40 +710,40 @@ fn foreign_relay_that_has_proven_its_name_is_the_same_on_another_connection() {
     let from = format!("{WREN_THERE} {WREN}");
     world.end(bob).answers = Answers::Always(200);
     let first = relay(&mut world, 0, OTHER);
-    world.send(first, Request::send(&to, &from, "m1", b"1").octets());
+    world.send(first, Request::send(&to, &from, "m1", b"1").bytes());
     world.run();
     // By a second connection while the first is there; on another core.
     let second = relay(&mut world, 1, OTHER);
-    world.send(second, Request::send(&to, &from, "m2", b"2").octets());
+    world.send(second, Request::send(&to, &from, "m2", b"2").bytes());
     world.run();
     assert_eq!(only(world.take(second), "200").status(), 200);
     // A third one, which does not prove it.
     let third = world.connect(0);
-    world.send(third, Request::send(&to, &from, "m3", b"3").octets());
+    world.send(third, Request::send(&to, &from, "m3", b"3").bytes());
     world.run();
     assert_eq!(only(world.take(third), "506").status(), 506);
     // When the first is gone, what bob sends goes by the second; and after that has gone, too, ...
     world.hang_up(first);
     world.run();
-    world.send(bob, Request::send(&format!("{session} {from}"), &uri, "m7", b"7").octets());
+    world.send(bob, Request::send(&format!("{session} {from}"), &uri, "m7", b"7").bytes());
     world.run();
     assert_eq!(said(&only(world.take(second), "SEND")), "7");
     world.hang_up(second);
     world.run();
     let fourth = world.connect(1);
-    world.send(fourth, Request::send(&to, &from, "m4", b"4").octets());
+    world.send(fourth, Request::send(&to, &from, "m4", b"4").bytes());
     assert_eq!(world.take_one(fourth).status(), 481);
     let fifth = relay(&mut world, 1, OTHER);
-    world.send(fifth, Request::send(&to, &from, "m5", b"5").octets());
+    world.send(fifth, Request::send(&to, &from, "m5", b"5").bytes());
     world.run();
     assert_eq!(only(world.take(fifth), "200").status(), 200);
     let texts: Vec<String> = world.take(bob).iter().filter(|f| f.is("SEND")).map(said).collect();
     assert_eq!(texts, ["1", "2", "5"]);
     // What bob sends goes by the one that is there.
-    world.send(bob, Request::send(&format!("{session} {from}"), &uri, "m6", b"6").octets());
+    world.send(bob, Request::send(&format!("{session} {from}"), &uri, "m6", b"6").bytes());
     world.run();
     assert_eq!(said(&only(world.take(fifth), "SEND")), "6");
-    assert_eq!(world.sizes().octets_queued, 0);
+    assert_eq!(world.sizes().bytes_queued, 0);
 }
 
 // A14, C1: an operator may insist that relays prove their names; endpoints are endpoints.
@@ -759,7 +757,7 @@ fn requests_through_a_relay_without_proof_are_403_where_the_operator_insists() {
         if let Some(name) = name {
             prove(&mut world, conn, name);
         }
-        world.send(conn, Request::bodiless(&format!("{session} {uri}"), from, "m").octets());
+        world.send(conn, Request::bodiless(&format!("{session} {uri}"), from, "m").bytes());
         world.take_one(conn).status()
     };
     assert_eq!(sent(false, None, &back_to_wren()), 200);

@@ -42,8 +42,8 @@ fn answer_about_one_user_opens_no_session_for_another() {
     let alice = challenge
         .answer("alice", &of_bob, relay_uri().as_bytes(), NonceUse { nc: 1, cnonce: "5cdf0a9e71b2" })
         .to_string();
-    let mut both = Request::new("AUTH", &relay_uri(), direct).header("Authorization", &bob).octets();
-    both.extend(Request::new("AUTH", &relay_uri(), &back_to_wren()).header("Authorization", &alice).octets());
+    let mut both = Request::new("AUTH", &relay_uri(), direct).header("Authorization", &bob).bytes();
+    both.extend(Request::new("AUTH", &relay_uri(), &back_to_wren()).header("Authorization", &alice).bytes());
     world.send(conn, both);
     world.run();
     for _ in 0..world.look_ups.len() {
@@ -69,7 +69,7 @@ fn direct_auth_on_a_connection_with_clients_behind_is_answered() {
         return; // refused: that is a fix
     }
     let answer = answer_challenge(&challenge, "bob", "5678", &relay_uri(), 1);
-    world.send(conn, Request::new("AUTH", &relay_uri(), direct).header("Authorization", &answer).octets());
+    world.send(conn, Request::new("AUTH", &relay_uri(), direct).header("Authorization", &answer).bytes());
     world.run();
     assert!(!world.link(conn).paused, "paused for a look-up that has been answered");
     assert_eq!(world.take(conn).len(), 1);
@@ -86,13 +86,13 @@ fn credentials_do_not_go_to_a_stranger_who_has_bound_the_session() {
     let stranger = world.connect(0);
     world.send(
         stranger,
-        Request::bodiless(&format!("{session} {uri}"), &format!("{THERE} {FAR}"), "m1").octets(),
+        Request::bodiless(&format!("{session} {uri}"), &format!("{THERE} {FAR}"), "m1").bytes(),
     );
     world.run();
     world.take(stranger);
     let credentials = "Digest username=\"w\", realm=\"x\", nonce=\"md5\", qop=auth, nc=00000001, cnonce=\"c\", response=\"00000000000000000000000000000000\"";
     let asks = Request::new("AUTH", &format!("{session} {AHEAD}"), &uri).header("Authorization", credentials);
-    world.send(wren, asks.octets());
+    world.send(wren, asks.bytes());
     world.run();
     let frames = world.take(stranger);
     assert!(frames.iter().all(|frame| !frame.is("AUTH")), "{frames:#?}");
@@ -105,12 +105,12 @@ fn credentials_do_not_go_to_an_unverified_next_hop() {
     let mut world = World::new(1);
     let (wren, session) = world.client(0, "alice");
     let uri = world.end(wren).uri.clone();
-    world.send(wren, Request::bodiless(&format!("{session} {THERE}"), &uri, "m1").octets());
+    world.send(wren, Request::bodiless(&format!("{session} {THERE}"), &uri, "m1").bytes());
     world.run();
     let (target, unverified) = world.dialled[0].clone();
     assert!(!target.relay);
     world.take(unverified);
-    world.send(wren, Request::new("AUTH", &format!("{session} {AHEAD}"), &uri).octets());
+    world.send(wren, Request::new("AUTH", &format!("{session} {AHEAD}"), &uri).bytes());
     world.run();
     let frames = world.take(unverified);
     assert!(frames.iter().all(|frame| !frame.is("AUTH")), "{frames:#?}");
@@ -125,7 +125,7 @@ fn second_connection_of_a_relay_is_vouched_for_by_what_is_forwarded() {
     let (_, wren, far) = wren_and_far(&mut world, [0, 0]);
     world.end(far).answers = Answers::Always(200);
     let another = relay(&mut world, 0, OTHER);
-    world.send(another, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "m", b"Hi").octets());
+    world.send(another, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "m", b"Hi").bytes());
     assert_eq!(world.take_one(another).status(), 200);
     world.advance(Duration::from_secs(31));
     assert!(!world.is_closed(another), "inner side: {:?}", world.events.last());
@@ -138,10 +138,10 @@ fn second_connection_of_a_foreign_relay_is_vouched_for_by_what_is_forwarded() {
     let to = format!("{session} {}", world.end(bob).uri.clone());
     world.end(bob).answers = Answers::Always(200);
     let first = relay(&mut world, 0, OTHER);
-    world.send(first, Request::send(&to, &back_to_wren(), "m1", b"1").octets());
+    world.send(first, Request::send(&to, &back_to_wren(), "m1", b"1").bytes());
     assert_eq!(world.take_one(first).status(), 200);
     let second = relay(&mut world, 0, OTHER);
-    world.send(second, Request::send(&to, &back_to_wren(), "m2", b"2").octets());
+    world.send(second, Request::send(&to, &back_to_wren(), "m2", b"2").bytes());
     assert_eq!(world.take_one(second).status(), 200);
     world.advance(Duration::from_secs(31));
     assert!(!world.is_closed(second));
@@ -161,7 +161,7 @@ fn slow_receiver_does_not_stop_the_others_on_any_connection_with_the_relay() {
         (slow, slow_uri, format!("{wren} {}", back_to_wren())),
         (quick, quick_uri, format!("{finch} {}", back_to_finch())),
     ] {
-        world.send(far, Request::bodiless(&to, uri, "first").octets());
+        world.send(far, Request::bodiless(&to, uri, "first").bytes());
         world.run();
         world.take(far);
     }
@@ -172,14 +172,14 @@ fn slow_receiver_does_not_stop_the_others_on_any_connection_with_the_relay() {
     for (to, back) in
         [(format!("{wren} {slow_uri}"), back_to_wren()), (format!("{finch} {quick_uri}"), back_to_finch())]
     {
-        world.send(second, Request::bodiless(&to, &back, "here").octets());
+        world.send(second, Request::bodiless(&to, &back, "here").bytes());
         world.run();
     }
     world.take(quick);
     let much = pattern(2 << 20);
-    world.send(second, Request::send(&format!("{wren} {slow_uri}"), &back_to_wren(), "much", &much).octets());
+    world.send(second, Request::send(&format!("{wren} {slow_uri}"), &back_to_wren(), "much", &much).bytes());
     let little = Request::send(&format!("{finch} {quick_uri}"), &back_to_finch(), "little", b"Quick");
-    world.send(second, little.octets());
+    world.send(second, little.bytes());
     world.run();
     for _ in 0..5 {
         world.advance(Duration::from_secs(5));
@@ -232,7 +232,7 @@ fn other_process_of_this_relay_is_reached_whatever_outbound_relays_says() {
     let mut raw = [7_u8; 21];
     raw[..4].copy_from_slice(&[0, 0, 1, 0]);
     let there = format!("msrps://{HOST}:{PORT}/{};tcp", URL_SAFE_NO_PAD.encode(raw));
-    world.send(alice, Request::bodiless(&format!("{session} {there} {FAR}"), &uri, "m").octets());
+    world.send(alice, Request::bodiless(&format!("{session} {there} {FAR}"), &uri, "m").bytes());
     world.run();
     assert!(
         world.dialled.iter().any(|(target, _)| target.other_process.is_some()),
@@ -254,7 +254,7 @@ fn session_whose_connection_is_lost_uses_another_one_that_is_there() {
     world.run();
     // Like most relays inside a company, it cannot be called.
     world.dial_decision = Decision::Fail;
-    world.send(far, Request::send(&format!("{wren} {}", back_to_wren()), FAR, "again", b"Still?").octets());
+    world.send(far, Request::send(&format!("{wren} {}", back_to_wren()), FAR, "again", b"Still?").bytes());
     world.run();
     let frames = world.take(other);
     assert!(frames.iter().any(|frame| frame.is("SEND") && said(frame) == "Still?"), "{:?}", world.take(far));
@@ -269,15 +269,15 @@ fn relay_that_comes_while_it_is_called_gets_what_waits() {
     world.hang_up(conn);
     world.run();
     world.dial_decision = Decision::Hold;
-    world.send(far, Request::send(&format!("{wren} {}", back_to_wren()), FAR, "one", b"One").octets());
+    world.send(far, Request::send(&format!("{wren} {}", back_to_wren()), FAR, "one", b"One").bytes());
     world.run();
     let again = relay(&mut world, 0, OTHER);
     world.end(again).answers = Answers::Always(200);
-    world.send(again, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "back", b"Back").octets());
+    world.send(again, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "back", b"Back").bytes());
     world.run();
     world.dial_decision = Decision::Fail;
     world.run();
-    world.send(far, Request::send(&format!("{wren} {}", back_to_wren()), FAR, "two", b"Two").octets());
+    world.send(far, Request::send(&format!("{wren} {}", back_to_wren()), FAR, "two", b"Two").bytes());
     world.run();
     let texts: Vec<_> = world.take(again).iter().filter(|f| f.is("SEND")).map(said).collect();
     assert!(texts.contains(&"Two".to_owned()), "{texts:?}");
@@ -291,13 +291,13 @@ fn dialled_endpoint_is_no_proven_relay() {
     let (bob, bob_session) = world.client(0, "bob");
     let (alice_uri, bob_uri) = (world.end(alice).uri.clone(), world.end(bob).uri.clone());
     world.end(bob).answers = Answers::Always(200);
-    world.send(alice, Request::bodiless(&format!("{alice_session} {FAR}"), &alice_uri, "m").octets());
+    world.send(alice, Request::bodiless(&format!("{alice_session} {FAR}"), &alice_uri, "m").bytes());
     world.run();
     let (target, endpoint) = world.dialled[0].clone();
     assert!(!target.relay);
     world.take(endpoint);
     let posing = Request::bodiless(&format!("{bob_session} {bob_uri}"), &back_to_wren(), "m2");
-    world.send(endpoint, posing.octets());
+    world.send(endpoint, posing.bytes());
     world.run();
     assert_eq!(only(world.take(endpoint), "403").status(), 403);
 }
@@ -311,17 +311,17 @@ fn unanswered_requests_of_one_client_do_not_stop_the_others_behind_its_relay() {
     let finch = session(&mut world, conn, "bob", &back_to_finch());
     let quick = world.connect(0);
     let quick_uri = "msrps://203.0.113.40:1/quick;tcp";
-    world.send(quick, Request::bodiless(&format!("{finch} {}", back_to_finch()), quick_uri, "f").octets());
+    world.send(quick, Request::bodiless(&format!("{finch} {}", back_to_finch()), quick_uri, "f").bytes());
     world.run();
     world.end(quick).answers = Answers::Always(200);
     world.end(far).answers = Answers::None;
     for _ in 0..400 {
         let nickname = Request::new("NICKNAME", &format!("{wren} {FAR}"), &back_to_wren());
-        world.send(conn, nickname.header("Use-Nickname", "\"w\"").octets());
+        world.send(conn, nickname.header("Use-Nickname", "\"w\"").bytes());
     }
     world.send(
         conn,
-        Request::send(&format!("{finch} {quick_uri}"), &back_to_finch(), "little", b"Quick").octets(),
+        Request::send(&format!("{finch} {quick_uri}"), &back_to_finch(), "little", b"Quick").bytes(),
     );
     world.advance(Duration::from_secs(20));
     let (frames, told) = (world.take(quick), world.take(conn));
@@ -344,7 +344,7 @@ fn failed_auths_through_this_relay_by_a_client_behind_another_are_bounded() {
     let mut passed = 0;
     for _ in 0..20 {
         let ask = Request::new("AUTH", &format!("{wren} {AHEAD}"), &back_to_wren());
-        world.send(conn, ask.header("Authorization", credentials).octets());
+        world.send(conn, ask.header("Authorization", credentials).bytes());
         world.run();
         let Some((_, outer)) = world.dialled.first().cloned() else { break };
         for request in world.take(outer) {
@@ -362,16 +362,16 @@ fn failed_auths_through_this_relay_by_a_client_behind_another_are_bounded() {
     assert!(passed <= 3, "{passed} guesses");
 }
 
-// The news that octets are at a third core comes after that core's death: they are never written off.
+// The news that bytes are at a third core comes after that core's death: they are never written off.
 #[test]
-fn octets_lent_to_a_core_that_has_died_meanwhile_are_written_off() {
+fn bytes_lent_to_a_core_that_has_died_meanwhile_are_written_off() {
     let mut world = World::new(3);
     // The session is at home on core 1, its far end on core 2, the relay's other connection on core 0.
     let (_, wren, _) = wren_and_far(&mut world, [1, 2]);
     let another = relay(&mut world, 0, OTHER);
     world.hold_parcels = true;
     let body = pattern(10_000);
-    world.send(another, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "file", &body).octets());
+    world.send(another, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "file", &body).bytes());
     world.run();
     world.deliver((0, 1), usize::MAX);
     assert!(world.lanes().contains(&(1, 0)) && world.lanes().contains(&(1, 2)));
@@ -380,7 +380,7 @@ fn octets_lent_to_a_core_that_has_died_meanwhile_are_written_off() {
     world.hold_parcels = false;
     world.run();
     world.advance(Duration::from_secs(60));
-    assert_eq!(world.sizes().octets_queued, 0, "held for ever");
+    assert_eq!(world.sizes().bytes_queued, 0, "held for ever");
 }
 
 // Who waits for an answer of a core that has died, on another connection than the session's present one, waits for
@@ -393,7 +393,7 @@ fn request_by_another_connection_is_answered_when_the_far_core_dies() {
     // So that it stays (see t03).
     session(&mut world, another, "bob", &back_to_finch());
     let nickname = Request::new("NICKNAME", &format!("{wren} {FAR}"), &back_to_wren());
-    world.send(another, nickname.header("Use-Nickname", "\"w\"").octets());
+    world.send(another, nickname.header("Use-Nickname", "\"w\"").bytes());
     world.run();
     assert_eq!(world.sizes().unanswered, 1, "{:?}", world.take(another));
     world.kill_core(2, false);
@@ -409,7 +409,7 @@ fn auth_from_the_outer_side_is_refused() {
     let conn = relay(&mut world, 0, OTHER);
     let wren = session(&mut world, conn, "alice", &back_to_wren());
     let stranger = world.connect(0);
-    world.send(stranger, Request::new("AUTH", &format!("{wren} {}", back_to_wren()), FAR).octets());
+    world.send(stranger, Request::new("AUTH", &format!("{wren} {}", back_to_wren()), FAR).bytes());
     world.run();
     let frames = world.take(conn);
     assert!(frames.iter().all(|frame| !frame.is("AUTH")), "{frames:#?}");
@@ -426,13 +426,13 @@ fn far_end_does_not_get_a_user_banned_by_writing_to_an_unreachable_relay() {
     world.dial_decision = Decision::Fail;
     for n in 0..6 {
         let to = format!("{wren} {}", back_to_wren());
-        world.send(far, Request::send(&to, FAR, &format!("m{n}"), b"Hello?").octets());
+        world.send(far, Request::send(&to, FAR, &format!("m{n}"), b"Hello?").bytes());
         world.run();
     }
     world.dial_decision = Decision::Now;
     let (alice, session) = world.client(0, "alice");
     let uri = world.end(alice).uri.clone();
-    world.send(alice, Request::bodiless(&format!("{session} {FAR}"), &uri, "m").octets());
+    world.send(alice, Request::bodiless(&format!("{session} {FAR}"), &uri, "m").bytes());
     world.run();
     assert_eq!(world.dialled.len(), 1, "{:?}", world.take(alice));
 }
@@ -447,7 +447,7 @@ fn relay_taken_off_the_list_is_no_inner_side_on_new_connections() {
     let relays = Some(vec!["relay.example.org".to_owned()]);
     world.input(0, Input::Reconfigured(Box::new(Settings { relays, ..settings(1) })));
     let again = relay(&mut world, 0, OTHER);
-    world.send(again, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "m", b"Hm").octets());
+    world.send(again, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "m", b"Hm").bytes());
     world.run();
     assert!(world.take(far).iter().all(|frame| !frame.is("SEND")));
 }
@@ -474,7 +474,7 @@ fn relay_that_was_called_does_not_ask_for_sessions_by_the_certificate_of_outboun
     let mut world = World::with(Settings { serves_relays: false, ..settings(1) });
     let (alice, session) = world.client(0, "alice");
     let uri = world.end(alice).uri.clone();
-    world.send(alice, Request::bodiless(&format!("{session} {THERE} {FAR}"), &uri, "m").octets());
+    world.send(alice, Request::bodiless(&format!("{session} {THERE} {FAR}"), &uri, "m").bytes());
     world.run();
     let (target, called) = world.dialled[0].clone();
     assert!(target.relay);
@@ -492,11 +492,11 @@ fn messages_that_wait_for_a_relay_to_prove_its_name_are_not_taken_over_by_a_stra
     let (wren, session) = world.client(0, "alice");
     let uri = world.end(wren).uri.clone();
     world.dial_decision = Decision::Hold;
-    world.send(wren, Request::send(&format!("{session} {THERE} {FAR}"), &uri, "m1", b"Secret").octets());
+    world.send(wren, Request::send(&format!("{session} {THERE} {FAR}"), &uri, "m1", b"Secret").bytes());
     world.run();
     let stranger = world.connect(0);
     let to_wren = format!("{session} {uri}");
-    world.send(stranger, Request::bodiless(&to_wren, &format!("{THERE} {FAR}"), "m2").octets());
+    world.send(stranger, Request::bodiless(&to_wren, &format!("{THERE} {FAR}"), "m2").bytes());
     world.run();
     let frames = world.take(stranger);
     assert!(frames.iter().all(|frame| !frame.is("SEND")), "{frames:#?}");
@@ -511,7 +511,7 @@ fn auth_is_not_forwarded_without_tls() {
     let plain = "msrp://outer.example.org:2855;tcp";
     let credentials = "Digest username=\"w\", realm=\"x\", nonce=\"md5\", qop=auth, nc=00000001, cnonce=\"c\", response=\"00000000000000000000000000000000\"";
     let ask = Request::new("AUTH", &format!("{session} {plain}"), &uri).header("Authorization", credentials);
-    world.send(wren, ask.octets());
+    world.send(wren, ask.bytes());
     world.run();
     assert!(world.dialled.iter().all(|(target, _)| target.secure), "{:?}", world.dialled[0].0);
 }
@@ -529,7 +529,7 @@ fn place_granted_before_a_reload_is_given_back() {
         let answer = answer_challenge(&challenge, "alice", "1234", &relay_uri(), 1);
         world.hold_parcels = true;
         let again = Request::new("AUTH", &relay_uri(), &back_to_wren()).header("Authorization", &answer);
-        world.send(conn, again.octets());
+        world.send(conn, again.bytes());
         world.run();
         for core in 0..2 {
             world.input(core, Input::Reconfigured(Box::new(settings(2))));
@@ -545,17 +545,17 @@ fn place_granted_before_a_reload_is_given_back() {
     }
 }
 
-// The home of a session dies after it has given octets to a third core, and the news of that dies with it: what
+// The home of a session dies after it has given bytes to a third core, and the news of that dies with it: what
 // has been written off as lost is credited all the same.
 #[test]
-fn octets_are_not_credited_twice_when_the_core_between_dies() {
+fn bytes_are_not_credited_twice_when_the_core_between_dies() {
     let mut world = World::new(3);
     let (_, wren, far) = wren_and_far(&mut world, [1, 2]);
     let another = relay(&mut world, 0, OTHER);
     world.end(far).answers = Answers::Always(200);
     world.hold_parcels = true;
     let body = pattern(10_000);
-    world.send(another, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "file", &body).octets());
+    world.send(another, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "file", &body).bytes());
     world.run();
     world.deliver((0, 1), usize::MAX);
     world.deliver((1, 2), usize::MAX);
@@ -563,7 +563,7 @@ fn octets_are_not_credited_twice_when_the_core_between_dies() {
     world.hold_parcels = false;
     world.run();
     world.advance(Duration::from_secs(60));
-    assert_eq!(world.sizes().octets_queued, 0);
+    assert_eq!(world.sizes().bytes_queued, 0);
 }
 
 // Asking another relay lets go of the connection with the one before, though it is the way back to the client by
@@ -574,25 +574,25 @@ fn asking_another_relay_does_not_cut_the_way_back() {
     let back = format!("{THERE} {WREN}");
     let conn = relay(&mut world, 0, "outer.example.org");
     let wren = session(&mut world, conn, "alice", &back);
-    world.send(conn, Request::new("AUTH", &format!("{wren} {AHEAD}"), &back).octets());
+    world.send(conn, Request::new("AUTH", &format!("{wren} {AHEAD}"), &back).bytes());
     world.run();
     let (_, ahead) = world.dialled[0].clone();
     world.take(ahead);
     world.hang_up(conn);
     world.run();
     // The relay uses the connection that we have opened: it is the way back now.
-    world.send(ahead, Request::new("AUTH", &format!("{wren} {AHEAD}"), &back).octets());
+    world.send(ahead, Request::new("AUTH", &format!("{wren} {AHEAD}"), &back).bytes());
     world.run();
     world.send(
         ahead,
-        Request::new("AUTH", &format!("{wren} msrps://third.example.org:2855;tcp"), &back).octets(),
+        Request::new("AUTH", &format!("{wren} msrps://third.example.org:2855;tcp"), &back).bytes(),
     );
     world.run();
     let far = world.connect(0);
-    world.send(far, Request::send(&format!("{wren} {back}"), FAR, "m1", b"1").octets());
+    world.send(far, Request::send(&format!("{wren} {back}"), FAR, "m1", b"1").bytes());
     world.run();
     world.advance(Duration::from_secs(40));
-    world.send(far, Request::send(&format!("{wren} {back}"), FAR, "m2", b"2").octets());
+    world.send(far, Request::send(&format!("{wren} {back}"), FAR, "m2", b"2").bytes());
     world.run();
     let arrived: Vec<_> = world.conns().flat_map(|c| world.take(c)).filter(|f| f.is("SEND")).collect();
     assert!(!arrived.is_empty(), "nothing leads back any more");
@@ -626,7 +626,7 @@ fn pipelined_guesses_through_this_relay_are_bounded() {
     let credentials = "Digest username=\"w\", realm=\"x\", nonce=\"md5\", qop=auth, nc=00000001, cnonce=\"c\", response=\"00000000000000000000000000000000\"";
     for _ in 0..50 {
         let ask = Request::new("AUTH", &format!("{session} {AHEAD}"), &uri);
-        world.send(wren, ask.header("Authorization", credentials).octets());
+        world.send(wren, ask.header("Authorization", credentials).bytes());
     }
     world.run();
     let (_, outer) = world.dialled[0].clone();
@@ -643,15 +643,15 @@ fn foreign_relay_is_not_lost_while_another_connection_of_its_is_there() {
     let (to, from) = (format!("{session} {uri}"), back_to_wren());
     world.end(bob).answers = Answers::Always(200);
     let first = relay(&mut world, 0, OTHER);
-    world.send(first, Request::send(&to, &from, "m1", b"1").octets());
+    world.send(first, Request::send(&to, &from, "m1", b"1").bytes());
     world.run();
     let second = relay(&mut world, 0, OTHER);
-    world.send(second, Request::send(&to, &from, "m2", b"2").octets());
+    world.send(second, Request::send(&to, &from, "m2", b"2").bytes());
     world.run();
     world.take(second);
     world.hang_up(first);
     world.run();
-    world.send(bob, Request::send(&format!("{session} {from}"), &uri, "m3", b"3").octets());
+    world.send(bob, Request::send(&format!("{session} {from}"), &uri, "m3", b"3").bytes());
     world.run();
     assert_eq!(said(&only(world.take(second), "SEND")), "3");
 }
@@ -661,7 +661,7 @@ fn foreign_relay_is_not_lost_while_another_connection_of_its_is_there() {
 #[test]
 fn sessions_behind_one_relay_leave_room_for_newcomers() {
     let mut settings = settings(1);
-    settings.limits.queue_octets_total = 1 << 20;
+    settings.limits.queue_bytes_total = 1 << 20;
     let mut world = World::with(settings);
     let conn = relay(&mut world, 0, OTHER);
     let mut opened = 0;
@@ -675,7 +675,7 @@ fn sessions_behind_one_relay_leave_room_for_newcomers() {
         }
         let answer = answer_challenge(&challenge, "alice", "1234", &relay_uri(), 1);
         let again = Request::new("AUTH", &relay_uri(), &there).header("Authorization", &answer);
-        world.send(conn, again.octets());
+        world.send(conn, again.bytes());
         assert_eq!(world.take_one(conn).status(), 200);
         opened += 1;
         assert!(opened < 10_000, "nothing bounds them");
@@ -697,7 +697,7 @@ fn what_a_session_behind_a_relay_remembers_of_its_far_side_counts() {
     let from = format!("msrps://a.example:1/x;tcp;p={}", "y".repeat(900));
     for n in 0..8 {
         let message = format!("{}{n}", "m".repeat(100));
-        world.send(far, Request::send(&to_alice, &from, &message, b"x").octets());
+        world.send(far, Request::send(&to_alice, &from, &message, b"x").bytes());
         world.run();
     }
     world.take(far);

@@ -52,7 +52,7 @@ impl Renewed {
 /// One message with its 200 and its REPORT.
 fn deliver(world: &mut World, (from, to): (Conn, Conn), path: &str, own: &str) {
     let request = Request::send(path, own, "m1", b"hello").header("Success-Report", "yes");
-    world.send(from, request.octets());
+    world.send(from, request.bytes());
     world.run();
     assert_eq!(only(world.take(from), "200").status(), 200);
     let arrived = only(world.take(to), "SEND");
@@ -62,7 +62,7 @@ fn deliver(world: &mut World, (from, to): (Conn, Conn), path: &str, own: &str) {
         .header("Message-ID", "m1")
         .header("Byte-Range", "1-5/5")
         .header("Status", "000 200 OK");
-    world.send(to, report.octets());
+    world.send(to, report.bytes());
     world.run();
     assert_eq!(only(world.take(from), "REPORT").header("Message-ID").as_deref(), Some("m1"));
 }
@@ -147,7 +147,7 @@ fn pair_talks_by_the_new_uri_when_the_old_one_has_expired() {
             world.advance(Duration::from_secs(61));
             for old in [Step::AliceOld, Step::BobOld] {
                 let (from, to, path, own) = renewed.way(old);
-                world.send(from, Request::send(&path, own, "m2", b"late").octets());
+                world.send(from, Request::send(&path, own, "m2", b"late").bytes());
                 world.run();
                 assert!(is_told_481(&world.take(from)), "{old:?}");
                 assert!(world.take(to).is_empty(), "{old:?}");
@@ -192,7 +192,7 @@ fn first_messages_that_cross_by_different_uris_bind_one_pair() {
             let renewed = Renewed { pair, new };
             for step in [alices, bobs] {
                 let (from, _, path, own) = renewed.way(step);
-                world.send(from, Request::send(&path, own, "m1", b"hello").octets());
+                world.send(from, Request::send(&path, own, "m1", b"hello").bytes());
             }
             world.run();
             for conn in [renewed.pair.alice, renewed.pair.bob] {
@@ -221,7 +221,7 @@ fn third_party_with_the_new_uri_gets_506() {
         let thief = world.connect(b);
         let own = world.end(thief).uri.clone();
         let path = format!("{} {}", renewed.new, renewed.pair.alice_uri);
-        world.send(thief, Request::send(&path, &own, "m3", b"mine").octets());
+        world.send(thief, Request::send(&path, &own, "m3", b"mine").bytes());
         assert_eq!(world.take_one(thief).status(), 506);
         renewed.say(&mut world, Step::BobNew);
         renewed.say(&mut world, Step::AliceNew);
@@ -239,7 +239,7 @@ fn uri_that_shares_only_the_beginning_with_a_live_one_gets_481() {
     let end = session.rfind(";tcp").unwrap();
     let last = if &session[end - 1..end] == "A" { "B" } else { "A" };
     let forged = format!("{}{last};tcp", &session[..end - 1]);
-    world.send(foreign, Request::send(&format!("{forged} {to}"), &own, "m4", b"guess").octets());
+    world.send(foreign, Request::send(&format!("{forged} {to}"), &own, "m4", b"guess").bytes());
     assert_eq!(world.take_one(foreign).status(), 481);
     assert!(world.take(bob).is_empty());
 }
@@ -278,14 +278,14 @@ fn far_end_without_a_relay_reaches_the_new_uri_by_its_own_connection() {
             let (bob, bob_uri) = match dialled {
                 true => {
                     let far = "msrps://203.0.113.40:49300/p8Yc2nB6vH1xLk;tcp".to_owned();
-                    world.send(alice, Request::bodiless(&format!("{old} {far}"), &own, "m0").octets());
+                    world.send(alice, Request::bodiless(&format!("{old} {far}"), &own, "m0").bytes());
                     world.run();
                     (world.dialled[0].1, far)
                 }
                 false => {
                     let bob = world.connect(0);
                     let bob_uri = world.end(bob).uri.clone();
-                    world.send(bob, Request::bodiless(&format!("{old} {own}"), &bob_uri, "m0").octets());
+                    world.send(bob, Request::bodiless(&format!("{old} {own}"), &bob_uri, "m0").bytes());
                     world.run();
                     (bob, bob_uri)
                 }
@@ -337,12 +337,12 @@ fn far_end_behind_another_relay_may_replace_its_uri_there() {
         deliver(&mut world, (bob, conn), &format!("{bobs} {WREN_THERE} {WREN}"), &bob_uri);
         // Another host is not.
         let elsewhere = format!("{bobs} msrps://elsewhere.example.net:2855/x1x2x3x4;tcp {WREN}");
-        world.send(bob, Request::send(&elsewhere, &bob_uri, "m5", b"no").octets());
+        world.send(bob, Request::send(&elsewhere, &bob_uri, "m5", b"no").bytes());
         assert_eq!(world.take_one(bob).status(), 481);
         // The relay comes by another connection, with the URI that was used last; what goes back may take either.
         let second = relay(&mut world, 0, OTHER);
         let request = Request::send(&format!("{bobs} {bob_uri}"), &from, "m6", b"hello");
-        world.send(second, request.octets());
+        world.send(second, request.bytes());
         world.run();
         assert_eq!(only(world.take(second), "200").status(), 200);
         assert_eq!(only(world.take(bob), "SEND").body, b"hello");
@@ -368,7 +368,7 @@ fn client_behind_a_relay_keeps_its_pair_when_it_renews() {
             deliver(&mut world, (conn, bob), &to_bob(session), &back_to_wren());
         }
         world.advance(Duration::from_secs(300));
-        let third = Request::new("AUTH", &testkit_pure::relay_uri(), &back_to_wren()).octets();
+        let third = Request::new("AUTH", &testkit_pure::relay_uri(), &back_to_wren()).bytes();
         world.send(conn, third);
         world.run();
         assert_eq!(world.take(conn).len(), 1);

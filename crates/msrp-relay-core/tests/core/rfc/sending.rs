@@ -22,7 +22,7 @@ fn final_response_goes_to_the_previous_hop_only() {
     let conn = world.connect(0);
     let from = "msrps://r9.alder.example:2855/abc;tcp msrps://192.0.2.9:5000/def;tcp";
     let request = Request::send(&format!("{session} {bob_uri}"), from, "mess", b"x");
-    world.send(conn, request.octets());
+    world.send(conn, request.bytes());
     let answer = world.take_one(conn);
     assert_eq!((answer.status(), answer.tid()), (200, &*request.tid));
     assert_eq!(answer.to_path(), "msrps://r9.alder.example:2855/abc;tcp");
@@ -37,17 +37,17 @@ fn answer_to_a_send_precedes_everything_queued_to_that_client() {
     for (name, mut line) in lines() {
         let world = &mut line.world;
         // Bound already where a stranger must have been heard first.
-        world.send(line.from, Request::bodiless(&line.path, &line.from_uri, "first").octets());
+        world.send(line.from, Request::bodiless(&line.path, &line.from_uri, "first").bytes());
         world.run();
         world.take(line.from);
         world.link_mut(line.from).stalled = true;
         for n in 0..3 {
             let id = format!("back{n}");
-            world.send(line.to, Request::send(&line.back, &line.to_uri, &id, b"text").octets());
+            world.send(line.to, Request::send(&line.back, &line.to_uri, &id, b"text").bytes());
         }
         world.run();
         let request = Request::bodiless(&line.path, &line.from_uri, "mess");
-        world.send(line.from, request.octets());
+        world.send(line.from, request.bytes());
         world.run();
         world.link_mut(line.from).stalled = false;
         world.run();
@@ -62,7 +62,7 @@ fn answer_to_a_send_precedes_everything_queued_to_that_client() {
 fn chunk_is_answered_after_its_end_line() {
     let mut line = line(Shape::Both, 0, 1);
     let world = &mut line.world;
-    let request = Request::send(&line.path, &line.from_uri, "mess", &pattern(50_000)).octets();
+    let request = Request::send(&line.path, &line.from_uri, "mess", &pattern(50_000)).bytes();
     world.send(line.from, &request[..request.len() - 1]);
     world.run();
     assert!(world.take(line.from).is_empty());
@@ -70,13 +70,13 @@ fn chunk_is_answered_after_its_end_line() {
     assert_eq!(world.take_one(line.from).status(), 200);
 }
 
-// F8: the 30 s begin when the last octet has been handed over, not while it waits for a slow receiver.
+// F8: the 30 s begin when the last byte has been handed over, not while it waits for a slow receiver.
 #[test]
 fn time_in_a_queue_is_not_time_without_an_answer() {
     let mut line = line(Shape::Both, 0, 1);
     let world = &mut line.world;
     world.link_mut(line.to).stalled = true;
-    world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", b"x").octets());
+    world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", b"x").bytes());
     assert_eq!(world.take_one(line.from).status(), 200);
     world.advance(seconds(20));
     world.link_mut(line.to).stalled = false;
@@ -96,7 +96,7 @@ fn error_under_partial_is_reported_within_30_s_only() {
         let world = &mut line.world;
         let request =
             Request::send(&line.path, &line.from_uri, "mess", b"x").header("Failure-Report", "partial");
-        world.send(line.from, request.octets());
+        world.send(line.from, request.bytes());
         world.run();
         let frame = only(world.take(line.to), "SEND");
         world.advance(seconds(after));
@@ -108,7 +108,7 @@ fn error_under_partial_is_reported_within_30_s_only() {
     }
 }
 
-// X6, F9: the REPORT of a timeout, octet for octet: no Failure-Report, no Success-Report, no body.
+// X6, F9: the REPORT of a timeout, byte for byte: no Failure-Report, no Success-Report, no body.
 #[test]
 fn report_of_a_timeout_is_as_in_the_worked_example() {
     let w = "msrps://198.51.100.23:41502/u4Kd0wR9sQ2mZ7;tcp";
@@ -121,7 +121,7 @@ fn report_of_a_timeout_is_as_in_the_worked_example() {
         .header("Success-Report", "yes")
         .header("Byte-Range", "1-*/36")
         .body(body);
-    world.send(wren, request.octets());
+    world.send(wren, request.bytes());
     assert_eq!(world.take_one(wren).status(), 200);
     world.advance(seconds(31));
     let report = only(world.take(wren), "REPORT");
@@ -138,7 +138,7 @@ fn request_running_when_its_session_ends_gets_481() {
     for shape in [Shape::Both, Shape::Receiver] {
         let mut line = line(shape, 0, 1);
         let world = &mut line.world;
-        let request = Request::send(&line.path, &line.from_uri, "mess", &pattern(50_000)).octets();
+        let request = Request::send(&line.path, &line.from_uri, "mess", &pattern(50_000)).bytes();
         world.send(line.from, &request[..20_000]);
         world.run();
         world.lose(line.to);
@@ -156,7 +156,7 @@ fn request_running_when_its_session_ends_gets_481() {
 fn report_for_a_connection_that_is_gone_is_not_sent() {
     for (name, mut line) in lines() {
         let world = &mut line.world;
-        world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", b"x").octets());
+        world.send(line.from, Request::send(&line.path, &line.from_uri, "mess", b"x").bytes());
         world.run();
         let frame = only(world.take(line.to), "SEND");
         let dialled = world.dialled.len();
@@ -177,7 +177,7 @@ fn report_for_a_connection_that_is_gone_is_not_sent() {
 fn failure_of_a_bodiless_send_is_reported_with_an_empty_range() {
     for (name, mut line) in lines() {
         let world = &mut line.world;
-        world.send(line.from, Request::bodiless(&line.path, &line.from_uri, "mess").octets());
+        world.send(line.from, Request::bodiless(&line.path, &line.from_uri, "mess").bytes());
         world.run();
         world.take(line.from);
         let frame = only(world.take(line.to), "SEND");
@@ -189,7 +189,7 @@ fn failure_of_a_bodiless_send_is_reported_with_an_empty_range() {
 
 // F13: what is queued of a message that its sender aborts is not worth sending any more.
 #[test]
-fn queued_octets_of_an_aborted_message_are_dropped() {
+fn queued_bytes_of_an_aborted_message_are_dropped() {
     for (name, mut line) in lines() {
         let world = &mut line.world;
         world.link_mut(line.to).window = 1;
@@ -198,13 +198,13 @@ fn queued_octets_of_an_aborted_message_are_dropped() {
             .header("Byte-Range", "1-*/*")
             .body(&pattern(250_000))
             .flag(Flag::Aborted);
-        world.send(line.from, request.octets());
+        world.send(line.from, request.bytes());
         world.run();
         world.link_mut(line.to).window = usize::MAX;
         world.run();
         let frame = only(world.take(line.to), "SEND");
         assert_eq!(frame.flag, Flag::Aborted, "{name}");
-        let flush = settings(1).limits.flush_octets_max;
+        let flush = settings(1).limits.flush_bytes_max;
         assert!(frame.body.len() <= flush, "{name}: {}", frame.body.len());
         assert!(frame.body == pattern(250_000)[..frame.body.len()]);
         world.assert_idle();
@@ -216,7 +216,7 @@ fn queued_octets_of_an_aborted_message_are_dropped() {
 fn chunk_that_nobody_wants_is_aborted_at_once() {
     for (name, mut line) in lines() {
         let world = &mut line.world;
-        let request = Request::send(&line.path, &line.from_uri, "mess", &pattern(50_000)).octets();
+        let request = Request::send(&line.path, &line.from_uri, "mess", &pattern(50_000)).bytes();
         world.send(line.from, &request[..30_000]);
         world.run();
         let tid = world.end(line.to).arriving().unwrap().tid().to_owned();
@@ -239,14 +239,14 @@ fn a_413_for_an_earlier_chunk_interrupts_the_running_one_of_its_message() {
                 .header("Byte-Range", "1-5000/*")
                 .body(&pattern(5_000))
                 .flag(Flag::More);
-            world.send(line.from, earlier.octets());
+            world.send(line.from, earlier.bytes());
             assert_eq!(world.take_one(line.from).status(), 200);
             let answer = world.take(line.to)[0].response(413);
             let later = Request::new("SEND", &line.path, &line.from_uri)
                 .header("Message-ID", running)
                 .header("Byte-Range", if aborted { "5001-*/*" } else { "1-*/*" })
                 .body(&pattern(50_000))
-                .octets();
+                .bytes();
             world.send(line.from, &later[..later.len() - 20_000]);
             world.run();
             assert!(world.end(line.to).in_frame(), "{name}");
@@ -273,7 +273,7 @@ fn a_413_for_an_earlier_chunk_interrupts_the_running_one_of_its_message() {
     }
 }
 
-// F14: what waits of the refused message is not written, and everything else is; its octets are given back.
+// F14: what waits of the refused message is not written, and everything else is; its bytes are given back.
 #[test]
 fn a_413_takes_the_waiting_chunks_of_its_message_and_no_others() {
     for (name, mut line) in lines() {
@@ -284,7 +284,7 @@ fn a_413_takes_the_waiting_chunks_of_its_message_and_no_others() {
                 .header("Byte-Range", &format!("{start}-{}/*", start + 4_999))
                 .body(&pattern(5_000))
                 .flag(Flag::More)
-                .octets()
+                .bytes()
         };
         world.send(line.from, chunk("unwanted", 1));
         assert_eq!(world.take_one(line.from).status(), 200);
@@ -322,13 +322,13 @@ fn message_that_was_stopped_stays_stopped() {
                 .body(&pattern(5_000))
                 .flag(Flag::More)
         };
-        world.send(line.from, chunk("unwanted", 1).octets());
+        world.send(line.from, chunk("unwanted", 1).bytes());
         assert_eq!(world.take_one(line.from).status(), 200);
         let frames = world.take(line.to);
         world.send(line.to, frames[0].response(413));
         let report = world.take_one(line.from);
         assert_eq!((report.reported(), &*report.message_id()), (413, "unwanted"));
-        world.send(line.from, chunk("unwanted", 5_001).octets());
+        world.send(line.from, chunk("unwanted", 5_001).bytes());
         world.run();
         let mut told = world.take(line.from);
         // Between two sessions the first hop has the chunk before the second refuses it.
@@ -337,13 +337,13 @@ fn message_that_was_stopped_stays_stopped() {
         assert_eq!(code, 413, "{name}");
         assert!(told.len() <= usize::from(notice.is("REPORT")) && told.iter().all(|frame| frame.is("200")));
         assert!(world.take(line.to).is_empty());
-        world.send(line.from, chunk("another", 1).octets());
+        world.send(line.from, chunk("another", 1).bytes());
         assert_eq!(world.take_one(line.from).status(), 200);
         assert_eq!(world.take(line.to)[0].message_id(), "another");
     }
 }
 
-// F8, F10: under `partial` silence is no failure, so neither is a receiver that leaves after the last octet was written;
+// F8, F10: under `partial` silence is no failure, so neither is a receiver that leaves after the last byte was written;
 // one that leaves before is.
 #[test]
 fn receiver_that_leaves_is_no_failure_of_what_it_was_sent_under_partial() {
@@ -354,7 +354,7 @@ fn receiver_that_leaves_is_no_failure_of_what_it_was_sent_under_partial() {
             world.link_mut(line.to).stalled = !written;
             let request =
                 Request::send(&line.path, &line.from_uri, "mess", b"x").header("Failure-Report", "partial");
-            world.send(line.from, request.octets());
+            world.send(line.from, request.bytes());
             world.run();
             world.lose(line.to);
             world.advance(seconds(60));

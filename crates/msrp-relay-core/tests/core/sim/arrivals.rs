@@ -53,7 +53,7 @@ impl Simulation {
         id.strip_prefix("mess").and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("a lie: {frame:?}"))
     }
 
-    /// The most octets that an actor takes in one chunk.
+    /// The most bytes that an actor takes in one chunk.
     fn chunk_bound_of(&self, actor: usize) -> Option<usize> {
         let dialled = self.hosts.values().any(|dialled| *dialled == actor);
         (dialled && self.seed % 4 == 1).then_some(DIALLED_CHUNK_MAX as usize)
@@ -80,13 +80,13 @@ impl Simulation {
         assert_eq!(self.by_first_uris(link, &frame.from_path()), back, "message {index}");
         let message = &mut self.messages[index];
         let range = frame.range();
-        let (start, octets) = (range.start - message.base, frame.body.len() as u64);
+        let (start, bytes) = (range.start - message.base, frame.body.len() as u64);
         let expected = cast::body(index, start, frame.body.len());
-        assert!(frame.body == expected, "message {index}: other octets from {start} on");
+        assert!(frame.body == expected, "message {index}: other bytes from {start} on");
         assert_eq!(actor, message.to, "message {index} is not for actor {actor}");
         message.check_head(index, frame);
         if let Some(end) = range.end.filter(|_| frame.flag != Flag::Aborted && !message.lies) {
-            assert_eq!(end - message.base + 1, start + octets, "message {index}: {range}");
+            assert_eq!(end - message.base + 1, start + bytes, "message {index}: {range}");
         }
         let before = message.delivered.last().map_or(0, |(_, end)| *end);
         assert!(start > before, "message {index}: {start} after {before}");
@@ -105,19 +105,19 @@ impl Simulation {
         if frame.flag == Flag::Aborted && message.aborted.is_none() {
             *self.seen.entry("a chunk aborted by the relay").or_default() += 1;
         }
-        // The sender has gone on to the next octet, but not with a new chunk.
+        // The sender has gone on to the next byte, but not with a new chunk.
         if start > 1 && message.sent_in_one {
             *self.seen.entry("a chunk cut").or_default() += 1;
         }
-        let whole = message.over && start + octets - 1 == message.sent;
+        let whole = message.over && start + bytes - 1 == message.sent;
         assert!(frame.flag != Flag::Last || whole, "not all of message {index}, and yet its end");
         message.flag = Some(frame.flag);
         if frame.flag == Flag::Aborted {
             return;
         }
-        if octets > 0 {
-            message.delivered.push((start, start + octets - 1));
-            let late = message.too_late.is_some_and(|late| start + octets > late);
+        if bytes > 0 {
+            message.delivered.push((start, start + bytes - 1));
+            let late = message.too_late.is_some_and(|late| start + bytes > late);
             assert!(!late, "message {index} went through a session that has expired");
         }
         self.links[message.link].bound = true;
@@ -133,7 +133,7 @@ impl Simulation {
                 .header("Message-ID", &frame.message_id())
                 .header("Byte-Range", &format!("1-{0}/{0}", message.total))
                 .header("Status", "000 200 OK");
-            self.world.send(conn, report.octets());
+            self.world.send(conn, report.bytes());
         }
     }
 
@@ -161,7 +161,7 @@ impl Simulation {
         let range = frame.range();
         let (start, end) = (range.start - message.base, range.end.unwrap() - message.base);
         assert!(end <= message.sent, "message {index}: {range}");
-        // One without octets may be of an earlier chunk that had none.
+        // One without bytes may be of an earlier chunk that had none.
         let taken_back = start <= end && message.aborted.is_some_and(|from| start >= from);
         assert!(!taken_back, "message {index}: {range} is told of, which its sender aborted");
         message.fail(index, start, end);
@@ -184,7 +184,7 @@ impl Simulation {
             frame.to_path() == back || matches!(sent, Sent::Lie(_)) && whole.starts_with(&frame.to_path());
         assert!(is_back, "{frame:?}");
         match sent {
-            Sent::Chunk { message, start, octets, aborted } => {
+            Sent::Chunk { message, start, bytes, aborted } => {
                 self.stop_waiting(actor, frame);
                 let Message { link, way, .. } = self.messages[message];
                 let addressed = self.links[link].paths[way].split(' ').next().unwrap();
@@ -202,7 +202,7 @@ impl Simulation {
                     *self.seen.entry("an expired session refused").or_default() += 1;
                 }
                 if code != 200 && !aborted {
-                    message.fail(message_index, start, (start + octets).wrapping_sub(1));
+                    message.fail(message_index, start, (start + bytes).wrapping_sub(1));
                 }
             }
             Sent::Nickname => {
@@ -253,7 +253,7 @@ impl Simulation {
                 let value = answer_challenge(frame, "alice", "1234", &to, 1);
                 let request =
                     Request::new("AUTH", &to, &self.actors[actor].uri).header("Authorization", &value);
-                self.world.send(conn, request.octets());
+                self.world.send(conn, request.bytes());
                 self.actors[actor].requests.insert(request.tid, Sent::Auth);
             }
             408 => self.actors[actor].refresh = None,
@@ -299,7 +299,7 @@ impl Message {
         }
     }
 
-    pub(super) fn octets_delivered(&self) -> u64 {
+    pub(super) fn bytes_delivered(&self) -> u64 {
         self.delivered.iter().map(|(start, end)| end - start + 1).sum()
     }
 

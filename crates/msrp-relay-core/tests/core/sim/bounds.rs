@@ -7,7 +7,7 @@ use testkit_pure::Conn;
 
 /// The most that one read brings.
 const READ_MAX: usize = 16_000;
-/// What a connection may make the relay keep beside queued octets, whatever the budget says: unfinished input, one flush,
+/// What a connection may make the relay keep beside queued bytes, whatever the budget says: unfinished input, one flush,
 /// some answers and REPORTs, some transactions.
 const KEPT_MAX: usize = 192 << 10;
 /// A request to a session takes up at least so much of a read.
@@ -36,20 +36,17 @@ impl Simulation {
             conns[dial.core] += 1;
             ever[dial.core] += 1;
         }
-        // Whatever the limits say, what one read has brought is held, each head at a little more than its octets.
+        // Whatever the limits say, what one read has brought is held, each head at a little more than its bytes.
         let read = READ_MAX + READ_MAX / REQUEST_MIN * HEAD_OVERHEAD;
         let everybody: usize = ever.iter().sum();
         let mut sum = 0;
         for core in (0..self.cores).filter(|core| self.world.is_up(*core)).collect::<Vec<_>>() {
             let sizes = self.world.relay(core).table_sizes();
             let (conns, ever) = (conns[core], ever[core]);
-            sum += sizes.octets_queued + sizes.bytes_kept;
+            sum += sizes.bytes_queued + sizes.bytes_kept;
             assert!(sizes.peers <= conns, "core {core}: {sizes:?}");
             // What is left of a connection that is gone is held as before, until it has been written.
-            assert!(
-                sizes.octets_queued <= ever * (limits.queue_octets_high + read),
-                "core {core}: {sizes:?}"
-            );
+            assert!(sizes.bytes_queued <= ever * (limits.queue_bytes_high + read), "core {core}: {sizes:?}");
             let most = limits.transactions_per_peer_max;
             // Those that are awaited, and those that are unlikely to be answered.
             assert!(sizes.transactions <= conns * 2 * (most + 1), "core {core}: {sizes:?}");
@@ -59,13 +56,13 @@ impl Simulation {
             // An address, and two users.
             assert!(sizes.counted <= 6, "core {core}: {sizes:?}");
         }
-        let most = limits.queue_octets_total + everybody * (limits.request_octets_max + read + KEPT_MAX);
-        assert!(sum <= most, "{sum} octets are held and kept, {most} may be");
+        let most = limits.queue_bytes_total + everybody * (limits.request_bytes_max + read + KEPT_MAX);
+        assert!(sum <= most, "{sum} bytes are held and kept, {most} may be");
     }
 
     /// What a sender has sent and its receivers have not got is on the wire, or is within the bound.
     fn check_senders(&self) {
-        let high = self.bounds.queue_octets_high + READ_MAX;
+        let high = self.bounds.queue_bytes_high + READ_MAX;
         for actor in 0..self.actors.len() {
             let (Some(conn), false) = (self.actors[actor].conn, self.actors[actor].dead) else {
                 continue;
@@ -73,29 +70,29 @@ impl Simulation {
             let mut held = 0;
             for index in 0..self.messages.len() {
                 if self.messages[index].from == actor && !self.is_disturbed(index) {
-                    held += self.messages[index].sent - self.messages[index].octets_delivered();
+                    held += self.messages[index].sent - self.messages[index].bytes_delivered();
                 }
             }
             held -= self.arriving_from(actor);
             let link = self.world.link(conn);
-            let wire = link.octets_sent - self.world.octets_taken(conn);
-            assert!(held.saturating_sub(wire) <= high as u64, "{held} octets of actor {actor} are held");
+            let wire = link.bytes_sent - self.world.bytes_taken(conn);
+            assert!(held.saturating_sub(wire) <= high as u64, "{held} bytes of actor {actor} are held");
         }
     }
 
     /// What has arrived of chunks that have not ended, of messages that nobody disturbed.
     fn arriving_from(&self, actor: usize) -> u64 {
-        let mut octets = 0;
+        let mut bytes = 0;
         for conn in self.by_conn.keys() {
             let Some(frame) = self.world.link(*conn).end.arriving().filter(|frame| frame.is("SEND")) else {
                 continue;
             };
             let index = self.message_of(frame);
             if self.messages[index].from == actor && !self.is_disturbed(index) {
-                octets += frame.body.len() as u64;
+                bytes += frame.body.len() as u64;
             }
         }
-        octets
+        bytes
     }
 
     /// Whatever was sent and has been taken is with everybody concerned once no parcel is under way.
@@ -107,7 +104,7 @@ impl Simulation {
             let Some(conn) = self.open_conn(actor) else {
                 continue;
             };
-            let taken = self.world.octets_taken(conn);
+            let taken = self.world.bytes_taken(conn);
             let flushes = self.world.end(conn).flush;
             for wait in &mut self.actors[actor].waits {
                 if wait.due.is_none() && wait.until <= taken {
@@ -120,7 +117,7 @@ impl Simulation {
             let (from, to) = (self.open_conn(message.from), self.open_conn(message.to));
             if let (Some(turn), Some(from), Some(to)) = (&message.turn, from, to)
                 && turn.due.is_none()
-                && turn.until <= self.world.octets_taken(from)
+                && turn.until <= self.world.bytes_taken(from)
             {
                 let flushes = self.flushes(to);
                 self.messages[index].turn.as_mut().unwrap().due = Some(flushes);

@@ -9,15 +9,15 @@ use super::{Actor, Link, Simulation};
 use testkit_pure::frame::pattern;
 use testkit_pure::{ADDRESS, Conn, Decision, HOST};
 
-/// More than a message has octets.
-const OCTETS: usize = 1 << 18;
+/// More than a message has bytes.
+const BYTES: usize = 1 << 18;
 
-/// The octets of a message from its `start`th on: nothing else may arrive there.
-pub(super) fn body(message: usize, start: u64, octets: usize) -> &'static [u8] {
-    static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| pattern(2 * OCTETS));
-    // Each message has other octets at the same places.
-    let at = usize::try_from(start).unwrap() + message * 4099 % OCTETS;
-    &PATTERN[at..at + octets]
+/// The bytes of a message from its `start`th on: nothing else may arrive there.
+pub(super) fn body(message: usize, start: u64, bytes: usize) -> &'static [u8] {
+    static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| pattern(2 * BYTES));
+    // Each message has other bytes at the same places.
+    let at = usize::try_from(start).unwrap() + message * 4099 % BYTES;
+    &PATTERN[at..at + bytes]
 }
 
 /// Seconds of a session that asks for as little as it may.

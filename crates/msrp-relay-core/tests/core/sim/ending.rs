@@ -57,9 +57,9 @@ impl Simulation {
         self.faults = false;
         self.let_time_pass();
         for actor in 0..self.actors.len() {
-            while let (Some(conn), Some(octets)) = (self.open_inlet(actor), self.actors[actor].withheld.pop())
+            while let (Some(conn), Some(bytes)) = (self.open_inlet(actor), self.actors[actor].withheld.pop())
             {
-                self.world.send(conn, octets);
+                self.world.send(conn, bytes);
                 self.saw("an answer sent too late");
             }
         }
@@ -78,7 +78,7 @@ impl Simulation {
 
     /// Who has sent too much in too short a time is read again after a while.
     fn wait_for_rates(&mut self) {
-        if self.world.settings.limits.octets_per_second_per_user_max > 0 {
+        if self.world.settings.limits.bytes_per_second_per_user_max > 0 {
             self.world.advance(Duration::from_secs(1));
             self.quiet();
         }
@@ -88,7 +88,7 @@ impl Simulation {
     fn let_time_pass(&mut self) {
         for _ in 0..50 {
             let sizes = self.world.sizes();
-            if (sizes.transactions, sizes.unanswered, sizes.octets_queued) == (0, 0, 0) {
+            if (sizes.transactions, sizes.unanswered, sizes.bytes_queued) == (0, 0, 0) {
                 break;
             }
             self.world.advance(Duration::from_secs(31));
@@ -177,7 +177,7 @@ impl Simulation {
             return;
         }
         let message = &self.messages[index];
-        assert_eq!(message.octets_delivered(), message.sent, "message {index} got lost");
+        assert_eq!(message.bytes_delivered(), message.sent, "message {index} got lost");
         assert!(message.failed.is_empty(), "message {index}: false alarm");
         assert_eq!(message.flag == Some(Flag::Last), message.over, "message {index} has lost its flag");
         let expected = usize::from(message.success_report && message.over);
@@ -186,8 +186,8 @@ impl Simulation {
 
     /// What became of a request whose sender is still there.
     fn check_request(&self, tid: &str, sent: &Sent, response: Option<&u16>) {
-        let (message, start, octets, aborted) = match sent {
-            Sent::Chunk { message, start, octets, aborted } => (*message, *start, *octets, *aborted),
+        let (message, start, bytes, aborted) = match sent {
+            Sent::Chunk { message, start, bytes, aborted } => (*message, *start, *bytes, *aborted),
             Sent::Lie([]) => return,
             Sent::Nickname | Sent::Auth | Sent::Lie(_) => {
                 assert!(response.is_some() || self.dangles_at(tid), "{tid} was never answered");
@@ -214,8 +214,8 @@ impl Simulation {
             }
         }
         assert!(
-            next >= start + octets,
-            "octet {next} of message {index} ({}) is unaccounted for: {:?}, failed {:?}",
+            next >= start + bytes,
+            "byte {next} of message {index} ({}) is unaccounted for: {:?}, failed {:?}",
             message.wish,
             message.delivered,
             message.failed

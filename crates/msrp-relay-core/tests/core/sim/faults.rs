@@ -116,9 +116,9 @@ impl Simulation {
         if let Some(conn) = self.open_conn(actor) {
             self.fault_of(actor);
             self.actors[actor].dead = true;
-            let octets =
+            let bytes =
                 self.dice.pick(&["GET / HTTP/1.1\r\n\r\n", "\r\n\r\n", "MSRP x SEND\r\n", "MSRP\r\n"]);
-            self.world.send(conn, octets);
+            self.world.send(conn, bytes);
         }
     }
 
@@ -207,8 +207,8 @@ impl Simulation {
     /// Answers that nobody waits for any more, or not for long.
     fn answer_late(&mut self) {
         let actor = self.dice.below(self.actors.len());
-        if let (Some(conn), Some(octets)) = (self.open_inlet(actor), self.actors[actor].withheld.pop()) {
-            self.world.send(conn, octets);
+        if let (Some(conn), Some(bytes)) = (self.open_inlet(actor), self.actors[actor].withheld.pop()) {
+            self.world.send(conn, bytes);
             self.saw("an answer sent late");
         }
     }

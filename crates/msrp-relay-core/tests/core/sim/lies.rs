@@ -50,7 +50,7 @@ impl Simulation {
         let to = format!("{} {uri}", Self::our_uri("nobody"));
         let request = Request::send(&to, &uri, "astray", b"x").header("Failure-Report", "no");
         self.actors[actor].requests.insert(request.tid.clone(), Sent::Lie(SILENCE));
-        self.world.send(conn, request.octets());
+        self.world.send(conn, request.bytes());
     }
 
     /// A frame that waits for an answer somewhere.
@@ -90,8 +90,8 @@ impl Simulation {
         if let Some(conn) = self.open_conn(asked) {
             let (tid, to) = (frame.tid(), frame.from_path());
             let paths = self.dice.pick(&["To-Path: nobody\r\n", "X-To: nobody\r\n", "To-Path nobody\r\n"]);
-            let octets = format!("MSRP {tid} 413 Stop\r\n{paths}From-Path: {to}\r\n-------{tid}$\r\n");
-            self.world.send(conn, octets);
+            let bytes = format!("MSRP {tid} 413 Stop\r\n{paths}From-Path: {to}\r\n-------{tid}$\r\n");
+            self.world.send(conn, bytes);
         }
     }
 
@@ -134,10 +134,10 @@ impl Simulation {
         let request = Request::new(method, &to, &uri).header("Message-ID", "forged0");
         let codes = if method == "REPORT" { SILENCE } else { UNKNOWN };
         self.actors[actor].requests.insert(request.tid.clone(), Sent::Lie(codes));
-        self.world.send(conn, request.octets());
+        self.world.send(conn, request.bytes());
     }
 
-    /// Byte-Ranges that no octets can have.
+    /// Byte-Ranges that no bytes can have.
     fn impossible_range(&mut self) {
         let Some((actor, conn)) = self.anybody() else {
             return;
@@ -159,7 +159,7 @@ impl Simulation {
             .header("Failure-Report", wish)
             .body(b"hello");
         self.actors[actor].requests.insert(request.tid.clone(), Sent::Lie(codes));
-        self.world.send(conn, request.octets());
+        self.world.send(conn, request.bytes());
     }
 
     // -- strangers -----------------------------------------------------------------------------
@@ -198,7 +198,7 @@ impl Simulation {
     fn say(&mut self, at: usize, request: &Request, codes: &'static [u16], refusal: &'static str) {
         let stranger = &mut self.strangers[at];
         stranger.expected.insert(request.tid.clone(), Expected { codes, refusal });
-        self.world.send(stranger.conn, request.octets());
+        self.world.send(stranger.conn, request.bytes());
     }
 
     /// AUTH without credentials, or with right or wrong ones for the last challenge.

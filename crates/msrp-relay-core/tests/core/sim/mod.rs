@@ -2,9 +2,9 @@
 //! lie, answer late or twice, die; parcels, look-ups and dials that come late or never; cores that die; a clock
 //! that is stepped.
 //!
-//! During every run: an octet arrives once, in order, at the right end, under the paths, wishes and headers it was
+//! During every run: a byte arrives once, in order, at the right end, under the paths, wishes and headers it was
 //! sent with; a request is answered at most once, and from the right place; a response is not kept behind more than
-//! a flush; queues and tables keep their bounds. After it: each octet was delivered or told of by exactly one notice,
+//! a flush; queues and tables keep their bounds. After it: each byte was delivered or told of by exactly one notice,
 //! what nobody disturbed arrived whole and was not told of; every request was answered that had to be; when all
 //! connections are closed, no table holds anything.
 //!
@@ -65,7 +65,7 @@ fn random_conversations_keep_every_promise() {
 fn the_same_seed_runs_the_same_way_again() {
     for seed in 0..12 {
         let [first, second] = [(); 2].map(|()| Simulation::new(seed).run());
-        assert_eq!(first.octets_received, second.octets_received, "seed {seed}");
+        assert_eq!(first.bytes_received, second.bytes_received, "seed {seed}");
         assert_eq!(first.seen, second.seen, "seed {seed}");
     }
 }
@@ -121,7 +121,7 @@ const EVENTS: &[&str] = &[
 struct Outcome {
     seen: Seen,
     /// By each endpoint: differs if anything went another way.
-    octets_received: Vec<u64>,
+    bytes_received: Vec<u64>,
 }
 
 /// One end: a client, a foreign connection, or somebody who is dialled.
@@ -171,7 +171,7 @@ enum Sent {
     Chunk {
         message: usize,
         start: u64,
-        octets: u64,
+        bytes: u64,
         aborted: bool,
     },
     /// The far end answers, or the relay if that is silent.
@@ -184,7 +184,7 @@ enum Sent {
 /// A SEND that has been sent and not answered.
 struct Wait {
     tid: String,
-    /// Octets sent on its connection up to its end.
+    /// Bytes sent on its connection up to its end.
     until: u64,
     /// The flushes before all of it had reached everybody concerned.
     due: Option<u64>,
@@ -213,7 +213,7 @@ struct Message {
     from: usize,
     to: usize,
     total: u64,
-    /// What is added to its octets' numbers on the wire.
+    /// What is added to its bytes' numbers on the wire.
     base: u64,
     sent: u64,
     wish: &'static str,
@@ -224,11 +224,11 @@ struct Message {
     over: bool,
     /// All of it is one chunk.
     sent_in_one: bool,
-    /// From which octet on its sender took it back.
+    /// From which byte on its sender took it back.
     aborted: Option<u64>,
     /// It was answered badly, or not at all, or sent too late: not all of it must arrive.
     faulty: bool,
-    /// The first octet that was sent through a session which had expired.
+    /// The first byte that was sent through a session which had expired.
     too_late: Option<u64>,
     /// Ranges that arrived, in the order of arrival.
     delivered: Vec<(u64, u64)>,
@@ -297,7 +297,7 @@ struct Simulation {
     seen: Seen,
 }
 
-/// With some seeds, the most octets of a chunk towards whom the relay dialled.
+/// With some seeds, the most bytes of a chunk towards whom the relay dialled.
 const DIALLED_CHUNK_MAX: u32 = 1024;
 
 impl Simulation {
@@ -306,11 +306,11 @@ impl Simulation {
         let cores = 1 + dice.below(3);
         let mut settings = settings(cores);
         let limits = &mut settings.limits;
-        limits.queue_octets_high = dice.pick(&[32 << 10, 64 << 10]);
-        limits.queue_octets_low = limits.queue_octets_high / 2;
-        limits.request_octets_max = 14 << 10;
-        limits.queue_octets_total = dice.pick(&[512 << 20, 512 << 20, 1 << 20, 192 << 10]);
-        limits.flush_octets_max = dice.pick(&[3 << 10, 8 << 10, 32 << 10, 128 << 10]);
+        limits.queue_bytes_high = dice.pick(&[32 << 10, 64 << 10]);
+        limits.queue_bytes_low = limits.queue_bytes_high / 2;
+        limits.request_bytes_max = 14 << 10;
+        limits.queue_bytes_total = dice.pick(&[512 << 20, 512 << 20, 1 << 20, 192 << 10]);
+        limits.flush_bytes_max = dice.pick(&[3 << 10, 8 << 10, 32 << 10, 128 << 10]);
         limits.transactions_per_peer_max = dice.pick(&[8, 64, 4096]);
         if seed % 4 == 1 {
             // Who is dialled, and who comes from outside.
@@ -326,7 +326,7 @@ impl Simulation {
         let jumps = faults && dice.chance(30);
         // Without faults nobody is relieved of what another one does not take.
         limits.stall_timeout = Duration::from_secs(if faults { 2 } else { 3600 });
-        limits.octets_per_second_per_user_max = if dice.chance(10) { 200_000 } else { 0 };
+        limits.bytes_per_second_per_user_max = if dice.chance(10) { 200_000 } else { 0 };
         Self {
             seed,
             dice,
@@ -376,8 +376,8 @@ impl Simulation {
                 *self.seen.entry(what).or_default() += times;
             }
         }
-        let octets_received = self.world.conns().map(|conn| self.world.link(conn).end.octets_received);
-        Outcome { octets_received: octets_received.collect(), seen: self.seen }
+        let bytes_received = self.world.conns().map(|conn| self.world.link(conn).end.bytes_received);
+        Outcome { bytes_received: bytes_received.collect(), seen: self.seen }
     }
 
     fn saw(&mut self, what: &'static str) {

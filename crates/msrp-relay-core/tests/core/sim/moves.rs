@@ -59,11 +59,11 @@ impl Simulation {
         *limits = self.bounds.clone();
         // Who is not read from while the clock jumps has its answers read too late, which small queues make likely.
         if !self.jumps && self.dice.chance(70) {
-            limits.queue_octets_high = limits.request_octets_max + self.dice.below(4096);
-            limits.queue_octets_low = limits.request_octets_max;
+            limits.queue_bytes_high = limits.request_bytes_max + self.dice.below(4096);
+            limits.queue_bytes_low = limits.request_bytes_max;
         }
-        limits.queue_octets_total = self.dice.pick(&[limits.queue_octets_total, 192 << 10]);
-        limits.flush_octets_max = self.dice.pick(&[limits.flush_octets_max, 3 << 10]);
+        limits.queue_bytes_total = self.dice.pick(&[limits.queue_bytes_total, 192 << 10]);
+        limits.flush_bytes_max = self.dice.pick(&[limits.flush_bytes_max, 3 << 10]);
         limits.sessions_per_user_max = self.dice.pick(&[0, 1000]);
         self.world.settings = settings.clone();
         let cores = self.cores;
@@ -98,23 +98,23 @@ impl Simulation {
         let slot = self.dice.below(self.actors[actor].sending.len());
         let index = self.actors[actor].sending[slot];
         let rest = self.messages[index].total - self.messages[index].sent;
-        let octets = if self.dice.chance(60) {
+        let bytes = if self.dice.chance(60) {
             rest
         } else {
             self.dice.below(usize::try_from(rest).unwrap() + 1) as u64
         };
-        let last = octets == rest;
+        let last = bytes == rest;
         let aborted = self.dice.chance(3);
         let flag = match (aborted, last) {
             (true, _) => Flag::Aborted,
             (false, true) => Flag::Last,
             (false, false) => Flag::More,
         };
-        let request = self.chunk(index, octets, flag);
+        let request = self.chunk(index, bytes, flag);
         let expired = self.has_expired(self.messages[index].link);
         let message = &mut self.messages[index];
         let start = message.sent + 1;
-        message.sent += octets;
+        message.sent += bytes;
         message.over = aborted || last;
         message.sent_in_one = start == 1 && last;
         message.aborted = aborted.then_some(start);
@@ -127,19 +127,19 @@ impl Simulation {
             self.actors[actor].sending.swap_remove(slot);
         }
         let answered = message.wish == "yes";
-        self.world.send(conn, request.octets());
-        let until = self.world.link(conn).octets_sent;
-        if octets > 0 && octets <= 2048 && flag == Flag::Last {
+        self.world.send(conn, request.bytes());
+        let until = self.world.link(conn).bytes_sent;
+        if bytes > 0 && bytes <= 2048 && flag == Flag::Last {
             self.take_turn(index, start, until);
         }
         let actor = &mut self.actors[actor];
-        actor.requests.insert(request.tid.clone(), Sent::Chunk { message: index, start, octets, aborted });
+        actor.requests.insert(request.tid.clone(), Sent::Chunk { message: index, start, bytes, aborted });
         if answered {
             actor.waits.push(Wait { tid: request.tid, until, due: None });
         }
     }
 
-    fn chunk(&mut self, index: usize, octets: u64, flag: Flag) -> Request {
+    fn chunk(&mut self, index: usize, bytes: u64, flag: Flag) -> Request {
         let lie = self.messages[index].lies;
         let [claim, unknown, own, named] = [50, 33, 50, 90].map(|percent| self.dice.chance(percent));
         let message = &self.messages[index];
@@ -148,7 +148,7 @@ impl Simulation {
         let end = match (lie, unknown) {
             (true, _) if claim => "3".to_owned(),
             (_, true) => "*".to_owned(),
-            _ => (message.base + message.sent + octets).to_string(),
+            _ => (message.base + message.sent + bytes).to_string(),
         };
         let total = match lie {
             // Neither less than was sent before nor true.
@@ -157,7 +157,7 @@ impl Simulation {
             false if message.told_total => (message.base + message.total).to_string(),
             false => "*".to_owned(),
         };
-        let body = cast::body(index, start, usize::try_from(octets).unwrap());
+        let body = cast::body(index, start, usize::try_from(bytes).unwrap());
         let path = &self.links[message.link].paths[message.way];
         let mut request = Request::new("SEND", path, &self.actors[message.from].uri)
             .header("Message-ID", &format!("mess{index:06}"))
@@ -184,9 +184,9 @@ impl Simulation {
         let others = self.links.iter().filter(|l| l.ends.contains(&to)).count() as u64 - 1;
         // A table of transactions that is full, or has little room because memory is short, holds up everybody.
         let limits = &self.world.settings.limits;
-        let roomy = limits.transactions_per_peer_max == 4096 && limits.queue_octets_total == 512 << 20;
+        let roomy = limits.transactions_per_peer_max == 4096 && limits.queue_bytes_total == 512 << 20;
         let idle = self.messages.iter().enumerate().all(|(other, m)| {
-            let arrived = m.octets_delivered() == m.sent && (!m.over || m.flag == Some(Flag::Last));
+            let arrived = m.bytes_delivered() == m.sent && (!m.over || m.flag == Some(Flag::Last));
             other == index || m.from != from || arrived
         });
         if others > 0 && roomy && idle && start == 1 && !self.links[link].faulty {
@@ -207,7 +207,7 @@ impl Simulation {
         let path = &self.links[link].paths[way];
         let request = Request::new("NICKNAME", path, &self.actors[from].uri);
         self.actors[from].requests.insert(request.tid.clone(), Sent::Nickname);
-        self.world.send(conn, request.octets());
+        self.world.send(conn, request.bytes());
     }
 
     /// A client prolongs its session, or asks for another URI, in the middle of everything: nothing is read from it
@@ -229,7 +229,7 @@ impl Simulation {
             _ => session.clone(),
         };
         let request = Request::new("AUTH", &to, uri);
-        self.world.send(conn, request.octets());
+        self.world.send(conn, request.bytes());
         self.actors[actor].refresh = Some(to);
         self.actors[actor].requests.insert(request.tid, Sent::Auth);
         self.change_uris(actor);
@@ -329,10 +329,10 @@ impl Simulation {
             }
         };
         if frame.wants_response(code) && !early {
-            let octets = frame.response(code);
-            self.world.send(conn, &octets);
+            let bytes = frame.response(code);
+            self.world.send(conn, &bytes);
             if self.faults && self.dice.chance(3) {
-                self.world.send(conn, &octets);
+                self.world.send(conn, &bytes);
                 self.saw("an answer sent twice");
             }
         }
@@ -388,8 +388,8 @@ impl Simulation {
             if reports_shared && message.success_report && message.success_reports == 0 {
                 message.faulty = true;
             }
-            // An empty one has no octet that could be missing.
-            if shared && (message.octets_delivered() < message.total || message.flag.is_none()) {
+            // An empty one has no byte that could be missing.
+            if shared && (message.bytes_delivered() < message.total || message.flag.is_none()) {
                 message.faulty = true;
             }
         }

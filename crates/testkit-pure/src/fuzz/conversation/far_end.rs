@@ -1,13 +1,13 @@
 //! The far end of a connection: takes what the relay writes apart, and holds it to what was asked.
 //!
 //! Whatever the relay writes must parse without a defect; a request is answered at most once, and not at all if
-//! that was its wish; the octets of a message are those that were sent, none of them twice.
+//! that was its wish; the bytes of a message are those that were sent, none of them twice.
 
 use std::collections::{HashMap, VecDeque};
 
 use msrp_proto::digest::{AuthenticationInfo, Challenge};
 use msrp_proto::head::{FailureReport, Head, Kind, Method};
-use msrp_proto::parser::{Flag, Parser, ParserLimits, Piece};
+use msrp_proto::parser::{Flag, FramePart, Parser, ParserLimits};
 
 /// Requests remembered for an answer; of more, the oldest are never answered.
 const PENDING_MAX: usize = 64;
@@ -41,7 +41,7 @@ pub(super) struct Received {
     pub(super) to: Vec<u8>,
     pub(super) from_path: Vec<u8>,
     pub(super) message_id: Vec<u8>,
-    /// The number of its next octet.
+    /// The number of its next byte.
     next: u64,
     message: Option<usize>,
 }
@@ -75,9 +75,9 @@ pub(super) enum Wish {
 #[derive(Default)]
 pub(super) struct Messages {
     sent: Vec<u64>,
-    /// The last octet that has arrived of each.
+    /// The last byte that has arrived of each.
     arrived: Vec<u64>,
-    /// Octets that are no frame of ours have been sent: nothing can be said about messages any more.
+    /// Bytes that are no frame of ours have been sent: nothing can be said about messages any more.
     pub(super) garbled: bool,
 }
 
@@ -89,11 +89,11 @@ impl Messages {
         self.sent.len() - 1
     }
 
-    /// More of it has been sent; these octets.
-    pub(super) fn send(&mut self, message: usize, octets: usize) -> Vec<u8> {
+    /// More of it has been sent; these bytes.
+    pub(super) fn send(&mut self, message: usize, bytes: usize) -> Vec<u8> {
         let first = self.sent[message] + 1;
-        self.sent[message] += octets as u64;
-        pattern(message, first, octets)
+        self.sent[message] += bytes as u64;
+        pattern(message, first, bytes)
     }
 
     pub(super) fn sent(&self, message: usize) -> u64 {
@@ -105,12 +105,12 @@ impl Messages {
         (!self.garbled && number < self.sent.len()).then_some(number)
     }
 
-    fn arrive(&mut self, message: usize, first: u64, octets: &[u8]) {
+    fn arrive(&mut self, message: usize, first: u64, bytes: &[u8]) {
         assert!(
-            octets == pattern(message, first, octets.len()),
-            "other octets of message {message} from {first} on"
+            bytes == pattern(message, first, bytes.len()),
+            "other bytes of message {message} from {first} on"
         );
-        self.arrived[message] = first - 1 + octets.len() as u64;
+        self.arrived[message] = first - 1 + bytes.len() as u64;
         assert!(self.arrived[message] <= self.sent[message], "more of message {message} than was sent");
     }
 }
@@ -120,13 +120,13 @@ pub(super) fn message_id(message: usize) -> String {
     format!("mess{message:04}")
 }
 
-/// The octets of a message from one place on: nothing else may arrive there.
-fn pattern(message: usize, first: u64, octets: usize) -> Vec<u8> {
+/// The bytes of a message from one place on: nothing else may arrive there.
+fn pattern(message: usize, first: u64, bytes: usize) -> Vec<u8> {
     let mut at = (message * 97 + usize::try_from(first).unwrap()) % PATTERN.len();
-    let mut pattern = Vec::with_capacity(octets);
-    while pattern.len() < octets {
+    let mut pattern = Vec::with_capacity(bytes);
+    while pattern.len() < bytes {
         let part = &PATTERN[at..];
-        pattern.extend_from_slice(&part[..part.len().min(octets - pattern.len())]);
+        pattern.extend_from_slice(&part[..part.len().min(bytes - pattern.len())]);
         at = 0;
     }
     pattern
@@ -170,55 +170,55 @@ impl FarEnd {
         }
     }
 
-    /// Octets that the relay has written.
-    pub(super) fn receive(&mut self, octets: &[u8], messages: &mut Messages) {
+    /// Bytes that the relay has written.
+    pub(super) fn receive(&mut self, bytes: &[u8], messages: &mut Messages) {
         let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.extend_from_slice(octets);
+        buffer.extend_from_slice(bytes);
         let mut at = 0;
         while let Some(step) = self.parser.step(&buffer[at..]).unwrap() {
             let piece = &buffer[at..at + step.consumed];
             at += step.consumed;
             match step.piece {
-                Piece::Head(head) => self.on_head(&head, piece, messages),
-                Piece::Body(_) => self.on_body(piece, messages),
-                Piece::End(flag) => self.on_end(flag),
-                Piece::Blank => panic!("the relay writes blank lines"),
+                FramePart::Head(head) => self.on_head(&head, piece, messages),
+                FramePart::Body(_) => self.on_body(piece, messages),
+                FramePart::End(flag) => self.on_end(flag),
+                FramePart::Blank => panic!("the relay writes blank lines"),
             }
         }
         buffer.drain(..at);
         self.buffer = buffer;
     }
 
-    fn on_head(&mut self, head: &Head, octets: &[u8], messages: &Messages) {
-        let shown = String::from_utf8_lossy(octets);
+    fn on_head(&mut self, head: &Head, bytes: &[u8], messages: &Messages) {
+        let shown = String::from_utf8_lossy(bytes);
         assert_eq!(head.defect(), None, "{shown}");
         let Kind::Request(method) = head.kind() else {
-            return self.on_response(head, octets, messages);
+            return self.on_response(head, bytes, messages);
         };
         let next = head.byte_range().map_or(1, |range| range.start);
-        let message_id = head.message_id(octets).unwrap_or_default().to_vec();
+        let message_id = head.message_id(bytes).unwrap_or_default().to_vec();
         let message = messages.named(&message_id).filter(|_| method == Method::Send);
         if let Some(message) = message {
-            assert!(next > messages.arrived[message], "an octet of message {message} comes again: {shown}");
+            assert!(next > messages.arrived[message], "a byte of message {message} comes again: {shown}");
         }
         self.arriving = Some(Received {
-            tid: head.tid(octets).to_vec(),
+            tid: head.tid(bytes).to_vec(),
             method,
             failure_report: head.failure_report(),
-            to: head.to_path(octets).first().unwrap_or_default().to_vec(),
-            from_path: head.from_path(octets).as_bytes().to_vec(),
+            to: head.to_path(bytes).first().unwrap_or_default().to_vec(),
+            from_path: head.from_path(bytes).as_bytes().to_vec(),
             message_id,
             next,
             message,
         });
     }
 
-    fn on_body(&mut self, octets: &[u8], messages: &mut Messages) {
+    fn on_body(&mut self, bytes: &[u8], messages: &mut Messages) {
         if let Some(request) = &mut self.arriving {
             if let Some(message) = request.message.filter(|_| !messages.garbled) {
-                messages.arrive(message, request.next, octets);
+                messages.arrive(message, request.next, bytes);
             }
-            request.next = request.next.saturating_add(octets.len() as u64);
+            request.next = request.next.saturating_add(bytes.len() as u64);
         }
     }
 
@@ -235,16 +235,16 @@ impl FarEnd {
         self.pending.push_back(request);
     }
 
-    fn on_response(&mut self, head: &Head, octets: &[u8], messages: &Messages) {
+    fn on_response(&mut self, head: &Head, bytes: &[u8], messages: &Messages) {
         let Kind::Response(status) = head.kind() else {
             return;
         };
-        let Some(sent) = self.sent.get_mut(head.tid(octets)) else {
-            assert!(messages.garbled, "a response to nothing: {}", String::from_utf8_lossy(octets));
+        let Some(sent) = self.sent.get_mut(head.tid(bytes)) else {
+            assert!(messages.garbled, "a response to nothing: {}", String::from_utf8_lossy(bytes));
             return;
         };
         if !messages.garbled {
-            let shown = String::from_utf8_lossy(octets);
+            let shown = String::from_utf8_lossy(bytes);
             assert!(!sent.answered, "answered twice: {shown}");
             match sent.wish {
                 Wish::Answer => {}
@@ -253,19 +253,19 @@ impl FarEnd {
             }
         }
         sent.answered = true;
-        let challenges = head.headers(octets).filter(|(name, _)| *name == b"WWW-Authenticate");
+        let challenges = head.headers(bytes).filter(|(name, _)| *name == b"WWW-Authenticate");
         let tickets: Vec<Ticket> = challenges.map(|(_, value)| Ticket::new(value)).collect();
         if !tickets.is_empty() {
             self.challenges = tickets;
         }
-        if let Some(value) = head.authentication_info(octets) {
+        if let Some(value) = head.authentication_info(bytes) {
             let info = AuthenticationInfo::parse(value).unwrap();
             if let (Some(next), Some(ticket)) = (info.nextnonce, self.challenges.first_mut()) {
                 ticket.challenge.nonce = next.into_owned().into();
                 ticket.count = 0;
             }
         }
-        if let Some(path) = head.use_path(octets) {
+        if let Some(path) = head.use_path(bytes) {
             self.session = Some(String::from_utf8_lossy(path.as_bytes()).into_owned());
         }
     }
@@ -297,7 +297,7 @@ impl Received {
     /// An answer as an endpoint writes it.
     pub(super) fn response(&self, code: u16) -> Vec<u8> {
         let back = match self.method {
-            Method::Send => self.from_path.split(|octet| *octet == b' ').next().unwrap_or_default(),
+            Method::Send => self.from_path.split(|byte| *byte == b' ').next().unwrap_or_default(),
             _ => &self.from_path,
         };
         let code = format!(" {code} Comment\r\nTo-Path: ").into_bytes();
@@ -317,11 +317,11 @@ impl Received {
 
     /// The REPORT that says that the whole message has arrived.
     pub(super) fn success_report(&self, tid: &str, uri: &str) -> Vec<u8> {
-        let octets = self.next - 1;
+        let bytes = self.next - 1;
         let (to, id) = (String::from_utf8_lossy(&self.from_path), String::from_utf8_lossy(&self.message_id));
         format!(
             "MSRP {tid} REPORT\r\nTo-Path: {to}\r\nFrom-Path: {uri}\r\nMessage-ID: {id}\r\n\
-             Byte-Range: 1-{octets}/{octets}\r\nStatus: 000 200 OK\r\n-------{tid}$\r\n"
+             Byte-Range: 1-{bytes}/{bytes}\r\nStatus: 000 200 OK\r\n-------{tid}$\r\n"
         )
         .into_bytes()
     }

@@ -28,8 +28,8 @@ impl Part {
     }
 }
 
-/// How many octets a size stands for: each of the first, then ever wider steps past every limit.
-pub(super) fn octets(size: u8) -> usize {
+/// How many bytes a size stands for: each of the first, then ever wider steps past every limit.
+pub(super) fn bytes(size: u8) -> usize {
     let size = usize::from(size);
     match size {
         0..64 => size,
@@ -119,7 +119,7 @@ impl Traits {
         if self.0 & 4 != 0 { "Success-Report: yes\r\n" } else { "" }
     }
 
-    /// What the head says of a chunk that begins with `len` octets: a lie about its end, if it is to be one, and
+    /// What the head says of a chunk that begins with `len` bytes: a lie about its end, if it is to be one, and
     /// about the message's, if more comes.
     pub(super) fn byte_range(self, start: u64, len: u64) -> Option<ByteRange> {
         let end = start - 1 + len;
@@ -140,7 +140,7 @@ impl Traits {
         }
     }
 
-    /// Whether a chunk without octets has a body all the same.
+    /// Whether a chunk without bytes has a body all the same.
     pub(super) fn has_body(self) -> bool {
         self.0 & 4 != 0
     }
@@ -157,11 +157,11 @@ pub(super) fn send_head(
     [to, from]: [&str; 2],
     range: Option<ByteRange>,
     traits: Traits,
-    has_octets: bool,
+    has_bytes: bool,
 ) -> Vec<u8> {
     let range = range.map(|range| format!("Byte-Range: {range}\r\n")).unwrap_or_default();
     let (failure, success) = (traits.failure_report(), traits.success_report());
-    let content = if has_octets || traits.has_body() { "Content-Type: text/plain\r\n\r\n" } else { "" };
+    let content = if has_bytes || traits.has_body() { "Content-Type: text/plain\r\n\r\n" } else { "" };
     format!(
         "MSRP {tid} SEND\r\nTo-Path: {to}\r\nFrom-Path: {from}\r\nMessage-ID: {id}\r\n\
          {range}{failure}{success}{content}"
@@ -177,7 +177,7 @@ pub(super) fn other(tid: &str, to: &str, from: &str, kind: u8) -> (Vec<u8>, Wish
         2 => ("UNHEARD", "Message-ID: other\r\n", Wish::Answer),
         _ => ("AUTH", "Expires: 300\r\n", Wish::Answer),
     };
-    let len = octets(kind / 4 * 4);
+    let len = bytes(kind / 4 * 4);
     let body = if len == 0 { String::new() } else { format!("\r\n{}\r\n", "x".repeat(len)) };
     let text = format!(
         "MSRP {tid} {method}\r\nTo-Path: {to}\r\nFrom-Path: {from}\r\n{headers}{body}-------{tid}$\r\n"

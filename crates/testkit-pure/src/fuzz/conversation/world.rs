@@ -17,7 +17,7 @@ pub(super) use cores::settings;
 use super::far_end::{FarEnd, Messages};
 use crate::fuzz::trace;
 use msrp_proto::digest::{Algorithm, Ha1};
-use msrp_proto::parser::{Parser, ParserLimits, Piece};
+use msrp_proto::parser::{FramePart, Parser, ParserLimits};
 use msrp_relay_core::{
     CoreId, Effect, Input, LookUpAnswer, LookUpTicket, Message, OutBatch, PeerKey, Relay, Settings, Target,
     Transport, WriteState,
@@ -29,7 +29,7 @@ pub(super) const HOST: &str = "relay.example.com";
 pub(super) const PORT: u16 = 2855;
 /// Whose users it knows.
 pub(super) const DOMAIN: &str = "example.com";
-/// Octets of one read.
+/// Bytes of one read.
 const READ_MAX: usize = 16 << 10;
 /// Frames that one read may hold at most, the shortest there are.
 const FRAMES_PER_READ: usize = READ_MAX / 40;
@@ -56,7 +56,7 @@ pub(super) struct Link {
     /// The relay has written its last.
     finished: bool,
     pub(super) gone: bool,
-    /// Octets that are no frame of ours have been sent on it.
+    /// Bytes that are no frame of ours have been sent on it.
     pub(super) wild: bool,
     /// The far end is in the midst of a frame, so it answers nobody.
     pub(super) in_frame: bool,
@@ -213,15 +213,15 @@ impl World {
         self.input(core, Input::Ended { peer });
     }
 
-    /// One read of at most `octets`, and all that follows from it on its core.
-    pub(super) fn read(&mut self, number: usize, octets: usize) -> bool {
+    /// One read of at most `bytes`, and all that follows from it on its core.
+    pub(super) fn read(&mut self, number: usize, bytes: usize) -> bool {
         let link = &mut self.links[number];
         if link.gone || link.paused || link.closing || link.ended || link.wire.is_empty() {
             return false;
         }
-        let octets = octets.min(READ_MAX).min(link.wire.len());
-        link.unparsed.extend_from_slice(&link.wire[..octets]);
-        link.wire.drain(..octets);
+        let bytes = bytes.min(READ_MAX).min(link.wire.len());
+        link.unparsed.extend_from_slice(&link.wire[..bytes]);
+        link.wire.drain(..bytes);
         let (core, peer) = (link.core, link.key);
         let mut unparsed = mem::take(&mut link.unparsed);
         let mut at = 0;
@@ -231,13 +231,13 @@ impl World {
                 Ok(None) => break,
                 Err(_) => Input::Unparseable { peer },
                 Ok(Some(step)) => {
-                    let octets = Bytes::copy_from_slice(&unparsed[at..at + step.consumed]);
+                    let bytes = Bytes::copy_from_slice(&unparsed[at..at + step.consumed]);
                     at += step.consumed;
                     match step.piece {
-                        Piece::Head(head) => Input::Head { peer, head, octets },
-                        Piece::Body(_) => Input::Body { peer, octets },
-                        Piece::End(flag) => Input::End { peer, flag },
-                        Piece::Blank => Input::Blank { peer, octets: octets.len() },
+                        FramePart::Head(head) => Input::Head { peer, head, bytes },
+                        FramePart::Body(_) => Input::Body { peer, bytes },
+                        FramePart::End(flag) => Input::End { peer, flag },
+                        FramePart::Blank => Input::Blank { peer, bytes: bytes.len() },
                     }
                 }
             };
@@ -250,9 +250,9 @@ impl World {
         true
     }
 
-    /// The far end takes at most `octets`; the relay is asked for more when it has taken all.
-    pub(super) fn write(&mut self, number: usize, octets: usize) -> bool {
-        let mut room = octets;
+    /// The far end takes at most `bytes`; the relay is asked for more when it has taken all.
+    pub(super) fn write(&mut self, number: usize, bytes: usize) -> bool {
+        let mut room = bytes;
         let mut progress = false;
         loop {
             let link = &mut self.links[number];

@@ -19,9 +19,9 @@ impl World {
             let links = self.links.iter().filter(|link| link.core == index && !link.gone).count();
             let dials = self.dials.iter().filter(|dial| dial.core == index).count();
             assert_eq!(sizes.peers, links + dials, "connections and their entries");
-            let Limits { peers_max, unproven_max, transactions_per_peer_max, queue_octets_high, .. } =
+            let Limits { connections_max, unproven_max, transactions_per_peer_max, queue_bytes_high, .. } =
                 self.settings.limits;
-            assert!(sizes.peers <= peers_max, "{sizes:?}");
+            assert!(sizes.peers <= connections_max, "{sizes:?}");
             assert!(relay.newcomers() <= unproven_max, "{sizes:?}");
             // Each once, its source once, that source's rank once, and what the cores were told of three sources.
             assert!(sizes.newcomers <= 3 * relay.newcomers() + 3, "{sizes:?}");
@@ -33,10 +33,10 @@ impl World {
             assert!(sizes.transactions <= most, "{sizes:?}");
             let most = links * (transactions_per_peer_max + FRAMES_PER_READ) + parcels + self.links.len();
             assert!(sizes.unanswered <= most, "{sizes:?}");
-            // Octets of connections that are gone may be queued at others.
+            // Bytes of connections that are gone may be queued at others.
             let ever = self.links.iter().filter(|link| link.core == index).count();
-            let most = ever * (queue_octets_high + READ_MAX + FRAMES_PER_READ * HEAD_OVERHEAD);
-            assert!(sizes.octets_queued <= most, "{sizes:?}");
+            let most = ever * (queue_bytes_high + READ_MAX + FRAMES_PER_READ * HEAD_OVERHEAD);
+            assert!(sizes.bytes_queued <= most, "{sizes:?}");
             assert_eq!(sizes.bytes_kept, sizes.bytes_counted, "kept, and counted against the budget");
         }
     }
@@ -78,7 +78,7 @@ impl World {
 
     /// What waits for something: a core's queues and tables, or a connection that is not read.
     fn waiting(&self) -> Option<String> {
-        let is_busy = |s: &TableSizes| (s.transactions, s.unanswered, s.octets_queued) != (0, 0, 0);
+        let is_busy = |s: &TableSizes| (s.transactions, s.unanswered, s.bytes_queued) != (0, 0, 0);
         if let Some(sizes) = self.sizes().find(is_busy) {
             return Some(format!("{sizes:?}"));
         }

@@ -7,7 +7,7 @@ use super::{Core, DOMAIN, HOST, PORT, World};
 use msrp_proto::digest::Algorithm;
 use msrp_relay_core::{ChunkBounds, Expires, Input, Limits, Relay, Settings};
 
-/// A relay's settings, chosen by two octets.
+/// A relay's settings, chosen by two bytes.
 pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u8) -> Settings {
     let is_set = |bit: u8| choices & (1 << bit) != 0;
     Settings {
@@ -18,7 +18,7 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
         cores,
         algorithms: if is_set(2) { vec![Algorithm::Sha256, Algorithm::Md5] } else { vec![Algorithm::Md5] },
         challenge_lifetime: Duration::from_secs(15),
-        attempts_max: 3,
+        max_attempts: 3,
         insecure_plain: is_set(3),
         expires: Expires {
             seconds_min: 60,
@@ -34,17 +34,17 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
         dial_plain: !is_set(6),
         chunk_bounds: if limits / 27 % 3 == 1 { chunk_bounds() } else { ChunkBounds::default() },
         limits: Limits {
-            queue_octets_high: 54 << 10,
-            queue_octets_low: 27 << 10,
-            queue_octets_total: if is_set(7) { usize::from(cores) * (80 << 10) } else { 1 << 30 },
-            flush_octets_max: [3 << 10, 8 << 10, 128 << 10][usize::from(limits % 3)],
+            queue_bytes_high: 54 << 10,
+            queue_bytes_low: 27 << 10,
+            queue_bytes_total: if is_set(7) { usize::from(cores) * (80 << 10) } else { 1 << 30 },
+            flush_bytes_max: [3 << 10, 8 << 10, 128 << 10][usize::from(limits % 3)],
             transactions_per_peer_max: [4, 16, 4096][usize::from(limits / 3 % 3)],
-            peers_max: if limits & 128 != 0 { 4 } else { 64 },
+            connections_max: if limits & 128 != 0 { 4 } else { 64 },
             unproven_max: if limits & 128 != 0 { 3 } else { 64 },
             sessions_per_user_max: u32::from(limits / 9 % 3),
-            octets_per_second_per_user_max: if limits / 9 % 3 == 2 { 20_000 } else { 0 },
-            peers_per_address_max: if limits & 64 != 0 { 3 } else { 1024 },
-            unproven_per_address_max: if limits & 64 != 0 { 2 } else { 256 },
+            bytes_per_second_per_user_max: if limits / 9 % 3 == 2 { 20_000 } else { 0 },
+            connections_per_address_max: if limits & 64 != 0 { 3 } else { 1024 },
+            unauthenticated_per_address_max: if limits & 64 != 0 { 2 } else { 256 },
             auth_failures_per_user_max: if limits & 32 != 0 { 2 } else { 100 },
             auth_failures_per_address_max: if limits & 32 != 0 { 4 } else { 100 },
             dial_failures_per_user_max: if limits & 32 != 0 { 2 } else { 100 },
@@ -56,7 +56,7 @@ pub(in crate::fuzz::conversation) fn settings(cores: u16, limits: u8, choices: u
 /// Some of the far ends, and whoever comes from outside, take chunks up to a bound.
 fn chunk_bounds() -> ChunkBounds {
     let bounds = [("far0.example", 1024), ("far1.example", 5000), ("198.51.100.23", 1024)];
-    ChunkBounds::new(bounds.map(|(host, octets)| (host.to_owned(), octets)))
+    ChunkBounds::new(bounds.map(|(host, bytes)| (host.to_owned(), bytes)))
 }
 
 impl World {
