@@ -21,8 +21,8 @@ the Debian package, and plays what an operator does with it, by the commands of 
   --deb FILE       the package; by default the one in target/debian, or what scripts/package.sh builds if there is none
   --before FILE    a package of the version before, to upgrade from
   --before-revision REVISION
-                   builds that package from this commit, unless target/vm has it. By default the last commit with another
-                   version; where the version never changed, an early commit whose package could upgrade already
+                   builds that package from this commit, unless target/vm has it; by default the last commit with another
+                   version
   -h, --help       this text
 
 Each line that begins with ok or FAILED is a check. target/vm/RELEASE.log has all that the machine said, RELEASE.console its console.

@@ -34,7 +34,8 @@ sub get {
 }
 
 if ($ARGV[0] eq "ulp") {
-    my ($near) = pair();
+    # Both ends stay open: a socket that is not connected any more is refused.
+    my ($near, $far) = pair();
     print "setsockopt(TCP_ULP, tls) ", ulp($near), "\n";
     exit;
 }

@@ -1,13 +1,10 @@
 # shellcheck shell=bash disable=SC2154,SC2034 # a part of vm.sh
 # The three packages of a run: the one to install, a newer one, and one of the version before.
 
-# The early commit whose package hands over under a session, has the short config, and builds by the same commands as today's.
-early_revision=6f84f5f
-
 find_packages() {
     if [ -z "$deb" ]; then
         compgen -G 'target/debian/msrprelay_*.deb' > /dev/null ||
-            logged "$work/package.log" "the package cannot be built" scripts/package.sh
+            logged "$work/package.log" "the package cannot be built" scripts/package.sh --only-build
         # shellcheck disable=SC2012 # names without surprises; the newest of them
         deb=$(realpath "$(ls -t target/debian/msrprelay_*.deb | head -n 1)")
     fi
@@ -43,23 +40,27 @@ revision_before() {
 }
 
 build_before() {
-    local revision=$before_revision directory built
-    revision=${revision:-$(revision_before)}
-    if [ -z "$revision" ] || ! git show "$revision:scripts/package.sh" > /dev/null 2>&1; then
-        revision=$early_revision
-    fi
+    local revision directory built options=(--profile demo)
+    revision=${before_revision:-$(revision_before)}
+    [ -n "$revision" ] || fail "no commit here has another version: name a package with --before"
     revision=$(git rev-parse --verify --short=12 "$revision^{commit}") || fail "no such revision"
     before=$work/before-$revision.deb
     [ ! -e "$before" ] || return 0
     echo "Building the package of $(git log -1 --format='%h, %cs' "$revision"), which takes minutes"
-    directory=$(realpath "$work")/before
-    rm -rf "$directory"
+    # Outside the checkout, where cargo would take it for a part of today's workspace.
+    make_scratch before
+    directory=$scratch/tree
     mkdir -p "$directory/target/package"
     git archive "$revision" | tar -C "$directory" -x
-    [ ! -e target/package/root.tar ] || ln target/package/root.tar "$directory/target/package/root.tar"
+    grep -q '^\[profile\.demo\]' "$directory/Cargo.toml" || options=(--profile dev)
+    if grep -q -e --only-build "$directory/scripts/package.sh"; then
+        options+=(--only-build)
+    elif [ -e target/package/root.tar ]; then
+        cp target/package/root.tar "$directory/target/package/root.tar"
+    fi
     logged "$work/before.log" "the package of $revision cannot be built" \
-        env -u CARGO_TARGET_DIR "$directory/scripts/package.sh" --profile dev
+        env -u CARGO_TARGET_DIR "$directory/scripts/package.sh" "${options[@]}"
     built=$(compgen -G "$directory/target/debian/msrprelay_*.deb") || fail "$directory has made no package"
     mv "$built" "$before"
-    rm -rf "$directory"
+    rm -rf "$scratch"
 }
