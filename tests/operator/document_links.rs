@@ -256,13 +256,19 @@ const PROOFS: &[(&str, Proof)] = &[
     ),
     (
         "journalctl -u msrprelay",
-        Unproven("needs a journal; what the journal reads of a line is tested with the log"),
+        Script(
+            "scripts/vm.sh",
+            "\"$(command_of docs/operate/monitoring.md '# Monitoring the relay' 'journalctl')\"",
+        ),
     ),
     ("msrprelay user passwd alice@example.com", Test("&[\"passwd\", \"alice@example.com\"]")),
     ("msrprelay user remove alice@example.com", Test("&[\"remove\", \"alice@example.com\"]")),
     ("msrprelay user list", Script("scripts/package.sh", "msrprelay user list")),
     ("msrprelay import-config", Test("&[\"import-config\", \"config.ini\", \"--out\", \"config.yaml\"]")),
-    ("systemctl kill --signal=USR2", Script("scripts/package.sh", "kill -USR2 \"$relay\"")),
+    (
+        "systemctl kill --signal=USR2",
+        Script("scripts/vm.sh", "\"$(command_of docs/operate/running.md '## Upgrade' 'systemctl kill')\""),
+    ),
     ("msrprelay sessions", Test("&[\"sessions\"]")),
     ("msrprelay close", Test("&[\"close\", ")),
     ("msrprelay trace", Test("[\"trace\", of, ")),

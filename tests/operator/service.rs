@@ -297,7 +297,7 @@ fn run_the_units_stop(process: &str) -> std::process::ExitStatus {
 
 #[test]
 fn the_units_stop_ends_after_the_main_process_and_not_before() {
-    bounded(PATIENCE, || {
+    bounded(|| {
         let slow = "trap 'sleep 0.7; exit 0' TERM; echo; while :; do sleep 0.05; done";
         let mut child = Command::new("/bin/sh").args(["-c", slow]).stdout(Stdio::piped()).spawn().unwrap();
         // Its first byte says that it hears the signal.
