@@ -1,6 +1,6 @@
 //! `Relay` without sockets: what forwarding costs apart from the kernel and TLS, for each chunk and for each byte.
 //!
-//! Both ends are on one core, or on two with the parcels between them carried by hand. `crates/msrp-relay-core/tests/allocations.rs` counts what
+//! Both ends are on one core, or on two with the messages between them carried by hand. `crates/msrp-relay-core/tests/allocations.rs` counts what
 //! is allocated on the same way.
 #![allow(
     clippy::unwrap_used,

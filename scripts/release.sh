@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes a release: packages, archive, bill of materials, licences and their hashes, which anybody can make again.
+# Makes a release: packages, archive, bill of materials, licences and their hashes, which can be made again from the tag.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -62,7 +62,7 @@
 //!    hop. A refusal, silence for 30 s, or a lost connection becomes a REPORT to the sender, if it wants one.
 //!
 //! Each of the steps 4 to 6, and the credits, is a [`msrp_relay_core::Message`], a step in an envelope that says what takes it. On
-//! one core it is pushed onto a queue; between cores the same value crosses as a parcel (`runtime::mesh`). There is one
+//! one core it is pushed onto a queue; between cores the same value crosses in a delivery (`runtime::mesh`). There is one
 //! path, not two. Sessions never move. A connection does, once, if its first request is for a session on another core: then the
 //! whole of it crosses, and its bytes do not have to (`runtime::migrate`).
 //!

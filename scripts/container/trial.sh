@@ -78,7 +78,7 @@ build_twice() {
     [ "$first" = "$(podman image inspect localhost/msrprelay:latest | jq -c '.[0].RootFS')" ] || fail "two builds differ"
     echo "two builds have the same layers"
     podman rmi localhost/msrprelay:again > /dev/null
-    # What the image is for, and nothing that somebody who got in could use.
+    # What the image is for, and nothing that an intruder could use.
     quiet_podman run --rm localhost/msrprelay --version
     local container
     container=$(podman create localhost/msrprelay 2> /dev/null)

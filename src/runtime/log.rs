@@ -173,7 +173,7 @@ pub(crate) fn publish(counters: &Counters, before: &Stats, now: &Stats) {
     counters.links_split.add(now.links_split - before.links_split);
     counters.dials.add(now.dials - before.dials);
     counters.dial_failures.add(now.dials_failed - before.dials_failed);
-    counters.parcels_sent.add(now.parcels - before.parcels);
+    counters.messages_sent.add(now.messages_sent - before.messages_sent);
     let reached = now.limits_reached.iter().zip(before.limits_reached.iter());
     for (limit, (now, before)) in Limit::ALL.iter().zip(reached) {
         counters.limit_reached(*limit, now - before);

@@ -1,12 +1,12 @@
-//! What may cross cores: parcels of plain data, through one bounded queue into each core.
+//! What may cross cores: deliveries of plain data, through one bounded queue into each core.
 //!
 //! Invariants: only owned `Send` values cross; order is kept between any two cores; the task that
-//! empties a core's inbox never waits for another core's (two would deadlock): it hands parcels to the
+//! empties a core's inbox never waits for another core's (two would deadlock): it hands deliveries to the
 //! outbox, and one flusher per core does the waiting. An outbox is bounded by what fills it: body
 //! bytes by the senders' credit, everything else by the tables of sessions and transactions.
 //! The queue wakes the waiting task under the lock under which waiting ends: a task's waker must not be in another
 //! thread's hands when the task ends (see `control::reply`).
-//! Must not know: what a core does with a parcel.
+//! Must not know: what a core does with a delivery.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;

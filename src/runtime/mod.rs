@@ -7,7 +7,7 @@
 //! * `run` is one core from its start to its end; connections come in by `listen` and `dial`;
 //! * `conn` is the two tasks of a connection; `migrate` moves a new one to the core where its session lives;
 //! * `core` is what the tasks of a core share: the relay, the tables, the settings;
-//! * `mesh` carries parcels between cores, [`upgrade`] hands over between processes, [`inspect`] answers operators with
+//! * `mesh` carries deliveries between cores, [`upgrade`] hands over between processes, [`inspect`] answers operators with
 //!   what [`ask`] describes, `trace` shows heads, `settings` are made from the config.
 
 pub mod ask;

@@ -1,7 +1,7 @@
 //! One core from its start to its end: a thread, a pinned executor, and on it the tasks of the core.
 //!
 //! Invariants: a core whose task panics ends in order, its connections closed and its listeners free for the next life.
-//! Must not know: why a core is started, who sends it parcels.
+//! Must not know: why a core is started, who sends it deliveries.
 
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -104,8 +104,8 @@ async fn tick(core: Rc<Shared>) {
 
 /// Empties the inbox until the core is told to stop.
 async fn read_inbox(core: &Rc<Shared>, inbox: &Receiver<Delivery>) {
-    while let Ok(parcel) = inbox.recv().await {
-        match parcel {
+    while let Ok(delivery) = inbox.recv().await {
+        match delivery {
             Delivery::Messages(messages) => core.feed(messages.into_iter().map(Input::Message)),
             Delivery::Adopt(migrant) => listen::take_over(core, *migrant),
             Delivery::CoreUp { core: other, inbox } => {

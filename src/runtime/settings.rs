@@ -68,7 +68,7 @@ pub(super) fn tls_setup(config: &Config) -> Result<TlsSetup, StartError> {
 /// What the relay needs of the config.
 fn settings(config: &Config, listens: &[(u16, bool)]) -> Settings {
     let limits = &config.limits;
-    let connections_max = limits.connections_max.div_ceil(config.cores.len().max(1));
+    let connections_per_core_max = limits.connections_max.div_ceil(config.cores.len().max(1));
     let narrow = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     Settings {
         hostname: config.hostname.clone(),
@@ -101,8 +101,10 @@ fn settings(config: &Config, listens: &[(u16, bool)]) -> Settings {
             flush_bytes_max: limits.flush_bytes_max,
             request_bytes_max: limits.request_bytes_max(),
             queue_bytes_total: limits.queue_bytes_total,
-            connections_max,
-            unproven_max: (connections_max * limits.unauthenticated_percent_max / 100).max(1),
+            connections_per_core_max,
+            unauthenticated_per_core_max: (connections_per_core_max * limits.unauthenticated_percent_max
+                / 100)
+                .max(1),
             connections_per_address_max: narrow(limits.connections_per_address_max),
             unauthenticated_per_address_max: narrow(limits.unauthenticated_per_address_max),
             refused_requests_max: narrow(limits.refused_requests_max),

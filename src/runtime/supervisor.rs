@@ -353,14 +353,14 @@ impl Supervisor {
         }
     }
 
-    fn tell(&self, index: usize, parcel: Delivery) {
+    fn tell(&self, index: usize, delivery: Delivery) {
         if let Some(inbox) = self.cores.get(index).and_then(|core| core.inbox.as_ref()) {
-            let _ = inbox.send_blocking(parcel);
+            let _ = inbox.send_blocking(delivery);
         }
     }
 
-    fn tell_all(&self, parcel: impl Fn() -> Delivery) {
-        (0..self.cores.len()).for_each(|index| self.tell(index, parcel()));
+    fn tell_all(&self, delivery: impl Fn() -> Delivery) {
+        (0..self.cores.len()).for_each(|index| self.tell(index, delivery()));
     }
 
     /// A core has died: the others end what they had with it, then it begins a new life.
@@ -394,7 +394,7 @@ impl Supervisor {
     }
 
     /// Lets what the cores have accepted reach the core that writes it: a message that has been answered must
-    /// not be on its way between two of them when they end. A request takes at most two parcels from the
+    /// not be on its way between two of them when they end. A request takes at most two deliveries from the
     /// core that reads it to the one that writes it, and inboxes keep their order, so each round brings
     /// everything one step further.
     fn quiesce(&self) {

@@ -151,8 +151,8 @@ counters! {
     connections_handed_over,
     /// Connections passed on to another process of this relay.
     connections_passed_on,
-    /// Parcels sent to other cores.
-    parcels_sent,
+    /// Messages sent to other cores.
+    messages_sent,
     /// Times this core has published these numbers: four a second, whatever else it does. One that stands still belongs
     /// to a core that is dead or stuck.
     heartbeats,

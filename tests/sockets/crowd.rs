@@ -1,4 +1,4 @@
-//! Many sessions at once: pairs on one core and pairs split between two, and nobody's bytes in anybody else's file.
+//! Many sessions at once: pairs on one core and pairs split between two, and no file has a byte of another.
 
 use testkit_net::endpoint::Endpoint;
 use testkit_net::relay::{Setup, TestRelay};

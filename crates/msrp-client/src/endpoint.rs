@@ -236,7 +236,7 @@ impl Incoming {
 
     /// Reads what there is; 0 at the end of the stream.
     async fn fill(&mut self) -> Result<usize, ClientError> {
-        // Whoever shares the task has its turn first, be the socket ever so readable: what the bytes handed out so far
+        // What shares the task has its turn first, be the socket ever so readable: what the bytes handed out so far
         // have caused to be written goes out together.
         yield_now().await;
         // What is left is a piece of a head or of a possible end-line: far less than the buffer, so there is always room.

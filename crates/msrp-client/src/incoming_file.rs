@@ -107,7 +107,7 @@ pub(super) struct IncomingFile {
 #[derive(Debug)]
 enum Store {
     Disk(PartFile),
-    /// Something that is shown, or for nobody: at most [`TALK_BYTES_MAX`] bytes.
+    /// Content that is shown or dropped, at most [`TALK_BYTES_MAX`] bytes.
     Held(Vec<u8>),
 }
 

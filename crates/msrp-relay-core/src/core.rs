@@ -1,7 +1,7 @@
 //! What every handler works in, beside its table: the time, the settings, the randomness, which cores live, the steps to
 //! be taken next, what the caller is to do, and what is counted.
 //!
-//! Invariants: a step for this core is queued, one for another core leaves as a parcel, in the order in which they were
+//! Invariants: a step for this core is queued, one for another core leaves in a delivery, in the order in which they were
 //! sent; nothing is sent to a core that is known to be dead.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -91,8 +91,8 @@ impl Core {
         if to == self.me {
             self.inbox.push_back(message);
         } else if !self.cores.has_ended(to) {
-            self.stats.parcels += 1;
-            self.effects.parcel(to, message);
+            self.stats.messages_sent += 1;
+            self.effects.send(to, message);
         }
     }
 

@@ -29,11 +29,11 @@ impl Effects {
         self.list.pop_front()
     }
 
-    pub(crate) fn poll_parcel(&mut self) -> Option<(CoreId, Vec<Message>)> {
+    pub(crate) fn poll_messages(&mut self) -> Option<(CoreId, Vec<Message>)> {
         self.messages.pop()
     }
 
-    pub(crate) fn parcel(&mut self, to: CoreId, message: Message) {
+    pub(crate) fn send(&mut self, to: CoreId, message: Message) {
         let found = self.messages.iter().position(|(core, _)| *core == to);
         let index = found.unwrap_or_else(|| {
             self.messages.push((to, Vec::new()));
@@ -67,11 +67,11 @@ mod tests {
 
     // Each core's list holds what is for that core, and credits to one connection are one.
     #[test]
-    fn parcels_are_sorted_by_core_and_credits_in_a_row_are_summed() {
+    fn messages_are_sorted_by_core_and_credits_in_a_row_are_summed() {
         let mut fx = Effects::default();
         for (to, bytes) in [(1, 10), (2, 20), (1, 30), (2, 40), (3, 50)] {
             let (core, message) = credit(to, bytes);
-            fx.parcel(core, message);
+            fx.send(core, message);
         }
         let told: Vec<(u16, Vec<usize>)> = fx
             .messages

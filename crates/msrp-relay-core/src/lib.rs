@@ -4,14 +4,14 @@
 //! # How to drive it
 //! - **inputs**: [`Relay::handle`] with everything that happens; [`Relay::accept`] is the one that has an answer;
 //! - **effects**: what the caller must do now, and what goes to other cores. They are queued inside: take them all after
-//!   each input, by [`Relay::poll_effect`] in their order, and by [`Relay::poll_parcel`];
+//!   each input, by [`Relay::poll_effect`] in their order, and by [`Relay::poll_messages`];
 //! - **output**: [`Relay::poll_write`] whenever a connection was woken and can take bytes;
 //! - **time**: every call carries `now`; [`Relay::next_deadline`] says when to call with [`Input::Tick`].
 //!
 //! # How it is built
 //! Three tables, each with its handlers: `peers`, the connections; `sessions`; `quota`, what this core counts for all.
 //! A handler touches its own table and the context, `core`. What another table must do is a [`Message`] to a session, a
-//! connection or a core: on one core through the inbox, between cores as a parcel. Here is the dispatch. What needs two
+//! connection or a core: on one core through the inbox, between cores in a delivery. Here is the dispatch. What needs two
 //! tables at once is `impl Relay` in `sessions::route` and `sessions::fail`, where a connection may have to be found or
 //! opened, and in `auth`, where a session is made for one.
 //!
@@ -149,8 +149,8 @@ impl Relay {
     }
 
     /// Steps for another core, in the order in which it must be given them; `None`: no more.
-    pub fn poll_parcel(&mut self) -> Option<(CoreId, Vec<Message>)> {
-        self.core.effects.poll_parcel()
+    pub fn poll_messages(&mut self) -> Option<(CoreId, Vec<Message>)> {
+        self.core.effects.poll_messages()
     }
 
     /// Moves what `peer` may be sent now into `out`, which must be empty: one flush.

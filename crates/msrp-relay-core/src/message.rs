@@ -2,7 +2,7 @@
 //!
 //! Every step of a request is a [`Message`] to what takes the next one: a session, the connection the
 //! request leaves by, the connection it came in by. On one core that is a push onto a queue; between
-//! cores the same value crosses as a parcel. There is one path, not two.
+//! cores the same value crosses in a delivery. There is one path, not two.
 //!
 //! Order is kept between any two cores, which the whole design leans on: an end never overtakes
 //! the body before it.

@@ -124,9 +124,9 @@ pub struct Limits {
     /// Bytes handed over at a time.
     pub flush_bytes_max: usize,
     /// Connections of this core.
-    pub connections_max: usize,
+    pub connections_per_core_max: usize,
     /// Of those, the ones that have neither authenticated nor had a request forwarded.
-    pub unproven_max: usize,
+    pub unauthenticated_per_core_max: usize,
     /// Connections from one address.
     pub connections_per_address_max: u32,
     /// Of those, the ones that have neither authenticated nor had a request forwarded.
@@ -170,8 +170,8 @@ impl Default for Limits {
             request_bytes_max: (16 << 10) + 10_240 + HEAD_OVERHEAD,
             queue_bytes_total: 512 << 20,
             flush_bytes_max: 128 << 10,
-            connections_max: 65_536,
-            unproven_max: 13_107,
+            connections_per_core_max: 65_536,
+            unauthenticated_per_core_max: 13_107,
             connections_per_address_max: 1024,
             unauthenticated_per_address_max: 256,
             transactions_per_peer_max: 4096,

@@ -40,7 +40,7 @@ pub struct Stats {
     /// Connections that could not be had.
     pub dials_failed: u64,
     /// Messages to other cores.
-    pub parcels: u64,
+    pub messages_sent: u64,
     /// How often each limit was reached, in the order of [`Limit::ALL`].
     pub limits_reached: LimitCounts,
 }

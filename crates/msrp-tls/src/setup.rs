@@ -168,7 +168,7 @@ fn server(
         .with_cert_resolver(certificates);
     // No resumption: a client keeps one connection for its whole session, so a ticket would be written and hardly ever
     // used; behind DNS load balancing the next connection meets another relay; there is no ticket key to rotate or to
-    // leak, and no lock shared by the cores. Tickets nobody reads have also cost transfers their last bytes (a reset
+    // leak, and no lock shared by the cores. Tickets that no client reads have also cost transfers their last bytes (a reset
     // at close).
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});

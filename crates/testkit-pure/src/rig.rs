@@ -55,7 +55,7 @@ pub struct Rig<W> {
     /// Written to the receiver and not looked at yet, unless it is body.
     forwarded: Vec<u8>,
     answer: Vec<u8>,
-    parcels: Vec<(usize, Message)>,
+    messages: Vec<(usize, Message)>,
     /// Connections that have something to write.
     woken: Vec<(usize, PeerKey)>,
 }
@@ -103,7 +103,7 @@ impl<W: Watch> Rig<W> {
             out: OutBatch::new(),
             forwarded: Vec::new(),
             answer: Vec::new(),
-            parcels: Vec::new(),
+            messages: Vec::new(),
             woken: Vec::new(),
         }
     }
@@ -177,7 +177,7 @@ impl<W: Watch> Rig<W> {
     /// Until nothing more happens.
     fn run(&mut self) {
         loop {
-            if let Some((core, message)) = self.parcels.pop() {
+            if let Some((core, message)) = self.messages.pop() {
                 self.feed(core, Input::Message(message));
             } else if let Some((core, peer)) = self.woken.pop() {
                 self.write(core, peer);
@@ -211,9 +211,9 @@ impl<W: Watch> Rig<W> {
     fn collect(&mut self, core: usize) {
         // Backwards, for they are taken from the end.
         let relay = self.world.relay(core);
-        while let Some((CoreId { index, .. }, messages)) = relay.poll_parcel() {
+        while let Some((CoreId { index, .. }, messages)) = relay.poll_messages() {
             for message in messages.into_iter().rev() {
-                self.parcels.insert(0, (usize::from(index), message));
+                self.messages.insert(0, (usize::from(index), message));
             }
         }
         while let Some(effect) = relay.poll_effect() {

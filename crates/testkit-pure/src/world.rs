@@ -94,7 +94,7 @@ pub struct World {
     pub now: Instant,
     cores: Vec<Core>,
     links: Vec<Link>,
-    parcels: HashMap<(usize, usize), VecDeque<Message>>,
+    messages: HashMap<(usize, usize), VecDeque<Message>>,
     pub settings: Settings,
     /// Passwords by `user@realm`.
     pub accounts: HashMap<String, String>,
@@ -107,8 +107,8 @@ pub struct World {
     pub dials_given_up: u64,
     /// Connections the relay dialled, in order.
     pub dialled: Vec<(Target, Conn)>,
-    /// Parcels wait for `deliver`.
-    pub hold_parcels: bool,
+    /// Messages between cores wait for `deliver`.
+    pub hold_messages: bool,
     /// Bytes per read.
     pub read_max: usize,
     pub events: Vec<String>,
@@ -153,7 +153,7 @@ impl World {
             now,
             cores: Vec::new(),
             links: Vec::new(),
-            parcels: HashMap::new(),
+            messages: HashMap::new(),
             settings,
             accounts: accounts.into(),
             accounts_up: true,
@@ -163,7 +163,7 @@ impl World {
             dials: Vec::new(),
             dials_given_up: 0,
             dialled: Vec::new(),
-            hold_parcels: false,
+            hold_messages: false,
             read_max: 16 << 10,
             events: Vec::new(),
             queued_max: 0,
@@ -329,7 +329,7 @@ impl World {
             progress |= self.read(Conn(n));
         }
         progress |= self.decide();
-        if !self.hold_parcels {
+        if !self.hold_messages {
             progress |= self.deliver_all();
         }
         for n in 0..self.links.len() {
@@ -467,9 +467,9 @@ impl World {
 
     /// Does what the relay asks for. What an effect leads to may ask for more: that comes behind what is due already.
     fn apply(&mut self, core: usize) {
-        while let Some((to, messages)) = self.relay(core).poll_parcel() {
+        while let Some((to, messages)) = self.relay(core).poll_messages() {
             let to = usize::from(to.index);
-            self.parcels.entry((core, to)).or_default().extend(messages);
+            self.messages.entry((core, to)).or_default().extend(messages);
         }
         if mem::replace(&mut self.cores[core].applying, true) {
             return;

@@ -195,7 +195,7 @@ impl Seen {
             ("core_heartbeats", "Times the core has published its figures: four a second.", |core| {
                 core.heartbeats
             }),
-            ("core_parcels_sent", "Messages sent to other cores.", |core| core.parcels_sent),
+            ("core_messages_sent", "Messages sent to other cores.", |core| core.messages_sent),
             ("connections_accepted", "Connections accepted.", |core| core.connections_accepted),
             ("sessions_opened", "Sessions opened.", |core| core.sessions_opened),
         ];

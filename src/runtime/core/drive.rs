@@ -51,8 +51,8 @@ impl Drive {
     }
 
     /// Takes what is for other cores and hands it to `send`.
-    pub(super) fn send_parcels(&self, send: impl Fn(CoreId, Vec<Message>)) {
-        while let Some((core, messages)) = self.next_parcel() {
+    pub(super) fn send_messages(&self, send: impl Fn(CoreId, Vec<Message>)) {
+        while let Some((core, messages)) = self.next_messages() {
             send(core, messages);
         }
     }
@@ -72,8 +72,8 @@ impl Drive {
 
     // The relay must not be borrowed while what it asked for is applied, so these end the borrow.
 
-    fn next_parcel(&self) -> Option<(CoreId, Vec<Message>)> {
-        self.relay.borrow_mut().poll_parcel()
+    fn next_messages(&self) -> Option<(CoreId, Vec<Message>)> {
+        self.relay.borrow_mut().poll_messages()
     }
 
     fn next_effect(&self) -> Option<Effect> {

@@ -67,7 +67,7 @@ impl Shared {
     }
 
     fn apply(self: &Rc<Self>) {
-        self.drive.send_parcels(|core, messages| self.mesh.send(core, messages));
+        self.drive.send_messages(|core, messages| self.mesh.send(core, messages));
         self.drive.apply_effects(|effect| self.apply_one(effect));
     }
 

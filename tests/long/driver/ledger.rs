@@ -178,7 +178,7 @@ fn union<'a>(ranges: impl Iterator<Item = &'a Range>) -> Vec<Range> {
     joined
 }
 
-/// Without responses nobody knows what became of the bytes that a broken connection's kernel held: a gap behind what
+/// Without responses the sender cannot know what became of the bytes that a broken connection's kernel held: a gap behind what
 /// arrived, and no longer than buffers can be.
 fn bridge(known: &mut Vec<Range>, arrived: &[Range]) {
     let end = arrived.iter().map(|range| range.1).max().unwrap_or_default();

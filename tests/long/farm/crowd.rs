@@ -195,7 +195,11 @@ impl Crowd {
         let tally = &stage.tally;
         let bytes = read(&tally.bytes_verified);
         let found = format!("{bytes} bytes, {} findings", tally.findings());
-        verdict.judge("no byte is wrong, nobody else noticed", found, bytes > 0 && tally.findings() == 0);
+        verdict.judge(
+            "no byte is wrong, no other session noticed",
+            found,
+            bytes > 0 && tally.findings() == 0,
+        );
         let open = read(&tally.parties_open);
         verdict.judge("all came to their end", format!("{ended} pairs, {open} ends open"), open == 0);
         let found = format!(

@@ -21,7 +21,7 @@ const TRANSACTION_KIB_MAX: u64 = 1;
 const TRANSACTIONS_MAX: usize = 512;
 const FEW_TRANSACTIONS: &str = "limits: {transactions_per_peer_max: 512}";
 
-/// Writes until the relay takes no more because nobody reads what it has to say to it, or `bytes` are
+/// Writes until the relay takes no more because the client does not read what it sends, or `bytes` are
 /// written.
 fn stuff(culprit: &mut Endpoint, frames: impl Fn(&Endpoint) -> Vec<u8>, bytes: usize) -> usize {
     culprit.stream().set_write_timeout(Some(Duration::from_secs(1))).unwrap();

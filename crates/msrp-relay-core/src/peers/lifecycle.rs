@@ -208,15 +208,16 @@ impl Peers {
     /// Room for one more connection, a `newcomer` or one that the relay opens. Who has proven least makes it.
     pub(crate) fn make_room(&mut self, newcomer: bool, core: &mut Core) -> Result<(), Limit> {
         let limits = &core.settings.limits;
-        let (connections_max, unproven_max) = (limits.connections_max, limits.unproven_max);
-        if self.len() - core.newcomers.len() >= connections_max {
+        let (connections_per_core_max, unauthenticated_per_core_max) =
+            (limits.connections_per_core_max, limits.unauthenticated_per_core_max);
+        if self.len() - core.newcomers.len() >= connections_per_core_max {
             // All of them together would not be enough.
             return Err(Limit::Connections);
         }
         loop {
-            let limit = if self.len() >= connections_max {
+            let limit = if self.len() >= connections_per_core_max {
                 Limit::Connections
-            } else if newcomer && core.newcomers.len() >= unproven_max {
+            } else if newcomer && core.newcomers.len() >= unauthenticated_per_core_max {
                 Limit::UnauthenticatedShare
             } else {
                 return Ok(());

@@ -8,7 +8,7 @@
 //! tells the others, to within a quarter; what is here is known exactly.
 //!
 //! Invariants: an entry for each such connection of this core and for nothing else, so memory is bounded by
-//! [`Limits::unproven_max`](crate::Limits); each step costs the logarithm of their number.
+//! [`Limits::unauthenticated_per_core_max`](crate::Limits); each step costs the logarithm of their number.
 
 use core::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};

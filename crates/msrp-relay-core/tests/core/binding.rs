@@ -161,12 +161,12 @@ fn both_directions_work_at_once() {
 fn crossing_first_requests_are_one_link() {
     for (a, b) in LAYOUTS {
         let mut world = World::new(2);
-        world.hold_parcels = true;
+        world.hold_messages = true;
         let pair = world.pair(a, b);
         world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess1", b"from alice").bytes());
         world.send(pair.bob, Request::send(&pair.to_alice, &pair.bob_uri, "mess2", b"from bob").bytes());
         world.run();
-        world.hold_parcels = false;
+        world.hold_messages = false;
         world.run();
         for (conn, body) in [(pair.alice, "from bob"), (pair.bob, "from alice")] {
             let frames = world.take(conn);

@@ -311,19 +311,19 @@ fn bytes_under_way_to_a_lost_connection_are_told_of_once() {
                 // From the client to the other side: that one may be on another core than the session.
                 let request =
                     Request::new("SEND", &ends.back, &ends.to_uri).header("Message-ID", "mess1").body(&body);
-                world.hold_parcels = delivered.is_none();
+                world.hold_messages = delivered.is_none();
                 let before = delivered.unwrap_or(0);
                 world.send(ends.to, request.head());
                 world.send(ends.to, &body[..before]);
                 world.run();
-                world.hold_parcels = true;
+                world.hold_messages = true;
                 world.send(ends.to, &body[before..sent]);
                 if sent == body.len() {
                     world.send(ends.to, request.end_line());
                 }
                 world.run();
                 world.lose(ends.from);
-                world.hold_parcels = false;
+                world.hold_messages = false;
                 world.run();
                 world.send(ends.to, &body[sent..]);
                 if sent < body.len() {
@@ -795,14 +795,14 @@ fn death_of_the_senders_core_ends_the_chunk_with_a_hash() {
 
 // Nothing of an earlier life reaches a newcomer, and what a dead core began comes to nothing.
 #[test]
-fn parcels_from_and_to_a_dead_core_do_no_harm() {
+fn messages_from_and_to_a_dead_core_do_no_harm() {
     for shape in [Shape::Both, Shape::Receiver] {
         for dying in [0, 1] {
             let (mut world, ends) = split(line(shape, 0, 1));
             let body = pattern(30_000);
             send(&mut world, &ends, "hello", b"hi", "yes");
             world.take(ends.from);
-            world.hold_parcels = true;
+            world.hold_messages = true;
             let hello = world.take(ends.to).remove(0);
             world.send(ends.to, hello.response(413));
             begin(&mut world, &ends, "mess1", &body, 20_000);
@@ -814,7 +814,7 @@ fn parcels_from_and_to_a_dead_core_do_no_harm() {
             let (one, one_session) = world.client(dying, "carol");
             let (two, _) = world.client(dying, "carol");
             let uri = world.end(one).uri.clone();
-            world.hold_parcels = false;
+            world.hold_messages = false;
             world.run();
             for conn in [one, two] {
                 let frames = world.take(conn);
@@ -839,7 +839,7 @@ fn orphans_of_a_dead_core_are_forgotten() {
         send(&mut world, &ends, "hello", b"hi", "no");
         // From the client on core 0 to the other side on core 1.
         let request = Request::send(&ends.back, &ends.to_uri, "mess1", &[b'x'; 5000]);
-        world.hold_parcels = true;
+        world.hold_messages = true;
         world.send(ends.to, &request.bytes()[..3000]);
         world.run();
         world.lose(ends.from);

@@ -116,7 +116,7 @@ fn all_connections_of_a_core_are_told_to_a_counter_that_comes_again() {
 // S10: who does not authenticate cannot fill the relay.
 #[test]
 fn unauthenticated_connections_are_a_share_of_all() {
-    let mut world = world(|s| s.limits.unproven_max = 2);
+    let mut world = world(|s| s.limits.unauthenticated_per_core_max = 2);
     let [first, second] = ["192.0.2.1", "192.0.2.2"].map(|from| stays(&mut world, 0, from).unwrap());
     let third = stays(&mut world, 0, "192.0.2.3").unwrap();
     assert!(world.is_closed(first), "the oldest of those that have said nothing");
@@ -139,7 +139,7 @@ fn asks(world: &mut World, conn: Conn) {
 // more than the client and comes by all stages.
 #[test]
 fn a_flood_makes_room_and_a_login_goes_on() {
-    let mut world = world(|s| s.limits.unproven_max = 5);
+    let mut world = world(|s| s.limits.unauthenticated_per_core_max = 5);
     let client = stays(&mut world, 0, "192.0.2.1").unwrap();
     let flood: Vec<Conn> = (0..4).map(|_| stays(&mut world, 0, "192.0.2.9").unwrap()).collect();
     asks(&mut world, flood[0]);
@@ -164,7 +164,7 @@ fn a_flood_makes_room_and_a_login_goes_on() {
 // A stage that comes late, or again, takes nothing from a connection that has got further.
 #[test]
 fn no_stage_is_taken_back() {
-    let mut world = world(|s| s.limits.unproven_max = 2);
+    let mut world = world(|s| s.limits.unauthenticated_per_core_max = 2);
     let client = stays(&mut world, 0, "192.0.2.1").unwrap();
     asks(&mut world, client);
     world.advance_to(client, Stage::Handshake);
@@ -178,7 +178,7 @@ fn no_stage_is_taken_back() {
 // The flood spreads over the cores, so that it has no more than a client on any of them.
 #[test]
 fn the_source_with_the_most_on_all_cores_makes_room() {
-    let mut world = world(|s| s.limits.unproven_max = 2);
+    let mut world = world(|s| s.limits.unauthenticated_per_core_max = 2);
     let others: Vec<Conn> = (1..CORES).map(|core| stays(&mut world, core, "192.0.2.9").unwrap()).collect();
     let client = stays(&mut world, 0, "192.0.2.1").unwrap();
     let flood = stays(&mut world, 0, "192.0.2.9").unwrap();
@@ -194,7 +194,7 @@ fn the_source_with_the_most_on_all_cores_makes_room() {
 #[test]
 fn what_a_source_has_on_all_cores_survives_the_death_of_any_other_core() {
     for dying in 1..CORES {
-        let mut world = world(|s| s.limits.unproven_max = 3);
+        let mut world = world(|s| s.limits.unauthenticated_per_core_max = 3);
         for core in 1..CORES {
             stays(&mut world, core, "192.0.2.9").unwrap();
             stays(&mut world, core, "192.0.2.9").unwrap();
@@ -215,7 +215,7 @@ fn what_a_source_has_on_all_cores_survives_the_death_of_any_other_core() {
 // has proven less.
 #[test]
 fn a_full_relay_makes_room_at_the_expense_of_who_has_proven_nothing() {
-    let mut world = world(|s| s.limits.connections_max = 3);
+    let mut world = world(|s| s.limits.connections_per_core_max = 3);
     let (alice, _) = world.client(0, "alice");
     let flood = [(); 2].map(|()| stays(&mut world, 0, "192.0.2.9").unwrap());
     let (bob, _) = world.client(0, "bob");
@@ -234,7 +234,7 @@ fn a_full_relay_makes_room_at_the_expense_of_who_has_proven_nothing() {
 // So does a connection that a client needs to its next hop.
 #[test]
 fn a_next_hop_finds_room_in_a_relay_that_is_full_of_newcomers() {
-    let mut world = world(|s| s.limits.connections_max = 3);
+    let mut world = world(|s| s.limits.connections_per_core_max = 3);
     let (client, session) = world.client(0, "alice");
     let flood = [(); 2].map(|()| stays(&mut world, 0, "192.0.2.9").unwrap());
     let own = world.end(client).uri.clone();
@@ -249,7 +249,7 @@ fn a_next_hop_finds_room_in_a_relay_that_is_full_of_newcomers() {
 // One that is being closed holds its place for as long as its peer likes, but not against others.
 #[test]
 fn a_connection_that_is_being_closed_makes_room_first() {
-    let mut world = world(|s| s.limits.unproven_max = 2);
+    let mut world = world(|s| s.limits.unauthenticated_per_core_max = 2);
     let lingers = stays(&mut world, 0, "192.0.2.1").unwrap();
     asks(&mut world, lingers);
     world.link_mut(lingers).stalled = true;
@@ -374,12 +374,12 @@ fn a_claim_is_granted_when_the_core_that_counts_dies() {
         let (to, uri) = (relay_uri(), world.end(conn).uri.clone());
         world.send(conn, Request::new("AUTH", &to, &uri).bytes());
         let challenge = world.take_one(conn);
-        world.hold_parcels = true;
+        world.hold_messages = true;
         let authorization = answer_challenge(&challenge, "alice", "1234", &to, 1);
         world.send(conn, Request::new("AUTH", &to, &uri).header("Authorization", &authorization).bytes());
         world.run();
         world.kill_core(dying, false);
-        world.hold_parcels = false;
+        world.hold_messages = false;
         assert_eq!(world.take_one(conn).status(), 200, "core {dying}");
         world.close_all();
     }
@@ -595,12 +595,12 @@ fn a_session_that_was_granted_to_nobody_is_given_back() {
         let (to, uri) = (relay_uri(), world.end(conn).uri.clone());
         world.send(conn, Request::new("AUTH", &to, &uri).bytes());
         let challenge = world.take_one(conn);
-        world.hold_parcels = true;
+        world.hold_messages = true;
         let authorization = answer_challenge(&challenge, "alice", "1234", &to, 1);
         world.send(conn, Request::new("AUTH", &to, &uri).header("Authorization", &authorization).bytes());
         world.run();
         world.lose(conn);
-        world.hold_parcels = false;
+        world.hold_messages = false;
         world.run();
         let (conn, _) = world.client(core, "alice");
         world.lose(conn);
@@ -608,7 +608,7 @@ fn a_session_that_was_granted_to_nobody_is_given_back() {
     }
 }
 
-// S10: bytes a second of one user, over all connections; nobody else is slowed, nothing is lost.
+// S10: bytes a second of one user, over all connections; no other user is slowed, nothing is lost.
 #[test]
 fn a_user_sends_no_faster_than_its_rate_and_loses_nothing() {
     const RATE: u64 = 100_000;
@@ -723,15 +723,15 @@ fn a_claim_that_a_core_could_not_hear_yet_is_made_again_when_it_is_up() {
         let (to, uri) = (relay_uri(), world.end(conn).uri.clone());
         world.send(conn, Request::new("AUTH", &to, &uri).bytes());
         let challenge = world.take_one(conn);
-        world.hold_parcels = true;
+        world.hold_messages = true;
         let password = world.accounts[&format!("{user}@{}", testkit_pure::REALM)].clone();
         let authorization = answer_challenge(&challenge, user, &password, &to, 1);
         world.send(conn, Request::new("AUTH", &to, &uri).header("Authorization", &authorization).bytes());
         world.run();
         for lane in world.lanes() {
-            world.drop_parcels(lane);
+            world.drop_messages(lane);
         }
-        world.hold_parcels = false;
+        world.hold_messages = false;
         world.run();
         waited += usize::from(world.take(conn).is_empty());
         for index in 1..u16::try_from(CORES).unwrap() {

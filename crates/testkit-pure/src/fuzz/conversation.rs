@@ -1,5 +1,5 @@
 //! Whole conversations against some cores' [`Relay`](msrp_relay_core::Relay)s: endpoints that authenticate, send in
-//! chunks, answer late, twice or never, write garbage, stall and vanish; parcels, dials and look-ups that come late;
+//! chunks, answer late, twice or never, write garbage, stall and vanish; messages between cores, dials and look-ups that come late;
 //! cores that die; time that jumps.
 //!
 //! The input is a script. Three bytes choose the number of cores, their limits and settings and what happens by

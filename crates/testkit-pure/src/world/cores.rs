@@ -9,21 +9,21 @@ use msrp_relay_core::{Input, TableSizes};
 use super::World;
 
 impl World {
-    // -- parcels -------------------------------------------------------------------------------
+    // -- messages between cores -------------------------------------------------------------------------------
 
-    /// Ordered pairs of cores with parcels under way.
+    /// Ordered pairs of cores with messages between cores under way.
     pub fn lanes(&self) -> Vec<(usize, usize)> {
         let mut lanes: Vec<_> =
-            self.parcels.iter().filter(|(_, queue)| !queue.is_empty()).map(|(lane, _)| *lane).collect();
+            self.messages.iter().filter(|(_, queue)| !queue.is_empty()).map(|(lane, _)| *lane).collect();
         lanes.sort_unstable();
         lanes
     }
 
-    /// Hands over at most `count` parcels of one lane, in order.
+    /// Hands over at most `count` messages between cores of one lane, in order.
     pub fn deliver(&mut self, lane: (usize, usize), count: usize) -> usize {
         let mut delivered = 0;
         while delivered < count {
-            let Some(message) = self.parcels.get_mut(&lane).and_then(VecDeque::pop_front) else {
+            let Some(message) = self.messages.get_mut(&lane).and_then(VecDeque::pop_front) else {
                 break;
             };
             delivered += 1;
@@ -33,8 +33,8 @@ impl World {
     }
 
     /// Loses what is under way.
-    pub fn drop_parcels(&mut self, lane: (usize, usize)) {
-        self.parcels.remove(&lane);
+    pub fn drop_messages(&mut self, lane: (usize, usize)) {
+        self.messages.remove(&lane);
     }
 
     pub fn deliver_all(&mut self) -> bool {

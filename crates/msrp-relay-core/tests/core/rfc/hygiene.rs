@@ -56,7 +56,7 @@ fn a_session_id_under_another_uri_of_this_relay_is_nobodys() {
     assert_eq!(world.take(client).len(), 1);
 }
 
-// S7: no byte that ends a line for somebody else gets into a value: bare CR, bare LF, NUL and their like are 400.
+// S7: no byte that another program reads as the end of a line gets into a value: bare CR, bare LF, NUL and their like are 400.
 #[test]
 fn control_bytes_in_a_head_are_refused() {
     for byte in ["\r", "\n", "\0", "\u{b}", "\u{1b}", "\u{7f}"] {
@@ -256,12 +256,12 @@ fn a_session_that_joins_a_connection_which_is_held_up_is_relieved_as_well() {
     let (lively, session) = world.client(1, "bob");
     let to_lively = format!("{session} {}", world.link(lively).end.uri);
     world.link_mut(stalled).stalled = true;
-    world.hold_parcels = true;
+    world.hold_messages = true;
     world.send(shared, Request::bodiless(&to_lively, &uri(1), "first").bytes());
     world.send(shared, Request::send(&to_stalled, &uri(0), "stalled", &pattern(1_000_000)).bytes());
     world.run();
     assert!(world.link(shared).paused);
-    world.hold_parcels = false;
+    world.hold_messages = false;
     world.run();
     world.take(shared);
     world.advance(Duration::from_secs(11));

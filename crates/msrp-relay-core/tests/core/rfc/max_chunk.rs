@@ -11,7 +11,7 @@ use testkit_pure::frame::pattern;
 use testkit_pure::line::{LAYOUTS, Line, Shape, line, line_in, only};
 use testkit_pure::{Frame, Request, World, settings};
 
-/// Whoever is not one of the relay's clients takes so many bytes in a chunk.
+/// A peer that is no client of the relay takes so many bytes in a chunk.
 fn bounded(bytes: u32) -> Settings {
     let hosts = ["203.0.113.40", "198.51.100.23"].map(|host| (host.to_owned(), bytes));
     Settings { chunk_bounds: ChunkBounds::new(hosts), ..settings(2) }

@@ -369,15 +369,15 @@ fn bytes_lent_to_a_core_that_has_died_meanwhile_are_written_off() {
     // The session is at home on core 1, its far end on core 2, the relay's other connection on core 0.
     let (_, wren, _) = wren_and_far(&mut world, [1, 2]);
     let another = relay(&mut world, 0, OTHER);
-    world.hold_parcels = true;
+    world.hold_messages = true;
     let body = pattern(10_000);
     world.send(another, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "file", &body).bytes());
     world.run();
     world.deliver((0, 1), usize::MAX);
     assert!(world.lanes().contains(&(1, 0)) && world.lanes().contains(&(1, 2)));
     world.kill_core(2, true);
-    world.drop_parcels((1, 2));
-    world.hold_parcels = false;
+    world.drop_messages((1, 2));
+    world.hold_messages = false;
     world.run();
     world.advance(Duration::from_secs(60));
     assert_eq!(world.sizes().bytes_queued, 0, "held for ever");
@@ -527,14 +527,14 @@ fn place_granted_before_a_reload_is_given_back() {
         world.send(conn, auth(&back_to_wren()));
         let challenge = world.take_one(conn);
         let answer = answer_challenge(&challenge, "alice", "1234", &relay_uri(), 1);
-        world.hold_parcels = true;
+        world.hold_messages = true;
         let again = Request::new("AUTH", &relay_uri(), &back_to_wren()).header("Authorization", &answer);
         world.send(conn, again.bytes());
         world.run();
         for core in 0..2 {
             world.input(core, Input::Reconfigured(Box::new(settings(2))));
         }
-        world.hold_parcels = false;
+        world.hold_messages = false;
         world.run();
         assert_eq!(only(world.take(conn), "200").status(), 200);
         world.advance(Duration::from_secs(640));
@@ -553,14 +553,14 @@ fn bytes_are_not_credited_twice_when_the_core_between_dies() {
     let (_, wren, far) = wren_and_far(&mut world, [1, 2]);
     let another = relay(&mut world, 0, OTHER);
     world.end(far).answers = Answers::Always(200);
-    world.hold_parcels = true;
+    world.hold_messages = true;
     let body = pattern(10_000);
     world.send(another, Request::send(&format!("{wren} {FAR}"), &back_to_wren(), "file", &body).bytes());
     world.run();
     world.deliver((0, 1), usize::MAX);
     world.deliver((1, 2), usize::MAX);
     world.kill_core(1, true);
-    world.hold_parcels = false;
+    world.hold_messages = false;
     world.run();
     world.advance(Duration::from_secs(60));
     assert_eq!(world.sizes().bytes_queued, 0);

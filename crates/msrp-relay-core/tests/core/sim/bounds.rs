@@ -95,7 +95,7 @@ impl Simulation {
         bytes
     }
 
-    /// Whatever was sent and has been taken is with everybody concerned once no parcel is under way.
+    /// Whatever was sent and has been taken is with everybody concerned once no message is under way.
     fn note_what_is_due(&mut self) {
         if !self.world.lanes().is_empty() {
             return;

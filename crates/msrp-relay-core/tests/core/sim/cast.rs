@@ -178,12 +178,12 @@ impl Simulation {
         if self.links.len() < 7 {
             // They authenticate at once; all else goes on as slowly as before.
             self.world.look_up_decision = Decision::Now;
-            self.world.hold_parcels = false;
+            self.world.hold_messages = false;
             if self.add_link().is_some() {
                 self.saw("newcomers");
             }
             self.world.look_up_decision = Decision::Hold;
-            self.world.hold_parcels = true;
+            self.world.hold_messages = true;
         }
     }
 

@@ -14,7 +14,7 @@ impl Simulation {
     /// Nothing is held back any more, and nobody behaves badly, until nothing happens.
     pub(super) fn calm(&mut self) {
         let faults = std::mem::replace(&mut self.faults, false);
-        self.world.hold_parcels = false;
+        self.world.hold_messages = false;
         self.world.read_max = 8192;
         for conn in self.world.conns() {
             let link = self.world.link_mut(conn);
@@ -34,7 +34,7 @@ impl Simulation {
 
     pub(super) fn settle(&mut self) {
         // What has been begun is sent to its end.
-        self.world.hold_parcels = false;
+        self.world.hold_messages = false;
         self.world.read_max = 8192;
         for conn in self.world.conns() {
             let link = self.world.link_mut(conn);

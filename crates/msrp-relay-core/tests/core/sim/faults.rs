@@ -147,7 +147,7 @@ impl Simulation {
             if self.dice.chance(50) {
                 self.world.deliver(lane, usize::MAX);
             } else {
-                self.world.drop_parcels(lane);
+                self.world.drop_messages(lane);
             }
         }
         let conns = |actor: &super::Actor| [actor.conn, actor.inlet].into_iter().flatten();
@@ -181,7 +181,7 @@ impl Simulation {
             self.calm();
             self.world.advance(Duration::from_secs(seconds));
             self.collect();
-            self.world.hold_parcels = true;
+            self.world.hold_messages = true;
             self.saw("a calm jump of the clock");
         } else {
             self.world.now += Duration::from_secs(seconds);

@@ -1,5 +1,5 @@
 //! Seeded adversarial simulation: several relays as cores, and endpoints that split, stall, refuse, fall silent,
-//! lie, answer late or twice, die; parcels, look-ups and dials that come late or never; cores that die; a clock
+//! lie, answer late or twice, die; messages between cores, look-ups and dials that come late or never; cores that die; a clock
 //! that is stepped.
 //!
 //! During every run: a byte arrives once, in order, at the right end, under the paths, wishes and headers it was
@@ -354,7 +354,7 @@ impl Simulation {
         for _ in 0..1 + self.dice.below(4) {
             self.add_link();
         }
-        self.world.hold_parcels = true;
+        self.world.hold_messages = true;
         for _ in 0..STEPS {
             self.step();
             self.check_bounds();

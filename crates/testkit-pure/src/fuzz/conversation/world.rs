@@ -313,8 +313,8 @@ impl World {
 
     /// Does what a relay asks for. What an effect leads to may ask for more: that comes behind what is due already.
     fn apply(&mut self, core: usize) {
-        while let Some((to, messages)) = self.cores[core].relay.as_mut().and_then(Relay::poll_parcel) {
-            assert_ne!(usize::from(to.index), core, "a parcel to oneself");
+        while let Some((to, messages)) = self.cores[core].relay.as_mut().and_then(Relay::poll_messages) {
+            assert_ne!(usize::from(to.index), core, "a message to oneself");
             self.lanes.entry((core, usize::from(to.index))).or_default().extend(messages);
         }
         if mem::replace(&mut self.cores[core].applying, true) {

@@ -12,17 +12,22 @@ use msrp_relay_core::{HEAD_OVERHEAD, Input, Limits, Relay, TableSizes};
 impl World {
     /// What holds after every step.
     pub(in crate::fuzz::conversation) fn check(&self) {
-        let parcels: usize = self.lanes.values().map(VecDeque::len).sum();
+        let messages: usize = self.lanes.values().map(VecDeque::len).sum();
         for (index, core) in self.cores.iter().enumerate() {
             let Some(relay) = &core.relay else { continue };
             let sizes = relay.table_sizes();
             let links = self.links.iter().filter(|link| link.core == index && !link.gone).count();
             let dials = self.dials.iter().filter(|dial| dial.core == index).count();
             assert_eq!(sizes.peers, links + dials, "connections and their entries");
-            let Limits { connections_max, unproven_max, transactions_per_peer_max, queue_bytes_high, .. } =
-                self.settings.limits;
-            assert!(sizes.peers <= connections_max, "{sizes:?}");
-            assert!(relay.newcomers() <= unproven_max, "{sizes:?}");
+            let Limits {
+                connections_per_core_max,
+                unauthenticated_per_core_max,
+                transactions_per_peer_max,
+                queue_bytes_high,
+                ..
+            } = self.settings.limits;
+            assert!(sizes.peers <= connections_per_core_max, "{sizes:?}");
+            assert!(relay.newcomers() <= unauthenticated_per_core_max, "{sizes:?}");
             // Each once, its source once, that source's rank once, and what the cores were told of three sources.
             assert!(sizes.newcomers <= 3 * relay.newcomers() + 3, "{sizes:?}");
             // Two URIs that live, and those that expired of late.
@@ -31,7 +36,7 @@ impl World {
             // Awaited and unlikely ones have a bound each.
             let most = links * (2 * transactions_per_peer_max + 2);
             assert!(sizes.transactions <= most, "{sizes:?}");
-            let most = links * (transactions_per_peer_max + FRAMES_PER_READ) + parcels + self.links.len();
+            let most = links * (transactions_per_peer_max + FRAMES_PER_READ) + messages + self.links.len();
             assert!(sizes.unanswered <= most, "{sizes:?}");
             // Bytes of connections that are gone may be queued at others.
             let ever = self.links.iter().filter(|link| link.core == index).count();
