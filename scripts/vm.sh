@@ -7,6 +7,7 @@ set -euo pipefail
 usage() {
     cat <<'USAGE'
 Usage: vm.sh [--release bookworm|trixie|both] [--deb FILE] [--before FILE | --before-revision REVISION]
+             [--patience FACTOR]
 
 Makes a Debian image by mmdebstrap, boots it under qemu's software emulation with Debian's kernel and without a network, installs
 the Debian package, and plays what an operator does with it, by the commands of the documents that are in the package:
@@ -23,17 +24,21 @@ the Debian package, and plays what an operator does with it, by the commands of 
   --before-revision REVISION
                    builds that package from this commit, unless target/vm has it; by default the last commit with another
                    version
+  --patience FACTOR
+                   how many times as long everything may take, 1 to 20: for a machine that has other things to do. By default
+                   what MSRP_VM_PATIENCE says, or 1
   -h, --help       this text
 
-Each line that begins with ok or FAILED is a check. target/vm/RELEASE.log has all that the machine said, RELEASE.console its console.
+Each line that begins with ok or FAILED is a check; below one that failed are the last lines of the journal, with |. target/vm/RELEASE.log has all that the machine said, RELEASE.console its console.
 Needs root and a Debian machine; installs qemu-system-x86, mmdebstrap and e2fsprogs if they are missing, and needs the network
 for an image's first time. A release takes five to ten minutes, and is ended after fifteen; packages that must be built
 first take their time as well. Not a part of the gate.
 USAGE
 }
 
-release=both deb='' before='' before_revision=''
-options "" "--release --deb --before --before-revision" "$@"
+release=both deb='' before='' before_revision='' patience=${MSRP_VM_PATIENCE:-1}
+options "" "--release --deb --before --before-revision --patience" "$@"
+number --patience "$patience" 1 20
 one_of --release "$release" bookworm trixie both
 [ -z "$deb" ] || deb=$(realpath -e "$deb") || wrong "--deb: no such file"
 [ -z "$before" ] || before=$(realpath -e "$before") || wrong "--before: no such file"
@@ -44,8 +49,8 @@ exec < /dev/null
 # shellcheck source-path=SCRIPTDIR source=vm/machine.sh
 . scripts/vm/machine.sh
 work=target/vm
-# A release may take so long: boot, play, boot again, and the end.
-seconds_max=900
+# A release may take so long on a quiet machine: boot, play, boot again, and the end.
+seconds_per_release=900
 
 [ "$(id -u)" = 0 ] || fail "run it as root: it makes images with files of root"
 [ "$(dpkg --print-architecture)" = amd64 ] || fail "it knows the emulator and the kernel of amd64 alone"

@@ -1,11 +1,14 @@
 #!/bin/bash
 # Runs in the machine that vm.sh boots, as root, once after each boot. Its lines that begin with ok or FAILED are checks, those with
-# note are findings; what else commands print stands beside them. A failed check does not end the trial.
+# note are findings, those with | the journal's tail below a failed check; what else commands print stands beside them. A failed
+# check does not end the trial.
 export LC_ALL=C.UTF-8 HOME=/root TERM=dumb PAGER=cat SYSTEMD_PAGER=cat SYSTEMD_COLORS=0 COLUMNS=160 DEBIAN_FRONTEND=noninteractive
 here=/root/trial
 cd "$here" || exit 1
 config=/etc/msrprelay/config.yaml
-documents=/usr/share/doc/msrprelay
+documents=$here/page/usr/share/doc/msrprelay
+# How many times as long as on a quiet machine things may take.
+patience=$(cat patience)
 client=(--relay relay.example.com --ca "$here/relay.example.com.crt")
 
 # -- saying it ---------------------------------------------------------------------------------------
@@ -16,7 +19,16 @@ note() { printf 'note %s\n' "$*"; }
 check() { # WHAT COMMAND...
     local what=$1
     shift
-    if "$@"; then echo "ok $what"; else echo "FAILED $what"; fi
+    if "$@"; then echo "ok $what"; else echo "FAILED $what" && tell_more; fi
+}
+# What is worth knowing of a relay that has not done what it should.
+tell_more() {
+    {
+        systemctl show -p ActiveState,SubState,Result,NRestarts,MainPID,StatusText msrprelay | tr '\n' ' '
+        echo
+        systemctl list-jobs --no-legend
+        journalctl -q -o short-precise -n 20 -u msrprelay
+    } 2>&1 | sed 's/^/| /'
 }
 show() { # COMMAND...
     local status=0
@@ -44,7 +56,7 @@ no_unit_has_failed() { says_nothing systemctl --failed --no-legend; }
 # -- waiting ------------------------------------------------------------------------------------------
 
 wait_for() { # SECONDS COMMAND...
-    local until=$((SECONDS + $1))
+    local until=$((SECONDS + $1 * patience))
     shift
     until "$@" > /dev/null 2>&1; do
         [ "$SECONDS" -lt "$until" ] || return 1
@@ -77,20 +89,29 @@ logged() { # MARK WORDS
 
 # -- the commands of the documents -------------------------------------------------------------------
 
-# The commands below a heading of a document that the package brought, one a line.
-commands_of() { # DOCUMENT HEADING
+# Those of the package that is tried: they are needed before it is installed, and while the version before is.
+unpack_documents() {
+    mkdir -p page
+    dpkg-deb --fsys-tarfile target/debian/msrprelay_*.deb | tar -C page -x ./usr/share/doc/msrprelay
+}
+
+# The commands of a document, one a line: those below a heading, or all.
+commands_of() { # DOCUMENT [HEADING]
     { zcat -f "$documents/$1" 2> /dev/null || zcat "$documents/$1.gz"; } |
-        awk -v heading="$2" '/^#+ / && !code { here = $0 == heading } /^```/ { code = $0 == "```sh"; next } here && code' |
+        awk -v heading="${2-}" '
+            /^```/ { code = $0 == "```sh"; next }
+            /^#+ / && !code { below = $0 == heading }
+            code && (below || heading == "")' |
         sed -E -e 's/[[:space:]]+#.*//' -e '/^(#|$)/d'
 }
 
 # The command of a document that begins so, as it stands there.
-command_of() { # DOCUMENT HEADING BEGINNING
+command_of() { # DOCUMENT BEGINNING
     local line
     while IFS= read -r line; do
-        [ "${line#"$3"}" = "$line" ] || { echo "$line"; return; }
-    done < <(commands_of "$1" "$2")
-    echo "false 'no such command in $1: $3'"
+        [ "${line#"$2"}" = "$line" ] || { echo "$line"; return; }
+    done < <(commands_of "$1")
+    echo "false 'no such command in $1: $2'"
 }
 
 # Runs a command line as an operator types it; what it asks for is answered from standard input.
@@ -115,7 +136,7 @@ bob_leaves() {
     wait "$receiver"
 }
 alice_sends() {
-    timeout -k 1 60 msrp send film.bin --user alice@example.com "${client[@]}" \
+    timeout -k 1 $((60 * patience)) msrp send film.bin --user alice@example.com "${client[@]}" \
         --password-file alice.password --to "$(cat bob.path)" > send.log 2>&1 || { cat send.log; return 1; }
 }
 bob_has_it() {
@@ -125,7 +146,7 @@ bob_has_it() {
 }
 a_file_arrives() { alice_sends && bob_has_it; }
 probe() {
-    timeout -k 1 60 msrp probe "${client[@]}" --user alice@example.com --password-file alice.password > probe.log 2>&1 ||
+    timeout -k 1 $((60 * patience)) msrp probe "${client[@]}" --user alice@example.com --password-file alice.password > probe.log 2>&1 ||
         { cat probe.log; return 1; }
 }
 
@@ -137,6 +158,7 @@ the_machine() {
     note "Debian $(cat /etc/debian_version), Linux $(uname -r), systemd $(systemctl --version | sed -n '1s/.*(\(.*\))/\1/p')"
     systemd-analyze
     check "the machine has no failed unit" no_unit_has_failed
+    unpack_documents
     head -c 4M /dev/urandom > film.bin
     local user
     for user in alice bob; do echo "$user's password" > "$user.password"; done
@@ -155,10 +177,7 @@ the_page() {
     title "README: ten minutes to a running relay"
     local command commands password started
     password=$(cat alice.password)
-    # Before the package is there its documents are not: the page comes from the package's file.
-    dpkg-deb --fsys-tarfile target/debian/msrprelay_*.deb | tar -C / -x ./usr/share/doc/msrprelay
     mapfile -t commands < <(commands_of README.md '## Ten minutes to a running relay')
-    rm -rf "$documents"
     check "the page has its commands" [ "${#commands[@]}" -gt 10 ]
     for command in "${commands[@]}"; do
         # The package is built already.
@@ -177,8 +196,8 @@ the_page() {
         esac
     done
     check "another user" show msrprelay user add bob@example.com < bob.password
-    check "/readyz says ok" says '^ok' bash -c "$(command_of docs/operate/monitoring.md '# Monitoring the relay' 'curl -s http://127.0.0.1:9285/readyz')"
-    check "the figures" says 'msrprelay_core_up' bash -c "$(command_of docs/operate/monitoring.md '# Monitoring the relay' 'curl -s http://127.0.0.1:9285/metrics')"
+    check "/readyz says ok" says '^ok' bash -c "$(command_of docs/operate/monitoring.md 'curl -s http://127.0.0.1:9285/readyz')"
+    check "the figures" says 'msrprelay_core_up' bash -c "$(command_of docs/operate/monitoring.md 'curl -s http://127.0.0.1:9285/metrics')"
     grep -E '^(Seccomp|NoNewPrivs|CapEff|CapBnd)' "/proc/$(main)/status"
     check "locked memory has no limit" grep -E '^Max locked memory +unlimited' "/proc/$(main)/limits"
     check "the limit on open files is the unit's" grep -E '^Max open files +131072' "/proc/$(main)/limits"
@@ -224,11 +243,11 @@ the_accounts() {
 
 the_admin_commands() {
     title "running.md: look inside"
-    local page=docs/operate/running.md heading='## Look inside' command id tracer m
+    local command id tracer m
     bob_waits || return
-    check "msrprelay status" says 'running|0\.0\.0\.0:2855' types "$(command_of $page "$heading" 'msrprelay status')"
-    check "msrprelay sessions" says 'bob@example.com' types "$(command_of $page "$heading" 'msrprelay sessions')"
-    timeout 30 bash -c "$(command_of $page "$heading" 'msrprelay trace')" > trace.log 2>&1 &
+    check "msrprelay status" says 'running|0\.0\.0\.0:2855' types "$(command_of docs/operate/running.md 'msrprelay status')"
+    check "msrprelay sessions" says 'bob@example.com' types "$(command_of docs/operate/running.md 'msrprelay sessions')"
+    timeout 30 bash -c "$(command_of docs/operate/running.md 'msrprelay trace')" > trace.log 2>&1 &
     tracer=$!
     sleep 2
     check "a file arrives while alice is traced" a_file_arrives
@@ -236,13 +255,13 @@ the_admin_commands() {
     wait "$tracer"
     check "the trace has her heads" grep -m 1 -E 'MSRP .* SEND' trace.log
     m=$(mark)
-    check "msrprelay log-level debug" types "$(command_of $page "$heading" 'msrprelay log-level')"
+    check "msrprelay log-level debug" types "$(command_of docs/operate/running.md 'msrprelay log-level')"
     probe
     check "debug lines are in the journal, as debug" [ -n "$(journal "$m" -p debug..debug)" ]
-    check "msrprelay reload" types "$(command_of $page "$heading" 'msrprelay reload')"
+    check "msrprelay reload" types "$(command_of docs/operate/running.md 'msrprelay reload')"
     bob_waits || return
     id=$(msrprelay sessions | awk '/bob@/ {print $1}')
-    command=$(command_of $page "$heading" 'msrprelay close')
+    command=$(command_of docs/operate/running.md 'msrprelay close')
     check "msrprelay close $id" types "${command% *} $id"
     check "bob's connection is closed" wait_for 20 gone "$receiver"
     check "a user who is neither root nor of the group is told so" \
@@ -260,12 +279,12 @@ reloads() {
     check "systemctl reload fails for a config that is wrong" fails systemctl reload msrprelay
     check "systemctl status shows why" says 'nonsense' systemctl --no-pager -l status msrprelay
     check "the page's command for the journal shows it" \
-        says 'is wrong and is not taken.*nonsense' bash -c "$(command_of docs/operate/monitoring.md '# Monitoring the relay' 'journalctl')"
+        says 'is wrong and is not taken.*nonsense' bash -c "$(command_of docs/operate/monitoring.md 'journalctl')"
     check "the journal has it as an error" says 'is wrong and is not taken.*nonsense' journal "$m" -p err
     check "the relay runs on" main_is "$pid"
     check "active" active
     cp -p good.yaml "$config"
-    check "systemctl reload" systemctl reload msrprelay
+    check "the page's command" types "$(command_of README.md 'systemctl reload')"
     check "the same process" main_is "$pid"
     check "bob's session has lived on: a file arrives" a_file_arrives
 }
@@ -287,7 +306,7 @@ upgrade_by_signal() {
     local old new m
     bob_waits || return
     old=$(main) m=$(mark)
-    check "the page's command" types "$(command_of docs/operate/running.md '## Upgrade' 'systemctl kill')"
+    check "the page's command" types "$(command_of docs/operate/running.md 'systemctl kill')"
     check "systemd follows the new process" wait_for 60 main_changed "$old"
     new=$(main)
     check "active" active
@@ -301,7 +320,7 @@ upgrade_by_signal() {
     check "active" active
     check "nothing was restarted" says 'NRestarts=0' systemctl show -p NRestarts,Result,StatusText msrprelay
     check "probe" probe
-    check "systemctl stop of a process that took over" systemctl stop msrprelay
+    check "a stop of a process that took over" types "$(command_of docs/operate/running.md 'systemctl stop')"
     check "it has closed its connections in order" logged "$m" 'Core stopped'
     check "inactive, not failed" says 'ActiveState=inactive' systemctl show -p ActiveState,Result msrprelay
     journal "$m"
@@ -328,14 +347,16 @@ the_new_process_dies() {
     journal "$m"
 }
 
-upgrade_by_dpkg() { # DEB
+# The page's command looks for the package below the directory in which it is typed.
+upgrade_by_dpkg() { # DIRECTORY
     local old sum m before
     bob_waits || return
     old=$(main) m=$(mark) sum=$(sha256sum < "$config") before=$(dpkg-query -W -f '${Version}' msrprelay)
-    check "dpkg -i" show dpkg -i "$1"
+    check "dpkg -i" types "cd '$1' && $(command_of docs/operate/install.md 'dpkg -i')"
     note "dpkg upgraded $before to $(dpkg-query -W -f '${Version}' msrprelay)"
     check "the new program takes over" wait_for 60 main_changed "$old"
     check "it is the new file" cmp -s "/proc/$(main)/exe" /usr/bin/msrprelay
+    check "systemd knows the unit of the new package" says 'NeedDaemonReload=no' systemctl show -p NeedDaemonReload msrprelay
     check "active" active
     check "the config is as it was" [ "$sum" = "$(sha256sum < "$config")" ]
     check "a file arrives, from the new process to the old one" a_file_arrives
@@ -370,14 +391,13 @@ killed() {
 
 a_low_port() {
     title "install.md: a port below 1024"
-    mkdir -p /etc/systemd/system/msrprelay.service.d
-    printf '[Service]\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n' \
-        > /etc/systemd/system/msrprelay.service.d/port.conf
+    local command commands
+    mapfile -t commands < <(commands_of docs/operate/install.md '## Hardening')
+    check "the page has its commands" [ "${#commands[@]}" -ge 4 ]
     cp -p "$config" good.yaml
     echo 'listen: [{address: "0.0.0.0:443", tls: true}]' >> "$config"
-    systemctl daemon-reload
-    check "restart" systemctl restart msrprelay
-    check "probe at port 443" timeout -k 1 60 msrp probe --relay relay.example.com:443 --ca "$here/relay.example.com.crt"
+    for command in "${commands[@]}"; do check "$command" types "$command"; done
+    check "probe at port 443" timeout -k 1 $((60 * patience)) msrp probe --relay relay.example.com:443 --ca "$here/relay.example.com.crt"
     cp -p good.yaml "$config"
     rm -r /etc/systemd/system/msrprelay.service.d
     systemctl daemon-reload
@@ -430,7 +450,7 @@ stops() {
     local m began command
     bob_waits || return
     m=$(mark)
-    command=$(command_of docs/operate/running.md '## Look inside' 'msrprelay drain')
+    command=$(command_of docs/operate/running.md 'msrprelay drain')
     check "msrprelay drain" types "$command"
     check "systemctl status tells of the drain" says 'Status: .*sessions left: 1' systemctl --no-pager -l status msrprelay
     bob_leaves
@@ -478,7 +498,7 @@ after_the_boot() {
 the_version_before() {
     title "Removing; an upgrade from the version before, under a session"
     bob_waits || return
-    check "apt-get remove" show apt-get -q -y remove msrprelay
+    check "apt-get remove" types "$(command_of docs/operate/install.md 'apt-get remove')" <<< y
     check "the relay has ended" inactive
     check "bob was told" wait_for 20 gone "$receiver"
     check "config and accounts stay" test -e "$config" -a -e /var/lib/msrprelay/accounts.db
@@ -486,14 +506,14 @@ the_version_before() {
     check "enable --now" systemctl enable --now msrprelay
     check "probe" probe
     title "From the version before"
-    upgrade_by_dpkg target/debian/msrprelay_*.deb
+    upgrade_by_dpkg .
 }
 
 the_end() {
     title "Purging"
     local m
     m=$(mark)
-    check "apt-get purge, while it runs" show apt-get -q -y purge msrprelay
+    check "apt-get purge, while it runs" types "$(command_of docs/operate/install.md 'apt-get purge')" <<< y
     journal "$m"
     check "the relay has ended" [ -z "$(pgrep_relay)" ]
     rm -rf /etc/msrprelay/tls
@@ -520,7 +540,7 @@ if [ ! -e booted ]; then
     upgrade_by_signal
     the_new_process_dies
     title "dpkg -i of a newer version, under a session"
-    upgrade_by_dpkg newer.deb
+    upgrade_by_dpkg newer
     watchdog
     killed
     a_low_port

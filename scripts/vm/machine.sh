@@ -16,7 +16,7 @@ fetch_root() { # RELEASE
     local tar=$work/$1.tar
     [ ! -e "$tar" ] || return 0
     logged "$work/mmdebstrap.log" "mmdebstrap could not make a root" \
-        mmdebstrap --format=tar --variant=minbase --include="$image_packages" "$1" "$tar.part" \
+        timeout $((900 * patience)) mmdebstrap --format=tar --variant=minbase --include="$image_packages" "$1" "$tar.part" \
         "deb $(mirror) $1 main"
     mv "$tar.part" "$tar"
 }
@@ -45,11 +45,12 @@ make_image() { # RELEASE
 set_up() {
     local etc=$image_root/etc trial=$image_root/root/trial
     # Where the page's command looks for the package: below the directory in which it is played.
-    mkdir -p "$trial/target/debian"
+    mkdir -p "$trial/target/debian" "$trial/newer/target/debian"
     # shellcheck disable=SC2016 # the names are dpkg's
     cp "$deb" "$trial/target/debian/$(dpkg-deb --show --showformat '${Package}_${Version}_${Architecture}' "$deb").deb"
-    cp "$newer" "$trial/newer.deb"
+    cp "$newer" "$trial/newer/target/debian/msrprelay_newer.deb"
     cp "$before" "$trial/before.deb"
+    echo "$patience" > "$trial/patience"
     install -m 755 scripts/vm/guest.sh "$image_root/root/guest.sh"
     install -m 644 scripts/vm/ktls.pl "$image_root/root/ktls.pl"
     echo relay > "$etc/hostname"
@@ -72,8 +73,17 @@ UNIT
     ln -s ../trial.service "$etc/systemd/system/multi-user.target.wants/trial.service"
 }
 
+# Uses the variables of play_in_machine.
+tell_of_the_end() {
+    local file
+    for file in "$work/qemu.log" "$console" "$log"; do
+        echo "-- the end of $file"
+        tail -n 20 "$file"
+    done
+}
+
 play_in_machine() { # RELEASE
-    local log=$work/$1.log console=$work/$1.console machine failed
+    local log=$work/$1.log console=$work/$1.console machine failed seconds_max=$((seconds_per_release * patience))
     : > "$log"
     # Without no_timer_check the kernel panics in one boot of four: the emulated timer is late.
     start "$work/qemu.log" timeout "$seconds_max" qemu-system-x86_64 -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 1536 \
@@ -82,10 +92,10 @@ play_in_machine() { # RELEASE
         -serial "file:$console" -serial "file:$log"
     machine=$pid
     # The checks, as they come.
-    tail -n +1 -f --pid="$machine" "$log" | sed -u -n -E 's/\r$//; /^(ok|FAILED|note|==) /p'
-    ended "$machine" || { cat "$work/qemu.log" >&2; fail "the machine was ended after $seconds_max s: see $log and $console"; }
+    tail -n +1 -f --pid="$machine" "$log" | sed -u -n -E 's/\r$//; /^(ok|FAILED|note|==|\|) /p'
+    ended "$machine" || { tell_of_the_end >&2; fail "the machine was ended after $seconds_max s; on a machine that others use, too: --patience"; }
     rm -f "$work/disk.img"
-    grep -q '^The end' "$log" || fail "the machine ended before the trial did: see $log and $console"
+    grep -q '^The end' "$log" || { tell_of_the_end >&2; fail "the machine ended before the trial did"; }
     failed=$(grep -c '^FAILED ' "$log" || true)
     echo "$(grep -c '^ok ' "$log") checks are ok, $failed failed"
     [ "$failed" = 0 ] || fail "see $log"

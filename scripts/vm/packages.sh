@@ -59,7 +59,7 @@ build_before() {
         cp target/package/root.tar "$directory/target/package/root.tar"
     fi
     logged "$work/before.log" "the package of $revision cannot be built" \
-        env -u CARGO_TARGET_DIR "$directory/scripts/package.sh" "${options[@]}"
+        timeout $((2400 * patience)) env -u CARGO_TARGET_DIR "$directory/scripts/package.sh" "${options[@]}"
     built=$(compgen -G "$directory/target/debian/msrprelay_*.deb") || fail "$directory has made no package"
     mv "$built" "$before"
     rm -rf "$scratch"
