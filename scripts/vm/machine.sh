@@ -15,7 +15,7 @@ mirror() {
 fetch_root() { # RELEASE
     local tar=$work/$1.tar
     [ ! -e "$tar" ] || return 0
-    logged "$work/mmdebstrap.log" "mmdebstrap could not make a root" \
+    logged "$work/$1.mmdebstrap.log" "mmdebstrap could not make a root" \
         timeout $((900 * patience)) mmdebstrap --format=tar --variant=minbase --include="$image_packages" "$1" "$tar.part" \
         "deb $(mirror) $1 main"
     mv "$tar.part" "$tar"
@@ -27,16 +27,16 @@ at_end+=(remove_image_root)
 
 make_image() { # RELEASE
     fetch_root "$1"
-    image_root=$(realpath "$work")/root
+    image_root=$(realpath "$work")/$1.root
     rm -rf --one-file-system "$image_root"
     mkdir -p "$image_root"
     tar -C "$image_root" -xf "$work/$1.tar" --exclude './dev/*'
     set_up
-    cp "$image_root"/boot/vmlinuz-* "$work/vmlinuz"
-    cp "$image_root"/boot/initrd.img-* "$work/initrd"
-    rm -f "$work/disk.img"
-    truncate -s 3G "$work/disk.img"
-    logged "$work/mke2fs.log" "the file system cannot be made" mke2fs -q -t ext4 -d "$image_root" "$work/disk.img"
+    cp "$image_root"/boot/vmlinuz-* "$work/$1.vmlinuz"
+    cp "$image_root"/boot/initrd.img-* "$work/$1.initrd"
+    rm -f "$work/$1.img"
+    truncate -s 3G "$work/$1.img"
+    logged "$work/$1.mke2fs.log" "the file system cannot be made" mke2fs -q -t ext4 -d "$image_root" "$work/$1.img"
     remove_image_root
     image_root=''
 }
@@ -73,10 +73,9 @@ UNIT
     ln -s ../trial.service "$etc/systemd/system/multi-user.target.wants/trial.service"
 }
 
-# Uses the variables of play_in_machine.
-tell_of_the_end() {
+tell_of_the_end() { # RELEASE
     local file
-    for file in "$work/qemu.log" "$console" "$log"; do
+    for file in "$work/$1.qemu.log" "$work/$1.console" "$work/$1.log"; do
         echo "-- the end of $file"
         tail -n 20 "$file"
     done
@@ -86,16 +85,16 @@ play_in_machine() { # RELEASE
     local log=$work/$1.log console=$work/$1.console machine failed seconds_max=$((seconds_per_release * patience))
     : > "$log"
     # Without no_timer_check the kernel panics in one boot of four: the emulated timer is late.
-    start "$work/qemu.log" timeout "$seconds_max" qemu-system-x86_64 -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 1536 \
-        -display none -nic none -monitor none -drive "file=$work/disk.img,format=raw,if=virtio,cache=unsafe" \
-        -kernel "$work/vmlinuz" -initrd "$work/initrd" -append 'root=/dev/vda console=ttyS0 no_timer_check panic=-1' \
+    start "$work/$1.qemu.log" timeout "$seconds_max" qemu-system-x86_64 -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 1536 \
+        -display none -nic none -monitor none -drive "file=$work/$1.img,format=raw,if=virtio,cache=unsafe" \
+        -kernel "$work/$1.vmlinuz" -initrd "$work/$1.initrd" -append 'root=/dev/vda console=ttyS0 no_timer_check panic=-1' \
         -serial "file:$console" -serial "file:$log"
     machine=$pid
     # The checks, as they come.
     tail -n +1 -f --pid="$machine" "$log" | sed -u -n -E 's/\r$//; /^(ok|FAILED|note|==|\|) /p'
-    ended "$machine" || { tell_of_the_end >&2; fail "the machine was ended after $seconds_max s; on a machine that others use, too: --patience"; }
-    rm -f "$work/disk.img"
-    grep -q '^The end' "$log" || { tell_of_the_end >&2; fail "the machine ended before the trial did"; }
+    ended "$machine" || { tell_of_the_end "$1" >&2; fail "the machine was ended after $seconds_max s; on a machine that others use, too: --patience"; }
+    rm -f "$work/$1.img"
+    grep -q '^The end' "$log" || { tell_of_the_end "$1" >&2; fail "the machine ended before the trial did"; }
     failed=$(grep -c '^FAILED ' "$log" || true)
     echo "$(grep -c '^ok ' "$log") checks are ok, $failed failed"
     [ "$failed" = 0 ] || fail "see $log"
