@@ -82,7 +82,7 @@ tell_of_the_end() { # RELEASE
 }
 
 play_in_machine() { # RELEASE
-    local log=$work/$1.log console=$work/$1.console machine failed seconds_max=$((seconds_per_release * patience))
+    local log=$work/$1.log console=$work/$1.console machine follower failed seconds_max=$((seconds_per_release * patience))
     : > "$log"
     # Without no_timer_check the kernel panics in one boot of four: the emulated timer is late.
     start "$work/$1.qemu.log" timeout "$seconds_max" qemu-system-x86_64 -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 1536 \
@@ -90,9 +90,12 @@ play_in_machine() { # RELEASE
         -kernel "$work/$1.vmlinuz" -initrd "$work/$1.initrd" -append 'root=/dev/vda console=ttyS0 no_timer_check panic=-1' \
         -serial "file:$console" -serial "file:$log"
     machine=$pid
-    # The checks, as they come.
-    tail -n +1 -f --pid="$machine" "$log" | sed -u -n -E 's/\r$//; /^(ok|FAILED|note|==|\|) /p'
+    # The checks, as they come; in the background, so that the script can be ended meanwhile.
+    tail -n +1 -f --pid="$machine" "$log" > >(sed -u -n -E 's/\r$//; /^(ok|FAILED|note|==|\|) /p') &
+    follower=$!
     ended "$machine" || { tell_of_the_end "$1" >&2; fail "the machine was ended after $seconds_max s; on a machine that others use, too: --patience"; }
+    # It reads on until it has seen that the machine is gone.
+    wait "$follower"
     rm -f "$work/$1.img"
     grep -q '^The end' "$log" || { tell_of_the_end "$1" >&2; fail "the machine ended before the trial did"; }
     failed=$(grep -c '^FAILED ' "$log" || true)
