@@ -128,7 +128,7 @@ bob_waits() {
     rm -rf inbox bob.path
     mkdir inbox
     msrp receive --user bob@example.com "${client[@]}" --password-file bob.password \
-        --out inbox --path-file bob.path --timeout 300s > receive.log 2>&1 &
+        --out inbox --path-file bob.path --timeout $((300 * patience))s > receive.log 2>&1 &
     receiver=$!
     wait_for 30 test -s bob.path || { echo "FAILED bob gets a path"; cat receive.log; return 1; }
 }
@@ -248,9 +248,11 @@ the_admin_commands() {
     bob_waits || return
     check "msrprelay status" says 'running|0\.0\.0\.0:2855' types "$(command_of docs/operate/running.md 'msrprelay status')"
     check "msrprelay sessions" says 'bob@example.com' types "$(command_of docs/operate/running.md 'msrprelay sessions')"
-    timeout 30 bash -c "$(command_of docs/operate/running.md 'msrprelay trace')" > trace.log 2>&1 &
+    m=$(mark)
+    # It ends by itself after so many seconds.
+    bash -c "exec $(command_of docs/operate/running.md 'msrprelay trace') --seconds $((60 * patience))" > trace.log 2>&1 &
     tracer=$!
-    sleep 2
+    check "msrprelay trace" wait_for 30 logged "$m" 'An operator traces'
     check "a file arrives while alice is traced" a_file_arrives
     kill "$tracer" 2> /dev/null
     wait "$tracer"

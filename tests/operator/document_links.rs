@@ -348,6 +348,7 @@ fn played_and_not_written(script: &str, documents: &BTreeMap<String, String>) ->
     let calls = |function: &str| {
         let begin = format!("({function} ");
         let calls = script.split(begin.as_str()).skip(1).filter_map(|call| call.split_once(" '"));
+        let calls = calls.filter(|(page, _)| page.ends_with(".md"));
         let calls = calls.filter_map(|(page, rest)| Some((page, rest.split_once('\'')?.0)));
         calls.map(|(page, words)| (page.to_owned(), words.to_owned())).collect::<Vec<_>>()
     };
