@@ -160,10 +160,22 @@ the_machine() {
     systemd-analyze
     check "the machine has no failed unit" no_unit_has_failed
     unpack_documents
+    widen_the_units_times
     head -c 4M /dev/urandom > film.bin
     local user
     for user in alice bob; do echo "$user's password" > "$user.password"; done
     chmod 600 ./*.password
+}
+
+# On a machine with other things to do a core may get no time for longer than the watchdog waits. Gone with the next boot.
+widen_the_units_times() {
+    [ "$patience" -gt 1 ] || return 0
+    local directory=/run/systemd/system/msrprelay.service.d
+    mkdir -p "$directory"
+    printf '[Service]\n%s=%ss\n' WatchdogSec $((30 * patience)) > "$directory/patience.conf"
+    printf '%s=%ss\n' TimeoutStartSec $((90 * patience)) TimeoutStopSec $((20 * patience)) >> "$directory/patience.conf"
+    systemctl daemon-reload
+    note "the unit's times are $patience times as long"
 }
 
 # What the page leaves to the operator: a figure's address, records. The config is there once the package is.
@@ -481,8 +493,8 @@ a_stop_that_drains() {
     bob_waits || return
     systemctl stop msrprelay &
     stopper=$!
-    sleep 25
-    check "after 25 s a stop still waits for bob" says 'Status: .*sessions left: 1' systemctl --no-pager -l status msrprelay
+    sleep $((25 * patience))
+    check "a stop still waits for bob after $((25 * patience)) s" says 'Status: .*sessions left: 1' systemctl --no-pager -l status msrprelay
     check "bob still has his connection" fails gone "$receiver"
     bob_leaves
     check "with bob gone the stop ends" wait_for 30 gone "$stopper"
@@ -494,6 +506,7 @@ a_stop_that_drains() {
 after_the_boot() {
     title "After a boot"
     check "the relay was started" wait_for 60 active
+    widen_the_units_times
     check "probe" probe
     systemd-analyze critical-chain msrprelay.service
 }
