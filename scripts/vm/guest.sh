@@ -9,6 +9,8 @@ config=/etc/msrprelay/config.yaml
 documents=$here/page/usr/share/doc/msrprelay
 # How many times as long as on a quiet machine things may take.
 patience=$(cat patience)
+# What systemctl waits for an answer; 25 s by default.
+export SYSTEMD_BUS_TIMEOUT=$((25 * patience))s
 client=(--relay relay.example.com --ca "$here/relay.example.com.crt")
 
 # -- saying it ---------------------------------------------------------------------------------------
