@@ -31,8 +31,8 @@ the Debian package, and plays what an operator does with it, by the commands of 
 
 Each line that begins with ok or FAILED is a check; below one that failed are the last lines of the journal, with |. target/vm/RELEASE.log has all that the machine said, RELEASE.console its console.
 Needs root and a Debian machine; installs qemu-system-x86, mmdebstrap and e2fsprogs if they are missing, and needs the network
-for an image's first time. A release takes five to ten minutes, and is ended after fifteen; packages that must be built
-first take their time as well. Not a part of the gate.
+for an image's first time. A release takes about ten minutes of a quiet machine, and is ended after fifteen; packages that must be
+built first take their time as well. Two calls with a release each may run beside each other. Not a part of the gate.
 USAGE
 }
 
