@@ -8,7 +8,8 @@ find_packages() {
         # shellcheck disable=SC2012 # names without surprises; the newest of them
         deb=$(realpath "$(ls -t target/debian/msrprelay_*.deb | head -n 1)")
     fi
-    newer=$work/msrprelay-newer.deb
+    make_scratch vm
+    newer=$scratch/newer.deb
     make_newer
     [ -n "$before" ] || build_before
     describe "installed" "$deb"
@@ -24,8 +25,7 @@ describe() { # WHAT FILE
 
 # The same package with another version: dpkg upgrades to it.
 make_newer() {
-    local unpacked=$work/unpacked
-    rm -rf "$unpacked"
+    local unpacked=$scratch/unpacked
     dpkg-deb --raw-extract "$deb" "$unpacked"
     sed -i 's/^Version: .*/&+newer/' "$unpacked/DEBIAN/control"
     dpkg-deb --root-owner-group -Zgzip -z1 --build "$unpacked" "$newer" > /dev/null
@@ -48,7 +48,6 @@ build_before() {
     [ ! -e "$before" ] || return 0
     echo "Building the package of $(git log -1 --format='%h, %cs' "$revision"), which takes minutes"
     # Outside the checkout, where cargo would take it for a part of today's workspace.
-    make_scratch before
     directory=$scratch/tree
     mkdir -p "$directory/target/package"
     git archive "$revision" | tar -C "$directory" -x
@@ -62,5 +61,5 @@ build_before() {
         timeout $((2400 * patience)) env -u CARGO_TARGET_DIR "$directory/scripts/package.sh" "${options[@]}"
     built=$(compgen -G "$directory/target/debian/msrprelay_*.deb") || fail "$directory has made no package"
     mv "$built" "$before"
-    rm -rf "$scratch"
+    rm -rf "$directory"
 }
