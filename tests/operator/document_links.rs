@@ -197,6 +197,8 @@ use Proof::{Script, Test, Unproven};
 const PLAYED: Proof = Script("scripts/package.sh", "play README.md 'Ten minutes to a running relay'");
 const SOURCE_WAY: Proof = Script("scripts/package.sh", "play docs/operate/install.md 'From source'");
 const CONTAINER_WAY: Proof = Script("scripts/container.sh", "mapfile -t commands < <(commands_of_the_page)");
+const LOW_PORT: Proof =
+    Script("scripts/vm.sh", "mapfile -t commands < <(commands_of docs/operate/install.md '## Hardening')");
 
 /// Commands by how they begin. The first that fits counts.
 const PROOFS: &[(&str, Proof)] = &[
@@ -256,7 +258,7 @@ const PROOFS: &[(&str, Proof)] = &[
     ),
     (
         "journalctl -u msrprelay",
-        Unproven("needs a journal; what the journal reads of a line is tested with the log"),
+        Script("scripts/vm.sh", "\"$(command_of docs/operate/monitoring.md 'journalctl')\""),
     ),
     ("scripts/demo-web.sh", Script("scripts/test.sh", "scripts/demo-web.sh --test --size 5M")),
     ("msrprelay user passwd alice@example.com", Test("&[\"passwd\", \"alice@example.com\"]")),
@@ -264,7 +266,26 @@ const PROOFS: &[(&str, Proof)] = &[
     ("msrprelay user list", Script("scripts/package.sh", "msrprelay user list")),
     ("msrprelay credential", Test("&[\"alice@example.com\", \"--ttl\", \"15m\", \"--json\"]")),
     ("msrprelay import-config", Test("&[\"import-config\", \"config.ini\", \"--out\", \"config.yaml\"]")),
-    ("systemctl kill --signal=USR2", Script("scripts/package.sh", "kill -USR2 \"$relay\"")),
+    (
+        "systemctl kill --signal=USR2",
+        Script("scripts/vm.sh", "types \"$(command_of docs/operate/running.md 'systemctl kill')\""),
+    ),
+    (
+        "systemctl stop msrprelay",
+        Script("scripts/vm.sh", "types \"$(command_of docs/operate/running.md 'systemctl stop')\""),
+    ),
+    ("dpkg -i", Script("scripts/vm.sh", "$(command_of docs/operate/install.md 'dpkg -i')\"")),
+    (
+        "apt-get remove msrprelay",
+        Script("scripts/vm.sh", "types \"$(command_of docs/operate/install.md 'apt-get remove')\""),
+    ),
+    (
+        "apt-get purge msrprelay",
+        Script("scripts/vm.sh", "types \"$(command_of docs/operate/install.md 'apt-get purge')\""),
+    ),
+    ("install -d /etc/systemd/system/msrprelay.service.d", LOW_PORT),
+    ("printf '[Service]", LOW_PORT),
+    ("systemctl restart msrprelay", LOW_PORT),
     ("msrprelay sessions", Test("&[\"sessions\"]")),
     ("msrprelay close", Test("&[\"close\", ")),
     ("msrprelay trace", Test("[\"trace\", of, ")),
@@ -321,6 +342,36 @@ fn every_command_for_operators_is_run_somewhere_or_says_why_not() {
     for (begin, _) in PROOFS {
         assert!(used.contains(begin), "{begin:?} is in no document: remove it from PROOFS");
     }
+}
+
+/// What a script plays of the pages, `command_of PAGE 'BEGINNING'` and `commands_of PAGE 'HEADING'`, and no page has; with
+/// the number of what it plays.
+fn played_and_not_written(script: &str, documents: &BTreeMap<String, String>) -> (usize, Vec<String>) {
+    let calls = |function: &str| {
+        let begin = format!("({function} ");
+        let calls = script.split(begin.as_str()).skip(1).filter_map(|call| call.split_once(" '"));
+        let calls = calls.filter(|(page, _)| page.ends_with(".md"));
+        let calls = calls.filter_map(|(page, rest)| Some((page, rest.split_once('\'')?.0)));
+        calls.map(|(page, words)| (page.to_owned(), words.to_owned())).collect::<Vec<_>>()
+    };
+    let (single, chapters) = (calls("command_of"), calls("commands_of"));
+    let count = single.len() + chapters.len();
+    let text = |page: &str| documents.get(page).map_or("", String::as_str);
+    let single = single
+        .into_iter()
+        .filter(|(page, words)| !commands(text(page)).iter().any(|line| line.starts_with(words.as_str())));
+    let chapters = chapters
+        .into_iter()
+        .filter(|(page, heading)| !text(page).lines().any(|line| line == heading.as_str()));
+    let missing = single.chain(chapters).map(|(page, words)| format!("{page} has no {words:?}"));
+    (count, missing.collect())
+}
+
+#[test]
+fn what_the_virtual_machine_plays_stands_in_the_pages() {
+    let (count, missing) = played_and_not_written(&whole("scripts/vm.sh"), &documents());
+    assert!(count > 15, "{count}");
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
 
 fn help(program: &str, subcommands: &[&str]) -> Option<String> {
@@ -533,6 +584,17 @@ fn a_command_or_option_that_does_not_exist_is_found() {
     assert_eq!(wrong_with("MSRP_PASSWORD=x target/release/msrp send f --to \"$(cat p)\""), None);
     assert!(wrong_with("msrprelay statsu").is_some());
     assert!(wrong_with("msrp send f --too x").is_some());
+}
+
+#[test]
+fn a_played_command_that_no_page_has_is_found() {
+    let page = "## Stop\n```sh\nstop it   # now\n```\n".to_owned();
+    let documents = BTreeMap::from([("a.md".to_owned(), page)]);
+    let script = "$(command_of a.md 'stop') $(command_of a.md 'start') $(command_of b.md 'stop')\n\
+                  <(commands_of a.md '## Stop') <(commands_of a.md '## Start')";
+    let (count, missing) = played_and_not_written(script, &documents);
+    assert_eq!(count, 5);
+    assert_eq!(missing, ["a.md has no \"start\"", "b.md has no \"stop\"", "a.md has no \"## Start\""]);
 }
 
 #[test]

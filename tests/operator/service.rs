@@ -286,6 +286,37 @@ fn a_core_that_keeps_dying_starves_the_watchdog_until_it_works_again() {
     });
 }
 
+/// The shell's part of the unit's command for a stop, run for a process.
+fn run_the_units_stop(process: &str) -> std::process::ExitStatus {
+    let unit = unit();
+    let script = unit["ExecStop"].strip_prefix("/bin/sh -c '").and_then(|rest| rest.strip_suffix('\''));
+    // A service manager would put variables of its own in; a doubled sign is one for the shell.
+    let script = script.expect("the unit stops by a line of shell").replace("$$", "$");
+    Command::new("/bin/sh").args(["-c", &script]).env("MAINPID", process).status().unwrap()
+}
+
+#[test]
+fn the_units_stop_ends_after_the_main_process_and_not_before() {
+    bounded(|| {
+        let slow = "trap 'sleep 0.7; exit 0' TERM; echo; while :; do sleep 0.05; done";
+        let mut child = Command::new("/bin/sh").args(["-c", slow]).stdout(Stdio::piped()).spawn().unwrap();
+        // Its first byte says that it hears the signal.
+        std::io::Read::read_exact(&mut child.stdout.take().unwrap(), &mut [0]).unwrap();
+        let process = child.id();
+        // As the service manager does: a process that has ended is there until its parent has asked how.
+        let reaper = std::thread::spawn(move || child.wait().unwrap());
+        assert!(run_the_units_stop(&process.to_string()).success());
+        assert!(!Path::new(&format!("/proc/{process}")).exists(), "it was not waited for");
+        assert!(reaper.join().unwrap().success(), "it ended by itself");
+    });
+}
+
+#[test]
+fn the_units_stop_is_no_failure_where_the_main_process_has_died() {
+    // The service manager knows no main process then.
+    assert!(run_the_units_stop("").success());
+}
+
 fn analyze(arguments: &[&str], unit: &Path) -> String {
     let output = Command::new("systemd-analyze").args(arguments).arg(unit).output();
     let output = output.expect("systemd-analyze is part of systemd, which scripts/test.sh installs");

@@ -212,7 +212,8 @@ fn replace(document: &mut Value, path: &str, with: &Value, found: &mut BTreeMap<
             }
         }
         value => {
-            let text = value.as_str().map(str::to_owned).or(value.as_u64().map(|number| number.to_string()));
+            let text =
+                value.as_str().map(str::to_owned).or_else(|| value.as_u64().map(|number| number.to_string()));
             found.insert(path.to_owned(), text.unwrap_or_default());
             *value = with.clone();
         }

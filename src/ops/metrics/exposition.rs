@@ -353,7 +353,7 @@ fn clients(all: &Snapshot, page: &mut Page<'_>) -> fmt::Result {
         "msrprelay_websocket_requests",
         "Requests for an upgrade to WebSocket, by what came of them.",
         [("upgraded", all.websocket_upgrades), ("refused", all.websocket_refusals)]
-            .map(|(result, times)| (label("result", result), times)),
+            .map(|(outcome, times)| (label("outcome", outcome), times)),
     )?;
     page.counter(
         "msrprelay_websocket_pings_unanswered",

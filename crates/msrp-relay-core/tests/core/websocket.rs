@@ -171,7 +171,7 @@ fn request_that_is_no_send_goes_in_one_message() {
 // One relay's connection carries what is for many sessions: a page that answers nothing loses what waits for it, and
 // what is for others goes on.
 #[test]
-fn page_that_answers_nothing_holds_up_nobody_behind_the_same_relay_for_long() {
+fn page_that_answers_nothing_holds_up_no_other_behind_the_same_relay_for_long() {
     let mut settings = testkit_pure::settings(1);
     settings.websocket.window = 64 << 10;
     let mut world = World::with(settings);
