@@ -62,6 +62,21 @@ impl Simulation {
         answer
     }
 
+    /// The session of a client whose connection may have others, and whose challenge is kept as theirs are: where memory is
+    /// short the relay refuses the client, or forgets the challenge and sends another.
+    fn use_path_of(&mut self, conn: Conn, granted: &Frame) -> Option<String> {
+        let use_path = granted.header("Use-Path");
+        if use_path.is_none() {
+            assert!([401, 403].contains(&granted.status()), "{granted:?}");
+            let core = self.world.link(conn).core;
+            let pressed = self.world.relay(core).stats().limits_reached[Limit::QueueBytesTotal as usize];
+            assert!(granted.status() == 403 || pressed > 0, "asked twice for nothing: {granted:?}");
+            self.saw("a newcomer turned away");
+            self.world.lose(conn);
+        }
+        use_path
+    }
+
     fn client(&mut self) -> Option<(usize, String)> {
         let is_page = self.has_pages && self.actors.len() % 2 == 1;
         let conn = self.connect_by(is_page)?;
@@ -72,7 +87,10 @@ impl Simulation {
         let expires = self.jumps && self.dice.chance(40);
         let more = if expires { format!("Expires: {EXPIRES_SECONDS}\r\n") } else { String::new() };
         let granted = self.log_in(conn, &uri, &more)?;
-        let session = granted.header("Use-Path").unwrap();
+        let session = match is_page {
+            true => self.use_path_of(conn, &granted)?,
+            false => granted.header("Use-Path").unwrap(),
+        };
         let index = self.add_actor(Some(conn), uri);
         self.actors[index].session = Some(session.clone());
         self.actors[index].expires = expires.then(|| self.world.now + Duration::from_secs(EXPIRES_SECONDS));
@@ -86,16 +104,7 @@ impl Simulation {
         let own = self.world.end(conn).uri.clone();
         let back = format!("msrps://{host}:2855/s1;tcp {own}");
         let granted = self.log_in(conn, &back, "")?;
-        let Some(use_path) = granted.header("Use-Path") else {
-            // Memory is short: the client is refused, or what it was asked is forgotten and it is asked again.
-            assert!([401, 403].contains(&granted.status()), "{granted:?}");
-            let core = self.world.link(conn).core;
-            let pressed = self.world.relay(core).stats().limits_reached[Limit::QueueBytesTotal as usize];
-            assert!(granted.status() == 403 || pressed > 0, "asked twice for nothing: {granted:?}");
-            self.saw("a newcomer turned away");
-            self.world.lose(conn);
-            return None;
-        };
+        let use_path = self.use_path_of(conn, &granted)?;
         let session = use_path.split(' ').next_back().unwrap().to_owned();
         let index = self.add_actor(Some(conn), back);
         self.actors[index].session = Some(session.clone());
