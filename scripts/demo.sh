@@ -16,7 +16,8 @@ Nothing stays behind but the build.
 
   --size SIZE              of the file: 0, 1, 64K, 10M, 1G, ...; default 1G
   --cores LIST             the relay's CPUs: 0, or 0,1 and so on, or auto for all that this shell may use; default: the
-                           first of those. With several, alice and bob may meet on different cores: that costs more CPU
+                           first of those. With several, alice and bob may come in on different cores: then alice's
+                           session moves to bob's. The last line says whether both are on one
   --failure-report WHICH   yes (each chunk is answered, the default), no or partial
   --chunk-size SIZE        send chunks of this size; default: the file as one
   --accounts WHICH         where the two users are: memory (in the config, the default), sqlite (a file that msrprelay

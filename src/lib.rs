@@ -13,8 +13,8 @@
 //!
 //! ```text
 //! bin/msrprelay -> runtime, ops, control, telemetry, config -> msrp-relay-core, msrp-tls, msrp-ws, engine, msrp-client, msrp-proto, untrusted
-//! bin/msrp      -> msrp-cli -> msrp-client -> msrp-tls, engine, msrp-proto, untrusted
-//! msrp-cli (bench) -> msrp-tls, msrp-relay-core: it must not be slower than what it measures
+//! bin/msrp      -> msrp-cli -> msrp-client -> msrp-tls, msrp-ws, engine, msrp-proto, untrusted
+//! msrp-cli (bench) -> msrp-tls, msrp-ws, msrp-relay-core: it must not be slower than what it measures
 //! msrp-relay-core -> msrp-proto     msrp-tls -> untrusted     engine -> msrp-proto (addresses)     manual -> untrusted
 //! within the server: ops -> runtime -> control -> telemetry -> config
 //! ```
@@ -26,7 +26,7 @@
 //! | [`engine`] | Makes every executor and keeps it from sleeping over tasks that are due; sockets, deadlines; the only `unsafe`. What of glommio can bite stands in `docs/dev/engine.md` |
 //! | [`msrp_tls`] | TLS as bytes to bytes, a record layer of its own, and [certificates](msrp_tls::trust): whom a peer's lead to, at a bounded cost |
 //! | [`msrp_ws`] | WebSocket as bytes to bytes: the upgrade, and the frames |
-//! | [`msrp_client`] | An MSRP endpoint, and how it finds a domain's relays. It shares the grammar with the relay, and certificates, nothing else |
+//! | [`msrp_client`] | An MSRP endpoint, and how it finds a domain's relays. It shares the grammar with the relay, the frames of WebSocket, and the check of certificates: none of its decisions |
 //! | `msrp-cli` | The `msrp` tool as a library. No database driver is linked into it |
 //! | [`untrusted`] | What others control: text on its way to a person, and files in directories where others may write |
 //! | `manual` | Man pages and shell completions from the definition of a command line |
@@ -57,7 +57,8 @@
 //! 5. `msrp_relay_core::sessions::route`, on that core, decides whether the request may pass and where it goes: to the client, to
 //!    another session of this relay, or out to a next hop, for which a connection is dialled (`runtime::dial`).
 //! 6. `msrp_relay_core::outbound`, where the leaving connection lives, queues it, writes the new head (the first To-Path URI
-//!    moves to the front of From-Path, the transaction id is new), and cuts the chunk if another source waits.
+//!    moves to the front of From-Path, the transaction id is new), and cuts the chunk if an answer, a REPORT or
+//!    another source waits.
 //! 7. The writer of that connection takes one flush at a time, encrypts it and writes it in one piece.
 //! 8. Written bytes are credited to the connection they came in by. One that has too many outstanding is not read
 //!    from until they have drained, so a slow receiver stops only its own sender's TCP window.
@@ -150,10 +151,10 @@
 //! # Where to begin
 //!
 //! To see how the parts work together: `docs/dev/architecture.md`, with a drawing of a session and its sides, who is told what
-//! when a core dies, and recipes for a new limit, counter, account backend or transport. To see what the relay does:
-//! [`msrp_relay_core`], its first page. To follow a byte: `runtime::conn`, then
-//! `msrp_relay_core::outbound`. To see how it starts and recovers: `runtime::supervisor`. To change what is on the wire:
-//! [`msrp_proto::head`].
+//! when a core dies, the way of a byte from function to function, and recipes for a new limit, counter, account
+//! backend or transport. To see what the relay does: [`msrp_relay_core`], its first page. To follow a byte:
+//! `runtime::conn`, then `msrp_relay_core::outbound`. To see how it starts and recovers: `runtime::supervisor`. To
+//! change what is on the wire: [`msrp_proto::head`].
 
 pub mod config;
 pub mod control;

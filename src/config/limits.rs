@@ -121,9 +121,9 @@ limits! {
     comment_bytes_max: Size(256, 64 => 8 << 10), "bytes" per "response";
     /// The longest Message-ID, in bytes.
     message_id_bytes_max: Size(128, 32 => 1 << 10), "bytes" per "frame";
-    /// Bytes queued towards one peer at which its sender is paused.
+    /// Bytes that came by one connection and are not written on yet: at so many it is not read from any more.
     queue_bytes_high: Size(256 << 10, 32 << 10 => 16 << 20), "bytes" per "connection";
-    /// Bytes queued towards one peer at which a paused sender goes on; below `queue_bytes_high`.
+    /// The same: down at so many it is read from again; below `queue_bytes_high`.
     queue_bytes_low: Size(128 << 10, 16 << 10 => 8 << 20), "bytes" per "connection";
     /// Bytes queued towards all peers of the process, plus all else that peers make it keep in memory (open
     /// transactions, answers, REPORTs, unfinished input, clients behind relays). At this limit the relay takes no more

@@ -1,5 +1,6 @@
 //! What every handler works in, beside its table: the time, the settings, the randomness, the live cores, the next
-//! steps, the effects for the caller, and the counters.
+//! steps, the effects for the caller, the counters, and the books that every handler charges (memory, rates, bans,
+//! newcomers, orphans). The documents call it the context.
 //!
 //! Invariants: a step for this core is queued, a step for another core leaves in a delivery, in the order in which they
 //! were sent; a core that is known to be dead gets nothing.

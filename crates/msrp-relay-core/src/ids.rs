@@ -13,7 +13,7 @@ use siphasher::sip::SipHasher13;
 slotmap::new_key_type! {
     /// A connection's slot on the core that owns it.
     pub struct PeerKey;
-    /// A session's slot on its home core.
+    /// A session's slot on the core that owns it.
     pub(crate) struct SessionKey;
 }
 
@@ -75,7 +75,7 @@ pub struct LookUpTicket {
 /// Every URI of a session carries it, at the beginning of its session-id (RFC 4975, section 6): 28 characters of
 /// base64url over 21 bytes, which are the home core, its incarnation, these 56 bits, and 80 random bits of that URI
 /// alone (section 14.1 asks for 80). So any core knows two URIs of one session as such, without asking. Only the whole
-/// session-id opens anything: the session's home checks that the URI is one of its own.
+/// session-id opens anything: the core that owns the session checks that the URI is one of the session's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionId {
     raw: [u8; Self::RAW],

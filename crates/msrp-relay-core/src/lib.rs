@@ -11,7 +11,8 @@
 //! - **time**: every call carries `now`; [`Relay::next_deadline`] says when to call with [`Input::Tick`].
 //!
 //! # How it is built
-//! Three tables, each with its handlers: `peers`, the connections; `sessions`; `quota`, what this core counts for all.
+//! Three tables, each with its handlers: `peers`, the connections; `sessions`; `quota::counts`, what this core counts
+//! for all. The rest of `quota` belongs to the context.
 //! A handler touches its own table and the context, `core`. A table's methods are called by its own handlers and by the
 //! dispatch, and by no other table. What another table must do is a [`Message`] to a session, a
 //! connection or a core: on one core through the inbox, between cores in a delivery. Here is the dispatch. What needs two

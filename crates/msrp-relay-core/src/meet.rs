@@ -17,10 +17,10 @@
 //! | guest's new core | [`CoreStep::Gone`] | the session that has moved is over | its home forgets where it went |
 //!
 //! Invariants: a session moves at most once, and never without being bound by that; no byte of it is held in two places; what
-//! the host's client sends meanwhile waits in order, against its sender's credit; the death of either core before the
-//! guest has left leaves both sessions where they are, and free. The home of a session that has moved forwards nothing: the
-//! session is bound, so anybody who asks for it there is refused. Only a client's own connection moves, with one session and
-//! nothing else that lives by it.
+//! the host's client sends meanwhile waits in order, against its sender's credit; if one of the two cores dies before
+//! the guest has left, the session on the other core stays where it is, and free. The home of a session that has moved
+//! forwards nothing: the session is bound, so a third party that asks for it there is refused. Only a client's own
+//! connection moves, with one session and nothing else that lives by it.
 //!
 //! Must not know: sockets, TLS, how a parked reader holds what it has received.
 

@@ -199,7 +199,7 @@ impl Giver {
     }
 }
 
-/// What a session's outer side is bound to (RFC 4975, 5.4).
+/// What a side of a session is bound to (RFC 4975, 5.4). The inner side is never bound to another session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Neighbour {
     /// A connection, dialled by us or by the peer.

@@ -29,7 +29,7 @@ use msrp_relay_core::{Holder, Input, Limit, Meeting, ProvenNames, Stage, Target,
 /// How a connection came to be.
 #[derive(Debug)]
 pub(in crate::runtime) enum Origin {
-    /// A client has opened it, by this transport.
+    /// A peer has opened it, by this transport.
     Accepted(Transport),
     /// We have opened it.
     Dialled(Box<Target>),

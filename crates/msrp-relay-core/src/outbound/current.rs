@@ -38,7 +38,8 @@ pub(super) struct Current {
     /// Its head is written, its end-line is not.
     pub(super) on_wire: bool,
     pub(super) has_body: bool,
-    /// Held back while the request streams; see the module's notes.
+    /// Held back while the request streams, so that a cut leaves a byte for the last piece: see
+    /// [`queue`](super::queue).
     pub(super) held: Option<u8>,
     /// It was interrupted: some of its pieces are written and await their answers.
     pub(super) was_cut: bool,

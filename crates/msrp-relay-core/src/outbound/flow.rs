@@ -38,7 +38,7 @@ pub(super) struct Flow {
     pub(super) ends: usize,
     /// The request whose end has not come yet.
     pub(super) tail: Option<StreamId>,
-    /// The home of the session that hands it over.
+    /// The core of the session that hands it over.
     pub(super) tail_by: Option<CoreId>,
     current: Option<Current>,
     /// Bytes written and not yet credited to the source: a credit for each part would wake another core each time.

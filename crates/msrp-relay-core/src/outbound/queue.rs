@@ -4,7 +4,8 @@
 //! - one chunk is open on a connection at a time;
 //! - a chunk is written either whole, from bytes all at hand, or as interruptible; above 2048 bytes
 //!   its Byte-Range says `start-*` either way;
-//! - a waiting response or REPORT, or another source's request, waits for at most one flush;
+//! - a response, a REPORT of this relay's own, and another source's request (a forwarded REPORT is one) wait for at
+//!   most one flush of a chunk that may be interrupted;
 //! - the pieces of a message are gapless and in order, each with a transaction id of its own, and
 //!   the last one carries the flag that was received;
 //! - the end-line of a chunk does not stand in its body (RFC 4975, 7.1): a peer that reads our transaction
@@ -377,7 +378,8 @@ impl Outbound {
         }
     }
 
-    /// Cuts a chunk that has been on the wire for a flush, for a waiting frame or source.
+    /// Cuts a chunk that has been on the wire for a flush, if a response or a REPORT of ours waits (`control`), or a
+    /// request of another source, a forwarded REPORT included.
     fn cut_if_others_wait(&mut self, out: &mut OutBatch, budget: usize, cx: &WriteContext<'_>) {
         if !self.chunk_open {
             return;

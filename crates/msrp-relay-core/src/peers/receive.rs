@@ -109,7 +109,8 @@ impl Peers {
         }
     }
 
-    /// A request to forward: its first To-Path URI says which session's home decides.
+    /// A request to forward: its first To-Path URI says which session decides. That is on the core that minted the id,
+    /// unless the session has come here with this connection.
     fn on_request_head(&mut self, key: PeerKey, method: Method, transit: Transit, core: &mut Core) {
         let Some(peer) = self.get_mut(key) else {
             return;

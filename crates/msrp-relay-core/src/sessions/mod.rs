@@ -1,9 +1,10 @@
 //! The sessions of one core. An AUTH made each of them. Each has one URI that leads to its client, or two while the
 //! client replaces the old one before it expires.
 //!
-//! A session lives on one core at any time (see `meet` for the one way in which it moves), and all its decisions are taken there: in [`route`], who may use the URI, what the first
-//! request from either side binds it to, where a request goes next; in [`fail`], what is told of a failure. Here is the
-//! table. Handlers touch it and the context; those that also need the connections are [`route`]'s.
+//! A session lives on one core at any time (see `meet` for the one way in which it moves), and all its decisions are
+//! taken there: in [`route`], who may use the URI, what the first request from either side binds it to, where a
+//! request goes next; in [`fail`], what is told of a failure. Here is the table. Handlers touch it and the context;
+//! those that also need the connections are `impl Relay` in [`route`] and [`fail`].
 //!
 //! Its client is at the other end of one connection, or behind a relay that has proven its name: then any connection
 //! with that relay leads to the client (req A10).
