@@ -95,7 +95,8 @@ impl Inspector {
         self.accounts.is_ready()
     }
 
-    /// Gives `each` session, core by core, in no order, while sessions come and go. Ends early if `each` returns false.
+    /// Gives `each` session, core by core, in no order, while sessions come and go. One that moves to another core meanwhile may
+    /// be missing or come twice. Ends early if `each` returns false.
     ///
     /// # Errors
     /// The first core that does not answer. The sessions of those before it were given to `each`.
