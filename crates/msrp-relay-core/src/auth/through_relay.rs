@@ -168,6 +168,16 @@ impl Behind {
         }
     }
 
+    pub(super) fn is_any_waiting(&self) -> bool {
+        self.states().any(AuthState::is_waiting)
+    }
+
+    /// A session has another owner from now on.
+    pub(super) fn move_to(&mut self, session: SessionRef) {
+        let all = self.clients.values_mut().flat_map(|client| &mut client.sessions);
+        all.filter(|own| own.id == session.id).for_each(|own| *own = session);
+    }
+
     pub(super) fn states(&self) -> impl Iterator<Item = &AuthState> {
         self.tickets.values().filter_map(|ticket| self.clients.get(&ticket.uri)).map(|client| &client.auth)
     }
