@@ -73,6 +73,10 @@ impl Behind {
         }
     }
 
+    pub(crate) fn is_several(&self) -> bool {
+        self.clients.len() > 1
+    }
+
     pub(super) fn client(&mut self, uri: &[u8]) -> Option<&mut Client> {
         self.clients.get_mut(uri)
     }

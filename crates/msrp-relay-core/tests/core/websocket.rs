@@ -5,12 +5,13 @@
 use std::time::Duration;
 
 use msrp_proto::parser::Flag;
+use msrp_relay_core::Limit;
 
 use testkit_pure::dice::Dice;
 use testkit_pure::endpoint::Answers;
 use testkit_pure::frame::pattern;
 use testkit_pure::line::joined;
-use testkit_pure::{Conn, Frame, Request, World};
+use testkit_pure::{Conn, Frame, Request, World, answer_challenge, auth_with, challenged, relay_uri};
 
 /// A page and a telephone with sessions, and the path from the latter to the page.
 fn page_and_phone(world: &mut World, cores: (usize, usize)) -> (Conn, Conn, String) {
@@ -235,4 +236,28 @@ fn session_of_a_page_has_two_forms_of_its_uri() {
             assert_eq!(world.link(page).core == world.link(phone).core, meets || cores == (0, 0), "{case}");
         }
     }
+}
+
+// Who was asked before memory became short gets in as any client of a connection of its own does.
+#[test]
+fn client_of_a_websocket_of_its_own_is_not_forgotten_when_memory_becomes_short() {
+    let mut settings = testkit_pure::settings(1);
+    settings.limits.queue_bytes_total = 4 << 20;
+    let mut world = World::with(settings);
+    world.read_max = 4096;
+    let page = world.connect_web(0);
+    let challenge = challenged(&mut world, page, &relay_uri());
+    let body = pattern(400_000);
+    for _ in 0..20 {
+        let pair = world.pair(0, 0);
+        world.link_mut(pair.bob).stalled = true;
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", &body).bytes());
+        world.run();
+        if world.relay(0).stats().limits_reached[Limit::QueueBytesTotal as usize] > 0 {
+            break;
+        }
+    }
+    assert!(world.try_connect_web(0).is_err(), "memory is short");
+    let value = answer_challenge(&challenge, "carol", "9abc", &relay_uri(), 1);
+    assert_eq!(auth_with(&mut world, page, &relay_uri(), &value).status(), 200);
 }

@@ -72,7 +72,7 @@ impl Simulation {
         let expires = self.jumps && self.dice.chance(40);
         let more = if expires { format!("Expires: {EXPIRES_SECONDS}\r\n") } else { String::new() };
         let granted = self.log_in(conn, &uri, &more)?;
-        let session = granted.header("Use-Path").unwrap();
+        let session = granted.header("Use-Path").unwrap_or_else(|| panic!("{granted:?}"));
         let index = self.add_actor(Some(conn), uri);
         self.actors[index].session = Some(session.clone());
         self.actors[index].expires = expires.then(|| self.world.now + Duration::from_secs(EXPIRES_SECONDS));
