@@ -2,6 +2,7 @@
 //! WebSocket has gathered is lost, or looked at twice, wherever in a message it is.
 
 use msrp_proto::parser::Flag;
+use msrp_relay_core::Stay;
 use msrprelay::runtime::ask::Closed;
 use rustls::version::{TLS12, TLS13};
 use testkit_net::endpoint::{End, Endpoint};
@@ -176,6 +177,39 @@ fn what_ends_a_websocket_right_behind_its_first_request_ends_it_where_that_went(
         assert_eq!(phone.frame().flag, Flag::Aborted);
         assert_eq!(page.reader.until_end(), End::Clean);
         assert_eq!(page.incoming().close_code(), Some(1002));
+    });
+}
+
+// A page that cannot go, for its peer has another one, goes on where it is: with the rest of the message, and the next one.
+#[test]
+fn page_that_stays_goes_on_within_its_message() {
+    bounded(|| {
+        let relay = relay("");
+        let (mut page, mut phone) = pair(&relay);
+        let mut third = relay.client("user0");
+        third.chat(&mut phone, b"before");
+        let taken = || relay.counted().sessions_stayed().find(|(why, _)| *why == Stay::Taken).unwrap().1;
+        let before = taken();
+        let [one, two, three] = [b"one", b"two", b"six"].map(|body| frame(&page, &phone, body));
+        let all = [
+            client_frame(BINARY, b""),
+            client_frame(BINARY, b"\r\n"),
+            client_frame(TEXT, &[&one[..], &two[..]].concat()),
+            client_frame(BINARY_FRAGMENT, &three[..three.len() / 2]),
+        ];
+        page.writer.write_below(&all.concat());
+        // Its own session takes each, and reports what the other one says to it.
+        let refused = |page: &mut Endpoint, times: usize| {
+            let frames: Vec<_> = (0..2 * times).map(|_| page.frame()).collect();
+            let reports = frames.iter().filter(|frame| frame.is_request("REPORT"));
+            assert!(reports.clone().all(|report| report.required("Status").contains("506")), "{frames:?}");
+            let accepted = frames.iter().filter(|frame| frame.status() == Some(200));
+            assert_eq!((reports.count(), accepted.count()), (times, times), "{frames:?}");
+        };
+        refused(&mut page, 2);
+        page.writer.write_below(&client_frame(LAST_FRAGMENT, &three[three.len() / 2..]));
+        refused(&mut page, 1);
+        until("it to be counted", || (taken() > before).then_some(()));
     });
 }
 
