@@ -243,7 +243,7 @@ fn a_core_that_dies_while_pairs_come_together_leaves_nothing_behind() {
         until("the first to be forgotten", is_idle);
         let before = descriptors();
         for death in 1..=3 {
-            let user = |n: usize| client(&relay, n, n % 3 == 0);
+            let user = |n: usize| client(&relay, n, n.is_multiple_of(3));
             let mut pairs: Vec<_> = (0..PAIRS).map(|n| (user(2 * n), user(2 * n + 1))).collect();
             thread::scope(|scope| {
                 for (n, (alice, bob)) in pairs.iter_mut().enumerate() {
