@@ -107,7 +107,7 @@
 //! | The relay is borrowed for one step, never across an await; every task is held | `runtime::core::drive`, `runtime::tasks` |
 //! | The runtime holds at most one flush of a connection | `runtime::conn` |
 //! | No TLS record ends within an end-line | [`msrp_tls::records`] |
-//! | A WebSocket is up only behind its 101; what waits of its control frames is one pong and one ping | `runtime::core::websocket` |
+//! | A WebSocket is up only behind its 101; what waits of its control frames is one pong and one ping | `runtime::websocket` |
 //! | A flush to a WebSocket holds whole frames; no session has more unanswered than its window | `msrp_relay_core::outbound::framing` |
 //! | Received bytes lie in buffers that are used again; a thread keeps few of them | `runtime::pool` |
 //! | A certificate names a relay only if its chain was verified and its key was held; no other ends a handshake | [`msrp_tls`] |

@@ -15,8 +15,9 @@ use futures_lite::future;
 use msrp_tls::{TlsConn, TlsError};
 
 use super::conn::{self, Origin};
-use super::core::{Link, Shared, WebSocket};
+use super::core::{Link, Shared};
 use super::mesh::{Migrant, Mover};
+use super::websocket::WebSocket;
 use crate::telemetry::{Site, Source, gated};
 use msrp_relay_core::{Input, Transport};
 
@@ -79,7 +80,9 @@ fn accepted(core: &Rc<Shared>, socket: Socket, address: SocketAddr, transport: T
         });
         match tls.transpose() {
             Ok(tls) => {
-                let link = Link::new(socket, address, tls).with_websocket(websocket(core, transport, false));
+                let ping_interval = core.config().websocket.ping_interval;
+                let websocket = transport.websocket.then(|| WebSocket::new(Instant::now() + ping_interval));
+                let link = Link::new(socket, address, tls).with_websocket(websocket);
                 conn::start(core, peer, link, Origin::Accepted(transport));
                 true
             }
@@ -92,7 +95,8 @@ fn accepted(core: &Rc<Shared>, socket: Socket, address: SocketAddr, transport: T
     });
 }
 
-/// Continues with a connection that another core has accepted, from where that core stopped.
+/// Continues with a connection that another core has accepted, from where that core stopped. It is not a WebSocket: by that
+/// come clients alone, which stay until they have a session.
 pub(super) fn take_over(core: &Rc<Shared>, migrant: Migrant) {
     if core.with_relay(|relay| relay.is_stopping()) {
         return;
@@ -102,8 +106,7 @@ pub(super) fn take_over(core: &Rc<Shared>, migrant: Migrant) {
         Ok(socket) => {
             tracing::debug!(%address, "Took over a connection");
             let origin = Origin::Moved { proven, received };
-            let link = Link::new(socket, address, tls).with_websocket(websocket(core, transport, true));
-            conn::start(core, peer, link, origin);
+            conn::start(core, peer, Link::new(socket, address, tls), origin);
             true
         }
         Err(error) => {
@@ -113,20 +116,14 @@ pub(super) fn take_over(core: &Rc<Shared>, migrant: Migrant) {
     });
 }
 
-/// The state of a WebSocket, where the connection is one. One that moves does so between messages: nothing else is to be
-/// known of it.
-fn websocket(core: &Shared, transport: Transport, is_open: bool) -> Option<WebSocket> {
-    let ping_interval = core.config().websocket.ping_interval;
-    transport.websocket.then(|| WebSocket::new(is_open, Instant::now() + ping_interval))
-}
-
 /// Goes on with a connection that has come here with its session. The relay has agreed to that before; what it has for the
 /// client is written even if nothing more is read.
 pub(super) fn arrive(core: &Rc<Shared>, mover: Mover) {
-    let Mover { traveller, address, descriptor, tls, received } = mover;
+    let Mover { traveller, address, descriptor, tls, websocket, received } = mover;
     core.arrive(traveller, |peer| match Socket::adopt(descriptor) {
         Ok(socket) => {
-            conn::start(core, peer, Link::new(socket, address, tls), Origin::Arrived(received));
+            let link = Link::new(socket, address, tls).with_websocket(websocket);
+            conn::start(core, peer, link, Origin::Arrived(received));
             true
         }
         Err(error) => {

@@ -19,6 +19,7 @@ use msrp_tls::TlsConn;
 use super::ask::Ask;
 use super::settings::CoreConfig;
 use super::tasks::Event;
+use super::websocket::{Inward, WebSocket};
 use msrp_relay_core::{CoreId, Message, ProvenNames, Transport, Traveller};
 
 /// Batches that an inbox holds before the outboxes of other cores begin to fill.
@@ -80,6 +81,8 @@ pub(crate) struct Mover {
     pub(crate) address: SocketAddr,
     pub(crate) descriptor: OwnedFd,
     pub(crate) tls: Option<Box<TlsConn>>,
+    /// Where it is one.
+    pub(crate) websocket: Option<WebSocket>,
     pub(crate) received: Received,
 }
 
@@ -90,6 +93,8 @@ pub(crate) struct Received {
     pub(crate) records: Vec<u8>,
     /// Bytes of frames.
     pub(crate) plain: Vec<u8>,
+    /// What took them out of a WebSocket.
+    pub(crate) inward: Option<Box<Inward>>,
 }
 
 /// A core's inbox.

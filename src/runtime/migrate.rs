@@ -8,7 +8,7 @@
 //!
 //! A client's own connection, on which its session lives, goes to the core of the session that its own is to be bound to
 //! ([`depart`]). That is for the relay to say, and for the other core's ([`msrp_relay_core::Relay::meet`]); here it is packed, in one step, without
-//! an await: the state of the relay, of TLS, the descriptor, what was received and not fed. It goes the same way as the relay's
+//! an await: the state of the relay, of TLS and WebSocket, the descriptor, what was received and not fed. It goes the same way as the relay's
 //! messages, and not before those that were sent earlier.
 //!
 //! Invariants: no received byte is lost or seen twice; the core that gives it away counts it out before the other one
@@ -88,12 +88,10 @@ pub(super) enum Next {
     Left,
 }
 
-/// Gives a client's connection to the core that expects it, if it is at rest, with what was received and not fed: `records`,
-/// the beginning of a TLS record, and `held`, bytes of frames from a head on.
-///
-/// What stands between the record layer and the parser, as a WebSocket's codec would, has a state of its own, which would
-/// have to go along, in the [`Mover`]; until it does, such a connection must not ask to meet (`asks` of its reader).
-pub(super) fn depart(core: &Rc<Shared>, conn: &Conn, records: &mut Vec<u8>, held: &[u8]) -> Next {
+/// Gives a client's connection to the core that expects it, if it is at rest, with what was received and not fed, from a head
+/// on: that is `taken` only then. What stands between the record layer and the parser, as the codec of WebSocket does, is a
+/// part of it, and of the [`Mover`].
+pub(super) fn depart(core: &Rc<Shared>, conn: &Conn, taken: impl FnOnce() -> Received) -> Next {
     let descriptor = conn.is_quiet().then(|| conn.link.socket.duplicate().ok()).flatten();
     let traveller = match core.depart(conn.key, descriptor.is_some()) {
         Departure::Waits => return Next::Wait,
@@ -104,10 +102,10 @@ pub(super) fn depart(core: &Rc<Shared>, conn: &Conn, records: &mut Vec<u8>, held
     // From here on the writer sees that it is over, and says nothing more.
     core.see_off(conn);
     let Some(descriptor) = descriptor else { return Next::Left };
-    let received = Received { records: std::mem::take(records), plain: held.to_vec() };
     let to = traveller.to();
-    let tls = conn.link.take_tls();
-    let mover = Box::new(Mover { traveller: *traveller, address, descriptor, tls, received });
+    let (tls, websocket) = (conn.link.take_tls(), conn.link.websocket.as_deref().cloned());
+    let (traveller, received) = (*traveller, taken());
+    let mover = Box::new(Mover { traveller, address, descriptor, tls, websocket, received });
     if let Err(mover) = core.mesh.send_on(to, mover) {
         core.lost_between_cores(&mover.traveller);
     }

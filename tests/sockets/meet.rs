@@ -14,22 +14,24 @@ use testkit_net::relay::{Setup, TestRelay};
 use testkit_net::transfer::Outgoing;
 use testkit_net::{alone, assert_same, bounded, contents, until};
 
-const PAIRS: usize = 50;
+const PAIRS: usize = 64;
 const FILE_BYTES: usize = 300_001;
 const SESSIONS: usize = 1000;
 
 fn relay() -> TestRelay {
-    TestRelay::with(&Setup { cores: "[0, 1]", plain_auth: true, ..Setup::default() })
+    let websocket = &[("127.0.0.1:0", true)];
+    TestRelay::with(&Setup { cores: "[0, 1]", plain_auth: true, websocket, ..Setup::default() })
 }
 
-/// A client of one of three kinds, on the core with this index.
+/// A client of one of four kinds, on the core with this index.
 fn client_on(relay: &TestRelay, kind: usize, core: usize) -> Endpoint {
     let port = relay.tls.port();
     loop {
-        let user = format!("user{}", kind + 3 * core);
+        let user = format!("user{}", kind + 4 * core);
         let client = match kind {
             0 => Endpoint::tls(relay.tls, &relay.client_of(&TLS13), &user).log_in(&user, port),
             1 => Endpoint::tls(relay.tls, &relay.client_of(&TLS12), &user).log_in(&user, port),
+            2 => relay.web_client(&user),
             _ => Endpoint::plain(relay.plain(), &user).log_in(&user, relay.plain().port()),
         };
         if client.core() == core {
@@ -71,8 +73,10 @@ fn pairs_on_two_cores_are_on_one_after_their_first_message() {
         let relay = relay();
         let mut pairs = Vec::new();
         for n in 0..PAIRS {
-            let mut alice = client_on(&relay, n % 3, n % 2);
-            let mut bob = client_on(&relay, (n / 3) % 3, 1 - n % 2);
+            // With the four ways to begin below, every kind with every other one.
+            let core = (n / 8 + n) % 2;
+            let mut alice = client_on(&relay, (n / 4) % 4, core);
+            let mut bob = client_on(&relay, (n / 16) % 4, 1 - core);
             match n % 4 {
                 0 => alice.chat(&mut bob, b"Hello"),
                 1 => bob.chat(&mut alice, b"Hello"),
@@ -109,6 +113,7 @@ fn pairs_on_two_cores_are_on_one_after_their_first_message() {
         let all = published(&relay);
         assert_eq!(all.messages_sent, messages, "something crossed between the cores: {all:?}");
         assert_eq!((all.sessions_open, all.connections_open), (2 * PAIRS as u64, 2 * PAIRS as u64));
+        assert_eq!(all.websocket_open, PAIRS as u64 / 2);
         drop(pairs);
         until("all to be forgotten", || (relay.counted().sessions_open == 0).then_some(()));
     });
@@ -132,7 +137,7 @@ fn the_sessions_of_one_user_who_talks_to_many_are_where_those_are() {
         });
         println!("sessions by core: {spread:?}");
         assert_eq!(relay.counted().links_split, 0);
-        // A coin thrown fifty times.
+        // A coin thrown as many times.
         assert!(spread.iter().all(|open| *open >= PAIRS as u64 / 4), "{spread:?}");
     });
 }
@@ -141,10 +146,16 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
+/// A client by TCP or WebSocket.
+fn client(relay: &TestRelay, user: usize, is_page: bool) -> Endpoint {
+    let user = format!("user{user}");
+    if is_page { relay.web_client(&user) } else { relay.client(&user) }
+}
+
 /// One session of a random load: it comes, says something or nothing, and goes in one of many ways.
 fn short_session(relay: &TestRelay, n: usize) {
-    let mut alice = relay.client(&format!("user{}", n % 100));
-    let mut bob = relay.client(&format!("user{}", 100 + n % 100));
+    let mut alice = client(relay, n % 100, n % 7 < 3);
+    let mut bob = client(relay, 100 + n % 100, n % 11 < 5);
     match n % 5 {
         0 => alice.chat(&mut bob, b"Hello"),
         // No test waits for its result.
@@ -177,7 +188,8 @@ fn short_sessions_leave_every_count_table_and_descriptor_as_it_was() {
         let idle = || {
             let cores = relay.server.counters();
             let is_idle = cores.iter().all(|core| {
-                core.connections_open + core.sessions_open + core.queue_bytes + core.outbox_waiting == 0
+                let open = core.connections_open + core.websocket_open + core.sessions_open;
+                open + core.queue_bytes + core.outbox_waiting == 0
             });
             is_idle.then(|| cores.iter().map(|core| core.sessions_moved).collect::<Vec<_>>())
         };
@@ -223,14 +235,15 @@ fn a_core_that_dies_while_pairs_come_together_leaves_nothing_behind() {
         let is_idle = || {
             let cores = relay.server.counters();
             let is_idle = cores.iter().all(|core| {
-                core.connections_open + core.sessions_open + core.queue_bytes + core.outbox_waiting == 0
+                let open = core.connections_open + core.websocket_open + core.sessions_open;
+                open + core.queue_bytes + core.outbox_waiting == 0
             });
             is_idle.then_some(())
         };
         until("the first to be forgotten", is_idle);
         let before = descriptors();
         for death in 1..=3 {
-            let user = |n: usize| relay.client(&format!("user{n}"));
+            let user = |n: usize| client(&relay, n, n.is_multiple_of(3));
             let mut pairs: Vec<_> = (0..PAIRS).map(|n| (user(2 * n), user(2 * n + 1))).collect();
             thread::scope(|scope| {
                 for (n, (alice, bob)) in pairs.iter_mut().enumerate() {

@@ -20,7 +20,8 @@
 //! the host's client sends meanwhile waits in order, against its sender's credit; if one of the two cores dies before
 //! the guest has left, the session on the other core stays where it is, and free. The home of a session that has moved
 //! forwards nothing: the session is bound, so a third party that asks for it there is refused. Only a client's own
-//! connection moves, with one session and nothing else that lives by it.
+//! connection moves, with one session and nothing else that lives by it; by WebSocket it may get further ones there, and
+//! those lead to where it is.
 //!
 //! Must not know: sockets, TLS, how a parked reader holds what it has received.
 
@@ -326,7 +327,7 @@ impl Relay {
         // Before its AUTH; it may come to have one.
         let this = peer.own_session().ok_or(Meeting::NotNow)?;
         let session = self.sessions.get(this).ok_or(Meeting::NotNow)?;
-        if !session.is_fresh() {
+        if !session.is_fresh() || !session.counts_with_its_connection() {
             return Err(Meeting::Never);
         }
         let binds = match head.kind() {
@@ -526,16 +527,14 @@ impl Core {
 
 impl Peer {
     /// Whether it is a client's own connection, or may become one: nothing but one session of its own lives by it. A
-    /// WebSocket may get further sessions at any time, and its messages cannot be cut in two: it stays, and whom it speaks
-    /// with comes to it.
+    /// WebSocket by which a second one has been opened stays, and whom that speaks with comes to it.
     fn may_ever_move(&self) -> bool {
         let is_accepted = matches!(self.origin, Origin::Accepted { .. });
-        let may_be_client = matches!(self.role, Role::Client { .. }) || !self.is_proven();
-        is_accepted
-            && !self.transport.websocket
-            && may_be_client
-            && self.bound.is_empty()
-            && self.names.is_none()
+        let may_be_client = match &self.role {
+            Role::Client { sessions } => sessions.len() <= 1,
+            Role::Foreign => !self.is_proven(),
+        };
+        is_accepted && may_be_client && self.bound.is_empty() && self.names.is_none()
     }
 
     /// The session of its client, if that has exactly one.

@@ -171,13 +171,6 @@ impl Decoder {
         Self { role, state: NO_HEADER, in_message: false }
     }
 
-    /// Whether the next byte begins a message, or a control frame between two: nothing is known that another decoder would
-    /// have to be told.
-    #[must_use]
-    pub fn is_between_messages(&self) -> bool {
-        !self.in_message && matches!(self.state, State::Header { len: 0, .. })
-    }
-
     /// How many bytes of a header or a control frame wait for the rest.
     #[must_use]
     pub fn unfinished(&self) -> usize {

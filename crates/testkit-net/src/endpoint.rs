@@ -301,7 +301,8 @@ impl Endpoint {
     /// Closes in order.
     pub fn close(mut self) {
         if self.writer.is_websocket {
-            self.writer.write_below(&client_frame(CLOSE, &1000_u16.to_be_bytes()));
+            // What has been shut down before takes it no more.
+            let _ = self.writer.try_write_below(&client_frame(CLOSE, &1000_u16.to_be_bytes()));
         }
         self.writer.close_notify();
         let _ = self.writer.stream.shutdown(Shutdown::Write);

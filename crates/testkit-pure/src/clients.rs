@@ -61,6 +61,13 @@ impl World {
         (conn, uri)
     }
 
+    /// The same by WebSocket.
+    pub fn web_client(&mut self, core: usize, user: &str) -> (Conn, String) {
+        let conn = self.connect_web(core);
+        let uri = self.auth(conn, user);
+        (conn, uri)
+    }
+
     /// A connection with a relay that has proven its name, with two clients behind it that have sessions here. Returns
     /// the path to each.
     pub fn relay_with_two_clients(&mut self, core: usize) -> (Conn, [String; 2]) {
@@ -80,8 +87,17 @@ impl World {
 
     /// Two clients, each with a session, and the path from the first to the second.
     pub fn pair(&mut self, alice_core: usize, bob_core: usize) -> Pair {
-        let (alice, alice_session) = self.client(alice_core, "alice");
-        let (bob, bob_session) = self.client(bob_core, "bob");
+        let alice = self.client(alice_core, "alice");
+        let bob = self.client(bob_core, "bob");
+        self.pair_of(alice, bob)
+    }
+
+    /// Two that have their sessions already.
+    pub fn pair_of(
+        &mut self,
+        (alice, alice_session): (Conn, String),
+        (bob, bob_session): (Conn, String),
+    ) -> Pair {
         let alice_uri = self.link(alice).end.uri.clone();
         let bob_uri = self.link(bob).end.uri.clone();
         Pair {

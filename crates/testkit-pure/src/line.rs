@@ -2,7 +2,7 @@
 
 use msrp_proto::parser::Flag;
 
-use super::{Conn, Frame, Request, World};
+use super::{Conn, Frame, Pair, Request, World};
 
 /// Both sessions on one core, and on two.
 pub const LAYOUTS: [(usize, usize); 3] = [(0, 0), (0, 1), (1, 0)];
@@ -54,6 +54,19 @@ pub struct Line {
 }
 
 impl Line {
+    /// From the first of a pair to the second.
+    pub fn of(world: World, pair: Pair) -> Self {
+        Self {
+            world,
+            from: pair.alice,
+            to: pair.bob,
+            path: pair.to_bob,
+            from_uri: pair.alice_uri,
+            back: pair.to_alice,
+            to_uri: pair.bob_uri,
+        }
+    }
+
     /// A first request and its answer: from here on the two ends belong together.
     pub fn bind(&mut self) {
         let world = &mut self.world;
@@ -88,15 +101,7 @@ pub fn line_in(mut world: World, shape: Shape, a: usize, b: usize) -> Line {
     match shape {
         Shape::Both => {
             let pair = world.pair(a, b);
-            Line {
-                world,
-                from: pair.alice,
-                to: pair.bob,
-                path: pair.to_bob,
-                from_uri: pair.alice_uri,
-                back: pair.to_alice,
-                to_uri: pair.bob_uri,
-            }
+            Line::of(world, pair)
         }
         Shape::Receiver => {
             let (bob, session) = world.client(b, "bob");

@@ -136,6 +136,8 @@ pub struct World {
     pub hold_messages: bool,
     /// Two sessions on two cores may come together; otherwise they stay where they are.
     pub meets: bool,
+    /// Pages that have moved to another core.
+    pub pages_moved: u64,
     /// The runtime has something to write wherever a connection could move.
     pub never_quiet: bool,
     /// Bytes per read.
@@ -201,6 +203,7 @@ impl World {
             dialled: Vec::new(),
             hold_messages: false,
             meets: false,
+            pages_moved: 0,
             never_quiet: false,
             read_max: 16 << 10,
             events: Vec::new(),
@@ -561,6 +564,7 @@ impl World {
         };
         (link.key, link.reader, link.paused, link.awake) = (key, Reader::Resumes, false, false);
         link.parser = Parser::new(ParserLimits::default());
+        self.pages_moved += u64::from(link.messages.is_some());
         self.cores[core].links.insert(key, conn);
         self.apply(core);
         if was_lost {

@@ -32,8 +32,11 @@ pub(super) fn start(core: &Rc<Shared>, key: PeerKey, link: Link, origin: Origin)
     };
     let conn = Rc::new(Conn::new(key, link, phase));
     core.enter(&conn);
-    if conn.link.websocket.is_some() {
+    if let Some(websocket) = &conn.link.websocket {
         core.watch_websocket(&conn);
+        if websocket.owes_control() {
+            conn.writing.wake();
+        }
     }
     core.tasks.spawn(Writer::new(Rc::clone(core), Rc::clone(&conn)).run());
     core.tasks.spawn(Reader::run(Rc::clone(core), conn, origin));

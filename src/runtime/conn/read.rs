@@ -19,8 +19,8 @@ use super::super::core::{Conn, Phase, Shared};
 use super::super::mesh::Received;
 use super::super::migrate::{self, Next, Unplaced};
 use super::super::pool::{self, PINNED_FACTOR_MAX};
+use super::super::websocket::{Came, Inward};
 use super::handshake;
-use super::websocket::{Came, Inward};
 use super::write::CLOSE_TIMEOUT;
 use crate::telemetry::{Site, Source, gated};
 use msrp_proto::parser::{FramePart, ParseError, Parser, Step};
@@ -99,12 +99,6 @@ struct Told {
     unfinished: usize,
 }
 
-/// Where messages end in what was received, and how many frames have begun in the present one.
-struct Messages<'a> {
-    ends: &'a [usize],
-    frames: &'a mut usize,
-}
-
 impl Reader {
     /// Receives until the connection ends, and says how.
     pub(super) async fn run(core: Rc<Shared>, conn: Rc<Conn>, origin: Origin) {
@@ -125,7 +119,9 @@ impl Reader {
         let (mut known, mut plain) = (None, Vec::new());
         match origin {
             // Its first request is an AUTH, for the core where it is.
-            Origin::Accepted(Transport { websocket: true, .. }) => {}
+            Origin::Accepted(Transport { websocket: true, .. }) => {
+                reader.inward = Some(Box::new(Inward::new()));
+            }
             Origin::Accepted(transport) => reader.unplaced = Some(Unplaced::new(transport)),
             Origin::Dialled(target) => {
                 reader.target = Some(target);
@@ -136,6 +132,7 @@ impl Reader {
             Origin::Arrived(received) => {
                 reader.told.stage = Stage::Asking;
                 reader.asks = false;
+                reader.inward = received.inward;
                 reader.records = received.records;
                 plain = received.plain;
             }
@@ -145,8 +142,6 @@ impl Reader {
                 plain = received.plain;
             }
         }
-        let websocket = reader.conn.link.websocket.as_ref();
-        reader.inward = websocket.map(|websocket| Box::new(Inward::new(websocket.is_open())));
         let end = reader.read(known, plain).await;
         reader.end(end).await;
     }
@@ -271,34 +266,41 @@ impl Reader {
             if self.conn.is_ending() {
                 return ReadEnd::Closing;
             }
-            let plain = match before.take() {
-                Some(plain) => plain,
+            let (mut plain, is_new) = match before.take() {
+                Some(plain) => (plain, false),
                 None => match self.receive().await {
-                    Ok(plain) => plain,
+                    Ok(plain) => (plain, true),
                     Err(end) => return end,
                 },
             };
+            // What has come here with the connection are bytes of frames already.
+            if is_new && let Err(end) = self.take_from_websocket(&mut plain) {
+                return end;
+            }
             handshake::go_on(&self.core, &self.conn);
             self.tell_stage();
-            let received = Received { records: mem::take(&mut self.records), plain };
+            let received = Received { records: mem::take(&mut self.records), plain, inward: None };
             let Some(received) = migrate::settle(&self.core, &self.conn, &mut self.unplaced, received).await
             else {
                 return ReadEnd::HandedOver;
             };
             self.records = received.records;
-            let mut held = match self.take_in(received.plain) {
+            let mut held = match self.parse(pool::freeze(received.plain), (0, None)) {
                 Ok(held) => held,
                 Err(end) => return end,
             };
             while let Some(Held { bytes, at, head }) = held {
                 // Boxed: nearly every reader does this at most once.
-                if let Some(end) = Box::pin(self.wait_to_meet(bytes.get(at..).unwrap_or_default())).await {
+                if let Some(end) = Box::pin(self.wait_to_meet(&bytes, at)).await {
                     return end;
                 }
-                held = match self.parse(bytes, (at, Some(head)), None) {
+                held = match self.parse(bytes, (at, Some(head))) {
                     Ok(held) => held,
                     Err(end) => return end,
                 };
+            }
+            if let Some(end) = self.inward.as_ref().and_then(|inward| end_of(inward)) {
+                return end;
             }
             if self.conn.link.is_closed_by_peer() {
                 return ReadEnd::Ended("closed by the peer");
@@ -308,16 +310,24 @@ impl Reader {
         }
     }
 
-    /// The relay wants to wait with a head, and so with everything from there on: its connection may belong on another core.
-    /// Returns when the head is to be fed here, or says how reading ends.
-    async fn wait_to_meet(&mut self, held: &[u8]) -> Option<ReadEnd> {
-        let (core, conn) = (&self.core, &self.conn);
+    /// The relay wants to wait with the head at a place of what was received, and so with everything from there on: its
+    /// connection may belong on another core. Returns when the head is to be fed here, or says how reading ends.
+    async fn wait_to_meet(&mut self, bytes: &[u8], at: usize) -> Option<ReadEnd> {
+        let Self { core, conn, records, inward, .. } = self;
         loop {
-            future::or(conn.reading.may_go_on(), conn.reading.stopped()).await;
+            conn.reading.may_go_on().await;
             if conn.is_ending() {
                 return Some(ReadEnd::Closing);
             }
-            match migrate::depart(core, conn, &mut self.records, held) {
+            let taken = || {
+                let inward = inward.take().map(|mut inward| {
+                    inward.move_to(at);
+                    inward
+                });
+                let plain = bytes.get(at..).unwrap_or_default().to_vec();
+                Received { records: mem::take(records), plain, inward }
+            };
+            match migrate::depart(core, conn, taken) {
                 Next::Wait => {}
                 Next::GoOn => return None,
                 Next::Left => return Some(ReadEnd::HandedOver),
@@ -400,76 +410,46 @@ impl Reader {
         self.conn.phase.set(Phase::Up { head_until });
     }
 
-    /// What was received is for the parser; by WebSocket, what of it are bytes of messages.
-    fn take_in(&mut self, mut plain: Vec<u8>) -> Result<Option<Held>, ReadEnd> {
-        let conn = Rc::clone(&self.conn);
-        let (Some(mut inward), Some(websocket)) = (self.inward.take(), &conn.link.websocket) else {
-            return self.parse(pool::freeze(plain), (0, None), None);
-        };
-        let wanted = &self.core.config().websocket.upgrade;
-        let came = inward.take_in(websocket, wanted, &mut plain, self.rest.len());
-        match came {
-            Came::Unfinished => {
-                self.tell_unfinished(inward.unfinished());
-                self.inward = Some(inward);
-                return Ok(None);
-            }
+    /// Leaves of what was received, where it has come by WebSocket, the bytes of messages: behind the rest of earlier ones.
+    fn take_from_websocket(&mut self, plain: &mut Vec<u8>) -> Result<(), ReadEnd> {
+        let Self { core, conn, rest, inward, .. } = self;
+        let (Some(inward), Some(websocket)) = (inward, &conn.link.websocket) else { return Ok(()) };
+        match inward.take_in(websocket, &core.config().websocket.upgrade, plain, rest.len()) {
+            Came::Unfinished | Came::Messages => {}
             Came::Refused(refusal) => {
                 conn.link.send_first(&refusal.response).map_err(ReadEnd::Tls)?;
                 return Err(ReadEnd::NotUpgraded(refusal));
             }
             Came::Upgraded(response) => {
                 conn.link.send_first(&response).map_err(ReadEnd::Tls)?;
-                self.core.counters.websocket_upgrades.add(1);
+                core.counters.websocket_upgrades.add(1);
                 tracing::debug!(address = %conn.address(), "Upgraded to WebSocket");
-                handshake::go_on(&self.core, &conn);
-                self.tell_stage();
             }
-            Came::Messages => {}
         }
-        if websocket.owes_pong() {
+        if websocket.owes_control() {
             conn.writing.wake();
         }
-        let mut frames = inward.frames;
-        let messages = Messages { ends: inward.ends(), frames: &mut frames };
-        // Its relay never wants to wait with a head: a WebSocket does not move.
-        let parsed = self.parse(pool::freeze(plain), (0, None), Some(messages));
-        inward.frames = frames;
-        if let Err(end) = parsed {
-            websocket.close_with(close_code::PROTOCOL_ERROR);
-            return Err(end);
-        }
-        self.tell_unfinished(self.told.unfinished + inward.unfinished());
-        if let Some(error) = inward.error() {
-            return Err(ReadEnd::NoMessage(error.to_string()));
-        }
-        if inward.close().is_some() {
-            return Err(ReadEnd::Ended("closed by the peer"));
-        }
-        self.inward = Some(inward);
-        Ok(None)
-    }
-
-    fn tell_unfinished(&mut self, bytes: usize) {
-        if mem::replace(&mut self.told.unfinished, bytes) != bytes {
-            self.core.feed([Input::Unfinished { peer: self.conn.key, bytes }]);
-        }
+        Ok(())
     }
 
     /// Cuts what was received, from where it is told, into pieces and feeds them to the relay in one go. Keeps what is left, and
     /// gives back what the relay wants to wait with. It may be told of a head, too, that was cut before and may be fed now. No
-    /// frame goes on beyond where a message ends.
+    /// frame goes on beyond where a message of a WebSocket ends.
     fn parse(
         &mut self,
         bytes: Bytes,
         (mut at, mut first): (usize, Option<Step>),
-        messages: Option<Messages<'_>>,
     ) -> Result<Option<Held>, ReadEnd> {
-        let Self { core, conn, parser, told, asks, .. } = self;
-        let (peer, records) = (conn.key, self.records.len());
-        let mut no_frames = 0;
-        let Messages { ends, frames } = messages.unwrap_or(Messages { ends: &[], frames: &mut no_frames });
-        let mut message_ends = ends.iter().copied();
+        let Self { core, conn, parser, told, asks, inward, .. } = self;
+        let (peer, mut unfinished) = (conn.key, self.records.len());
+        let (mut ends, mut frames): (&[usize], _) = (&[], 0);
+        if let Some(inward) = inward {
+            (ends, frames) = (inward.ends(), inward.frames);
+            unfinished += inward.unfinished();
+        }
+        // Those before a head that has waited have been noted.
+        let (is_resumed, from) = (first.is_some(), at);
+        let mut message_ends = ends.iter().copied().skip_while(|end| is_resumed && *end <= from);
         let mut message_end = message_ends.next();
         let mut failure = None;
         let mut held = None;
@@ -485,7 +465,7 @@ impl Reader {
                     Ok(None) if message_end.is_none() => break,
                     Ok(None) if at == upto && !parser.in_frame() => {
                         message_end = message_ends.next();
-                        note_frames(conn, mem::take(frames));
+                        note_frames(conn, mem::take(&mut frames));
                         continue;
                     }
                     Ok(None) => {
@@ -511,7 +491,7 @@ impl Reader {
                         }
                     }
                 }
-                *frames += usize::from(matches!(step.piece, FramePart::Head(_)));
+                frames += usize::from(matches!(step.piece, FramePart::Head(_)));
                 let input = match step.piece {
                     FramePart::Head(head) => {
                         conn.watchers.received(bytes.get(at..at + step.consumed).unwrap_or_default());
@@ -526,11 +506,17 @@ impl Reader {
                 at += step.consumed;
                 relay.handle(now, input);
             }
-            let unfinished = records + bytes.len() - at;
+            unfinished += bytes.len() - at;
             if mem::replace(&mut told.unfinished, unfinished) != unfinished {
                 relay.handle(now, Input::Unfinished { peer, bytes: unfinished });
             }
         });
+        if let Some(inward) = inward {
+            inward.frames = frames;
+        }
+        if let (Some(_), Some(websocket)) = (&failure, &conn.link.websocket) {
+            websocket.close_with(close_code::PROTOCOL_ERROR);
+        }
         if at > 0 && conn.is_up() {
             // The unfinished head is complete; if another one has begun, its time begins.
             conn.phase.set(Phase::Up { head_until: None });
@@ -552,6 +538,15 @@ impl Reader {
             Phase::Up { head_until: Some(until) } if until <= now => Limit::HeadTimeout,
             Phase::Up { .. } => Limit::RecordTimeout,
         }
+    }
+}
+
+/// How reading ends by what has come by WebSocket, once all before that is fed.
+fn end_of(inward: &Inward) -> Option<ReadEnd> {
+    match (inward.error(), inward.close()) {
+        (Some(error), _) => Some(ReadEnd::NoMessage(error.to_string())),
+        (None, Some(_)) => Some(ReadEnd::Ended("closed by the peer")),
+        (None, None) => None,
     }
 }
 

@@ -64,15 +64,19 @@ impl Shared {
     /// The same for one that the relay has given away itself, and that has no end.
     pub(crate) fn see_off(&self, conn: &Conn) {
         if conn.end() {
-            self.counters.connections_open.sub(1);
+            self.count_out(conn);
             self.conns.remove(conn.key);
         }
     }
 
-    /// Counts a connection out.
-    fn leave(self: &Rc<Self>, conn: &Conn) {
+    fn count_out(&self, conn: &Conn) {
         self.counters.connections_open.sub(1);
         self.counters.websocket_open.sub(u64::from(conn.link.websocket.is_some()));
+    }
+
+    /// A connection has left in whatever way: the relay hears that, too.
+    fn leave(self: &Rc<Self>, conn: &Conn) {
+        self.count_out(conn);
         let peer = conn.key;
         let input = match conn.phase.get() {
             Phase::Dialling { .. } => Input::DialFailed { peer },

@@ -13,11 +13,12 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use engine::sock::Socket;
+use futures_lite::future;
 use msrp_tls::{TlsConn, TlsError};
 
-use super::websocket::WebSocket;
 use crate::runtime::tasks::Event;
 use crate::runtime::trace::Watchers;
+use crate::runtime::websocket::WebSocket;
 use msrp_relay_core::PeerKey;
 
 /// A connection.
@@ -120,6 +121,8 @@ impl Phase {
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
     paused: Cell<bool>,
+    /// The reader waits with a head in hand.
+    is_parked: Cell<bool>,
     resumed: Event,
     stopped: Event,
     /// What has been read may be looked at again, here or elsewhere.
@@ -149,13 +152,21 @@ impl Reading {
         self.stopped.wait().await;
     }
 
+    /// Whether what has come may wait unread, for whatever reason.
+    pub(crate) fn is_resting(&self) -> bool {
+        self.paused.get() || self.is_parked.get()
+    }
+
     /// The reader that waits with a head in hand goes on.
     pub(crate) fn go_on(&self) {
         self.let_go_on.notify();
     }
 
+    /// The reader waits with a head in hand, until it may go on or nothing more is to be read.
     pub(crate) async fn may_go_on(&self) {
-        self.let_go_on.wait().await;
+        self.is_parked.set(true);
+        future::or(self.let_go_on.wait(), self.stopped()).await;
+        self.is_parked.set(false);
     }
 }
 
@@ -255,10 +266,9 @@ impl Conn {
         matches!(self.ending.get(), Ending::Over)
     }
 
-    /// Nothing is to be written, nothing within a WebSocket message, and the connection does not end.
+    /// Nothing is half written, nothing waits that TLS has encrypted, and the connection does not end.
     pub(crate) fn is_quiet(&self) -> bool {
-        let is_at_rest = self.link.websocket.as_ref().is_none_or(|websocket| websocket.is_at_rest());
-        let idle = is_at_rest && self.link.tls_out.borrow().is_empty() && !self.writing.in_hand.get();
+        let idle = self.link.tls_out.borrow().is_empty() && !self.writing.in_hand.get();
         self.is_up() && idle && !self.is_ending()
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `shared` holds the tables: `drive` (the relay, and what it has asked for), `conns`, `dials`, `figures`. On them work
 //! `feed` (the relay hears what happened, and what it asks for is done), `coming_and_going` (of connections), `look_up`,
-//! `websocket` and `pings` (what WebSocket clients are asked),
+//! `pings` (what WebSocket clients are asked),
 //! `sessions` (what the outside sees of them), `whole` (what concerns the core as a whole). What uses a core stands
 //! above it: [`conn`](super::conn), [`listen`](super::listen), [`dial`](super::dial), [`migrate`](super::migrate),
 //! [`inspect`](super::inspect), [`run`](super::run).
@@ -21,11 +21,9 @@ mod look_up;
 mod pings;
 mod sessions;
 mod shared;
-mod websocket;
 mod whole;
 
 pub(super) use conn::{Conn, Link, Phase};
 pub(super) use dials::Dial;
 pub(super) use shared::{CorePlan, Shared};
-pub(super) use websocket::WebSocket;
 pub(super) use whole::CoreEnd;

@@ -13,7 +13,7 @@ use engine::deadline::Deadline;
 
 use super::conn::Conn;
 use super::shared::Shared;
-use super::websocket::Life;
+use crate::runtime::websocket::Life;
 
 /// Between two looks at all of them: a quarter of the interval, within these bounds.
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(250);
@@ -60,7 +60,7 @@ impl Shared {
     fn look_at(self: &Rc<Self>, conn: &Conn, interval: Duration) {
         let Some(websocket) = &conn.link.websocket else { return };
         let now = Instant::now();
-        match websocket.look(now, now + interval, conn.reading.is_paused()) {
+        match websocket.look(now, now + interval, conn.reading.is_resting()) {
             Life::Fine => {}
             Life::Ask => conn.writing.wake(),
             Life::Dead => {

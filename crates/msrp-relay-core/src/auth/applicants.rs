@@ -3,6 +3,7 @@
 use super::request::AuthRequest;
 use super::state::{AuthState, Claim};
 use super::through_relay::{Behind, Client};
+use crate::ids::SessionRef;
 use msrp_proto::digest::Verified;
 
 /// The clients that ask for sessions by one connection: the client at its other end, or the clients behind the relay
@@ -111,6 +112,22 @@ impl Applicants {
     /// Whether the client at the other end waits for something.
     pub(crate) fn is_own_waiting(&self) -> bool {
         self.own().is_some_and(AuthState::is_waiting)
+    }
+
+    /// Whether any of them waits for something.
+    pub(crate) fn is_any_waiting(&self) -> bool {
+        match self {
+            Self::None => false,
+            Self::Own(auth) => auth.is_waiting(),
+            Self::Behind(behind) => behind.is_any_waiting(),
+        }
+    }
+
+    /// The connection, and its one session, are at another core from now on.
+    pub(crate) fn move_to(&mut self, session: SessionRef) {
+        if let Self::Behind(behind) = self {
+            behind.move_to(session);
+        }
     }
 
     /// Bytes of memory that they take.

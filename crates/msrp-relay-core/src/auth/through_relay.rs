@@ -73,6 +73,10 @@ impl Behind {
         }
     }
 
+    pub(crate) fn is_several(&self) -> bool {
+        self.clients.len() > 1
+    }
+
     pub(super) fn client(&mut self, uri: &[u8]) -> Option<&mut Client> {
         self.clients.get_mut(uri)
     }
@@ -166,6 +170,16 @@ impl Behind {
         if let Some(ticket) = self.tickets.remove(&number) {
             self.bytes -= ticket.bytes;
         }
+    }
+
+    pub(super) fn is_any_waiting(&self) -> bool {
+        self.states().any(AuthState::is_waiting)
+    }
+
+    /// A session has another owner from now on.
+    pub(super) fn move_to(&mut self, session: SessionRef) {
+        let all = self.clients.values_mut().flat_map(|client| &mut client.sessions);
+        all.filter(|own| own.id == session.id).for_each(|own| *own = session);
     }
 
     pub(super) fn states(&self) -> impl Iterator<Item = &AuthState> {

@@ -322,6 +322,10 @@ impl Peers {
         let Some(peer) = self.get_mut(key) else {
             return key;
         };
+        if peer.transport.websocket {
+            // This core may have read another config meanwhile.
+            peer.out.frame(&core.settings.websocket);
+        }
         if core.settings.limits.counts_users() && peer.user.is_none() {
             // Its user began to be counted while it was on its way.
             peer.user = peer.verified_user();

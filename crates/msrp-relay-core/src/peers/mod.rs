@@ -16,6 +16,7 @@ pub(crate) mod state;
 use slotmap::SlotMap;
 
 use crate::api::WriteState;
+use crate::auth::through_relay::Behind;
 use crate::core::Core;
 use crate::ids::{PeerKey, SessionRef};
 use crate::outbound::batch::OutBatch;
@@ -116,11 +117,13 @@ impl Peers {
         }
     }
 
-    /// Memory is short: forgets clients behind relays that have no session and wait for nothing; they ask again.
-    /// Otherwise they could fill the budget for as long as their relays are connected.
+    /// Memory is short: forgets clients behind relays, or of a shared WebSocket, that have no session and wait for nothing;
+    /// they ask again. Otherwise they could fill the budget for as long as they are connected. The one client of a connection
+    /// of its own is not forgotten before that connection.
     pub(crate) fn forget_askers(&mut self, is_open: &impl Fn(SessionRef) -> bool, core: &mut Core) {
         for peer in self.table.values_mut() {
-            if let Some(behind) = peer.applicants.behind_mut() {
+            let is_shared = |behind: &&mut Behind| !peer.transport.websocket || behind.is_several();
+            if let Some(behind) = peer.applicants.behind_mut().filter(is_shared) {
                 behind.forget_idle(is_open);
                 peer.recount(core);
             }

@@ -178,7 +178,7 @@ impl Peer {
     pub(crate) fn is_at_rest(&self) -> bool {
         let reads = matches!(self.receiving.frame, Incoming::Nothing) && !self.pause.is_on;
         let writes = !self.out.is_empty() || !self.out.is_between_frames() || self.out.transactions.len() > 0;
-        let owes = self.unanswered.len() > 0 || self.applicants.is_own_waiting();
+        let owes = self.unanswered.len() > 0 || self.applicants.is_any_waiting();
         self.phase == Phase::Up
             && reads
             && !writes
@@ -191,6 +191,7 @@ impl Peer {
     pub(super) fn move_to(&mut self, me: PeerRef, session: SessionRef, now: Instant) {
         self.me = me;
         self.role = Role::Client { sessions: vec![session] };
+        self.applicants.move_to(session);
         self.receiving.last_route = None;
         self.receiving.unfinished = 0;
         self.writing = Writing::idle(now);

@@ -35,7 +35,7 @@ use crate::quota::who::{Share, UserKey, Who};
 use crate::reason::{CloseReason, EndReason};
 
 use next_hop::Refusal;
-use session::{EARLIER_MAX, Inner, OuterSide, OwnUri, Session, same_uri};
+use session::{EARLIER_MAX, Inner, OuterSide, OwnUri, Session};
 pub(crate) use session::{NewUri, Validity};
 
 /// What opening a session needs.
@@ -257,7 +257,7 @@ impl Sessions {
         let Some(departed) = self.departed.get(&session.id) else {
             return absent;
         };
-        let named = to_path.first().and_then(|uri| departed.uris.iter().find(|own| same_uri(&own.uri, uri)));
+        let named = to_path.first().and_then(|uri| departed.uris.iter().find(|own| own.is_named_by(uri)));
         let is_live = named.is_some_and(|own| !own.is_expired(now));
         match is_live && departed.uris.iter().any(|own| own.leads_inside(to_path.after(1))) {
             true => (Status::SESSION_IN_USE, "bound to another session, on another core"),

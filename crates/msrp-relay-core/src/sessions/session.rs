@@ -276,7 +276,7 @@ impl Session {
 
     /// The URI of this session that a To-Path URI names, if any (RFC 4975, 6.1).
     pub(crate) fn named_by(&self, uri: &[u8]) -> Option<&OwnUri> {
-        self.uris().find(|own| same_uri(&own.uri, uri) || own.is_named_as_websocket(uri))
+        self.uris().find(|own| own.is_named_by(uri))
     }
 
     /// Whether a path leads to its client and no further.
@@ -408,6 +408,11 @@ impl OwnUri {
         let uri = format!("{scheme}://{}:{}/{};tcp", core.settings.hostname, new.port, id.as_str());
         let NewUri { inner_path, valid, websocket, .. } = new;
         Self { id, uri: Arc::from(uri.into_bytes()), inner_path, valid, websocket }
+    }
+
+    /// Whether a URI of a path is this one.
+    pub(super) fn is_named_by(&self, uri: &[u8]) -> bool {
+        same_uri(&self.uri, uri) || self.is_named_as_websocket(uri)
     }
 
     /// Whether a URI says `ws` where this says `tcp`, at whatever port of ours: a client by WebSocket may write it so
@@ -580,6 +585,11 @@ impl Session {
     pub(crate) fn is_fresh(&self) -> bool {
         let unused = self.outer.is_unbound() && self.far.is_none() && self.running.is_empty();
         unused && self.client().is_some() && self.next_relay.is_none() && self.relay_connections.is_empty()
+    }
+
+    /// Whether its user is counted with its client's connection, not by itself as of one of several by a WebSocket.
+    pub(crate) fn counts_with_its_connection(&self) -> bool {
+        self.counted.is_none()
     }
 
     /// It is at another core from now on, and its client's connection has another name.

@@ -9,7 +9,7 @@ use msrp_relay_core::{Found, Input, Limits, Stats, Stay, home_of_prefix};
 
 use testkit_pure::frame::pattern;
 use testkit_pure::line::{Line, Shape, joined, line_in, only};
-use testkit_pure::{Reader, Request, World, relay_uri, settings};
+use testkit_pure::{Decision, Reader, Request, World, relay_uri, settings};
 
 /// Alice on core 0, bob on core 1, in a world where pairs come together.
 fn apart() -> Line {
@@ -17,10 +17,24 @@ fn apart() -> Line {
 }
 
 fn apart_in(world: World) -> Line {
-    let mut line = line_in(world, Shape::Both, 0, 1);
+    apart_by(world, [false, false])
+}
+
+/// The same, by WebSocket where they are pages.
+fn apart_by(mut world: World, are_pages: [bool; 2]) -> Line {
+    let mut client = |core: usize, user: &str| match are_pages[core] {
+        true => world.web_client(core, user),
+        false => world.client(core, user),
+    };
+    let (alice, bob) = (client(0, "alice"), client(1, "bob"));
+    let pair = world.pair_of(alice, bob);
+    let mut line = Line::of(world, pair);
     line.world.meets = true;
     line
 }
+
+/// Alice, bob or both are pages.
+const WITH_PAGES: [[bool; 2]; 3] = [[true, false], [false, true], [true, true]];
 
 fn send(line: &mut Line, id: &str, body: &[u8]) {
     let request = Request::send(&line.path, &line.from_uri, id, body);
@@ -45,7 +59,20 @@ fn arrived(line: &mut Line) -> Vec<u8> {
 // The first message moves its sender, whole; from then on nothing crosses cores, either way.
 #[test]
 fn the_sender_of_the_first_message_moves_to_its_receiver() {
-    let mut line = apart();
+    moves_to_its_receiver(apart());
+}
+
+// RFC 7977 changes nothing of that. What a page is sent are whole frames, wherever it is: the world looks at each.
+#[test]
+fn pages_come_together_with_pages_and_telephones() {
+    for are_pages in WITH_PAGES {
+        let mut settings = settings(2);
+        settings.websocket.max_message = 16 << 10;
+        moves_to_its_receiver(apart_by(World::with(settings), are_pages));
+    }
+}
+
+fn moves_to_its_receiver(mut line: Line) {
     send(&mut line, "first", b"hello");
     assert_eq!(arrived(&mut line), b"hello");
     assert_eq!(only(line.world.take(line.from), "200").status(), 200);
@@ -162,14 +189,23 @@ fn of_two_that_ask_for_each_other_one_moves() {
 // RFC 4975, 5.4: it is bound. The home forwards nothing, and knows a URI from its beginning.
 #[test]
 fn others_are_refused_at_the_home_of_a_session_that_has_moved() {
-    let mut line = apart();
-    line.bind();
-    let alice = line.path.split(' ').next().unwrap().to_owned();
+    for is_page in [false, true] {
+        let mut line = apart_by(World::new(2), [is_page, false]);
+        line.bind();
+        let alice = line.path.split(' ').next().unwrap().to_owned();
+        others_are_refused(line, &alice, is_page);
+    }
+}
+
+fn others_are_refused(mut line: Line, alice: &str, is_page: bool) {
+    let as_websocket = alice.replace(";tcp", ";ws");
     for core in [0, 1] {
         let thief = line.world.connect(core);
         let own = line.world.end(thief).uri.clone();
         let cases = [
             (format!("{alice} {}", line.from_uri), 506),
+            // RFC 7977, 5.2.1: the other form of a page's URI, and of a telephone's another one.
+            (format!("{as_websocket} {}", line.from_uri), if is_page { 506 } else { 481 }),
             (format!("{alice} {own}"), 481),
             (format!("{} {}", alice.replace(";tcp", "x;tcp"), line.from_uri), 481),
         ];
@@ -216,7 +252,12 @@ fn the_home_of_a_session_that_has_moved_knows_its_further_uris() {
 // RFC 4976, 9.4: it is the same session, wherever it is.
 #[test]
 fn a_session_that_has_moved_is_prolonged_and_renewed() {
-    let mut line = apart();
+    for is_page in [false, true] {
+        is_prolonged_and_renewed(apart_by(World::new(2), [is_page, false]));
+    }
+}
+
+fn is_prolonged_and_renewed(mut line: Line) {
     line.bind();
     let alice = line.path.split(' ').next().unwrap().to_owned();
     let uri = line.from_uri.clone();
@@ -254,6 +295,121 @@ fn an_operator_finds_a_session_where_it_has_moved_to() {
     line.world.run();
     assert!(line.world.is_closed(line.from));
     line.world.close_all();
+}
+
+/// The path to a client that shares alice's WebSocket, and that client's URI.
+fn carol(line: &mut Line) -> (String, String) {
+    let own = "msrps://other.invalid:2855/other;ws".to_owned();
+    (line.world.auth_as(line.from, "carol", &own), own)
+}
+
+/// Carol sends to a client on another core first: that reads it, and carol and alice are still where they were.
+fn carol_stays(line: &mut Line, (session, own): (&str, &str), (core, other): (usize, usize)) {
+    let (dave, to) = line.world.client(other, "bob");
+    let path = format!("{session} {to} {}", line.world.end(dave).uri);
+    line.world.send(line.from, Request::send(&path, own, "carol", b"from carol").bytes());
+    line.world.run();
+    let frame = only(line.world.take(dave), "SEND");
+    assert_eq!(frame.body, b"from carol");
+    line.world.send(dave, frame.response(200));
+    line.world.run();
+    line.world.take(line.from);
+    assert_eq!([line.from, dave].map(|conn| line.world.link(conn).core), [core, other]);
+    assert_eq!(stats(line, other).links_split + stats(line, core).links_split, 1);
+}
+
+// T4: several clients may share a WebSocket. Those that come when it has moved are at home where it is, and from then on
+// it stays.
+#[test]
+fn further_clients_may_come_by_a_websocket_that_has_moved() {
+    for limit in [0, 2] {
+        let mut settings = settings(2);
+        settings.limits.sessions_per_user_max = limit;
+        let mut line = apart_by(World::with(settings), [true, true]);
+        line.bind();
+        assert_eq!(line.world.link(line.from).core, 1);
+        let (session, own) = carol(&mut line);
+        carol_stays(&mut line, (&session, &own), (1, 0));
+        send(&mut line, "mess", b"from alice");
+        assert_eq!(arrived(&mut line), b"from alice");
+        line.world.take(line.from);
+        assert_eq!(stats(&mut line, 1).sessions_moved_in, 1);
+        // Each renews its own.
+        for (user, uri) in [("alice", line.from_uri.clone()), ("carol", own)] {
+            let granted = line.world.auth_to(line.from, user, (&relay_uri(), &uri), "");
+            assert_eq!(granted.status(), 200, "{granted:?}");
+        }
+        assert_eq!(line.world.relay(1).stats().sessions_open(), 3);
+        line.world.close_all();
+    }
+}
+
+#[test]
+fn a_websocket_with_two_sessions_stays() {
+    let mut line = apart_by(World::new(2), [true, true]);
+    let (session, own) = carol(&mut line);
+    carol_stays(&mut line, (&session, &own), (0, 1));
+    send(&mut line, "mess", b"from alice");
+    assert_eq!(arrived(&mut line), b"from alice");
+    assert_eq!(line.world.link(line.from).core, 0);
+    // The other one comes to it.
+    let mut phone = apart_by(World::new(2), [true, false]);
+    let (session, own) = carol(&mut phone);
+    let mut phone = phone.reversed();
+    phone.path = format!("{} {session} {own}", phone.path.split(' ').next().unwrap());
+    send(&mut phone, "mess", b"to carol");
+    assert_eq!(arrived(&mut phone), b"to carol");
+    assert_eq!(phone.world.link(phone.from).core, 0);
+    line.world.close_all();
+    phone.world.close_all();
+}
+
+// What the accounts answer finds the connection where it was.
+#[test]
+fn a_websocket_stays_while_another_client_is_looked_up() {
+    let mut line = apart_by(World::new(2), [true, true]);
+    let own = "msrps://other.invalid:2855/other;ws";
+    line.world.send(line.from, Request::new("AUTH", &relay_uri(), own).bytes());
+    let challenge = line.world.take_one(line.from);
+    let value = testkit_pure::answer_challenge(&challenge, "carol", "9abc", &relay_uri(), 1);
+    line.world.look_up_decision = Decision::Hold;
+    let auth = Request::new("AUTH", &relay_uri(), own).header("Authorization", &value);
+    line.world.send(line.from, auth.bytes());
+    send(&mut line, "mess", b"hello");
+    assert_eq!(arrived(&mut line), b"hello");
+    assert_eq!(only(line.world.take(line.from), "200").status(), 200);
+    assert_eq!(stats(&mut line, 0).sessions_stayed[Stay::Busy as usize], 1);
+    line.world.finish_look_up(0);
+    let granted = line.world.take_one(line.from);
+    assert_eq!((granted.status(), granted.tid()), (200, auth.tid.as_str()));
+    line.world.close_all();
+}
+
+// One of two is over: where users are counted, the other counts by itself, and stays. Where they are not, it may go.
+#[test]
+fn the_last_of_several_sessions_on_a_websocket_is_counted_as_before() {
+    for limit in [0, 1] {
+        let mut settings = settings(2);
+        settings.limits.sessions_per_user_max = limit;
+        let mut line = apart_by(World::with(settings), [true, false]);
+        let (session, own) = carol(&mut line);
+        let alice = line.path.split(' ').next().unwrap().to_owned();
+        let uri = line.from_uri.clone();
+        line.world.auth_to(line.from, "alice", (&alice, &uri), "Expires: 60\r\n");
+        line.world.advance(Duration::from_secs(200));
+        assert_eq!(stats(&mut line, 0).sessions_open(), 1);
+        line.path = line.path.replace(&alice, &session);
+        line.back = line.back.replace(&alice, &session).replace(&uri, &own);
+        line.from_uri = own;
+        send(&mut line, "mess", b"hello");
+        assert_eq!(arrived(&mut line), b"hello");
+        assert_eq!(line.world.link(line.from).core, if limit == 0 { 1 } else { 0 });
+        line.world.close_all();
+        // The place among carol's sessions is free again.
+        let (again, _) = line.world.client(1, "carol");
+        line.world.lose(again);
+        line.world.close_all();
+    }
 }
 
 /// The pair stays split, for one reason, and all the same everything arrives.

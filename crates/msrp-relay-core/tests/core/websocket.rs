@@ -5,12 +5,13 @@
 use std::time::Duration;
 
 use msrp_proto::parser::Flag;
+use msrp_relay_core::Limit;
 
 use testkit_pure::dice::Dice;
 use testkit_pure::endpoint::Answers;
 use testkit_pure::frame::pattern;
 use testkit_pure::line::joined;
-use testkit_pure::{Conn, Frame, Request, World};
+use testkit_pure::{Conn, Frame, Request, World, answer_challenge, auth_with, challenged, relay_uri};
 
 /// A page and a telephone with sessions, and the path from the latter to the page.
 fn page_and_phone(world: &mut World, cores: (usize, usize)) -> (Conn, Conn, String) {
@@ -206,28 +207,57 @@ fn page_that_answers_nothing_holds_up_no_other_behind_the_same_relay_for_long() 
 // RFC 7977, 5.2.1: a page may write the URI that it was given with `ws`, at any port of ours, and so may others.
 #[test]
 fn session_of_a_page_has_two_forms_of_its_uri() {
-    for cores in [(0, 0), (0, 1)] {
-        for form in ["tcp", "ws"] {
+    let cases = [((0, 0), false), ((0, 1), false), ((0, 1), true)];
+    for ((cores, meets), page_begins) in cases.into_iter().flat_map(|case| [(case, false), (case, true)]) {
+        for forms in [["tcp", "tcp"], ["ws", "ws"], ["tcp", "ws"], ["ws", "tcp"]] {
+            let case = format!("{cores:?} {meets} {page_begins} {forms:?}");
             let mut world = World::new(2);
+            world.meets = meets;
             let (page, phone, path) = page_and_phone(&mut world, cores);
             world.end(page).answers = Answers::Always(200);
             world.end(phone).answers = Answers::Always(200);
             let mut uris = path.split(' ');
             let (phone_session, session) = (uris.next().unwrap(), uris.next().unwrap());
-            let form = session.replace(";tcp", &format!(";{form}"));
             let (page_uri, phone_uri) = (world.end(page).uri.clone(), world.end(phone).uri.clone());
-            for first in [true, false] {
-                let there = format!("{phone_session} {form} {page_uri}");
-                world.send(phone, Request::send(&there, &phone_uri, "there", b"x").bytes());
-                world.run();
-                assert_eq!(world.take(page).len(), 1, "{form} {first}");
-                let back = format!("{form} {phone_session} {phone_uri}");
-                world.send(page, Request::send(&back, &page_uri, "back", b"y").bytes());
-                world.run();
-                let got = world.take(phone);
-                assert_eq!(got.iter().filter(|frame| frame.is("SEND")).count(), 1, "{form} {first}: {got:?}");
-                assert!(world.take(page).iter().all(|frame| frame.status() == 200), "{form} {first}");
+            for form in forms {
+                let form = session.replace(";tcp", &format!(";{form}"));
+                for by_page in [page_begins, !page_begins] {
+                    let (from, to, path, own) = match by_page {
+                        true => (page, phone, format!("{form} {phone_session} {phone_uri}"), &page_uri),
+                        false => (phone, page, format!("{phone_session} {form} {page_uri}"), &phone_uri),
+                    };
+                    world.send(from, Request::send(&path, own, "message", b"x").bytes());
+                    world.run();
+                    let got = world.take(to);
+                    assert_eq!(got.iter().filter(|frame| frame.is("SEND")).count(), 1, "{case}: {got:?}");
+                    assert!(world.take(from).iter().all(|frame| frame.status() == 200), "{case}");
+                }
             }
+            assert_eq!(world.link(page).core == world.link(phone).core, meets || cores == (0, 0), "{case}");
         }
     }
+}
+
+// Who was asked before memory became short gets in as any client of a connection of its own does.
+#[test]
+fn client_of_a_websocket_of_its_own_is_not_forgotten_when_memory_becomes_short() {
+    let mut settings = testkit_pure::settings(1);
+    settings.limits.queue_bytes_total = 4 << 20;
+    let mut world = World::with(settings);
+    world.read_max = 4096;
+    let page = world.connect_web(0);
+    let challenge = challenged(&mut world, page, &relay_uri());
+    let body = pattern(400_000);
+    for _ in 0..20 {
+        let pair = world.pair(0, 0);
+        world.link_mut(pair.bob).stalled = true;
+        world.send(pair.alice, Request::send(&pair.to_bob, &pair.alice_uri, "mess", &body).bytes());
+        world.run();
+        if world.relay(0).stats().limits_reached[Limit::QueueBytesTotal as usize] > 0 {
+            break;
+        }
+    }
+    assert!(world.try_connect_web(0).is_err(), "memory is short");
+    let value = answer_challenge(&challenge, "carol", "9abc", &relay_uri(), 1);
+    assert_eq!(auth_with(&mut world, page, &relay_uri(), &value).status(), 200);
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use msrp_relay_core::{Found, Input, Limits};
 
-use super::{apart_in, stats};
+use super::{apart_by, stats};
 use testkit_pure::line::Line;
 use testkit_pure::{Conn, Frame, Reader, Request, World, answer_challenge, relay_uri, settings};
 
@@ -144,11 +144,11 @@ struct Run {
 }
 
 impl Run {
-    fn new(case: String) -> Self {
+    fn new(case: String, are_pages: bool) -> Self {
         let mut settings = settings(2);
         // All that is counted by user is counted.
         settings.limits = Limits { sessions_per_user_max: 1, ..settings.limits };
-        let mut line = apart_in(World::with(settings));
+        let mut line = apart_by(World::with(settings), [are_pages; 2]);
         let carol = line.world.client(0, "carol");
         line.world.hold_messages = true;
         Self { line, case, frames: BTreeMap::new(), carol, other: None, requests: Vec::new() }
@@ -402,7 +402,7 @@ impl Run {
 }
 
 /// Plays each event after each number of turns. Returns how often a session moved by the event.
-fn play(turns: &[Turn], both: bool) -> BTreeMap<String, Vec<usize>> {
+fn play(turns: &[Turn], both: bool, are_pages: bool) -> BTreeMap<String, Vec<usize>> {
     let mut moved = BTreeMap::<String, Vec<usize>>::new();
     for event in EVENTS {
         for count in 0..=turns.len() {
@@ -410,9 +410,9 @@ fn play(turns: &[Turn], both: bool) -> BTreeMap<String, Vec<usize>> {
             if both && event == Event::BobSends {
                 continue;
             }
-            let case = format!("{event:?} after {count} turns, both: {both}");
+            let case = format!("{event:?} after {count} turns, both: {both}, pages: {are_pages}");
             println!("{case}");
-            let mut run = Run::new(case);
+            let mut run = Run::new(case, are_pages);
             run.alice_sends();
             if both {
                 run.bob_sends();
@@ -431,18 +431,22 @@ fn play(turns: &[Turn], both: bool) -> BTreeMap<String, Vec<usize>> {
 
 #[test]
 fn no_event_after_any_step_of_one_asker_leaves_a_session_waiting_or_loses_bytes_silently() {
-    let moved = play(&ONE_ASKS, false);
-    println!("{moved:#?}");
-    let all: Vec<usize> = (0..=ONE_ASKS.len()).collect();
-    for event in [Event::Nothing, Event::AliceEnds, Event::Time, Event::BobRenews, Event::BobSends] {
-        assert_eq!(moved[&format!("{event:?}")], all, "{event:?} keeps no session from moving");
+    for are_pages in [false, true] {
+        let moved = play(&ONE_ASKS, false, are_pages);
+        println!("{moved:#?}");
+        let all: Vec<usize> = (0..=ONE_ASKS.len()).collect();
+        for event in [Event::Nothing, Event::AliceEnds, Event::Time, Event::BobRenews, Event::BobSends] {
+            assert_eq!(moved[&format!("{event:?}")], all, "{event:?} keeps no session from moving");
+        }
     }
 }
 
 #[test]
 fn no_event_after_any_step_of_two_askers_leaves_a_session_waiting_or_loses_bytes() {
-    let moved = play(&BOTH_ASK, true);
-    println!("{moved:#?}");
-    let all: Vec<usize> = (0..=BOTH_ASK.len()).collect();
-    assert_eq!(moved["Nothing"], all);
+    for are_pages in [false, true] {
+        let moved = play(&BOTH_ASK, true, are_pages);
+        println!("{moved:#?}");
+        let all: Vec<usize> = (0..=BOTH_ASK.len()).collect();
+        assert_eq!(moved["Nothing"], all);
+    }
 }

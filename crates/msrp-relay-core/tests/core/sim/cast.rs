@@ -62,8 +62,8 @@ impl Simulation {
         answer
     }
 
-    /// The session of a client whose connection may have others, and whose challenge is kept as theirs are: where memory is
-    /// short the relay refuses the client, or forgets the challenge and sends another.
+    /// The session of a client behind a relay: where memory is short our relay refuses the client, or forgets the challenge
+    /// and sends another.
     fn use_path_of(&mut self, conn: Conn, granted: &Frame) -> Option<String> {
         let use_path = granted.header("Use-Path");
         if use_path.is_none() {
@@ -87,10 +87,7 @@ impl Simulation {
         let expires = self.jumps && self.dice.chance(40);
         let more = if expires { format!("Expires: {EXPIRES_SECONDS}\r\n") } else { String::new() };
         let granted = self.log_in(conn, &uri, &more)?;
-        let session = match is_page {
-            true => self.use_path_of(conn, &granted)?,
-            false => granted.header("Use-Path").unwrap(),
-        };
+        let session = granted.header("Use-Path").unwrap_or_else(|| panic!("{granted:?}"));
         let index = self.add_actor(Some(conn), uri);
         self.actors[index].session = Some(session.clone());
         self.actors[index].expires = expires.then(|| self.world.now + Duration::from_secs(EXPIRES_SECONDS));

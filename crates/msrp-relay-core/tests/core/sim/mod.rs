@@ -116,6 +116,7 @@ const EVENTS: &[&str] = &[
     "a calm jump of the clock",
     "newcomers",
     "a session moved",
+    "a page moved",
     "a session stayed: busy",
     "a session stayed: taken",
     "a session stayed: behind_relay",
@@ -419,6 +420,7 @@ impl Simulation {
     }
 
     fn see_meetings(&mut self) {
+        *self.seen.entry("a page moved").or_default() += self.world.pages_moved;
         for core in (0..self.cores).filter(|core| self.world.is_up(*core)).collect::<Vec<_>>() {
             let stats = *self.world.relay(core).stats();
             *self.seen.entry("a session moved").or_default() += stats.sessions_moved_in;

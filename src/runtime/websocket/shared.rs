@@ -11,10 +11,9 @@ use msrp_ws::{Control, Opcode, close_code, write_close, write_control};
 use msrp_relay_core::CloseReason;
 
 /// What the tasks of a connection, and what pings it, share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct WebSocket {
     is_open: Cell<bool>,
-    is_at_rest: Cell<bool>,
     /// The ping to be answered.
     pong: RefCell<Option<Control>>,
     ping: Cell<Ping>,
@@ -48,11 +47,10 @@ pub(crate) enum Life {
 }
 
 impl WebSocket {
-    /// Before the upgrade, or, where another core has seen that, behind it.
-    pub(crate) fn new(is_open: bool, ping_at: Instant) -> Self {
+    /// Before the upgrade.
+    pub(crate) fn new(ping_at: Instant) -> Self {
         Self {
-            is_open: Cell::new(is_open),
-            is_at_rest: Cell::new(true),
+            is_open: Cell::new(false),
             pong: RefCell::default(),
             ping: Cell::new(Ping::Due(ping_at)),
             heard: Cell::new(true),
@@ -66,28 +64,22 @@ impl WebSocket {
         self.is_open.get()
     }
 
-    /// Whether nothing is known of what comes in that another core would have to be told: the next byte begins a message.
-    pub(crate) fn is_at_rest(&self) -> bool {
-        self.is_at_rest.get()
-    }
-
     /// The request has been accepted.
     pub(crate) fn open(&self) {
         self.is_open.set(true);
     }
 
     /// Something has come, perhaps a ping that is to be answered.
-    pub(crate) fn received(&self, is_at_rest: bool, ping: Option<Control>) {
+    pub(crate) fn received(&self, ping: Option<Control>) {
         self.heard.set(true);
-        self.is_at_rest.set(is_at_rest);
         if ping.is_some() {
             self.pong.replace(ping);
         }
     }
 
-    /// Whether a pong waits to be written.
-    pub(crate) fn owes_pong(&self) -> bool {
-        self.pong.borrow().is_some()
+    /// Whether a control frame waits to be written.
+    pub(crate) fn owes_control(&self) -> bool {
+        self.pong.borrow().is_some() || self.ping.get() == Ping::Waiting
     }
 
     /// Notes that a message had several frames. Returns whether that is the first time.
@@ -114,7 +106,7 @@ impl WebSocket {
         });
     }
 
-    /// Looks whether the peer lives. `next` is when that is to be done again.
+    /// Looks whether the peer lives. `next` is when that is to be done again. `is_paused`: it is not read from.
     pub(crate) fn look(&self, now: Instant, next: Instant, is_paused: bool) -> Life {
         if !self.is_open.get() {
             return Life::Fine;
