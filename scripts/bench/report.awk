@@ -28,8 +28,8 @@ BEGIN {
     row("messages-both", "200-byte messages, window 16, both clients behind the relay", "us", 10, "", "")
     row("messages-web", "the same by WebSocket", "us", 1.15, "=messages-both", "")
     row("idle-web", "idle authenticated session by WebSocket", "bytes", 16384, "", "RSS")
-    row("two-cores", "one relay on two cores, against two relays", "s/GB", 1.08, "apart", "")
-    row("split", "pairs on two cores, against pairs on one", "s/GB", 1.15, "local", "")
+    row("two-cores", "one relay on two cores, against two relays", "s/GB", 1.05, "apart", "")
+    row("split", "pairs on two cores, against pairs on one", "s/GB", 1.08, "local", "")
     row("allocations", "heap allocations per chunk, pure core", "", 0, "", "")
 }
 
