@@ -17,6 +17,7 @@ mod accept;
 mod access;
 mod accounts;
 mod certificates;
+mod database_url;
 mod egress;
 mod fixed;
 mod limits;
@@ -27,11 +28,9 @@ mod values;
 mod walk;
 mod websocket;
 
-pub use accounts::{
-    Backend, Columns, Database, MemorySecret, MemoryUser, SecretColumns, Server as DatabaseServer, ServerTls,
-    Sqlite,
-};
+pub use accounts::{Backend, Columns, Database, MemorySecret, MemoryUser, SecretColumns, Sqlite};
 pub use certificates::CertifiedPair;
+pub use database_url::{Server as DatabaseServer, ServerTls};
 pub use fixed::Fixed;
 pub use limits::Limits;
 pub use msrp_tls::RecordLayer;
