@@ -19,4 +19,6 @@ mod world;
 pub use clients::{Pair, answer_challenge, auth_with, challenged, relay_uri};
 pub use endpoint::{Endpoint, Frame};
 pub use frame::Request;
-pub use world::{ADDRESS, Conn, Decision, Dial, HOST, Link, LookUp, PORT, REALM, Reader, World, settings};
+pub use world::{
+    ADDRESS, Conn, Decision, Dial, HOST, Link, LookUp, PORT, READ_MAX, REALM, Reader, World, settings,
+};

@@ -17,6 +17,8 @@ use msrp_relay_core::{
 
 use crate::{Endpoint, Frame};
 
+/// The most bytes that one read brings, unless a test asks for fewer.
+pub const READ_MAX: usize = 16 << 10;
 pub const HOST: &str = "relay.example.com";
 pub const PORT: u16 = 2855;
 pub const REALM: &str = "example.com";
@@ -205,7 +207,7 @@ impl World {
             meets: false,
             pages_moved: 0,
             never_quiet: false,
-            read_max: 16 << 10,
+            read_max: READ_MAX,
             events: Vec::new(),
             queued_max: 0,
             seeds: 0,

@@ -3,10 +3,8 @@
 use msrp_relay_core::HEAD_OVERHEAD;
 
 use super::Simulation;
-use testkit_pure::{Conn, Reader};
+use testkit_pure::{Conn, READ_MAX, Reader};
 
-/// The most that one read brings.
-const READ_MAX: usize = 16_000;
 /// What a connection may make the relay keep beside queued bytes, whatever the budget is: unfinished input, one flush,
 /// some answers and REPORTs, some transactions.
 const KEPT_MAX: usize = 192 << 10;
